@@ -1,0 +1,33 @@
+# make demo   install, then the whole pipeline on a CPU with a tiny model (no network beyond pip)
+# make test   install, then every test that needs no GPU
+# make check  lint, format and types
+# make clean  remove what the three above made
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check clean install
+.DELETE_ON_ERROR:
+
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip check
+	@touch $@
+
+demo: install
+	$(BIN)/python -m nemo_workflow.demo
+
+test: install
+	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo_output .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,81 @@
+"""What a person sees while a command works: one live line on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+
+class Meter:
+    """A live line on a terminal; elsewhere a plain line at most every `every` seconds.
+
+    `show(text)` replaces the live line, `note(text)` prints a lasting line above it, `close()` ends it.
+    """
+
+    def __init__(self, stream: TextIO | None = None, every: float = 10.0):
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.every = every
+        self._last_shown = float("-inf")
+        self._drawn = False
+
+    def show(self, text: str, always: bool = False) -> None:
+        """Show progress. `always` prints in a log even if the last line is less than `every` seconds old."""
+        now = time.monotonic()
+        if self.live:
+            if not always and now - self._last_shown < 0.1:
+                return
+            width = shutil.get_terminal_size().columns - 1
+            self.stream.write(f"\r\x1b[K{text[:width]}")
+            self._drawn = True
+        else:
+            if not always and now - self._last_shown < self.every:
+                return
+            self.stream.write(text + "\n")
+        self._last_shown = now
+        self.stream.flush()
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        if self._drawn:
+            self.stream.write("\r\x1b[K")
+            self._drawn = False
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def close(self) -> None:
+        """Leave the last live line where it is and go to the next."""
+        if self._drawn:
+            self.stream.write("\n")
+            self._drawn = False
+            self.stream.flush()
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def human_count(count: float) -> str:
+    """1234567 -> '1.23M'."""
+    for unit in ("", "k", "M", "B", "T"):
+        if abs(count) < 1000 or unit == "T":
+            return f"{count:.0f}" if unit == "" else f"{count:.3g}{unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def human_time(seconds: float) -> str:
+    """3725 -> '1 h 02 min', 95 -> '1 min 35 s', 8 -> '8 s'."""
+    seconds = max(0, round(seconds))
+    hours, rest = divmod(seconds, 3600)
+    minutes, secs = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {secs:02d} s" if minutes else f"{secs} s"

@@ -1,0 +1,39 @@
+"""How a command of this project says no: one line a problem on stderr, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+class Refusal(Exception):
+    """The user can mend this: each problem names the flag or file, what is wrong, and the mend."""
+
+    def __init__(self, problems: str | Iterable[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class Failure(Exception):
+    """The work was started and did not succeed (exit code 1): a failed verification, a failed rank, a full disk."""
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run a command's main function and end the process with its exit code: 0 done, 1 failed, 2 refused, 130 Ctrl-C."""
+    program = Path(sys.argv[0]).name
+    try:
+        code = main() or 0
+    except Refusal as refusal:
+        for problem in refusal.problems:
+            print(f"{program}: error: {problem}", file=sys.stderr)
+        code = 2
+    except Failure as failure:
+        print(f"{program}: failed: {failure}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # `… | head` closed its end
+        sys.stderr.close()
+        code = 141
+    sys.exit(code)

@@ -1,0 +1,601 @@
+"""The flags of pretrain_llm.py: one table. Argparse, --config files, the README's tables and the tests read it.
+
+A row holds a flag's names, type, default, help and the field of a NeMo recipe that it sets. Rows with `guide=True`
+are the contract of the pretraining guide: their names, types and defaults don't change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_workflow.errors import Refusal
+
+STRATEGY = "trainer.strategy"
+MODEL = "model.config"
+OPTIM = "optim.config"
+SCHEDULE = "optim.lr_scheduler"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flag. `name` is its long spelling with hyphens and without the dashes."""
+
+    name: str
+    group: str
+    help: str
+    type: Callable[[str], Any] = str
+    default: Any = None
+    short: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    sets: tuple[str, ...] = ()  # dotted recipe fields that take the value as it is
+    required: bool = False
+    many: bool = False  # may be given more than once; the value is a tuple
+    switch: bool = False  # store_true
+    env: str | None = None  # the default comes from this environment variable
+    guide: bool = False
+
+    @property
+    def attribute(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def secret(self) -> bool:
+        return self.env is not None
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every way to write it: short names, then the long names with hyphens and with underscores."""
+        longs: list[str] = []
+        for name in (self.name, *self.aliases):
+            longs += [f"--{name}", f"--{name.replace('-', '_')}"]
+        return (*self.short, *dict.fromkeys(longs))
+
+    def from_yaml(self, value: Any) -> Any:
+        """Check and convert a value of a --config file; raises ValueError with what was expected."""
+        if value is None:
+            return None
+        if self.switch:
+            if not isinstance(value, bool):
+                raise ValueError("expected true or false")
+            return value
+        if self.many:
+            return tuple(self._one(v) for v in (value if isinstance(value, list) else [value]))
+        return self._one(value)
+
+    def _one(self, value: Any) -> Any:
+        if isinstance(value, bool | list | dict):
+            raise ValueError(f"expected {type_name(self)}")
+        try:
+            converted = self.type(str(value))
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise ValueError(f"expected {type_name(self)}") from error
+        if self.choices and converted not in self.choices:
+            raise ValueError(f"expected one of {', '.join(self.choices)}")
+        return converted
+
+
+def type_name(option: Option) -> str:
+    """The type as the README's tables write it."""
+    if option.switch:
+        return "store_true"
+    return getattr(option.type, "type_name", option.type.__name__)
+
+
+def int_or_auto(text: str) -> int | str:
+    """A whole number, or the word auto."""
+    return text if text == "auto" else int(text)
+
+
+int_or_auto.type_name = "int or auto"  # type: ignore[attr-defined]
+
+EXECUTION = "Experiment Execution Method"
+SLURM = "Slurm Parameter Settings"
+HARDWARE = "Hardware Settings"
+MODEL_GROUP = "Model Settings"
+TRAINING = "Training Parameters"
+OPTIMIZER = "Optimizer and Learning Rate"
+PARALLEL = "Model Parallelization Settings"
+DATA = "Dataset Path"
+CHECKPOINTS = "Checkpoint Recovery"
+LOGGING = "Training Process Output and Logging"
+RECOMPUTE = "Activation Checkpointing"
+OFFLOAD = "CPU offloading"
+
+GROUPS = (
+    EXECUTION,
+    SLURM,
+    HARDWARE,
+    MODEL_GROUP,
+    TRAINING,
+    OPTIMIZER,
+    PARALLEL,
+    DATA,
+    CHECKPOINTS,
+    LOGGING,
+    RECOMPUTE,
+    OFFLOAD,
+)
+
+_GUIDE = [
+    Option(
+        "executor",
+        EXECUTION,
+        "where to run: this machine, or a Slurm cluster",
+        default="local",
+        choices=("local", "slurm"),
+    ),
+    Option(
+        "experiment",
+        EXECUTION,
+        "name of the experiment and of its folder below --output-dir",
+        default="pretraining",
+        short=("-E",),
+    ),
+    Option("account", SLURM, "Slurm account", default="root", short=("-A",)),
+    Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
+    Option(
+        "container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)
+    ),
+    Option(
+        "num-nodes",
+        HARDWARE,
+        "number of nodes",
+        type=int,
+        default=1,
+        short=("-N",),
+        sets=("trainer.num_nodes",),
+    ),
+    Option(
+        "num-gpus",
+        HARDWARE,
+        "GPUs a node; on a CPU the number of processes a node, 1 when unset",
+        type=int,
+        default=8,
+        short=("-G",),
+        sets=("trainer.devices",),
+    ),
+    Option(
+        "model-name",
+        MODEL_GROUP,
+        "recipe (see supported_model_name.txt or --list-models); found from --nemo-model or the Hugging Face config.json when left out",
+        short=("-M",),
+    ),
+    Option(
+        "hf-model-id",
+        MODEL_GROUP,
+        "Hugging Face model id or local folder; its tokenizer is used",
+        required=True,
+    ),
+    Option("nemo-model", MODEL_GROUP, "NeMo 2 checkpoint folder (context/ and weights/) to start from"),
+    Option(
+        "hf-token",
+        MODEL_GROUP,
+        "Hugging Face token for downloading the tokenizer; better given as HF_TOKEN",
+        env="HF_TOKEN",
+    ),
+    Option(
+        "max-steps",
+        TRAINING,
+        "training steps; unset: one epoch of the training split",
+        type=int,
+        sets=("trainer.max_steps",),
+    ),
+    Option(
+        "global-batch-size",
+        TRAINING,
+        "sequences a step over all ranks; a multiple of micro batch size x data parallel size",
+        type=int,
+        default=2048,
+        short=("-gbs",),
+        sets=("data.global_batch_size",),
+    ),
+    Option(
+        "micro-batch-size",
+        TRAINING,
+        "sequences a rank computes at once",
+        type=int,
+        default=1,
+        short=("-mbs",),
+        sets=("data.micro_batch_size",),
+    ),
+    Option(
+        "fp8",
+        TRAINING,
+        "train with fp8 matrix products (GPU with Transformer Engine)",
+        switch=True,
+        default=False,
+    ),
+    Option(
+        "tensor-model-parallel-size",
+        PARALLEL,
+        "split each layer over this many ranks",
+        type=int,
+        default=1,
+        short=("-TP",),
+        sets=(f"{STRATEGY}.tensor_model_parallel_size",),
+    ),
+    Option(
+        "pipeline-model-parallel-size",
+        PARALLEL,
+        "split the layers into this many stages",
+        type=int,
+        default=1,
+        short=("-PP",),
+        sets=(f"{STRATEGY}.pipeline_model_parallel_size",),
+    ),
+    Option(
+        "virtual-pipeline-model-parallel-size",
+        PARALLEL,
+        "model chunks a pipeline stage; 1 is off",
+        type=int,
+        default=1,
+        short=("-VPP",),
+    ),
+    Option(
+        "context-parallel-size",
+        PARALLEL,
+        "split each sequence over this many ranks (GPU with Transformer Engine)",
+        type=int,
+        default=1,
+        short=("-CP",),
+        sets=(f"{STRATEGY}.context_parallel_size",),
+    ),
+    Option(
+        "sequence-parallel",
+        PARALLEL,
+        "split norms and dropouts along the sequence too (needs tensor parallelism)",
+        switch=True,
+        default=False,
+        short=("-SP",),
+        sets=(f"{STRATEGY}.sequence_parallel",),
+    ),
+    Option(
+        "dataset-dir",
+        DATA,
+        "folder with .bin/.idx files, or the folder above its preprocessed/; may be given more than once",
+        aliases=("dataset-path",),
+        required=True,
+        many=True,
+        metavar="DIR",
+    ),
+    Option("wandb", LOGGING, "log to Weights & Biases", switch=True, default=False),
+    Option("wandb-project", LOGGING, "Weights & Biases project"),
+    Option("wandb-name", LOGGING, "Weights & Biases run name; unset: the experiment's name"),
+    Option(
+        "wandb-token", LOGGING, "Weights & Biases key; better given as WANDB_API_KEY", env="WANDB_API_KEY"
+    ),
+    Option(
+        "recompute-granularity",
+        RECOMPUTE,
+        "recompute activations in the backward pass: whole layers, or attention only",
+        choices=("full", "selective"),
+        sets=(f"{MODEL}.recompute_granularity",),
+    ),
+    Option(
+        "recompute-method",
+        RECOMPUTE,
+        "with full: groups of layers (uniform), or the first layers of a stage (block)",
+        choices=("block", "uniform"),
+        sets=(f"{MODEL}.recompute_method",),
+    ),
+    Option(
+        "recompute-num-layers",
+        RECOMPUTE,
+        "with full: layers a group (uniform), or layers recomputed a (virtual) stage (block)",
+        type=int,
+        sets=(f"{MODEL}.recompute_num_layers",),
+    ),
+    Option(
+        "cpu-offloading",
+        OFFLOAD,
+        "keep part of the activations or weights in host memory",
+        switch=True,
+        default=False,
+        sets=(f"{MODEL}.cpu_offloading",),
+    ),
+    Option(
+        "cpu-offloading-layers",
+        OFFLOAD,
+        "number of layers to offload",
+        type=int,
+        sets=(f"{MODEL}.cpu_offloading_num_layers",),
+    ),
+    Option(
+        "cpu-offloading-activations",
+        OFFLOAD,
+        "offload activations",
+        switch=True,
+        default=False,
+        sets=(f"{MODEL}.cpu_offloading_activations",),
+    ),
+    Option(
+        "cpu-offloading-weights",
+        OFFLOAD,
+        "offload weights",
+        switch=True,
+        default=False,
+        sets=(f"{MODEL}.cpu_offloading_weights",),
+    ),
+    Option(
+        "optim-cpu-offloading",
+        OFFLOAD,
+        "keep optimizer states in host memory",
+        switch=True,
+        default=False,
+        sets=(f"{OPTIM}.optimizer_cpu_offload",),
+    ),
+    Option(
+        "optim-cpu-offloading-frac",
+        OFFLOAD,
+        "fraction of the optimizer states to offload, 0 to 1",
+        type=float,
+        default=1.0,
+        sets=(f"{OPTIM}.optimizer_offload_fraction",),
+    ),
+]
+
+_OURS = [
+    Option(
+        "accelerator",
+        HARDWARE,
+        "auto: a GPU where the machine has one (always with --executor slurm), else the CPU",
+        default="auto",
+        choices=("auto", "gpu", "cpu"),
+    ),
+    Option(
+        "seq-length",
+        TRAINING,
+        "tokens a sequence; unset: the recipe's",
+        type=int,
+        sets=("data.seq_length", f"{MODEL}.seq_length"),
+    ),
+    Option(
+        "seed",
+        TRAINING,
+        "seed of weights, dropout and data order",
+        type=int,
+        default=1234,
+        sets=("data.seed",),
+    ),
+    Option(
+        "optimizer",
+        OPTIMIZER,
+        "adam or sgd; unset: the recipe's",
+        choices=("adam", "sgd"),
+        sets=(f"{OPTIM}.optimizer",),
+    ),
+    Option("lr", OPTIMIZER, "highest learning rate; unset: the recipe's", type=float, sets=(f"{OPTIM}.lr",)),
+    Option(
+        "min-lr",
+        OPTIMIZER,
+        "learning rate at the end of the decay; unset: the recipe's, never above a tenth of --lr",
+        type=float,
+        sets=(f"{SCHEDULE}.min_lr",),
+    ),
+    Option(
+        "warmup-steps",
+        OPTIMIZER,
+        "steps of linear warm-up; unset: the recipe's, at most a tenth of the run",
+        type=int,
+        sets=(f"{SCHEDULE}.warmup_steps",),
+    ),
+    Option(
+        "constant-steps",
+        OPTIMIZER,
+        "steps at the lowest rate after the decay; unset: the recipe's",
+        type=int,
+        sets=(f"{SCHEDULE}.constant_steps",),
+    ),
+    Option(
+        "weight-decay",
+        OPTIMIZER,
+        "weight decay; unset: the recipe's",
+        type=float,
+        sets=(f"{OPTIM}.weight_decay",),
+    ),
+    Option(
+        "adam-beta1",
+        OPTIMIZER,
+        "Adam's first beta; unset: the recipe's",
+        type=float,
+        sets=(f"{OPTIM}.adam_beta1",),
+    ),
+    Option(
+        "adam-beta2",
+        OPTIMIZER,
+        "Adam's second beta; unset: the recipe's",
+        type=float,
+        sets=(f"{OPTIM}.adam_beta2",),
+    ),
+    Option(
+        "clip-grad",
+        OPTIMIZER,
+        "largest gradient norm; unset: the recipe's",
+        type=float,
+        sets=(f"{OPTIM}.clip_grad",),
+    ),
+    Option(
+        "disable-dist-optim",
+        OPTIMIZER,
+        "keep the whole optimizer state on every data-parallel rank",
+        switch=True,
+        default=False,
+    ),
+    Option(
+        "split", DATA, "parts for training, validation and test", default="900,50,50", sets=("data.split",)
+    ),
+    Option(
+        "val-check-interval",
+        TRAINING,
+        "steps between validations; unset: the recipe's, at most a tenth of the run",
+        type=int,
+        sets=("trainer.val_check_interval",),
+    ),
+    Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
+    Option(
+        "save-every",
+        CHECKPOINTS,
+        "steps between checkpoints; unset: the validation interval",
+        type=int,
+        sets=("log.ckpt.every_n_train_steps",),
+    ),
+    Option("keep-checkpoints", CHECKPOINTS, "checkpoints kept; -1 keeps all", type=int, default=2),
+    Option(
+        "log-every",
+        LOGGING,
+        "steps between two lines of the log",
+        type=int,
+        default=10,
+        sets=("trainer.log_every_n_steps",),
+    ),
+]
+
+# Flags of the command itself: they can't stand in a --config file.
+_COMMAND = [
+    Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
+]
+
+
+def _in_guide(option: Option) -> Option:
+    return Option(**{**option.__dict__, "guide": True})
+
+
+TABLE: tuple[Option, ...] = tuple(
+    sorted([*map(_in_guide, _GUIDE), *_OURS, *_COMMAND], key=lambda o: GROUPS.index(o.group))
+)
+BY_ATTRIBUTE = {option.attribute: option for option in TABLE}
+COMMAND_ATTRIBUTES = frozenset(option.attribute for option in _COMMAND)
+
+
+@dataclass
+class Settings:
+    """The value of every flag by attribute name (`settings.max_steps`), and which of them the user gave."""
+
+    values: dict[str, Any]
+    given: frozenset[str] = field(default_factory=frozenset)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def public(self) -> dict[str, Any]:
+        """Every value that may be written down: no secrets, no flags of the command itself."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.values.items()
+            if not BY_ATTRIBUTE[name].secret and name not in COMMAND_ATTRIBUTES
+        }
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise Refusal(f"{message} (see --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argparse parser built from the table; every value it returns is one that the user gave."""
+    made = _Parser(
+        prog="pretrain_llm.py",
+        description="Pretrain a language model with NVIDIA NeMo 2.0, on this machine or on a Slurm cluster.",
+        epilog="exit codes: 0 done, 1 the run failed, 2 refused before anything was started, 130/143 stopped by Ctrl-C/SIGTERM",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    groups = {name: made.add_argument_group(name) for name in GROUPS}
+    for option in TABLE:
+        keywords: dict[str, Any] = {"dest": option.attribute, "help": _help_text(option)}
+        if option.switch:
+            keywords["action"] = "store_true"
+        else:
+            keywords |= {
+                "type": option.type,
+                "metavar": option.metavar or type_name(option).upper().split()[0],
+            }
+            if option.choices:
+                keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
+            if option.many:
+                keywords["action"] = "append"
+        groups[option.group].add_argument(*option.spellings, **keywords)
+    return made
+
+
+def _help_text(option: Option) -> str:
+    text = option.help.replace("%", "%%")
+    if option.default not in (None, False):
+        text += f" (default {option.default})"
+    return text
+
+
+def parse(argv: Sequence[str]) -> Settings:
+    """Flags over --config over the environment (secrets only) over defaults; raises Refusal."""
+    flags = vars(parser().parse_args(argv))
+    flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    from_file = read_config(flags["config"]) if "config" in flags else {}
+    given = {**from_file, **flags}
+    values = {option.attribute: _default(option) for option in TABLE} | given
+    missing = [o for o in TABLE if o.required and not values[o.attribute]]
+    if missing:
+        raise Refusal([f"--{o.name} is required: {o.help}" for o in missing])
+    return Settings(values, frozenset(given))
+
+
+def _default(option: Option) -> Any:
+    if option.env:
+        return os.environ.get(option.env)
+    return () if option.many else option.default
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Refusal(f"--config {path}: cannot be read: {error}") from None
+    if not isinstance(loaded, dict):
+        raise Refusal(f"--config {path}: expected lines of the form `flag-name: value`")
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for key, value in loaded.items():
+        attribute = _attribute_of(str(key))
+        option = BY_ATTRIBUTE.get(attribute)
+        if option is None or attribute in COMMAND_ATTRIBUTES:
+            problems.append(f"--config {path}: unknown key {key!r}{nearest(str(key))}")
+        elif option.secret:
+            problems.append(
+                f"--config {path}: {key} is a secret; set {option.env} in the environment instead"
+            )
+        else:
+            try:
+                values[attribute] = option.from_yaml(value)
+            except ValueError as error:
+                problems.append(f"--config {path}: {key}: {value!r}: {error}")
+    if problems:
+        raise Refusal(problems)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _attribute_of(key: str) -> str:
+    attribute = key.lstrip("-").replace("-", "_")
+    for option in TABLE:
+        if attribute in [alias.replace("-", "_") for alias in option.aliases]:
+            return option.attribute
+    return attribute
+
+
+def nearest(name: str) -> str:
+    """'; did you mean X?' for the flag nearest to a name, or nothing."""
+    known = [option.name for option in TABLE if option.attribute not in COMMAND_ATTRIBUTES]
+    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
