@@ -62,9 +62,7 @@ def read_pair(prefix: str | Path) -> Pair:
             (pointer,) = struct.unpack("<q", stream.read(8))
             end = pointer + length * width
     if bin_.stat().st_size != end:
-        raise Refusal(
-            f"{bin_}: {bin_.stat().st_size} bytes, but its .idx describes {end}; preprocess this file again"
-        )
+        raise Refusal(f"{bin_}: {bin_.stat().st_size} bytes, but its .idx describes {end}; preprocess this file again")
     return Pair(str(prefix), dtype, sequences, max(0, boundaries - 1), end // width)
 
 
@@ -74,9 +72,7 @@ def find_prefixes(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise Refusal(f"--dataset-dir {folder}: no such folder")
     for place in (folder, folder / "preprocessed"):
-        names = sorted(
-            {path.with_suffix("") for pattern in ("*.bin", "*.idx") for path in place.glob(pattern)}
-        )
+        names = sorted({path.with_suffix("") for pattern in ("*.bin", "*.idx") for path in place.glob(pattern)})
         if names:
             return [name.absolute() for name in names]
     raise Refusal(

@@ -132,7 +132,7 @@ _GUIDE = [
     Option("experiment", EXECUTION, "name of the experiment and of its folder below --output-dir", default="pretraining", short=("-E",)),
     Option("account", SLURM, "Slurm account", default="root", short=("-A",)),
     Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
-    Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",) ),
+    Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)),
     Option("num-nodes", HARDWARE, "number of nodes", type=int, default=1, short=("-N",), sets=("trainer.num_nodes",)),
     Option("num-gpus", HARDWARE, "GPUs a node; on a CPU the number of processes a node, 1 when unset", type=int, default=8, short=("-G",), sets=("trainer.devices",)),
     Option("model-name", MODEL_GROUP, "recipe (see supported_model_name.txt or --list-models); found from --nemo-model or the Hugging Face config.json when left out", short=("-M",)),
@@ -178,7 +178,7 @@ _OURS = [
     Option("adam-beta2", OPTIMIZER, "Adam's second beta; unset: the recipe's", type=float, sets=(f"{OPTIM}.adam_beta2",)),
     Option("clip-grad", OPTIMIZER, "largest gradient norm; unset: the recipe's", type=float, sets=(f"{OPTIM}.clip_grad",)),
     Option("disable-dist-optim", OPTIMIZER, "keep the whole optimizer state on every data-parallel rank", switch=True, default=False),
-    Option("split", DATA, "parts for training, validation and test", default="900,50,50", sets=("data.split",) ),
+    Option("split", DATA, "parts for training, validation and test", default="900,50,50", sets=("data.split",)),
     Option("val-check-interval", TRAINING, "steps between validations; unset: the recipe's, at most a tenth of the run", type=int, sets=("trainer.val_check_interval",)),
     Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
     Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",)),
@@ -300,9 +300,7 @@ def read_config(path: str) -> dict[str, Any]:
         if option is None or attribute in COMMAND_ATTRIBUTES:
             problems.append(f"--config {path}: unknown key {key!r}{nearest(str(key))}")
         elif option.secret:
-            problems.append(
-                f"--config {path}: {key} is a secret; set {option.env} in the environment instead"
-            )
+            problems.append(f"--config {path}: {key} is a secret; set {option.env} in the environment instead")
         else:
             try:
                 values[attribute] = option.from_yaml(value)
