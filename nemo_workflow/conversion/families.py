@@ -37,6 +37,7 @@ class Field:
 class Family:
     """One architecture.
 
+    `module` is the one of nemo.collections.llm.gpt.model that holds `model_class` and `config_class`.
     `fixed`: config.json fields that NeMo's model has no setting for, with the values that it computes.
     `nemo_fixed`: NeMo fields that the Hugging Face architecture has no setting for, with the values that it computes.
     `special(hf) -> (NeMo fields, losses)`: fields that need more than a copy; a loss is (field, what would be lost).
@@ -49,6 +50,7 @@ class Family:
     title: str
     model_type: str
     architecture: str
+    module: str
     model_class: str
     config_class: str
     rules: Callable[[Config], list[Rule]]
@@ -207,6 +209,7 @@ LLAMA = Family(
     title="Llama 2, 3, 3.1, 3.2, 3.3, CodeLlama and models of the same architecture",
     model_type="llama",
     architecture="LlamaForCausalLM",
+    module="llama",
     model_class="LlamaModel",
     config_class="LlamaConfig",
     config_class_for=llama_class,

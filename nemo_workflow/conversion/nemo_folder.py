@@ -11,6 +11,7 @@ import io
 import json
 import pickle
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,7 @@ class _StreamingPlanner(SavePlanner):
         self.on_bytes = on_bytes
         self._lock = threading.Lock()
 
-    def set_up_planner(self, *args: Any, **kwargs: Any) -> None:
+    def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:
         pass
 
     def create_local_plan(self) -> SavePlan:
@@ -243,7 +244,9 @@ def write_weights(
     """
     weights.mkdir(parents=True)
     planner = _StreamingPlanner(chunks, [PREFIX + name for name in empty_objects], on_bytes)
-    dcp_save({}, storage_writer=FileSystemWriter(weights, sync_files=True), planner=planner, no_dist=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "torch.distributed is disabled": it is meant to be
+        dcp_save({}, storage_writer=FileSystemWriter(weights, sync_files=True), planner=planner, no_dist=True)
     common = {
         "epoch": 0,
         "global_step": 0,
