@@ -129,6 +129,7 @@ def _write_nemo(
 ) -> None:
     with quiet():
         from nemo_workflow.conversion import context, convert
+        from nemo_workflow.conversion.logits import compare_logits
         from nemo_workflow.conversion.nemo_folder import NemoReader
         from nemo_workflow.conversion.verify import compare_tensors
 
@@ -144,6 +145,9 @@ def _write_nemo(
     if verify:
         written = NemoReader(aside / "weights")
         report.entries["tensors"] = compare_tensors(model, reader, written, _progress(meter, "comparing", total))
+        meter.show("computing the logits of both models", always=True)
+        with quiet():
+            report.entries["logits"] = compare_logits(model, folder, reader, written, config_class, nemo)
     meter.close()
 
 
@@ -163,6 +167,7 @@ def export_main(argv: list[str] | None = None) -> int:
 def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:
     with quiet():
         from nemo_workflow.conversion import context, convert, hf_config
+        from nemo_workflow.conversion.logits import compare_logits
         from nemo_workflow.conversion.nemo_folder import NemoReader
         from nemo_workflow.conversion.verify import compare_tensors
 
@@ -198,6 +203,11 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
         if not args.no_verify:
             written = hf_folder.HFReader(hf_folder.list_tensors(aside))
             report.entries["tensors"] = compare_tensors(model, written, reader, _progress(meter, "comparing", total))
+            meter.show("computing the logits of both models (imports NeMo)", always=True)
+            with quiet():
+                config_class = family.nemo_class(hf)
+                trained = fields.computed(nemo, family)
+                report.entries["logits"] = compare_logits(model, aside, written, reader, config_class, trained)
         meter.close()
         _finish(report, aside, args.output_path, bool(args.allow_lossy))
 

@@ -24,24 +24,16 @@ KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, s
 
 def write_context(folder: Path, family: Family, config_class: str, fields: Config, source: Path) -> None:
     """Write `folder`/context as NeMo's `import_ckpt` does. Imports NeMo (13 s)."""
-    import torch
-
     prepare()
     from nemo import lightning as nl
     from nemo.collections.common.tokenizers import AutoTokenizer
     from nemo.lightning.io.pl import TrainerContext
     from transformers import GenerationConfig
 
-    fields = dict(fields)
-    dtype = fields.pop("params_dtype")
-    fields |= {"params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
-    if (source / "generation_config.json").exists():
-        fields["generation_config"] = GenerationConfig.from_pretrained(source)
-    config = find_class(family, config_class)(**fields)
-    for name, wanted in family.nemo_fixed.items():
-        value = getattr(config, name)
-        if value != wanted and name_of(value) != wanted:
-            raise AssertionError(f"{config_class}.{name} is {value!r}, and the conversion needs {wanted!r}")
+    generation = source / "generation_config.json"
+    config = build_config(
+        family, config_class, fields, GenerationConfig.from_pretrained(source) if generation.exists() else None
+    )
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = None
         if tokenizer_files(source):
@@ -54,6 +46,23 @@ def write_context(folder: Path, family: Family, config_class: str, fields: Confi
         strategy = nl.MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True)
         trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy)
         TrainerContext(model=model, trainer=trainer, extra={}).io_dump(folder / "context", yaml_attrs=["model"])
+
+
+def build_config(family: Family, config_class: str, fields: Config, generation: Any = None) -> Any:
+    """A NeMo config object; `params_dtype` among the fields is a torch dtype's name."""
+    import torch
+
+    prepare()
+    dtype = fields["params_dtype"]
+    values = {**fields, "params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
+    if generation is not None:
+        values["generation_config"] = generation
+    config = find_class(family, config_class)(**values)
+    for name, wanted in family.nemo_fixed.items():
+        value = getattr(config, name)
+        if value != wanted and name_of(value) != wanted:
+            raise AssertionError(f"{config_class}.{name} is {value!r}, and the conversion needs {wanted!r}")
+    return config
 
 
 def prepare() -> None:

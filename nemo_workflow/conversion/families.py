@@ -41,7 +41,7 @@ class Family:
     `fixed`: config.json fields that NeMo's model has no setting for, with the values that it computes.
     `nemo_fixed`: NeMo fields that the Hugging Face architecture has no setting for, with the values that it computes.
     `special(hf) -> (NeMo fields, losses)`: fields that need more than a copy; a loss is (field, what would be lost).
-    `special_fields`: the config.json fields that it speaks of. `special_back(nemo) -> config.json fields`: its inverse.
+    `special_fields`, `special_nemo`: the config.json and NeMo fields that it speaks of. `special_back(nemo) -> config.json fields`: its inverse.
     `experts(hf)`: experts a layer. `stacked(hf)`: all layers are alike, so Megatron stacks them in one tensor.
     `problem`: why this family isn't converted at all; None if it is.
     """
@@ -59,6 +59,7 @@ class Family:
     nemo_fixed: Config = field(default_factory=dict)
     special: Callable[[Config], tuple[Config, list[tuple[str, str]]]] = lambda hf: ({}, [])
     special_fields: frozenset[str] = frozenset()
+    special_nemo: frozenset[str] = frozenset()
     special_back: Callable[[Config], Config] = lambda nemo: {}
     config_class_for: Callable[[Config], str] | None = None
     experts: Callable[[Config], int] = lambda hf: 0
@@ -219,26 +220,29 @@ LLAMA = Family(
     nemo_fixed=PLAIN_DECODER,
     special=llama_rope,
     special_fields=frozenset({"rope_scaling"}),
+    special_nemo=frozenset(
+        {"seq_len_interpolation_factor", "scale_factor", "low_freq_factor", "high_freq_factor", "old_context_len"}
+    ),
     special_back=llama_rope_back,
 )
 
 FAMILIES: tuple[Family, ...] = (LLAMA,)
 
 # config.json fields that don't change what the model computes, or that only transformers itself reads
-WITHOUT_EFFECT = frozenset(
-    """
-    _attn_implementation _attn_implementation_autoset _name_or_path add_cross_attention architectures attn_implementation
-    auto_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size
-    decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label is_decoder
-    is_encoder_decoder label2id length_penalty max_length min_length model_type no_repeat_ngram_size num_beam_groups
-    num_beams num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
-    pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty return_dict
-    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
-    tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p unk_token_id
-    use_bfloat16 use_cache
-    """.split()
-)
+WITHOUT_EFFECT = frozenset((
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "add_cross_attention", "architectures",
+    "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
+    "chunk_size_feed_forward", "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty",
+    "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
+    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "id2label",
+    "is_decoder", "is_encoder_decoder", "label2id", "length_penalty", "max_length", "min_length", "model_type",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_scores", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
+    "pruned_heads", "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
+    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
+    "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
+))  # fmt: skip
 
 
 def by_model_type(model_type: str) -> Family | None:

@@ -69,3 +69,10 @@ def target(value: Any) -> Any:
     if isinstance(value, dict) and value.get("_call_") is False:
         return value.get("_target_")
     return value
+
+
+def computed(nemo: Config, family: Family) -> Config:
+    """The fields of a model.yaml that decide what the model computes, as values to build a config with."""
+    names = {rule.nemo for rule in family.fields} | set(family.nemo_fixed) | set(family.special_nemo)
+    values = {name: nemo[name] for name in names if name in nemo}
+    return {name: value for name, value in values.items() if not isinstance(value, dict)}

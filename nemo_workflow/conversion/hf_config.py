@@ -31,7 +31,7 @@ def export_config(nemo: Config, family: Family, origin: Config | None) -> tuple[
     fields, problems = to_hf(nemo, family)
     if problems:
         raise Refusal([f"context/model.yaml: {problem}" for problem in problems])
-    notes = []
+    notes: list[str] = []
     if origin is not None:
         before = complete(origin, family)
         changed = [name for name, value in fields.items() if before.get(name) != value]
