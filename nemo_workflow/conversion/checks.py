@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.console import human_bytes
-from nemo_workflow.conversion.families import FAMILIES, Config, Family
+from nemo_workflow.conversion import supported
+from nemo_workflow.conversion.families import FAMILIES
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
 from nemo_workflow.errors import Failure, Refusal
 
@@ -28,7 +31,28 @@ def model_name(name: str | None, family: Family) -> None:
 
 def config_class(name: str | None, family: Family, hf: Config, nemo: Config) -> str:
     """The NeMo config class: the one named if it agrees with config.json, else the family's general one."""
-    return family.nemo_class(hf)
+    if name is None:
+        return family.nemo_class(hf)
+    owner, sizes = supported.family_of_config(name)
+    if owner is None:
+        close = difflib.get_close_matches(name, supported.config_names(), 1)
+        hint = f"; did you mean {close[0]}" if close else ""
+        raise Refusal(f"--model-config-name {name}: is not in supported_config.txt{hint}")
+    if owner.model_class != family.model_class:
+        raise Refusal(
+            f"--model-config-name {name}: is a config of {owner.model_class}; the source is a {family.model_class}"
+        )
+    contradictions = [
+        f"--model-config-name {name}: its {field} is {value!r}, the source's config.json says {nemo[field]!r}"
+        for field, value in sizes.items()
+        if field in nemo and nemo[field] != value
+    ]
+    if contradictions:
+        raise Refusal([*contradictions, "leave --model-config-name out: config.json decides"])
+    general = family.nemo_class(hf)
+    if general != family.config_class and not supported.is_variant(name, general):
+        raise Refusal(f"--model-config-name {name}: this source needs {general} or one of its sizes (rope scaling)")
+    return name
 
 
 def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo]) -> set[str]:

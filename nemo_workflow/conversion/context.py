@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from nemo_workflow.conversion.families import FAMILIES, Config, Family
+from nemo_workflow.conversion.families import FAMILIES
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import tokenizer_files
 from nemo_workflow.errors import Refusal
 
@@ -55,12 +56,13 @@ def build_config(family: Family, config_class: str, fields: Config, generation: 
     prepare()
     dtype = fields["params_dtype"]
     values = {**fields, "params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
+    values |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
     if generation is not None:
         values["generation_config"] = generation
     config = find_class(family, config_class)(**values)
     for name, wanted in family.nemo_fixed.items():
         value = getattr(config, name)
-        if value != wanted and name_of(value) != wanted:
+        if name_of(value) != wanted and value != wanted:
             raise AssertionError(f"{config_class}.{name} is {value!r}, and the conversion needs {wanted!r}")
     return config
 
@@ -89,11 +91,18 @@ def name_of(value: Any) -> str | None:
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
+class _Loader(yaml.SafeLoader):
+    """Plain data, and the tuples that NeMo writes among them."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
+
+
 def read_model(folder: Path) -> tuple[str, Config, Config]:
     """(model class name, its config's fields, the tokenizer's fields) of a NeMo 2 folder; the class goes under `_target_`."""
     path = folder / "context" / "model.yaml"
     try:
-        model = yaml.safe_load(path.read_text(encoding="utf-8"))
+        model = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise Refusal(f"{path}: can't be read ({error.strerror}): NeMo writes it with every checkpoint") from error
     except yaml.YAMLError as error:

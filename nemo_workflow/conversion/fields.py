@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemo_workflow.conversion.families import WITHOUT_EFFECT, Config, Family
+from nemo_workflow.conversion.family import WITHOUT_EFFECT, Config, Family
 
 
 def complete(hf: Config, family: Family) -> Config:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.conversion.context import KEPT
-from nemo_workflow.conversion.families import Config, Family
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.fields import complete, to_hf
 from nemo_workflow.conversion.hf_folder import read_json, tokenizer_files
 from nemo_workflow.errors import Refusal

@@ -8,8 +8,10 @@ table or a swapped projection makes differences that are thousands of times larg
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 
 from nemo_workflow.conversion import context
 from nemo_workflow.conversion.convert import Model
-from nemo_workflow.conversion.families import Config
+from nemo_workflow.conversion.family import Config
 from nemo_workflow.conversion.hf_folder import HFReader
 from nemo_workflow.conversion.nemo_folder import NemoReader
 
@@ -96,6 +98,13 @@ def megatron_logits(
     with one_rank():
         config = context.build_config(model.family, config_class, {**fields, "params_dtype": "float32"})
         config.perform_initialization = False
+        config.moe_token_dispatcher_type = "allgather"  # one rank: nothing to dispatch, and no CUDA stream to wait for
+        if model.family.local_spec:
+            from nemo_workflow.conversion import local_specs
+
+            config.transformer_layer_spec = getattr(local_specs, model.family.local_spec)
+        if model.family.tanh_gelu:
+            config.activation_func = partial(torch.nn.functional.gelu, approximate="tanh")
         with parameters_on_meta():
             built = nemo_model(model, config_class, config)
         built.eval()
@@ -143,6 +152,7 @@ def one_rank() -> Iterator[None]:
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("NVTE_")}
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         parallel_state.initialize_model_parallel()
@@ -151,6 +161,9 @@ def one_rank() -> Iterator[None]:
     finally:
         parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()
+        for name in [name for name in os.environ if name.startswith("NVTE_")]:  # Megatron sets them for each model
+            del os.environ[name]
+        os.environ.update(kept)
 
 
 # --- models without weights -------------------------------------------------------------------------------------------
@@ -161,7 +174,7 @@ def parameters_on_meta() -> Iterator[None]:
 
     def register(self: torch.nn.Module, name: str, param: torch.nn.Parameter | None) -> None:
         original(self, name, param)
-        if param is not None:
+        if param is not None and not param.is_meta:  # a tied parameter stays one object
             meta = torch.nn.Parameter(param.detach().to("meta"), requires_grad=False)
             meta.__dict__.update(param.__dict__)
             self._parameters[name] = meta
