@@ -36,6 +36,7 @@ class Plan:
     seq_length: int
     schedule: Schedule
     run_dir: str  # <output-dir>/<experiment>, absolute
+    command: tuple[str, ...] = ()  # as typed, secrets replaced
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -47,6 +48,7 @@ class Plan:
         raw["schedule"] = Schedule(**raw["schedule"])
         raw["sources"] = tuple(Source(Pair(**s["pair"]), s["weight"]) for s in raw["sources"])
         raw["given"] = tuple(raw["given"])
+        raw["command"] = tuple(raw["command"])
         return Plan(**raw)
 
     def setting(self, name: str) -> Any:
