@@ -64,7 +64,7 @@ def problem_of(checkpoint: Checkpoint) -> str | None:
 
 def newest_whole(folder: str | Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and a line for each newer one that isn't."""
-    complaints = []
+    complaints: list[str] = []
     for checkpoint in reversed(list_checkpoints(folder)):
         problem = problem_of(checkpoint)
         if problem is None:

@@ -74,7 +74,7 @@ def effective(all_events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def plain(event: dict[str, Any], max_steps: int, log_every: int) -> str | None:
     """The event as a line of a log, or None where it isn't worth one."""
-    kind, step = event["event"], event.get("step")
+    kind, step = event["event"], event.get("step") or 0
     if kind == "step":
         if step % log_every and step != max_steps:
             return None

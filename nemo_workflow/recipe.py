@@ -203,7 +203,7 @@ def _take_model_of_checkpoint(recipe: run.Partial, plan: Plan) -> None:
             setattr(ours, name, getattr(saved, name))
 
 
-_SIZES = (
+_SIZES = (  # noqa: SIM905
     "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels vocab_size "
     "make_vocab_size_divisible_by share_embeddings_and_output_weights rotary_base rotary_percent layernorm_epsilon "
     "init_method_std scale_factor low_freq_factor high_freq_factor old_context_len add_bias_linear add_qkv_bias "
