@@ -29,7 +29,9 @@ def main() -> int:
     samples = plan.schedule.limit_val_batches * plan.setting("global_batch_size")
     hf_loss = loss_of(arguments.hf_model, validation_samples(plan, skip, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
-    print(f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)")
+    print(
+        f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)"
+    )
     if difference > TOLERANCE:
         raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed")
     return 0
