@@ -20,7 +20,11 @@ def local(plan: Plan, code: Path) -> run.LocalExecutor:
 def worker_environment(plan: Plan, code: Path) -> dict[str, str]:
     """Variables that every rank needs; none of them secret, since nemo_run writes them into its job files."""
     path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
-    variables = {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
+    variables = {
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",  # not the current folder: it may hold a newer checkout of our code
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     if plan.accelerator == "cpu":
         cores = len(os.sched_getaffinity(0))
         variables["OMP_NUM_THREADS"] = str(max(1, cores // plan.layout.ranks_per_node))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,8 @@ class _Local:
         # read at nemo_run's import: its files lie in the run's folder, none in the user's home
         os.environ["NEMORUN_HOME"] = str(self.attempt / "launcher")
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
+        warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
         import nemo_run as run
-        from nemo_run.run.torchx_backend.schedulers import local  # noqa: F401  (its import installs signal handlers)
         from torchx.specs import AppState, is_terminal
 
         from nemo_workflow import executors
@@ -178,6 +179,8 @@ class _Local:
         if self.asked is not None:
             newest, _ = newest_whole(self.plan.folder / "checkpoints")
             kept = f"step {newest.step} is saved" if newest else "no checkpoint yet"
+            if any(self.attempt.glob("rank*.error")):
+                print(f"while stopping: {explain_failure(self.attempt)}", file=sys.stderr)
             self.monitor.note(f"stopped: {kept}; the same command continues from there")
             return 128 + self.asked
         if succeeded:

@@ -160,6 +160,10 @@ class Checkpoints(nl.ModelCheckpoint):
 
         return finalize
 
+    def _monitor_candidates(self, trainer: pl.Trainer) -> dict[str, torch.Tensor]:
+        # NeMo logs a metric "step" that is one behind at the end of a step; the name counts finished steps
+        return super()._monitor_candidates(trainer) | {"step": torch.tensor(trainer.global_step)}
+
     def save_now(self, trainer: pl.Trainer) -> None:
         """Save unless this step is saved already."""
         if self._last_global_step_saved != trainer.global_step:
@@ -173,8 +177,8 @@ class Checkpoints(nl.ModelCheckpoint):
 class Stopper(pl.Callback):
     """SIGTERM, SIGINT or SIGUSR1 to any rank: all ranks finish the step, save and leave with exit code STOPPED."""
 
-    def __init__(self, log: RunLog):
-        self.log = log
+    def __init__(self, run_log: RunLog):
+        self.run_log = run_log  # Lightning puts a method of its own at `log`
         self.asked = 0
         self.group: Any = None
 
@@ -198,12 +202,12 @@ class Stopper(pl.Callback):
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.group)
         if not int(asked):
             return
-        self.log.event("stopping", step=trainer.global_step, signal=int(asked))
+        self.run_log.event("stopping", step=trainer.global_step, signal=int(asked))
         saver = trainer.checkpoint_callback
         assert isinstance(saver, Checkpoints)
         saver.save_now(trainer)
         wait_for_async_save(trainer)
-        self.log.finish("stopped")
+        self.run_log.finish("stopped")
         dist.barrier(group=self.group)
         os._exit(STOPPED)  # no destructor may hang on a collective whose peers are gone
 

@@ -53,7 +53,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     log = RunLog(plan, console, started=time.time())
     trainer = pretrain.keywords["trainer"]
     # after the build: NeMo writes the trainer's own arguments into each checkpoint, and ours are not its concern
-    trainer.callbacks += [log, Stopper(log)]
+    trainer.callbacks = [log, *trainer.callbacks, Stopper(log)]  # the log first: a save is not part of a step's time
     pretrain.keywords["log"].ckpt.attach(plan, log, resumed_from=start.path if start else None)
     pretrain()
     log.finish()
