@@ -1,0 +1,67 @@
+"""Let Megatron train and convert on a machine without a GPU.
+
+NeMo and megatron-core take a CUDA device and Transformer Engine for granted in many small places. `install` replaces those
+places by what they mean on a CPU. Each patch is one function with its reason, in the file named after the library that it
+changes. Every patch is written for one version, and `install` refuses to touch another.
+
+Call `install` once in every worker, before a recipe is built and before `torch.distributed` is started, and only with
+--accelerator cpu. It needs no process group, so a conversion can call it too.
+"""
+
+from __future__ import annotations
+
+from nemo_workflow.cpu_backend.patching import LibraryChanged, apply, check
+
+__all__ = ["LibraryChanged", "install"]
+
+_installed = False
+
+
+def install() -> None:
+    """Apply every patch, all or none; a second call does nothing. Takes as long as importing NeMo (10-15 s of CPU).
+
+    Raises:
+        LibraryChanged: a library is not the version that the patches were written for, one of the patched functions has
+            gone or takes other arguments, or Transformer Engine or Apex is installed. Nothing has been patched then.
+    """
+    global _installed
+    if _installed:
+        return
+    patches = all_patches()
+    check(patches)
+    apply(patches)
+    _installed = True
+
+
+def all_patches() -> list:
+    """Every patch in the order in which it is applied. Imports torch, megatron-core and NeMo."""
+    from nemo_workflow.cpu_backend import (
+        megatron_checkpoint,
+        megatron_config,
+        megatron_moe,
+        megatron_norm,
+        megatron_optimizer,
+        megatron_random,
+        megatron_timers,
+        nemo_checkpoint,
+        nemo_seed,
+        nemo_state,
+        torch_compile,
+        torch_cuda,
+    )
+
+    modules = (
+        torch_cuda,
+        torch_compile,
+        megatron_random,
+        megatron_config,
+        megatron_norm,
+        megatron_timers,
+        megatron_checkpoint,
+        megatron_optimizer,
+        megatron_moe,
+        nemo_seed,
+        nemo_checkpoint,
+        nemo_state,
+    )
+    return [patch for module in modules for patch in module.PATCHES]

@@ -1,0 +1,42 @@
+"""megatron-core 0.15.3: the checkpoint writer's helper process."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from multiprocessing.managers import SyncManager
+from typing import Any
+
+import torch
+
+from nemo_workflow.cpu_backend.patching import PatchList
+
+PATCHES = PatchList("megatron-core")
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies: after `kill -9` nobody else would."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@PATCHES(
+    "megatron.core.dist_checkpointing.strategies.filesystem_async:_get_write_results_queue",
+    signature="",
+)
+def forked_results_queue(original: Any) -> Any:
+    """The original spawns the process that holds the queue: it imports the main module, and so NeMo, again (11 s before the first
+    save). Spawning is there to keep CUDA out of a fork, and here is no CUDA. The forked one also dies with its rank."""
+    manager: SyncManager | None = None
+    queue: Any = None
+
+    def get_write_results_queue() -> Any:
+        nonlocal manager, queue
+        if queue is None:
+            manager = SyncManager(ctx=torch.multiprocessing.get_context("fork"))
+            manager.start(_die_with_parent)
+            queue = manager.Queue()
+        return queue
+
+    return get_write_results_queue
