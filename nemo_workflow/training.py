@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import resource
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -135,9 +137,8 @@ class Checkpoints(nl.ModelCheckpoint):
         self.plan, self.run_log, self.resumed_from = plan, log, resumed_from
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        began = time.perf_counter()
-        super()._save_checkpoint(trainer, filepath)
-        self._save_seconds = time.perf_counter() - began
+        with _step_counted(trainer):
+            super()._save_checkpoint(trainer, filepath)
         self.run_log.resume_clock()
 
     def _get_finalize_save_checkpoint_callback(self, trainer: pl.Trainer, filepath: str, global_step: int) -> Any:
@@ -172,6 +173,21 @@ class Checkpoints(nl.ModelCheckpoint):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.save_now(trainer)
         super().on_train_end(trainer, module)
+
+
+@contextlib.contextmanager
+def _step_counted(trainer: pl.Trainer) -> Iterator[None]:
+    """Save the step just done as done.
+
+    Lightning counts it after its callbacks have run; a run resumed from such a checkpoint would validate a step late.
+    """
+    counts = (trainer.fit_loop.epoch_loop.batch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.total)
+    before = [count.completed for count in counts]
+    for count in counts:
+        count.completed = count.ready
+    yield
+    for count, completed in zip(counts, before, strict=True):
+        count.completed = completed
 
 
 class Stopper(pl.Callback):

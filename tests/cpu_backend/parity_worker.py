@@ -147,7 +147,9 @@ def train(
 
 def import_start(folder: Path) -> None:
     """Import WORK_FOLDER/hf into WORK_FOLDER/start: the weights that every case starts from."""
-    llm.import_ckpt(llm.LlamaModel(make_config()), f"hf://{folder / 'hf'}", output_path=folder / "start", overwrite=True)
+    llm.import_ckpt(
+        llm.LlamaModel(make_config()), f"hf://{folder / 'hf'}", output_path=folder / "start", overwrite=True
+    )
 
 
 def tear_down() -> None:
