@@ -13,7 +13,6 @@ import inspect
 import json
 import pkgutil
 import sys
-from pathlib import Path
 from typing import Any
 
 import fiddle as fdl
@@ -24,17 +23,65 @@ from nemo_workflow.options import TABLE
 
 # Fields of the model configuration that decide parameter counts, activation sizes or rules.
 SIZES = (
-    "num_layers encoder_num_layers mtp_num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups "
-    "kv_channels share_embeddings_and_output_weights make_vocab_size_divisible_by vocab_size position_embedding_type "
-    "gated_linear_unit add_bias_linear add_qkv_bias normalization qk_layernorm hidden_dropout attention_dropout "
-    "num_moe_experts moe_router_topk moe_ffn_hidden_size moe_shared_expert_intermediate_size moe_layer_freq "
-    "moe_router_enable_expert_bias moe_grouped_gemm multi_latent_attention q_lora_rank kv_lora_rank qk_head_dim "
-    "qk_pos_emb_head_dim v_head_dim hybrid_override_pattern mamba_state_dim mamba_head_dim mamba_num_groups "
-    "mamba_num_heads window_size seq_length max_position_embeddings seq_length_dec relative_attention_num_buckets "
-    "add_attn_proj_bias num_groups_hyena num_groups_hyena_medium num_groups_hyena_short use_short_conv_bias "
-    "cross_entropy_loss_fusion cross_entropy_fusion_impl recompute_granularity recompute_method recompute_num_layers "
-    "recompute_modules fp32_residual_connection add_lm_head bert_binary_head add_pooler num_tokentypes"
-).split()
+    "num_layers",
+    "encoder_num_layers",
+    "mtp_num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "kv_channels",
+    "share_embeddings_and_output_weights",
+    "make_vocab_size_divisible_by",
+    "vocab_size",
+    "position_embedding_type",
+    "gated_linear_unit",
+    "add_bias_linear",
+    "add_qkv_bias",
+    "normalization",
+    "qk_layernorm",
+    "hidden_dropout",
+    "attention_dropout",
+    "num_moe_experts",
+    "moe_router_topk",
+    "moe_ffn_hidden_size",
+    "moe_shared_expert_intermediate_size",
+    "moe_layer_freq",
+    "moe_router_enable_expert_bias",
+    "moe_grouped_gemm",
+    "multi_latent_attention",
+    "q_lora_rank",
+    "kv_lora_rank",
+    "qk_head_dim",
+    "qk_pos_emb_head_dim",
+    "v_head_dim",
+    "hybrid_override_pattern",
+    "mamba_state_dim",
+    "mamba_head_dim",
+    "mamba_num_groups",
+    "mamba_num_heads",
+    "window_size",
+    "seq_length",
+    "max_position_embeddings",
+    "seq_length_dec",
+    "relative_attention_num_buckets",
+    "add_attn_proj_bias",
+    "num_groups_hyena",
+    "num_groups_hyena_medium",
+    "num_groups_hyena_short",
+    "use_short_conv_bias",
+    "cross_entropy_loss_fusion",
+    "cross_entropy_fusion_impl",
+    "recompute_granularity",
+    "recompute_method",
+    "recompute_num_layers",
+    "recompute_modules",
+    "fp32_residual_connection",
+    "add_lm_head",
+    "bert_binary_head",
+    "add_pooler",
+    "num_tokentypes",
+)
 
 # Vocabulary of the tokenizer that a family was published with, where the configuration leaves it to the tokenizer.
 VOCABULARIES = {
@@ -128,7 +175,7 @@ def has_field(recipe: Any, path: str) -> bool:
     """Whether the recipe, with real data in place of NeMo's mock, has a dotted field."""
     *parents, last = path.split(".")
     if parents == ["data"]:
-        return last in inspect.signature(data_class(recipe).__init__).parameters
+        return last in inspect.signature(data_class(recipe)).parameters
     target = recipe
     for part in parents:
         target = getattr(target, part, None)

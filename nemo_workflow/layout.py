@@ -47,7 +47,7 @@ class Layout:
 
 def make_layout(settings: Any, recipe: Recipe | None, accelerator: str) -> Layout:
     """The layout that the flags ask for; expert parallelism is the recipe's where its flag is unset."""
-    stock = recipe.layout if recipe else {"expert": 1, "expert_tensor": None}
+    stock: dict[str, Any] = recipe.layout if recipe else {"expert": 1, "expert_tensor": None}
     ranks = settings.num_gpus
     if accelerator == "cpu" and "num_gpus" not in settings.given:
         ranks = 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ from nemo_workflow import blend, catalog, checks, machine, pretrained
 from nemo_workflow.catalog import Recipe
 from nemo_workflow.errors import Refusal
 from nemo_workflow.layout import make_layout
-from nemo_workflow.options import Settings
+from nemo_workflow.options import TABLE, Settings
 from nemo_workflow.plan import Plan, Source
 from nemo_workflow.schedule import make_schedule
 from nemo_workflow.splits import Part, parse_split, parts_of
@@ -18,8 +18,8 @@ from nemo_workflow.splits import Part, parse_split, parts_of
 T = TypeVar("T")
 
 
-def make_plan(settings: Settings) -> Plan:
-    """Work out the run and check it; raises one Refusal that holds every problem."""
+def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
+    """Work out the run and check it; raises one Refusal that holds every problem. `command` is sys.argv."""
     problems: list[str] = []
     run = _gather(settings, problems)
     problems += checks.find_problems(run)
@@ -39,7 +39,22 @@ def make_plan(settings: Settings) -> Plan:
         sizes=run.sizes,
         vocab_size=run.vocab_size,
         notes=tuple(run.notes),
+        command=without_secrets(command),
     )
+
+
+def without_secrets(command: Sequence[str]) -> tuple[str, ...]:
+    """The command as typed with the values of secret flags replaced by ***."""
+    secrets = {spelling for option in TABLE if option.secret for spelling in option.spellings}
+    kept: list[str] = []
+    for word in command:
+        flag, equals, _ = word.partition("=")
+        if kept and kept[-1] in secrets:
+            word = "***"
+        elif equals and flag in secrets:
+            word = f"{flag}=***"
+        kept.append(word)
+    return tuple(kept)
 
 
 def _gather(settings: Settings, problems: list[str]) -> checks.Run:

@@ -153,7 +153,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 
     Loader.add_multi_constructor("", lambda loader, suffix, node: None)
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"{path}: cannot be read: {error}") from None
     return loaded if isinstance(loaded, dict) else {}
