@@ -1,0 +1,12 @@
+"""Convert a NeMo 2 checkpoint to a Hugging Face folder. The work is in nemo_workflow.conversion."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from nemo_workflow.conversion.command import export_main
+from nemo_workflow.errors import run_command
+
+if __name__ == "__main__":
+    run_command(export_main)

@@ -1,0 +1,116 @@
+"""What must hold before anything is written. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_workflow.console import human_bytes
+from nemo_workflow.conversion.families import FAMILIES, Config, Family
+from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
+from nemo_workflow.errors import Failure, Refusal
+
+LIBRARIES_BYTES = 1_300_000_000  # what torch, transformers, Megatron and NeMo take once imported
+
+
+def model_name(name: str | None, family: Family) -> None:
+    """--model-name must be the class that config.json asks for."""
+    if name is None or name == family.model_class:
+        return
+    known = sorted({other.model_class for other in FAMILIES})
+    if name not in known:
+        raise Refusal(f"--model-name {name}: is not in supported_model.txt; for this source it is {family.model_class}")
+    raise Refusal(f"--model-name {name}: the source is a {family.architecture}, which is NeMo's {family.model_class}")
+
+
+def config_class(name: str | None, family: Family, hf: Config, nemo: Config) -> str:
+    """The NeMo config class: the one named if it agrees with config.json, else the family's general one."""
+    return family.nemo_class(hf)
+
+
+def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo]) -> set[str]:
+    """Refuse losses that --allow-lossy doesn't name; returns the tensors that are dropped with those that it does."""
+    refused = [f"config.json {name}: {what} (to lose it: --allow-lossy {name})" for name, what in found if name not in allowed]
+    strange = sorted(set(allowed) - {name for name, _ in found} - set(tensors))
+    refused += [f"--allow-lossy {name}: nothing of that name would be lost" for name in strange]
+    if refused:
+        raise Refusal(refused)
+    biases = {name for name in tensors if name.endswith(".bias")} if {"attention_bias", "mlp_bias"} & set(allowed) else set()
+    return biases | (set(allowed) & set(tensors))
+
+
+def redundant(reader: HFReader, hf: Config) -> set[str]:
+    """Tensors that repeat others: rotary tables, and the output layer of a tied model, if it does repeat the embedding."""
+    found = {name for name in reader.tensors if name.endswith("rotary_emb.inv_freq")}
+    if hf["tie_word_embeddings"] and "lm_head.weight" in reader.tensors:
+        import torch
+
+        if not torch.equal(reader.read("lm_head.weight"), reader.read("model.embed_tokens.weight")):
+            raise Refusal("config.json tie_word_embeddings is true, but lm_head.weight differs from the embedding: set it to false")
+        found.add("lm_head.weight")
+    return found
+
+
+def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
+    """The one torch dtype of the weights."""
+    kinds: dict[str, str] = {}
+    for name, info in tensors.items():
+        kinds.setdefault(info.dtype, name)
+    strange = sorted(set(kinds) - set(TORCH_NAMES))
+    if strange:
+        raise Refusal(f"{folder}: {kinds[strange[0]]} is {strange[0]}; only {', '.join(sorted(TORCH_NAMES.values()))} are converted")
+    if len(kinds) > 1:
+        mixed = ", ".join(f"{kind} ({name})" for kind, name in sorted(kinds.items()))
+        raise Refusal(f"{folder}: the weights have several dtypes, {mixed}; save the model in one")
+    return TORCH_NAMES[next(iter(kinds))]
+
+
+def resources(output: Path, total: int, largest: int) -> None:
+    """Disk space for the output, memory for the largest tensors."""
+    parent = output.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    needed = total + total // 100 + 50_000_000
+    problems = []
+    if free < needed:
+        problems.append(f"--output-path {output}: needs {human_bytes(needed)}, {human_bytes(free)} are free there")
+    memory = memory_available()
+    wanted = LIBRARIES_BYTES + 4 * largest
+    if memory is not None and memory < wanted:
+        problems.append(f"memory: about {human_bytes(wanted)} are needed, {human_bytes(memory)} are available")
+    if problems:
+        raise Refusal(problems)
+
+
+def memory_available() -> int | None:
+    """Bytes that this process may still take: the machine's, or its control group's if that is less."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            found.append(int(limit) - int((group / "memory.current").read_text()))
+    return min(found) if found else None
+
+
+@contextlib.contextmanager
+def full_disk(output: Path) -> Iterator[None]:
+    """A disk that fills up half way is a failure that names the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Failure(f"--output-path {output}: no space left on the disk; nothing was left behind") from error
+        raise
+    except RuntimeError as error:  # torch's zip writer wraps the error of a write
+        if "No space left" in str(error) or "PytorchStreamWriter" in str(error):
+            raise Failure(f"--output-path {output}: no space left on the disk; nothing was left behind") from error
+        raise

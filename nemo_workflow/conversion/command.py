@@ -1,0 +1,210 @@
+"""The two commands: convert_from_hf_to_nemo2.py and convert_from_nemo2_to_hf.py. Light until the checks have passed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from nemo_workflow.console import Meter, human_bytes, human_time
+from nemo_workflow.conversion import checks, fields, hf_folder, source
+from nemo_workflow.conversion.families import Config, Family
+from nemo_workflow.conversion.output import check_output, whole_folder
+from nemo_workflow.conversion.quiet import quiet
+from nemo_workflow.conversion.report import NAME, Report
+from nemo_workflow.errors import Failure, Refusal
+
+
+def _shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output-path", required=True, type=Path, help="folder to make; it appears only when it is whole and proved")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output-path (it stays until the new one is proved)")
+    parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
+    parser.add_argument(
+        "--allow-lossy",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
+    )
+
+
+def import_parser() -> argparse.ArgumentParser:
+    """Flags of convert_from_hf_to_nemo2.py."""
+    parser = argparse.ArgumentParser(
+        description="Convert a Hugging Face model to a NeMo 2 checkpoint (context/ and weights/) and prove it. Needs no GPU.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B")
+    _shared(parser)
+    parser.add_argument("--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given")
+    parser.add_argument("--model-config-name", help="NeMo config class (supported_config.txt); found from config.json when not given")
+    parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
+    parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that the source brings along (off: none is run)")
+    return parser
+
+
+def export_parser() -> argparse.ArgumentParser:
+    """Flags of convert_from_nemo2_to_hf.py."""
+    parser = argparse.ArgumentParser(
+        description="Convert a NeMo 2 checkpoint (any TP/PP/VPP/DP layout) to a Hugging Face folder and prove it. Needs no GPU.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/<name>-last")
+    _shared(parser)
+    parser.add_argument("--hf-tokenizer", help="tokenizer folder or Hub id, for a checkpoint that lacks its tokenizer's files")
+    parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
+    return parser
+
+
+def _spell(argv: list[str] | None) -> list[str]:
+    """Long flags may be written with underscores."""
+    import sys
+
+    given = sys.argv[1:] if argv is None else argv
+    return [
+        "--" + name.replace("_", "-") + eq + value if arg.startswith("--") else arg
+        for arg in given
+        for name, eq, value in [arg.removeprefix("--").partition("=")]
+    ]
+
+
+# --- Hugging Face -> NeMo ---------------------------------------------------------------------------------------------
+def import_main(argv: list[str] | None = None) -> int:
+    """Run convert_from_hf_to_nemo2.py."""
+    args = import_parser().parse_args(_spell(argv))
+    check_output(args.output_path, args.overwrite)
+    folder = source.fetch(args.source, args.revision, args.hf_token or os.environ.get("HF_TOKEN"))
+    family, hf, _ = source.read_hf(folder)
+    checks.model_name(args.model_name, family)
+    nemo, losses = fields.to_nemo(hf, family)
+    config_class = checks.config_class(args.model_config_name, family, hf, nemo)
+    tensors = hf_folder.list_tensors(folder)
+    dropped = checks.losses(losses, args.allow_lossy, tensors)
+    nemo["params_dtype"] = checks.dtype(tensors, folder)
+    total = sum(info.nbytes for info in tensors.values())
+    checks.resources(args.output_path, total, max(info.nbytes for info in tensors.values()))
+    report = Report("hf to nemo2", args.source, str(args.output_path))
+    report.entries["model"] = {"family": family.name, "model_class": family.model_class, "config_class": config_class}
+    report.entries["lossy"] = args.allow_lossy
+    meter = Meter()
+    with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
+        _write_nemo(aside, folder, family, hf, config_class, nemo, dropped, report, meter, total, not args.no_verify)
+        _finish(report, aside, args.output_path, bool(args.allow_lossy))
+    return _say(report, args.output_path, meter)
+
+
+def _write_nemo(
+    aside: Path,
+    folder: Path,
+    family: Family,
+    hf: Config,
+    config_class: str,
+    nemo: Config,
+    dropped: set[str],
+    report: Report,
+    meter: Meter,
+    total: int,
+    verify: bool,
+) -> None:
+    with quiet():
+        from nemo_workflow.conversion import context, convert
+        from nemo_workflow.conversion.nemo_folder import NemoReader
+        from nemo_workflow.conversion.verify import compare_tensors
+
+    model = convert.Model(family, hf)
+    reader = hf_folder.HFReader(hf_folder.list_tensors(folder))
+    chunks = convert.plan_import(model, reader, dropped | checks.redundant(reader, hf))
+    convert.write_nemo(aside, model, chunks, _progress(meter, "writing", total))
+    meter.show("writing context/ (imports NeMo)", always=True)
+    with quiet():
+        context.write_context(aside, family, config_class, nemo, folder)
+    if not hf_folder.tokenizer_files(folder):
+        report.notes.append("the source has no tokenizer files, so the checkpoint has none")
+    if verify:
+        written = NemoReader(aside / "weights")
+        report.entries["tensors"] = compare_tensors(model, reader, written, _progress(meter, "comparing", total))
+    meter.close()
+
+
+# --- NeMo -> Hugging Face ---------------------------------------------------------------------------------------------
+def export_main(argv: list[str] | None = None) -> int:
+    """Run convert_from_nemo2_to_hf.py."""
+    args = export_parser().parse_args(_spell(argv))
+    check_output(args.output_path, args.overwrite)
+    folder = source.find_nemo(args.source)
+    report = Report("nemo2 to hf", args.source, str(args.output_path))
+    meter = Meter()
+    with checks.full_disk(args.output_path):
+        _write_hf(folder, args, report, meter)
+    return _say(report, args.output_path, meter)
+
+
+def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:
+    with quiet():
+        from nemo_workflow.conversion import context, convert, hf_config
+        from nemo_workflow.conversion.nemo_folder import NemoReader
+        from nemo_workflow.conversion.verify import compare_tensors
+
+    model_class, nemo, tokenizer_fields = context.read_model(folder)
+    family = context.family_of(model_class, nemo)
+    if family.problem:
+        raise Refusal(f"--source {args.source}: {model_class} is not converted: {family.problem}")
+    tokenizer, tokenizer_name = context.tokenizer_folder(folder, tokenizer_fields)
+    if args.hf_tokenizer:
+        tokenizer = source.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"))
+    elif tokenizer is None:
+        report.notes.append(f"the tokenizer's files aren't in the checkpoint (it names {tokenizer_name!r}); --hf-tokenizer adds them")
+    nemo = {**nemo, "vocab_size": hf_config.vocabulary_size(nemo, tokenizer)}
+    came = hf_config.origin_config(tokenizer, family)
+    exported, origin, notes = hf_config.export_config(nemo, family, came)
+    report.notes += notes
+    hf = fields.complete({**origin, **exported}, family)
+    model = convert.Model(family, hf)
+    reader = NemoReader(folder / "weights")
+    plan = convert.plan_export(model, reader)
+    sizes = [entry.nbytes for *_, entries in plan for entry in entries]
+    total = sum(sizes)
+    checks.resources(args.output_path, total, max(sizes))
+    report.entries["model"] = {"family": family.name, "model_class": model_class, "architecture": family.architecture}
+    dtype = plan[0][3][0].dtype
+    with whole_folder(args.output_path) as aside:
+        convert.write_hf(aside, model, reader, _progress(meter, "writing", total))
+        with quiet():
+            hf_config.write_config(aside, family, exported, origin, dtype, tokenizer)
+        report.entries["tokenizer_files"] = hf_config.copy_tokenizer(aside, tokenizer)
+        if not args.no_verify:
+            written = hf_folder.HFReader(hf_folder.list_tensors(aside))
+            report.entries["tensors"] = compare_tensors(model, written, reader, _progress(meter, "comparing", total))
+        meter.close()
+        _finish(report, aside, args.output_path, bool(args.allow_lossy))
+
+
+# --- the end of both --------------------------------------------------------------------------------------------------
+def _progress(meter: Meter, verb: str, total: int):  # type: ignore[no-untyped-def]
+    done = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        meter.show(f"{verb} {human_bytes(done)} of {human_bytes(total)} ({min(1.0, done / total):.0%})")
+
+    return on_bytes
+
+
+def _finish(report: Report, aside: Path, output: Path, lossy: bool) -> None:
+    """Write the report; raise Failure (and so leave no output) if the verification failed."""
+    report.write(aside / NAME)
+    failures = report.failures()
+    if failures:
+        kept = output.absolute().parent / f"{output.name}.failed_{NAME}"
+        report.write(kept)
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise Failure(f"the conversion is not exact: {failures[0]}{more}; {kept} has it all, --output-path was not made")
+
+
+def _say(report: Report, output: Path, meter: Meter) -> int:
+    for line in report.lines():
+        print(line)
+    print(f"{output}: done in {human_time(report.as_dict()['seconds'])}; report in {output}/{NAME}")
+    return 0

@@ -1,0 +1,120 @@
+"""context/ of a NeMo 2 folder: written by NeMo's own machinery, read as plain YAML.
+
+NeMo's loader builds whatever io.json names, so an export never uses it: model.yaml holds the same config as data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_workflow.conversion.families import FAMILIES, Config, Family
+from nemo_workflow.conversion.hf_folder import tokenizer_files
+from nemo_workflow.errors import Refusal
+
+TOKENIZER = "nemo_tokenizer"  # the name that NeMo's importers use
+KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, so that an export gives back what came in
+
+
+def write_context(folder: Path, family: Family, config_class: str, fields: Config, source: Path) -> None:
+    """Write `folder`/context as NeMo's `import_ckpt` does. Imports NeMo (13 s)."""
+    import torch
+
+    prepare()
+    from nemo import lightning as nl
+    from nemo.collections.common.tokenizers import AutoTokenizer
+    from nemo.lightning.io.pl import TrainerContext
+    from transformers import GenerationConfig
+
+    fields = dict(fields)
+    dtype = fields.pop("params_dtype")
+    fields |= {"params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
+    if (source / "generation_config.json").exists():
+        fields["generation_config"] = GenerationConfig.from_pretrained(source)
+    config = find_class(family, config_class)(**fields)
+    for name, wanted in family.nemo_fixed.items():
+        value = getattr(config, name)
+        if value != wanted and name_of(value) != wanted:
+            raise AssertionError(f"{config_class}.{name} is {value!r}, and the conversion needs {wanted!r}")
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer = None
+        if tokenizer_files(source):
+            staged = Path(scratch) / TOKENIZER
+            staged.mkdir()
+            for path in [*tokenizer_files(source), *(source / name for name in KEPT if (source / name).exists())]:
+                shutil.copyfile(path, staged / path.name)
+            tokenizer = AutoTokenizer(str(staged))
+        model = find_class(family, family.model_class)(config, tokenizer=tokenizer)
+        strategy = nl.MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True)
+        trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy)
+        TrainerContext(model=model, trainer=trainer, extra={}).io_dump(folder / "context", yaml_attrs=["model"])
+
+
+def prepare() -> None:
+    """Without Transformer Engine NeMo's configs refuse their own defaults: install the CPU backend then."""
+    if importlib.util.find_spec("transformer_engine") is None:
+        from nemo_workflow import cpu_backend
+
+        cpu_backend.install()
+
+
+def find_class(family: Family, name: str) -> Any:
+    """A model or config class of NeMo's, from the family's module."""
+    module = importlib.import_module(f"nemo.collections.llm.gpt.model.{family.module}")
+    if not hasattr(module, name):
+        raise Refusal(f"the installed NeMo has no {module.__name__}.{name}")
+    return getattr(module, name)
+
+
+def name_of(value: Any) -> str | None:
+    """torch.nn.functional.silu -> its dotted name."""
+    if callable(value) and hasattr(value, "__name__"):
+        return f"{value.__module__}.{value.__name__}"
+    return None
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+def read_model(folder: Path) -> tuple[str, Config, Config]:
+    """(model class name, its config's fields, the tokenizer's fields) of a NeMo 2 folder; the class goes under `_target_`."""
+    path = folder / "context" / "model.yaml"
+    try:
+        model = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refusal(f"{path}: can't be read ({error.strerror}): NeMo writes it with every checkpoint") from error
+    except yaml.YAMLError as error:
+        raise Refusal(f"{path}: is no YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(model, dict) or not isinstance(model.get("config"), dict) or "_target_" not in model:
+        raise Refusal(f"{path}: is not a NeMo model's config")
+    return model["_target_"].rsplit(".", 1)[-1], model["config"], model.get("tokenizer") or {}
+
+
+def family_of(model_class: str, config: Config) -> Family:
+    """The family of a NeMo model, by its class and, where one class serves two, by its config."""
+    moe = config.get("num_moe_experts") is not None
+    fits = [family for family in FAMILIES if family.model_class == model_class]
+    if len(fits) > 1:
+        fits = [family for family in fits if (family.nemo_fixed.get("num_moe_experts", 1) is not None) == moe]
+    if not fits:
+        known = ", ".join(sorted({family.model_class for family in FAMILIES}))
+        raise Refusal(f"context/model.yaml: NeMo's {model_class} is not among the models that are converted ({known})")
+    return fits[0]
+
+
+def tokenizer_folder(folder: Path, tokenizer: Config) -> tuple[Path | None, str | None]:
+    """(folder with the tokenizer's files, its name if the files aren't there)."""
+    name = tokenizer.get("pretrained_model_name")
+    if isinstance(name, dict):  # NeMo marks a Hub id so
+        name = name.get("attr")
+    if not isinstance(name, str):
+        return None, None
+    context = (folder / "context").resolve()
+    inside = (context / name).resolve()
+    if inside.is_dir() and inside.is_relative_to(context):
+        return inside, None
+    return None, name

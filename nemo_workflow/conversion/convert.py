@@ -1,0 +1,127 @@
+"""The two directions. Tensors stream: one Megatron tensor (all its Hugging Face parts) is in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nemo_workflow.conversion import hf_folder, nemo_folder
+from nemo_workflow.conversion.families import Config, Family
+from nemo_workflow.conversion.hf_folder import HFReader, Planned
+from nemo_workflow.conversion.mapping import Item, items
+from nemo_workflow.conversion.nemo_folder import Chunk, NemoReader
+from nemo_workflow.conversion.transforms import KINDS, Dims
+from nemo_workflow.errors import Refusal
+
+OnBytes = Callable[[int], None]
+
+
+@dataclass
+class Model:
+    """What both directions and the verification share. `hf` is a completed config.json."""
+
+    family: Family
+    hf: Config
+
+    @property
+    def dims(self) -> Dims:
+        return Dims(self.hf["num_attention_heads"], self.hf["num_key_value_heads"], self.hf["head_dim"], self.hf["vocab_size"])
+
+    def items(self) -> Iterator[Item]:
+        return items(self.family, self.hf)
+
+
+# --- Hugging Face -> NeMo ---------------------------------------------------------------------------------------------
+def plan_import(model: Model, reader: HFReader, dropped: set[str]) -> list[Chunk]:
+    """The chunks of the NeMo checkpoint. Refused: a tensor that is missing, or that no rule carries and `dropped` doesn't name."""
+    wanted = list(model.items())
+    missing = [name for item in wanted for name in item.hf if name not in reader.tensors]
+    if missing:
+        raise Refusal(f"the source lacks {len(missing)} tensors of a {model.family.architecture}, e.g. {missing[0]}")
+    carried = {name for item in wanted for name in item.hf}
+    left = sorted(set(reader.tensors) - carried - dropped)
+    if left:
+        raise Refusal(
+            f"the source has {len(left)} tensors that NeMo's {model.family.model_class} has no place for, e.g. {left[0]} "
+            f"(to lose them: --allow-lossy {left[0]})"
+        )
+    experts, layers = model.family.experts(model.hf), model.hf["num_hidden_layers"]
+    return [_chunk(item, model, reader, layers, experts) for item in wanted]
+
+
+def _chunk(item: Item, model: Model, reader: HFReader, layers: int, experts: int) -> Chunk:
+    merge = KINDS[item.kind].merge
+    shape = _shape(lambda: merge([reader.meta(name) for name in item.hf], model.dims), item)
+    key = item.nemo.replace(".{e}", "")
+    lead: tuple[tuple[int, int], ...] = ()
+    if item.layer is not None and model.family.stacked(model.hf):
+        key = key.replace(".{l}", "")
+        lead = ((item.layer, layers),)
+    elif item.layer is not None:
+        key = key.replace("{l}", str(item.layer))
+    if item.expert is not None:
+        lead += ((item.expert, experts),)
+    return Chunk(
+        key=key,
+        global_shape=(*(size for _, size in lead), *shape.shape),
+        offsets=(*(at for at, _ in lead), *(0 for _ in shape.shape)),
+        shape=(*(1 for _ in lead), *shape.shape),
+        dtype=shape.dtype,
+        make=lambda: merge([reader.read(name) for name in item.hf], model.dims),
+    )
+
+
+def _shape(make: Callable[[], torch.Tensor], item: Item) -> torch.Tensor:
+    try:
+        return make()
+    except RuntimeError as error:
+        raise Refusal(f"{item.hf[0]}: its shape doesn't fit config.json ({error})") from error
+
+
+# --- NeMo -> Hugging Face ---------------------------------------------------------------------------------------------
+def plan_export(model: Model, reader: NemoReader) -> list[tuple[Item, str, tuple[int, ...], list[Planned]]]:
+    """For each Megatron tensor: where it is, and the Hugging Face tensors that it becomes."""
+    plan, used = [], set()
+    for item in model.items():
+        place = reader.locate(item.nemo, item.layer, item.expert)
+        if place is None:
+            raise Refusal(f"{reader.weights}: has no tensor {item.label}: this is no whole {model.family.model_class}")
+        used.add(place[0])
+        try:
+            parts = KINDS[item.kind].split(reader.meta(*place), model.dims)
+        except RuntimeError as error:
+            raise Refusal(f"{reader.weights}: {item.label} doesn't fit context/model.yaml ({error})") from error
+        planned = [
+            Planned(name, str(part.dtype).removeprefix("torch."), tuple(part.shape))
+            for name, part in zip(item.hf, parts, strict=True)
+        ]
+        plan.append((item, *place, planned))
+    left = sorted(set(reader.tensors) - used)
+    if left:
+        raise Refusal(f"{reader.weights}: {model.family.architecture} has no place for {len(left)} tensors, e.g. {left[0]}")
+    return plan
+
+
+def write_hf(folder: Path, model: Model, reader: NemoReader, on_bytes: OnBytes) -> list[Planned]:
+    """Write the safetensors files of `folder`."""
+    plan = plan_export(model, reader)
+
+    def values() -> Iterator[tuple[str, torch.Tensor]]:
+        for item, key, lead, _ in plan:
+            parts = KINDS[item.kind].split(reader.read(key, lead), model.dims)
+            for name, part in zip(item.hf, parts, strict=True):
+                yield name, part
+                on_bytes(part.nbytes)
+
+    planned = [entry for *_, entries in plan for entry in entries]
+    hf_folder.write_tensors(folder, planned, values())
+    return planned
+
+
+def write_nemo(folder: Path, model: Model, chunks: list[Chunk], on_bytes: OnBytes) -> None:
+    """Write weights/ of `folder`."""
+    objects = nemo_folder.layer_objects(model.hf["num_hidden_layers"], model.family.experts(model.hf))
+    nemo_folder.write_weights(folder / "weights", chunks, list(objects), on_bytes)

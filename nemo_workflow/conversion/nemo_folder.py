@@ -1,0 +1,282 @@
+"""NeMo 2 folders: weights/ (a torch distributed checkpoint as Megatron writes it) and context/ (config and tokenizer).
+
+A checkpoint of any TP/PP/VPP/DP layout is one set of logical tensors, each in chunks with offsets; reading them by name
+and layer is therefore independent of the layout. Layers are stacked in a leading dimension, unless they differ.
+Nothing here unpickles freely: .metadata goes through an allow-list, tensors through torch.load(weights_only=True).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import FileSystemWriter, SavePlan, SavePlanner
+from torch.distributed.checkpoint import save as dcp_save
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+from nemo_workflow.errors import Refusal
+
+PREFIX = "module."
+
+# what a .metadata file of torch or Megatron is made of
+ALLOWED_MODULES = ("torch.distributed.checkpoint.", "megatron.core.dist_checkpointing.strategies.torch")
+ALLOWED_NAMES = {
+    ("torch", "Size"), ("torch.serialization", "_get_layout"), ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"), ("pathlib", "Path"),
+    ("builtins", "set"), ("builtins", "dict"), ("builtins", "list"), ("builtins", "tuple"),
+}  # fmt: skip
+
+
+class _MegatronMetadata(Metadata):
+    """Stands for megatron.core's MCoreMetadata, so that reading needs no Megatron."""
+
+    mcore_data: Any = None
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "megatron.core.dist_checkpointing.strategies.torch" and name == "MCoreMetadata":
+            return _MegatronMetadata
+        data_class = module.startswith("torch.distributed.checkpoint.") and name.lstrip("_")[:1].isupper()
+        torch_value = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if data_class or torch_value or (module, name) in ALLOWED_NAMES:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint's .metadata")
+
+
+class _Slice(io.RawIOBase):
+    """`length` bytes of a file from `offset` on, as a file of its own."""
+
+    def __init__(self, path: Path, offset: int, length: int):
+        self._file = path.open("rb", buffering=0)
+        self._offset, self._length, self._at = offset, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self._length - self._at)]
+        self._file.seek(self._offset + self._at)
+        count = self._file.readinto(view) or 0
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class NemoReader:
+    """The model's tensors in a weights/ folder, one at a time."""
+
+    def __init__(self, weights: Path):
+        self.weights = weights
+        try:
+            with (weights / ".metadata").open("rb") as stream:
+                metadata = _MetadataUnpickler(stream).load()
+        except (OSError, pickle.UnpicklingError, EOFError, AttributeError) as error:
+            raise Refusal(f"{weights}/.metadata: can't be read ({error})") from error
+        self.tensors: dict[str, TensorStorageMetadata] = {
+            key.removeprefix(PREFIX): value
+            for key, value in metadata.state_dict_metadata.items()
+            if isinstance(value, TensorStorageMetadata) and key.startswith(PREFIX)
+        }
+        self._storage = {
+            (index.fqn.removeprefix(PREFIX), tuple(index.offset)): info
+            for index, info in metadata.storage_data.items()
+            if index.offset is not None
+        }
+        lost = sorted({i.relative_path for i in self._storage.values() if not (weights / i.relative_path).is_file()})
+        if lost:
+            raise Refusal(f"{weights}: {lost[0]} is named by .metadata and missing: the checkpoint is not whole")
+        short = [
+            info.relative_path
+            for info in self._storage.values()
+            if info.offset + info.length > (weights / info.relative_path).stat().st_size
+        ]
+        if short:
+            raise Refusal(f"{weights}/{short[0]}: is truncated: the checkpoint is not whole")
+
+    def locate(self, name: str, layer: int | None = None, expert: int | None = None) -> tuple[str, tuple[int, ...]] | None:
+        """(checkpoint key, leading indices) of a tensor whose name may hold {l} and {e}; None if it isn't there."""
+        experts = () if expert is None else (expert,)
+        plain = name.replace(".{e}", "")
+        stacked = plain.replace(".{l}", "")
+        if stacked in self.tensors and layer is not None:
+            return stacked, (layer, *experts)
+        own = plain.replace("{l}", str(layer))
+        return (own, experts) if own in self.tensors else None
+
+    def meta(self, key: str, lead: tuple[int, ...] = ()) -> torch.Tensor:
+        """A tensor without storage of the shape and dtype of `key[lead]`."""
+        info = self.tensors[key]
+        return torch.empty(info.size[len(lead) :], dtype=info.properties.dtype, device="meta")
+
+    def read(self, key: str, lead: tuple[int, ...] = ()) -> torch.Tensor:
+        """`key[lead]`, put together from its chunks."""
+        info = self.tensors[key]
+        shape = tuple(info.size[len(lead) :])
+        whole: torch.Tensor | None = None
+        filled = 0
+        for chunk in info.chunks:
+            inside = all(o <= at < o + s for at, o, s in zip(lead, chunk.offsets, chunk.sizes, strict=False))
+            if not inside:
+                continue
+            part = self._load(key, tuple(chunk.offsets)).reshape(tuple(chunk.sizes))
+            for at, offset in zip(lead, chunk.offsets, strict=False):
+                part = part[at - offset]
+            offsets = chunk.offsets[len(lead) :]
+            if tuple(part.shape) == shape:
+                return part
+            if whole is None:
+                whole = torch.empty(shape, dtype=info.properties.dtype)
+            whole[tuple(slice(o, o + s) for o, s in zip(offsets, part.shape, strict=True))] = part
+            filled += part.numel()
+        if whole is None or filled != whole.numel():
+            raise Refusal(f"{self.weights}: {key}{list(lead)} is not whole in this checkpoint")
+        return whole
+
+    def _load(self, key: str, offsets: tuple[int, ...]) -> torch.Tensor:
+        info = self._storage[key, offsets]
+        with _Slice(self.weights / info.relative_path, info.offset, info.length) as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a logical tensor to be written; `make()` gives it when its turn comes."""
+
+    key: str
+    global_shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[], torch.Tensor]
+
+
+class _StreamingPlanner(SavePlanner):
+    """Hands torch's checkpoint writer one tensor at a time, made when the writer asks for it."""
+
+    def __init__(self, chunks: list[Chunk], empty_objects: list[str], on_bytes: Callable[[int], None]):
+        self.chunks = {(c.key, c.offsets): c for c in chunks}
+        self.objects = empty_objects
+        self.on_bytes = on_bytes
+        self._lock = threading.Lock()
+
+    def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:
+        pass
+
+    def create_local_plan(self) -> SavePlan:
+        items = [
+            WriteItem(
+                index=MetadataIndex(PREFIX + c.key, torch.Size(c.offsets)),
+                type=WriteItemType.SHARD,
+                tensor_data=TensorWriteData(
+                    chunk=ChunkStorageMetadata(torch.Size(c.offsets), torch.Size(c.shape)),
+                    properties=TensorProperties(dtype=c.dtype),
+                    size=torch.Size(c.global_shape),
+                ),
+            )
+            for c in self.chunks.values()
+        ]
+        items += [WriteItem(index=MetadataIndex(name), type=WriteItemType.BYTE_IO) for name in self.objects]
+        return SavePlan(items)
+
+    def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
+        entries: dict[str, Any] = {name: BytesStorageMetadata() for name in self.objects}
+        for c in self.chunks.values():
+            entry = entries.setdefault(
+                PREFIX + c.key, TensorStorageMetadata(TensorProperties(dtype=c.dtype), torch.Size(c.global_shape), [])
+            )
+            entry.chunks.append(ChunkStorageMetadata(torch.Size(c.offsets), torch.Size(c.shape)))
+        return all_plans, Metadata(state_dict_metadata=entries)
+
+    def finish_plan(self, new_plan: SavePlan) -> SavePlan:
+        return new_plan
+
+    def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
+        if write_item.type == WriteItemType.BYTE_IO:
+            stream = io.BytesIO()
+            torch.save([None], stream)  # what Megatron writes for an empty extra state
+            return stream
+        chunk = self.chunks[write_item.index.fqn.removeprefix(PREFIX), tuple(write_item.index.offset or ())]
+        tensor = chunk.make()
+        if tensor.dtype != chunk.dtype:
+            raise AssertionError(f"{chunk.key}: {tensor.dtype} came where {chunk.dtype} was planned")
+        with self._lock:
+            self.on_bytes(tensor.nbytes)
+        return tensor.reshape(chunk.shape).contiguous()
+
+
+def write_weights(
+    weights: Path, chunks: list[Chunk], empty_objects: list[str], on_bytes: Callable[[int], None] = lambda n: None
+) -> None:
+    """Write a weights/ folder that Megatron's dist_checkpointing loads.
+
+    `empty_objects` are the names of extra states that Transformer Engine layers ask for; they hold nothing.
+    """
+    weights.mkdir(parents=True)
+    planner = _StreamingPlanner(chunks, [PREFIX + name for name in empty_objects], on_bytes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "torch.distributed is disabled": it is meant to be
+        dcp_save({}, storage_writer=FileSystemWriter(weights, sync_files=True), planner=planner, no_dist=True)
+    common = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": {},
+        "optimizer_states": {},
+        "lr_schedulers": [],
+        "content_metadata": {
+            "singleton_local_shards": False,
+            "chained_optim_avoid_prefix": True,
+            "distrib_optim_sharding_type": "dp_reshardable",
+        },
+    }
+    torch.save(common, weights / "common.pt")
+    kind = {
+        "sharded_backend": "torch_dist",
+        "sharded_backend_version": 1,
+        "common_backend": "torch",
+        "common_backend_version": 1,
+    }
+    (weights / "metadata.json").write_text(json.dumps(kind))
+
+
+def layer_objects(layers: int, experts: int = 0) -> Iterator[str]:
+    """Names of the empty extra states: those of Megatron's own layers and those of Transformer Engine's."""
+    modules = ["self_attention.linear_qkv", "self_attention.linear_proj", "self_attention.core_attention"]
+    modules += ["mlp.linear_fc1", "mlp.linear_fc2"] if not experts else []
+    for layer in range(layers):
+        for module in modules:
+            yield f"decoder.layers.{module}._extra_state/shard_{layer}_{layers}"
+        for expert in range(experts):
+            for linear in ("linear_fc1", "linear_fc2"):
+                yield f"decoder.layers.mlp.experts.experts.{linear}._extra_state/shard_{layer}.{expert}_{layers}.{experts}"

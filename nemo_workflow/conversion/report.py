@@ -1,0 +1,83 @@
+"""The proof of a conversion: conversion_report.json in the output folder, and a few lines on the terminal."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import resource
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.console import human_bytes
+from nemo_workflow.files import write_json
+
+NAME = "conversion_report.json"
+
+
+@dataclass
+class Report:
+    """Filled while the conversion goes on."""
+
+    direction: str
+    source: str
+    output: str
+    entries: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def failures(self) -> list[str]:
+        """What the verification found; empty if all is proved."""
+        found = list(self.entries.get("tensors", {}).get("different", []))
+        logits = self.entries.get("logits", {})
+        if logits.get("verdict") == "different":
+            found.append(
+                f"logits differ by up to {logits['largest_difference']:.3g} where {logits['allowed_difference']:.3g} is the most "
+                f"that rounding explains; argmax agrees on {logits['argmax_agreement']:.1%}"
+            )
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        versions = {}
+        for name in ("torch", "transformers", "safetensors", "nemo_toolkit", "megatron-core"):
+            try:
+                versions[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return {
+            "direction": self.direction,
+            "source": self.source,
+            "output": self.output,
+            "verified": not self.failures() and "tensors" in self.entries,
+            **self.entries,
+            "notes": self.notes,
+            "seconds": round(time.monotonic() - self.started, 2),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": versions,
+        }
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.as_dict())
+
+    def lines(self) -> list[str]:
+        """What the terminal shows."""
+        found = []
+        tensors, logits = self.entries.get("tensors"), self.entries.get("logits")
+        if tensors is None:
+            found.append("not verified (--no-verify)")
+        else:
+            found.append(
+                f"tensors: {tensors['compared']} ({human_bytes(tensors['bytes'])}) mapped back and compared bit for bit, "
+                f"{len(tensors['different']) or 'none'} different; {tensors['vocabulary_rows']} vocabulary rows"
+                + (f", {tensors['padded_rows_cut']} padded ones cut" if tensors["padded_rows_cut"] else "")
+            )
+        if logits and "largest_difference" in logits:
+            found.append(
+                f"logits: largest difference {logits['largest_difference']:.3g} (logits' standard deviation "
+                f"{logits['standard_deviation']:.3g}), argmax agrees on {logits['argmax_agreement']:.1%} of {logits['tokens']} tokens"
+            )
+        elif logits:
+            found.append(f"logits: not compared, {logits['reason']}")
+        return found + [f"note: {note}" for note in self.notes]
