@@ -33,12 +33,16 @@ def config_class(name: str | None, family: Family, hf: Config, nemo: Config) -> 
 
 def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo]) -> set[str]:
     """Refuse losses that --allow-lossy doesn't name; returns the tensors that are dropped with those that it does."""
-    refused = [f"config.json {name}: {what} (to lose it: --allow-lossy {name})" for name, what in found if name not in allowed]
+    refused = [
+        f"config.json {name}: {what} (to lose it: --allow-lossy {name})" for name, what in found if name not in allowed
+    ]
     strange = sorted(set(allowed) - {name for name, _ in found} - set(tensors))
     refused += [f"--allow-lossy {name}: nothing of that name would be lost" for name in strange]
     if refused:
         raise Refusal(refused)
-    biases = {name for name in tensors if name.endswith(".bias")} if {"attention_bias", "mlp_bias"} & set(allowed) else set()
+    biases = (
+        {name for name in tensors if name.endswith(".bias")} if {"attention_bias", "mlp_bias"} & set(allowed) else set()
+    )
     return biases | (set(allowed) & set(tensors))
 
 
@@ -49,7 +53,9 @@ def redundant(reader: HFReader, hf: Config) -> set[str]:
         import torch
 
         if not torch.equal(reader.read("lm_head.weight"), reader.read("model.embed_tokens.weight")):
-            raise Refusal("config.json tie_word_embeddings is true, but lm_head.weight differs from the embedding: set it to false")
+            raise Refusal(
+                "config.json tie_word_embeddings is true, but lm_head.weight differs from the embedding: set it to false"
+            )
         found.add("lm_head.weight")
     return found
 
@@ -61,7 +67,9 @@ def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
         kinds.setdefault(info.dtype, name)
     strange = sorted(set(kinds) - set(TORCH_NAMES))
     if strange:
-        raise Refusal(f"{folder}: {kinds[strange[0]]} is {strange[0]}; only {', '.join(sorted(TORCH_NAMES.values()))} are converted")
+        raise Refusal(
+            f"{folder}: {kinds[strange[0]]} is {strange[0]}; only {', '.join(sorted(TORCH_NAMES.values()))} are converted"
+        )
     if len(kinds) > 1:
         mixed = ", ".join(f"{kind} ({name})" for kind, name in sorted(kinds.items()))
         raise Refusal(f"{folder}: the weights have several dtypes, {mixed}; save the model in one")

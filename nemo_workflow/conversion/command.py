@@ -16,8 +16,14 @@ from nemo_workflow.errors import Failure, Refusal
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output-path", required=True, type=Path, help="folder to make; it appears only when it is whole and proved")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output-path (it stays until the new one is proved)")
+    parser.add_argument(
+        "--output-path", required=True, type=Path, help="folder to make; it appears only when it is whole and proved"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an existing --output-path (it stays until the new one is proved)",
+    )
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
     parser.add_argument(
         "--allow-lossy",
@@ -34,13 +40,23 @@ def import_parser() -> argparse.ArgumentParser:
         description="Convert a Hugging Face model to a NeMo 2 checkpoint (context/ and weights/) and prove it. Needs no GPU.",
         allow_abbrev=False,
     )
-    parser.add_argument("--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B")
+    parser.add_argument(
+        "--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B"
+    )
     _shared(parser)
-    parser.add_argument("--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given")
-    parser.add_argument("--model-config-name", help="NeMo config class (supported_config.txt); found from config.json when not given")
+    parser.add_argument(
+        "--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given"
+    )
+    parser.add_argument(
+        "--model-config-name", help="NeMo config class (supported_config.txt); found from config.json when not given"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that the source brings along (off: none is run)")
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that the source brings along (off: none is run)",
+    )
     return parser
 
 
@@ -50,9 +66,13 @@ def export_parser() -> argparse.ArgumentParser:
         description="Convert a NeMo 2 checkpoint (any TP/PP/VPP/DP layout) to a Hugging Face folder and prove it. Needs no GPU.",
         allow_abbrev=False,
     )
-    parser.add_argument("--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/<name>-last")
+    parser.add_argument(
+        "--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/<name>-last"
+    )
     _shared(parser)
-    parser.add_argument("--hf-tokenizer", help="tokenizer folder or Hub id, for a checkpoint that lacks its tokenizer's files")
+    parser.add_argument(
+        "--hf-tokenizer", help="tokenizer folder or Hub id, for a checkpoint that lacks its tokenizer's files"
+    )
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
     return parser
 
@@ -154,7 +174,9 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     if args.hf_tokenizer:
         tokenizer = source.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"))
     elif tokenizer is None:
-        report.notes.append(f"the tokenizer's files aren't in the checkpoint (it names {tokenizer_name!r}); --hf-tokenizer adds them")
+        report.notes.append(
+            f"the tokenizer's files aren't in the checkpoint (it names {tokenizer_name!r}); --hf-tokenizer adds them"
+        )
     nemo = {**nemo, "vocab_size": hf_config.vocabulary_size(nemo, tokenizer)}
     came = hf_config.origin_config(tokenizer, family)
     exported, origin, notes = hf_config.export_config(nemo, family, came)
@@ -200,7 +222,9 @@ def _finish(report: Report, aside: Path, output: Path, lossy: bool) -> None:
         kept = output.absolute().parent / f"{output.name}.failed_{NAME}"
         report.write(kept)
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise Failure(f"the conversion is not exact: {failures[0]}{more}; {kept} has it all, --output-path was not made")
+        raise Failure(
+            f"the conversion is not exact: {failures[0]}{more}; {kept} has it all, --output-path was not made"
+        )
 
 
 def _say(report: Report, output: Path, meter: Meter) -> int:

@@ -28,7 +28,9 @@ class Model:
 
     @property
     def dims(self) -> Dims:
-        return Dims(self.hf["num_attention_heads"], self.hf["num_key_value_heads"], self.hf["head_dim"], self.hf["vocab_size"])
+        return Dims(
+            self.hf["num_attention_heads"], self.hf["num_key_value_heads"], self.hf["head_dim"], self.hf["vocab_size"]
+        )
 
     def items(self) -> Iterator[Item]:
         return items(self.family, self.hf)
@@ -101,7 +103,9 @@ def plan_export(model: Model, reader: NemoReader) -> list[tuple[Item, str, tuple
         plan.append((item, *place, planned))
     left = sorted(set(reader.tensors) - used)
     if left:
-        raise Refusal(f"{reader.weights}: {model.family.architecture} has no place for {len(left)} tensors, e.g. {left[0]}")
+        raise Refusal(
+            f"{reader.weights}: {model.family.architecture} has no place for {len(left)} tensors, e.g. {left[0]}"
+        )
     return plan
 
 

@@ -35,11 +35,17 @@ def export_config(nemo: Config, family: Family, origin: Config | None) -> tuple[
     if origin is not None:
         before = complete(origin, family)
         changed = [name for name, value in fields.items() if before.get(name) != value]
-        shape_fields = {rule.hf for rule in family.fields} - {"max_position_embeddings", "initializer_range", "attention_dropout"}
+        shape_fields = {rule.hf for rule in family.fields} - {
+            "max_position_embeddings",
+            "initializer_range",
+            "attention_dropout",
+        }
         if [name for name in changed if name in shape_fields]:
             return fields, {}, ["the config.json beside the tokenizer belongs to another model; NeMo's config is taken"]
         if "max_position_embeddings" in changed:
-            fields["max_position_embeddings"] = max(before["max_position_embeddings"], fields["max_position_embeddings"])
+            fields["max_position_embeddings"] = max(
+                before["max_position_embeddings"], fields["max_position_embeddings"]
+            )
         for name in changed:
             if name in ("initializer_range", "attention_dropout"):
                 fields[name] = before[name]
@@ -47,7 +53,9 @@ def export_config(nemo: Config, family: Family, origin: Config | None) -> tuple[
     return fields, {}, notes
 
 
-def write_config(folder: Path, family: Family, fields: Config, origin: Config, dtype: str, tokenizer: Path | None) -> Config:
+def write_config(
+    folder: Path, family: Family, fields: Config, origin: Config, dtype: str, tokenizer: Path | None
+) -> Config:
     """Write config.json and generation_config.json; returns config.json."""
     from transformers import AutoConfig, GenerationConfig
 
@@ -64,9 +72,7 @@ def write_config(folder: Path, family: Family, fields: Config, origin: Config, d
             config["torch_dtype"] = dtype
     else:
         built = AutoConfig.for_model(family.model_type, **fields, **special)
-        config = {**built.to_dict(), "architectures": [family.architecture], "torch_dtype": dtype}
-        config.pop("dtype", None)
-        config = {name: value for name, value in config.items() if name not in ("_attn_implementation_autoset",)}
+        config = {"architectures": [family.architecture], **built.to_diff_dict(), "torch_dtype": dtype}
     write_json(folder / "config.json", config)
     return _write_generation(folder, config, GenerationConfig, tokenizer)
 
