@@ -15,6 +15,8 @@ from nemo_workflow.errors import Refusal
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
+RUN_DIR_PREFIX = ".preprocess-"  # a preprocessing run's own folder beside the pairs it is to replace
+COMMIT_NAME = "commit.json"  # in it while files are renamed
 DTYPES = {
     1: ("uint8", 1),
     2: ("int8", 1),
@@ -42,6 +44,8 @@ def read_pair(prefix: str | Path) -> Pair:
     for path, other in ((idx, bin_), (bin_, idx)):
         if not path.is_file():
             raise Refusal(f"{path}: missing, though {other.name} is there; preprocess this file again")
+    for commit in idx.parent.glob(f"{RUN_DIR_PREFIX}*/{COMMIT_NAME}"):
+        raise Refusal(f"{commit.parent}: a preprocessing run was killed while it renamed its files; run it again first")
     size = idx.stat().st_size
     with idx.open("rb") as stream:
         header = stream.read(HEADER.size)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from nemo_workflow.errors import Refusal
 
@@ -42,6 +41,8 @@ class Option:
     many: bool = False  # may be given more than once; the value is a tuple
     switch: bool = False  # store_true
     env: str | None = None  # the default comes from this environment variable
+    bare: str | None = None  # what the flag means without a value, where the value may be left out
+    least: float | None = None  # the smallest value allowed
     guide: bool = False
 
     @property
@@ -91,12 +92,14 @@ def type_name(option: Option) -> str:
     return getattr(option.type, "type_name", option.type.__name__)
 
 
-def int_or_auto(text: str) -> int | str:
-    """A whole number, or the word auto."""
-    return text if text == "auto" else int(text)
+def slurm_time(text: str) -> str:
+    """A time limit in one of Slurm's forms, unchanged."""
+    if not re.fullmatch(r"(\d+-)?\d+(:[0-5]?\d){0,2}", text):
+        raise ValueError(text)
+    return text
 
 
-int_or_auto.type_name = "int or auto"  # type: ignore[attr-defined]
+slurm_time.type_name = "str"  # type: ignore[attr-defined]
 
 EXECUTION = "Experiment Execution Method"
 SLURM = "Slurm Parameter Settings"
@@ -133,20 +136,20 @@ _GUIDE = [
     Option("account", SLURM, "Slurm account", default="root", short=("-A",)),
     Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
     Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)),
-    Option("num-nodes", HARDWARE, "number of nodes", type=int, default=1, short=("-N",), sets=("trainer.num_nodes",)),
-    Option("num-gpus", HARDWARE, "GPUs a node; on a CPU the number of processes a node, 1 when unset", type=int, default=8, short=("-G",), sets=("trainer.devices",)),
+    Option("num-nodes", HARDWARE, "number of nodes", type=int, default=1, short=("-N",), sets=("trainer.num_nodes",), least=1),
+    Option("num-gpus", HARDWARE, "GPUs a node; on a CPU the number of processes a node, 1 when unset", type=int, default=8, short=("-G",), sets=("trainer.devices",), least=1),
     Option("model-name", MODEL_GROUP, "recipe (see supported_model_name.txt or --list-models); found from --nemo-model or the Hugging Face config.json when left out", short=("-M",)),
     Option("hf-model-id", MODEL_GROUP, "Hugging Face model id or local folder; its tokenizer is used", required=True),
     Option("nemo-model", MODEL_GROUP, "NeMo 2 checkpoint folder (context/ and weights/) to start from"),
     Option("hf-token", MODEL_GROUP, "Hugging Face token for downloading the tokenizer; better given as HF_TOKEN", env="HF_TOKEN"),
-    Option("max-steps", TRAINING, "training steps; unset: one epoch of the training split", type=int, sets=("trainer.max_steps",)),
-    Option("global-batch-size", TRAINING, "sequences a step over all ranks; a multiple of micro batch size x data parallel size", type=int, default=2048, short=("-gbs",), sets=("data.global_batch_size",)),
-    Option("micro-batch-size", TRAINING, "sequences a rank computes at once", type=int, default=1, short=("-mbs",), sets=("data.micro_batch_size",)),
+    Option("max-steps", TRAINING, "training steps; unset: one epoch of the training split", type=int, sets=("trainer.max_steps",), least=1),
+    Option("global-batch-size", TRAINING, "sequences a step over all ranks; a multiple of micro batch size x data parallel size", type=int, default=2048, short=("-gbs",), sets=("data.global_batch_size",), least=1),
+    Option("micro-batch-size", TRAINING, "sequences a rank computes at once", type=int, default=1, short=("-mbs",), sets=("data.micro_batch_size",), least=1),
     Option("fp8", TRAINING, "train with fp8 matrix products (GPU with Transformer Engine)", switch=True, default=False),
-    Option("tensor-model-parallel-size", PARALLEL, "split each layer over this many ranks", type=int, default=1, short=("-TP",), sets=(f"{STRATEGY}.tensor_model_parallel_size",)),
-    Option("pipeline-model-parallel-size", PARALLEL, "split the layers into this many stages", type=int, default=1, short=("-PP",), sets=(f"{STRATEGY}.pipeline_model_parallel_size",)),
-    Option("virtual-pipeline-model-parallel-size", PARALLEL, "model chunks a pipeline stage; 1 is off", type=int, default=1, short=("-VPP",)),
-    Option("context-parallel-size", PARALLEL, "split each sequence over this many ranks (GPU with Transformer Engine)", type=int, default=1, short=("-CP",), sets=(f"{STRATEGY}.context_parallel_size",)),
+    Option("tensor-model-parallel-size", PARALLEL, "split each layer over this many ranks", type=int, default=1, short=("-TP",), sets=(f"{STRATEGY}.tensor_model_parallel_size",), least=1),
+    Option("pipeline-model-parallel-size", PARALLEL, "split the layers into this many stages", type=int, default=1, short=("-PP",), sets=(f"{STRATEGY}.pipeline_model_parallel_size",), least=1),
+    Option("virtual-pipeline-model-parallel-size", PARALLEL, "model chunks a pipeline stage; 1 is off", type=int, default=1, short=("-VPP",), least=1),
+    Option("context-parallel-size", PARALLEL, "split each sequence over this many ranks (GPU with Transformer Engine)", type=int, default=1, short=("-CP",), sets=(f"{STRATEGY}.context_parallel_size",), least=1),
     Option("sequence-parallel", PARALLEL, "split norms and dropouts along the sequence too (needs tensor parallelism)", switch=True, default=False, short=("-SP",), sets=(f"{STRATEGY}.sequence_parallel",)),
     Option("dataset-dir", DATA, "folder with .bin/.idx files, or the folder above its preprocessed/; may be given more than once", aliases=("dataset-path",), required=True, many=True, metavar="DIR"),
     Option("wandb", LOGGING, "log to Weights & Biases", switch=True, default=False),
@@ -155,39 +158,47 @@ _GUIDE = [
     Option("wandb-token", LOGGING, "Weights & Biases key; better given as WANDB_API_KEY", env="WANDB_API_KEY" ),
     Option("recompute-granularity", RECOMPUTE, "recompute activations in the backward pass: whole layers, or attention only", choices=("full", "selective"), sets=(f"{MODEL}.recompute_granularity",)),
     Option("recompute-method", RECOMPUTE, "with full: groups of layers (uniform), or the first layers of a stage (block)", choices=("block", "uniform"), sets=(f"{MODEL}.recompute_method",)),
-    Option("recompute-num-layers", RECOMPUTE, "with full: layers a group (uniform), or layers recomputed a (virtual) stage (block)", type=int, sets=(f"{MODEL}.recompute_num_layers",)),
+    Option("recompute-num-layers", RECOMPUTE, "with full: layers a group (uniform), or layers recomputed a (virtual) stage (block)", type=int, sets=(f"{MODEL}.recompute_num_layers",), least=1),
     Option("cpu-offloading", OFFLOAD, "keep part of the activations or weights in host memory", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading",)),
-    Option("cpu-offloading-layers", OFFLOAD, "number of layers to offload", type=int, sets=(f"{MODEL}.cpu_offloading_num_layers",)),
+    Option("cpu-offloading-layers", OFFLOAD, "number of layers to offload", type=int, sets=(f"{MODEL}.cpu_offloading_num_layers",), least=1),
     Option("cpu-offloading-activations", OFFLOAD, "offload activations", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_activations",)),
     Option("cpu-offloading-weights", OFFLOAD, "offload weights", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_weights",)),
     Option("optim-cpu-offloading", OFFLOAD, "keep optimizer states in host memory", switch=True, default=False, sets=(f"{OPTIM}.optimizer_cpu_offload",)),
-    Option("optim-cpu-offloading-frac", OFFLOAD, "fraction of the optimizer states to offload, 0 to 1", type=float, default=1.0, sets=(f"{OPTIM}.optimizer_offload_fraction",)),
+    Option("optim-cpu-offloading-frac", OFFLOAD, "fraction of the optimizer states to offload, 0 to 1", type=float, default=1.0, sets=(f"{OPTIM}.optimizer_offload_fraction",), least=0),
 ]
 
 _OURS = [
     Option("accelerator", HARDWARE, "auto: a GPU where the machine has one (always with --executor slurm), else the CPU", default="auto", choices=("auto", "gpu", "cpu")),
-    Option("seq-length", TRAINING, "tokens a sequence; unset: the recipe's", type=int, sets=("data.seq_length", f"{MODEL}.seq_length")),
-    Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",)),
+    Option("gpu-memory", HARDWARE, "GB of memory of one GPU, for the memory plan", type=float, default=80.0, least=1),
+    Option("time", SLURM, "time limit of the job as Slurm writes it: minutes, hours:minutes:seconds or days-hours", type=slurm_time, metavar="LIMIT"),
+    Option("precision", TRAINING, "precision of the training; unset: the recipe's (bf16-mixed in all of NeMo's)", choices=("bf16-mixed", "16-mixed", "32")),
+    Option("fp8-recipe", TRAINING, "with --fp8: how scaling factors are found, in NeMo's names (tensorwise is current scaling); unset: delayed", choices=("delayed", "tensorwise", "blockwise", "mxfp8")),
+    Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
+    Option("blend", DATA, "file with a line `WEIGHT PATH` a source, in place of --dataset-dir; PATH is a folder or a prefix", metavar="FILE"),
+    Option("seq-length", TRAINING, "tokens a sequence; unset: the recipe's", type=int, sets=("data.seq_length", f"{MODEL}.seq_length"), least=1),
+    Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",), least=0),
     Option("optimizer", OPTIMIZER, "adam or sgd; unset: the recipe's", choices=("adam", "sgd"), sets=(f"{OPTIM}.optimizer",)),
-    Option("lr", OPTIMIZER, "highest learning rate; unset: the recipe's", type=float, sets=(f"{OPTIM}.lr",)),
-    Option("min-lr", OPTIMIZER, "learning rate at the end of the decay; unset: the recipe's, never above a tenth of --lr", type=float, sets=(f"{SCHEDULE}.min_lr",)),
-    Option("warmup-steps", OPTIMIZER, "steps of linear warm-up; unset: the recipe's, at most a tenth of the run", type=int, sets=(f"{SCHEDULE}.warmup_steps",)),
-    Option("constant-steps", OPTIMIZER, "steps at the lowest rate after the decay; unset: the recipe's", type=int, sets=(f"{SCHEDULE}.constant_steps",)),
-    Option("weight-decay", OPTIMIZER, "weight decay; unset: the recipe's", type=float, sets=(f"{OPTIM}.weight_decay",)),
-    Option("adam-beta1", OPTIMIZER, "Adam's first beta; unset: the recipe's", type=float, sets=(f"{OPTIM}.adam_beta1",)),
-    Option("adam-beta2", OPTIMIZER, "Adam's second beta; unset: the recipe's", type=float, sets=(f"{OPTIM}.adam_beta2",)),
-    Option("clip-grad", OPTIMIZER, "largest gradient norm; unset: the recipe's", type=float, sets=(f"{OPTIM}.clip_grad",)),
+    Option("lr", OPTIMIZER, "highest learning rate; unset: the recipe's", type=float, sets=(f"{OPTIM}.lr",), least=0),
+    Option("min-lr", OPTIMIZER, "learning rate at the end of the decay; unset: the recipe's, never above a tenth of --lr", type=float, sets=(f"{SCHEDULE}.min_lr",), least=0),
+    Option("warmup-steps", OPTIMIZER, "steps of linear warm-up; unset: the recipe's, at most a tenth of the run", type=int, sets=(f"{SCHEDULE}.warmup_steps",), least=0),
+    Option("constant-steps", OPTIMIZER, "steps at the lowest rate after the decay; unset: the recipe's", type=int, sets=(f"{SCHEDULE}.constant_steps",), least=0),
+    Option("weight-decay", OPTIMIZER, "weight decay; unset: the recipe's", type=float, sets=(f"{OPTIM}.weight_decay",), least=0),
+    Option("adam-beta1", OPTIMIZER, "Adam's first beta; unset: the recipe's", type=float, sets=(f"{OPTIM}.adam_beta1",), least=0),
+    Option("adam-beta2", OPTIMIZER, "Adam's second beta; unset: the recipe's", type=float, sets=(f"{OPTIM}.adam_beta2",), least=0),
+    Option("clip-grad", OPTIMIZER, "largest gradient norm; unset: the recipe's", type=float, sets=(f"{OPTIM}.clip_grad",), least=0),
     Option("disable-dist-optim", OPTIMIZER, "keep the whole optimizer state on every data-parallel rank", switch=True, default=False),
     Option("split", DATA, "parts for training, validation and test", default="900,50,50", sets=("data.split",)),
-    Option("val-check-interval", TRAINING, "steps between validations; unset: the recipe's, at most a tenth of the run", type=int, sets=("trainer.val_check_interval",)),
+    Option("val-check-interval", TRAINING, "steps between validations; unset: the recipe's, at most a tenth of the run", type=int, sets=("trainer.val_check_interval",), least=1),
     Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
-    Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",)),
-    Option("keep-checkpoints", CHECKPOINTS, "checkpoints kept; -1 keeps all", type=int, default=2),
-    Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, sets=("trainer.log_every_n_steps",)),
+    Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",), least=1),
+    Option("keep-checkpoints", CHECKPOINTS, "checkpoints kept; -1 keeps all", type=int, default=2, least=-1),
+    Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, sets=("trainer.log_every_n_steps",), least=1),
 ]
 
 # Flags of the command itself: they can't stand in a --config file.
 _COMMAND = [
+    Option("dry-run", EXECUTION, "print the plan of the run and stop; json for programs", choices=("text", "json"), bare="text"),
+    Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare=""),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
 # fmt: on
@@ -254,6 +265,8 @@ def parser() -> argparse.ArgumentParser:
                 keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
             if option.many:
                 keywords["action"] = "append"
+            if option.bare is not None:
+                keywords |= {"nargs": "?", "const": option.bare}
         groups[option.group].add_argument(*option.spellings, **keywords)
     return made
 
@@ -273,7 +286,9 @@ def parse(argv: Sequence[str]) -> Settings:
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
     missing = [o for o in TABLE if o.required and not values[o.attribute]]
-    if missing:
+    if values["blend"]:
+        missing = [o for o in missing if o.name != "dataset-dir"]
+    if missing and values["list_models"] is None:
         raise Refusal([f"--{o.name} is required: {o.help}" for o in missing])
     return Settings(values, frozenset(given))
 
@@ -286,6 +301,8 @@ def _default(option: Option) -> Any:
 
 def read_config(path: str) -> dict[str, Any]:
     """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
+    import yaml  # 30 ms that only --config needs
+
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -6,7 +6,7 @@ Data flows options -> plan -> recipe -> executor. The plan travels to the worker
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ class Plan:
     seq_length: int
     schedule: Schedule
     run_dir: str  # <output-dir>/<experiment>, absolute
+    command: tuple[str, ...] = ()  # as typed, secrets replaced
+    sizes: dict[str, Any] = field(default_factory=dict)  # the model's: the recipe's under those of --nemo-model
+    vocab_size: int = 0  # entries of the tokenizer, unpadded
+    notes: tuple[str, ...] = ()  # what the user should know before it starts, a sentence each
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -47,6 +51,8 @@ class Plan:
         raw["schedule"] = Schedule(**raw["schedule"])
         raw["sources"] = tuple(Source(Pair(**s["pair"]), s["weight"]) for s in raw["sources"])
         raw["given"] = tuple(raw["given"])
+        raw["command"] = tuple(raw["command"])
+        raw["notes"] = tuple(raw["notes"])
         return Plan(**raw)
 
     def setting(self, name: str) -> Any:

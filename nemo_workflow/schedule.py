@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from nemo_workflow.catalog import Recipe
 
 
 @dataclass(frozen=True)
@@ -16,4 +19,50 @@ class Schedule:
     min_lr: float
     val_check_interval: int
     save_every: int
-    limit_val_batches: int
+    limit_val_batches: int  # batches a validation, 0 is none
+
+
+def make_schedule(settings: Any, recipe: Recipe, train_samples: int, val_samples: int) -> Schedule:
+    """Flags where given, else the recipe's own values cut to the length of the run.
+
+    Samples are those of one epoch. Unset --max-steps is one epoch. Warm-up and validation interval are at most a
+    tenth of the run, and a validation sees no sample twice (but at least one batch).
+    """
+    stock = recipe.defaults
+    batch = max(1, settings.global_batch_size)
+    max_steps = settings.max_steps if settings.max_steps is not None else max(1, train_samples // batch)
+    tenth = max(1, max_steps // 10)
+    lr = settings.lr if settings.lr is not None else stock["lr"]
+    interval = settings.val_check_interval or min(stock["val_check_interval"], tenth)
+    warmup = settings.warmup_steps if settings.warmup_steps is not None else min(stock["warmup_steps"], max_steps // 10)
+    room = max(0, max_steps - warmup - 1)  # one step of decay is left
+    constant = settings.constant_steps if settings.constant_steps is not None else min(stock["constant_steps"], room)
+    return Schedule(
+        max_steps=max_steps,
+        warmup_steps=warmup,
+        constant_steps=constant,
+        lr=lr,
+        min_lr=settings.min_lr if settings.min_lr is not None else _min_lr(stock, lr, settings.lr is not None),
+        val_check_interval=interval,
+        save_every=settings.save_every or interval,
+        limit_val_batches=min(stock["limit_val_batches"], -(-val_samples // batch)) if val_samples else 0,
+    )
+
+
+def _min_lr(stock: dict[str, Any], lr: float, given: bool) -> float:
+    """The recipe's, never above a tenth of a rate that was given."""
+    return min(stock["min_lr"], lr / 10) if given else stock["min_lr"]
+
+
+def rate_at(schedule: Schedule, step: int) -> float:
+    """Learning rate at a step: linear warm-up, cosine decay, constant (NeMo's CosineAnnealingScheduler)."""
+    import math
+
+    if step <= schedule.warmup_steps and schedule.warmup_steps > 0:
+        return schedule.lr * (step + 1) / (schedule.warmup_steps + 1)
+    decay = schedule.max_steps - schedule.warmup_steps - schedule.constant_steps
+    at = step - schedule.warmup_steps
+    if at >= decay or decay <= 0:
+        return schedule.min_lr
+    share = 0.5 * (1 + math.cos(math.pi * at / decay))
+    return schedule.min_lr + (schedule.lr - schedule.min_lr) * share

@@ -1,7 +1,7 @@
 """Run by torchrun on two ranks: trains the same tiny Llama in many layouts, one after the other in the same two processes.
 
-One import of NeMo (13 s) serves all cases. Each case gets its own key space in torchrun's store by counting up
-TORCHELASTIC_RESTART_COUNT, which is what torchrun does when it restarts its workers.
+One import of NeMo (13 s) serves all cases. Each case has a prefix of its own in torchrun's store, so that the ranks of one never
+find the addresses of an earlier one.
 
 Usage: torchrun --nproc-per-node 2 parity_worker.py WORK_FOLDER
 WORK_FOLDER/cases.json: a list of cases {"name", "ranks", and what `train` takes}; a list inside the list runs at the same time, a
@@ -31,6 +31,7 @@ from megatron.core.optimizer import OptimizerConfig  # noqa: E402
 from nemo import lightning as nl  # noqa: E402
 from nemo.collections import llm  # noqa: E402
 from nemo.collections.common.tokenizers.huggingface import AutoTokenizer  # noqa: E402
+from nemo.lightning.callback_group import CallbackGroup  # noqa: E402
 from nemo.utils import AppState  # noqa: E402
 
 SEQ_LENGTH = 64
@@ -72,6 +73,7 @@ def train(
     folder: Path,
     name: str,
     *,
+    store: torch.distributed.Store,
     ranks: int = 1,
     strategy: dict | None = None,
     ddp: dict | None = None,
@@ -104,6 +106,7 @@ def train(
         enable_checkpointing=save,
         callbacks=[losses],
     )
+    trainer.strategy.store = torch.distributed.PrefixStore(name, store)  # as an argument NeMo would try to write it to a file
     llm.pretrain(
         model=llm.LlamaModel(make_config(**(config or {})), tokenizer=tokenizer),
         data=llm.PreTrainingDataModule(
@@ -128,7 +131,7 @@ def train(
             config=OptimizerConfig(
                 **{
                     "optimizer": "adam",
-                    "lr": 5e-3,
+                    "lr": 2e-3,
                     "bf16": True,
                     "use_distributed_optimizer": distributed_optimizer,
                     "clip_grad": 1.0,
@@ -164,12 +167,15 @@ def tear_down() -> None:
     gc.collect()
 
 
-def run_case(folder: Path, case: dict, attempt: int, rank: int) -> None:
-    os.environ.update(TORCHELASTIC_RESTART_COUNT=str(attempt), RANK=str(rank), LOCAL_RANK=str(rank))
-    os.environ.update(WORLD_SIZE=str(case["ranks"]), LOCAL_WORLD_SIZE=str(case["ranks"]))
+def be_rank(rank: int, of: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(of), LOCAL_WORLD_SIZE=str(of))
+
+
+def run_case(folder: Path, store: torch.distributed.Store, case: dict, rank: int) -> None:
+    be_rank(rank, of=case["ranks"])
     started = time.perf_counter()
     try:
-        result = train(folder, **case)
+        result = train(folder, store=store, **case)
     except Exception:  # noqa: BLE001 - the test shows it
         result = {"error": traceback.format_exc()}
     result["seconds"] = round(time.perf_counter() - started, 2)
@@ -181,25 +187,25 @@ def run_case(folder: Path, case: dict, attempt: int, rank: int) -> None:
 def main() -> None:
     folder = Path(sys.argv[1])
     rank = int(os.environ["RANK"])
-    torch.set_num_threads(1)
+    CallbackGroup.get_instance().callbacks.clear()  # NeMo's telemetry knows one training a process
     os.chdir(folder)
     store = torch.distributed.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(minutes=5)
     )
     steps = json.loads((folder / "cases.json").read_text())
-    os.environ.update(WORLD_SIZE="1", RANK="0", LOCAL_RANK="0", TORCHELASTIC_RESTART_COUNT="1000")
+    be_rank(0, of=1)
     if rank == 0:
         import_start(folder)
         tear_down()
-        train(folder, "builds_the_index", max_steps=1)
+        train(folder, "builds_the_index", store=store, max_steps=1)
         tear_down()
         store.set("prepared", "yes")
     store.wait(["prepared"])
-    for attempt, step in enumerate(steps):
-        together = isinstance(step, dict)
-        case = step if together else step[rank] if rank < len(step) else None
-        if case is not None:
-            run_case(folder, case, attempt * 2 + (0 if together else rank), rank if together else 0)
+    for step in steps:
+        if isinstance(step, dict):
+            run_case(folder, store, step, rank)
+        elif rank < len(step):
+            run_case(folder, store, step[rank], 0)
 
 
 main()

@@ -1,0 +1,108 @@
+"""Loss of an exported Hugging Face model on the very samples of a run's last validation, beside NeMo's own figure."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow import events
+from nemo_workflow.errors import Failure, Refusal, run_command
+from nemo_workflow.plan import Plan
+
+TOLERANCE = 0.01  # relative
+
+
+def main() -> int:
+    """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %."""
+    parser = argparse.ArgumentParser(prog="python -m nemo_workflow.evaluate", description=__doc__)
+    parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
+    parser.add_argument("--run", required=True, type=Path, help="folder of the run, <output-dir>/<experiment>")
+    arguments = parser.parse_args()
+    for name, path in (("--hf-model", arguments.hf_model), ("--run", arguments.run / "plan.json")):
+        if not path.exists():
+            raise Refusal(f"{name} {path}: not there")
+    plan = Plan.from_json((arguments.run / "plan.json").read_text(encoding="utf-8"))
+    nemo_loss, skip = last_validation(plan)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    samples = plan.schedule.limit_val_batches * plan.setting("global_batch_size")
+    hf_loss = loss_of(arguments.hf_model, validation_samples(plan, skip, samples))
+    difference = abs(hf_loss - nemo_loss) / nemo_loss
+    print(
+        f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)"
+    )
+    if difference > TOLERANCE:
+        raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed")
+    return 0
+
+
+def last_validation(plan: Plan) -> tuple[float, int]:
+    """NeMo's loss at the run's last validation, and how many samples its validation loader had given out before.
+
+    The loader starts anew at each start of the run and goes on from one validation to the next.
+    """
+    history = events.read(plan.folder / events.FILE)
+    last_start = max(i for i, event in enumerate(history) if event["event"] == "start")
+    losses = [event["val_loss"] for event in history[last_start:] if event["event"] == "validation"]
+    if not losses:
+        raise Refusal(f"--run {plan.run_dir}: no validation since its last start")
+    before = (len(losses) - 1) * plan.schedule.limit_val_batches * plan.setting("global_batch_size")
+    return losses[-1], before
+
+
+def validation_samples(plan: Plan, skip: int, count: int) -> list[Any]:
+    """`count` samples of the validation split as NeMo's data module builds it: int64 tensors of seq_length + 1."""
+    import torch
+    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(plan.setting("hf_model_id"))
+    tokenizer.eod = tokenizer.eos_token_id  # the name that Megatron asks for
+    tokenizer.unique_identifiers = {"hf": str(plan.setting("hf_model_id"))}
+    blend: list[Any] = [[source.pair.prefix for source in plan.sources], None]
+    if len(plan.sources) > 1:
+        blend[1] = [source.weight for source in plan.sources]
+    config = GPTDatasetConfig(
+        random_seed=plan.setting("seed"),
+        sequence_length=plan.seq_length,
+        tokenizer=tokenizer,
+        blend=blend,
+        split=plan.setting("split"),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+    )
+    schedule, batch = plan.schedule, plan.setting("global_batch_size")
+    # the numbers NeMo asks for: they decide how the split is shuffled
+    validation = (schedule.max_steps // schedule.val_check_interval + 1) * schedule.limit_val_batches * batch
+    _, split, _ = BlendedMegatronDatasetBuilder(
+        GPTDataset, [schedule.max_steps * batch, validation, 0], lambda: True, config
+    ).build()
+    rows = []
+    for index in range(skip, skip + count):
+        item = split[index]
+        rows.append(torch.cat([item["tokens"], item["labels"][-1:]]))
+    return rows
+
+
+def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
+    """Mean negative log likelihood in nats a token of a Hugging Face causal language model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for at in range(0, len(samples), batch):
+            ids = torch.stack(samples[at : at + batch])
+            logits = model(input_ids=ids[:, :-1]).logits.float()
+            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+            total, count = total + float(losses), count + ids[:, 1:].numel()
+    return total / count
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,282 @@
+"""Write catalog.json from NeMo itself: `python -m nemo_workflow.generate_catalog` (imports NeMo, about 20 s).
+
+Every recipe module with a `pretrain_recipe` is built, and so is its model configuration; the catalogue holds what the
+light rooms need of them. Kernel fusions are switched off for the build, because without Transformer Engine some of
+them refuse to be configured; they change no size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+import sys
+from typing import Any
+
+import fiddle as fdl
+
+from nemo_workflow.catalog import FILE
+from nemo_workflow.files import written_aside
+from nemo_workflow.options import TABLE
+
+# Fields of the model configuration that decide parameter counts, activation sizes or rules.
+SIZES = (
+    "num_layers",
+    "encoder_num_layers",
+    "mtp_num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "kv_channels",
+    "share_embeddings_and_output_weights",
+    "make_vocab_size_divisible_by",
+    "vocab_size",
+    "position_embedding_type",
+    "gated_linear_unit",
+    "add_bias_linear",
+    "add_qkv_bias",
+    "normalization",
+    "qk_layernorm",
+    "hidden_dropout",
+    "attention_dropout",
+    "num_moe_experts",
+    "moe_router_topk",
+    "moe_ffn_hidden_size",
+    "moe_shared_expert_intermediate_size",
+    "moe_layer_freq",
+    "moe_router_enable_expert_bias",
+    "moe_grouped_gemm",
+    "multi_latent_attention",
+    "q_lora_rank",
+    "kv_lora_rank",
+    "qk_head_dim",
+    "qk_pos_emb_head_dim",
+    "v_head_dim",
+    "hybrid_override_pattern",
+    "mamba_state_dim",
+    "mamba_head_dim",
+    "mamba_num_groups",
+    "mamba_num_heads",
+    "window_size",
+    "seq_length",
+    "max_position_embeddings",
+    "seq_length_dec",
+    "relative_attention_num_buckets",
+    "add_attn_proj_bias",
+    "num_groups_hyena",
+    "num_groups_hyena_medium",
+    "num_groups_hyena_short",
+    "use_short_conv_bias",
+    "cross_entropy_loss_fusion",
+    "cross_entropy_fusion_impl",
+    "recompute_granularity",
+    "recompute_method",
+    "recompute_num_layers",
+    "recompute_modules",
+    "fp32_residual_connection",
+    "add_lm_head",
+    "bert_binary_head",
+    "add_pooler",
+    "num_tokentypes",
+)
+
+# Vocabulary of the tokenizer that a family was published with, where the configuration leaves it to the tokenizer.
+VOCABULARIES = {
+    "Baichuan2": 125_696,
+    "ChatGLM": 65_024,
+    "DeepSeek": 102_400,
+    "DeepSeekV3": 129_280,
+    "Gemma": 256_000,
+    "Hyena": 512,
+    "Llama": 128_256,
+    "Llama2": 32_000,
+    "Mistral": 32_000,
+    "MistralNeMo": 131_072,
+    "MistralSmall": 131_072,
+    "Mixtral": 32_000,
+    "Mixtral8x22B": 32_768,
+    "Nemotron": 256_000,
+    "Starcoder": 49_152,
+    "BaseMamba": 50_277,
+    "NVIDIAMamba": 256_000,
+    "MegatronBert": 30_522,
+    "T5": 32_100,
+    "GPT": 50_257,
+}
+OURS = {"llama_tiny": {"reference_vocab": 4096, "longest_sequence": 8192}}
+
+
+def main() -> None:
+    """Build all recipes and write the catalogue; recipes that NeMo itself can't build are named on stderr."""
+    switch_fusions_off()
+    entries: dict[str, Any] = {}
+    for name, module in recipe_modules():
+        try:
+            recipe = module.pretrain_recipe(dir="/recipe", name=name)
+        except NotImplementedError as error:
+            print(f"{name}: left out, NeMo doesn't build it: {error}", file=sys.stderr)
+            continue
+        entries[name] = describe(name, recipe)
+    with written_aside(FILE) as stream:
+        rows = (f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items()))
+        stream.write("{\n" + ",\n".join(rows) + "\n}\n")
+    print(f"{FILE.name}: {len(entries)} recipes", file=sys.stderr)
+
+
+def recipe_modules() -> list[tuple[str, Any]]:
+    """(name, module) of every recipe module of NeMo's and ours that has a `pretrain_recipe`."""
+    found = []
+    for package in ("nemo.collections.llm.recipes", "nemo_workflow.recipes"):
+        for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            module = importlib.import_module(f"{package}.{info.name}")
+            if hasattr(module, "pretrain_recipe"):
+                found.append((info.name, module))
+    return found
+
+
+def switch_fusions_off() -> None:
+    """Let every TransformerConfig be built on a machine without Transformer Engine."""
+    from megatron.core.transformer import transformer_config
+
+    original = transformer_config.TransformerConfig.__post_init__
+
+    def without_fusions(self: Any) -> None:
+        for name in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion", "moe_router_fusion"):
+            if hasattr(self, name):
+                setattr(self, name, False)
+        original(self)
+
+    transformer_config.TransformerConfig.__post_init__ = without_fusions
+
+
+def describe(name: str, recipe: Any) -> dict[str, Any]:
+    """One entry of the catalogue."""
+    config = fdl.build(recipe.model.config)
+    entry = {
+        "model_class": recipe.model.__fn_or_cls__.__name__,
+        "config_class": type(config).__name__,
+        "family": _family(type(config)),
+        "sizes": {field: _plain(getattr(config, field)) for field in SIZES if hasattr(config, field)},
+        "layout": _layout(recipe.trainer),
+        "defaults": _defaults(recipe),
+        "fp32_grad_reduce": _grad_reduce_in_fp32(recipe.trainer),
+        "precision": _precision(recipe.trainer.plugins),
+        "reference_vocab": config.vocab_size if getattr(config, "vocab_size", None) else _vocabulary(type(config)),
+        "longest_sequence": _longest(config, recipe),
+        "lacks": [path for option in TABLE for path in option.sets if not has_field(recipe, path)],
+    }
+    return entry | OURS.get(name, {})
+
+
+def has_field(recipe: Any, path: str) -> bool:
+    """Whether the recipe, with real data in place of NeMo's mock, has a dotted field."""
+    *parents, last = path.split(".")
+    if parents == ["data"]:
+        return last in inspect.signature(data_class(recipe)).parameters
+    target = recipe
+    for part in parents:
+        target = getattr(target, part, None)
+    if not isinstance(target, fdl.Buildable):
+        return path.startswith("trainer.strategy.ddp.")  # a name in a string: spelled out before it is set
+    parameters = inspect.signature(target.__fn_or_cls__).parameters
+    # Lightning's trainer is wrapped and takes anything by name
+    return last in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def data_class(recipe: Any) -> type:
+    """The pretraining data module of the recipe's family."""
+    family = recipe.data.__fn_or_cls__.__module__.split(".")[3]
+    names = {"t5": "t5.data.pre_training", "bert": "bert.data.pre_training"}
+    module = importlib.import_module(f"nemo.collections.llm.{names.get(family, 'gpt.data.pre_training')}")
+    return getattr(module, "BERTPreTrainingDataModule" if family == "bert" else "PreTrainingDataModule")
+
+
+def _family(config_class: type) -> str:
+    names = [cls.__name__ for cls in config_class.__mro__]
+    for family, base in (("t5", "T5Config"), ("bert", "BertConfig"), ("hyena", "HyenaConfig"), ("ssm", "SSMConfig")):
+        if base in names:
+            return family
+    return "gpt"
+
+
+def _vocabulary(config_class: type) -> int:
+    known = [prefix for prefix in VOCABULARIES if config_class.__name__.startswith(prefix)]
+    return VOCABULARIES[max(known, key=len)]
+
+
+def _longest(config: Any, recipe: Any) -> int:
+    """The longest sequence that the model class, the recipe's model or the recipe's data name."""
+    fields = {field.name: field.default for field in dataclasses.fields(type(config))}
+    own = fields["seq_length"] if isinstance(fields.get("seq_length"), int) else 0
+    return max(own, config.seq_length, recipe.data.seq_length)
+
+
+def _layout(trainer: Any) -> dict[str, Any]:
+    strategy = trainer.strategy
+    return {
+        "nodes": trainer.num_nodes,
+        "gpus": trainer.devices,
+        "tensor": strategy.tensor_model_parallel_size,
+        "pipeline": strategy.pipeline_model_parallel_size,
+        "virtual_pipeline": getattr(strategy, "virtual_pipeline_model_parallel_size", None) or 1,
+        "context": getattr(strategy, "context_parallel_size", 1),
+        "expert": getattr(strategy, "expert_model_parallel_size", 1) or 1,
+        "expert_tensor": getattr(strategy, "expert_tensor_parallel_size", None),
+        "sequence_parallel": bool(getattr(strategy, "sequence_parallel", False)),
+        "first_stage_layers": getattr(strategy, "num_layers_in_first_pipeline_stage", None),
+        "last_stage_layers": getattr(strategy, "num_layers_in_last_pipeline_stage", None),
+        "embedding_counts": bool(getattr(strategy, "account_for_embedding_in_pipeline_split", False)),
+        "loss_counts": bool(getattr(strategy, "account_for_loss_in_pipeline_split", False)),
+    }
+
+
+def _defaults(recipe: Any) -> dict[str, Any]:
+    optim, scheduler, trainer, data = recipe.optim.config, recipe.optim.lr_scheduler, recipe.trainer, recipe.data
+    return {
+        "scheduler": scheduler.__fn_or_cls__.__name__,
+        "lr": optim.lr,
+        "min_lr": scheduler.min_lr,
+        "warmup_steps": scheduler.warmup_steps or 0,
+        "constant_steps": getattr(scheduler, "constant_steps", 0) or 0,
+        "optimizer": optim.optimizer,
+        "weight_decay": optim.weight_decay,
+        "adam_beta1": optim.adam_beta1,
+        "adam_beta2": optim.adam_beta2,
+        "clip_grad": optim.clip_grad,
+        "max_steps": trainer.max_steps,
+        "val_check_interval": trainer.val_check_interval,
+        "limit_val_batches": trainer.limit_val_batches,
+        "global_batch_size": data.global_batch_size,
+        "micro_batch_size": data.micro_batch_size,
+        "seq_length": data.seq_length,
+    }
+
+
+def _grad_reduce_in_fp32(trainer: Any) -> bool:
+    plugin = trainer.plugins[0] if isinstance(trainer.plugins, list) else trainer.plugins
+    return bool(getattr(plugin, "grad_reduce_in_fp32", False))
+
+
+def _precision(plugins: Any) -> dict[str, Any]:
+    plugin = plugins[0] if isinstance(plugins, list) else plugins
+    return {
+        "plugin": plugin.__fn_or_cls__.__name__,
+        "in_a_list": isinstance(plugins, list),
+        "precision": plugin.precision,
+        "fp8": getattr(plugin, "fp8", None),
+        "fp8_recipe": getattr(plugin, "fp8_recipe", None),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, int | float | str | None) else repr(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""The experiment: start the ranks through nemo_run, follow them, stop them, and tell the truth about the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from nemo_workflow import events
+from nemo_workflow.checkpoints import newest_whole
+from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.files import write_json, written_aside
+from nemo_workflow.monitor import Monitor
+from nemo_workflow.plan import Plan
+
+GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}  # to finish the step; a save under way is waited for as long as it takes
+TITLE = "pretrain"
+
+
+def finished_already(plan: Plan) -> bool:
+    """Whether the newest whole checkpoint has reached the plan's last step."""
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    return newest is not None and newest.step >= plan.schedule.max_steps
+
+
+def run_local(plan: Plan) -> int:
+    """Train on this machine until the end; returns the exit code: 0 done, 130/143 stopped. Raises Failure."""
+    with _locked(plan.folder):
+        attempt = prepare(plan)
+        return _Local(plan, attempt).run()
+
+
+def prepare(plan: Plan) -> Path:
+    """Make the folder of this start: plan, config and a copy of our code, so that the workers run what was launched."""
+    attempts = plan.folder / "attempts"
+    attempts.mkdir(parents=True, exist_ok=True)
+    attempt = attempts / time.strftime("%Y%m%d-%H%M%S")
+    while attempt.exists():  # two starts within a second
+        attempt = attempt.with_name(attempt.name + "b")
+    attempt.mkdir()
+    with written_aside(plan.folder / "config.yaml") as stream:
+        stream.write("# the flags of this run; start it again with: pretrain_llm.py --config THIS_FILE\n")
+        yaml.safe_dump(
+            {k.replace("_", "-"): v for k, v in plan.settings.items() if v is not None}, stream, sort_keys=False
+        )
+    with written_aside(plan.folder / "plan.json") as stream:
+        stream.write(plan.to_json())
+    package = Path(__file__).parent
+    shutil.copytree(package, attempt / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    write_json(attempt / "versions.json", events.versions())
+    return attempt
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; it goes with the process, so a crash leaves none behind."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal(
+                f"--experiment {folder.name}: already running ({folder}); wait for it, stop it, or choose another name"
+            ) from None
+        yield
+
+
+class _Local:
+    """One start of a run on this machine."""
+
+    def __init__(self, plan: Plan, attempt: Path):
+        self.plan = plan
+        self.attempt = attempt
+        self.monitor = Monitor(plan)
+        self.asked: int | None = None  # signal that asked us to stop
+        self.asked_at = 0.0
+        self.insisted = False
+
+    def run(self) -> int:
+        # read at nemo_run's import: its files lie in the run's folder, none in the user's home
+        os.environ["NEMORUN_HOME"] = str(self.attempt / "launcher")
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
+        warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
+        import nemo_run as run
+        from torchx.specs import AppState, is_terminal
+
+        from nemo_workflow import executors
+        from nemo_workflow.worker import train
+
+        experiment = run.Experiment(
+            TITLE,
+            base_dir=str(self.attempt / "launcher"),
+            clean_mode=True,
+            enable_goodbye_message=False,
+            skip_status_at_exit=True,
+            log_level="ERROR",
+        )
+        with experiment:
+            experiment.add(
+                run.Partial(train, plan=self.plan.to_json(), attempt=str(self.attempt)),
+                executor=executors.local(self.plan, self.attempt / "code"),
+                name="train",
+            )
+            experiment.run()
+            job = experiment.jobs[0]
+            with self._signals():
+                state = job.status(experiment._runner)
+                while not is_terminal(state):
+                    self.monitor.update()
+                    self._stop_if_asked()
+                    time.sleep(0.2)
+                    state = job.status(experiment._runner)
+            self._leave_nothing_running()
+            self.monitor.update()
+            self.monitor.close()
+        return self._verdict(state == AppState.SUCCEEDED)
+
+    # -- stopping -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+        before = {number: signal.signal(number, self._ask) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked is not None:
+            self.insisted = True
+            return
+        self.asked, self.asked_at = number, time.monotonic()
+        self.monitor.note("stopping: the ranks finish their step and save (once more to stop at once)")
+        for rank in self._ranks():
+            with contextlib.suppress(psutil.Error):
+                rank.send_signal(signal.SIGTERM)
+
+    def _stop_if_asked(self) -> None:
+        if self.asked is None:
+            return
+        waited = time.monotonic() - self.asked_at
+        out_of_time = waited > GRACE_SECONDS[self.plan.accelerator] and not self.monitor.saving
+        if self.insisted or out_of_time or not self.monitor.started:
+            self._leave_nothing_running()
+
+    def _ranks(self) -> list[psutil.Process]:
+        """The training processes: children of torchrun."""
+        return [child for launcher in self._launchers() for child in launcher.children()]
+
+    def _launchers(self) -> list[psutil.Process]:
+        return psutil.Process().children()
+
+    def _leave_nothing_running(self) -> None:
+        """End torchrun, the ranks and what they forked, at once."""
+        processes = psutil.Process().children(recursive=True)
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(processes, timeout=5)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _verdict(self, succeeded: bool) -> int:
+        if self.asked is not None:
+            newest, _ = newest_whole(self.plan.folder / "checkpoints")
+            kept = f"step {newest.step} is saved" if newest else "no checkpoint yet"
+            if any(self.attempt.glob("rank*.error")):
+                print(f"while stopping: {explain_failure(self.attempt)}", file=sys.stderr)
+            self.monitor.note(f"stopped: {kept}; the same command continues from there")
+            return 128 + self.asked
+        if succeeded:
+            return 0
+        raise Failure(explain_failure(self.attempt))
+
+
+def explain_failure(attempt: Path) -> str:
+    """The failing rank's own error and the path of its log, as text for a person."""
+    errors = []
+    for path in attempt.glob("rank*.error"):
+        when, _, text = path.read_text(encoding="utf-8").partition("\n")
+        errors.append((float(when), int(path.stem.removeprefix("rank")), text))
+    launcher_log = "\n".join(
+        path.read_text(encoding="utf-8", errors="replace") for path in sorted(attempt.glob("launcher/**/std*.log"))
+    )
+    blamed = re.search(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", launcher_log, re.DOTALL)
+    if blamed:
+        rank, code = int(blamed[1]), int(blamed[2])
+        own = [text for _, number, text in errors if number == rank]
+        log = attempt / f"rank{rank}.log"
+        if code < 0:
+            return f"rank {rank} was ended by {signal.Signals(-code).name}; its log: {log}"
+        if own:
+            return f"rank {rank}:\n{own[0].rstrip()}\nlog of rank {rank}: {log}"
+        return f"rank {rank} ended with exit code {code}; its log: {log}"
+    if errors:
+        _, rank, text = min(errors)
+        return f"rank {rank}:\n{text.rstrip()}\nlog of rank {rank}: {attempt / f'rank{rank}.log'}"
+    tail = "\n".join(launcher_log.splitlines()[-15:])
+    return f"the ranks did not start:\n{tail}\nlogs: {attempt}"

@@ -1,0 +1,169 @@
+"""preprocess_data.sh and `python -m nemo_workflow.preprocess`: the flags, and the order of the work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from nemo_workflow.errors import Refusal
+
+DESCRIPTION = """\
+Turn JSON lines into the .bin/.idx pairs that pretrain_llm.py reads:
+<output-dir>/preprocessed/<prefix>_text_document.bin, .idx and .json (its figures).
+"""
+
+
+def spelled(name: str, *more: str) -> list[str]:
+    """--data-prefix -> --data-prefix and --data_prefix."""
+    return list(dict.fromkeys(f"--{spelling}" for n in (name, *more) for spelling in (n, n.replace("-", "_"))))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Refusal(f"{message}; --help lists the flags")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags. Each long one is also spelled with underscores."""
+    program = os.environ.get("PREPROCESS_PROGRAM", "python -m nemo_workflow.preprocess")
+    p = _Parser(
+        prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    group = p.add_argument_group("input")
+    group.add_argument(
+        *spelled("input-dir"),
+        metavar="DIR",
+        help="folder of the input files (.jsonl, .json lines, .ndjson, also .gz or .zst; .parquet)",
+    )
+    group.add_argument(
+        *spelled("data-prefix"),
+        metavar="NAME",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="input files of that folder, without ending; default: all of them",
+    )
+    group.add_argument(
+        *spelled("input"),
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="input files or folders, instead of --input-dir and --data-prefix",
+    )
+    group.add_argument(
+        *spelled("json-keys"),
+        metavar="KEY",
+        nargs="+",
+        default=["text"],
+        help="keys (Parquet: columns) that hold the text; one output each (default: text)",
+    )
+    group.add_argument(
+        *spelled("on-error"),
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a bad line: stop and write nothing (default), or leave it out and list it in <prefix>.rejects.jsonl",
+    )
+    group.add_argument(
+        *spelled("max-bad"),
+        metavar="PERCENT",
+        type=float,
+        default=5.0,
+        help="with --on-error skip: refuse a file with more bad lines than this (default: 5)",
+    )
+    group = p.add_argument_group("tokens")
+    group.add_argument(
+        *spelled("tokenizer", "hf-tokenizer", "ht-tokenizer"),
+        metavar="DIR_OR_ID",
+        required=True,
+        help="folder with a Hugging Face tokenizer, or a Hub id (HF_TOKEN from the environment)",
+    )
+    group.add_argument(
+        *spelled("append-eod"),
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="end each document with the end-of-document token (default: yes)",
+    )
+    group.add_argument(
+        *spelled("eod-token"), metavar="TOKEN", help="the end-of-document token (default: the tokenizer's eos_token)"
+    )
+    group.add_argument(
+        *spelled("special-tokens"),
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="put the tokens around a text that the tokenizer puts there, such as Llama's <|begin_of_text|>, as Megatron-LM does (default: yes)",
+    )
+    group.add_argument(
+        *spelled("engine"),
+        choices=("auto", "fastokens", "tokenizers"),
+        default="auto",
+        help="library that encodes; auto (default): fastokens where it gives the same ids",
+    )
+    group.add_argument(
+        *spelled("trust-remote-code"), action="store_true", help="run the Python code that comes with the tokenizer"
+    )
+    group = p.add_argument_group("output and work")
+    group.add_argument(
+        *spelled("output-dir"), metavar="DIR", required=True, help="the files go into its folder preprocessed/"
+    )
+    group.add_argument(*spelled("overwrite"), action="store_true", help="replace outputs that exist")
+    group.add_argument(
+        *spelled("workers"),
+        metavar="N",
+        type=int,
+        help="worker processes (default: the CPU cores this process may use)",
+    )
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, check, run."""
+    args = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _stop)
+    # numpy's and the tokenizers' own threads would only wait for each other; set before they are loaded
+    os.environ.update(OPENBLAS_NUM_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+    _check(args)
+    from nemo_workflow.preprocess.sources import find_sources
+
+    began = time.monotonic()
+    sources = find_sources(args.input, args.input_dir, args.data_prefix)
+    keys = tuple(dict.fromkeys(args.json_keys))
+    folder = Path(args.output_dir).expanduser() / "preprocessed"
+    from nemo_workflow.preprocess.run import Run
+
+    run = Run(args, sources, keys, folder)
+    for line in run.execute(began):
+        print(line)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    problems = []
+    if not args.input and args.input_dir is None:
+        problems.append("--input-dir or --input: one of them must say where the text is")
+    if args.input and (args.input_dir is not None or args.data_prefix):
+        problems.append("--input stands alone: leave --input-dir and --data-prefix out, or give only those")
+    if args.workers is None:
+        args.workers = len(os.sched_getaffinity(0))
+    elif args.workers < 1:
+        problems.append(f"--workers {args.workers}: at least 1")
+    if not 0 <= args.max_bad <= 100:
+        problems.append(f"--max-bad {args.max_bad:g}: a percentage from 0 to 100")
+    if any(not key or "/" in key for key in args.json_keys):
+        problems.append("--json-keys: a key names an output file, so it must not be empty or hold a /")
+    output = Path(args.output_dir).expanduser()
+    if output.exists() and not output.is_dir():
+        problems.append(f"--output-dir {args.output_dir}: a file; give a folder")
+    if problems:
+        raise Refusal(problems)
+
+
+def _stop(*_: object) -> NoReturn:
+    print("stopped by SIGTERM; nothing was written", file=sys.stderr)
+    sys.exit(143)

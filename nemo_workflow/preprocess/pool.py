@@ -1,0 +1,132 @@
+"""Worker processes for an ordered stream of tasks. A killed worker is an error at once, a killed parent takes its workers along.
+
+multiprocessing.Pool waits for ever for the result of a worker that was killed, and workers of both it and
+concurrent.futures outlive a parent that was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from nemo_workflow.errors import Failure, Refusal
+
+FORK = multiprocessing.get_context("fork")  # workers share the loaded tokenizer's memory
+
+
+class _Worker:
+    def __init__(self, make_handler: Callable[[], tuple[Any, Callable[[Any], Any]]]):
+        self.connection, theirs = FORK.Pipe()
+        self.process = FORK.Process(target=_serve, args=(theirs, make_handler, os.getpid()), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.pending: deque[int] = deque()  # numbers of its tasks
+
+    def receive(self) -> Any:
+        """Its next message; raises Failure when it died, and what the worker itself raised."""
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join(5)
+            code = self.process.exitcode
+            how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+            hint = "; the machine may be out of memory: try fewer --workers" if code == -signal.SIGKILL else ""
+            raise Failure(f"worker process {self.process.pid} died ({how}){hint}; nothing was written") from None
+        if kind == "error":
+            raise value
+        return value
+
+
+class Pool:
+    """`make_handler` runs in each worker once and returns the function for its tasks; `hellos` is what it greets with."""
+
+    def __init__(self, count: int, make_handler: Callable[[], tuple[Any, Callable[[Any], Any]]]):
+        self.workers = [_Worker(make_handler) for _ in range(count)]
+        try:
+            self.hellos = [worker.receive() for worker in self.workers]
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, tasks: Iterator[tuple[Any, bool]], idle: Callable[[], None]) -> Iterator[tuple[Any, Any]]:
+        """(task, result) in the order of the tasks; each task comes with whether it is small.
+
+        A worker holds two small tasks at a time, so that it never waits for its parent, or one large one: two large
+        messages that meet in a pipe would block both ends. `idle` is called now and then while results are awaited.
+        """
+        results: dict[int, Any] = {}
+        open_tasks: dict[int, Any] = {}
+        first, number, waiting, exhausted = 0, 0, None, False
+        while True:
+            while len(open_tasks) < 3 * len(self.workers):
+                if waiting is None and not exhausted:
+                    waiting = next(tasks, None)
+                    exhausted = waiting is None
+                worker = self._free(small=waiting[1]) if waiting else None
+                if worker is None or waiting is None:
+                    break
+                open_tasks[number] = waiting[0]
+                worker.pending.append(number)
+                worker.connection.send(waiting[0])
+                number, waiting = number + 1, None
+            if first in results:
+                yield open_tasks.pop(first), results.pop(first)
+                first += 1
+                continue
+            if not open_tasks and exhausted and waiting is None:
+                return
+            ready = wait([worker.connection for worker in self.workers if worker.pending], timeout=0.5)
+            idle()
+            for worker in self.workers:
+                if worker.connection in ready:
+                    value = worker.receive()
+                    results[worker.pending.popleft()] = value
+
+    def _free(self, small: bool) -> _Worker | None:
+        worker = min(self.workers, key=lambda worker: len(worker.pending))
+        return worker if len(worker.pending) < (2 if small else 1) else None
+
+    def close(self) -> None:
+        """End the workers at once, whatever they do."""
+        for worker in self.workers:
+            worker.process.kill()
+        for worker in self.workers:
+            worker.process.join()
+            worker.connection.close()
+
+
+def run_in_child(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)` in a process of its own, whose memory goes back to the system; its exceptions are raised here."""
+    pool = Pool(1, lambda: (None, lambda _: function(*args)))
+    try:
+        return next(pool.run(iter([(None, True)]), lambda: None))[1]
+    finally:
+        pool.close()
+
+
+def _serve(connection: Connection, make_handler: Callable[[], tuple[Any, Callable[[Any], Any]]], parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the parent
+        if os.getppid() != parent:
+            os._exit(1)
+    try:
+        hello, handler = make_handler()
+        connection.send(("hello", hello))
+        while True:
+            connection.send(("result", handler(connection.recv())))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        os._exit(0)
+    except (Refusal, Failure, OSError, MemoryError) as error:
+        connection.send(("error", error))
+    except BaseException:  # noqa: BLE001 - a bug in a worker must reach the terminal of its parent
+        connection.send(("error", RuntimeError(f"in a worker process:\n{traceback.format_exc()}")))

@@ -1,0 +1,42 @@
+"""Bytes of an input file, decompressed. Light at import."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from nemo_workflow.errors import Refusal
+
+BLOCK = 1 << 20
+
+
+def open_text(path: Path, raw: IO[bytes] | None = None) -> IO[bytes]:
+    """The file's bytes, decompressed as its ending says; `raw` is the open file, if the caller wants to follow it."""
+    raw = raw or path.open("rb")
+    if path.name.endswith(".gz"):
+        return gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[return-value]
+    if path.name.endswith((".zst", ".zstd")):
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=True)
+        return io.BufferedReader(reader, BLOCK)  # type: ignore[arg-type]
+    return raw
+
+
+@contextmanager
+def damage_refused(path: Path) -> Iterator[None]:
+    """A damaged compressed file or Parquet file is the user's to mend."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise Refusal(f"{path}: damaged gzip data ({error}); get the file again") from None
+    except Exception as error:
+        kind = type(error).__module__.split(".")[0]
+        if kind not in ("zstd", "zstandard", "pyarrow"):
+            raise
+        raise Refusal(f"{path}: damaged ({str(error).splitlines()[0]}); get the file again") from None

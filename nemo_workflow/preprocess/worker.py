@@ -1,0 +1,244 @@
+"""A task -> tokens, in a worker process."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_workflow.preprocess.documents import BOM, BadLine, Reject, check_text, parse_lines, utf8_size
+from nemo_workflow.preprocess.engines import Engine
+from nemo_workflow.preprocess.giant import read_giant
+from nemo_workflow.preprocess.longtext import PIECE, pieces
+from nemo_workflow.preprocess.tokenizer import TokenizerSpec
+
+LONG_TEXT = 2 * PIECE  # characters; longer ones are cut
+
+
+@dataclass(frozen=True)
+class LinesInFile:
+    """Whole lines of an uncompressed file: bytes start to end."""
+
+    source: int
+    path: Path
+    start: int
+    end: int
+    giant: bool = False  # a single line too long for memory
+    delete: bool = False  # the file is ours, and done with after this
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Whole lines, decompressed."""
+
+    source: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a Parquet file: a column of values a key."""
+
+    source: int
+    columns: list[list[Any]]
+
+
+Task = LinesInFile | Lines | Rows
+
+
+@dataclass
+class Tokens:
+    """Tokens of one key of a task: in `data` or, if there are many, in the file `spool`; `lengths` is int32, 0 for no tokens."""
+
+    lengths: bytes
+    data: bytes
+    spool: Path | None
+    utf8_bytes: int
+    eod_inside: int
+    seen: bytes  # a bit for each id, np.packbits
+
+
+@dataclass
+class Result:
+    """Of one task. `rejects` are numbered within the task's `lines`."""
+
+    tokens: list[Tokens]
+    rejects: list[Reject]
+    lines: int
+    input_bytes: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know."""
+
+    spec: TokenizerSpec
+    keys: tuple[str, ...]
+    append_eod: bool
+    special: bool  # put the tokenizer's own tokens around each text
+    spool_dir: Path
+
+
+class Encoder:
+    """Turns tasks into results with one engine."""
+
+    def __init__(self, job: Job, engine: Engine):
+        self.job, self.engine = job, engine
+        self.dtype = np.dtype(job.spec.dtype)
+        around = job.spec.prefix + job.spec.suffix if job.special else ()
+        self.eod_around = around.count(-1 if job.spec.eod is None else job.spec.eod)
+
+    def __call__(self, task: Task) -> Result:
+        if isinstance(task, LinesInFile):
+            return self._giant(task) if task.giant else self._lines(_read(task))
+        if isinstance(task, Lines):
+            return self._lines(task.data)
+        return self._rows(task.columns)
+
+    def _lines(self, data: bytes) -> Result:
+        columns, rejects, count = parse_lines(data, self.job.keys)
+        size = len(data)
+        del data
+        return Result([self._encode(column) for column in columns], rejects, count, size)
+
+    def _rows(self, columns: list[list[Any]]) -> Result:
+        rejects: list[Reject] = []
+        good: list[list[str]] = [[] for _ in columns]
+        for row, values in enumerate(zip(*columns, strict=True), start=1):
+            try:
+                texts = [_row_text(value, key) for value, key in zip(values, self.job.keys, strict=True)]
+            except BadLine as bad:
+                rejects.append(Reject(row, bad.reason, bad.detail))
+                continue
+            for column, text in zip(good, texts, strict=True):
+                column.append(text)
+        tokens = [self._encode(column) for column in good]
+        return Result(tokens, rejects, len(columns[0]), sum(part.utf8_bytes for part in tokens))
+
+    def _giant(self, task: LinesInFile) -> Result:
+        size = task.end - task.start
+        with task.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if task.delete:
+                task.path.unlink()
+            start = task.start
+            if start == 0 and data[:3] == BOM:
+                start = 3
+            try:
+                values = read_giant(data, start, task.end, self.job.keys)
+                tokens = [self._encode_stream([v] if isinstance(v, str) else v.pieces()) for v in values]
+            except BadLine as bad:
+                empty = [self._encode([]) for _ in self.job.keys]
+                return Result(empty, [Reject(1, bad.reason, bad.detail)], 1, size)
+        return Result(tokens, [], 1, size)
+
+    def _encode(self, texts: list[str]) -> Tokens:
+        """Tokens of whole texts in a row."""
+        if any(len(text) > LONG_TEXT for text in texts):
+            return self._encode_with_long(texts)
+        ids, lengths = self.engine.encode(texts, self.job.special)
+        return self._pack(ids, lengths, utf8_size(texts))
+
+    def _encode_with_long(self, texts: list[str]) -> Tokens:
+        """As `_encode`, with the long texts cut; keeps the order."""
+        ids, lengths = [], []
+        for text in texts:
+            parts = self._long_ids([text])
+            ids += parts
+            lengths.append(sum(map(len, parts)))
+        flat = np.concatenate(ids) if ids else np.empty(0, np.uint32)
+        return self._pack(flat, np.array(lengths, np.int64), utf8_size(texts))
+
+    def _long_ids(self, stream: Iterable[str]) -> list[np.ndarray]:
+        spec, special = self.job.spec, self.job.special
+        around = [np.array(ids if special else (), np.uint32) for ids in (spec.prefix, spec.suffix)]
+        inner = [self.engine.encode([piece], False)[0] for piece in pieces(stream, self._plain_ids)]
+        return [around[0], *inner, around[1]]
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return self.engine.encode([text], False)[0].tolist()
+
+    def _pack(self, ids: np.ndarray, lengths: np.ndarray, utf8_bytes: int) -> Tokens:
+        """Add the end-of-document token to every text that has tokens (Megatron adds none to an empty one)."""
+        eod, documents = self.job.spec.eod, int((lengths > 0).sum())
+        seen = self._seen(ids)
+        inside = 0 if eod is None else int((ids == eod).sum()) - self.eod_around * len(lengths)
+        if not self.job.append_eod:
+            return Tokens(
+                lengths.astype(np.int32).tobytes(), ids.astype(self.dtype).tobytes(), None, utf8_bytes, inside, seen
+            )
+        full = lengths + (lengths > 0)
+        out = np.empty(len(ids) + documents, self.dtype)
+        is_text = np.ones(len(out), bool)
+        ends = np.cumsum(full)[lengths > 0] - 1
+        is_text[ends] = False
+        out[ends] = eod
+        out[is_text] = ids
+        return Tokens(full.astype(np.int32).tobytes(), out.tobytes(), None, utf8_bytes, inside, seen)
+
+    def _seen(self, *arrays: np.ndarray) -> bytes:
+        seen = np.zeros(self.job.spec.largest_id + 1, bool)
+        for ids in arrays:
+            seen[ids] = True
+        return np.packbits(seen).tobytes()
+
+    def _encode_stream(self, stream: Iterable[str]) -> Tokens:
+        """One document of any length; its tokens go to a file."""
+        spec, special = self.job.spec, self.job.special
+        count = utf8_bytes = inside = 0
+        seen = np.zeros(spec.largest_id + 1, bool)
+
+        def measured() -> Iterable[str]:
+            nonlocal utf8_bytes
+            for part in stream:
+                utf8_bytes += utf8_size([part])
+                yield part
+
+        def arrays() -> Iterable[np.ndarray]:
+            nonlocal inside
+            yield np.array(spec.prefix if special else (), np.uint32)
+            for piece in pieces(measured(), self._plain_ids):
+                ids = self.engine.encode([piece], False)[0]
+                inside += int((ids == spec.eod).sum())
+                yield ids
+            yield np.array(spec.suffix if special else (), np.uint32)
+
+        descriptor, name = tempfile.mkstemp(prefix="tokens-", dir=self.job.spool_dir)
+        with os.fdopen(descriptor, "wb") as spool:
+            for ids in arrays():
+                seen[ids] = True
+                count += len(ids)
+                spool.write(ids.astype(self.dtype).tobytes())
+            if self.job.append_eod and count:
+                spool.write(np.array([spec.eod], self.dtype).tobytes())
+                count += 1
+        lengths = np.array([count], np.int32).tobytes()
+        return Tokens(lengths, b"", Path(name), utf8_bytes, inside, np.packbits(seen).tobytes())
+
+
+def _read(task: LinesInFile) -> bytes:
+    with task.path.open("rb", buffering=0) as stream:
+        stream.seek(task.start)
+        wanted, parts = task.end - task.start, []
+        while wanted > 0:
+            part = stream.read(wanted)
+            if not part:
+                raise OSError(f"{task.path}: shrank while it was read")
+            parts.append(part)
+            wanted -= len(part)
+    data = parts[0] if len(parts) == 1 else b"".join(parts)
+    return data[3:] if task.start == 0 and data.startswith(BOM) else data
+
+
+def _row_text(value: Any, key: str) -> str:
+    if isinstance(value, bytes):  # a string that pyarrow could not decode
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadLine("invalid UTF-8", f"byte 0x{value[error.start]:02x} at position {error.start + 1}") from None
+    return check_text(value, key)

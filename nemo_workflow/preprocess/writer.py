@@ -1,0 +1,185 @@
+"""The output files: written aside in a folder of this run, and renamed all together when every one is whole.
+
+    <preprocessed>/.preprocess-XXXX/     this run's folder: `lock` (flock held while the run lives), the files to be
+    <preprocessed>/.preprocess-XXXX/commit.json    the list of renames, written before the first of them
+
+A run killed before the list is there leaves a folder that the next run deletes; one killed after it leaves renames that
+the next run finishes, and readers refuse the pairs of the folder until then (dataset.read_pair).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from nemo_workflow.dataset import COMMIT_NAME, HEADER, MAGIC, RUN_DIR_PREFIX, VERSION
+from nemo_workflow.errors import Refusal
+from nemo_workflow.files import fsync_dir, write_json
+from nemo_workflow.preprocess.worker import Tokens
+
+BLOCK = 1 << 20
+DTYPE_CODES = {"int32": 4, "uint16": 8}
+
+
+class PairWriter:
+    """One .bin and, at the end, its .idx; documents come in order. Byte-identical to megatron-core's IndexedDatasetBuilder."""
+
+    def __init__(self, folder: Path, stem: str, dtype: str):
+        self.bin_path, self.idx_path = folder / f"{stem}.bin", folder / f"{stem}.idx"
+        self.dtype = np.dtype(dtype)
+        self._bin: IO[bytes] = self.bin_path.open("wb", buffering=0)
+        self._lengths: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in finish()
+
+    def add(self, tokens: Tokens) -> None:
+        if tokens.spool is not None:
+            with tokens.spool.open("rb") as spool:
+                shutil.copyfileobj(spool, self._bin, BLOCK)
+            tokens.spool.unlink()
+        else:
+            _write_all(self._bin, tokens.data)
+        self._lengths.write(tokens.lengths)
+
+    def finish(self) -> None:
+        """Write the .idx; both files are on disk afterwards."""
+        os.fsync(self._bin.fileno())
+        self._bin.close()
+        with self.idx_path.open("wb") as idx:
+            self._write_idx(idx)
+            idx.flush()
+            os.fsync(idx.fileno())
+        self._lengths.close()
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        self._lengths.seek(0)
+        while block := self._lengths.read(4 * BLOCK):
+            yield np.frombuffer(block, np.int32)
+
+    def _write_idx(self, idx: IO[bytes]) -> None:
+        documents = sequences = 0
+        for lengths in self._blocks():
+            documents += len(lengths)
+            sequences += int((lengths > 0).sum())
+        code = DTYPE_CODES[self.dtype.name]
+        idx.write(HEADER.pack(MAGIC, VERSION, code, sequences, documents + 1))
+        for lengths in self._blocks():
+            idx.write(lengths[lengths > 0].tobytes())
+        pointer = 0
+        for lengths in self._blocks():
+            sizes = lengths[lengths > 0].astype(np.int64) * self.dtype.itemsize
+            ends = pointer + np.cumsum(sizes)
+            idx.write((ends - sizes).tobytes())
+            pointer = int(ends[-1]) if len(ends) else pointer
+        idx.write(struct.pack("<q", 0))
+        boundary = 0
+        for lengths in self._blocks():
+            boundaries = boundary + np.cumsum(lengths > 0, dtype=np.int64)
+            idx.write(boundaries.tobytes())
+            boundary = int(boundaries[-1])
+
+
+def _write_all(stream: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]
+
+
+class OutputFolder:
+    """<output-dir>/preprocessed and this run's folder in it. Use it with `with`: without commit() nothing remains."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> OutputFolder:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.run_dir = Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX, dir=self.folder))
+            self._lock = _take_lock(self.run_dir)
+        except OSError as error:
+            raise Refusal(f"--output-dir {self.folder.parent}: cannot write there: {error.strerror}") from None
+        self.moves: list[tuple[str, str]] = []
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def move(self, name: str) -> None:
+        """`name` of the run's folder is to become a file of the output folder. Call it in the order of the renames."""
+        self.moves.append((name, name))
+
+    def commit(self, remove: list[str]) -> None:
+        """Rename everything; `remove` are old files that the new ones replace by being absent."""
+        umask = os.umask(0o022)
+        os.umask(umask)
+        for name, _ in self.moves:
+            (self.run_dir / name).chmod(0o666 & ~umask)
+        write_json(self.run_dir / COMMIT_NAME, {"moves": self.moves, "remove": remove})
+        _finish_commit(self.run_dir)
+
+
+def clean_up_stale(folder: Path) -> list[str]:
+    """Finish or delete what killed runs left in `folder`; says what it did."""
+    done = []
+    for run_dir in sorted(folder.glob(f"{RUN_DIR_PREFIX}*")):
+        lock = _take_lock(run_dir)
+        if lock is None:  # that run is alive
+            continue
+        if (run_dir / COMMIT_NAME).exists():
+            _finish_commit(run_dir)
+            done.append(f"finished the renames of a run that was killed at its very end ({run_dir})")
+        else:
+            done.append(f"deleted the unfinished files of a run that was killed ({run_dir})")
+        shutil.rmtree(run_dir, ignore_errors=True)
+        os.close(lock)
+    return done
+
+
+def _finish_commit(run_dir: Path) -> None:
+    plan = json.loads((run_dir / COMMIT_NAME).read_text(encoding="utf-8"))
+    for name in plan["remove"]:
+        (run_dir.parent / name).unlink(missing_ok=True)
+    for aside, final in plan["moves"]:
+        if (run_dir / aside).exists():
+            (run_dir / aside).replace(run_dir.parent / final)
+    fsync_dir(run_dir.parent)
+    (run_dir / COMMIT_NAME).unlink()
+
+
+def _take_lock(run_dir: Path) -> int | None:
+    """A file descriptor that holds the run's lock, or None if another process does."""
+    try:
+        descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:  # just deleted by its own run
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """A full disk is a Failure in plain words."""
+    import errno
+
+    from nemo_workflow.errors import Failure
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        raise Failure(f"{folder}: {error.strerror}; nothing was written. Free some space and run it again") from None

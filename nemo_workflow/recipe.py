@@ -1,0 +1,231 @@
+"""Plan -> NeMo recipe: the only room that knows how NeMo recipes look inside. Imported in the workers only.
+
+A recipe is a `run.Partial` of `llm.pretrain` whose arguments are configurations: nothing of the model is built here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import nemo_run as run
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from megatron.core.distributed import DistributedDataParallelConfig
+from nemo import lightning as nl
+from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
+
+from nemo_workflow.checkpoints import FILENAME
+from nemo_workflow.options import BY_ATTRIBUTE
+from nemo_workflow.plan import Plan
+
+BUILT_IN = "nemo_workflow.recipes"
+NEMO = "nemo.collections.llm.recipes"
+
+
+def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
+    """The recipe of `plan.model_name` with every value of the plan at its field.
+
+    `resume_from` is a checkpoint folder of this run to continue from. Raises AttributeError with the recipe's name
+    when the recipe lacks a field that the plan sets.
+    """
+    recipe = stock(plan)
+    recipe.data = _data(recipe, plan)
+    _set_ddp(recipe, plan)
+    for path, value in field_values(plan).items():
+        set_field(recipe, path, value, plan.model_name)
+    _set_trainer(recipe, plan)
+    recipe.log = _log(plan)
+    recipe.resume = _resume(plan, resume_from)
+    if plan.setting("nemo_model"):
+        _take_model_of_checkpoint(recipe, plan)
+    if plan.accelerator == "cpu":
+        _fit_cpu(recipe, plan)
+    return recipe
+
+
+def stock(plan: Plan) -> run.Partial:
+    """The recipe as NeMo (or our recipes module) ships it."""
+    return stock_recipe(plan.model_name, plan.layout.nodes, plan.layout.ranks_per_node, plan.run_dir)
+
+
+def stock_recipe(name: str, nodes: int = 1, gpus_per_node: int = 8, folder: str = "nemo_experiments") -> run.Partial:
+    """The recipe called `name`, untouched."""
+    place = BUILT_IN if name in importlib.import_module(BUILT_IN).NAMES else NEMO
+    module = importlib.import_module(f"{place}.{name}")
+    return module.pretrain_recipe(dir=folder, name=name, num_nodes=nodes, num_gpus_per_node=gpus_per_node)
+
+
+def field_values(plan: Plan) -> dict[str, Any]:
+    """Dotted recipe field -> value, for every flag with a value and for what the plan works out."""
+    values: dict[str, Any] = {}
+    for name, value in plan.settings.items():
+        for path in BY_ATTRIBUTE[name].sets:
+            if value is not None and _applies(name, value):
+                values[path] = value
+    layout, schedule = plan.layout, plan.schedule
+    values |= {
+        "trainer.num_nodes": layout.nodes,
+        "trainer.devices": layout.ranks_per_node,
+        "trainer.strategy.virtual_pipeline_model_parallel_size": (
+            layout.virtual_pipeline if layout.virtual_pipeline > 1 else None
+        ),
+        "trainer.max_steps": schedule.max_steps,
+        "trainer.val_check_interval": schedule.val_check_interval,
+        "trainer.limit_val_batches": schedule.limit_val_batches,
+        "data.seq_length": plan.seq_length,
+        "model.config.seq_length": plan.seq_length,
+        "optim.config.lr": schedule.lr,
+        "optim.lr_scheduler.max_steps": schedule.max_steps,
+        "optim.lr_scheduler.warmup_steps": schedule.warmup_steps,
+        "optim.lr_scheduler.constant_steps": schedule.constant_steps,
+        "optim.lr_scheduler.min_lr": schedule.min_lr,
+        "optim.config.use_distributed_optimizer": not plan.setting("disable_dist_optim"),
+        "trainer.strategy.ddp.use_distributed_optimizer": not plan.setting("disable_dist_optim"),
+    }
+    if layout.pipeline > 1:
+        values["trainer.strategy.pipeline_dtype"] = torch.bfloat16
+    return values
+
+
+def _applies(name: str, value: Any) -> bool:
+    """Whether a flag's value is written into the recipe: a switch only when on, an offload fraction only with it."""
+    if name.startswith("log_ckpt") or name in ("save_every", "log_every"):
+        return False  # set with the logger
+    return value is not False
+
+
+def set_field(recipe: run.Partial, path: str, value: Any, name: str) -> None:
+    """Set a dotted field; raises AttributeError naming recipe and field if the recipe lacks it."""
+    *parents, last = path.split(".")
+    target: Any = recipe
+    for part in parents:
+        target = getattr(target, part)
+    try:
+        setattr(target, last, value)
+    except (AttributeError, TypeError) as error:
+        raise AttributeError(f"recipe {name} has no field {path}: {error}") from None
+
+
+def _data(recipe: run.Partial, plan: Plan) -> run.Config:
+    paths: list[str] = []
+    for source in plan.sources:
+        paths += [repr(source.weight), source.pair.prefix]
+    if len(plan.sources) == 1:
+        paths = [plan.sources[0].pair.prefix]
+    return run.Config(
+        _data_class(recipe),
+        paths=paths,
+        tokenizer=run.Config(AutoTokenizer, pretrained_model_name=plan.setting("hf_model_id"), use_fast=True),
+        num_workers=0 if plan.accelerator == "cpu" else 2,
+        pin_memory=plan.accelerator == "gpu",
+        persistent_workers=plan.accelerator == "gpu",
+        index_mapping_dir=str(plan.folder / "index_cache"),
+    )
+
+
+def _data_class(recipe: run.Partial) -> type:
+    """The pretraining data module of the recipe's family (GPT-like, T5 or BERT)."""
+    family = recipe.data.__fn_or_cls__.__module__.split(".")[3]
+    if family == "t5":
+        return importlib.import_module("nemo.collections.llm.t5.data").PreTrainingDataModule
+    if family == "bert":
+        return importlib.import_module("nemo.collections.llm.bert.data").BERTPreTrainingDataModule
+    return PreTrainingDataModule
+
+
+def _set_ddp(recipe: run.Partial, plan: Plan) -> None:
+    """14 recipes name their DDP by a string; spell out the configuration that the string stands for."""
+    strategy = recipe.trainer.strategy
+    if isinstance(getattr(strategy, "ddp", "megatron"), str):
+        strategy.ddp = run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=True)
+
+
+def _set_trainer(recipe: run.Partial, plan: Plan) -> None:
+    trainer = recipe.trainer
+    trainer.accelerator = plan.accelerator
+    trainer.num_sanity_val_steps = 0
+    trainer.limit_test_batches = 0
+    trainer.log_every_n_steps = 1
+    trainer.enable_progress_bar = False  # ours reads the metrics file instead
+    trainer.strategy.replace_progress_bar = False
+
+
+def _log(plan: Plan) -> run.Config:
+    folder = plan.folder
+    ckpt = run.Config(
+        nl.ModelCheckpoint,
+        dirpath=str(folder / "checkpoints"),
+        filename=FILENAME,
+        auto_insert_metric_name=False,
+        monitor=None,
+        save_last=False,  # every checkpoint is whole and can be resumed from; a "last" would be a second copy
+        save_top_k=-1,  # the worker removes old ones itself, newest kept
+        every_n_train_steps=plan.schedule.save_every,
+        save_optim_on_train_end=True,
+    )
+    wandb = None
+    if plan.setting("wandb"):
+        wandb = run.Config(
+            WandbLogger,
+            project=plan.setting("wandb_project"),
+            name=plan.setting("wandb_name") or plan.setting("experiment"),
+            save_dir=str(folder),
+            config={},
+        )
+    return run.Config(
+        nl.NeMoLogger,
+        # a folder of its own: NeMo moves every file it finds in its log folder aside when a run restarts
+        explicit_log_dir=str(folder / "nemo_logs"),
+        update_logger_directory=False,
+        ckpt=ckpt,
+        tensorboard=run.Config(TensorBoardLogger, save_dir=str(folder), name="tensorboard", version=""),
+        wandb=wandb,
+    )
+
+
+def _resume(plan: Plan, resume_from: str | None) -> run.Config:
+    start = None
+    if plan.setting("nemo_model"):
+        start = run.Config(nl.RestoreConfig, path=plan.setting("nemo_model"))
+    return run.Config(nl.AutoResume, resume_from_path=resume_from, restore_config=start)
+
+
+def _take_model_of_checkpoint(recipe: run.Partial, plan: Plan) -> None:
+    """A checkpoint's sizes win over the recipe's: a model imported from Hugging Face may have any."""
+    context = Path(plan.setting("nemo_model")) / "context"
+    saved = nl.io.load_context(context, subpath="model.config", build=False)
+    ours = recipe.model.config
+    for name in saved.__arguments__:
+        if name in _SIZES:
+            setattr(ours, name, getattr(saved, name))
+
+
+_SIZES = (  # noqa: SIM905
+    "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels vocab_size "
+    "make_vocab_size_divisible_by share_embeddings_and_output_weights rotary_base rotary_percent layernorm_epsilon "
+    "init_method_std scale_factor low_freq_factor high_freq_factor old_context_len add_bias_linear add_qkv_bias "
+    "num_moe_experts moe_router_topk moe_ffn_hidden_size window_size qk_layernorm"
+).split()
+
+
+def _fit_cpu(recipe: run.Partial, plan: Plan) -> None:
+    """What gloo and the CPU can't do, or do slower; the numbers stay those of the recipe."""
+    strategy = recipe.trainer.strategy
+    strategy.process_group_backend = "gloo"
+    strategy.ckpt_async_save = False  # a second process for the writer costs more than the write
+    strategy.ddp.overlap_grad_reduce = False
+    strategy.ddp.overlap_param_gather = False
+    strategy.ddp.average_in_collective = False  # gloo has no averaging all-reduce
+    if plan.layout.virtual_pipeline > 1:
+        # the one setting in which interleaved stages are right over gloo (PP=2: previous and next rank are the same)
+        recipe.model.config.overlap_p2p_comm = True
+        recipe.model.config.batch_p2p_comm = False
+        recipe.model.config.deallocate_pipeline_outputs = False
+    recipe.trainer.callbacks = [
+        callback
+        for callback in recipe.trainer.callbacks or []
+        if callback.__fn_or_cls__.__name__ != "MegatronCommOverlapCallback"
+    ]

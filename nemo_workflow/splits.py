@@ -1,0 +1,61 @@
+"""Training, validation and test parts of a dataset, worked out as Megatron does, without reading the data.
+
+Megatron cuts the list of sequences (not of tokens) at the rounded fractions of --split, and a part of n tokens holds
+(n - 1) // sequence length samples an epoch (megatron-core: BlendedMegatronDatasetBuilder, GPTDataset).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nemo_workflow.dataset import DTYPES, HEADER, Pair
+
+PARTS = ("training", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a pair: its share of --split, its sequences and tokens."""
+
+    share: float
+    sequences: int
+    tokens: int
+
+    def samples(self, seq_length: int) -> int:
+        """Samples of an epoch: the next token of the last one must exist too."""
+        return max(0, (self.tokens - 1) // seq_length)
+
+
+def parse_split(text: str) -> tuple[float, float, float]:
+    """'900,50,50' -> (0.9, 0.05, 0.05); raises ValueError."""
+    numbers = [float(part) for part in text.split(",")]
+    if len(numbers) != 3 or min(numbers) < 0 or sum(numbers) <= 0 or numbers[0] == 0:
+        raise ValueError(text)
+    return tuple(number / sum(numbers) for number in numbers)  # type: ignore[return-value]
+
+
+def parts_of(pair: Pair, shares: Sequence[float]) -> tuple[Part, ...]:
+    """Training, validation and test part of a pair, in constant time: two byte pointers of the .idx a part."""
+    edges = [0.0]
+    for share in shares:
+        edges.append(edges[-1] + share)
+    bounds = [round(edge * float(pair.sequences)) for edge in edges]
+    offsets = _tokens_before(pair, bounds)
+    return tuple(Part(share, bounds[i + 1] - bounds[i], offsets[i + 1] - offsets[i]) for i, share in enumerate(shares))
+
+
+def _tokens_before(pair: Pair, sequences: Sequence[int]) -> list[int]:
+    """Tokens before each of the given sequence numbers."""
+    width = next(width for name, width in DTYPES.values() if name == pair.dtype)
+    pointers = HEADER.size + 4 * pair.sequences  # lengths come first
+    found = []
+    with open(f"{pair.prefix}.idx", "rb") as stream:  # noqa: PTH123 (a prefix with dots)
+        for number in sequences:
+            if number >= pair.sequences:
+                found.append(pair.tokens)
+                continue
+            stream.seek(pointers + 8 * number)
+            found.append(struct.unpack("<q", stream.read(8))[0] // width)
+    return found

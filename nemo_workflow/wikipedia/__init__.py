@@ -1,0 +1,1 @@
+"""A Wikipedia as clean JSON Lines: find the dump, fetch it, take the text out of it."""

@@ -1,0 +1,88 @@
+"""What every rank runs: plan -> recipe -> training. It is handed a plan and parses no command line.
+
+nemo_run's launcher starts one process a rank and calls `train` in it. The rank's own output goes to a log of its own;
+what stays on the launcher's stream are our plain lines.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import TextIO
+
+from nemo_workflow.plan import Plan
+
+STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
+
+
+def train(plan: str, attempt: str) -> None:
+    """Train as the plan (JSON) says. `attempt` is the folder of this start's logs, the same for all ranks."""
+    rank = int(os.environ.get("RANK", "0"))
+    folder = Path(attempt)
+    folder.mkdir(parents=True, exist_ok=True)
+    console = _own_log(folder / f"rank{rank}.log")
+    try:
+        _train(Plan.from_json(plan), folder, rank, console)
+    except BaseException as error:
+        if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
+            _leave_error(folder, rank, error)
+        raise
+
+
+def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
+    _quieten()
+    import fiddle as fdl
+
+    if plan.accelerator == "cpu":
+        from nemo_workflow import cpu_backend
+
+        cpu_backend.install()
+    from nemo_workflow import recipe
+    from nemo_workflow.resuming import choose_checkpoint
+    from nemo_workflow.training import Checkpoints, RunLog, Stopper, seed_everything
+
+    start = choose_checkpoint(plan, folder, rank)
+    seed_everything(plan.setting("seed"))
+    made = recipe.build(plan, resume_from=str(start.path) if start else None)
+    fdl.update_callable(made.log.ckpt, Checkpoints)
+    pretrain = fdl.build(made)
+    log = RunLog(plan, console, started=time.time())
+    trainer = pretrain.keywords["trainer"]
+    # after the build: NeMo writes the trainer's own arguments into each checkpoint, and ours are not its concern
+    trainer.callbacks = [log, *trainer.callbacks, Stopper(log)]  # the log first: a save is not part of a step's time
+    pretrain.keywords["log"].ckpt.attach(plan, log, resumed_from=start.path if start else None)
+    pretrain()
+    log.finish()
+
+
+def _own_log(path: Path) -> TextIO:
+    """Send this process's stdout and stderr (C libraries too) to a file; returns the stream they went to before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    console = os.fdopen(os.dup(1), "w", buffering=1)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return console
+
+
+def _quieten() -> None:
+    """Drop warnings that a user can't mend; everything else goes to the rank's log."""
+    for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+        warnings.simplefilter("ignore", category)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # NeMo forks data loader workers
+
+
+def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
+    """Write the rank's own error where the launcher looks for it."""
+    text = "".join(traceback.format_exception(error))
+    sys.stderr.write(text)
+    path = folder / f"rank{rank}.error"
+    aside = path.with_suffix(".error.tmp")
+    aside.write_text(f"{time.time()}\n{text}", encoding="utf-8")
+    aside.replace(path)

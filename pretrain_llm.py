@@ -1,0 +1,27 @@
+#!/usr/bin/env python3
+"""Pretrain a language model with NVIDIA NeMo 2.0: flags -> plan -> recipe -> executor -> exit code."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from nemo_workflow import options
+from nemo_workflow.errors import run_command
+
+
+def main() -> int:
+    settings = options.parse(sys.argv[1:])
+    from nemo_workflow.planning import make_plan
+
+    plan = make_plan(settings, command=sys.argv)
+    from nemo_workflow import launch
+
+    if launch.finished_already(plan):
+        print(f"{plan.run_dir}: already trained to step {plan.schedule.max_steps}; a larger --max-steps continues it")
+        return 0
+    return launch.run_local(plan)
+
+
+if __name__ == "__main__":  # nemo_run runs this file again in every worker
+    run_command(main)
