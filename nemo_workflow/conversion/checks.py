@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
 from nemo_workflow.errors import Failure, Refusal
 
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 LIBRARIES_BYTES = 1_300_000_000  # what torch, transformers, Megatron and NeMo take once imported
 
 
@@ -55,7 +57,7 @@ def config_class(name: str | None, family: Family, hf: Config, nemo: Config) -> 
     return name
 
 
-def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo]) -> set[str]:
+def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo], layers: int) -> set[str]:
     """Refuse losses that --allow-lossy doesn't name; returns the tensors that are dropped with those that it does."""
     refused = [
         f"config.json {name}: {what} (to lose it: --allow-lossy {name})" for name, what in found if name not in allowed
@@ -67,6 +69,8 @@ def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, 
     biases = (
         {name for name in tensors if name.endswith(".bias")} if {"attention_bias", "mlp_bias"} & set(allowed) else set()
     )
+    if "num_nextn_predict_layers" in allowed:
+        biases |= {name for name in tensors if (at := LAYER.match(name)) and int(at[1]) >= layers}
     return biases | (set(allowed) & set(tensors))
 
 
@@ -88,6 +92,10 @@ def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
     """The one torch dtype of the weights."""
     kinds: dict[str, str] = {}
     for name, info in tensors.items():
+        if name.endswith(
+            "e_score_correction_bias"
+        ):  # DeepSeek V3 keeps it in fp32 among bf16 weights, and so does NeMo
+            continue
         kinds.setdefault(info.dtype, name)
     strange = sorted(set(kinds) - set(TORCH_NAMES))
     if strange:
@@ -125,11 +133,18 @@ def memory_available() -> int | None:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(int(line.split()[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int((group / "memory.current").read_text()))
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        group = Path("/sys/fs/cgroup")  # version 2, version 1
+        with contextlib.suppress(OSError, ValueError):
+            cached = sum(
+                int(line.split()[1])
+                for line in (group / limit).with_name("memory.stat").read_text().splitlines()
+                if line.startswith(("inactive_file ", "active_file "))
+            )
+            found.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
     return min(found) if found else None
 
 

@@ -100,7 +100,7 @@ def import_main(argv: list[str] | None = None) -> int:
     nemo, losses = fields.to_nemo(hf, family)
     config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     tensors = hf_folder.list_tensors(folder)
-    dropped = checks.losses(losses, args.allow_lossy, tensors)
+    dropped = checks.losses(losses, args.allow_lossy, tensors, hf["num_hidden_layers"])
     nemo["params_dtype"] = checks.dtype(tensors, folder)
     total = sum(info.nbytes for info in tensors.values())
     checks.resources(args.output_path, total, max(info.nbytes for info in tensors.values()))

@@ -116,7 +116,10 @@ def family_of(model_class: str, config: Config) -> Family:
     """The family of a NeMo model, by its class and, where one class serves two, by its config."""
     moe = config.get("num_moe_experts") is not None
     fits = [family for family in FAMILIES if family.model_class == model_class]
-    if len(fits) > 1:
+    if model_class == "DeepSeekModel":
+        version = 3 if config.get("moe_router_enable_expert_bias") else 2
+        fits = [family for family in fits if family.name == f"deepseek_v{version}"]
+    elif len(fits) > 1:
         fits = [family for family in fits if (family.nemo_fixed.get("num_moe_experts", 1) is not None) == moe]
     if not fits:
         known = ", ".join(sorted({family.model_class for family in FAMILIES}))

@@ -29,9 +29,8 @@ class Model:
 
     @property
     def dims(self) -> Dims:
-        return Dims(
-            self.hf["num_attention_heads"], self.hf["num_key_value_heads"], self.hf["head_dim"], self.hf["vocab_size"]
-        )
+        hf = self.hf
+        return Dims(hf["num_attention_heads"], hf["num_key_value_heads"], hf.get("head_dim", 0), hf["vocab_size"])
 
     def items(self) -> Iterator[Item]:
         return items(self.family, self.hf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nemo_workflow.conversion import dense_families, gemma_families, moe_families
+from nemo_workflow.conversion import deepseek_families, dense_families, gemma_families, moe_families
 from nemo_workflow.conversion.family import Family
 
 FAMILIES: tuple[Family, ...] = (
@@ -18,6 +18,9 @@ FAMILIES: tuple[Family, ...] = (
     dense_families.STARCODER2,
     moe_families.MIXTRAL,
     moe_families.QWEN3_MOE,
+    moe_families.GPT_OSS,
+    deepseek_families.DEEPSEEK_V2,
+    deepseek_families.DEEPSEEK_V3,
 )
 
 

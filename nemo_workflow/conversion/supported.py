@@ -32,8 +32,6 @@ REMOTE = (
 NOT_CONVERTED = {
     "Baichuan2Model": REMOTE + "; its output layer is normalised at each step, which NeMo's model doesn't do",
     "ChatGLMModel": REMOTE,
-    "DeepSeekModel": "NeMo needs Transformer Engine on a GPU for its latent attention",
-    "GPTOSSModel": "NeMo's importer reads the MXFP4 weights only, and its config carries no sizes",
     "HyenaModel": "Evo 2 has no Hugging Face architecture",
     "LlamaEmbeddingModel": "an encoder for embeddings, not a causal language model",
     "LlamaNemotronModel": "its layers differ from one another (heterogeneous blocks) and its Hugging Face model is Python code that comes with the weights",

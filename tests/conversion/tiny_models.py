@@ -43,8 +43,39 @@ def _gemma2(tf: Any, **changes: Any) -> Any:
 
 
 def _gemma3(tf: Any, **changes: Any) -> Any:
-    sizes = {"tie_word_embeddings": True, "num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 40}
+    sizes = {
+        "tie_word_embeddings": True,
+        "num_hidden_layers": 7,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 40,
+    }
     return tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**{**SIZES, **sizes, **changes}))
+
+
+def _gpt_oss(tf: Any) -> Any:
+    sizes = {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 40}
+    return tf.GptOssForCausalLM(tf.GptOssConfig(**{**SIZES, **sizes}))
+
+
+LATENT = {
+    "num_key_value_heads": 4, "moe_intermediate_size": 48, "n_routed_experts": 8, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16, "v_head_dim": 24, "num_hidden_layers": 3, "first_k_dense_replace": 1,
+}  # fmt: skip
+YARN = {
+    "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}  # fmt: skip
+
+
+def _deepseek_v2(tf: Any) -> Any:
+    sizes = {"q_lora_rank": None, "n_shared_experts": 2, "num_experts_per_tok": 3}
+    return tf.DeepseekV2ForCausalLM(tf.DeepseekV2Config(**{**SIZES, **LATENT, **sizes}))
+
+
+def _deepseek_v3(tf: Any, **changes: Any) -> Any:
+    sizes = {"q_lora_rank": 32, "n_shared_experts": 1, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 4}
+    return tf.DeepseekV3ForCausalLM(tf.DeepseekV3Config(**{**SIZES, **LATENT, **sizes, **changes}))
 
 
 # name in the table -> a function of the transformers module that makes the model
@@ -73,6 +104,10 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "nemotron": lambda tf: tf.NemotronForCausalLM(tf.NemotronConfig(**SIZES, head_dim=32)),
     "phi3": lambda tf: tf.Phi3ForCausalLM(tf.Phi3Config(**SIZES)),
     "phi3_window": lambda tf: tf.Phi3ForCausalLM(tf.Phi3Config(**SIZES, sliding_window=16)),
+    "gpt_oss": _gpt_oss,
+    "deepseek_v2": _deepseek_v2,
+    "deepseek_v3": _deepseek_v3,
+    "deepseek_v3_yarn": lambda tf: _deepseek_v3(tf, rope_scaling=YARN),
     "starcoder2": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES)),
 }
 TEXT = [
@@ -97,6 +132,9 @@ def make(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
                 )
             else:
                 values.normal_(std=0.15)
+        for buffer, values in model.named_buffers():
+            if buffer.endswith("e_score_correction_bias"):
+                values.normal_(std=0.3)
     model = model.to(getattr(torch, dtype))
     model.config.dtype = getattr(torch, dtype)
     model.save_pretrained(folder)
