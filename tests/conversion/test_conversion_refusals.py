@@ -273,3 +273,31 @@ def test_help_is_light(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     print(f"{script} --help: {time.monotonic() - before:.2f} s")
+
+
+# --- the Hub ----------------------------------------------------------------------------------------------------------
+def offline(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it, with a Hub cache and no network."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    script = str(ROOT / "ckpt_conversion" / "convert_from_hf_to_nemo2.py")
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, env=environment)
+
+
+def test_hub_id_is_found_in_the_cache(folder: Path) -> None:
+    cached = folder.parent / "hub" / "models--somebody--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
+    (cached / "snapshots").mkdir()
+    folder.rename(cached / "snapshots" / "0123456789abcdef0123456789abcdef01234567")
+    output = str(folder.parent / "nemo")
+    done = offline(
+        folder.parent / "hub", "--source", "somebody/tiny", "--output_path", output, "--model-name=Qwen2Model"
+    )
+    assert done.returncode == 2
+    assert "the source is a LlamaForCausalLM" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_hub_out_of_reach(tmp_path: Path) -> None:
+    done = offline(tmp_path / "hub", "--source", "somebody/tiny", "--output-path", str(tmp_path / "nemo"))
+    assert done.returncode == 2
+    assert "somebody/tiny" in done.stderr and "Hub" in done.stderr and "Traceback" not in done.stderr
