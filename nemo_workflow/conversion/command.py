@@ -12,7 +12,7 @@ from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.output import check_output, whole_folder
 from nemo_workflow.conversion.quiet import quiet
 from nemo_workflow.conversion.report import NAME, Report
-from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.errors import Failure
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
@@ -173,8 +173,6 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
 
     model_class, nemo, tokenizer_fields = context.read_model(folder)
     family = context.family_of(model_class, nemo)
-    if family.problem:
-        raise Refusal(f"--source {args.source}: {model_class} is not converted: {family.problem}")
     tokenizer, tokenizer_name = context.tokenizer_folder(folder, tokenizer_fields)
     if args.hf_tokenizer:
         tokenizer = source.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"))

@@ -77,7 +77,13 @@ class Gemma3Attention(DotProductAttention):
 def gemma3(config: Any) -> ModuleSpec:
     from nemo.collections.llm.gpt.model.gemma3 import Gemma3SelfAttention
 
-    return _gemma(Gemma3SelfAttention, Gemma3Attention, WrappedTorchNorm)
+    class SelfAttentionOfThisMegatron(Gemma3SelfAttention):  # type: ignore[misc]
+        """Megatron 0.15 hands on an argument that NeMo 2.7.3's class doesn't take (it is None but in inference)."""
+
+        def forward(self, *args: Any, rotary_pos_cos_sin: Any = None, **kwargs: Any) -> Any:
+            return super().forward(*args, **kwargs)
+
+    return _gemma(SelfAttentionOfThisMegatron, Gemma3Attention, WrappedTorchNorm)
 
 
 class LatentDotProductAttention(DotProductAttention):

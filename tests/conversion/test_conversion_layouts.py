@@ -15,6 +15,7 @@ import pytest
 import tiny_models as tiny
 from test_conversion_families import same_tensors
 
+from nemo_workflow.checkpoints import newest_whole
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.report import NAME
 
@@ -50,10 +51,11 @@ def test_a_layout_exports_what_it_was_given(name: str, made: Path) -> None:
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    checkpoints = sorted((made / "runs" / name).glob("**/checkpoints/*-last"))
+    checkpoint, _ = newest_whole(made / "runs" / name / "checkpoints")
+    assert checkpoint is not None, done.stdout[-2000:]
     output = made / f"back_{name}"
     export_main(
-        ["--source", str(checkpoints[-1]), "--output-path", str(output), *(["--no-verify"] if name != "tp2" else [])]
+        ["--source", str(checkpoint.path), "--output-path", str(output), *(["--no-verify"] if name != "tp2" else [])]
     )
     same_tensors(made / "hf", output)
     if name == "tp2":

@@ -86,7 +86,9 @@ def test_config_is_no_json(folder: Path) -> None:
 
 def test_unknown_architecture(folder: Path) -> None:
     change(folder, model_type="bert")
-    assert "'bert'" in convert(folder)
+    assert "'bert' is not converted: an encoder" in convert(folder)
+    change(folder, model_type="made_up")
+    assert "'made_up'" in convert(folder) and "qwen3_moe" in convert(folder)
 
 
 def test_another_head(folder: Path) -> None:
