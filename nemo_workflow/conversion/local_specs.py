@@ -89,9 +89,10 @@ def gemma3(config: Any) -> ModuleSpec:
 class LatentDotProductAttention(DotProductAttention):
     """Keys and values of different widths, which Megatron's own attention takes no argument for (DeepSeek)."""
 
-    def __init__(self, config: Any, *args: Any, k_channels: int, v_channels: int, **kwargs: Any):
+    def __init__(self, config: Any, *args: Any, k_channels: int = 0, v_channels: int = 0, **kwargs: Any):
         super().__init__(config, *args, **kwargs)
-        self.hidden_size_per_partition = v_channels * self.num_attention_heads_per_partition
+        if v_channels:  # the base class builds one without, then latent attention builds its own
+            self.hidden_size_per_partition = v_channels * self.num_attention_heads_per_partition
 
 
 def deepseek(config: Any) -> Any:

@@ -273,13 +273,31 @@ def write_weights(
     (weights / "metadata.json").write_text(json.dumps(kind))
 
 
-def layer_objects(layers: int, experts: int = 0) -> Iterator[str]:
-    """Names of the empty extra states: those of Megatron's own layers and those of Transformer Engine's."""
-    modules = ["self_attention.linear_qkv", "self_attention.linear_proj", "self_attention.core_attention"]
-    modules += ["mlp.linear_fc1", "mlp.linear_fc2"] if not experts else []
+# modules that may ask for an extra state when a checkpoint is loaded: Megatron's own layers, Transformer Engine's, its norms
+_LINEARS = ("linear_fc1", "linear_fc2")
+_WITH_STATE = (
+    "input_layernorm", "pre_mlp_layernorm", *(f"mlp.{name}" for name in _LINEARS),
+    *(f"mlp.shared_experts.{name}" for name in _LINEARS),
+    *(f"self_attention.{name}" for name in (
+        "linear_qkv", "linear_proj", "core_attention", "q_layernorm", "k_layernorm", "kv_layernorm", "linear_q_proj",
+        "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj.post_layernorm",
+    )),
+    "mlp.linear_fc2.post_layernorm",
+)  # fmt: skip
+
+
+def empty_states(layers: int, experts: int, stacked: bool) -> Iterator[str]:
+    """Names of all extra states that a loader may ask for. One that nobody asks for does no harm; a missing one is an error."""
+    yield "decoder.final_layernorm._extra_state/shard_0_1"
     for layer in range(layers):
-        for module in modules:
-            yield f"decoder.layers.{module}._extra_state/shard_{layer}_{layers}"
+        prefix, at, of = ("decoder.layers", [layer], [layers]) if stacked else (f"decoder.layers.{layer}", [], [])
+        for module in _WITH_STATE:
+            yield f"{prefix}.{module}._extra_state/{_shard(at or [0], of or [1])}"
         for expert in range(experts):
-            for linear in ("linear_fc1", "linear_fc2"):
-                yield f"decoder.layers.mlp.experts.experts.{linear}._extra_state/shard_{layer}.{expert}_{layers}.{experts}"
+            for name in _LINEARS:
+                shard = _shard([*at, expert], [*of, experts])
+                yield f"{prefix}.mlp.experts.experts.{name}._extra_state/{shard}"
+
+
+def _shard(at: list[int], of: list[int]) -> str:
+    return f"shard_{'.'.join(map(str, at))}_{'.'.join(map(str, of))}"

@@ -120,6 +120,8 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "deepseek_v3_yarn": lambda tf: _deepseek_v3(tf, rope_scaling=YARN),
     "starcoder2": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES)),
 }
+EXACT = list(MODELS)  # those that come back as they went
+MODELS["llama_bias"] = lambda tf: _llama(tf, attention_bias=True, mlp_bias=True)
 TEXT = [
     "def add(a, b):\n    return a + b\n",
     "The quick brown fox jumps over the lazy dog. " * 3,
