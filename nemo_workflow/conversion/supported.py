@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     with quiet():
         configs, models, version = from_nemo()
-    write_json(SIZES_FILE, configs)
+    write_json(SIZES_FILE if args.output_dir == ROOT else args.output_dir / SIZES_FILE.name, configs)
     header = HEADER.format(version=version)
     tables: dict[str, list[tuple[str, ...]]] = {
         "supported_model.txt": [(name, *state(name)) for name in models],
