@@ -104,7 +104,6 @@ FIELDS = (
     Field("n_routed_experts", "num_moe_experts"),
     Field("moe_intermediate_size", "moe_ffn_hidden_size"),
     Field("num_experts_per_tok", "moe_router_topk"),
-    Field("routed_scaling_factor", "moe_router_topk_scaling_factor", 1.0),
 )
 YARN = {
     "factor": "rotary_scaling_factor",
@@ -245,7 +244,7 @@ def _family(version: int, title: str, **rest: object) -> Family:
 DEEPSEEK_V2 = _family(
     2,
     "DeepSeek V2 Lite and the like (greedy routing, plain rotary positions)",
-    fields=FIELDS,
+    fields=(*FIELDS, Field("routed_scaling_factor", "moe_router_topk_scaling_factor", 1.0)),
     fixed={
         "hidden_act": ("silu",),
         "attention_bias": (False,),
@@ -260,6 +259,7 @@ DEEPSEEK_V3 = _family(
     "DeepSeek V3 and R1 in bf16",
     fields=(
         *FIELDS,
+        Field("routed_scaling_factor", "moe_router_topk_scaling_factor", 2.5),
         Field("n_group", "moe_router_num_groups", 8),
         Field("topk_group", "moe_router_group_topk", 4),
     ),

@@ -7,8 +7,10 @@ Nothing here unpickles freely: .metadata goes through an allow-list, tensors thr
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import pickle
 import threading
 import warnings
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import FileSystemWriter, SavePlan, SavePlanner
 from torch.distributed.checkpoint import save as dcp_save
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -249,7 +252,10 @@ def write_weights(
     planner = _StreamingPlanner(chunks, [PREFIX + name for name in empty_objects], on_bytes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "torch.distributed is disabled": it is meant to be
-        dcp_save({}, storage_writer=FileSystemWriter(weights, sync_files=True), planner=planner, no_dist=True)
+        try:
+            dcp_save({}, storage_writer=FileSystemWriter(weights, sync_files=True), planner=planner, no_dist=True)
+        except CheckpointException as error:  # torch wraps whatever happened in a BaseException of its own
+            raise _cause(error) from error
     common = {
         "epoch": 0,
         "global_step": 0,
@@ -271,6 +277,18 @@ def write_weights(
         "common_backend_version": 1,
     }
     (weights / "metadata.json").write_text(json.dumps(kind))
+
+
+def _cause(error: CheckpointException) -> BaseException:
+    """What a checkpoint's writer stumbled over. A full disk reaches it as a wrong position in torch's zip file."""
+    inner = next(iter(error.failures.values()))[0]
+    chain: BaseException | None = inner
+    while chain is not None:
+        if isinstance(chain, OSError) or "unexpected pos" in str(chain):
+            code = chain.errno if isinstance(chain, OSError) else errno.ENOSPC
+            return OSError(code, os.strerror(code or errno.EIO))
+        chain = chain.__context__
+    return inner
 
 
 # modules that may ask for an extra state when a checkpoint is loaded: Megatron's own layers, Transformer Engine's, its norms

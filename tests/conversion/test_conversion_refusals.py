@@ -249,6 +249,16 @@ def test_failure_leaves_the_old_output_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and not (output / "old").exists()
 
 
+def test_remains_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    (tmp_path / f".out.{done.pid}.abc.partial").mkdir()  # its process is gone
+    (tmp_path / f".out.{os.getpid()}.abc.partial").mkdir()  # another conversion is at work
+    with whole_folder(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.{os.getpid()}.abc.partial", "out"]
+
+
 def test_full_disk_is_a_failure_in_words(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no space left"), checks.full_disk(tmp_path / "out"):
         raise OSError(28, "No space left on device")
