@@ -15,6 +15,18 @@ from typing import Any
 from nemo_workflow.errors import Refusal
 
 FILE = Path(__file__).with_name("catalog.json")
+STRATEGY = "trainer.strategy"
+# a recipe's `layout` -> the recipe field it was read from
+LAYOUT_FIELDS = {
+    "nodes": "trainer.num_nodes",
+    "gpus": "trainer.devices",
+    "tensor": f"{STRATEGY}.tensor_model_parallel_size",
+    "pipeline": f"{STRATEGY}.pipeline_model_parallel_size",
+    "virtual_pipeline": f"{STRATEGY}.virtual_pipeline_model_parallel_size",
+    "context": f"{STRATEGY}.context_parallel_size",
+    "expert": f"{STRATEGY}.expert_model_parallel_size",
+    "sequence_parallel": f"{STRATEGY}.sequence_parallel",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class Recipe:
     family: str  # gpt (decoders, MoE and MLA too), ssm (Mamba and hybrids), hyena, t5 or bert
     sizes: dict[str, Any]
     layout: dict[str, Any]
-    defaults: dict[str, Any]
+    fields: dict[str, Any]  # dotted recipe field -> stock value, for the fields that flags set
     fp32_grad_reduce: bool
     precision: dict[str, Any]
     reference_vocab: int  # of the tokenizer that the family was published with
@@ -46,7 +58,10 @@ class Recipe:
 def load() -> dict[str, Recipe]:
     """Every recipe by name, sorted."""
     raw = json.loads(FILE.read_text(encoding="utf-8"))
-    return {name: Recipe(name=name, **entry | {k: tuple(entry[k]) for k in ("lacks", "callbacks")}) for name, entry in raw.items()}
+    return {
+        name: Recipe(name=name, **entry | {k: tuple(entry[k]) for k in ("lacks", "callbacks")})
+        for name, entry in raw.items()
+    }
 
 
 def find(name: str) -> Recipe:

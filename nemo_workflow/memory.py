@@ -34,6 +34,7 @@ class Job:
     seq_length: int
     micro_batch: int
     micro_batches: int  # a step and data-parallel rank
+    stages: tuple[int, ...]  # layers of each pipeline stage
     precision: str = "bf16-mixed"
     fp32_grad_reduce: bool = True
     fp8: bool = False
@@ -97,14 +98,15 @@ def checkpoint_bytes(model: parameters.Model, precision: str = "bf16-mixed", sgd
 
 
 def model_of(job: Job) -> parameters.Model:
+    """Parameters of the whole model."""
     return parameters.count(job.family, job.model_class, job.sizes, job.vocabulary)
 
 
 def stage_layers(job: Job, stage: int) -> range:
-    """Numbers of the layers of a stage. With virtual stages the count is what matters, not which."""
-    total = len(model_of(job).layers)
-    share = -(-total // job.layout.pipeline)
-    return range(min(total, stage * share), min(total, (stage + 1) * share))
+    """Numbers of the layers of a stage. With virtual stages their count is right, not which they are."""
+    start = sum(job.stages[:stage])
+    last = stage == len(job.stages) - 1  # it has the layers for multi-token prediction too
+    return range(start, len(model_of(job).layers) if last else start + job.stages[stage])
 
 
 def _parameters_on(job: Job, stage: int) -> tuple[int, int]:

@@ -70,7 +70,7 @@ def _gather(settings: Settings, problems: list[str]) -> checks.Run:
     run.recipe = _attempt(problems, lambda: _recipe(run))
     if run.recipe:
         run.sizes = _sizes(run, run.recipe)
-        run.seq_length = settings.seq_length or run.recipe.defaults["seq_length"]
+        run.seq_length = settings.seq_length or run.recipe.fields["data.seq_length"]
     run.vocab_size = _vocab_size(run)
     run.layout = make_layout(settings, run.recipe, run.accelerator)
     run.sources = _sources(settings, problems)
