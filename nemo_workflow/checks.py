@@ -331,12 +331,21 @@ def sequence_length(run: Run) -> Iterator[str]:
             f"--seq-length {length}: the {length // layout.context} tokens of a context parallel rank are no multiple of"
             f" --tensor-model-parallel-size {layout.tensor}, as --sequence-parallel needs; use one"
         )
-    longest = max(run.recipe.longest_sequence, int(run.hf_config.get("max_position_embeddings") or 0))
-    if length > longest:
+    longest = _longest_sequence(run, run.recipe)
+    if longest and length > longest:
         yield (
             f"--seq-length {length}: {run.recipe.name} is made for at most {longest} tokens; lower it, or take a recipe"
             " for longer sequences (--list-models)"
         )
+
+
+def _longest_sequence(run: Run, recipe: Recipe) -> int | None:
+    """Tokens that the positions of the model allow; None where any number may be trained from scratch."""
+    if recipe.family == "gpt" and run.sizes.get("position_embedding_type") == "learned_absolute":
+        return run.sizes["seq_length"] if run.nemo_model else None  # a table of positions, made as long as asked
+    if recipe.longest_sequence is None:
+        return None
+    return max(recipe.longest_sequence, int(run.hf_config.get("max_position_embeddings") or 0))
 
 
 def recompute(run: Run) -> Iterator[str]:

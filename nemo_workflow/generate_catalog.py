@@ -109,6 +109,17 @@ VOCABULARIES = {
     "T5": 32_100,
     "GPT": 50_257,
 }
+# max_position_embeddings of the published models where NeMo's classes name a shorter length
+PUBLISHED_LENGTHS = {
+    "deepseek_v2": 163_840,
+    "deepseek_v3": 163_840,
+    "llama4_e128": 1_048_576,
+    "llama4_e16": 10_485_760,
+    "mistral_nemo": 131_072,
+    "mixtral_8x22b": 65_536,
+    "mixtral_8x7b": 32_768,
+    "qwen2_": 131_072,
+}
 OURS = {"llama_tiny": {"reference_vocab": 4096, "longest_sequence": 8192}}
 
 
@@ -228,7 +239,7 @@ def describe(name: str, recipe: Any) -> dict[str, Any]:
         "precision": _precision(recipe.trainer.plugins),
         "callbacks": [callback.__fn_or_cls__.__name__ for callback in recipe.trainer.callbacks or []],
         "reference_vocab": config.vocab_size if getattr(config, "vocab_size", None) else _vocabulary(type(config)),
-        "longest_sequence": _longest(config, recipe),
+        "longest_sequence": _longest(name, config, recipe),
         "lacks": [path for option in TABLE for path in option.sets if not has_field(recipe, path)],
     }
     return entry | OURS.get(name, {})
@@ -270,11 +281,16 @@ def _vocabulary(config_class: type) -> int:
     return VOCABULARIES[max(known, key=len)]
 
 
-def _longest(config: Any, recipe: Any) -> int:
-    """The longest sequence that the model class, the recipe's model or the recipe's data name."""
+def _longest(name: str, config: Any, recipe: Any) -> int | None:
+    """The longest sequence that the published model, NeMo's model class, or the recipe names; None without a limit."""
+    if getattr(config, "position_embedding_type", None) == "none" or _family(type(config)) == "hyena":
+        return None
     fields = {field.name: field.default for field in dataclasses.fields(type(config))}
-    own = fields["seq_length"] if isinstance(fields.get("seq_length"), int) else 0
-    return max(own, config.seq_length, recipe.data.seq_length)
+    lengths = [config.seq_length, recipe.data.seq_length, getattr(config, "max_position_embeddings", 0)]
+    lengths += [length for prefix, length in PUBLISHED_LENGTHS.items() if name.startswith(prefix)]
+    if isinstance(fields.get("seq_length"), int):
+        lengths.append(fields["seq_length"])
+    return max(lengths)
 
 
 def _layout(trainer: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nemo_workflow import blend, catalog, checks, machine, pretrained
+from nemo_workflow import blend, catalog, checks, machine, notes, pretrained
 from nemo_workflow.catalog import Recipe
 from nemo_workflow.errors import Refusal
 from nemo_workflow.layout import make_layout
@@ -26,6 +26,7 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
     if problems:
         raise Refusal(dict.fromkeys(problems))
     assert run.recipe is not None and run.schedule is not None and run.layout is not None
+    notes.add(run)
     return Plan(
         settings=_resolved(run),
         given=tuple(sorted(settings.given)),
