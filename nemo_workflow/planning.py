@@ -16,6 +16,7 @@ from nemo_workflow.schedule import make_schedule
 from nemo_workflow.splits import Part, parse_split, parts_of
 
 T = TypeVar("T")
+OF_THE_RUN = ("recompute_", "cross_entropy_")  # fields of a saved model that say how it was trained, not what it is
 
 
 def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
@@ -121,7 +122,8 @@ def _sizes(run: checks.Run, recipe: Recipe) -> dict[str, Any]:
     """The recipe's sizes under those of the checkpoint that the run starts from."""
     if run.nemo_model is None or run.nemo_model.model_class != recipe.model_class:
         return recipe.sizes
-    return recipe.sizes | {name: value for name, value in run.nemo_model.sizes.items() if name in recipe.sizes}
+    saved = {name: value for name, value in run.nemo_model.sizes.items() if name in recipe.sizes}
+    return recipe.sizes | {name: value for name, value in saved.items() if not name.startswith(OF_THE_RUN)}
 
 
 def _vocab_size(run: checks.Run) -> int:
