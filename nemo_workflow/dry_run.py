@@ -6,12 +6,12 @@ import json
 import math
 from typing import Any
 
-from nemo_workflow import catalog, memory, parameters
+from nemo_workflow import catalog, memory
 from nemo_workflow.catalog import LAYOUT_FIELDS, Recipe
 from nemo_workflow.console import human_bytes, human_count
 from nemo_workflow.largest_token import figures
 from nemo_workflow.layout import layers_a_stage
-from nemo_workflow.memory import GIB, Job, Usage
+from nemo_workflow.memory import GIB, Usage
 from nemo_workflow.options import BY_ATTRIBUTE
 from nemo_workflow.plan import Plan
 from nemo_workflow.schedule import rate_at
@@ -48,38 +48,8 @@ def describe(plan: Plan) -> dict[str, Any]:
     }
 
 
-def job_of(plan: Plan, recipe: Recipe) -> Job:
-    """The plan as the memory formula sees it."""
-    settings, layout, sizes = plan.settings, plan.layout, plan.sizes
-    granularity = settings["recompute_granularity"] or sizes.get("recompute_granularity")
-    gpu_cross_entropy = "te" if recipe.family == "gpt" else sizes.get("cross_entropy_fusion_impl", "native")
-    return Job(
-        family=recipe.family,
-        model_class=recipe.model_class,
-        sizes=sizes,
-        vocabulary=parameters.padded_vocabulary(sizes, plan.vocab_size, layout.tensor),
-        layout=layout,
-        seq_length=plan.seq_length,
-        micro_batch=settings["micro_batch_size"],
-        micro_batches=layout.micro_batches(settings["global_batch_size"], settings["micro_batch_size"]),
-        stages=tuple(layers_a_stage(sizes, recipe.layout, layout)),
-        precision=settings["precision"] or recipe.precision["precision"],
-        fp32_grad_reduce=recipe.fp32_grad_reduce,
-        fp8=settings["fp8"] or (settings["precision"] is None and bool(recipe.precision["fp8"])),
-        distributed_optimizer=not settings["disable_dist_optim"],
-        sgd=(settings["optimizer"] or recipe.fields["optim.config.optimizer"]) == "sgd",
-        optimizer_offload=settings["optim_cpu_offloading_frac"] if settings["optim_cpu_offloading"] else 0.0,
-        offloaded_layers=settings["cpu_offloading_layers"] or 0 if settings["cpu_offloading_activations"] else 0,
-        recompute_granularity=granularity,
-        recompute_method=settings["recompute_method"] or sizes.get("recompute_method"),
-        recompute_layers=settings["recompute_num_layers"] or sizes.get("recompute_num_layers") or 0,
-        recompute_modules=tuple(sizes.get("recompute_modules") or ()),
-        cross_entropy=gpu_cross_entropy,
-    )
-
-
 def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
-    job = job_of(plan, recipe)
+    job = memory.job_of(plan, recipe)
     count = memory.model_of(job)
     experts, used = plan.sizes.get("num_moe_experts"), plan.sizes.get("moe_router_topk")
     idle = sum(layer.expert for layer in count.layers) * (1 - used / experts) if experts else 0
@@ -175,7 +145,7 @@ def _schedule(plan: Plan) -> dict[str, Any]:
 
 
 def _checkpoints(plan: Plan, recipe: Recipe) -> dict[str, Any]:
-    job = job_of(plan, recipe)
+    job = memory.job_of(plan, recipe)
     size = memory.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
     written = math.ceil(plan.schedule.max_steps / plan.schedule.save_every)
     keep = plan.settings["keep_checkpoints"]
@@ -194,7 +164,7 @@ def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
     """Bytes on the fullest GPU; None on a CPU."""
     if plan.accelerator == "cpu":
         return None
-    usage: Usage = memory.fullest(job_of(plan, recipe))
+    usage: Usage = memory.fullest(memory.job_of(plan, recipe))
     limit = int(plan.settings["gpu_memory"] * GIB)
     parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries")
     return {

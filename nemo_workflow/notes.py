@@ -25,6 +25,16 @@ def add(run: Run) -> None:
         run.notes.append("no validation: --split leaves nothing for it")
 
 
+def memory_note(total: int, limit: int) -> str | None:
+    """What helps when the memory plan exceeds --gpu-memory (bytes), or None."""
+    if total <= limit:
+        return None
+    return (
+        f"the run needs about {total / 2**30:.0f} GiB a GPU, more than --gpu-memory {limit / 2**30:g}; more GPUs,"
+        " --tensor-model-parallel-size, --recompute-granularity full or a smaller --micro-batch-size help"
+    )
+
+
 def _secrets(run: Run) -> None:
     for option in TABLE:
         if option.secret and option.attribute in run.settings.given:

@@ -169,7 +169,7 @@ _GUIDE = [
 
 _OURS = [
     Option("accelerator", HARDWARE, "auto: a GPU where the machine has one (always with --executor slurm), else the CPU", default="auto", choices=("auto", "gpu", "cpu")),
-    Option("gpu-memory", HARDWARE, "GB of memory of one GPU, for the memory plan", type=float, default=80.0, least=1),
+    Option("gpu-memory", HARDWARE, "GiB of memory of one GPU, for the memory plan", type=float, default=80.0, least=1),
     Option("time", SLURM, "time limit of the job as Slurm writes it: minutes, hours:minutes:seconds or days-hours", type=slurm_time, metavar="LIMIT"),
     Option("precision", TRAINING, "precision of the training; unset: the recipe's (bf16-mixed in all of NeMo's)", choices=("bf16-mixed", "16-mixed", "32")),
     Option("fp8-recipe", TRAINING, "with --fp8: how scaling factors are found, in NeMo's names (tensorwise is current scaling); unset: delayed", choices=("delayed", "tensorwise", "blockwise", "mxfp8")),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nemo_workflow import blend, catalog, checks, machine, notes, pretrained
+from nemo_workflow import blend, catalog, checks, machine, memory, notes, pretrained
 from nemo_workflow.catalog import Recipe
 from nemo_workflow.errors import Refusal
 from nemo_workflow.layout import make_layout
@@ -28,7 +29,7 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         raise Refusal(dict.fromkeys(problems))
     assert run.recipe is not None and run.schedule is not None and run.layout is not None
     notes.add(run)
-    return Plan(
+    plan = Plan(
         settings=_resolved(run),
         given=tuple(sorted(settings.given)),
         accelerator=run.accelerator,
@@ -43,6 +44,15 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         notes=tuple(run.notes),
         command=without_secrets(command),
     )
+    return _with_memory_note(plan, run.recipe)
+
+
+def _with_memory_note(plan: Plan, recipe: Recipe) -> Plan:
+    if plan.accelerator == "cpu":
+        return plan
+    need = memory.fullest(memory.job_of(plan, recipe)).total
+    note = notes.memory_note(need, int(plan.setting("gpu_memory") * memory.GIB))
+    return replace(plan, notes=(*plan.notes, note)) if note else plan
 
 
 def without_secrets(command: Sequence[str]) -> tuple[str, ...]:
