@@ -200,6 +200,8 @@ def load_with_transformers(folder: Path, trust_remote_code: bool) -> Any:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # noqa: BLE001 - whatever a tokenizer's own code raises
         hint = "" if trust_remote_code else "; a tokenizer with code of its own needs --trust-remote-code"
+        if not _read_json(folder / "tokenizer_config.json").get("tokenizer_class"):
+            hint = "; its tokenizer_config.json names no tokenizer_class (PreTrainedTokenizerFast suits most)"
         raise Refusal(f"--tokenizer {folder}: transformers cannot load it: {_first_line(error)}{hint}") from None
 
 
