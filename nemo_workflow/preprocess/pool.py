@@ -30,6 +30,12 @@ class _Worker:
         theirs.close()
         self.pending: deque[int] = deque()  # numbers of its tasks
 
+    def close(self) -> None:
+        """End it at once, whatever it does."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
     def receive(self) -> Any:
         """Its next message; raises Failure when it died, and what the worker itself raised."""
         try:
@@ -99,17 +105,21 @@ class Pool:
         for worker in self.workers:
             worker.process.kill()
         for worker in self.workers:
-            worker.process.join()
-            worker.connection.close()
+            worker.close()
 
 
-def run_in_child(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)` in a process of its own, whose memory goes back to the system; its exceptions are raised here."""
-    pool = Pool(1, lambda: (None, lambda _: function(*args)))
-    try:
-        return next(pool.run(iter([(None, True)]), lambda: None))[1]
-    finally:
-        pool.close()
+class Child:
+    """`function(*args)` in a process of its own, whose memory goes back to the system."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any):
+        self._worker = _Worker(lambda: (function(*args), lambda _: None))
+
+    def result(self) -> Any:
+        """Wait for it; what it raised is raised here."""
+        try:
+            return self._worker.receive()
+        finally:
+            self._worker.close()
 
 
 def _serve(connection: Connection, make_handler: Callable[[], tuple[Any, Callable[[Any], Any]]], parent: int) -> None:

@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ from nemo_workflow.preprocess.checks import first_difference, reference_ids
 from nemo_workflow.preprocess.documents import Reject
 from nemo_workflow.preprocess.engines import Engine, FastokensEngine, PythonEngine, TokenizersEngine
 from nemo_workflow.preprocess.inputs import Reader, sample_texts
-from nemo_workflow.preprocess.pool import Pool, run_in_child
+from nemo_workflow.preprocess.pool import Child, Pool
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.summary import Tally, lines_for_people, tokenizer_json
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, resolve_folder
@@ -126,9 +127,12 @@ class Run:
         args = self.args
         where = resolve_folder(args.tokenizer, args.trust_remote_code)
         texts = sample_texts(self.sources, self.keys)
-        self.spec, self.sample, self.expected = run_in_child(
+        ask = Child(
             reference_ids, args.tokenizer, where, args.eod_token, args.trust_remote_code, texts, args.special_tokens
         )
+        if args.engine != "tokenizers":
+            self._preload(where / "tokenizer.json")
+        self.spec, self.sample, self.expected = ask.result()
         if args.append_eod and self.spec.eod is None:
             raise Refusal(
                 f"--tokenizer {args.tokenizer}: it names no eos_token to end documents with; "
@@ -148,24 +152,35 @@ class Run:
             more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
             raise Refusal(f"{self.folder / existing[0]}{more}: exists already; --overwrite replaces it")
 
+    def _preload(self, file: Path) -> None:
+        """Load fastokens while the child loads the reference: each takes a second for a large vocabulary."""
+        self.fast: FastokensEngine | None = None
+        self.not_fast = "there is no tokenizer.json"
+        if not file.is_file():
+            return
+        try:
+            self.fast = FastokensEngine(file.read_text(encoding="utf-8"))
+        except Exception as error:  # noqa: BLE001 - a library that will not take it raises what it likes
+            self.not_fast = (str(error) or type(error).__name__).splitlines()[0]
+
     def _engine(self) -> Engine:
         """The engine that the flags and the tokenizer allow, loaded here so that the workers share its memory."""
-        choice = self.args.engine
         if not self.spec.fast:
             self.why = "the tokenizer exists in Python only"
             return PythonEngine(self.spec)
-        if choice != "tokenizers":
-            try:
-                engine = FastokensEngine(self.spec)
-                self.why = "takes this tokenizer"
-                return engine
-            except Exception as error:  # noqa: BLE001 - a library that will not take it raises what it likes
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                if choice == "fastokens":
-                    raise Refusal(f"--engine fastokens: it does not take this tokenizer: {reason}") from None
-                self.why = f"fastokens does not take this tokenizer: {reason}"
-        else:
+        if self.args.engine == "tokenizers":
             self.why = "as --engine says"
+            return TokenizersEngine(self.spec)
+        if self.spec.backend is not None:  # transformers changes the file as it loads it
+            with suppress(Exception):
+                self.fast = FastokensEngine(self.spec.backend)
+        if self.fast is not None:
+            self.why = "takes this tokenizer"
+            self.fast.split_special = self.spec.split_special
+            return self.fast
+        self.why = f"fastokens does not take this tokenizer ({self.not_fast})"
+        if self.args.engine == "fastokens":
+            raise Refusal(f"--engine fastokens: {self.why}; leave --engine out")
         return TokenizersEngine(self.spec)
 
     def _start(self, output: OutputFolder) -> Pool:
@@ -218,7 +233,7 @@ class Run:
         chunk = min(CHUNK, max(CHUNK // 16, total // (4 * self.args.workers)))
         pool = self._start(output)
         reader = Reader(self.sources, self.keys, output.run_dir, chunk)
-        progress = Progress(self.meter, reader, total)
+        progress = Progress(self.meter, total)
         outputs: list[Output] = []
         try:
             for task, result in pool.run(reader.tasks(), progress.show):
@@ -226,7 +241,7 @@ class Run:
                     self._close_last(outputs)
                     outputs.append(Output(self.sources[len(outputs)], self.keys, self.spec, output))
                 self._take(outputs[-1], result)
-                progress.add(result)
+                progress.add(task.done, result)
             while len(outputs) < len(self.sources):  # files without a single line
                 self._close_last(outputs)
                 outputs.append(Output(self.sources[len(outputs)], self.keys, self.spec, output))
@@ -283,12 +298,13 @@ class Run:
 class Progress:
     """Documents, MB/s, tokens/s and time left."""
 
-    def __init__(self, meter: console.Meter, reader: Reader, total: int):
-        self.meter, self.reader, self.total = meter, reader, total
+    def __init__(self, meter: console.Meter, total: int):
+        self.meter, self.total = meter, total
         self.began = time.monotonic()
-        self.documents = self.tokens = 0
+        self.done = self.documents = self.tokens = 0
 
-    def add(self, result: Result) -> None:
+    def add(self, done: int, result: Result) -> None:
+        self.done = done
         lengths = [np.frombuffer(tokens.lengths, np.int32) for tokens in result.tokens]
         self.documents += len(lengths[0])
         self.tokens += sum(int(of_key.sum(dtype=np.int64)) for of_key in lengths)
@@ -296,7 +312,7 @@ class Progress:
 
     def show(self, last: bool = False) -> None:
         seconds = max(1e-9, time.monotonic() - self.began)
-        done = self.total if last else self.reader.position
+        done = self.total if last else self.done
         left = seconds * (self.total - done) / done if done else 0
         self.meter.show(
             f"{100 * done / self.total:3.0f} %  {console.human_count(self.documents)} documents  "

@@ -23,9 +23,10 @@ LONG_TEXT = 2 * PIECE  # characters; longer ones are cut
 
 @dataclass(frozen=True)
 class LinesInFile:
-    """Whole lines of an uncompressed file: bytes start to end."""
+    """Whole lines of an uncompressed file: bytes start to end. `done`: bytes of the inputs read when this task is."""
 
     source: int
+    done: int
     path: Path
     start: int
     end: int
@@ -38,6 +39,7 @@ class Lines:
     """Whole lines, decompressed."""
 
     source: int
+    done: int
     data: bytes
 
 
@@ -46,6 +48,7 @@ class Rows:
     """Rows of a Parquet file: a column of values a key."""
 
     source: int
+    done: int
     columns: list[list[Any]]
 
 
@@ -71,7 +74,6 @@ class Result:
     tokens: list[Tokens]
     rejects: list[Reject]
     lines: int
-    input_bytes: int
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,7 @@ class Encoder:
 
     def _lines(self, data: bytes) -> Result:
         columns, rejects, count = parse_lines(data, self.job.keys)
-        size = len(data)
-        del data
-        return Result([self._encode(column) for column in columns], rejects, count, size)
+        return Result([self._encode(column) for column in columns], rejects, count)
 
     def _rows(self, columns: list[list[Any]]) -> Result:
         rejects: list[Reject] = []
@@ -118,11 +118,9 @@ class Encoder:
                 continue
             for column, text in zip(good, texts, strict=True):
                 column.append(text)
-        tokens = [self._encode(column) for column in good]
-        return Result(tokens, rejects, len(columns[0]), sum(part.utf8_bytes for part in tokens))
+        return Result([self._encode(column) for column in good], rejects, len(columns[0]))
 
     def _giant(self, task: LinesInFile) -> Result:
-        size = task.end - task.start
         with task.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if task.delete:
                 task.path.unlink()
@@ -134,8 +132,8 @@ class Encoder:
                 tokens = [self._encode_stream([v] if isinstance(v, str) else v.pieces()) for v in values]
             except BadLine as bad:
                 empty = [self._encode([]) for _ in self.job.keys]
-                return Result(empty, [Reject(1, bad.reason, bad.detail)], 1, size)
-        return Result(tokens, [], 1, size)
+                return Result(empty, [Reject(1, bad.reason, bad.detail)], 1)
+        return Result(tokens, [], 1)
 
     def _encode(self, texts: list[str]) -> Tokens:
         """Tokens of whole texts in a row."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizer_makers import MAKERS, WORDS, training_texts
 
 from nemo_workflow.preprocess.engines import FastokensEngine, TokenizersEngine
-from nemo_workflow.preprocess.pool import run_in_child
+from nemo_workflow.preprocess.pool import Child
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, examine
 from nemo_workflow.preprocess.worker import Encoder, Job, Lines
 from nemo_workflow.preprocess.writer import PairWriter
@@ -105,14 +105,14 @@ def encoders(tokenizers_dir, tmp_path_factory):
         job = Job(spec, ("text",), True, True, spool)
         made[kind] = [Encoder(job, TokenizersEngine(spec))]
         if kind != "unigram":
-            made[kind].append(Encoder(job, FastokensEngine(spec)))
+            made[kind].append(Encoder(job, FastokensEngine(spec.read_json(), spec.split_special)))
     return made
 
 
 def encode_pair(encoder: Encoder, texts: list[str], folder: Path) -> tuple[bytes, bytes]:
     data = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     writer = PairWriter(folder, "pair", encoder.job.spec.dtype)
-    result = encoder(Lines(0, data))
+    result = encoder(Lines(0, len(data), data))
     assert not result.rejects
     writer.add(result.tokens[0])
     writer.finish()
@@ -136,7 +136,7 @@ def test_any_documents_match_megatron(kind, encoders, reference, tokenizers_dir,
 
 def spec_of(folder: Path) -> TokenizerSpec:
     """In a child: it may import transformers without torch, which must not reach other tests."""
-    return run_in_child(lambda: examine("it", folder, None, False)[0])
+    return Child(lambda: examine("it", folder, None, False)[0]).result()
 
 
 def with_config(folder: Path, base: Path, **changes: object) -> Path:
@@ -176,7 +176,7 @@ def test_loaded_as_transformers_loads_it(variant, tokenizers_dir, reference, tmp
     texts = training_texts(3, seed=2) + TRICKY + ["a <|new|> b <|pad|>", " lead"]
     expected = reference(folder, texts)
     assert (spec.vocab_size, spec.eod) == (reference.answer["vocab_size"], reference.answer["eod"])
-    engines = [TokenizersEngine(spec), FastokensEngine(spec)]
+    engines = [TokenizersEngine(spec), FastokensEngine(spec.read_json(), spec.split_special)]
     for engine in engines:
         encoder = Encoder(Job(spec, ("text",), True, True, tmp_path), engine)
         assert encode_pair(encoder, texts, tmp_path) == expected, engine.name
@@ -197,7 +197,7 @@ def test_truncation_and_padding_in_the_file_are_not_applied(tokenizers_dir, refe
     (folder / "tokenizer.json").write_text(json.dumps(raw))
     spec = spec_of(folder)
     texts = training_texts(3, seed=2)
-    for engine in (TokenizersEngine(spec), FastokensEngine(spec)):
+    for engine in (TokenizersEngine(spec), FastokensEngine(spec.read_json(), spec.split_special)):
         encoder = Encoder(Job(spec, ("text",), True, True, tmp_path), engine)
         assert encode_pair(encoder, texts, tmp_path) == reference(folder, texts), engine.name
 
