@@ -36,19 +36,28 @@ class _Worker:
         self.process.join()
         self.connection.close()
 
+    def send(self, task: Any) -> None:
+        try:
+            self.connection.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
+
     def receive(self) -> Any:
         """Its next message; raises Failure when it died, and what the worker itself raised."""
         try:
             kind, value = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            self.process.join(5)
-            code = self.process.exitcode
-            how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-            hint = "; the machine may be out of memory: try fewer --workers" if code == -signal.SIGKILL else ""
-            raise Failure(f"worker process {self.process.pid} died ({how}){hint}; nothing was written") from None
+            raise self._death() from None
         if kind == "error":
             raise value
         return value
+
+    def _death(self) -> Failure:
+        self.process.join(5)
+        code = self.process.exitcode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        hint = "; the machine may be out of memory: try fewer --workers" if code == -signal.SIGKILL else ""
+        return Failure(f"worker process {self.process.pid} died ({how}){hint}; nothing was written")
 
 
 class Pool:
@@ -81,7 +90,7 @@ class Pool:
                     break
                 open_tasks[number] = waiting[0]
                 worker.pending.append(number)
-                worker.connection.send(waiting[0])
+                worker.send(waiting[0])
                 number, waiting = number + 1, None
             if first in results:
                 yield open_tasks.pop(first), results.pop(first)
