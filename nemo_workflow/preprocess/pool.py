@@ -28,7 +28,8 @@ class _Worker:
         self.process = FORK.Process(target=_serve, args=(theirs, make_handler, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
-        self.pending: deque[int] = deque()  # numbers of its tasks
+        # What it has yet to answer, in order: the number of a task, or what to call when an order is done.
+        self.pending: deque[int | Callable[[], None]] = deque()
 
     def close(self) -> None:
         """End it at once, whatever it does."""
@@ -71,14 +72,14 @@ class Pool:
             self.close()
             raise
 
-    def run(self, tasks: Iterator[tuple[Any, bool]], idle: Callable[[], None]) -> Iterator[tuple[Any, Any]]:
-        """(task, result) in the order of the tasks; each task comes with whether it is small.
+    def run(self, tasks: Iterator[tuple[Any, bool]], idle: Callable[[], None]) -> Iterator[tuple[Any, Any, int]]:
+        """(task, result, worker) in the order of the tasks; each task comes with whether it is small.
 
         A worker holds two small tasks at a time, so that it never waits for its parent, or one large one: two large
         messages that meet in a pipe would block both ends. `idle` is called now and then while results are awaited.
         """
-        results: dict[int, Any] = {}
         open_tasks: dict[int, Any] = {}
+        self._results: dict[int, tuple[Any, int]] = {}
         first, number, waiting, exhausted = 0, 0, None, False
         while True:
             while len(open_tasks) < 3 * len(self.workers):
@@ -92,22 +93,37 @@ class Pool:
                 worker.pending.append(number)
                 worker.send(waiting[0])
                 number, waiting = number + 1, None
-            if first in results:
-                yield open_tasks.pop(first), results.pop(first)
+            if first in self._results:
+                result, owner = self._results.pop(first)
+                yield open_tasks.pop(first), result, owner
                 first += 1
-                continue
-            if not open_tasks and exhausted and waiting is None:
+            elif any(worker.pending for worker in self.workers):
+                self._collect()
+                idle()
+            elif exhausted and waiting is None:
                 return
-            ready = wait([worker.connection for worker in self.workers if worker.pending], timeout=0.5)
-            idle()
-            for worker in self.workers:
-                if worker.connection in ready:
-                    value = worker.receive()
-                    results[worker.pending.popleft()] = value
+
+    def order(self, worker: int, message: Any, done: Callable[[], None]) -> None:
+        """Have one worker do something small; `done` is called during run() when it is."""
+        self.workers[worker].pending.append(done)
+        self.workers[worker].send(message)
+
+    def _collect(self) -> None:
+        """Take what answers there are; wait a little for the first."""
+        ready = wait([worker.connection for worker in self.workers if worker.pending], timeout=0.5)
+        for owner, worker in enumerate(self.workers):
+            if worker.connection in ready:
+                value, what = worker.receive(), worker.pending.popleft()
+                if callable(what):
+                    what()
+                else:
+                    self._results[what] = value, owner
 
     def _free(self, small: bool) -> _Worker | None:
-        worker = min(self.workers, key=lambda worker: len(worker.pending))
-        return worker if len(worker.pending) < (2 if small else 1) else None
+        """The worker with the least to do, if a task may be sent to it."""
+        loads = [sum(not callable(what) for what in worker.pending) for worker in self.workers]
+        least = loads.index(min(loads))
+        return self.workers[least] if loads[least] < (2 if small else 1) else None
 
     def close(self) -> None:
         """End the workers at once, whatever they do."""

@@ -7,7 +7,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +22,7 @@ from nemo_workflow.preprocess.pool import Child, Pool
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.summary import Tally, lines_for_people, tokenizer_json
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, resolve_folder
-from nemo_workflow.preprocess.worker import Encoder, Job, Result
+from nemo_workflow.preprocess.worker import Encoder, Job, Place, Result
 from nemo_workflow.preprocess.writer import OutputFolder, PairWriter, clean_up_stale, disk_errors
 
 CHUNK = 4 << 20  # bytes of input a task
@@ -40,19 +39,22 @@ class Output:
         self.tallies = [Tally(spec) for _ in keys]
         self.rejected: Counter[str] = Counter()
         self.lines = 0
+        self.unwritten = 0  # orders to workers that are not done yet
+        self.closed = False
         self._rejects: IO[str] | None = None
 
     @property
     def rejects_name(self) -> str:
         return f"{self.source.prefix}.rejects.jsonl"
 
-    def add(self, result: Result) -> None:
-        for writer, tally, tokens in zip(self.writers, self.tallies, result.tokens, strict=True):
+    def add(self, result: Result) -> Place:
+        """Take a result's figures; returns where its tokens belong."""
+        for tally, tokens in zip(self.tallies, result.tokens, strict=True):
             tally.add(tokens)
-            writer.add(tokens)
         for reject in result.rejects:
             self._note(reject)
         self.lines += result.lines
+        return Place([writer.add(tokens) for writer, tokens in zip(self.writers, result.tokens, strict=True)])
 
     def _note(self, reject: Reject) -> None:
         if self._rejects is None:
@@ -76,20 +78,32 @@ class Output:
                 "nothing was written. Mend the file, or allow more"
             )
 
-    def finish(self) -> None:
-        """Everything of this input is on disk, still under the run's folder."""
+    def close(self) -> None:
+        """No more results come."""
         if self.tallies[0].documents == 0:
             raise Refusal(f"{self.source.path}: no documents in it; there is nothing to train on")
         for tally, key in zip(self.tallies, self.keys, strict=True):
             if tally.tokens == 0:
                 raise Refusal(f"{self.source.path}: every {key!r} is empty; there is nothing to train on")
+        self.closed = True
+        self._finish_if_written()
+
+    def written(self) -> None:
+        """A worker has done one of its orders."""
+        self.unwritten -= 1
+        self._finish_if_written()
+
+    def _finish_if_written(self) -> None:
+        """Put everything of this input on disk, still under the run's folder."""
+        if not self.closed or self.unwritten:
+            return
         for writer in self.writers:
             writer.finish()
         if self._rejects is not None:
             self._rejects.close()
             self.folder.move(self.rejects_name)
 
-    def write_figures(self, common: dict[str, Any], append_eod: bool) -> list[str]:
+    def write_figures(self, common: dict[str, Any]) -> list[str]:
         """Write each pair's JSON; returns the lines to print."""
         out = []
         for writer, tally, stem, key in zip(self.writers, self.tallies, self.stems, self.keys, strict=True):
@@ -98,7 +112,7 @@ class Output:
                 "input_bytes": self.source.size,
                 "json_key": key,
                 **common,
-                **tally.as_json(append_eod),
+                **tally.as_json(),
                 "bin_bytes": writer.bin_path.stat().st_size,
                 "bad_lines": dict(self.rejected),
             }
@@ -156,24 +170,27 @@ class Run:
         """Load fastokens while the child loads the reference: each takes a second for a large vocabulary."""
         self.fast: FastokensEngine | None = None
         self.not_fast = "there is no tokenizer.json"
-        if not file.is_file():
-            return
+        if file.is_file():
+            self._load_fast(file.read_text(encoding="utf-8", errors="replace"))
+
+    def _load_fast(self, backend: str) -> None:
         try:
-            self.fast = FastokensEngine(file.read_text(encoding="utf-8"))
+            self.fast = FastokensEngine(backend)
         except Exception as error:  # noqa: BLE001 - a library that will not take it raises what it likes
-            self.not_fast = (str(error) or type(error).__name__).splitlines()[0]
+            self.fast, self.not_fast = None, (str(error) or type(error).__name__).splitlines()[0]
 
     def _engine(self) -> Engine:
         """The engine that the flags and the tokenizer allow, loaded here so that the workers share its memory."""
         if not self.spec.fast:
             self.why = "the tokenizer exists in Python only"
+            if self.args.engine != "auto":
+                raise Refusal(f"--engine {self.args.engine}: {self.why}; leave --engine out")
             return PythonEngine(self.spec)
         if self.args.engine == "tokenizers":
             self.why = "as --engine says"
             return TokenizersEngine(self.spec)
         if self.spec.backend is not None:  # transformers changes the file as it loads it
-            with suppress(Exception):
-                self.fast = FastokensEngine(self.spec.backend)
+            self._load_fast(self.spec.backend)
         if self.fast is not None:
             self.why = "takes this tokenizer"
             self.fast.split_special = self.spec.split_special
@@ -236,15 +253,13 @@ class Run:
         progress = Progress(self.meter, total)
         outputs: list[Output] = []
         try:
-            for task, result in pool.run(reader.tasks(), progress.show):
-                while len(outputs) <= task.source:
-                    self._close_last(outputs)
-                    outputs.append(Output(self.sources[len(outputs)], self.keys, self.spec, output))
-                self._take(outputs[-1], result)
+            for task, result, worker in pool.run(reader.tasks(), progress.show):
+                self._open_up_to(task.source, outputs, output)
+                place = self._take(outputs[-1], result)
+                outputs[-1].unwritten += 1
+                pool.order(worker, place, outputs[-1].written)
                 progress.add(task.done, result)
-            while len(outputs) < len(self.sources):  # files without a single line
-                self._close_last(outputs)
-                outputs.append(Output(self.sources[len(outputs)], self.keys, self.spec, output))
+            self._open_up_to(len(self.sources) - 1, outputs, output)
             self._close_last(outputs)
             progress.show(last=True)
         finally:
@@ -252,12 +267,18 @@ class Run:
             self.meter.close()
         return outputs
 
+    def _open_up_to(self, source: int, outputs: list[Output], folder: OutputFolder) -> None:
+        """Begin the outputs of all inputs up to number `source`; the ones before it are complete."""
+        while len(outputs) <= source:
+            self._close_last(outputs)
+            outputs.append(Output(self.sources[len(outputs)], self.keys, self.spec, folder))
+
     def _close_last(self, outputs: list[Output]) -> None:
         if outputs:
             outputs[-1].check_share(self.args.max_bad)
-            outputs[-1].finish()
+            outputs[-1].close()
 
-    def _take(self, output: Output, result: Result) -> None:
+    def _take(self, output: Output, result: Result) -> Place:
         if result.rejects and self.args.on_error == "stop":
             bad = result.rejects[0]
             kind = "row" if output.source.is_parquet else "line"
@@ -265,9 +286,10 @@ class Run:
                 f"{output.source.path}:{output.lines + bad.line}: {bad.reason} in this {kind}: {bad.detail}; nothing was "
                 "written. Mend it, or leave such lines out with --on-error skip"
             )
-        output.add(result)
+        place = output.add(result)
         if output.lines >= ENOUGH_LINES:
             output.check_share(self.args.max_bad)
+        return place
 
     def _finish(self, output: OutputFolder, outputs: list[Output], began: float) -> list[str]:
         args = self.args
@@ -277,7 +299,7 @@ class Run:
         }
         lines: list[str] = []
         for each in outputs:
-            lines += each.write_figures(common, args.append_eod)
+            lines += each.write_figures(common)
         old_rejects = [each.rejects_name for each in outputs if not each.rejected]
         output.commit(remove=old_rejects)
         forged = sum(tally.eod_inside for each in outputs for tally in each.tallies)

@@ -139,7 +139,7 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
         fast=reference.fast,
         eod=eod,
         eod_token=token,
-        vocab_size=len(vocabulary),
+        vocab_size=reference.size(),
         largest_id=max(vocabulary.values()),
         sha256=tokenizer_hash(folder),
         prefix=prefix,
@@ -176,6 +176,10 @@ class _Reference:
 
     def vocabulary(self) -> dict[str, int]:
         return self.tokenizer.get_vocab()
+
+    def size(self) -> int:
+        """len(AutoTokenizer)."""
+        return self.tokenizer.get_vocab_size(with_added_tokens=True) if self.fast else len(self.tokenizer)
 
     def encode_ids(self, text: str, special: bool) -> list[int]:
         encoding = self.tokenizer.encode(text, add_special_tokens=special)

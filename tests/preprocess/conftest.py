@@ -28,6 +28,10 @@ def tokenizers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made = make()
         tokenizer_makers.save(made, folder / name)
         tokenizer_makers.save(made, folder / f"{name}-large", pad_to=70_000)
+    (folder / "slow").mkdir()  # a class that exists in Python only and needs no files
+    (folder / "slow" / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "ByT5Tokenizer", "eos_token": "</s>", "extra_ids": 0}'
+    )
     return folder
 
 

@@ -300,6 +300,7 @@ def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
         ("--input", tmp_path / "in/docs.json", "--tokenizer", tmp_path / "empty"): "no tokenizer.json or other tokenizer files",
         ("--input", tmp_path / "in/docs.json", "--tokenizer", "./nowhere"): "--tokenizer ./nowhere: no such folder",
         ("--input", tmp_path / "in/docs.json", "--engine", "fastokens", "--tokenizer", tokenizers_dir / "unigram"): "does not take this tokenizer",
+        ("--input", tmp_path / "in/docs.json", "--engine", "tokenizers", "--tokenizer", tokenizers_dir / "slow"): "exists in Python only",
         ("--input", tmp_path / "in/docs.json", "--colour"): "unrecognized arguments: --colour",
     }  # fmt: skip
     for arguments, message in cases.items():

@@ -15,7 +15,7 @@ from tokenizer_makers import MAKERS, WORDS, training_texts
 from nemo_workflow.preprocess.engines import FastokensEngine, TokenizersEngine
 from nemo_workflow.preprocess.pool import Child
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, examine
-from nemo_workflow.preprocess.worker import Encoder, Job, Lines
+from nemo_workflow.preprocess.worker import Encoder, Job, Lines, Place
 from nemo_workflow.preprocess.writer import PairWriter
 
 pytestmark = pytest.mark.e2e
@@ -54,6 +54,18 @@ def test_command_matches_megatron(kind, size, eod, tokenizers_dir, reference, pr
     assert figures["vocabulary_size"] == reference.answer["vocab_size"]
     assert figures["eod_id"] == reference.answer["eod"]
     assert figures["engine"] == ("tokenizers" if kind == "unigram" else "fastokens"), figures["engine_reason"]
+
+
+def test_slow_tokenizer(tokenizers_dir, reference, preprocess, tmp_path):
+    texts = training_texts(4, seed=1) + TRICKY
+    write_jsonl(tmp_path / "docs.jsonl", texts)
+    done = preprocess(
+        "--tokenizer", tokenizers_dir / "slow", "--input", tmp_path / "docs.jsonl", "--output-dir", tmp_path
+    )
+    assert done.code == 0, done.err
+    assert "engine transformers (slow): the tokenizer exists in Python only" in done.err
+    assert "so it comes twice; --no-append-eod" in done.err
+    assert pair_bytes(tmp_path, "docs") == reference(tokenizers_dir / "slow", texts, slow=True)
 
 
 def test_without_special_tokens(tokenizers_dir, reference, preprocess, tmp_path):
@@ -114,7 +126,7 @@ def encode_pair(encoder: Encoder, texts: list[str], folder: Path) -> tuple[bytes
     writer = PairWriter(folder, "pair", encoder.job.spec.dtype)
     result = encoder(Lines(0, len(data), data))
     assert not result.rejects
-    writer.add(result.tokens[0])
+    encoder(Place([writer.add(result.tokens[0])]))
     writer.finish()
     return writer.bin_path.read_bytes(), writer.idx_path.read_bytes()
 
