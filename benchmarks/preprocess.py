@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--datatrove-python", type=Path, metavar="PYTHON")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--slow-repeats", type=int, default=1)
-    parser.add_argument("--slice-megabytes", type=float, default=20)
+    parser.add_argument("--slice-megabytes", type=float, default=120)
     args = parser.parse_args()
     args.bench = args.bench.resolve()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
