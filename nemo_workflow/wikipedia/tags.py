@@ -13,10 +13,11 @@ MARKER = "\x7f"  # MediaWiki's own choice: a character that no page may hold
 
 FORMULAS = frozenset(("math", "chem", "ce"))
 VERBATIM = FORMULAS | {"nowiki", "pre", "syntaxhighlight", "source"}
-DROPPED = frozenset(
+_DROPPED = (
     "ref references gallery timeline score graph imagemap mapframe maplink templatestyles templatedata inputbox "
-    "categorytree hiero includeonly indicator charinsert dynamicpagelist rss style script rt rp".split()
+    "categorytree hiero includeonly indicator charinsert dynamicpagelist rss style script rt rp"
 )
+DROPPED = frozenset(_DROPPED.split())
 _BLOCKS = (
     "br|p|div|center|blockquote|poem|li|ul|ol|dl|dt|dd|tr|td|th|tbody|thead|tfoot|caption|h[1-6]|hr|section|main"
     "|article|aside|header|footer|nav|figure|figcaption|details|summary"
