@@ -13,7 +13,7 @@ import requests
 
 from nemo_workflow.errors import Failure
 from nemo_workflow.files import fsync_dir
-from nemo_workflow.wikipedia.http import ATTEMPTS, CONNECTIONS, Client, Stopped, Unreachable, plain_reason
+from nemo_workflow.wikipedia.http import ATTEMPTS, CONNECTIONS, Client, Stopped, Unreachable, back_off, plain_reason
 from nemo_workflow.wikipedia.site import RemoteFile
 
 CHUNK = 1 << 18
@@ -137,7 +137,7 @@ def _download(client: Client, file: RemoteFile, part: Path, tally: Tally) -> str
                 failures = 0 if have > before else failures + 1
                 if failures >= ATTEMPTS:
                     raise Failure(f"{file.url}: {plain_reason(error)}; {_goes_on(have, file)}") from None
-                client.pause(client.first_wait * 2**failures)
+                client.pause(back_off(failures))
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ TIMEOUT = (15, 60)  # seconds to connect, and between two packets
 BUSY = frozenset((429, 500, 502, 503, 504))
 LONGEST_WAIT = 300.0
 ATTEMPTS = 6
+FIRST_WAIT = 1.0  # seconds; doubles with each failed attempt
 
 
 class Unreachable(Exception):
@@ -29,13 +30,12 @@ class Stopped(Exception):
 
 
 class Client:
-    """One session of one thread. `stop` ends waits; `first_wait` (seconds) doubles with each failed attempt."""
+    """One session of one thread; `stop` ends its waits."""
 
-    def __init__(self, user_agent: str, stop: threading.Event | None = None, first_wait: float = 1.0):
+    def __init__(self, user_agent: str, stop: threading.Event | None = None):
         self.session = requests.Session()
         self.session.headers.update({"User-Agent": user_agent, "Accept-Encoding": "identity"})
         self.stop = stop or threading.Event()
-        self.first_wait = first_wait
 
     def __enter__(self) -> Client:
         return self
@@ -48,7 +48,7 @@ class Client:
     def open(self, url: str, headers: Mapping[str, str] | None = None, attempts: int = ATTEMPTS) -> requests.Response:
         """The response to a GET whose body is yet to be read, of any status that isn't BUSY; raises Unreachable."""
         for attempt in range(attempts):
-            wait = self.first_wait * 2**attempt * random.uniform(1, 1.25)
+            wait = back_off(attempt)
             try:
                 response = self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
             except requests.RequestException as error:
@@ -67,6 +67,11 @@ class Client:
         """Wait; raises Stopped when told to stop meanwhile."""
         if self.stop.wait(min(seconds, LONGEST_WAIT)):
             raise Stopped
+
+
+def back_off(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    return FIRST_WAIT * 2**failures * random.uniform(1, 1.25)
 
 
 def retry_after(response: requests.Response) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from nemo_workflow.wikipedia.nested import replace_pairs
+
 # Names of the file and category namespaces that a dump's header does not list: English and the old names of large wikis.
 _ALIASES = (
     "file|image|category|datei|bild|kategorie|fichier|catégorie|archivo|imagen|categoría|immagine|categoria|ficheiro"
@@ -32,8 +34,7 @@ _MEDIA = re.compile(
 )
 
 _SCHEME = r"(?:(?:https?|ftps?|sftp|ircs?|gopher|git|svn|ssh|telnet|nntp|gemini):)?//|(?:mailto|news|tel|sips?|xmpp|urn|geo|magnet|bitcoin):"
-_EXTERNAL = re.compile(rf"\[(?:{_SCHEME})[^\s\[\]<>\"]*[ \t\u3000]*([^\[\]\n]*)\]")
-_DEEPEST = 20  # links nest in captions only; a bound keeps the time linear
+_EXTERNAL = re.compile(rf"\[(?:{_SCHEME})[^\s\[\]<>\"]*+[ \t\u3000]*+([^\[\]\n]*+)\]")
 
 
 class Links:
@@ -46,32 +47,8 @@ class Links:
         """Replace each link by the text that a reader sees, or by nothing; brackets without a partner stay."""
         if "[" not in text:
             return text
-        text = _EXTERNAL.sub(r"\1", text)
-        first, *pieces = text.split("[[")
-        if not pieces:
-            return text
-        out = [first]
-        opened: list[int] = []  # where in `out` each open link began
-        for piece in pieces:
-            head, closed, rest = piece.partition("]]")
-            if closed and "]]" not in rest:  # nothing nests in it
-                out.append(self._shown(head))
-                out.append(rest)
-                continue
-            if len(opened) < _DEEPEST:
-                opened.append(len(out))
-            out.append("[[")
-            out.append(head)
-            for tail in rest.split("]]") if closed else ():
-                if opened:
-                    start = opened.pop()
-                    body = "".join(out[start + 1 :])
-                    del out[start:]
-                    out.append(self._shown(body))
-                else:
-                    out.append("]]")
-                out.append(tail)
-        return _EXTERNAL.sub(r"\1", "".join(out))  # those with a link in their text
+        text = replace_pairs(_EXTERNAL.sub(r"\1", text), "[[", "]]", self._shown)
+        return _EXTERNAL.sub(r"\1", text)  # those with a link in their text
 
     def _shown(self, body: str) -> str:
         target, _, label = body.partition("|")

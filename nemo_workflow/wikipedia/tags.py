@@ -30,7 +30,7 @@ _INLINE = (
 
 _EXTENSION = re.compile(rf"<(?:!--|((?i:{'|'.join(sorted(VERBATIM | DROPPED))}))(?=[\s/>])([^<>]*)>)")
 _CLOSING = {name: re.compile(rf"</(?i:{name})\s*>") for name in VERBATIM | DROPPED}
-_HIDDEN = re.compile(r"<(?i:(span|div))\s[^<>]*(?i:display\s*:\s*none)[^<>]*>[^<]*</(?i:\1)\s*>")
+_HIDDEN = re.compile(r"<(?i:(span|div))\s(?>[^<>]*?(?i:display\s*:\s*none))[^<>]*+>[^<]*+</(?i:\1)\s*>")
 _BLOCK = re.compile(rf"</?(?i:{_BLOCKS})(?=[\s/>])[^<>]*>")
 _INLINE_TAG = re.compile(rf"</?(?i:{_INLINE})(?=[\s/>])[^<>]*>")
 _STRIPPED = re.compile(rf"{MARKER}(\d+){MARKER}")
