@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from html import unescape
 from itertools import chain
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser, fromstring
@@ -68,37 +69,41 @@ def read_pages(open_stream: Callable[[], Iterable[bytes]]) -> Iterator[RawPage |
     `open_stream` gives the stream's XML in pieces. It is called again, to read pages singly, if one is broken.
     """
     parser: Any = XMLPullParser(("end",))  # its type in typeshed knows no element
-    done = 0
+    done: set[str] = set()  # titles, which are unique in a wiki
     try:
         parser.feed(_ROOT)
         for chunk in chain(open_stream(), (_END,)):
             parser.feed(chunk)
             for _, element in parser.read_events():
                 if element.tag == "page":
-                    done += 1
-                    yield _page(element)
+                    page = _page(element)
+                    done.add(page.title)
+                    yield page
                     element.clear()
         parser.close()
     except ParseError:
         yield from _one_by_one(b"".join(open_stream()), done)
 
 
-def _one_by_one(xml: bytes, skip: int) -> Iterator[RawPage | BrokenPage]:
-    """Parse each page by itself, after the first `skip`."""
+def _one_by_one(xml: bytes, done: set[str]) -> Iterator[RawPage | BrokenPage]:
+    """Parse each page by itself, but for those done."""
     starts = [found.start() for found in _PAGE.finditer(xml)]
-    for start, end in list(zip(starts, [*starts[1:], len(xml)], strict=True))[skip:]:
-        page = xml[start:end]
+    for start, end in zip(starts, [*starts[1:], len(xml)], strict=True):
+        source = xml[start:end]
+        page: RawPage | BrokenPage
         try:
-            yield _page(fromstring(page[: page.index(b"</page>") + 7]))
+            page = _page(fromstring(source[: source.index(b"</page>") + 7]))
         except ParseError as error:
-            yield BrokenPage(_title(page), f"not well-formed XML: {error}")
+            page = BrokenPage(_title(source), f"not well-formed XML: {error}")
         except ValueError:
-            yield BrokenPage(_title(page), "no </page>")
+            page = BrokenPage(_title(source), "no </page>")
+        if page.title not in done:
+            yield page
 
 
 def _title(page: bytes) -> str:
     found = _TITLE.search(page.decode("utf-8", "replace"))
-    return found[1] if found else "(no title)"
+    return unescape(found[1]) if found else "(no title)"
 
 
 def _page(element: Element) -> RawPage | BrokenPage:

@@ -80,8 +80,6 @@ class Work:
         pool: ProcessPoolExecutor | None = None
         try:
             for index, articles in self._fetched([part for _, part in todo], downloads):
-                if self._enough():
-                    break
                 streams = read_index(index, articles)
                 self.pages_known += sum(stream.pages for stream in streams[journal.streams :])
                 self.bytes_known += articles.stat().st_size
@@ -127,6 +125,8 @@ class Work:
         ahead = 1 if self.rules.max_pages is not None else len(files)
         waiting: list[tuple[Future[Path], Future[Path]]] = []
         for number in range(len(files)):
+            if self._enough():
+                return
             while len(waiting) < min(number + ahead, len(files)):
                 index, articles = files[len(waiting)]
                 waiting.append((downloads.submit(index), downloads.submit(articles)))
