@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -88,14 +88,15 @@ def quality(texts: Mapping[str, str], expected: Mapping[str, str]) -> tuple[floa
     return right / written, right / wanted, same / len(expected)
 
 
-def read_lines(paths: Iterator[Path]) -> dict[str, str]:
-    """Text by title; wikiextractor writes HTML entities and puts the title above: both are forgiven."""
-    texts: dict[str, str] = {}
-    for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            page = json.loads(line)
-            texts[page["title"]] = html.unescape(page["text"]).strip().removeprefix(page["title"] + "\n")
-    return texts
+def read_lines(paths: Iterable[Path]) -> dict[str, str]:
+    """Text by title."""
+    lines = (line for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line)
+    return {page["title"]: page["text"] for page in map(json.loads, lines)}
+
+
+def forgiving(texts: Mapping[str, str]) -> dict[str, str]:
+    """wikiextractor writes HTML entities and the title as the first line: neither counts against it."""
+    return {title: html.unescape(text).strip().removeprefix(title + "\n") for title, text in texts.items()}
 
 
 class Bench:
@@ -140,7 +141,7 @@ class Bench:
     def cleanness(self) -> None:
         print("\nprecision, recall, pages with exactly the right words")
         self._report("download_wiki.py", read_lines((self.work / "ours").glob("*.jsonl")))
-        self._report("wikiextractor", read_lines(p for p in (self.work / "theirs").rglob("wiki_*")))
+        self._report("wikiextractor", forgiving(read_lines((self.work / "theirs").rglob("wiki_*"))))
 
     def _report(self, name: str, texts: Mapping[str, str], expected: Mapping[str, str] | None = None) -> None:
         precision, recall, same = quality(texts, expected or self.expected)
@@ -152,7 +153,7 @@ class Bench:
         source.write_text("".join(json.dumps({"title": p.title, "wikitext": p.text}) + "\n" for p in sample))
         seconds = cpu_seconds([self.other, "-c", MWPARSER, source], result)
         print(f"\nmwparserfromhell strip_code alone, {len(sample)} articles: {len(sample) / seconds:.0f} pages/CPU-s")
-        self._report("mwparserfromhell", read_lines(iter([result])), {p.title: p.expected or "" for p in sample})
+        self._report("mwparserfromhell", read_lines([result]), {p.title: p.expected or "" for p in sample})
 
     def memory(self) -> None:
         print()
