@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import random
 import re
 import resource
 import statistics
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.wikipedia.dump import write_dump
 from tests.wikipedia.dump_site import DumpSite
-from tests.wikipedia.generator import Page, pages
+from tests.wikipedia.generator import Page, Writer, pages
 
 ROOT = Path(__file__).resolve().parents[1]
 WORD = re.compile(r"[一-鿿]|[^\W_一-鿿]+")
@@ -99,6 +100,12 @@ def forgiving(texts: Mapping[str, str]) -> dict[str, str]:
     return {title: html.unescape(text).strip().removeprefix(title + "\n") for title, text in texts.items()}
 
 
+def command(site: DumpSite, folder: Path, workers: int) -> list[str | Path]:
+    script = ROOT / "download_example_data" / "download_wiki.py"
+    flags = ["--base-url", site.url, "--output-dir", folder, "--keep-metadata", "--overwrite", "--min-chars", "1"]
+    return [sys.executable, script, *flags, "--workers", str(workers)]
+
+
 class Bench:
     def __init__(self, work: Path, made: list[Page], other: Path):
         self.work = work
@@ -109,10 +116,8 @@ class Bench:
         self.site = DumpSite(work / "site")
         self.expected = {page.title: page.expected for page in made if page.expected}
 
-    def ours(self, workers: int = 1, minimum: int = 1) -> list[str | Path]:
-        script = ROOT / "download_example_data" / "download_wiki.py"
-        flags = ["--base-url", self.site.url, "--output-dir", self.work / "ours", "--keep-metadata", "--overwrite"]
-        return [sys.executable, script, *flags, "--workers", str(workers), "--min-chars", str(minimum)]
+    def ours(self, workers: int) -> list[str | Path]:
+        return command(self.site, self.work / "ours", workers)
 
     def wikiextractor(self, *flags: str) -> list[str | Path]:
         return [self.other.parent / "wikiextractor", "--json", "-q", *flags, "-o", self.work / "theirs", self.dump]
@@ -124,7 +129,7 @@ class Bench:
             "wikiextractor": self.wikiextractor(),
             "wikiextractor --no-templates": self.wikiextractor("--no-templates"),
         }
-        cpu_seconds(self.ours())  # the download
+        cpu_seconds(self.ours(1))  # the download
         seconds: dict[str, list[float]] = {name: [] for name in tools}
         for _ in range(rounds):
             for name, command in tools.items():
@@ -155,10 +160,29 @@ class Bench:
         print(f"\nmwparserfromhell strip_code alone, {len(sample)} articles: {len(sample) / seconds:.0f} pages/CPU-s")
         self._report("mwparserfromhell", read_lines([result]), {p.title: p.expected or "" for p in sample})
 
-    def memory(self) -> None:
-        print()
-        for workers in (1, 2, 8):
-            print(f"peak memory, {workers} workers: {peak_memory(self.ours(workers)):.0f} MB")
+
+def memory(name: str, made: Iterable[Page], work: Path) -> None:
+    """Peak memory of the whole command, download included."""
+    write_dump(work / "site", [made])
+    site = DumpSite(work / "site")
+    for workers in (1, 2, 8):
+        with tempfile.TemporaryDirectory() as folder:
+            peak = peak_memory(command(site, Path(folder), workers))
+        print(f"peak memory, {name}, {workers} workers: {peak:.0f} MB")
+    site.close()
+
+
+def long_pages(count: int, size: int) -> Iterator[Page]:
+    """Articles of `size` bytes each; MediaWiki allows none above 2 MiB."""
+    chance = random.Random(1)
+    articles = [Writer(chance, han=number % 2 == 0).article(8) for number in range(400)]
+    for number in range(1, count + 1):
+        chosen: list[str] = []
+        length = 0
+        while length < size:
+            chosen.append(chance.choice(articles)[0])
+            length += len(chosen[-1].encode())
+        yield Page(number, f"Long {number}", 0, "\n\n".join(chosen), "")
 
 
 def main() -> None:
@@ -174,8 +198,10 @@ def main() -> None:
         bench.speed(args.rounds)
         bench.cleanness()
         bench.mwparserfromhell(1000)
-        bench.memory()
         bench.site.close()
+    for name, made in ("short pages", pages(5000)), ("300 pages of 2 MB", long_pages(300, 2_000_000)):
+        with tempfile.TemporaryDirectory() as work:
+            memory(name, made, Path(work))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,7 +28,11 @@ from nemo_workflow.wikipedia.pages import CATEGORY, FILE, MAIN, BrokenPage, RawP
 from nemo_workflow.wikipedia.rules import Rules
 from nemo_workflow.wikipedia.wikitext import Cleaner
 
-IN_FLIGHT = 16 << 20  # compressed bytes that the workers may hold at once: this bounds the memory
+# What may be with the workers or wait for its turn at once; this bounds the memory.
+STREAMS_A_WORKER = 2
+COMPRESSED_BYTES = 16 << 20
+SPILL = 4 << 20
+SPILL_PREFIX = ".spilled-"
 
 
 @dataclass
@@ -35,12 +40,36 @@ class Extracted:
     """What a worker makes of one stream: JSON lines, counts, a note for each broken page."""
 
     lines: list[bytes] = field(default_factory=list)
+    size: int = 0  # bytes of `lines`
+    spilled: Path | None = None  # the lines before them, if they were too many to hand over
     counts: Counts = field(default_factory=Counts)
     notes: list[str] = field(default_factory=list)
 
+    def add(self, line: bytes, folder: Path) -> None:
+        """Append a line; spill into a file in `folder` when they get too many."""
+        self.lines.append(line)
+        self.size += len(line)
+        if self.size > SPILL:
+            if self.spilled is None:
+                handle, name = tempfile.mkstemp(prefix=SPILL_PREFIX, dir=folder)
+                os.close(handle)
+                self.spilled = Path(name)
+            with self.spilled.open("ab") as stream:
+                stream.writelines(self.lines)
+            self.lines, self.size = [], 0
+
+    def take(self) -> Iterator[bytes]:
+        """All lines in order, once."""
+        if self.spilled:
+            with self.spilled.open("rb") as stream:
+                yield from stream
+            self.spilled.unlink()
+        yield from self.lines
+
     def keep_first(self, limit: int) -> None:
         """Drop the lines after the first `limit`."""
-        self.lines = self.lines[:limit]
+        self.lines = list(self.take())[:limit]
+        self.spilled = None
         self.counts.kept = len(self.lines)
         self.counts.characters = sum(len(orjson.loads(line)["text"]) for line in self.lines)
 
@@ -72,7 +101,7 @@ class Extractor:
                         "left out; a later --date may have it whole"
                     )
                 elif line := self.page(page, made.counts):
-                    made.lines.append(line)
+                    made.add(line, articles.parent)
         except (OSError, EOFError) as error:
             raise Failure(
                 f"{articles}: the stream at byte {stream.offset}: {error}; "
@@ -136,31 +165,39 @@ def site_of(articles: Path, streams: list[Stream]) -> SiteInfo:
         raise Failure(f"{articles}: {error}; delete the file and run the same command again") from None
 
 
-def start_workers(count: int, site: SiteInfo, rules: Rules) -> ProcessPoolExecutor:
-    """Worker processes that share nothing with this one: its download threads could hold locks at a fork."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, context, _start_worker, (site, rules))
+class Workers:
+    """Processes that extract streams. They share nothing with this one: its download threads could hold locks at a fork."""
 
+    def __init__(self, count: int, site: SiteInfo, rules: Rules):
+        self.most_streams = STREAMS_A_WORKER * count
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(count, context, _start_worker, (site, rules))
 
-def extract(pool: ProcessPoolExecutor, articles: Path, streams: list[Stream]) -> Iterator[Extracted]:
-    """What the workers make of `streams`, in order; raises Failure."""
-    todo = deque(streams)
-    running: deque[tuple[Future[Extracted], int]] = deque()
-    in_flight = 0
-    try:
-        while todo or running:
-            while todo and (not running or in_flight + todo[0].length <= IN_FLIGHT):
-                stream = todo.popleft()
-                running.append((pool.submit(_extract, articles, stream), stream.length))
-                in_flight += stream.length
-            future, length = running.popleft()
-            yield future.result()
-            in_flight -= length
-    except BrokenProcessPool:
-        raise Failure(
-            f"{articles}: a worker process was killed, perhaps for want of memory; "
-            "the same command goes on from here, with a lower --workers if you like"
-        ) from None
-    finally:
-        for future, _ in running:
-            future.cancel()
+    def extract(self, articles: Path, streams: list[Stream]) -> Iterator[Extracted]:
+        """What they make of `streams`, in order; raises Failure."""
+        todo = deque(streams)
+        running: deque[tuple[Future[Extracted], int]] = deque()
+        size = 0
+        try:
+            while todo or running:
+                while todo and (
+                    not running or (len(running) < self.most_streams and size + todo[0].length <= COMPRESSED_BYTES)
+                ):
+                    stream = todo.popleft()
+                    running.append((self.pool.submit(_extract, articles, stream), stream.length))
+                    size += stream.length
+                future, length = running.popleft()
+                yield future.result()
+                size -= length
+        except BrokenProcessPool:
+            raise Failure(
+                f"{articles}: a worker process was killed, perhaps for want of memory; "
+                "the same command goes on from here, with a lower --workers if you like"
+            ) from None
+        finally:
+            for future, _ in running:
+                future.cancel()
+
+    def stop(self) -> None:
+        """Begin nothing more; don't wait for what has begun."""
+        self.pool.shutdown(wait=False, cancel_futures=True)

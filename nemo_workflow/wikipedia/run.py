@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from nemo_workflow.console import Meter, human_bytes, human_count, human_time
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.wikipedia.download import Downloads, Tally
-from nemo_workflow.wikipedia.extract import extract, site_of, start_workers
+from nemo_workflow.wikipedia.extract import SPILL_PREFIX, Workers, site_of
 from nemo_workflow.wikipedia.http import Client
 from nemo_workflow.wikipedia.journal import Journal
 from nemo_workflow.wikipedia.multistream import read_index
@@ -54,6 +54,8 @@ def run(request: Request, rules: Rules, folder: Path) -> None:
         return
     dump_folder.mkdir(parents=True, exist_ok=True)
     with _locked(dump_folder):
+        for spilled in dump_folder.glob(f"{SPILL_PREFIX}*"):  # of a call that was killed
+            spilled.unlink()
         Work(dump, parts, rules, request, journal).do()
     _summary(journal, rules)
 
@@ -77,22 +79,22 @@ class Work:
         todo = list(enumerate(parts))[journal.part :]
         _check_room(journal.made.parent, [file for _, part in todo for file in (part.index, part.articles)])
         downloads = Downloads(journal.made.parent, self.request.client, self.tally)
-        pool: ProcessPoolExecutor | None = None
+        workers: Workers | None = None
         try:
             for index, articles in self._fetched([part for _, part in todo], downloads):
                 streams = read_index(index, articles)
                 self.pages_known += sum(stream.pages for stream in streams[journal.streams :])
                 self.bytes_known += articles.stat().st_size
-                if pool is None:
-                    pool = start_workers(self.request.workers, site_of(articles, streams), self.rules)
-                for made in extract(pool, articles, streams[journal.streams :]):
+                if workers is None:
+                    workers = Workers(self.request.workers, site_of(articles, streams), self.rules)
+                for made in workers.extract(articles, streams[journal.streams :]):
                     self.pages += made.counts.read
                     for note in made.notes:
                         self.meter.note(note)
                     limit = self.rules.max_pages
                     if limit is not None and journal.counts.kept + made.counts.kept > limit:
                         made.keep_first(limit - journal.counts.kept)
-                    journal.append(made.lines, made.counts)
+                    journal.append(made.take(), made.counts)
                     self._show()
                     if self._enough():
                         break
@@ -111,8 +113,8 @@ class Work:
             raise
         finally:
             downloads.stop.set()
-            if pool is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
+            if workers is not None:
+                workers.stop()
             self.meter.close()
 
     def _enough(self) -> bool:

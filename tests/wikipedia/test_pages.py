@@ -5,10 +5,11 @@ from __future__ import annotations
 import bz2
 from pathlib import Path
 
+import orjson
 import pytest
 
 from nemo_workflow.errors import Failure
-from nemo_workflow.wikipedia.extract import Extractor, site_of
+from nemo_workflow.wikipedia.extract import SPILL, Extracted, Extractor, site_of
 from nemo_workflow.wikipedia.multistream import Stream, decompress, read_index
 from nemo_workflow.wikipedia.pages import BrokenPage, RawPage, SiteInfo, read_pages
 from nemo_workflow.wikipedia.rules import Rules
@@ -133,3 +134,19 @@ def test_which_pages_are_kept(part: tuple[Path, Path]) -> None:
         sum(len(p.expected or "") < 30 for p in articles_made),
     ]
     assert min(counts) > 0
+
+
+@pytest.mark.parametrize("limit", [None, 30])
+def test_many_lines_go_through_a_file(tmp_path: Path, limit: int | None) -> None:
+    """A stream of very long pages isn't handed from process to process."""
+    lines = [orjson.dumps({"text": f"{number} " * 40_000}) + b"\n" for number in range(100)]
+    made = Extracted()
+    for line in lines:
+        made.add(line, tmp_path)
+    assert made.size < SPILL and len(list(tmp_path.iterdir())) == 1
+    if limit:
+        made.keep_first(limit)
+        assert made.counts.kept == limit
+        assert made.counts.characters == sum(len(orjson.loads(line)["text"]) for line in lines[:limit])
+    assert list(made.take()) == lines[:limit]
+    assert list(tmp_path.iterdir()) == []
