@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemo_workflow.console import Meter, human_bytes, human_time
 from nemo_workflow.conversion import checks, fields, hf_folder, source
-from nemo_workflow.conversion.families import Config, Family
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.output import check_output, whole_folder
 from nemo_workflow.conversion.quiet import quiet
 from nemo_workflow.conversion.report import NAME, Report
@@ -100,7 +100,7 @@ def import_main(argv: list[str] | None = None) -> int:
     nemo, losses = fields.to_nemo(hf, family)
     config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     tensors = hf_folder.list_tensors(folder)
-    dropped = checks.losses(losses, args.allow_lossy, tensors)
+    dropped = checks.losses(losses, args.allow_lossy, tensors, hf["num_hidden_layers"])
     nemo["params_dtype"] = checks.dtype(tensors, folder)
     total = sum(info.nbytes for info in tensors.values())
     checks.resources(args.output_path, total, max(info.nbytes for info in tensors.values()))
@@ -129,6 +129,7 @@ def _write_nemo(
 ) -> None:
     with quiet():
         from nemo_workflow.conversion import context, convert
+        from nemo_workflow.conversion.logits import compare_logits
         from nemo_workflow.conversion.nemo_folder import NemoReader
         from nemo_workflow.conversion.verify import compare_tensors
 
@@ -144,6 +145,9 @@ def _write_nemo(
     if verify:
         written = NemoReader(aside / "weights")
         report.entries["tensors"] = compare_tensors(model, reader, written, _progress(meter, "comparing", total))
+        meter.show("computing the logits of both models", always=True)
+        with quiet():
+            report.entries["logits"] = compare_logits(model, folder, reader, written, config_class, nemo)
     meter.close()
 
 
@@ -163,6 +167,7 @@ def export_main(argv: list[str] | None = None) -> int:
 def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:
     with quiet():
         from nemo_workflow.conversion import context, convert, hf_config
+        from nemo_workflow.conversion.logits import compare_logits
         from nemo_workflow.conversion.nemo_folder import NemoReader
         from nemo_workflow.conversion.verify import compare_tensors
 
@@ -198,6 +203,11 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
         if not args.no_verify:
             written = hf_folder.HFReader(hf_folder.list_tensors(aside))
             report.entries["tensors"] = compare_tensors(model, written, reader, _progress(meter, "comparing", total))
+            meter.show("computing the logits of both models (imports NeMo)", always=True)
+            with quiet():
+                config_class = family.nemo_class(hf)
+                trained = fields.computed(nemo, family)
+                report.entries["logits"] = compare_logits(model, aside, written, reader, config_class, trained)
         meter.close()
         _finish(report, aside, args.output_path, bool(args.allow_lossy))
 

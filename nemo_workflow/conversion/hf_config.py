@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.conversion.context import KEPT
-from nemo_workflow.conversion.families import Config, Family
-from nemo_workflow.conversion.fields import complete, to_hf
+from nemo_workflow.conversion.family import Config, Family
+from nemo_workflow.conversion.fields import complete, to_hf, to_nemo
 from nemo_workflow.conversion.hf_folder import read_json, tokenizer_files
 from nemo_workflow.errors import Refusal
 from nemo_workflow.files import write_json
@@ -31,9 +31,10 @@ def export_config(nemo: Config, family: Family, origin: Config | None) -> tuple[
     fields, problems = to_hf(nemo, family)
     if problems:
         raise Refusal([f"context/model.yaml: {problem}" for problem in problems])
-    notes = []
+    notes: list[str] = []
     if origin is not None:
         before = complete(origin, family)
+        fields = _keep_spelling(fields, before, nemo, family)
         changed = [name for name, value in fields.items() if before.get(name) != value]
         shape_fields = {rule.hf for rule in family.fields} - {
             "max_position_embeddings",
@@ -51,6 +52,17 @@ def export_config(nemo: Config, family: Family, origin: Config | None) -> tuple[
                 fields[name] = before[name]
         return fields, origin, notes
     return fields, {}, notes
+
+
+def _keep_spelling(fields: Config, before: Config, nemo: Config, family: Family) -> Config:
+    """Leave out the fields that say the same as the origin's in other words, such as rope_scaling's `type` and `rope_type`."""
+    said, _ = to_nemo(before, family)
+    same = all(_plain(said[name]) == _plain(nemo.get(name)) for name in family.special_nemo if name in said)
+    return {name: value for name, value in fields.items() if not (same and name in family.special_fields)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def write_config(

@@ -95,8 +95,9 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
     if problems:
         raise Refusal(problems)
     tensors: dict[str, TensorInfo] = {}
-    for name in files:
-        tensors |= read_header(folder / name)
+    for file_name in files:
+        held = read_header(folder / file_name)
+        tensors |= {name: info for name, info in held.items() if weight_map.get(name, file_name) == file_name}
     lost = sorted(set(weight_map) - set(tensors))
     if lost:
         raise Refusal(f"{index}: names {len(lost)} tensors that no shard holds, e.g. {lost[0]}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nemo_workflow.conversion.families import FAMILIES, Config, Family, by_model_type
+from nemo_workflow.conversion.families import FAMILIES, by_model_type
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.errors import Refusal
