@@ -41,6 +41,10 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         from nemo_workflow import cpu_backend
 
         cpu_backend.install()
+    else:
+        from nemo_workflow import gpu_backend
+
+        gpu_backend.install()
     from nemo_workflow import recipe
     from nemo_workflow.resuming import choose_checkpoint
     from nemo_workflow.training import Checkpoints, RunLog, Stopper, seed_everything
