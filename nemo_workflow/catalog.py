@@ -32,6 +32,8 @@ class Recipe:
     precision: dict[str, Any]
     reference_vocab: int  # of the tokenizer that the family was published with
     longest_sequence: int  # tokens
+    callbacks: tuple[str, ...]  # class names
+    parameters: int | None  # of NeMo's own model with reference_vocab; None where a CPU can't build it
     lacks: tuple[str, ...]  # recipe fields of the table of options that this recipe doesn't have
 
     def size(self, field: str, default: Any = None) -> Any:
@@ -44,7 +46,7 @@ class Recipe:
 def load() -> dict[str, Recipe]:
     """Every recipe by name, sorted."""
     raw = json.loads(FILE.read_text(encoding="utf-8"))
-    return {name: Recipe(name=name, **entry | {"lacks": tuple(entry["lacks"])}) for name, entry in raw.items()}
+    return {name: Recipe(name=name, **entry | {k: tuple(entry[k]) for k in ("lacks", "callbacks")}) for name, entry in raw.items()}
 
 
 def find(name: str) -> Recipe:

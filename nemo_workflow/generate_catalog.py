@@ -7,12 +7,15 @@ them refuse to be configured; they change no size.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import fiddle as fdl
@@ -111,19 +114,28 @@ OURS = {"llama_tiny": {"reference_vocab": 4096, "longest_sequence": 8192}}
 
 def main() -> None:
     """Build all recipes and write the catalogue; recipes that NeMo itself can't build are named on stderr."""
-    switch_fusions_off()
-    entries: dict[str, Any] = {}
-    for name, module in recipe_modules():
-        try:
-            recipe = module.pretrain_recipe(dir="/recipe", name=name)
-        except NotImplementedError as error:
-            print(f"{name}: left out, NeMo doesn't build it: {error}", file=sys.stderr)
-            continue
-        entries[name] = describe(name, recipe)
+    recipes: dict[str, Any] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    with fusions_off():
+        for name, module in recipe_modules():
+            try:
+                recipes[name] = module.pretrain_recipe(dir="/recipe", name=name)
+            except NotImplementedError as error:
+                print(f"{name}: left out, NeMo doesn't build it: {error}", file=sys.stderr)
+                continue
+            entries[name] = describe(name, recipes[name])
+    with one_rank():
+        for name, recipe in recipes.items():
+            entries[name]["parameters"] = parameters_on_cpu(recipe, entries[name]["reference_vocab"])
+    write(entries)
+    print(f"{FILE.name}: {len(entries)} recipes", file=sys.stderr)
+
+
+def write(entries: dict[str, dict[str, Any]]) -> None:
+    """One recipe a line, so that a new NeMo shows in the diff."""
     with written_aside(FILE) as stream:
         rows = (f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items()))
         stream.write("{\n" + ",\n".join(rows) + "\n}\n")
-    print(f"{FILE.name}: {len(entries)} recipes", file=sys.stderr)
 
 
 def recipe_modules() -> list[tuple[str, Any]]:
@@ -137,11 +149,12 @@ def recipe_modules() -> list[tuple[str, Any]]:
     return found
 
 
-def switch_fusions_off() -> None:
+@contextlib.contextmanager
+def fusions_off() -> Iterator[None]:
     """Let every TransformerConfig be built on a machine without Transformer Engine."""
-    from megatron.core.transformer import transformer_config
+    from megatron.core.transformer.transformer_config import TransformerConfig
 
-    original = transformer_config.TransformerConfig.__post_init__
+    original = TransformerConfig.__post_init__
 
     def without_fusions(self: Any) -> None:
         for name in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion", "moe_router_fusion"):
@@ -149,7 +162,53 @@ def switch_fusions_off() -> None:
                 setattr(self, name, False)
         original(self)
 
-    transformer_config.TransformerConfig.__post_init__ = without_fusions
+    TransformerConfig.__post_init__ = without_fusions
+    try:
+        yield
+    finally:
+        TransformerConfig.__post_init__ = original
+
+
+@contextlib.contextmanager
+def one_rank() -> Iterator[None]:
+    """A Megatron world of this process alone, on the CPU."""
+    import torch
+    from megatron.core import parallel_state
+
+    from nemo_workflow import cpu_backend
+
+    cpu_backend.install()
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    parallel_state.initialize_model_parallel()
+    try:
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
+
+
+class _Vocabulary:
+    """All that building a model asks of a tokenizer."""
+
+    def __init__(self, size: int):
+        self.vocab_size = size
+
+
+def parameters_on_cpu(recipe: Any, vocabulary: int) -> int | None:
+    """Parameters of the recipe's model, built on the meta device; None where it needs a GPU's libraries."""
+    import torch
+
+    for name in ("NVTE_FUSED_ATTN", "NVTE_FLASH_ATTN", "NVTE_UNFUSED_ATTN"):
+        os.environ.pop(name, None)  # the last model's choice of an attention kernel
+    try:
+        config = fdl.build(recipe.model.config)
+        config.perform_initialization = False
+        with torch.device("meta"):
+            model = config.configure_model(_Vocabulary(vocabulary))
+    except (ImportError, NameError, AttributeError, TypeError):
+        return None  # Transformer Engine or mamba-ssm is missing, each recipe says so in its own way
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def describe(name: str, recipe: Any) -> dict[str, Any]:
@@ -164,6 +223,7 @@ def describe(name: str, recipe: Any) -> dict[str, Any]:
         "defaults": _defaults(recipe),
         "fp32_grad_reduce": _grad_reduce_in_fp32(recipe.trainer),
         "precision": _precision(recipe.trainer.plugins),
+        "callbacks": [callback.__fn_or_cls__.__name__ for callback in recipe.trainer.callbacks or []],
         "reference_vocab": config.vocab_size if getattr(config, "vocab_size", None) else _vocabulary(type(config)),
         "longest_sequence": _longest(config, recipe),
         "lacks": [path for option in TABLE for path in option.sets if not has_field(recipe, path)],
