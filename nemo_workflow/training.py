@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from nemo import lightning as nl
 
-from nemo_workflow import events, flops
+from nemo_workflow import catalog, events, flops, parameters
 from nemo_workflow.checkpoints import prune, write_manifest
 from nemo_workflow.plan import Plan
 from nemo_workflow.step_clock import Finished, StepClock
@@ -45,7 +45,8 @@ class RunLog(pl.Callback):
         self.tokens_a_step = plan.setting("global_batch_size") * plan.seq_length
         self._clock = StepClock()
         self._pending: Finished | None = None  # on a GPU a step is written down when the next has ended
-        self._work = flops.flops_a_token(plan.family, plan.sizes, plan.padded_vocab_size, plan.seq_length)
+        vocabulary = parameters.padded_vocabulary(plan.sizes, plan.vocab_size, plan.layout.tensor)
+        self._work = flops.flops_a_token(catalog.find(plan.model_name).family, plan.sizes, vocabulary, plan.seq_length)
         self._stream: TextIO | None = None
         self._last: dict[str, Any] = {}
         self._val_loss: float | None = None

@@ -11,3 +11,10 @@ def install() -> None:
     from nemo_workflow.gpu_backend import weight_gradient
 
     weight_gradient.install()
+
+
+def fuse_output_layer() -> None:
+    """Compute output layer and cross entropy in one step; see output_layer.py. Imports megatron-core."""
+    from nemo_workflow.gpu_backend import output_layer
+
+    output_layer.install()
