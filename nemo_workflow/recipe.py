@@ -16,7 +16,10 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
+from nemo.collections.llm.recipes.precision import mixed_precision
+from nemo.lightning.pytorch.plugins.mixed_precision import MegatronMixedPrecision
 
+from nemo_workflow import performance
 from nemo_workflow.checkpoints import FILENAME
 from nemo_workflow.options import BY_ATTRIBUTE
 from nemo_workflow.plan import Plan
@@ -36,6 +39,7 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
     _set_ddp(recipe, plan)
     for path, value in field_values(plan).items():
         set_field(recipe, path, value, plan.model_name)
+    _set_precision(recipe, plan)
     _set_trainer(recipe, plan)
     recipe.log = _log(plan)
     recipe.resume = _resume(plan, resume_from)
@@ -43,6 +47,8 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
         _take_model_of_checkpoint(recipe, plan)
     if plan.accelerator == "cpu":
         _fit_cpu(recipe, plan)
+    else:
+        performance.apply(recipe, plan)
     return recipe
 
 
@@ -85,6 +91,8 @@ def field_values(plan: Plan) -> dict[str, Any]:
         "optim.config.use_distributed_optimizer": not plan.setting("disable_dist_optim"),
         "trainer.strategy.ddp.use_distributed_optimizer": not plan.setting("disable_dist_optim"),
     }
+    if not schedule.constant_steps:  # T5's schedule has none
+        del values["optim.lr_scheduler.constant_steps"]
     if layout.pipeline > 1:
         values["trainer.strategy.pipeline_dtype"] = torch.bfloat16
     return values
@@ -143,12 +151,41 @@ def _set_ddp(recipe: run.Partial, plan: Plan) -> None:
         strategy.ddp = run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=True)
 
 
+FP8_RECIPES = {  # --fp8-recipe -> the name of NeMo's configuration, after the 16-bit type
+    "delayed": "with_fp8_mixed",
+    "tensorwise": "with_fp8_current_scaling_mixed",
+    "blockwise": "with_fp8_subchannel_scaling_mixed",
+    "mxfp8": "with_mxfp8_mixed",
+}
+
+
+def _set_precision(recipe: run.Partial, plan: Plan) -> None:
+    """--precision and --fp8 as NeMo's plugin; without them the recipe's own stays."""
+    precision, fp8 = plan.setting("precision"), plan.setting("fp8")
+    if not precision and not fp8:
+        return
+    short = {None: "bf16", "bf16-mixed": "bf16", "16-mixed": "fp16", "32": "fp32"}[precision]
+    if short == "fp32":
+        plugin = run.Config(MegatronMixedPrecision, precision="32", params_dtype=torch.float32)
+    elif fp8:
+        plugin = getattr(mixed_precision, f"{short}_{FP8_RECIPES[plan.setting('fp8_recipe') or 'delayed']}")()
+    else:
+        plugin = getattr(mixed_precision, f"{short}_mixed")()
+    others = recipe.trainer.plugins
+    if isinstance(others, list):  # beside NeMo's own plugins, in Nemotron-H and -Nano
+        others = [p for p in others if p.__fn_or_cls__ is not MegatronMixedPrecision]
+    recipe.trainer.plugins = [*others, plugin] if isinstance(others, list) else plugin
+    set_field(recipe, "optim.config.bf16", short == "bf16", plan.model_name)
+    set_field(recipe, "optim.config.fp16", short == "fp16", plan.model_name)
+
+
 def _set_trainer(recipe: run.Partial, plan: Plan) -> None:
     trainer = recipe.trainer
     trainer.accelerator = plan.accelerator
     trainer.num_sanity_val_steps = 0
     trainer.limit_test_batches = 0
-    trainer.log_every_n_steps = 1
+    # TensorBoard's values are read from the GPU, which then waits for the host
+    trainer.log_every_n_steps = 1 if plan.accelerator == "cpu" else plan.setting("log_every")
     trainer.enable_progress_bar = False  # ours reads the metrics file instead
     trainer.strategy.replace_progress_bar = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import resource
@@ -19,9 +20,10 @@ import torch
 import torch.distributed as dist
 from nemo import lightning as nl
 
-from nemo_workflow import events
+from nemo_workflow import catalog, events, flops, parameters
 from nemo_workflow.checkpoints import prune, write_manifest
 from nemo_workflow.plan import Plan
+from nemo_workflow.step_clock import Finished, StepClock
 from nemo_workflow.worker import STOPPED
 
 
@@ -41,9 +43,11 @@ class RunLog(pl.Callback):
         self.console = console
         self.started = started
         self.tokens_a_step = plan.setting("global_batch_size") * plan.seq_length
-        self._step_began = 0.0
+        self._clock = StepClock()
+        self._pending: Finished | None = None  # on a GPU a step is written down when the next has ended
+        vocabulary = parameters.padded_vocabulary(plan.sizes, plan.vocab_size, plan.layout.tensor)
+        self._work = flops.flops_a_token(catalog.find(plan.model_name).family, plan.sizes, vocabulary, plan.seq_length)
         self._stream: TextIO | None = None
-        self._rates: list[float] = []
         self._last: dict[str, Any] = {}
         self._val_loss: float | None = None
 
@@ -74,44 +78,64 @@ class RunLog(pl.Callback):
             max_steps=trainer.max_steps,
             setup_seconds=round(time.time() - self.started, 2),
         )
-        self._step_began = time.perf_counter()
+        gc.collect()
+        gc.freeze()  # the model's objects stay: without them a collection takes no time that a step would notice
+        self._clock.restart()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        seconds, self._step_began = now - self._step_began, now
-        metrics = trainer.callback_metrics
+        finished = self._clock.finished(trainer, step=trainer.global_step, memory_bytes=peak_memory())
+        self.write_pending()
+        self._pending = finished
+        if not self._clock.on_gpu:
+            self.write_pending()
+
+    def write_pending(self) -> None:
+        """Write down the last step; before anything that is to follow it in the file."""
+        if self._pending is None:
+            return
+        finished, self._pending = self._pending, None
+        seconds = finished.seconds()
         rate = self.tokens_a_step / seconds
-        self._rates.append(rate)
+        step = finished.values["step"]
         self._last = {
-            "step": trainer.global_step,
-            "loss": _number(metrics.get("reduced_train_loss")),
-            "lr": _number(metrics.get("lr")),
-            "grad_norm": _number(metrics.get("grad_norm")),
-            "consumed_samples": trainer.global_step * self.plan.setting("global_batch_size"),
+            "step": step,
+            **finished.numbers_now(),
+            "consumed_samples": step * self.plan.setting("global_batch_size"),
             "seconds": round(seconds, 4),
             "tokens_per_second": round(rate, 1),
-            "memory_bytes": peak_memory(),
+            **self._work_done(rate),
+            "memory_bytes": finished.values["memory_bytes"],
         }
         self.event("step", **self._last)
+
+    def _work_done(self, rate: float) -> dict[str, float]:
+        """TFLOP/s a GPU, and MFU: the share of the GPU's bf16 peak (also with fp8, so that runs can be compared)."""
+        if self._work is None or not self._clock.on_gpu:
+            return {}
+        done = rate * self._work / self.plan.layout.ranks
+        peak = flops.peak_of(torch.cuda.get_device_name())
+        return {"tflops_per_gpu": round(done / 1e12, 1)} | ({"mfu": round(done / peak, 4)} if peak else {})
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.write_pending()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._val_loss = _number(trainer.callback_metrics.get("val_loss"))
         self.event("validation", step=trainer.global_step, val_loss=self._val_loss)
-        self._step_began = time.perf_counter()
+        self._clock.restart()
 
     def finish(self, reason: str = "finished") -> None:
         """Write the end event and summary.json."""
+        self.write_pending()
         self.event("end", step=self._last.get("step"), reason=reason)
         if int(os.environ.get("RANK", "0")) == 0:
             events.write_summary(self.plan, reason)
 
     def resume_clock(self) -> None:
         """Leave what has just been done (a save) out of the next step's time."""
-        self._step_began = time.perf_counter()
+        self._clock.restart()
 
 
 def _number(value: Any) -> float | None:
@@ -137,6 +161,7 @@ class Checkpoints(nl.ModelCheckpoint):
         self.plan, self.run_log, self.resumed_from = plan, log, resumed_from
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        self.run_log.write_pending()
         with _step_counted(trainer):
             super()._save_checkpoint(trainer, filepath)
         self.run_log.resume_clock()
@@ -218,6 +243,7 @@ class Stopper(pl.Callback):
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.group)
         if not int(asked):
             return
+        self.run_log.write_pending()
         self.run_log.event("stopping", step=trainer.global_step, signal=int(asked))
         saver = trainer.checkpoint_callback
         assert isinstance(saver, Checkpoints)

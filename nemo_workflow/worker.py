@@ -37,10 +37,12 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     _quieten()
     import fiddle as fdl
 
-    if plan.accelerator == "cpu":
-        from nemo_workflow import cpu_backend
+    from nemo_workflow import cpu_backend, gpu_backend
 
+    if plan.accelerator == "cpu":
         cpu_backend.install()
+    else:
+        gpu_backend.install()
     from nemo_workflow import recipe
     from nemo_workflow.resuming import choose_checkpoint
     from nemo_workflow.training import Checkpoints, RunLog, Stopper, seed_everything
@@ -48,6 +50,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     start = choose_checkpoint(plan, folder, rank)
     seed_everything(plan.setting("seed"))
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
+    if plan.accelerator == "gpu":
+        gpu_backend.fuse_output_layer()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
     log = RunLog(plan, console, started=time.time())
