@@ -26,6 +26,7 @@ REMOVING = ".removing-"  # prefix of a folder that is being removed
 DAMAGED = "damaged"  # folder that damaged checkpoints are moved to
 HASH = "xxh3_128"
 CHUNK = 1 << 22
+SPACE_MARGIN = 1.02  # a checkpoint may be a little larger than the one before
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,7 @@ def describe_files(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]
 
 def files_of(path: Path) -> list[str]:
     """Names, relative to the checkpoint's folder, of all its files but the manifest."""
-    return sorted(
-        str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and file.name != MANIFEST
-    )
+    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
 
 
 def write_manifest(path: Path, known: dict[str, dict[str, Any]] | None = None, **more: Any) -> int:

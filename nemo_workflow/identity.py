@@ -26,16 +26,25 @@ REFUSED = {
     "seq-length": "--seq-length",
     "seed": "--seed",
     "tokenizer": "the tokenizer of --hf-model-id",
-    "optimizer": "--optimizer, --weight-decay, --adam-beta1, --adam-beta2 or --precision",
 }
-NEVER = {"model": "the recipe or its sizes: the weights don't fit another model; start another --experiment"}
+NEVER = {
+    "model": "weights fit no other model; start another --experiment",
+    "optimizer": "the optimizer's state fits no other --optimizer or --precision; start another --experiment",
+}
 TOLD = {
     "max-steps": "--max-steps",
     "global-batch-size": "--global-batch-size",
-    "schedule": "the learning-rate flags",
+    "schedule": "flags of the learning rate and the optimizer",
     "layout": "the parallel layout",
 }
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
 
 
 def identity_of(plan: Plan) -> dict[str, Any]:
@@ -52,15 +61,16 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "seq-length": plan.seq_length,
         "seed": setting("seed"),
         "tokenizer": tokenizer_digest(setting("hf_model_id")),
-        "optimizer": {name: setting(name) for name in ("optimizer", "weight_decay", "adam_beta1", "adam_beta2", "precision")},
+        "optimizer": {name: setting(name) for name in ("optimizer", "precision")},
         "model": {"name": plan.model_name, **{k: v for k, v in sorted(plan.sizes.items()) if isinstance(v, int | str)}},
         "max-steps": plan.schedule.max_steps,
         "global-batch-size": setting("global_batch_size"),
         "schedule": {
-            name: getattr(plan.schedule, name) for name in ("lr", "min_lr", "warmup_steps", "constant_steps")
+            **{name: getattr(plan.schedule, name) for name in ("lr", "min_lr", "warmup_steps", "constant_steps")},
+            **{name: setting(name) for name in ("weight_decay", "adam_beta1", "adam_beta2", "clip_grad")},
         },
         "layout": {
-            "ranks": layout.nodes * layout.ranks_per_node, "tensor": layout.tensor, "pipeline": layout.pipeline,
+            "ranks": layout.ranks, "tensor": layout.tensor, "pipeline": layout.pipeline,
             "virtual pipeline": layout.virtual_pipeline, "context": layout.context, "expert": layout.expert,
         },
     }  # fmt: skip

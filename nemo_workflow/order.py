@@ -27,10 +27,12 @@ import numpy
 import xxhash
 from megatron.core.datasets import blended_megatron_dataset_builder as builder_module
 from megatron.core.datasets.blended_dataset import BlendedDataset
-from megatron.core.datasets.gpt_dataset import GPTDataset
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import Split
 
+from nemo_workflow.checkpoints import Checkpoint
 from nemo_workflow.files import fsync_dir
+from nemo_workflow.plan import Plan
 
 LOG = logging.getLogger(__name__)
 VERSION = "1"  # of the order: a change of it makes other indices, never wrong ones
@@ -117,6 +119,8 @@ class OrderedBlend(BlendedDataset):
     """A weighted mix of parts. Megatron's rule, which picks the source that lags most, needs no knowledge of the end."""
 
     def _build_indices(self) -> tuple[numpy.ndarray, numpy.ndarray]:
+        if self.size == 0:  # no test batches are asked for
+            return numpy.zeros(0, dtype=numpy.int16), numpy.zeros(0, dtype=numpy.int64)
         names = [dataset.key if dataset.epoch_samples else "" for dataset in self.datasets]
         key = _key("blend", self.split.name, self.size, *[repr(float(weight)) for weight in self.weights], *names)
         arrays = cached(_folder(self.config, key), self._mix)
@@ -236,9 +240,41 @@ def _only_one(lock: Path) -> Iterator[None]:
         yield
 
 
-def sizes_needed(max_steps: int, batch: int, step: int = 0, consumed: int = 0) -> int:
-    """Training samples that a run reaches: those consumed and those of the steps left."""
-    return max(max_steps * batch, consumed + (max_steps - step) * batch)
+def arrange(data: Any, plan: Plan, start: Checkpoint | None) -> None:
+    """Give a data module of the GPT family our order, and room for the samples that the run still needs.
+
+    A run whose global batch has changed has consumed other samples than steps x batch. T5 and BERT keep Megatron's
+    order. Set on the module that is built, not in its configuration: NeMo writes that into every checkpoint.
+    """
+    if getattr(data, "dataset_cls", None) is not GPTDataset:
+        return
+    step, consumed = 0, 0
+    if start is not None:
+        step, consumed = start.step, int(start.manifest().get("consumed_samples") or 0)
+    data.dataset_cls = OrderedDataset
+    OrderedDataset.first_sample = consumed
+    install()
+    batch = plan.setting("global_batch_size")
+    data.num_train_samples = max(plan.schedule.max_steps * batch, consumed + (plan.schedule.max_steps - step) * batch)
+
+
+def validation_set(plan: Plan, tokenizer: Any) -> Any:
+    """The validation part as a run of this plan sees it: sample n is dataset[n]. Needs no process group."""
+    install()
+    config = GPTDatasetConfig(
+        random_seed=plan.setting("seed"),
+        sequence_length=plan.seq_length,
+        tokenizer=tokenizer,
+        blend=blend_of(plan.sources),
+        split=plan.setting("split"),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+    )
+    samples = plan.schedule.limit_val_batches * plan.setting("global_batch_size")
+    parts = builder_module.BlendedMegatronDatasetBuilder(OrderedDataset, [0, samples, 0], lambda: True, config).build()
+    return parts[Split.valid.value]
 
 
 def blend_of(sources: Sequence[Any]) -> list[Any]:
