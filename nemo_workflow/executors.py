@@ -31,4 +31,10 @@ def worker_environment(plan: Plan, code: Path) -> dict[str, str]:
     else:
         variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"  # Megatron: order of communication and compute under TP/CP
         variables["TORCH_NCCL_AVOID_RECORD_STREAMS"] = "1"  # NeMo's own launch scripts set it: less memory held back
+    if plan.setting("deterministic"):  # cuBLAS, Transformer Engine and NCCL each ask for it in their own way
+        variables |= {
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
+            "NCCL_ALGO": "Ring",
+        }
     return variables

@@ -43,6 +43,7 @@ class Option:
     env: str | None = None  # the default comes from this environment variable
     bare: str | None = None  # what the flag means without a value, where the value may be left out
     least: float | None = None  # the smallest value allowed
+    words: bool = False  # the value may be written as several words
     guide: bool = False
 
     @property
@@ -100,6 +101,16 @@ def slurm_time(text: str) -> str:
 
 
 slurm_time.type_name = "str"  # type: ignore[attr-defined]
+
+
+def on_nan(text: str) -> str:
+    """'stop' or 'skip N', unchanged."""
+    if not re.fullmatch(r"stop|skip [1-9]\d*", text):
+        raise ValueError(text)
+    return text
+
+
+on_nan.type_name = "'stop' or 'skip N'"  # type: ignore[attr-defined]
 
 EXECUTION = "Experiment Execution Method"
 SLURM = "Slurm Parameter Settings"
@@ -192,6 +203,12 @@ _OURS = [
     Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
     Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",), least=1),
     Option("keep-checkpoints", CHECKPOINTS, "checkpoints kept; -1 keeps all", type=int, default=2, least=-1),
+    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer); may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
+    Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
+    Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
+    Option("deterministic", TRAINING, "only algorithms whose results are the same bit for bit in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),
+    Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends; 0 is never", type=float, default=30.0, least=0),
+    Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: 8 on a CPU, 60 on GPUs", type=float, least=0),
     Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, sets=("trainer.log_every_n_steps",), least=1),
 ]
 
@@ -265,6 +282,8 @@ def parser() -> argparse.ArgumentParser:
                 keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
             if option.many:
                 keywords["action"] = "append"
+            if option.words:
+                keywords |= {"nargs": "+", "type": str}
             if option.bare is not None:
                 keywords |= {"nargs": "?", "const": option.bare}
         groups[option.group].add_argument(*option.spellings, **keywords)
@@ -281,7 +300,7 @@ def _help_text(option: Option) -> str:
 def parse(argv: Sequence[str]) -> Settings:
     """Flags over --config over the environment (secrets only) over defaults; raises Refusal."""
     flags = vars(parser().parse_args(argv))
-    flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    flags = {name: _joined(name, value) if isinstance(value, list) else value for name, value in flags.items()}
     from_file = read_config(flags["config"]) if "config" in flags else {}
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
@@ -291,6 +310,16 @@ def parse(argv: Sequence[str]) -> Settings:
     if missing and values["list_models"] is None:
         raise Refusal([f"--{o.name} is required: {o.help}" for o in missing])
     return Settings(values, frozenset(given))
+
+
+def _joined(name: str, value: list[Any]) -> Any:
+    option = BY_ATTRIBUTE[name]
+    if not option.words:
+        return tuple(value)
+    try:
+        return option.from_yaml(" ".join(value))
+    except ValueError as error:
+        raise Refusal(f"--{option.name} {' '.join(value)}: {error}") from None
 
 
 def _default(option: Option) -> Any:

@@ -16,7 +16,13 @@ from nemo_workflow.cpu_backend.patching import BUILTIN, PatchList
 
 PATCHES = PatchList("torch")
 
-FACTORIES = ("tensor", "zeros", "ones", "empty", "empty_like")  # those that megatron-core and NeMo call with the literal
+FACTORIES = (
+    "tensor",
+    "zeros",
+    "ones",
+    "empty",
+    "empty_like",
+)  # those that megatron-core and NeMo call with the literal
 
 
 def _is_cuda(device: Any) -> bool:

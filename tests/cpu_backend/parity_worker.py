@@ -106,7 +106,9 @@ def train(
         enable_checkpointing=save,
         callbacks=[losses],
     )
-    trainer.strategy.store = torch.distributed.PrefixStore(name, store)  # as an argument NeMo would try to write it to a file
+    trainer.strategy.store = torch.distributed.PrefixStore(
+        name, store
+    )  # as an argument NeMo would try to write it to a file
     llm.pretrain(
         model=llm.LlamaModel(make_config(**(config or {})), tokenizer=tokenizer),
         data=llm.PreTrainingDataModule(
@@ -125,7 +127,9 @@ def train(
             name=name.partition(":")[0],
             use_datetime_version=False,
             tensorboard=None,
-            ckpt=nl.ModelCheckpoint(save_last=True, save_top_k=0, every_n_train_steps=10, save_optim_on_train_end=True) if save else None,
+            ckpt=nl.ModelCheckpoint(save_last=True, save_top_k=0, every_n_train_steps=10, save_optim_on_train_end=True)
+            if save
+            else None,
         ),
         optim=nl.MegatronOptimizerModule(
             config=OptimizerConfig(
