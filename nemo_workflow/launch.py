@@ -36,19 +36,23 @@ def finished_already(plan: Plan) -> bool:
 
 def run_local(plan: Plan) -> int:
     """Train on this machine until the end; returns the exit code: 0 done, 130/143 stopped. Raises Failure."""
-    with _locked(plan.folder):
+    with locked(plan.folder):
         attempt = prepare(plan)
         return _Local(plan, attempt).run()
 
 
-def prepare(plan: Plan) -> Path:
-    """Make the folder of this start: plan, config and a copy of our code, so that the workers run what was launched."""
-    attempts = plan.folder / "attempts"
-    attempts.mkdir(parents=True, exist_ok=True)
-    attempt = attempts / time.strftime("%Y%m%d-%H%M%S")
+def new_attempt(plan: Plan) -> Path:
+    """The folder that the next start will have; it doesn't exist yet."""
+    attempt = plan.folder / "attempts" / time.strftime("%Y%m%d-%H%M%S")
     while attempt.exists():  # two starts within a second
         attempt = attempt.with_name(attempt.name + "b")
-    attempt.mkdir()
+    return attempt
+
+
+def prepare(plan: Plan, attempt: Path | None = None) -> Path:
+    """Make the folder of this start: plan, config and a copy of our code, so that the workers run what was launched."""
+    attempt = attempt or new_attempt(plan)
+    attempt.mkdir(parents=True)
     with written_aside(plan.folder / "config.yaml") as stream:
         stream.write("# the flags of this run; start it again with: pretrain_llm.py --config THIS_FILE\n")
         yaml.safe_dump(
@@ -63,7 +67,7 @@ def prepare(plan: Plan) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the run's lock; it goes with the process, so a crash leaves none behind."""
     import fcntl
 

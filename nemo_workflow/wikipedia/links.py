@@ -29,7 +29,9 @@ LANGUAGES = frozenset(
     zh-yue zu
     """.split()
 )
-_MEDIA = re.compile(r"\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gva]|opus|webm|mp[34]|wav|flac|mid|pdf|djvu|stl|xcf)\s*$", re.I)
+_MEDIA = re.compile(
+    r"\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gva]|opus|webm|mp[34]|wav|flac|mid|pdf|djvu|stl|xcf)\s*$", re.I
+)
 
 _SCHEME = r"(?:(?:https?|ftps?|sftp|ircs?|gopher|git|svn|ssh|telnet|nntp|gemini):)?//|(?:mailto|news|tel|sips?|xmpp|urn|geo|magnet|bitcoin):"
 _EXTERNAL = re.compile(rf"\[(?:{_SCHEME})[^\s\[\]<>\"]*[ \t\u3000]*([^\[\]\n]*)\]")
