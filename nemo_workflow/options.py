@@ -189,7 +189,6 @@ _OURS = [
     Option("setup-file", SLURM, "shell lines to run first on the first node, such as `module load`; copied with the code", metavar="FILE"),
     Option("ssh", SLURM, "submit from [USER@]HOST[:PORT], a login node that sees the same folders", metavar="HOST"),
     Option("slurm-arg", SLURM, "any other option of sbatch, as NAME=VALUE or NAME; may be given more than once", many=True, metavar="NAME=VALUE"),
-    Option("wait", SLURM, "follow the job until it ends, and end as it does", switch=True, default=False),
     Option("precision", TRAINING, "precision of the training; unset: the recipe's (bf16-mixed in all of NeMo's)", choices=("bf16-mixed", "16-mixed", "32")),
     Option("fp8-recipe", TRAINING, "with --fp8: how scaling factors are found, in NeMo's names (tensorwise is current scaling); unset: delayed", choices=("delayed", "tensorwise", "blockwise", "mxfp8")),
     Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
@@ -216,6 +215,7 @@ _OURS = [
 
 # Flags of the command itself: they can't stand in a --config file.
 _COMMAND = [
+    Option("wait", SLURM, "follow the job until it ends, and end as it does", switch=True, default=False),
     Option("dry-run", EXECUTION, "print the plan of the run and stop; json for programs", choices=("text", "json"), bare="text"),
     Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare=""),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),

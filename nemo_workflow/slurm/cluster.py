@@ -45,8 +45,9 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """The last line of the error, for a message."""
-        return (self.err.strip() or self.out.strip() or f"exit code {self.code}").splitlines()[-1]
+        """The last line that says what is wrong."""
+        lines = [line for line in (self.err + self.out).splitlines() if line.strip() and not line.startswith("Try ")]
+        return re.sub(r"^\w+: (error: )?", "", lines[-1].strip()) if lines else f"exit code {self.code}"
 
 
 @dataclass(frozen=True)

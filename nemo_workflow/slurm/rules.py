@@ -66,7 +66,7 @@ def find_problems(run: Any) -> Iterator[str]:
 def _needs_slurm(settings: Any) -> Iterator[str]:
     for option in TABLE:
         value = settings.values[option.attribute]
-        if option.group == SLURM and option.attribute in settings.given and value not in (option.default, (), None):
+        if option.group == SLURM and option.attribute in settings.given and value not in (option.default, (), None, ""):
             yield f"--{option.name}: only for --executor slurm; leave it out, or add --executor slurm"
 
 
@@ -88,7 +88,7 @@ def seconds_of(limit: str) -> int:
     days, dash, clock = limit.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if dash:
-        hours, minutes, seconds = (parts + [0, 0])[:3]
+        hours, minutes, seconds = [*parts, 0, 0][:3]
     elif len(parts) == 3:
         hours, minutes, seconds = parts
     else:

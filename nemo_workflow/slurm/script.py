@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def command() -> list[str]:
 def executor(plan: Plan, attempt: Path, link: Link) -> Any:
     """The executor of one job, not yet assigned to an experiment."""
     os.environ["NEMORUN_HOME"] = str(launcher_home(plan))  # read at import: nothing is written into the user's home
+    warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
     import nemo_run as run
     from nemo_run.core.execution.slurm import SlurmJobDetails
 

@@ -28,15 +28,17 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
     cluster = Cluster(plan.setting("ssh"))
     ignored = sorted(name for name in os.environ if name.startswith(SLURM_INPUT))
     _prepare_environment(settings)
+    notes = [f"{name} in the environment is not used: the flags decide" for name in ignored]
+    notes += preflight.check(cluster, plan)
+    first = launch.new_attempt(plan)
+    preflight.test_script(cluster, script.job_script(plan, first))
     with launch.locked(plan.folder):
         refuse_second(plan.folder)
-        notes = [f"{name} in the environment is not used: the flags decide" for name in ignored]
-        notes += preflight.check(cluster, plan)
-        submitted = _submit_chain(plan, cluster)
+        submitted = _submit_chain(plan, first)
     for note in notes:
         print(f"note: {note}")
     print(announcement(plan, submitted), flush=True)
-    if not plan.setting("wait"):
+    if not settings.wait:
         return 0
     from nemo_workflow.slurm.follow import follow
 
@@ -64,16 +66,14 @@ def refuse_second(run: Path) -> None:
             )
 
 
-def _submit_chain(plan: Plan, cluster: Cluster) -> list[Job]:
+def _submit_chain(plan: Plan, first: Path) -> list[Job]:
     submitted: list[Job] = []
-    first = launch.new_attempt(plan)
-    preflight.test_script(cluster, script.job_script(plan, first))
     for number in range(1, plan.setting("chain") + 1):
         attempt = first if number == 1 else first.with_name(f"{first.name}-link{number}")
         link = Link(number, plan.setting("chain"), submitted[-1].job_id if submitted else None)
         try:
             submitted.append(_submit(plan, attempt, link))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - nemo_run lets its shell's and Slurm's errors through
             shutil.rmtree(attempt, ignore_errors=True)
             words = _reason(error)
             if not submitted:
