@@ -14,6 +14,7 @@ from typing import Any
 from nemo_workflow import events
 from nemo_workflow.checkpoints import newest_whole
 from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.launch import explain_failure
 from nemo_workflow.plan import Plan
 from nemo_workflow.slurm import jobs
 from nemo_workflow.slurm.jobs import Job
@@ -81,15 +82,12 @@ def holder(run: Path) -> int | None:
 def _status(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
     plan = _plan(run)
-    latest = jobs.latest(run)
     print(run)
-    for job in latest:
+    for job in jobs.latest(run):
         print(f"  {_job_line(job)}")
-    pid = holder(run)
-    if pid is not None:
-        print(f"  running on this machine, process {pid}")
-    elif not latest:
-        print("  not running")
+    if not jobs.latest(run):
+        pid = holder(run)
+        print("  not running" if pid is None else f"  running on this machine, process {pid}")
     print(f"  {_progress(plan)}")
     newest, complaints = newest_whole(run / "checkpoints")
     print(f"  newest checkpoint: {newest.path}" if newest else "  no checkpoint yet")
@@ -116,7 +114,7 @@ def _job_line(job: Job) -> str:
     if state.ended:
         text += f", exit code {state.exit_code}"
         if job.exit_code(state.restarts) == 75:
-            text += " (saved and stopped)"
+            text += " (stopped when asked)"
     return text
 
 
@@ -142,6 +140,9 @@ def _logs(arguments: Any) -> int:
         found = _print_new(run, arguments.rank, shown) or found
     except KeyboardInterrupt:
         return 130
+    for folder in _last_folders(run) if arguments.rank is None and not _active(run) else ():
+        if any(folder.glob("rank*.error")):
+            print(explain_failure(folder))
     if not found and not arguments.follow:
         what = f"rank {arguments.rank} has" if arguments.rank is not None else "the run has"
         raise Failure(f"{run.name}: {what} no log yet")
@@ -162,14 +163,19 @@ def _print_new(run: Path, rank: int | None, shown: dict[Path, int]) -> bool:
 
 
 def _log_files(run: Path, rank: int | None) -> list[Path]:
-    latest = jobs.latest(run)
-    starts = [job.attempt for job in latest] or sorted(run.glob("attempts/*"))[-1:]
     if rank is not None:
-        folders = [folder for start in starts for folder in sorted(run.glob(f"attempts/{start.name}*"))]
-        return [log for folder in dict.fromkeys(folders) if (log := folder / f"rank{rank}.log").is_file()]
-    if latest:
+        return [log for folder in _last_folders(run) if (log := folder / f"rank{rank}.log").is_file()]
+    if latest := jobs.latest(run):
         return [path for job in latest for path in job.logs()]
-    return [path for start in starts for path in sorted(start.glob("launcher/**/stdout.log"))]
+    return [path for start in _last_folders(run) for path in sorted(start.glob("launcher/**/stdout.log"))]
+
+
+def _last_folders(run: Path) -> list[Path]:
+    """The folders of the last start's ranks: one, or one a link of a chain and a restart of a job."""
+    if latest := jobs.latest(run):
+        found = [job.folder(restart) for job in latest for restart in range(100)]
+        return [folder for folder in found if folder.is_dir()]
+    return sorted(run.glob("attempts/*"))[-1:]
 
 
 def _active(run: Path) -> bool:

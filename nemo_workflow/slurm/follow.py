@@ -159,8 +159,8 @@ def explain(job: Job, state: JobState | None, restart: int, kept: str) -> str:
     if any(folder.glob("rank*.error")):
         lines.append(launch.explain_failure(folder))
     else:
-        tail = [line for path in job.logs() for line in _tail(path)]
-        lines += [*tail[-15:], f"logs: {job.attempt}"]
+        for path in {*job.logs()[-1:], *job.script_logs()}:
+            lines += [f"the end of {path}:", *_tail(path)]
     return "\n".join(lines)
 
 

@@ -33,10 +33,13 @@ class Job:
         return restart_folder(self.attempt, restart)
 
     def logs(self) -> list[Path]:
-        """The job script's log and srun's, one a restart, oldest first."""
-        return sorted(self.attempt.glob("sbatch_*.out")) + sorted(
-            self.attempt.glob("log-*.out"), key=lambda path: int(path.stem.rpartition("_")[2])
-        )
+        """What the ranks said before their own logs began, a file a restart; the job script's log where there is none."""
+        logs = sorted(self.attempt.glob("log-*.out"), key=lambda path: int(path.stem.rpartition("_")[2]))
+        return logs or self.script_logs()
+
+    def script_logs(self) -> list[Path]:
+        """The log of the job script, which all restarts add to."""
+        return sorted(self.attempt.glob("sbatch_*.out"))
 
     def exit_code(self, restart: int) -> int | None:
         """What the job script left as it ended; None where it was killed or has not ended."""
