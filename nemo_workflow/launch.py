@@ -72,14 +72,18 @@ def check_space(plan: Plan) -> None:
         )
 
 
-def prepare(plan: Plan) -> Path:
-    """Make the folder of this start: plan, config and a copy of our code, so that the workers run what was launched."""
-    attempts = plan.folder / "attempts"
-    attempts.mkdir(parents=True, exist_ok=True)
-    attempt = attempts / time.strftime("%Y%m%d-%H%M%S")
+def new_attempt(plan: Plan) -> Path:
+    """The folder that the next start will have; it doesn't exist yet."""
+    attempt = plan.folder / "attempts" / time.strftime("%Y%m%d-%H%M%S")
     while attempt.exists():  # two starts within a second
         attempt = attempt.with_name(attempt.name + "b")
-    attempt.mkdir()
+    return attempt
+
+
+def prepare(plan: Plan, attempt: Path | None = None) -> Path:
+    """Make the folder of this start: plan, config and a copy of our code, so that the workers run what was launched."""
+    attempt = attempt or new_attempt(plan)
+    attempt.mkdir(parents=True)
     with written_aside(plan.folder / "config.yaml") as stream:
         stream.write("# the flags of this run; start it again with: pretrain_llm.py --config THIS_FILE\n")
         yaml.safe_dump(

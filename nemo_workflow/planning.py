@@ -14,6 +14,7 @@ from nemo_workflow.layout import make_layout
 from nemo_workflow.options import TABLE, Settings
 from nemo_workflow.plan import Plan, Source
 from nemo_workflow.schedule import make_schedule
+from nemo_workflow.slurm import rules as slurm_rules
 from nemo_workflow.splits import Part, parse_split, parts_of
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
     problems: list[str] = []
     run = _gather(settings, problems)
     problems += checks.find_problems(run)
+    problems += slurm_rules.find_problems(run)
     if problems:
         raise Refusal(dict.fromkeys(problems))
     assert run.recipe is not None and run.schedule is not None and run.layout is not None
