@@ -21,14 +21,19 @@ BAR = 30  # characters of a full bar
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def render(plan: Plan, form: str, job_script: str | None = None) -> str:
-    """The plan as text, or as JSON with `form` "json". `job_script` is what would be submitted to Slurm."""
+def render(plan: Plan, form: str) -> str:
+    """The plan as text, or as JSON with `form` "json"; with --executor slurm also the script that would be submitted.
+
+    The script takes seconds, for nemo_run writes it; everything else is light.
+    """
     described = describe(plan)
-    if job_script is not None:
-        described["job_script"] = job_script
+    if plan.settings["executor"] == "slurm":
+        from nemo_workflow.slurm.script import job_script
+
+        described["job_script"] = job_script(plan)
     if form == "json":
         return json.dumps(described, indent=2, ensure_ascii=False)
-    return "\n".join(_text(described))
+    return text(described)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -189,7 +194,8 @@ def differences(plan: Plan, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def _text(plan: dict[str, Any]) -> list[str]:
+def text(plan: dict[str, Any]) -> str:
+    """What `describe` returns, for people."""
     lines: list[str] = []
     sections = (_model_text, _layout_text, _data_text, _training_text, _schedule_text, _checkpoint_text, _memory_text)
     for section in sections:
@@ -202,7 +208,7 @@ def _text(plan: dict[str, Any]) -> list[str]:
     lines += [f"Note: {note}" for note in plan["notes"]]
     if "job_script" in plan:
         lines += ["", "Job script:", plan["job_script"].rstrip("\n")]
-    return lines
+    return "\n".join(lines)
 
 
 def _model_text(plan: dict[str, Any]) -> list[str]:

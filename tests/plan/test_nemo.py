@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import catalog, options
+from nemo_workflow import catalog, dry_run, options
 from nemo_workflow.fields import field_values
 from nemo_workflow.plan import Plan
 from tests.plan.conftest import Place
@@ -141,3 +141,12 @@ def assert_precision(recipe: Any, plan: Plan) -> None:
             "delayed",
             True,
         )
+
+
+def test_the_dry_run_of_a_slurm_job_shows_its_script(shared: Place) -> None:
+    words = "--executor slurm --dry-run -N 2 -TP 2 -gbs 32 --seq-length 128 --max-steps 5 --time 1:00:00"
+    plan = shared.plan(*words.split(), model_name="llama3_8b", accelerator=None)
+    script = dry_run.render(plan, "text").partition("Job script:\n")[2]
+    assert script.startswith("#!/bin/bash")
+    assert "#SBATCH --nodes=2" in script
+    assert "#SBATCH --time=1:00:00" in script
