@@ -12,7 +12,7 @@ from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.output import check_output, whole_folder
 from nemo_workflow.conversion.quiet import quiet
 from nemo_workflow.conversion.report import NAME, Report
-from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.errors import Failure
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +25,6 @@ def _shared(parser: argparse.ArgumentParser) -> None:
         help="replace an existing --output-path (it stays until the new one is proved)",
     )
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
-    parser.add_argument(
-        "--allow-lossy",
-        action="append",
-        default=[],
-        metavar="FIELD",
-        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
-    )
 
 
 def import_parser() -> argparse.ArgumentParser:
@@ -45,6 +38,13 @@ def import_parser() -> argparse.ArgumentParser:
     )
     _shared(parser)
     parser.add_argument(
+        "--allow-lossy",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
+    )
+    parser.add_argument(
         "--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given"
     )
     parser.add_argument(
@@ -52,11 +52,6 @@ def import_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run Python code that the source brings along (off: none is run)",
-    )
     return parser
 
 
@@ -110,7 +105,7 @@ def import_main(argv: list[str] | None = None) -> int:
     meter = Meter()
     with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
         _write_nemo(aside, folder, family, hf, config_class, nemo, dropped, report, meter, total, not args.no_verify)
-        _finish(report, aside, args.output_path, bool(args.allow_lossy))
+        _finish(report, aside, args.output_path)
     return _say(report, args.output_path, meter)
 
 
@@ -173,8 +168,6 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
 
     model_class, nemo, tokenizer_fields = context.read_model(folder)
     family = context.family_of(model_class, nemo)
-    if family.problem:
-        raise Refusal(f"--source {args.source}: {model_class} is not converted: {family.problem}")
     tokenizer, tokenizer_name = context.tokenizer_folder(folder, tokenizer_fields)
     if args.hf_tokenizer:
         tokenizer = source.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"))
@@ -209,7 +202,7 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
                 trained = fields.computed(nemo, family)
                 report.entries["logits"] = compare_logits(model, aside, written, reader, config_class, trained)
         meter.close()
-        _finish(report, aside, args.output_path, bool(args.allow_lossy))
+        _finish(report, aside, args.output_path)
 
 
 # --- the end of both --------------------------------------------------------------------------------------------------
@@ -224,7 +217,7 @@ def _progress(meter: Meter, verb: str, total: int):  # type: ignore[no-untyped-d
     return on_bytes
 
 
-def _finish(report: Report, aside: Path, output: Path, lossy: bool) -> None:
+def _finish(report: Report, aside: Path, output: Path) -> None:
     """Write the report; raise Failure (and so leave no output) if the verification failed."""
     report.write(aside / NAME)
     failures = report.failures()

@@ -139,5 +139,6 @@ def write_hf(folder: Path, model: Model, reader: NemoReader, on_bytes: OnBytes) 
 
 def write_nemo(folder: Path, model: Model, chunks: list[Chunk], on_bytes: OnBytes) -> None:
     """Write weights/ of `folder`."""
-    objects = nemo_folder.layer_objects(model.hf["num_hidden_layers"], model.family.experts(model.hf))
+    family, hf = model.family, model.hf
+    objects = nemo_folder.empty_states(hf["num_hidden_layers"], family.experts(hf), family.stacked(hf))
     nemo_folder.write_weights(folder / "weights", chunks, list(objects), on_bytes)

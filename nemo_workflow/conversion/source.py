@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nemo_workflow.conversion.families import FAMILIES, by_model_type
+from nemo_workflow.conversion.families import FAMILIES, NOT_CONVERTED, NOT_CONVERTED_TYPES, by_model_type
 from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
@@ -52,10 +52,9 @@ def read_hf(folder: Path) -> tuple[Family, Config, Config]:
     model_type = raw.get("model_type")
     family = by_model_type(model_type) if isinstance(model_type, str) else None
     if family is None:
-        known = ", ".join(sorted(family.model_type for family in FAMILIES if not family.problem))
-        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted; these are: {known}")
-    if family.problem:
-        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted: {family.problem}")
+        known = ", ".join(sorted(family.model_type for family in FAMILIES))
+        why = NOT_CONVERTED.get(NOT_CONVERTED_TYPES.get(str(model_type), ""), f"these are: {known}")
+        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted: {why}")
     architectures = raw.get("architectures") or [family.architecture]
     if family.architecture not in architectures:
         raise Refusal(
