@@ -38,7 +38,7 @@ ORIGINAL_BEHAVIOUR = original_behaviour.report() if os.environ["RANK"] == "1" el
 def _attribute(target: str) -> object:
     """The attribute as its owner stores it, so that a staticmethod stays one; None where there is none."""
     owner, name = owner_of(target)
-    return vars(owner).get(name) if isinstance(owner, type) else getattr(owner, name, None)
+    return vars(owner).get(name, getattr(owner, name, None))
 
 
 ORIGINALS = {target: _attribute(target) for patch in PATCHES for target in patch.targets}
@@ -179,6 +179,8 @@ def import_start(folder: Path, name: str, *, tied: bool = False) -> dict:
     config = make_config(share_embeddings_and_output_weights=tied)
     hugging_face = folder / ("hf_tied" if tied else "hf")
     llm.import_ckpt(llm.LlamaModel(config), f"hf://{hugging_face}", output_path=folder / name)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     weights = load_plain_tensors(str(folder / name / "weights"))
     return {"norms": weights["module.decoder.layers.self_attention.linear_qkv.layer_norm_weight"].tolist()}
 
