@@ -132,9 +132,8 @@ def train(
         enable_checkpointing=bool(experiment),
         callbacks=[watch, *([MegatronCommOverlapCallback(tp_comm_overlap=False)] if comm_overlap else [])],
     )
-    trainer.strategy.store = torch.distributed.PrefixStore(
-        name, store
-    )  # as an argument NeMo would try to write it to a file
+    # not as an argument: NeMo writes those to a file, and a store can't be
+    trainer.strategy.store = torch.distributed.PrefixStore(name, store)
     checkpoints = nl.ModelCheckpoint(save_last=True, save_top_k=0, every_n_train_steps=10, save_optim_on_train_end=True)
     llm.pretrain(
         model=llm.LlamaModel(make_config(**(config or {})), tokenizer=tokenizer),
