@@ -18,7 +18,7 @@ from tests.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_l
 
 ALL: dict[str, Callable[[Place], Any]] = {}
 NEEDS: dict[str, tuple[str, ...]] = {}
-ODD_NAME = "it's \"a\" $(touch pwned) `touch pwned`; ünïcode 実験"
+ODD_NAME = 'it\'s "a" $(touch pwned) `touch pwned`; ünïcode 実験'
 
 
 @dataclass
@@ -68,7 +68,9 @@ def two_ranks(place: Place) -> Any:
     def try_again(event: dict[str, Any]) -> bool:
         if event["event"] == "step" and not second:
             second.append(
-                subprocess.run(run.command(), cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+                subprocess.run(
+                    run.command(), cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+                )
             )
         return False
 
@@ -207,4 +209,3 @@ def deterministic(place: Place) -> Any:
     for run in runs:
         must(run.start())
     return runs
-

@@ -64,7 +64,11 @@ def hostile(trap: Path) -> list[Any]:
 @pytest.mark.parametrize("place", [".metadata", "common.pt"])
 def test_a_hostile_pickle_is_refused_with_file_and_symbol(tmp_path: Path, trap: Path, place: str, number: int) -> None:
     bad = hostile(trap)[number]
-    model = nemo_model(tmp_path / "model", bad) if place == ".metadata" else nemo_model(tmp_path / "model", None, archive(bad))
+    model = (
+        nemo_model(tmp_path / "model", bad)
+        if place == ".metadata"
+        else nemo_model(tmp_path / "model", None, archive(bad))
+    )
     with pytest.raises(Refusal, match="has no place in a checkpoint") as refused:
         trust.check_weights(model / "weights")
     assert place in str(refused.value)
@@ -81,7 +85,7 @@ def test_a_bare_pickle_in_place_of_an_archive(tmp_path: Path, trap: Path) -> Non
 def test_what_is_no_pickle_is_refused(tmp_path: Path) -> None:
     model = nemo_model(tmp_path / "model")
     (model / "weights" / ".metadata").write_bytes(b"\x80\x04garbage")
-    with pytest.raises(Refusal, match=".metadata"):
+    with pytest.raises(Refusal, match=r"\.metadata"):
         trust.check_weights(model / "weights")
 
 
@@ -112,7 +116,11 @@ def test_a_hostile_config_runs_nothing(tmp_path: Path, trap: Path, text: str) ->
     config = tmp_path / "it's a config.yaml"
     config.write_text(text.replace("TRAP", f'"{trap}"'))
     done = subprocess.run(
-        [sys.executable, "pretrain_llm.py", "--config", config], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        [sys.executable, "pretrain_llm.py", "--config", config],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr

@@ -25,6 +25,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 
 def _install_in_worker() -> None:
@@ -130,28 +131,27 @@ def _save_begun(step: int, action: str) -> None:
             return
         _act(action)
         if action == "fill":
-            filler.append(os.path.join(os.path.dirname(path), "filler"))
-            status = os.statvfs(os.path.dirname(path))
-            with open(filler[0], "wb") as stream:  # noqa: PTH123
+            folder = Path(path).parent
+            filler.append(folder / "filler")
+            status = os.statvfs(folder)
+            with filler[0].open("wb") as stream:
                 os.posix_fallocate(stream.fileno(), 0, status.f_bavail * status.f_frsize - 20_000_000)
 
     _wrap(Checkpoints, "_clear_the_place", after=begun)
-    _wrap(Checkpoints, "_failed", before=lambda *_: [os.unlink(path) for path in filler])
+    _wrap(Checkpoints, "_failed", before=lambda *_: [path.unlink() for path in filler])
 
 
 def _save_shards(step: int, action: str) -> None:
     from nemo_workflow.saving import Checkpoints
 
-    def watch(weights: str, mine: str) -> None:
-        while True:
-            for name in os.listdir(weights) if os.path.isdir(weights) else []:
-                if name.startswith(mine) and os.path.getsize(os.path.join(weights, name)) > 1_000_000:
-                    _act(action)
+    def watch(weights: Path, mine: str) -> None:
+        while not any(file.stat().st_size > 1_000_000 for file in weights.glob(f"{mine}*")):
             time.sleep(0.0002)
+        _act(action)
 
     def start(saver, trainer, path) -> None:
         if _of_step(step, path):
-            place = os.path.join(path.removesuffix(".ckpt"), "weights")
+            place = Path(path.removesuffix(".ckpt")) / "weights"
             mine = f"__{os.environ['RANK']}_"
             threading.Thread(target=watch, args=(place, mine), daemon=True).start()
 
