@@ -16,12 +16,13 @@ from megatron.core import parallel_state
 from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup
 
 from nemo_workflow import order
+from nemo_workflow.errors import Failure
 from nemo_workflow.plan import Plan
 from nemo_workflow.saving import Checkpoints
 from nemo_workflow.spikes import steps_to_skip
 
 
-class NotFinite(RuntimeError):
+class NotFinite(Failure):
     """A loss or gradient was NaN or infinite; the weights are those of the step before."""
 
 

@@ -40,7 +40,8 @@ def finished_already(plan: Plan) -> bool:
 
 def run_local(plan: Plan) -> int:
     """Train on this machine until the end; returns the exit code: 0 done, 130/143 stopped. Raises Failure."""
-    with locked(plan.folder):
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with watch.lock_run(plan.folder):
         wait_for_old_ranks(plan)
         check_space(plan)
         identity, changes = resuming.check_changes(plan)
@@ -92,22 +93,6 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
     shutil.copytree(package, attempt / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     write_json(attempt / "versions.json", events.versions())
     return attempt
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; it goes with the process, so a crash leaves none behind."""
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refusal(
-                f"--experiment {folder.name}: already running ({folder}); wait for it, stop it, or choose another name"
-            ) from None
-        yield
 
 
 class _Local:

@@ -6,6 +6,7 @@ what stays on the launcher's stream are our plain lines.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nemo_workflow import watch
+from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.plan import Plan
 
 GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
@@ -29,16 +31,19 @@ def train(plan: str, attempt: str) -> None:
     console = _own_log(folder / f"rank{rank}.log")
     watch.dump_stacks_on_signal(sys.stderr)
     read = Plan.from_json(plan)
-    lock = watch.hold_ranks_lock(read.folder)
-    watch.stop_with_launcher(grace_seconds(read))
+    locks = contextlib.ExitStack()
     try:
+        locks.enter_context(watch.hold_ranks_lock(read.folder))
+        if rank == 0 and watch.LAUNCHER not in os.environ:
+            locks.enter_context(watch.lock_run(read.folder))
+        watch.stop_with_launcher(grace_seconds(read))
         _train(read, folder, rank, console)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
             _leave_error(folder, rank, error)
         raise
     finally:
-        lock.close()
+        locks.close()
 
 
 def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
@@ -107,9 +112,10 @@ def _quieten() -> None:
 
 
 def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
-    """Write the rank's own error where the launcher looks for it."""
-    text = "".join(traceback.format_exception(error))
-    sys.stderr.write(text)
+    """Write the rank's own error where the launcher looks for it; where it needs no traceback, that is in the log."""
+    trace = "".join(traceback.format_exception(error))
+    sys.stderr.write(trace)
+    text = f"{error}\n" if isinstance(error, Failure | Refusal) else trace
     path = folder / f"rank{rank}.error"
     aside = path.with_suffix(".error.tmp")
     aside.write_text(f"{time.time()}\n{text}", encoding="utf-8")

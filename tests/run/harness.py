@@ -66,14 +66,17 @@ class Experiment:
         fault: str | None = None,
         record: Path | None = None,
         slow: float | None = None,
+        background: bool | None = None,
         when: Callable[[dict[str, Any]], bool] | None = None,
         send: int = signal.SIGTERM,
         prefix: tuple[str, ...] = (),
     ) -> Start:
         """Run the command to its end; `when` an event fits, the launcher gets the signal `send`, once."""
-        environment = {key: value for key, value in os.environ.items() if key not in ("FAULT", "RECORD", "SLOW")}
+        environment = {
+            key: value for key, value in os.environ.items() if key not in ("FAULT", "RECORD", "SLOW", "ASYNC")
+        }
         environment["PYTHONPATH"] = str(FAULTS)
-        for key, value in (("FAULT", fault), ("RECORD", record), ("SLOW", slow)):
+        for key, value in (("FAULT", fault), ("RECORD", record), ("SLOW", slow), ("ASYNC", background)):
             if value is not None:
                 environment[key] = str(value)
         tail = events.Tail(self.folder / events.FILE, from_end=True)

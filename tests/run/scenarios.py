@@ -120,6 +120,19 @@ def kills_on_two_ranks(place: Place) -> Any:
 
 
 @scenario()
+def background_saves(place: Place) -> Any:
+    """Saves in the background, as on a GPU: killed while the shards of step 8 are written, then to the end."""
+    run = place.experiment()
+    seen = SimpleNamespace(run=run)
+    must(run.start(fault="save.shards 8 0 kill", background=True), 1)
+    seen.after_kill = run.whole()
+    seen.last = must(run.start(background=True))
+    seen.whole = run.whole()
+    seen.history = run.history()
+    return seen
+
+
+@scenario()
 def signals(place: Place) -> Any:
     """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in a folder with an odd name; then more steps."""
     run = Experiment(place.corpus, place.folder / ODD_NAME, name=ODD_NAME)

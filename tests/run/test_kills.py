@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nemo_workflow import events
-from tests.run.harness import manifest
+from tests.run.harness import REPOSITORY, manifest
 
 pytestmark = pytest.mark.e2e
 
@@ -65,6 +69,37 @@ def test_a_flipped_bit_is_found_named_and_set_aside(kills_on_two_ranks: Any) -> 
     assert "checkpoint step_00000008 is not used: the content of weights/__1_0.distcp has changed" in output
     assert kills_on_two_ranks.resumed_after == 4
     assert kills_on_two_ranks.damaged == ["step_00000008"]
+
+
+def test_saves_in_the_background(background_saves: Any, one_rank: Any) -> None:
+    assert 8 not in background_saves.after_kill
+    assert background_saves.history == one_rank.history
+    assert background_saves.whole == [8, 12]
+
+
+def export(source: Path, output: Path) -> list[str]:
+    return [
+        sys.executable, "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", str(source), "--output-path",
+        str(output), "--no-verify",
+    ]  # fmt: skip
+
+
+def test_an_export_killed_half_way_is_made_whole_by_the_same_command(one_rank: Any, tmp_path: Path) -> None:
+    source = one_rank.run.checkpoints / "step_00000012"
+    subprocess.run(export(source, tmp_path / "whole"), cwd=REPOSITORY, check=True, capture_output=True)
+    output = tmp_path / "killed"
+    process = subprocess.Popen(
+        export(source, output), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not any(file.stat().st_size for file in tmp_path.glob(".killed.*/*")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not output.exists()
+    subprocess.run(export(source, output), cwd=REPOSITORY, check=True, capture_output=True)
+    for file in (tmp_path / "whole").glob("*.safetensors"):
+        assert file.read_bytes() == (output / file.name).read_bytes()
 
 
 def test_manifests_say_what_the_checkpoint_is(one_rank: Any, two_ranks: Any) -> None:

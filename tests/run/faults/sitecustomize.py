@@ -18,7 +18,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              group            kill -9 of the launcher, torchrun and every rank at once
 
 RECORD=FILE appends a line "rank part index epoch number source" for each sample that a rank reads.
-SLOW=SECONDS makes each step take that much longer.
+SLOW=SECONDS makes each step take that much longer. ASYNC=1 leaves saves in the background on, as on a GPU.
 """
 
 import os
@@ -45,6 +45,10 @@ def _install() -> None:
         _record(os.environ["RECORD"])
     if "SLOW" in os.environ:
         _at_step(lambda step: time.sleep(float(os.environ["SLOW"])))
+    if "ASYNC" in os.environ:
+        from nemo_workflow import recipe
+
+        _wrap(recipe, "_fit_cpu", after=lambda made, plan: setattr(made.trainer.strategy, "ckpt_async_save", True))
     if "FAULT" in os.environ:
         point, step, rank, action = os.environ["FAULT"].split()
         if int(rank) == int(os.environ["RANK"]):
@@ -220,5 +224,5 @@ _POINTS = {
     "load": _load,
 }
 
-if "RANK" in os.environ and {"FAULT", "RECORD", "SLOW"} & os.environ.keys():
+if "RANK" in os.environ and {"FAULT", "RECORD", "SLOW", "ASYNC"} & os.environ.keys():
     _install_in_worker()
