@@ -40,14 +40,21 @@ def finished_already(plan: Plan) -> bool:
 
 def run_local(plan: Plan) -> int:
     """Train on this machine until the end; returns the exit code: 0 done, 130/143 stopped. Raises Failure."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    with watch.lock_run(plan.folder):
+    with locked(plan.folder):
         wait_for_old_ranks(plan)
         check_space(plan)
         identity, changes = resuming.check_changes(plan)
         attempt = prepare(plan)
         write_json(attempt / resuming.IDENTITY, identity)
         return _Local(plan, attempt, changes).run()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; raises Refusal if another start holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with watch.lock_run(folder):
+        yield
 
 
 def wait_for_old_ranks(plan: Plan) -> None:

@@ -6,7 +6,6 @@ what stays on the launcher's stream are our plain lines.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
@@ -31,11 +30,8 @@ def train(plan: str, attempt: str) -> None:
     console = _own_log(folder / f"rank{rank}.log")
     watch.dump_stacks_on_signal(sys.stderr)
     read = Plan.from_json(plan)
-    locks = contextlib.ExitStack()
+    lock = watch.hold_ranks_lock(read.folder)
     try:
-        locks.enter_context(watch.hold_ranks_lock(read.folder))
-        if rank == 0 and watch.LAUNCHER not in os.environ:
-            locks.enter_context(watch.lock_run(read.folder))
         watch.stop_with_launcher(grace_seconds(read))
         _train(read, folder, rank, console)
     except BaseException as error:
@@ -43,7 +39,7 @@ def train(plan: str, attempt: str) -> None:
             _leave_error(folder, rank, error)
         raise
     finally:
-        locks.close()
+        lock.close()
 
 
 def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
