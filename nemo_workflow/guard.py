@@ -73,6 +73,7 @@ class NanGuard(pl.Callback):
         ranks = [rank for rank, flag in enumerate(flags) if flag.item()]
         if not ranks:
             return False
+        self.run_log.write_pending()
         self.skipped += 1
         step = trainer.global_step + 1
         samples: list[Any] = [None] * len(flags)
