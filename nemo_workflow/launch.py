@@ -49,6 +49,14 @@ def run_local(plan: Plan) -> int:
         return _Local(plan, attempt, changes).run()
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; raises Refusal if another start holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with watch.lock_run(folder):
+        yield
+
+
 def wait_for_old_ranks(plan: Plan) -> None:
     """Return when no rank of an earlier start of this run lives; raises Refusal when one does not end."""
     if watch.ranks_gone(plan.folder, 0):
@@ -92,22 +100,6 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
     shutil.copytree(package, attempt / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     write_json(attempt / "versions.json", events.versions())
     return attempt
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; it goes with the process, so a crash leaves none behind."""
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refusal(
-                f"--experiment {folder.name}: already running ({folder}); wait for it, stop it, or choose another name"
-            ) from None
-        yield
 
 
 class _Local:

@@ -61,7 +61,7 @@ class OrderedDataset(GPTDataset):
             return None, None, None
         self.key = _key(
             "samples", self.config.random_seed, self.index_split.name, self.config.sequence_length,
-            int(self.indices[0]), xxhash.xxh3_128_hexdigest(lengths),
+            int(self.indices[0]), _digest(lengths),
         )  # fmt: skip
         self._in_use: dict[int, Arrays] = {}
         if self.index_split != Split.train or not self.first_sample:
@@ -164,6 +164,10 @@ def _key(*parts: Any) -> str:
     return xxhash.xxh3_128_hexdigest("\0".join(map(str, (VERSION, *parts))).encode())
 
 
+def _digest(array: numpy.ndarray) -> str:
+    return xxhash.xxh3_128_hexdigest(numpy.ascontiguousarray(array).data)
+
+
 def _folder(config: Any, name: str) -> Path | None:
     return Path(config.path_to_cache) / name if config.path_to_cache else None
 
@@ -199,7 +203,7 @@ def _load(place: Path) -> Arrays | None:
 
 def _mapped(path: Path, digest: str) -> numpy.ndarray:
     array = numpy.load(path, mmap_mode="r", allow_pickle=False)
-    if xxhash.xxh3_128_hexdigest(array) != digest:
+    if _digest(array) != digest:
         raise ValueError(f"{path.name} has changed")
     return array
 
@@ -213,7 +217,7 @@ def _store(place: Path, arrays: Arrays) -> None:
                 numpy.save(stream, numpy.ascontiguousarray(array), allow_pickle=False)
                 stream.flush()
                 os.fsync(stream.fileno())
-        lines = [f"{xxhash.xxh3_128_hexdigest(numpy.ascontiguousarray(a))} {name}\n" for name, a in arrays.items()]
+        lines = [f"{_digest(a)} {name}\n" for name, a in arrays.items()]
         with (aside / "hashes").open("w", encoding="utf-8") as stream:
             stream.writelines(lines)
             stream.flush()

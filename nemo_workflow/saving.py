@@ -29,12 +29,13 @@ from nemo_workflow.checkpoints import (
     write_manifest,
 )
 from nemo_workflow.console import human_bytes
+from nemo_workflow.errors import Failure
 from nemo_workflow.plan import Plan
 
 STATE_BYTES = 12  # a parameter: Adam's two moments and the master weight, 4 bytes each
 
 
-class SaveFailed(RuntimeError):
+class SaveFailed(Failure):
     """A checkpoint could not be written; those before it are whole."""
 
 

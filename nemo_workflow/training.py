@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 
 from nemo_workflow import catalog, events, flops, parameters
-from nemo_workflow.guard import SpikeWarner
 from nemo_workflow.plan import Plan
 from nemo_workflow.saving import Checkpoints, wait_for_async_save
+from nemo_workflow.spikes import SpikeWarner
 from nemo_workflow.step_clock import Finished, StepClock
 from nemo_workflow.watch import Heartbeat
 from nemo_workflow.worker import STOPPED

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import launch
+from nemo_workflow import launch, resuming
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import written_aside
 from nemo_workflow.options import TABLE, Settings
@@ -34,6 +34,7 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
     preflight.test_script(cluster, script.job_script(plan, first))
     with launch.locked(plan.folder):
         refuse_second(plan.folder)
+        notes += resuming.check_changes(plan)[1]
         submitted = _submit_chain(plan, first)
     for note in notes:
         print(f"note: {note}")
