@@ -50,7 +50,11 @@ def main() -> None:
             results.append({"name": case["name"], "error": "not run: out of time"})
             continue
         results.append(finish(case, process, options))
-        print(json.dumps(results[-1]), flush=True)
+        shown = {name: value for name, value in results[-1].items() if not isinstance(value, dict | list)}
+        print(json.dumps(shown), flush=True)
+        if case.get("first") and "error" in results[-1]:
+            print("the first case failed: nothing else is run", flush=True)
+            options.limit = 0.0
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(results, indent=1))
     print(table(results))
