@@ -20,6 +20,10 @@ def main() -> int:
     if launch.finished_already(plan):
         print(f"{plan.run_dir}: already trained to step {plan.schedule.max_steps}; a larger --max-steps continues it")
         return 0
+    if settings.executor == "slurm":
+        from nemo_workflow.slurm.submit import run_slurm
+
+        return run_slurm(plan, settings)
     return launch.run_local(plan)
 
 

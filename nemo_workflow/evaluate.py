@@ -54,33 +54,14 @@ def last_validation(plan: Plan) -> tuple[float, int]:
 def validation_samples(plan: Plan, skip: int, count: int) -> list[Any]:
     """`count` samples of the validation split as NeMo's data module builds it: int64 tensors of seq_length + 1."""
     import torch
-    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(plan.setting("hf_model_id"))
+    from nemo_workflow.order import validation_set
+
+    tokenizer = AutoTokenizer.from_pretrained(plan.setting("hf_model_id"), trust_remote_code=False)
     tokenizer.eod = tokenizer.eos_token_id  # the name that Megatron asks for
     tokenizer.unique_identifiers = {"hf": str(plan.setting("hf_model_id"))}
-    blend: list[Any] = [[source.pair.prefix for source in plan.sources], None]
-    if len(plan.sources) > 1:
-        blend[1] = [source.weight for source in plan.sources]
-    config = GPTDatasetConfig(
-        random_seed=plan.setting("seed"),
-        sequence_length=plan.seq_length,
-        tokenizer=tokenizer,
-        blend=blend,
-        split=plan.setting("split"),
-        reset_position_ids=False,
-        reset_attention_mask=False,
-        eod_mask_loss=False,
-        create_attention_mask=False,
-    )
-    schedule, batch = plan.schedule, plan.setting("global_batch_size")
-    # the numbers NeMo asks for: they decide how the split is shuffled
-    validation = (schedule.max_steps // schedule.val_check_interval + 1) * schedule.limit_val_batches * batch
-    _, split, _ = BlendedMegatronDatasetBuilder(
-        GPTDataset, [schedule.max_steps * batch, validation, 0], lambda: True, config
-    ).build()
+    split = validation_set(plan, tokenizer)
     rows = []
     for index in range(skip, skip + count):
         item = split[index]

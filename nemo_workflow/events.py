@@ -87,6 +87,10 @@ def plain(event: dict[str, Any], max_steps: int, log_every: int) -> str | None:
         return f"step {step}: validation loss {event['val_loss']:.4f}"
     if kind == "checkpoint":
         return f"step {step}: checkpoint saved, {human_bytes(event['bytes'])} in {event['seconds']:.1f} s"
+    if kind == "note":
+        return str(event["text"])
+    if kind == "spike":
+        return f"step {step}: warning: loss {event['loss']:.4f}, far above the usual {event['usual']:.4f}"
     if kind == "stopping":
         return f"step {step}: asked to stop (signal {event['signal']}); saving a checkpoint"
     return None

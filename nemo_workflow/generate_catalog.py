@@ -20,7 +20,7 @@ from typing import Any
 
 import fiddle as fdl
 
-from nemo_workflow.catalog import FILE
+from nemo_workflow.catalog import FILE, LAYOUT_FIELDS
 from nemo_workflow.files import written_aside
 from nemo_workflow.options import TABLE
 
@@ -109,7 +109,21 @@ VOCABULARIES = {
     "T5": 32_100,
     "GPT": 50_257,
 }
+# max_position_embeddings of the published models where NeMo's classes name a shorter length
+PUBLISHED_LENGTHS = {
+    "deepseek_v2": 163_840,
+    "deepseek_v3": 163_840,
+    "llama4_e128": 1_048_576,
+    "llama4_e16": 10_485_760,
+    "mistral_nemo": 131_072,
+    "mixtral_8x22b": 65_536,
+    "mixtral_8x7b": 32_768,
+    "qwen2_": 131_072,
+}
 OURS = {"llama_tiny": {"reference_vocab": 4096, "longest_sequence": 8192}}
+
+
+EXTRA = {"trainer.limit_val_batches", "optim.config.use_distributed_optimizer"}  # set by what the plan works out
 
 
 def main() -> None:
@@ -220,12 +234,12 @@ def describe(name: str, recipe: Any) -> dict[str, Any]:
         "family": _family(type(config)),
         "sizes": {field: _plain(getattr(config, field)) for field in SIZES if hasattr(config, field)},
         "layout": _layout(recipe.trainer),
-        "defaults": _defaults(recipe),
+        "fields": _fields(recipe, config),
         "fp32_grad_reduce": _grad_reduce_in_fp32(recipe.trainer),
         "precision": _precision(recipe.trainer.plugins),
         "callbacks": [callback.__fn_or_cls__.__name__ for callback in recipe.trainer.callbacks or []],
         "reference_vocab": config.vocab_size if getattr(config, "vocab_size", None) else _vocabulary(type(config)),
-        "longest_sequence": _longest(config, recipe),
+        "longest_sequence": _longest(name, config, recipe),
         "lacks": [path for option in TABLE for path in option.sets if not has_field(recipe, path)],
     }
     return entry | OURS.get(name, {})
@@ -267,11 +281,16 @@ def _vocabulary(config_class: type) -> int:
     return VOCABULARIES[max(known, key=len)]
 
 
-def _longest(config: Any, recipe: Any) -> int:
-    """The longest sequence that the model class, the recipe's model or the recipe's data name."""
+def _longest(name: str, config: Any, recipe: Any) -> int | None:
+    """The longest sequence that the published model, NeMo's model class, or the recipe names; None without a limit."""
+    if getattr(config, "position_embedding_type", None) == "none" or _family(type(config)) == "hyena":
+        return None
     fields = {field.name: field.default for field in dataclasses.fields(type(config))}
-    own = fields["seq_length"] if isinstance(fields.get("seq_length"), int) else 0
-    return max(own, config.seq_length, recipe.data.seq_length)
+    lengths = [config.seq_length, recipe.data.seq_length, getattr(config, "max_position_embeddings", 0)]
+    lengths += [length for prefix, length in PUBLISHED_LENGTHS.items() if name.startswith(prefix)]
+    if isinstance(fields.get("seq_length"), int):
+        lengths.append(fields["seq_length"])
+    return max(lengths)
 
 
 def _layout(trainer: Any) -> dict[str, Any]:
@@ -293,26 +312,23 @@ def _layout(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _defaults(recipe: Any) -> dict[str, Any]:
-    optim, scheduler, trainer, data = recipe.optim.config, recipe.optim.lr_scheduler, recipe.trainer, recipe.data
-    return {
-        "scheduler": scheduler.__fn_or_cls__.__name__,
-        "lr": optim.lr,
-        "min_lr": scheduler.min_lr,
-        "warmup_steps": scheduler.warmup_steps or 0,
-        "constant_steps": getattr(scheduler, "constant_steps", 0) or 0,
-        "optimizer": optim.optimizer,
-        "weight_decay": optim.weight_decay,
-        "adam_beta1": optim.adam_beta1,
-        "adam_beta2": optim.adam_beta2,
-        "clip_grad": optim.clip_grad,
-        "max_steps": trainer.max_steps,
-        "val_check_interval": trainer.val_check_interval,
-        "limit_val_batches": trainer.limit_val_batches,
-        "global_batch_size": data.global_batch_size,
-        "micro_batch_size": data.micro_batch_size,
-        "seq_length": data.seq_length,
-    }
+def _fields(recipe: Any, config: Any) -> dict[str, Any]:
+    """Dotted field -> stock value, for every field that a flag sets; what the layout holds is left out."""
+    paths = {path for option in TABLE for path in option.sets} - set(LAYOUT_FIELDS.values())
+    return {path: _plain(_value(recipe, config, path)) for path in sorted(paths | EXTRA) if has_field(recipe, path)}
+
+
+def _value(recipe: Any, config: Any, path: str) -> Any:
+    if path.startswith("model.config."):
+        return getattr(config, path.rpartition(".")[2])
+    if path.startswith("data."):
+        name = path.rpartition(".")[2]
+        default = inspect.signature(data_class(recipe)).parameters[name].default
+        return getattr(recipe.data, name, default)
+    target = recipe
+    for part in path.split("."):
+        target = getattr(target, part, None)
+    return target
 
 
 def _grad_reduce_in_fp32(trainer: Any) -> bool:

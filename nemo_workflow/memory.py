@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_workflow import parameters
-from nemo_workflow.layout import Layout
+from nemo_workflow.catalog import Recipe
+from nemo_workflow.layout import Layout, layers_a_stage
 from nemo_workflow.parameters import Count
+from nemo_workflow.plan import Plan
 
 GIB = 2**30
 LIBRARIES = int(1.5 * GIB)  # CUDA context, cuBLAS workspaces, NCCL buffers, what the allocator can't use
@@ -34,6 +36,7 @@ class Job:
     seq_length: int
     micro_batch: int
     micro_batches: int  # a step and data-parallel rank
+    stages: tuple[int, ...]  # layers of each pipeline stage
     precision: str = "bf16-mixed"
     fp32_grad_reduce: bool = True
     fp8: bool = False
@@ -64,6 +67,36 @@ class Usage:
     @property
     def total(self) -> int:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.libraries
+
+
+def job_of(plan: Plan, recipe: Recipe) -> Job:
+    """The plan as the memory formula sees it."""
+    settings, layout, sizes = plan.settings, plan.layout, plan.sizes
+    granularity = settings["recompute_granularity"] or sizes.get("recompute_granularity")
+    gpu_cross_entropy = "te" if recipe.family == "gpt" else sizes.get("cross_entropy_fusion_impl", "native")
+    return Job(
+        family=recipe.family,
+        model_class=recipe.model_class,
+        sizes=sizes,
+        vocabulary=parameters.padded_vocabulary(sizes, plan.vocab_size, layout.tensor),
+        layout=layout,
+        seq_length=plan.seq_length,
+        micro_batch=settings["micro_batch_size"],
+        micro_batches=layout.micro_batches(settings["global_batch_size"], settings["micro_batch_size"]),
+        stages=tuple(layers_a_stage(sizes, recipe.layout, layout)),
+        precision=settings["precision"] or recipe.precision["precision"],
+        fp32_grad_reduce=recipe.fp32_grad_reduce,
+        fp8=settings["fp8"] or (settings["precision"] is None and bool(recipe.precision["fp8"])),
+        distributed_optimizer=not settings["disable_dist_optim"],
+        sgd=(settings["optimizer"] or recipe.fields["optim.config.optimizer"]) == "sgd",
+        optimizer_offload=settings["optim_cpu_offloading_frac"] if settings["optim_cpu_offloading"] else 0.0,
+        offloaded_layers=settings["cpu_offloading_layers"] or 0 if settings["cpu_offloading_activations"] else 0,
+        recompute_granularity=granularity,
+        recompute_method=settings["recompute_method"] or sizes.get("recompute_method"),
+        recompute_layers=settings["recompute_num_layers"] or sizes.get("recompute_num_layers") or 0,
+        recompute_modules=tuple(sizes.get("recompute_modules") or ()),
+        cross_entropy=gpu_cross_entropy,
+    )
 
 
 def fullest(job: Job) -> Usage:
@@ -97,14 +130,15 @@ def checkpoint_bytes(model: parameters.Model, precision: str = "bf16-mixed", sgd
 
 
 def model_of(job: Job) -> parameters.Model:
+    """Parameters of the whole model."""
     return parameters.count(job.family, job.model_class, job.sizes, job.vocabulary)
 
 
 def stage_layers(job: Job, stage: int) -> range:
-    """Numbers of the layers of a stage. With virtual stages the count is what matters, not which."""
-    total = len(model_of(job).layers)
-    share = -(-total // job.layout.pipeline)
-    return range(min(total, stage * share), min(total, (stage + 1) * share))
+    """Numbers of the layers of a stage. With virtual stages their count is right, not which they are."""
+    start = sum(job.stages[:stage])
+    last = stage == len(job.stages) - 1  # it has the layers for multi-token prediction too
+    return range(start, len(model_of(job).layers) if last else start + job.stages[stage])
 
 
 def _parameters_on(job: Job, stage: int) -> tuple[int, int]:

@@ -22,9 +22,7 @@ class Count:
     expert: int = 0  # split over the expert parallel and expert tensor parallel ranks
 
     def __add__(self, other: Count) -> Count:
-        return Count(
-            self.sharded + other.sharded, self.replicated + other.replicated, self.expert + other.expert
-        )
+        return Count(self.sharded + other.sharded, self.replicated + other.replicated, self.expert + other.expert)
 
     @property
     def total(self) -> int:

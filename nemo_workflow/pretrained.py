@@ -57,6 +57,7 @@ class Tokenizer:
     vocab_size: int | None
     eos: str | None
     eos_id: int | None
+    plain: bool  # its class has no end-of-document token of its own
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     eos_id = added.get(eos)
     if eos_id is None and eos is not None and isinstance(words, dict):
         eos_id = words.get(eos)
-    return Tokenizer(folder, size, eos, eos_id)
+    plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
+    return Tokenizer(folder, size, eos, eos_id, plain)
 
 
 def read_nemo_model(path: str) -> NemoModel:

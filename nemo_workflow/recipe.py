@@ -6,7 +6,6 @@ A recipe is a `run.Partial` of `llm.pretrain` whose arguments are configurations
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import nemo_run as run
@@ -23,8 +22,10 @@ from nemo_workflow import performance
 from nemo_workflow.checkpoints import FILENAME
 from nemo_workflow.options import BY_ATTRIBUTE
 from nemo_workflow.plan import Plan
+from nemo_workflow.pretrained import read_nemo_model
 
 BUILT_IN = "nemo_workflow.recipes"
+INDEX_CACHE = ".index_cache"  # below --output-dir: its entries depend on the data only, so experiments share them
 NEMO = "nemo.collections.llm.recipes"
 
 
@@ -130,7 +131,7 @@ def _data(recipe: run.Partial, plan: Plan) -> run.Config:
         num_workers=0 if plan.accelerator == "cpu" else 2,
         pin_memory=plan.accelerator == "gpu",
         persistent_workers=plan.accelerator == "gpu",
-        index_mapping_dir=str(plan.folder / "index_cache"),
+        index_mapping_dir=str(plan.folder.parent / INDEX_CACHE),
     )
 
 
@@ -226,18 +227,17 @@ def _log(plan: Plan) -> run.Config:
 def _resume(plan: Plan, resume_from: str | None) -> run.Config:
     start = None
     if plan.setting("nemo_model"):
-        start = run.Config(nl.RestoreConfig, path=plan.setting("nemo_model"))
+        # no artifacts: NeMo would build whatever the checkpoint's context/io.json names; the tokenizer has its own flag
+        start = run.Config(nl.RestoreConfig, path=plan.setting("nemo_model"), load_artifacts=False)
     return run.Config(nl.AutoResume, resume_from_path=resume_from, restore_config=start)
 
 
 def _take_model_of_checkpoint(recipe: run.Partial, plan: Plan) -> None:
     """A checkpoint's sizes win over the recipe's: a model imported from Hugging Face may have any."""
-    context = Path(plan.setting("nemo_model")) / "context"
-    saved = nl.io.load_context(context, subpath="model.config", build=False)
     ours = recipe.model.config
-    for name in saved.__arguments__:
+    for name, value in read_nemo_model(plan.setting("nemo_model")).sizes.items():
         if name in _SIZES:
-            setattr(ours, name, getattr(saved, name))
+            setattr(ours, name, value)
 
 
 _SIZES = (  # noqa: SIM905

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.console import human_bytes
-from nemo_workflow.conversion.families import FAMILIES, Config, Family
+from nemo_workflow.conversion import supported
+from nemo_workflow.conversion.families import FAMILIES
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
 from nemo_workflow.errors import Failure, Refusal
 
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
 LIBRARIES_BYTES = 1_300_000_000  # what torch, transformers, Megatron and NeMo take once imported
 
 
@@ -28,17 +33,44 @@ def model_name(name: str | None, family: Family) -> None:
 
 def config_class(name: str | None, family: Family, hf: Config, nemo: Config) -> str:
     """The NeMo config class: the one named if it agrees with config.json, else the family's general one."""
-    return family.nemo_class(hf)
+    if name is None:
+        return family.nemo_class(hf)
+    owner, sizes = supported.family_of_config(name)
+    if owner is None:
+        close = difflib.get_close_matches(name, supported.config_names(), 1)
+        hint = f"; did you mean {close[0]}" if close else ""
+        raise Refusal(f"--model-config-name {name}: is not in supported_config.txt{hint}")
+    if owner.model_class != family.model_class:
+        raise Refusal(
+            f"--model-config-name {name}: is a config of {owner.model_class}; the source is a {family.model_class}"
+        )
+    contradictions = [
+        f"--model-config-name {name}: its {field} is {value!r}, the source's config.json says {nemo[field]!r}"
+        for field, value in sizes.items()
+        if field in nemo and nemo[field] != value
+    ]
+    if contradictions:
+        raise Refusal([*contradictions, "leave --model-config-name out: config.json decides"])
+    general = family.nemo_class(hf)
+    if general != family.config_class and not supported.is_variant(name, general):
+        raise Refusal(f"--model-config-name {name}: this source needs {general} or one of its sizes (rope scaling)")
+    return name
 
 
-def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo]) -> set[str]:
+def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo], layers: int) -> set[str]:
     """Refuse losses that --allow-lossy doesn't name; returns the tensors that are dropped with those that it does."""
-    refused = [f"config.json {name}: {what} (to lose it: --allow-lossy {name})" for name, what in found if name not in allowed]
+    refused = [
+        f"config.json {name}: {what} (to lose it: --allow-lossy {name})" for name, what in found if name not in allowed
+    ]
     strange = sorted(set(allowed) - {name for name, _ in found} - set(tensors))
     refused += [f"--allow-lossy {name}: nothing of that name would be lost" for name in strange]
     if refused:
         raise Refusal(refused)
-    biases = {name for name in tensors if name.endswith(".bias")} if {"attention_bias", "mlp_bias"} & set(allowed) else set()
+    biases = (
+        {name for name in tensors if name.endswith(".bias")} if {"attention_bias", "mlp_bias"} & set(allowed) else set()
+    )
+    if "num_nextn_predict_layers" in allowed:
+        biases |= {name for name in tensors if (at := LAYER.match(name)) and int(at[1]) >= layers}
     return biases | (set(allowed) & set(tensors))
 
 
@@ -49,7 +81,9 @@ def redundant(reader: HFReader, hf: Config) -> set[str]:
         import torch
 
         if not torch.equal(reader.read("lm_head.weight"), reader.read("model.embed_tokens.weight")):
-            raise Refusal("config.json tie_word_embeddings is true, but lm_head.weight differs from the embedding: set it to false")
+            raise Refusal(
+                "config.json tie_word_embeddings is true, but lm_head.weight differs from the embedding: set it to false"
+            )
         found.add("lm_head.weight")
     return found
 
@@ -58,10 +92,16 @@ def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
     """The one torch dtype of the weights."""
     kinds: dict[str, str] = {}
     for name, info in tensors.items():
+        if name.endswith(
+            "e_score_correction_bias"
+        ):  # DeepSeek V3 keeps it in fp32 among bf16 weights, and so does NeMo
+            continue
         kinds.setdefault(info.dtype, name)
     strange = sorted(set(kinds) - set(TORCH_NAMES))
     if strange:
-        raise Refusal(f"{folder}: {kinds[strange[0]]} is {strange[0]}; only {', '.join(sorted(TORCH_NAMES.values()))} are converted")
+        raise Refusal(
+            f"{folder}: {kinds[strange[0]]} is {strange[0]}; only {', '.join(sorted(TORCH_NAMES.values()))} are converted"
+        )
     if len(kinds) > 1:
         mixed = ", ".join(f"{kind} ({name})" for kind, name in sorted(kinds.items()))
         raise Refusal(f"{folder}: the weights have several dtypes, {mixed}; save the model in one")
@@ -93,11 +133,18 @@ def memory_available() -> int | None:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(int(line.split()[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int((group / "memory.current").read_text()))
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        group = Path("/sys/fs/cgroup")  # version 2, version 1
+        with contextlib.suppress(OSError, ValueError):
+            cached = sum(
+                int(line.split()[1])
+                for line in (group / limit).with_name("memory.stat").read_text().splitlines()
+                if line.startswith(("inactive_file ", "active_file "))
+            )
+            found.append(int((group / limit).read_text()) - int((group / used).read_text()) + cached)
     return min(found) if found else None
 
 

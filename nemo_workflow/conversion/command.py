@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemo_workflow.console import Meter, human_bytes, human_time
 from nemo_workflow.conversion import checks, fields, hf_folder, source
-from nemo_workflow.conversion.families import Config, Family
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.output import check_output, whole_folder
 from nemo_workflow.conversion.quiet import quiet
 from nemo_workflow.conversion.report import NAME, Report
@@ -16,8 +16,14 @@ from nemo_workflow.errors import Failure, Refusal
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output-path", required=True, type=Path, help="folder to make; it appears only when it is whole and proved")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output-path (it stays until the new one is proved)")
+    parser.add_argument(
+        "--output-path", required=True, type=Path, help="folder to make; it appears only when it is whole and proved"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an existing --output-path (it stays until the new one is proved)",
+    )
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
     parser.add_argument(
         "--allow-lossy",
@@ -34,13 +40,23 @@ def import_parser() -> argparse.ArgumentParser:
         description="Convert a Hugging Face model to a NeMo 2 checkpoint (context/ and weights/) and prove it. Needs no GPU.",
         allow_abbrev=False,
     )
-    parser.add_argument("--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B")
+    parser.add_argument(
+        "--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B"
+    )
     _shared(parser)
-    parser.add_argument("--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given")
-    parser.add_argument("--model-config-name", help="NeMo config class (supported_config.txt); found from config.json when not given")
+    parser.add_argument(
+        "--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given"
+    )
+    parser.add_argument(
+        "--model-config-name", help="NeMo config class (supported_config.txt); found from config.json when not given"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that the source brings along (off: none is run)")
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that the source brings along (off: none is run)",
+    )
     return parser
 
 
@@ -50,9 +66,13 @@ def export_parser() -> argparse.ArgumentParser:
         description="Convert a NeMo 2 checkpoint (any TP/PP/VPP/DP layout) to a Hugging Face folder and prove it. Needs no GPU.",
         allow_abbrev=False,
     )
-    parser.add_argument("--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/<name>-last")
+    parser.add_argument(
+        "--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/<name>-last"
+    )
     _shared(parser)
-    parser.add_argument("--hf-tokenizer", help="tokenizer folder or Hub id, for a checkpoint that lacks its tokenizer's files")
+    parser.add_argument(
+        "--hf-tokenizer", help="tokenizer folder or Hub id, for a checkpoint that lacks its tokenizer's files"
+    )
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
     return parser
 
@@ -80,7 +100,7 @@ def import_main(argv: list[str] | None = None) -> int:
     nemo, losses = fields.to_nemo(hf, family)
     config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     tensors = hf_folder.list_tensors(folder)
-    dropped = checks.losses(losses, args.allow_lossy, tensors)
+    dropped = checks.losses(losses, args.allow_lossy, tensors, hf["num_hidden_layers"])
     nemo["params_dtype"] = checks.dtype(tensors, folder)
     total = sum(info.nbytes for info in tensors.values())
     checks.resources(args.output_path, total, max(info.nbytes for info in tensors.values()))
@@ -109,6 +129,7 @@ def _write_nemo(
 ) -> None:
     with quiet():
         from nemo_workflow.conversion import context, convert
+        from nemo_workflow.conversion.logits import compare_logits
         from nemo_workflow.conversion.nemo_folder import NemoReader
         from nemo_workflow.conversion.verify import compare_tensors
 
@@ -124,6 +145,9 @@ def _write_nemo(
     if verify:
         written = NemoReader(aside / "weights")
         report.entries["tensors"] = compare_tensors(model, reader, written, _progress(meter, "comparing", total))
+        meter.show("computing the logits of both models", always=True)
+        with quiet():
+            report.entries["logits"] = compare_logits(model, folder, reader, written, config_class, nemo)
     meter.close()
 
 
@@ -143,6 +167,7 @@ def export_main(argv: list[str] | None = None) -> int:
 def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:
     with quiet():
         from nemo_workflow.conversion import context, convert, hf_config
+        from nemo_workflow.conversion.logits import compare_logits
         from nemo_workflow.conversion.nemo_folder import NemoReader
         from nemo_workflow.conversion.verify import compare_tensors
 
@@ -154,7 +179,9 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     if args.hf_tokenizer:
         tokenizer = source.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"))
     elif tokenizer is None:
-        report.notes.append(f"the tokenizer's files aren't in the checkpoint (it names {tokenizer_name!r}); --hf-tokenizer adds them")
+        report.notes.append(
+            f"the tokenizer's files aren't in the checkpoint (it names {tokenizer_name!r}); --hf-tokenizer adds them"
+        )
     nemo = {**nemo, "vocab_size": hf_config.vocabulary_size(nemo, tokenizer)}
     came = hf_config.origin_config(tokenizer, family)
     exported, origin, notes = hf_config.export_config(nemo, family, came)
@@ -176,6 +203,11 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
         if not args.no_verify:
             written = hf_folder.HFReader(hf_folder.list_tensors(aside))
             report.entries["tensors"] = compare_tensors(model, written, reader, _progress(meter, "comparing", total))
+            meter.show("computing the logits of both models (imports NeMo)", always=True)
+            with quiet():
+                config_class = family.nemo_class(hf)
+                trained = fields.computed(nemo, family)
+                report.entries["logits"] = compare_logits(model, aside, written, reader, config_class, trained)
         meter.close()
         _finish(report, aside, args.output_path, bool(args.allow_lossy))
 
@@ -200,7 +232,9 @@ def _finish(report: Report, aside: Path, output: Path, lossy: bool) -> None:
         kept = output.absolute().parent / f"{output.name}.failed_{NAME}"
         report.write(kept)
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise Failure(f"the conversion is not exact: {failures[0]}{more}; {kept} has it all, --output-path was not made")
+        raise Failure(
+            f"the conversion is not exact: {failures[0]}{more}; {kept} has it all, --output-path was not made"
+        )
 
 
 def _say(report: Report, output: Path, meter: Meter) -> int:

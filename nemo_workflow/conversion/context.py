@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from nemo_workflow.conversion.families import FAMILIES, Config, Family
+from nemo_workflow.conversion.families import FAMILIES
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import tokenizer_files
 from nemo_workflow.errors import Refusal
 
@@ -24,24 +25,16 @@ KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, s
 
 def write_context(folder: Path, family: Family, config_class: str, fields: Config, source: Path) -> None:
     """Write `folder`/context as NeMo's `import_ckpt` does. Imports NeMo (13 s)."""
-    import torch
-
     prepare()
     from nemo import lightning as nl
     from nemo.collections.common.tokenizers import AutoTokenizer
     from nemo.lightning.io.pl import TrainerContext
     from transformers import GenerationConfig
 
-    fields = dict(fields)
-    dtype = fields.pop("params_dtype")
-    fields |= {"params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
-    if (source / "generation_config.json").exists():
-        fields["generation_config"] = GenerationConfig.from_pretrained(source)
-    config = find_class(family, config_class)(**fields)
-    for name, wanted in family.nemo_fixed.items():
-        value = getattr(config, name)
-        if value != wanted and name_of(value) != wanted:
-            raise AssertionError(f"{config_class}.{name} is {value!r}, and the conversion needs {wanted!r}")
+    generation = source / "generation_config.json"
+    config = build_config(
+        family, config_class, fields, GenerationConfig.from_pretrained(source) if generation.exists() else None
+    )
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = None
         if tokenizer_files(source):
@@ -54,6 +47,24 @@ def write_context(folder: Path, family: Family, config_class: str, fields: Confi
         strategy = nl.MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True)
         trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy)
         TrainerContext(model=model, trainer=trainer, extra={}).io_dump(folder / "context", yaml_attrs=["model"])
+
+
+def build_config(family: Family, config_class: str, fields: Config, generation: Any = None) -> Any:
+    """A NeMo config object; `params_dtype` among the fields is a torch dtype's name."""
+    import torch
+
+    prepare()
+    dtype = fields["params_dtype"]
+    values = {**fields, "params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
+    values |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    if generation is not None:
+        values["generation_config"] = generation
+    config = find_class(family, config_class)(**values)
+    for name, wanted in family.nemo_fixed.items():
+        value = getattr(config, name)
+        if name_of(value) != wanted and value != wanted:
+            raise AssertionError(f"{config_class}.{name} is {value!r}, and the conversion needs {wanted!r}")
+    return config
 
 
 def prepare() -> None:
@@ -80,11 +91,18 @@ def name_of(value: Any) -> str | None:
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
+class _Loader(yaml.SafeLoader):
+    """Plain data, and the tuples that NeMo writes among them."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
+
+
 def read_model(folder: Path) -> tuple[str, Config, Config]:
     """(model class name, its config's fields, the tokenizer's fields) of a NeMo 2 folder; the class goes under `_target_`."""
     path = folder / "context" / "model.yaml"
     try:
-        model = yaml.safe_load(path.read_text(encoding="utf-8"))
+        model = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise Refusal(f"{path}: can't be read ({error.strerror}): NeMo writes it with every checkpoint") from error
     except yaml.YAMLError as error:
@@ -98,7 +116,10 @@ def family_of(model_class: str, config: Config) -> Family:
     """The family of a NeMo model, by its class and, where one class serves two, by its config."""
     moe = config.get("num_moe_experts") is not None
     fits = [family for family in FAMILIES if family.model_class == model_class]
-    if len(fits) > 1:
+    if model_class == "DeepSeekModel":
+        version = 3 if config.get("moe_router_enable_expert_bias") else 2
+        fits = [family for family in fits if family.name == f"deepseek_v{version}"]
+    elif len(fits) > 1:
         fits = [family for family in fits if (family.nemo_fixed.get("num_moe_experts", 1) is not None) == moe]
     if not fits:
         known = ", ".join(sorted({family.model_class for family in FAMILIES}))

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from nemo_workflow.conversion import hf_folder, nemo_folder
-from nemo_workflow.conversion.families import Config, Family
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import HFReader, Planned
 from nemo_workflow.conversion.mapping import Item, items
 from nemo_workflow.conversion.nemo_folder import Chunk, NemoReader
 from nemo_workflow.conversion.transforms import KINDS, Dims
 from nemo_workflow.errors import Refusal
 
+Place = tuple[str, tuple[int, ...]]
 OnBytes = Callable[[int], None]
 
 
@@ -28,7 +29,8 @@ class Model:
 
     @property
     def dims(self) -> Dims:
-        return Dims(self.hf["num_attention_heads"], self.hf["num_key_value_heads"], self.hf["head_dim"], self.hf["vocab_size"])
+        hf = self.hf
+        return Dims(hf["num_attention_heads"], hf["num_key_value_heads"], hf.get("head_dim", 0), hf["vocab_size"])
 
     def items(self) -> Iterator[Item]:
         return items(self.family, self.hf)
@@ -49,13 +51,16 @@ def plan_import(model: Model, reader: HFReader, dropped: set[str]) -> list[Chunk
             f"(to lose them: --allow-lossy {left[0]})"
         )
     experts, layers = model.family.experts(model.hf), model.hf["num_hidden_layers"]
-    return [_chunk(item, model, reader, layers, experts) for item in wanted]
+    chunks = []
+    for item in wanted:
+        chunks += [_chunk(item, name, model, reader, layers, experts) for name in (item.nemo, item.alias) if name]
+    return chunks
 
 
-def _chunk(item: Item, model: Model, reader: HFReader, layers: int, experts: int) -> Chunk:
+def _chunk(item: Item, name: str, model: Model, reader: HFReader, layers: int, experts: int) -> Chunk:
     merge = KINDS[item.kind].merge
     shape = _shape(lambda: merge([reader.meta(name) for name in item.hf], model.dims), item)
-    key = item.nemo.replace(".{e}", "")
+    key = name.replace(".{e}", "")
     lead: tuple[tuple[int, int], ...] = ()
     if item.layer is not None and model.family.stacked(model.hf):
         key = key.replace(".{l}", "")
@@ -86,10 +91,10 @@ def plan_export(model: Model, reader: NemoReader) -> list[tuple[Item, str, tuple
     """For each Megatron tensor: where it is, and the Hugging Face tensors that it becomes."""
     plan, used = [], set()
     for item in model.items():
-        place = reader.locate(item.nemo, item.layer, item.expert)
+        place = find(reader, item)
         if place is None:
             raise Refusal(f"{reader.weights}: has no tensor {item.label}: this is no whole {model.family.model_class}")
-        used.add(place[0])
+        used |= {place[0], *(other[0] for other in [_alias(reader, item)] if other)}
         try:
             parts = KINDS[item.kind].split(reader.meta(*place), model.dims)
         except RuntimeError as error:
@@ -101,8 +106,19 @@ def plan_export(model: Model, reader: NemoReader) -> list[tuple[Item, str, tuple
         plan.append((item, *place, planned))
     left = sorted(set(reader.tensors) - used)
     if left:
-        raise Refusal(f"{reader.weights}: {model.family.architecture} has no place for {len(left)} tensors, e.g. {left[0]}")
+        raise Refusal(
+            f"{reader.weights}: {model.family.architecture} has no place for {len(left)} tensors, e.g. {left[0]}"
+        )
     return plan
+
+
+def find(reader: NemoReader, item: Item) -> Place | None:
+    """Where a Megatron tensor is in a checkpoint, under its name or its other name."""
+    return reader.locate(item.nemo, item.layer, item.expert) or _alias(reader, item)
+
+
+def _alias(reader: NemoReader, item: Item) -> Place | None:
+    return reader.locate(item.alias, item.layer, item.expert) if item.alias else None
 
 
 def write_hf(folder: Path, model: Model, reader: NemoReader, on_bytes: OnBytes) -> list[Planned]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemo_workflow.conversion.families import WITHOUT_EFFECT, Config, Family
+from nemo_workflow.conversion.family import WITHOUT_EFFECT, Config, Family
 
 
 def complete(hf: Config, family: Family) -> Config:
@@ -69,3 +69,10 @@ def target(value: Any) -> Any:
     if isinstance(value, dict) and value.get("_call_") is False:
         return value.get("_target_")
     return value
+
+
+def computed(nemo: Config, family: Family) -> Config:
+    """The fields of a model.yaml that decide what the model computes, as values to build a config with."""
+    names = {rule.nemo for rule in family.fields} | set(family.nemo_fixed) | set(family.special_nemo)
+    values = {name: nemo[name] for name in names if name in nemo}
+    return {name: value for name, value in values.items() if not isinstance(value, dict)}

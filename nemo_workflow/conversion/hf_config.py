@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.conversion.context import KEPT
-from nemo_workflow.conversion.families import Config, Family
-from nemo_workflow.conversion.fields import complete, to_hf
+from nemo_workflow.conversion.family import Config, Family
+from nemo_workflow.conversion.fields import complete, to_hf, to_nemo
 from nemo_workflow.conversion.hf_folder import read_json, tokenizer_files
 from nemo_workflow.errors import Refusal
 from nemo_workflow.files import write_json
@@ -31,15 +31,22 @@ def export_config(nemo: Config, family: Family, origin: Config | None) -> tuple[
     fields, problems = to_hf(nemo, family)
     if problems:
         raise Refusal([f"context/model.yaml: {problem}" for problem in problems])
-    notes = []
+    notes: list[str] = []
     if origin is not None:
         before = complete(origin, family)
+        fields = _keep_spelling(fields, before, nemo, family)
         changed = [name for name, value in fields.items() if before.get(name) != value]
-        shape_fields = {rule.hf for rule in family.fields} - {"max_position_embeddings", "initializer_range", "attention_dropout"}
+        shape_fields = {rule.hf for rule in family.fields} - {
+            "max_position_embeddings",
+            "initializer_range",
+            "attention_dropout",
+        }
         if [name for name in changed if name in shape_fields]:
             return fields, {}, ["the config.json beside the tokenizer belongs to another model; NeMo's config is taken"]
         if "max_position_embeddings" in changed:
-            fields["max_position_embeddings"] = max(before["max_position_embeddings"], fields["max_position_embeddings"])
+            fields["max_position_embeddings"] = max(
+                before["max_position_embeddings"], fields["max_position_embeddings"]
+            )
         for name in changed:
             if name in ("initializer_range", "attention_dropout"):
                 fields[name] = before[name]
@@ -47,7 +54,20 @@ def export_config(nemo: Config, family: Family, origin: Config | None) -> tuple[
     return fields, {}, notes
 
 
-def write_config(folder: Path, family: Family, fields: Config, origin: Config, dtype: str, tokenizer: Path | None) -> Config:
+def _keep_spelling(fields: Config, before: Config, nemo: Config, family: Family) -> Config:
+    """Leave out the fields that say the same as the origin's in other words, such as rope_scaling's `type` and `rope_type`."""
+    said, _ = to_nemo(before, family)
+    same = all(_plain(said[name]) == _plain(nemo.get(name)) for name in family.special_nemo if name in said)
+    return {name: value for name, value in fields.items() if not (same and name in family.special_fields)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def write_config(
+    folder: Path, family: Family, fields: Config, origin: Config, dtype: str, tokenizer: Path | None
+) -> Config:
     """Write config.json and generation_config.json; returns config.json."""
     from transformers import AutoConfig, GenerationConfig
 
@@ -64,9 +84,7 @@ def write_config(folder: Path, family: Family, fields: Config, origin: Config, d
             config["torch_dtype"] = dtype
     else:
         built = AutoConfig.for_model(family.model_type, **fields, **special)
-        config = {**built.to_dict(), "architectures": [family.architecture], "torch_dtype": dtype}
-        config.pop("dtype", None)
-        config = {name: value for name, value in config.items() if name not in ("_attn_implementation_autoset",)}
+        config = {"architectures": [family.architecture], **built.to_diff_dict(), "torch_dtype": dtype}
     write_json(folder / "config.json", config)
     return _write_generation(folder, config, GenerationConfig, tokenizer)
 

@@ -88,13 +88,16 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
         older = sorted(path.name for path in folder.glob("*.bin"))
         hint = f" ({older[0]} is a pickle: load it with transformers and save it with save_pretrained)" if older else ""
         raise Refusal(f"{folder}: has no {SINGLE} and no {INDEX}{hint}")
-    problems = [f"{folder}: shard {name} is named by {INDEX} and missing" for name in files if not (folder / name).is_file()]
+    problems = [
+        f"{folder}: shard {name} is named by {INDEX} and missing" for name in files if not (folder / name).is_file()
+    ]
     problems += [f"{index}: shard name {name!r} leaves the folder" for name in files if Path(name).name != name]
     if problems:
         raise Refusal(problems)
     tensors: dict[str, TensorInfo] = {}
-    for name in files:
-        tensors |= read_header(folder / name)
+    for file_name in files:
+        held = read_header(folder / file_name)
+        tensors |= {name: info for name, info in held.items() if weight_map.get(name, file_name) == file_name}
     lost = sorted(set(weight_map) - set(tensors))
     if lost:
         raise Refusal(f"{index}: names {len(lost)} tensors that no shard holds, e.g. {lost[0]}")
@@ -174,13 +177,21 @@ def write_tensors(
     `values` yields (name, tensor) in the order of `planned`; one tensor is in memory at a time.
     """
     groups = shards(planned, limit)
-    names = [SINGLE] if len(groups) == 1 else [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    names = (
+        [SINGLE]
+        if len(groups) == 1
+        else [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    )
     for file_name, group in zip(names, groups, strict=True):
         with (folder / file_name).open("wb", buffering=0) as stream:
             stream.write(_header(group))
             for item in group:
                 name, tensor = next(values)
-                if (name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) != (item.name, item.shape, item.dtype):
+                if (name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) != (
+                    item.name,
+                    item.shape,
+                    item.dtype,
+                ):
                     raise AssertionError(f"{name} {tuple(tensor.shape)} {tensor.dtype} came where {item} was planned")
                 _write_all(stream, tensor)
                 del tensor

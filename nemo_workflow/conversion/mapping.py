@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nemo_workflow.conversion.families import Config, Family
+from nemo_workflow.conversion.family import Config, Family
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Item:
     hf: tuple[str, ...]
     layer: int | None
     expert: int | None
+    alias: str | None = None
 
     @property
     def label(self) -> str:
@@ -36,4 +37,4 @@ def items(family: Family, hf: Config) -> Iterator[Item]:
             experts = range(family.experts(hf)) if "{e}" in rule.nemo else [None]
             for expert in experts:
                 names = tuple(name.replace("{l}", str(layer)).replace("{e}", str(expert)) for name in rule.hf)
-                yield Item(rule.kind, rule.nemo, names, layer, expert)
+                yield Item(rule.kind, rule.nemo, names, layer, expert, rule.alias)

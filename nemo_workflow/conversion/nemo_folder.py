@@ -34,8 +34,7 @@ from nemo_workflow.errors import Refusal
 
 PREFIX = "module."
 
-# what a .metadata file of torch or Megatron is made of
-ALLOWED_MODULES = ("torch.distributed.checkpoint.", "megatron.core.dist_checkpointing.strategies.torch")
+# what a .metadata file of torch or Megatron is made of, beside torch's own data classes
 ALLOWED_NAMES = {
     ("torch", "Size"), ("torch.serialization", "_get_layout"), ("collections", "OrderedDict"),
     ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"), ("pathlib", "Path"),
@@ -43,16 +42,18 @@ ALLOWED_NAMES = {
 }  # fmt: skip
 
 
-class _MegatronMetadata(Metadata):
-    """Stands for megatron.core's MCoreMetadata, so that reading needs no Megatron."""
+class _Inert:
+    """Stands for Megatron's save plans in .metadata, which reading needs nothing of."""
 
-    mcore_data: Any = None
+
+class _MegatronMetadata(Metadata):
+    """Stands for Megatron's MCoreMetadata, so that reading needs no Megatron."""
 
 
 class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if module == "megatron.core.dist_checkpointing.strategies.torch" and name == "MCoreMetadata":
-            return _MegatronMetadata
+        if module.startswith("megatron.core.dist_checkpointing."):
+            return _MegatronMetadata if name == "MCoreMetadata" else _Inert
         data_class = module.startswith("torch.distributed.checkpoint.") and name.lstrip("_")[:1].isupper()
         torch_value = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if data_class or torch_value or (module, name) in ALLOWED_NAMES:
@@ -124,7 +125,9 @@ class NemoReader:
         if short:
             raise Refusal(f"{weights}/{short[0]}: is truncated: the checkpoint is not whole")
 
-    def locate(self, name: str, layer: int | None = None, expert: int | None = None) -> tuple[str, tuple[int, ...]] | None:
+    def locate(
+        self, name: str, layer: int | None = None, expert: int | None = None
+    ) -> tuple[str, tuple[int, ...]] | None:
         """(checkpoint key, leading indices) of a tensor whose name may hold {l} and {e}; None if it isn't there."""
         experts = () if expert is None else (expert,)
         plain = name.replace(".{e}", "")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nemo_workflow.conversion.families import FAMILIES, Config, Family, by_model_type
+from nemo_workflow.conversion.families import FAMILIES, by_model_type
+from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.errors import Refusal
@@ -27,7 +28,9 @@ def fetch(source: str, revision: str | None, token: str | None) -> Path:
     except HFValidationError as error:
         raise Refusal(f"--source {source}: is neither a folder nor a Hub id") from error
     except LocalEntryNotFoundError as error:
-        raise Refusal(f"--source {source}: no such folder, and the Hub can't be reached (nor is it in the cache)") from error
+        raise Refusal(
+            f"--source {source}: no such folder, and the Hub can't be reached (nor is it in the cache)"
+        ) from error
     except HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else "?"
         hint = "; a gated model needs --hf-token or HF_TOKEN" if code in (401, 403) else ""
@@ -55,11 +58,17 @@ def read_hf(folder: Path) -> tuple[Family, Config, Config]:
         raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted: {family.problem}")
     architectures = raw.get("architectures") or [family.architecture]
     if family.architecture not in architectures:
-        raise Refusal(f"{folder}/config.json: architecture {architectures[0]} is not converted, {family.architecture} is")
+        raise Refusal(
+            f"{folder}/config.json: architecture {architectures[0]} is not converted, {family.architecture} is"
+        )
     if raw.get("quantization_config"):
         method = raw["quantization_config"].get("quant_method", "?")
-        raise Refusal(f"{folder}/config.json: the weights are quantized ({method}); convert the model in bf16, fp16 or fp32")
-    missing = [rule.hf for rule in family.fields if rule.default is None and rule.hf not in complete_or_empty(raw, family)]
+        raise Refusal(
+            f"{folder}/config.json: the weights are quantized ({method}); convert the model in bf16, fp16 or fp32"
+        )
+    missing = [
+        rule.hf for rule in family.fields if rule.default is None and rule.hf not in complete_or_empty(raw, family)
+    ]
     if missing:
         raise Refusal(f"{folder}/config.json: lacks {', '.join(missing)}")
     return family, complete(raw, family), raw
@@ -89,7 +98,9 @@ def find_nemo(source: str) -> Path:
     if folder.name in ("weights", "context") and (folder.parent / "weights").is_dir():
         folder = folder.parent
     if folder.with_name(folder.name + UNFINISHED).exists():
-        raise Refusal(f"--source {source}: is still being written, or its run died while writing; take an older checkpoint")
+        raise Refusal(
+            f"--source {source}: is still being written, or its run died while writing; take an older checkpoint"
+        )
     parts = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if parts:
         inner = sorted({path.parent for path in folder.glob("**/weights") if (path.parent / "context").is_dir()})

@@ -48,6 +48,15 @@ def _qkv_sizes(dims: Dims) -> list[int]:
     return [dims.heads * dims.head_dim, dims.groups * dims.head_dim, dims.groups * dims.head_dim]
 
 
+def _in_turns_to_halves(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows (dimension 1) gate, up, gate, up, … -> all gate rows, then all up rows."""
+    return torch.cat((tensor[:, ::2], tensor[:, 1::2]), dim=1)
+
+
+def _halves_to_turns(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.stack(tensor.chunk(2, dim=1), dim=2).reshape(tensor.shape)
+
+
 KINDS: dict[str, Kind] = {
     "copy": Kind(lambda parts, dims: parts[0], lambda fused, dims: (fused,)),
     # training pads the vocabulary; the rows past the model's own are cut
@@ -57,6 +66,15 @@ KINDS: dict[str, Kind] = {
     "qkv_stacked": Kind(
         lambda parts, dims: _merge_qkv(parts[0].split(_qkv_sizes(dims)), dims),
         lambda fused, dims: (torch.cat(_split_qkv(fused, dims)),),
+    ),
+    # all experts of a layer in one tensor: [experts, in, out] in the Hugging Face model, [experts, out, in] in Megatron
+    "transposed": Kind(
+        lambda parts, dims: parts[0].transpose(1, 2), lambda fused, dims: (fused.transpose(1, 2).contiguous(),)
+    ),
+    "turns": Kind(lambda parts, dims: _in_turns_to_halves(parts[0]), lambda fused, dims: (_halves_to_turns(fused),)),
+    "turns_transposed": Kind(
+        lambda parts, dims: _in_turns_to_halves(parts[0].transpose(1, 2)),
+        lambda fused, dims: (_halves_to_turns(fused).transpose(1, 2).contiguous(),),
     ),
     "gate_up": Kind(lambda parts, dims: torch.cat(tuple(parts)), lambda fused, dims: tuple(fused.chunk(2))),
 }

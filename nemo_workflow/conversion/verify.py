@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nemo_workflow.conversion.convert import Model
+from nemo_workflow.conversion.convert import Model, find
 from nemo_workflow.conversion.hf_folder import HFReader
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.conversion.transforms import KINDS
@@ -28,7 +28,7 @@ def compare_tensors(model: Model, hf: HFReader, nemo: NemoReader, on_bytes: Call
     compared, nbytes, different, padded_rows = 0, 0, [], 0
     seen = set()
     for item in model.items():
-        place = nemo.locate(item.nemo, item.layer, item.expert)
+        place = find(nemo, item)
         if place is None:
             different.append(f"{item.label}: is missing in the NeMo checkpoint")
             continue

@@ -22,13 +22,7 @@ FACTORIES = (
     "ones",
     "empty",
     "empty_like",
-    "zeros_like",
-    "ones_like",
-    "full",
-    "arange",
-    "rand",
-    "randn",
-)
+)  # those that megatron-core and NeMo call with the literal
 
 
 def _is_cuda(device: Any) -> bool:
@@ -39,12 +33,6 @@ def _is_cuda(device: Any) -> bool:
 def current_device(original: Any) -> Any:
     """The name of the CPU device: every caller hands it on as `device=`."""
     return lambda: "cpu"
-
-
-@PATCHES("torch.cuda:set_device", signature="device")
-def set_device(original: Any) -> Any:
-    """Nothing to choose among; the original starts CUDA."""
-    return lambda device: None
 
 
 @PATCHES("torch.cuda:synchronize", signature="device")
@@ -113,12 +101,6 @@ def factory(original: Any) -> Any:
 
     make.__name__ = make.__qualname__ = original.__name__
     return make
-
-
-@PATCHES("torch.nn:Module.cuda", signature="self, device")
-def module_cuda(original: Any) -> Any:
-    """A module stays where it is (MegatronParallel moves every model chunk)."""
-    return lambda self, device=None: self
 
 
 @PATCHES("torch:Tensor.cuda", signature=BUILTIN)

@@ -106,7 +106,9 @@ def train(
         enable_checkpointing=save,
         callbacks=[losses],
     )
-    trainer.strategy.store = torch.distributed.PrefixStore(name, store)  # as an argument NeMo would try to write it to a file
+    trainer.strategy.store = torch.distributed.PrefixStore(
+        name, store
+    )  # as an argument NeMo would try to write it to a file
     llm.pretrain(
         model=llm.LlamaModel(make_config(**(config or {})), tokenizer=tokenizer),
         data=llm.PreTrainingDataModule(
@@ -125,7 +127,9 @@ def train(
             name=name.partition(":")[0],
             use_datetime_version=False,
             tensorboard=None,
-            ckpt=nl.ModelCheckpoint(save_last=True, save_top_k=0, every_n_train_steps=10) if save else None,
+            ckpt=nl.ModelCheckpoint(save_last=True, save_top_k=0, every_n_train_steps=10, save_optim_on_train_end=True)
+            if save
+            else None,
         ),
         optim=nl.MegatronOptimizerModule(
             config=OptimizerConfig(
@@ -148,11 +152,9 @@ def train(
     return {"losses": losses.losses, "grad_norms": losses.grad_norms}
 
 
-def import_start(folder: Path) -> None:
-    """Import WORK_FOLDER/hf into WORK_FOLDER/start: the weights that every case starts from."""
-    llm.import_ckpt(
-        llm.LlamaModel(make_config()), f"hf://{folder / 'hf'}", output_path=folder / "start", overwrite=True
-    )
+def import_start(folder: Path, name: str = "start") -> None:
+    """Import WORK_FOLDER/hf into WORK_FOLDER/<name>: the weights that every case starts from."""
+    llm.import_ckpt(llm.LlamaModel(make_config()), f"hf://{folder / 'hf'}", output_path=folder / name, overwrite=True)
 
 
 def tear_down() -> None:
@@ -208,4 +210,5 @@ def main() -> None:
             run_case(folder, store, step[rank], 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

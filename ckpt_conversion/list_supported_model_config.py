@@ -1,0 +1,12 @@
+"""Write supported_model.txt, supported_config.txt and supported_model_name.txt. The work is in nemo_workflow.conversion."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from nemo_workflow.conversion.supported import main
+from nemo_workflow.errors import run_command
+
+if __name__ == "__main__":
+    run_command(main)

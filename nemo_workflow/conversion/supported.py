@@ -1,0 +1,173 @@
+"""supported_model.txt, supported_config.txt and supported_model_name.txt, and the config sizes that --model-config-name is held against.
+
+Written by ckpt_conversion/list_supported_model_config.py from the installed NeMo; a test compares them with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.conversion.families import FAMILIES
+from nemo_workflow.conversion.family import Family
+from nemo_workflow.conversion.quiet import quiet
+from nemo_workflow.files import write_json, written_aside
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES_FILE = Path(__file__).with_name("nemo_configs.json")
+# fields of a config class that a config.json may contradict
+SIZES = (
+    "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
+    "num_moe_experts", "moe_router_topk", "moe_ffn_hidden_size", "rotary_base", "rotary_percent", "scale_factor",
+    "share_embeddings_and_output_weights", "add_qkv_bias", "window_size",
+)  # fmt: skip
+REMOTE = (
+    "its Hugging Face model is Python code that comes with the weights, and code from a model's folder is not run here"
+)
+NOT_CONVERTED = {
+    "Baichuan2Model": REMOTE + "; its output layer is normalised at each step, which NeMo's model doesn't do",
+    "ChatGLMModel": REMOTE,
+    "HyenaModel": "Evo 2 has no Hugging Face architecture",
+    "LlamaEmbeddingModel": "an encoder for embeddings, not a causal language model",
+    "LlamaNemotronModel": "its layers differ from one another (heterogeneous blocks) and its Hugging Face model is Python code that comes with the weights",
+    "MambaModel": "Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name",
+    "ReRankerModel": "an encoder that ranks, not a causal language model",
+    "StarcoderModel": "its learned position embeddings (GPTBigCode) are fp32 in NeMo's importer whatever the model's dtype",
+    "T5Model": "an encoder and decoder, not a causal language model",
+    "HuggingFaceBertModel": "an encoder, not a causal language model",
+    "BertEmbeddingModel": "an encoder for embeddings, not a causal language model",
+    "BertModel": "an encoder, not a causal language model",
+    "GPTModel": "NeMo's plain GPT has no Hugging Face architecture",
+}
+HEADER = "# Written by ckpt_conversion/list_supported_model_config.py from nemo_toolkit {version}; what is verified is in docs/conversion.md.\n"
+
+
+def state(model_class: str) -> str:
+    """What can be done with a NeMo model class, in words."""
+    families = [family for family in FAMILIES if family.model_class == model_class]
+    converted = [family for family in families if not family.problem]
+    if converted:
+        return "verified on a CPU"
+    problem = families[0].problem if families else NOT_CONVERTED.get(model_class, "NeMo has no converter for it")
+    return f"not converted: {problem}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of list_supported_model_config.py."""
+    made = argparse.ArgumentParser(
+        description="Write supported_model.txt, supported_config.txt and supported_model_name.txt (recipes), each with its state.",
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--output-dir", type=Path, default=ROOT, help="where to write them (default: the project's folder)"
+    )
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run list_supported_model_config.py."""
+    args = parser().parse_args(argv)
+    with quiet():
+        configs, models, version = from_nemo()
+    write_json(SIZES_FILE, configs)
+    header = HEADER.format(version=version)
+    tables = {
+        "supported_model.txt": [(name, state(name), titles(name)) for name in models],
+        "supported_config.txt": [
+            (name, entry["model_class"], state(entry["model_class"])) for name, entry in configs.items()
+        ],
+        "supported_model_name.txt": [(name, model, state(model)) for name, model in recipes()],
+    }
+    for file_name, rows in tables.items():
+        with written_aside(args.output_dir / file_name) as stream:
+            stream.write(header)
+            stream.writelines(line + "\n" for line in columns(rows))
+        print(f"{args.output_dir / file_name}: {len(rows)} lines")
+    return 0
+
+
+def titles(model_class: str) -> str:
+    return "; ".join(
+        f"{f.title} ({f.architecture})" for f in FAMILIES if f.model_class == model_class and not f.problem
+    )
+
+
+def columns(rows: list[tuple[str, str, str]]) -> Iterator[str]:
+    """Rows as aligned text."""
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    for first, second, third in rows:
+        yield f"{first:{widths[0]}}  {second:{widths[1]}}  {third}".rstrip()
+
+
+def recipes() -> list[tuple[str, str]]:
+    """(recipe, model class) of NeMo's recipes, from the project's catalogue."""
+    catalog = json.loads((ROOT / "nemo_workflow" / "catalog.json").read_text(encoding="utf-8"))
+    return [(name, entry["model_class"]) for name, entry in sorted(catalog.items())]
+
+
+def from_nemo() -> tuple[dict[str, Any], list[str], str]:
+    """(config classes with model class and sizes, model classes, NeMo's version). Imports NeMo."""
+    import nemo
+    from nemo.lightning.io.mixin import ConnectorMixin
+
+    from nemo_workflow.conversion.context import prepare
+
+    prepare()
+    import nemo.collections.llm.gpt.model as package
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    models = {key.split("'")[1].rsplit(".", 1)[-1] for key in ConnectorMixin._IMPORTERS if key.endswith("hf")}
+    configs: dict[str, Any] = {}
+    for found in pkgutil.iter_modules(package.__path__):
+        if found.name == "megatron":
+            continue
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        own = [v for v in vars(module).values() if isinstance(v, type) and vars(v).get("__module__") == module.__name__]
+        owner = model_of(found.name, [v.__name__ for v in own])
+        for cls in own:
+            if issubclass(cls, TransformerConfig) and owner:
+                bases = [base.__name__ for base in cls.__mro__[1:] if base.__module__ == module.__name__]
+                configs[cls.__name__] = {"model_class": owner, "bases": bases, "sizes": sizes(cls)}
+    return dict(sorted(configs.items())), sorted(models), nemo.__version__
+
+
+def model_of(module: str, classes: list[str]) -> str | None:
+    """The model class whose configs a module of NeMo's holds."""
+    known = [family.model_class for family in FAMILIES if family.module == module]
+    return known[0] if known else next((name for name in classes if name in NOT_CONVERTED), None)
+
+
+def sizes(cls: type) -> dict[str, Any]:
+    """The sizes that a config class names; a general class names none."""
+    values = {name: getattr(cls, name, None) for name in SIZES}  # a dataclass keeps its defaults as attributes
+    if not values["num_layers"]:
+        return {}
+    return {name: value for name, value in values.items() if isinstance(value, (int, float, str, bool, list, tuple))}
+
+
+def listed() -> dict[str, Any]:
+    """The config classes of the list. Needs no NeMo."""
+    found: dict[str, Any] = json.loads(SIZES_FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def config_names() -> list[str]:
+    return list(listed())
+
+
+def is_variant(name: str, general: str) -> bool:
+    """Whether a config class is `general` or derives from it."""
+    return name == general or general in listed()[name]["bases"]
+
+
+def family_of_config(name: str) -> tuple[Family | None, dict[str, Any]]:
+    """(family, sizes) of a config class, from the list; None if it isn't listed. Needs no NeMo."""
+    entry = listed().get(name)
+    if entry is None:
+        return None, {}
+    return next((f for f in FAMILIES if f.model_class == entry["model_class"]), None), entry["sizes"]

@@ -1,0 +1,275 @@
+"""Bad input and lossy configs: refused with the name of what is wrong, before anything is written. No torch, no NeMo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from nemo_workflow.conversion import checks, fields, hf_folder, source
+from nemo_workflow.conversion.command import export_main, import_main
+from nemo_workflow.conversion.families import FAMILIES, by_model_type
+from nemo_workflow.conversion.mapping import items
+from nemo_workflow.conversion.output import whole_folder
+from nemo_workflow.errors import Failure, Refusal
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+    "vocab_size": 11,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole, tiny Llama in two shards."""
+    made = tmp_path / "hf"
+    made.mkdir()
+    (made / "config.json").write_text(json.dumps(CONFIG))
+    family = by_model_type("llama")
+    assert family is not None
+    names = [name for item in items(family, fields.complete(CONFIG, family)) for name in item.hf]
+    weight_map = {name: f"model-{i % 2 + 1:05d}-of-00002.safetensors" for i, name in enumerate(names)}
+    for shard in sorted(set(weight_map.values())):
+        tensors = {name: np.full((4, 4), 1.0, np.float32) for name in names if weight_map[name] == shard}
+        save_file(tensors, made / shard)
+    (made / hf_folder.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return made
+
+
+def refusal(run: Callable[[], Any]) -> str:
+    with pytest.raises(Refusal) as caught:
+        run()
+    return str(caught.value)
+
+
+def convert(folder: Path, *more: str) -> str:
+    """What the import says no with; the output must not exist afterwards."""
+    output = folder.parent / "nemo"
+    said = refusal(lambda: import_main(["--source", str(folder), "--output-path", str(output), *more]))
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["hf"]
+    return said
+
+
+def change(folder: Path, **values: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def test_no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    assert "config.json" in convert(folder)
+
+
+def test_config_is_no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    assert "config.json" in convert(folder) and "JSON" in convert(folder)
+
+
+def test_unknown_architecture(folder: Path) -> None:
+    change(folder, model_type="bert")
+    assert "'bert'" in convert(folder)
+
+
+def test_another_head(folder: Path) -> None:
+    change(folder, architectures=["LlamaForSequenceClassification"])
+    assert "LlamaForSequenceClassification" in convert(folder)
+
+
+def test_config_lacks_a_size(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["hidden_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "hidden_size" in convert(folder)
+
+
+def test_missing_shard(folder: Path) -> None:
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert "model-00002-of-00002.safetensors" in convert(folder)
+
+
+@pytest.mark.parametrize("left", [4, 100, -7])
+def test_truncated_shard(folder: Path, left: int) -> None:
+    shard = folder / "model-00001-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:left])
+    assert shard.name in convert(folder) and "truncated" in convert(folder)
+
+
+def test_index_names_what_is_not_there(folder: Path) -> None:
+    index = json.loads((folder / hf_folder.INDEX).read_text())
+    index["weight_map"]["model.layers.7.mlp.up_proj.weight"] = "model-00001-of-00002.safetensors"
+    (folder / hf_folder.INDEX).write_text(json.dumps(index))
+    assert "model.layers.7.mlp.up_proj.weight" in convert(folder)
+
+
+def test_index_leaves_the_folder(folder: Path) -> None:
+    (folder / hf_folder.INDEX).write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    assert "../secret.safetensors" in convert(folder)
+
+
+def test_pickles_are_not_read(folder: Path) -> None:
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert "pickle" in convert(folder)
+
+
+def test_quantized(folder: Path) -> None:
+    change(folder, quantization_config={"quant_method": "fp8"})
+    assert "fp8" in convert(folder)
+
+
+def test_several_dtypes(folder: Path) -> None:
+    save_file({"model.norm.weight": np.ones(8, np.float16)}, folder / "extra.safetensors")
+    index = json.loads((folder / hf_folder.INDEX).read_text())
+    index["weight_map"]["model.norm.weight"] = "extra.safetensors"
+    (folder / hf_folder.INDEX).write_text(json.dumps(index))
+    assert "several dtypes" in convert(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("attention_bias", True),
+        ("mlp_bias", True),
+        ("hidden_act", "gelu"),
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}),
+        ("some_new_field", 3),
+    ],
+)
+def test_what_would_be_lost_is_refused_by_name(folder: Path, field: str, value: Any) -> None:
+    change(folder, **{field: value})
+    said = convert(folder)
+    assert f"config.json {field}" in said and f"--allow-lossy {field}" in said
+
+
+def test_losses_that_are_named_are_allowed(folder: Path) -> None:
+    assert checks.losses([("attention_bias", "lost")], ["attention_bias"], {}, 1) == set()
+    assert "nothing of that name" in refusal(lambda: checks.losses([], ["attention_bias"], {}, 1))
+
+
+def test_model_name_contradicts(folder: Path) -> None:
+    assert "LlamaModel" in convert(folder, "--model-name", "Qwen2Model")
+    assert "supported_model.txt" in convert(folder, "--model-name", "Llama")
+
+
+def test_config_name_contradicts(folder: Path) -> None:
+    said = convert(folder, "--model-config-name", "Llama31Config8B")
+    assert "num_layers is 32" in said and "config.json says 1" in said
+    assert "Qwen2Model" in convert(folder, "--model-config-name", "Qwen2Config7B")
+    assert "did you mean Llama31Config8B" in convert(folder, "--model-config-name", "Llama31Config8b")
+
+
+def test_source_is_not_there(folder: Path) -> None:
+    assert "no such folder" in refusal(
+        lambda: import_main(["--source", "./nowhere", "--output-path", str(folder.parent / "nemo")])
+    )
+
+
+def test_disk_and_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refusal(lambda: checks.resources(folder.parent / "nemo", 10**18, 10))
+    assert "are free there" in said
+    monkeypatch.setattr(checks, "memory_available", lambda: 10**8)
+    assert "memory" in refusal(lambda: checks.resources(folder.parent / "nemo", 10, 10))
+
+
+def test_output_exists(folder: Path) -> None:
+    (folder.parent / "nemo").mkdir()
+    said = refusal(lambda: import_main(["--source", str(folder), "--output-path", str(folder.parent / "nemo")]))
+    assert "--overwrite" in said
+
+
+# --- the other direction ----------------------------------------------------------------------------------------------
+def export(path: Path) -> str:
+    output = path.parent / "out"
+    said = refusal(lambda: export_main(["--source", str(path), "--output-path", str(output)]))
+    assert not output.exists()
+    return said
+
+
+def test_nemo_1_file(tmp_path: Path) -> None:
+    (tmp_path / "model.nemo").write_bytes(b"")
+    assert "NeMo 1" in export(tmp_path / "model.nemo")
+
+
+def test_checkpoint_being_written(tmp_path: Path) -> None:
+    for part in ("context", "weights"):
+        (tmp_path / "run-last" / part).mkdir(parents=True)
+    (tmp_path / f"run-last{source.UNFINISHED}").touch()
+    assert "still being written" in export(tmp_path / "run-last")
+
+
+def test_checkpoint_without_metadata(tmp_path: Path) -> None:
+    for part in ("context", "weights"):
+        (tmp_path / "run-last" / part).mkdir(parents=True)
+    assert ".metadata" in export(tmp_path / "run-last")
+
+
+def test_run_folder_instead_of_checkpoint(tmp_path: Path) -> None:
+    for part in ("context", "weights"):
+        (tmp_path / "run" / "checkpoints" / "step-last" / part).mkdir(parents=True)
+    assert "did you mean" in export(tmp_path / "run") and "step-last" in export(tmp_path / "run")
+
+
+def test_hugging_face_folder_given_to_the_export(folder: Path) -> None:
+    assert "convert_from_hf_to_nemo2.py" in export(folder)
+
+
+# --- the output folder ------------------------------------------------------------------------------------------------
+def test_failure_leaves_the_old_output_whole(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "old").touch()
+    with pytest.raises(OSError, match="No space"), whole_folder(output) as aside:
+        (aside / "new").touch()
+        raise OSError(28, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (output / "old").exists()
+    with whole_folder(output) as aside:
+        (aside / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and not (output / "old").exists()
+
+
+def test_full_disk_is_a_failure_in_words(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="no space left"), checks.full_disk(tmp_path / "out"):
+        raise OSError(28, "No space left on device")
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_no_field_has_two_meanings(family: Any) -> None:
+    carried = {rule.hf for rule in family.fields}
+    assert not carried & set(family.special_fields)
+    assert not set(family.fixed) & set(family.special_fields)
+
+
+@pytest.mark.parametrize(
+    "script", ["convert_from_hf_to_nemo2", "convert_from_nemo2_to_hf", "list_supported_model_config"]
+)
+def test_help_is_light(script: str) -> None:
+    path = ROOT / "ckpt_conversion" / f"{script}.py"
+    code = f"import sys, runpy; sys.argv = ['{script}', '--help']\ntry: runpy.run_path({str(path)!r}, run_name='__main__')\n"
+    code += "except SystemExit: pass\nheavy = {'torch', 'nemo', 'transformers', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
+    before = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"}
+    )
+    assert done.returncode == 0, done.stderr
+    print(f"{script} --help: {time.monotonic() - before:.2f} s")

@@ -1,0 +1,162 @@
+"""Tiny random Hugging Face models of every family, with norms and biases that are not the ones training begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 1003,  # neither even nor the tokenizer's
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "tie_word_embeddings": False,
+}
+LLAMA3_ROPE = {
+    "factor": 8.0,
+    "high_freq_factor": 4.0,
+    "low_freq_factor": 1.0,
+    "original_max_position_embeddings": 64,
+    "rope_type": "llama3",
+}
+
+
+def _llama(tf: Any, **changes: Any) -> Any:
+    return tf.LlamaForCausalLM(tf.LlamaConfig(**{**SIZES, **changes}))
+
+
+def _qwen3_moe(tf: Any, **changes: Any) -> Any:
+    sizes = {"head_dim": 32, "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    return tf.Qwen3MoeForCausalLM(tf.Qwen3MoeConfig(**{**SIZES, **sizes, **changes}))
+
+
+def _gemma2(tf: Any, **changes: Any) -> Any:
+    sizes = {"tie_word_embeddings": True, "head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 512}
+    return tf.Gemma2ForCausalLM(tf.Gemma2Config(**{**SIZES, **sizes, **changes}))
+
+
+def _gemma3(tf: Any, **changes: Any) -> Any:
+    sizes = {
+        "tie_word_embeddings": True,
+        "num_hidden_layers": 7,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 40,
+    }
+    return tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**{**SIZES, **sizes, **changes}))
+
+
+def _gpt_oss(tf: Any) -> Any:
+    sizes = {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 40}
+    return tf.GptOssForCausalLM(tf.GptOssConfig(**{**SIZES, **sizes}))
+
+
+LATENT = {
+    "num_key_value_heads": 4, "moe_intermediate_size": 48, "n_routed_experts": 8, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16, "v_head_dim": 24, "num_hidden_layers": 3, "first_k_dense_replace": 1,
+}  # fmt: skip
+YARN = {
+    "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}  # fmt: skip
+
+
+def _deepseek_v2(tf: Any) -> Any:
+    sizes = {"q_lora_rank": None, "n_shared_experts": 2, "num_experts_per_tok": 3}
+    return tf.DeepseekV2ForCausalLM(tf.DeepseekV2Config(**{**SIZES, **LATENT, **sizes}))
+
+
+def _deepseek_v3(tf: Any, **changes: Any) -> Any:
+    sizes = {"q_lora_rank": 32, "n_shared_experts": 1, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 4}
+    return tf.DeepseekV3ForCausalLM(tf.DeepseekV3Config(**{**SIZES, **LATENT, **sizes, **changes}))
+
+
+# name in the table -> a function of the transformers module that makes the model
+MODELS: dict[str, Callable[[Any], Any]] = {
+    "llama2": lambda tf: _llama(tf, num_key_value_heads=4),
+    "llama3": lambda tf: _llama(tf, rope_theta=500000.0),
+    "llama3_1": lambda tf: _llama(tf, rope_theta=500000.0, rope_scaling=LLAMA3_ROPE),
+    "llama3_2_tied": lambda tf: _llama(tf, rope_scaling={**LLAMA3_ROPE, "factor": 32.0}, tie_word_embeddings=True),
+    "llama_head_dim": lambda tf: _llama(tf, head_dim=24),
+    "llama_linear_rope": lambda tf: _llama(tf, rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "codellama": lambda tf: _llama(tf, num_key_value_heads=4, rope_theta=1000000.0, rms_norm_eps=1e-5),
+    "mistral": lambda tf: tf.MistralForCausalLM(tf.MistralConfig(**SIZES, head_dim=24, sliding_window=None)),
+    "mistral_window": lambda tf: tf.MistralForCausalLM(tf.MistralConfig(**SIZES, sliding_window=16)),
+    "mixtral": lambda tf: tf.MixtralForCausalLM(tf.MixtralConfig(**SIZES, num_local_experts=4)),
+    "qwen2": lambda tf: tf.Qwen2ForCausalLM(tf.Qwen2Config(**SIZES)),
+    "qwen2_5_tied": lambda tf: tf.Qwen2ForCausalLM(tf.Qwen2Config(**{**SIZES, "tie_word_embeddings": True})),
+    "qwen3": lambda tf: tf.Qwen3ForCausalLM(tf.Qwen3Config(**SIZES, head_dim=32)),
+    "qwen3_moe": lambda tf: _qwen3_moe(tf, norm_topk_prob=True),
+    "qwen3_moe_unnormed": lambda tf: _qwen3_moe(tf, norm_topk_prob=False),
+    "gemma": lambda tf: tf.GemmaForCausalLM(tf.GemmaConfig(**{**SIZES, "tie_word_embeddings": True}, head_dim=32)),
+    "gemma2": lambda tf: _gemma2(tf),
+    "gemma3": lambda tf: _gemma3(tf),
+    "gemma3_linear_rope": lambda tf: _gemma3(
+        tf, rope_scaling={"rope_type": "linear", "factor": 8.0}, query_pre_attn_scalar=21
+    ),
+    "nemotron": lambda tf: tf.NemotronForCausalLM(tf.NemotronConfig(**SIZES, head_dim=32)),
+    "phi3": lambda tf: tf.Phi3ForCausalLM(tf.Phi3Config(**SIZES)),
+    "phi3_window": lambda tf: tf.Phi3ForCausalLM(tf.Phi3Config(**SIZES, sliding_window=16)),
+    "gpt_oss": _gpt_oss,
+    "deepseek_v2": _deepseek_v2,
+    "deepseek_v3": _deepseek_v3,
+    "deepseek_v3_yarn": lambda tf: _deepseek_v3(tf, rope_scaling=YARN),
+    "starcoder2": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES)),
+}
+TEXT = [
+    "def add(a, b):\n    return a + b\n",
+    "The quick brown fox jumps over the lazy dog. " * 3,
+    "0123456789 " * 4,
+] * 4
+
+
+def make(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
+    """Save the model `name`, and a small tokenizer, to `folder`."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    model = MODELS[name](transformers)
+    with torch.no_grad():
+        for parameter, values in model.named_parameters():
+            if values.dim() == 1:
+                values.normal_(
+                    mean=1.0 if "norm.weight" in parameter or "layernorm.weight" in parameter else 0.0, std=0.3
+                )
+            else:
+                values.normal_(std=0.15)
+        for buffer, values in model.named_buffers():
+            if buffer.endswith("e_score_correction_bias"):
+                values.normal_(std=0.3)
+    model = model.to(getattr(torch, dtype))
+    model.config.dtype = getattr(torch, dtype)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A byte-level BPE of a few hundred tokens, in the files that transformers writes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<bos>", "<eos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    ).save_pretrained(folder)
