@@ -12,9 +12,21 @@ from nemo_workflow.errors import run_command
 
 def main() -> int:
     settings = options.parse(sys.argv[1:])
+    if settings.list_models is not None:
+        from nemo_workflow.catalog import listing
+
+        print(listing(settings.list_models))
+        return 0
     from nemo_workflow.planning import make_plan
 
     plan = make_plan(settings, command=sys.argv)
+    if settings.dry_run:
+        from nemo_workflow.dry_run import render
+
+        print(render(plan, settings.dry_run))
+        return 0
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
     from nemo_workflow import launch
 
     if launch.finished_already(plan):

@@ -17,7 +17,7 @@ from nemo_workflow import machine
 from nemo_workflow.catalog import Recipe
 from nemo_workflow.largest_token import largest_token
 from nemo_workflow.layout import Layout, layers_a_stage
-from nemo_workflow.options import SLURM, TABLE, Settings
+from nemo_workflow.options import TABLE, Settings
 from nemo_workflow.plan import Source
 from nemo_workflow.pretrained import NemoModel, Tokenizer
 from nemo_workflow.schedule import Schedule
@@ -88,13 +88,6 @@ def experiment_name(run: Run) -> Iterator[str]:
     name = run.settings.experiment
     if not re.fullmatch(r"\w[\w.+=-]*", name) or len(name.encode()) > 200:
         yield f"--experiment {name!r}: no folder name; use letters, digits, and . _ + = - after the first"
-
-
-def slurm_flags(run: Run) -> Iterator[str]:
-    if run.settings.executor == "local":
-        flags = run.given(*(option.attribute for option in TABLE if option.group == SLURM))
-        if flags:
-            yield f"{', '.join(flags)}: does nothing with --executor local; leave it out, or use --executor slurm"
 
 
 def wandb_flags(run: Run) -> Iterator[str]:
@@ -472,7 +465,6 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
 
 RULES = (
     experiment_name,
-    slurm_flags,
     machine_size,
     checkpoint_fits,
     lacking_fields,

@@ -9,10 +9,10 @@ from typing import Any
 from nemo_workflow import catalog, memory
 from nemo_workflow.catalog import LAYOUT_FIELDS, Recipe
 from nemo_workflow.console import human_bytes, human_count
+from nemo_workflow.fields import field_values
 from nemo_workflow.largest_token import figures
 from nemo_workflow.layout import layers_a_stage
 from nemo_workflow.memory import GIB, Usage
-from nemo_workflow.options import BY_ATTRIBUTE
 from nemo_workflow.plan import Plan
 from nemo_workflow.schedule import rate_at
 from nemo_workflow.splits import parse_split, parts_of
@@ -21,14 +21,19 @@ BAR = 30  # characters of a full bar
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def render(plan: Plan, form: str, job_script: str | None = None) -> str:
-    """The plan as text, or as JSON with `form` "json". `job_script` is what would be submitted to Slurm."""
+def render(plan: Plan, form: str) -> str:
+    """The plan as text, or as JSON with `form` "json"; with --executor slurm also the script that would be submitted.
+
+    The script takes seconds, for nemo_run writes it; everything else is light.
+    """
     described = describe(plan)
-    if job_script is not None:
-        described["job_script"] = job_script
+    if plan.settings["executor"] == "slurm":
+        from nemo_workflow.slurm.script import job_script
+
+        described["job_script"] = job_script(plan)
     if form == "json":
         return json.dumps(described, indent=2, ensure_ascii=False)
-    return "\n".join(_text(described))
+    return text(described)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -179,35 +184,9 @@ def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
 
 def differences(plan: Plan, recipe: Recipe) -> list[dict[str, Any]]:
     """Recipe fields that the plan sets to something else than the stock recipe does: field, stock, ours."""
-    ours: dict[str, Any] = {}
-    for name, value in plan.settings.items():
-        if value is not None and value is not False:
-            ours |= dict.fromkeys(BY_ATTRIBUTE[name].sets, value)
-    schedule, layout = plan.schedule, plan.layout
-    ours |= {
-        "data.seq_length": plan.seq_length,
-        "model.config.seq_length": plan.seq_length,
-        "trainer.max_steps": schedule.max_steps,
-        "trainer.val_check_interval": schedule.val_check_interval,
-        "trainer.limit_val_batches": schedule.limit_val_batches,
-        "optim.config.lr": schedule.lr,
-        "optim.lr_scheduler.min_lr": schedule.min_lr,
-        "optim.lr_scheduler.warmup_steps": schedule.warmup_steps,
-        "optim.lr_scheduler.constant_steps": schedule.constant_steps,
-        "log.ckpt.every_n_train_steps": schedule.save_every,
-        "optim.config.use_distributed_optimizer": not plan.settings["disable_dist_optim"],
-    }
-    stock = {name: value for name, value in recipe.fields.items() if name != "trainer.log_every_n_steps"}
-    stock |= {field: recipe.layout[name] for name, field in LAYOUT_FIELDS.items()}
-    ours |= {
-        LAYOUT_FIELDS["nodes"]: layout.nodes,
-        LAYOUT_FIELDS["gpus"]: layout.ranks_per_node,
-        LAYOUT_FIELDS["virtual_pipeline"]: layout.virtual_pipeline,
-        LAYOUT_FIELDS["expert"]: layout.expert,
-        LAYOUT_FIELDS["sequence_parallel"]: layout.sequence_parallel,
-    }
-    if not plan.settings["optim_cpu_offloading"]:
-        ours.pop("optim.config.optimizer_offload_fraction", None)
+    ours = field_values(plan)
+    stock = recipe.fields | {field: recipe.layout[name] for name, field in LAYOUT_FIELDS.items()}
+    ours[LAYOUT_FIELDS["virtual_pipeline"]] = plan.layout.virtual_pipeline
     return [
         {"field": field, "stock": stock[field], "ours": ours[field]}
         for field in sorted(ours)
@@ -215,7 +194,8 @@ def differences(plan: Plan, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def _text(plan: dict[str, Any]) -> list[str]:
+def text(plan: dict[str, Any]) -> str:
+    """What `describe` returns, for people."""
     lines: list[str] = []
     sections = (_model_text, _layout_text, _data_text, _training_text, _schedule_text, _checkpoint_text, _memory_text)
     for section in sections:
@@ -228,7 +208,7 @@ def _text(plan: dict[str, Any]) -> list[str]:
     lines += [f"Note: {note}" for note in plan["notes"]]
     if "job_script" in plan:
         lines += ["", "Job script:", plan["job_script"].rstrip("\n")]
-    return lines
+    return "\n".join(lines)
 
 
 def _model_text(plan: dict[str, Any]) -> list[str]:

@@ -123,7 +123,12 @@ PUBLISHED_LENGTHS = {
 OURS = {"llama_tiny": {"reference_vocab": 4096, "longest_sequence": 8192}}
 
 
-EXTRA = {"trainer.limit_val_batches", "optim.config.use_distributed_optimizer"}  # set by what the plan works out
+EXTRA = {  # set by what the plan works out
+    "optim.config.optimizer_offload_fraction",
+    "optim.config.use_distributed_optimizer",
+    "optim.lr_scheduler.warmup_ratio",
+    "trainer.limit_val_batches",
+}
 
 
 def main() -> None:

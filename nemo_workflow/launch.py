@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from nemo_workflow import events, resuming, watch
 from nemo_workflow.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole
@@ -24,6 +23,7 @@ from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import write_json, written_aside
 from nemo_workflow.monitor import Monitor
 from nemo_workflow.plan import Plan
+from nemo_workflow.run_config import config_text
 from nemo_workflow.worker import grace_seconds
 
 OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
@@ -85,10 +85,7 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
     attempt = attempt or new_attempt(plan)
     attempt.mkdir(parents=True)
     with written_aside(plan.folder / "config.yaml") as stream:
-        stream.write("# the flags of this run; start it again with: pretrain_llm.py --config THIS_FILE\n")
-        yaml.safe_dump(
-            {k.replace("_", "-"): v for k, v in plan.settings.items() if v is not None}, stream, sort_keys=False
-        )
+        stream.write(config_text(plan))
     with written_aside(plan.folder / "plan.json") as stream:
         stream.write(plan.to_json())
     package = Path(__file__).parent

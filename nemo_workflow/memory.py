@@ -72,8 +72,8 @@ class Usage:
 def job_of(plan: Plan, recipe: Recipe) -> Job:
     """The plan as the memory formula sees it."""
     settings, layout, sizes = plan.settings, plan.layout, plan.sizes
+    precision = settings["precision"] or recipe.precision["precision"]
     granularity = settings["recompute_granularity"] or sizes.get("recompute_granularity")
-    gpu_cross_entropy = "te" if recipe.family == "gpt" else sizes.get("cross_entropy_fusion_impl", "native")
     return Job(
         family=recipe.family,
         model_class=recipe.model_class,
@@ -84,8 +84,9 @@ def job_of(plan: Plan, recipe: Recipe) -> Job:
         micro_batch=settings["micro_batch_size"],
         micro_batches=layout.micro_batches(settings["global_batch_size"], settings["micro_batch_size"]),
         stages=tuple(layers_a_stage(sizes, recipe.layout, layout)),
-        precision=settings["precision"] or recipe.precision["precision"],
-        fp32_grad_reduce=recipe.fp32_grad_reduce,
+        precision=precision,
+        # of NeMo's own plugins only those for fp16 reduce gradients in 16 bits
+        fp32_grad_reduce=precision != "16-mixed" if settings["precision"] else recipe.fp32_grad_reduce,
         fp8=settings["fp8"] or (settings["precision"] is None and bool(recipe.precision["fp8"])),
         distributed_optimizer=not settings["disable_dist_optim"],
         sgd=(settings["optimizer"] or recipe.fields["optim.config.optimizer"]) == "sgd",
@@ -95,7 +96,8 @@ def job_of(plan: Plan, recipe: Recipe) -> Job:
         recompute_method=settings["recompute_method"] or sizes.get("recompute_method"),
         recompute_layers=settings["recompute_num_layers"] or sizes.get("recompute_num_layers") or 0,
         recompute_modules=tuple(sizes.get("recompute_modules") or ()),
-        cross_entropy=gpu_cross_entropy,
+        # performance.py takes Transformer Engine's wherever a recipe fuses the loss
+        cross_entropy="te" if sizes.get("cross_entropy_loss_fusion") else "native",
     )
 
 

@@ -175,7 +175,7 @@ _GUIDE = [
     Option("cpu-offloading-activations", OFFLOAD, "offload activations", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_activations",)),
     Option("cpu-offloading-weights", OFFLOAD, "offload weights", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_weights",)),
     Option("optim-cpu-offloading", OFFLOAD, "keep optimizer states in host memory", switch=True, default=False, sets=(f"{OPTIM}.optimizer_cpu_offload",)),
-    Option("optim-cpu-offloading-frac", OFFLOAD, "fraction of the optimizer states to offload, 0 to 1", type=float, default=1.0, sets=(f"{OPTIM}.optimizer_offload_fraction",), least=0),
+    Option("optim-cpu-offloading-frac", OFFLOAD, "fraction of the optimizer states to offload, 0 to 1", type=float, default=1.0, least=0),
 ]
 
 _OURS = [
@@ -227,7 +227,7 @@ _OURS = [
     Option("deterministic", TRAINING, "only algorithms whose results are the same bit for bit in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),
     Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends; 0 is never", type=float, default=30.0, least=0),
     Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: 8 on a CPU, 60 on GPUs", type=float, least=0),
-    Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, sets=("trainer.log_every_n_steps",), least=1),
+    Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, least=1),
 ]
 
 # Flags of the command itself: they can't stand in a --config file.

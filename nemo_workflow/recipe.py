@@ -20,7 +20,7 @@ from nemo.lightning.pytorch.plugins.mixed_precision import MegatronMixedPrecisio
 
 from nemo_workflow import performance
 from nemo_workflow.checkpoints import FILENAME
-from nemo_workflow.options import BY_ATTRIBUTE
+from nemo_workflow.fields import field_values
 from nemo_workflow.plan import Plan
 from nemo_workflow.pretrained import read_nemo_model
 
@@ -41,6 +41,8 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
     for path, value in field_values(plan).items():
         set_field(recipe, path, value, plan.model_name)
     _set_precision(recipe, plan)
+    if plan.layout.pipeline > 1:
+        recipe.trainer.strategy.pipeline_dtype = torch.float32 if plan.setting("precision") == "32" else torch.bfloat16
     _set_trainer(recipe, plan)
     recipe.log = _log(plan)
     recipe.resume = _resume(plan, resume_from)
@@ -63,47 +65,6 @@ def stock_recipe(name: str, nodes: int = 1, gpus_per_node: int = 8, folder: str 
     place = BUILT_IN if name in importlib.import_module(BUILT_IN).NAMES else NEMO
     module = importlib.import_module(f"{place}.{name}")
     return module.pretrain_recipe(dir=folder, name=name, num_nodes=nodes, num_gpus_per_node=gpus_per_node)
-
-
-def field_values(plan: Plan) -> dict[str, Any]:
-    """Dotted recipe field -> value, for every flag with a value and for what the plan works out."""
-    values: dict[str, Any] = {}
-    for name, value in plan.settings.items():
-        for path in BY_ATTRIBUTE[name].sets:
-            if value is not None and _applies(name, value):
-                values[path] = value
-    layout, schedule = plan.layout, plan.schedule
-    values |= {
-        "trainer.num_nodes": layout.nodes,
-        "trainer.devices": layout.ranks_per_node,
-        "trainer.strategy.virtual_pipeline_model_parallel_size": (
-            layout.virtual_pipeline if layout.virtual_pipeline > 1 else None
-        ),
-        "trainer.max_steps": schedule.max_steps,
-        "trainer.val_check_interval": schedule.val_check_interval,
-        "trainer.limit_val_batches": schedule.limit_val_batches,
-        "data.seq_length": plan.seq_length,
-        "model.config.seq_length": plan.seq_length,
-        "optim.config.lr": schedule.lr,
-        "optim.lr_scheduler.max_steps": schedule.max_steps,
-        "optim.lr_scheduler.warmup_steps": schedule.warmup_steps,
-        "optim.lr_scheduler.constant_steps": schedule.constant_steps,
-        "optim.lr_scheduler.min_lr": schedule.min_lr,
-        "optim.config.use_distributed_optimizer": not plan.setting("disable_dist_optim"),
-        "trainer.strategy.ddp.use_distributed_optimizer": not plan.setting("disable_dist_optim"),
-    }
-    if not schedule.constant_steps:  # T5's schedule has none
-        del values["optim.lr_scheduler.constant_steps"]
-    if layout.pipeline > 1:
-        values["trainer.strategy.pipeline_dtype"] = torch.bfloat16
-    return values
-
-
-def _applies(name: str, value: Any) -> bool:
-    """Whether a flag's value is written into the recipe: a switch only when on, an offload fraction only with it."""
-    if name.startswith("log_ckpt") or name in ("save_every", "log_every"):
-        return False  # set with the logger
-    return value is not False
 
 
 def set_field(recipe: run.Partial, path: str, value: Any, name: str) -> None:

@@ -37,7 +37,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
     if schedule.constant_steps:
         values["constant_steps"] = schedule.constant_steps
     if plan.settings["executor"] == "slurm":
-        values |= {name: plan.settings[name] for name, option in BY_ATTRIBUTE.items() if option.group == SLURM}
+        values |= {name: value for name, value in plan.settings.items() if BY_ATTRIBUTE[name].group == SLURM and value}
     values |= {name: plan.settings[name] for name in plan.given if name in plan.settings}
     return {name.replace("_", "-"): value for name, value in values.items() if value is not None}
 

@@ -35,11 +35,10 @@ def make_schedule(settings: Any, recipe: Recipe, train_samples: int, val_samples
     tenth = max(1, max_steps // 10)
     lr = settings.lr if settings.lr is not None else stock["optim.config.lr"]
     interval = settings.val_check_interval or min(stock["trainer.val_check_interval"], tenth)
-    warmup = (
-        settings.warmup_steps
-        if settings.warmup_steps is not None
-        else min(stock["optim.lr_scheduler.warmup_steps"] or 0, max_steps // 10)
-    )
+    warmup = settings.warmup_steps
+    if warmup is None:
+        ratio = stock.get("optim.lr_scheduler.warmup_ratio") or 0
+        warmup = min(stock["optim.lr_scheduler.warmup_steps"] or int(ratio * max_steps), max_steps // 10)
     room = max(0, max_steps - warmup - 1)  # one step of decay is left
     constant = (
         settings.constant_steps

@@ -95,9 +95,9 @@ def test_layout_of_many(shared: Place) -> None:
     assert (layout["ranks"], layout["data"], layout["micro_batches"]) == (16, 2, 16)
     assert layout["layers_a_stage"] == [8, 8, 8, 8]
     assert layout["bubble"] == pytest.approx(3 / (2 * 16 + 3), abs=1e-4)
-    text = dry_run.render(plan, "text", job_script="#!/bin/bash\nsrun\n")
-    assert "16 GPU ranks on 2 nodes = TP 2 x PP 4 x CP 1 x DP 2, VPP 2, sequence parallel" in text
-    assert text.endswith("Job script:\n#!/bin/bash\nsrun")
+    assert "16 GPU ranks on 2 nodes = TP 2 x PP 4 x CP 1 x DP 2, VPP 2, sequence parallel" in dry_run.text(
+        dry_run.describe(plan)
+    )
 
 
 def test_differences_name_every_field_that_a_flag_changes(shared: Place) -> None:
