@@ -9,6 +9,7 @@ FOLDER/result.json.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -27,8 +28,7 @@ def main() -> None:
 
     places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer")}
     flags = [places.get(word, word) for word in case["flags"]]
-    if "--output-dir" not in flags:
-        flags += ["--output-dir", str(folder)]
+    flags += ["--output-dir", str(folder.parent / case.get("again", case["name"]))]
     flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", "1"]
     plan = make_plan(options.parse(flags))
 
@@ -48,6 +48,8 @@ def main() -> None:
     watch = Watch(case, folder)
     patch(case, recipe, training, saving, watch)
     sys.stdin.readline()
+    if "again" in case:  # go on with another case's run as if it had ended after an earlier checkpoint
+        shutil.rmtree(plan.folder / "checkpoints" / f"step_{case['forget']:08d}")
     watch.go = time.perf_counter()
     worker.train(plan.to_json(), str(folder / "attempt"))
     watch.write(plan)
@@ -127,7 +129,9 @@ class Watch:
     def write(self, plan: Any) -> None:
         from nemo_workflow import events
 
-        steps = [e for e in events.read(plan.folder / events.FILE) if e["event"] == "step"]
+        history = events.read(plan.folder / events.FILE)
+        begin = max(at for at, event in enumerate(history) if event["event"] == "start")
+        steps = [event for event in history[begin:] if event["event"] == "step"]
         timed = steps[FIRST:] if len(steps) > FIRST else steps
         if self.case.get("profile"):
             timed = steps[FIRST + 3 :]
@@ -138,7 +142,7 @@ class Watch:
             "mfu": statistics.median(e.get("mfu", 0) for e in timed),
             **memory_used(),
             "loss": steps[-1]["loss"],
-            "losses": [e["loss"] for e in steps],
+            "losses": {e["step"]: e["loss"] for e in steps},
             "grad_norm": steps[-1]["grad_norm"],
             "step_seconds": [e["seconds"] for e in steps],
             "first_step_after": round(self.first - self.go, 2),
