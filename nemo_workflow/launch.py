@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from nemo_workflow import events, resuming, watch
+from nemo_workflow import events, micro_batch, resuming, watch
 from nemo_workflow.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole
 from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Failure, Refusal
@@ -43,10 +43,18 @@ def run_local(plan: Plan) -> int:
     with locked(plan.folder):
         wait_for_old_ranks(plan)
         check_space(plan)
-        identity, changes = resuming.check_changes(plan)
-        attempt = prepare(plan)
-        write_json(attempt / resuming.IDENTITY, identity)
-        return _Local(plan, attempt, changes).run()
+        while True:
+            identity, changes = resuming.check_changes(plan)
+            attempt = prepare(plan)
+            write_json(attempt / resuming.IDENTITY, identity)
+            try:
+                return _Local(plan, attempt, changes).run()
+            except Failure:
+                smaller = micro_batch.smaller_after_failure(plan, attempt)
+                if smaller is None:
+                    raise
+                print(smaller.notes[-1], flush=True)
+                plan = smaller
 
 
 @contextlib.contextmanager

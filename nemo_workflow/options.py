@@ -112,6 +112,14 @@ def on_nan(text: str) -> str:
 
 on_nan.type_name = "'stop' or 'skip N'"  # type: ignore[attr-defined]
 
+
+def int_or_auto(text: str) -> int | str:
+    """A whole number, or the word auto."""
+    return text if text == "auto" else int(text)
+
+
+int_or_auto.type_name = "int"  # type: ignore[attr-defined]
+
 EXECUTION = "Experiment Execution Method"
 SLURM = "Slurm Parameter Settings"
 HARDWARE = "Hardware Settings"
@@ -155,7 +163,7 @@ _GUIDE = [
     Option("hf-token", MODEL_GROUP, "Hugging Face token for downloading the tokenizer; better given as HF_TOKEN", env="HF_TOKEN"),
     Option("max-steps", TRAINING, "training steps; unset: one epoch of the training split", type=int, sets=("trainer.max_steps",), least=1),
     Option("global-batch-size", TRAINING, "sequences a step over all ranks; a multiple of micro batch size x data parallel size", type=int, default=2048, short=("-gbs",), sets=("data.global_batch_size",), least=1),
-    Option("micro-batch-size", TRAINING, "sequences a rank computes at once", type=int, default=1, short=("-mbs",), sets=("data.micro_batch_size",), least=1),
+    Option("micro-batch-size", TRAINING, "sequences a rank computes at once; auto, or unset on this machine's GPUs: the largest that fits by the memory plan", type=int_or_auto, default=1, short=("-mbs",), sets=("data.micro_batch_size",), least=1),
     Option("fp8", TRAINING, "train with fp8 matrix products (GPU with Transformer Engine)", switch=True, default=False),
     Option("tensor-model-parallel-size", PARALLEL, "split each layer over this many ranks", type=int, default=1, short=("-TP",), sets=(f"{STRATEGY}.tensor_model_parallel_size",), least=1),
     Option("pipeline-model-parallel-size", PARALLEL, "split the layers into this many stages", type=int, default=1, short=("-PP",), sets=(f"{STRATEGY}.pipeline_model_parallel_size",), least=1),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nemo_workflow import blend, catalog, checks, machine, memory, notes, pretrained
+from nemo_workflow import blend, catalog, checks, machine, memory, micro_batch, notes, pretrained
 from nemo_workflow.catalog import Recipe
 from nemo_workflow.errors import Refusal
 from nemo_workflow.layout import make_layout
@@ -24,6 +24,10 @@ OF_THE_RUN = ("recompute_", "cross_entropy_")  # fields of a saved model that sa
 def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
     """Work out the run and check it; raises one Refusal that holds every problem. `command` is sys.argv."""
     problems: list[str] = []
+    accelerator = _accelerator(settings)
+    auto = micro_batch.is_ours(settings, accelerator)
+    if auto:  # the smallest keeps every rule that a larger one of micro_batch.sizes keeps
+        settings = replace(settings, values={**settings.values, "micro_batch_size": 1})
     run = _gather(settings, problems)
     problems += checks.find_problems(run)
     problems += slurm_rules.find_problems(run)
@@ -46,7 +50,7 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         notes=tuple(run.notes),
         command=without_secrets(command),
     )
-    return _with_memory_note(plan, run.recipe)
+    return _with_memory_note(micro_batch.chosen(plan) if auto else plan, run.recipe)
 
 
 def _with_memory_note(plan: Plan, recipe: Recipe) -> Plan:

@@ -42,7 +42,7 @@ class StepClock:
 
     def __init__(self) -> None:
         self.on_gpu = torch.cuda.is_available()
-        self._begin: Any = self._mark()
+        self._begin: Any = None  # set by restart: a rank's GPU is not chosen yet here
 
     def restart(self) -> None:
         """Begin the next step here: what has happened since the last one was no part of a step."""

@@ -9,6 +9,7 @@ FOLDER/result.json.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -27,31 +28,34 @@ def main() -> None:
 
     places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer")}
     flags = [places.get(word, word) for word in case["flags"]]
-    if "--output-dir" not in flags:
-        flags += ["--output-dir", str(folder)]
-    flags += ["--accelerator", "gpu", "--num-gpus", "1"]
+    flags += ["--output-dir", str(folder.parent / case.get("again", case["name"]))]
+    flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", "1"]
     plan = make_plan(options.parse(flags))
 
-    from nemo_workflow import gpu_backend
+    from nemo_workflow import cpu_backend, gpu_backend
 
-    if not case.get("stock"):
-        gpu_backend.install()
-    else:
-        gpu_backend.install = gpu_backend.fuse_output_layer = lambda: None
-    if case.get("plain_head"):
+    if case.get("stock"):
+        gpu_backend.install = lambda: None
+    if case.get("stock") or case.get("plain_head"):
         gpu_backend.fuse_output_layer = lambda: None
+    if plan.accelerator == "gpu":
+        gpu_backend.install()
 
-    from nemo_workflow import recipe, training
+    else:
+        cpu_backend.install()
+    from nemo_workflow import recipe, saving, training
 
-    watch = Watch(case, folder, training)
-    patch(case, recipe, training, watch)
+    watch = Watch(case, folder)
+    patch(case, recipe, training, saving, watch)
     sys.stdin.readline()
+    if "again" in case:  # go on with another case's run as if it had ended after an earlier checkpoint
+        shutil.rmtree(plan.folder / "checkpoints" / f"step_{case['forget']:08d}")
     watch.go = time.perf_counter()
     worker.train(plan.to_json(), str(folder / "attempt"))
     watch.write(plan)
 
 
-def patch(case: dict[str, Any], recipe: Any, training: Any, watch: Any) -> None:
+def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: Any) -> None:
     """Lay the case's fields over the recipe, count steps, and don't save where the case doesn't ask for it."""
     from nemo_workflow import performance
 
@@ -71,7 +75,7 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, watch: Any) -> None:
 
     recipe.build = build_case
     if not case.get("save"):
-        training.Checkpoints._save_checkpoint = lambda *a, **k: None
+        saving.Checkpoints._save_checkpoint = lambda *a, **k: None
     inner = training.RunLog.on_train_batch_end
 
     def ended(log: Any, trainer: Any, *rest: Any) -> None:
@@ -84,7 +88,7 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, watch: Any) -> None:
 class Watch:
     """Measures from outside: two readings of the clock, each with the GPU idle, and the allocator's peaks."""
 
-    def __init__(self, case: dict[str, Any], folder: Path, training: Any):
+    def __init__(self, case: dict[str, Any], folder: Path):
         self.case, self.folder = case, folder
         self.go = self.first = self.begin = self.end = 0.0
         self.begin_step = self.end_step = 0
@@ -92,20 +96,18 @@ class Watch:
         self.profile: dict[str, Any] = {}
 
     def step(self, step: int, last: int) -> None:
-        import torch
-
         if not self.first:
-            torch.cuda.synchronize()
+            synchronize()
             self.first = time.perf_counter()
             self.first_step = step
         since = step - self.first_step + 1
         if self.case.get("profile"):
             self.record(since)
         if since == FIRST:
-            torch.cuda.synchronize()
+            synchronize()
             self.begin, self.begin_step = time.perf_counter(), step
         if step == last:
-            torch.cuda.synchronize()
+            synchronize()
             self.end, self.end_step = time.perf_counter(), step
 
     def record(self, since: int) -> None:
@@ -125,45 +127,52 @@ class Watch:
             self.profile |= summarize(self.profiler)
 
     def write(self, plan: Any) -> None:
-        import torch
-
         from nemo_workflow import events
 
-        steps = [e for e in events.read(plan.folder / events.FILE) if e["event"] == "step"]
+        history = events.read(plan.folder / events.FILE)
+        begin = max(at for at, event in enumerate(history) if event["event"] == "start")
+        steps = [event for event in history[begin:] if event["event"] == "step"]
         timed = steps[FIRST:] if len(steps) > FIRST else steps
         if self.case.get("profile"):
             timed = steps[FIRST + 3 :]
         tokens = plan.setting("global_batch_size") * plan.seq_length
-        free, total = torch.cuda.mem_get_info()
         result = {
             "tok_s": statistics.median(e["tokens_per_second"] for e in timed),
             "outside_tok_s": tokens * (self.end_step - self.begin_step) / max(1e-9, self.end - self.begin),
             "mfu": statistics.median(e.get("mfu", 0) for e in timed),
-            "alloc": torch.cuda.max_memory_allocated() / GIB,
-            "reserved": torch.cuda.max_memory_reserved() / GIB,
-            "device_used": (total - free) / GIB,
+            **memory_used(),
             "loss": steps[-1]["loss"],
-            "losses": [e["loss"] for e in steps],
+            "losses": {e["step"]: e["loss"] for e in steps},
             "grad_norm": steps[-1]["grad_norm"],
             "step_seconds": [e["seconds"] for e in steps],
             "first_step_after": round(self.first - self.go, 2),
             "micro_batch": plan.setting("micro_batch_size"),
-            "predicted": predicted(plan),
-            "device": torch.cuda.get_device_name(),
         }
         if self.profile:
             result["profile"] = self.profile
         (self.folder / "result.json").write_text(json.dumps(result))
 
 
-def predicted(plan: Any) -> float | None:
-    """GiB that the memory plan says, where it can."""
-    try:
-        from nemo_workflow import memory
+def synchronize() -> None:
+    import torch
 
-        return memory.fullest(memory.job_of_plan(plan)).total / GIB
-    except Exception:  # noqa: BLE001 a benchmark without the plan is still a benchmark
-        return None
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def memory_used() -> dict[str, Any]:
+    """GiB that tensors took at most, that the allocator held at most, and that are gone from the device now."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "alloc": torch.cuda.max_memory_allocated() / GIB,
+        "reserved": torch.cuda.max_memory_reserved() / GIB,
+        "device_used": (total - free) / GIB,
+        "device": torch.cuda.get_device_name(),
+    }
 
 
 KINDS = (

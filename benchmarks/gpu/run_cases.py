@@ -4,7 +4,7 @@
     python benchmarks/gpu/run_cases.py CASES.json [--only PATTERN] [--out FOLDER]
 
 CASES.json holds a list of objects: `name`, `flags` (those of pretrain_llm.py) and optionally `set` (recipe fields laid
-over the recipe), `stock` (nothing of ours beyond the flags), `profile`, `save`, `kind` ("train", "stock" for NeMo's
+over the recipe), `stock` (nothing of ours beyond the flags), `profile`, `save`, `again` and `forget` (the run of that case goes on, its checkpoint of step `forget` gone), `kind` ("train", "stock" for NeMo's
 recipe without us, "peer" for transformers with torch.compile). {data} and {tokenizer} in flags come from --data.
 The imports of the next cases happen while one trains, so that the GPU hardly waits; the steps of two never overlap.
 """
@@ -50,7 +50,11 @@ def main() -> None:
             results.append({"name": case["name"], "error": "not run: out of time"})
             continue
         results.append(finish(case, process, options))
-        print(json.dumps(results[-1]), flush=True)
+        shown = {name: value for name, value in results[-1].items() if not isinstance(value, dict | list)}
+        print(json.dumps(shown), flush=True)
+        if case.get("first") and "error" in results[-1]:
+            print("the first case failed: nothing else is run", flush=True)
+            options.limit = 0.0
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(results, indent=1))
     print(table(results))
@@ -60,7 +64,7 @@ def start(case: dict[str, Any], options: argparse.Namespace) -> subprocess.Popen
     """The case's process: imports, then waits for a line on its standard input."""
     folder = (options.out / case["name"]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **case.get("env", {})}
+    environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ, "PYTHONUNBUFFERED": "1", **case.get("env", {})}
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
         environment[name] = value
