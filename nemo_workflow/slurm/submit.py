@@ -29,11 +29,12 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
     ignored = sorted(name for name in os.environ if name.startswith(SLURM_INPUT))
     _prepare_environment(settings)
     notes = [f"{name} in the environment is not used: the flags decide" for name in ignored]
+    refuse_second(plan.folder)
     notes += preflight.check(cluster, plan)
     first = launch.new_attempt(plan)
     preflight.test_script(cluster, script.job_script(plan, first))
     with launch.locked(plan.folder):
-        refuse_second(plan.folder)
+        refuse_second(plan.folder)  # another start may have come first
         notes += resuming.check_changes(plan)[1]
         submitted = _submit_chain(plan, first)
     for note in notes:
