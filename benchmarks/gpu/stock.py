@@ -5,6 +5,7 @@ python stock.py CASE_JSON FOLDER DATA    `model`, `micro_batch`, `global_batch`,
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -68,7 +69,7 @@ def main() -> None:
     sys.stdin.readline()
     made()
     ends = Timer.ends
-    seconds = statistics.median(b - a for a, b in zip(ends[3:], ends[4:], strict=False))
+    seconds = statistics.median(b - a for a, b in itertools.pairwise(ends[3:]))
     rate = batch * seq / seconds
     from nemo_workflow import catalog, flops, parameters
 

@@ -90,10 +90,10 @@ def test_the_pipelines_commands_run_as_printed(world):
 
 
 def test_the_training_command_is_accepted(world):
-    """It asks for 8 GPUs, so it is planned, not run."""
+    """It asks for 8 GPUs and more data than a test has: planned, with a smaller batch."""
     done = shell(block_of("bash preprocess_data.sh"), world, " --overwrite")
     assert done.returncode == 0, done.stderr
     block = block_of("python pretrain_llm.py").replace("    --nemo-model ${NEMO2_MODEL_DIR} \\\n", "")
-    done = shell(block, world, " --dry-run --accelerator gpu")
+    done = shell(block, world, " --dry-run --accelerator gpu --seq-length 128 --global-batch-size 8")
     assert done.returncode == 0, done.stderr
     assert "llama31_8b" in done.stdout
