@@ -94,6 +94,6 @@ def test_the_training_command_is_accepted(world):
     done = shell(block_of("bash preprocess_data.sh"), world, " --overwrite")
     assert done.returncode == 0, done.stderr
     block = block_of("python pretrain_llm.py").replace("    --nemo-model ${NEMO2_MODEL_DIR} \\\n", "")
-    done = shell(block, world, " --dry-run --accelerator gpu --seq-length 128 --global-batch-size 8")
+    done = shell(block, world, " --dry-run --accelerator gpu --seq-length 128 --global-batch-size 8 --split 50,25,25")
     assert done.returncode == 0, done.stderr
     assert "llama31_8b" in done.stdout
