@@ -12,14 +12,30 @@ from nemo_workflow.errors import run_command
 
 def main() -> int:
     settings = options.parse(sys.argv[1:])
+    if settings.list_models is not None:
+        from nemo_workflow.catalog import listing
+
+        print(listing(settings.list_models))
+        return 0
     from nemo_workflow.planning import make_plan
 
     plan = make_plan(settings, command=sys.argv)
+    if settings.dry_run:
+        from nemo_workflow.dry_run import render
+
+        print(render(plan, settings.dry_run))
+        return 0
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
     from nemo_workflow import launch
 
     if launch.finished_already(plan):
         print(f"{plan.run_dir}: already trained to step {plan.schedule.max_steps}; a larger --max-steps continues it")
         return 0
+    if settings.executor == "slurm":
+        from nemo_workflow.slurm.submit import run_slurm
+
+        return run_slurm(plan, settings)
     return launch.run_local(plan)
 
 

@@ -1,5 +1,7 @@
 """Megatron .bin/.idx pairs: where they lie and what their headers say. Light: no numpy, no torch.
 
+`python -m nemo_workflow.dataset DIR` checks pairs whole and prints their figures (dataset_report).
+
 Format of the .idx (megatron-core, indexed_dataset.py): magic, uint64 version, uint8 dtype code, uint64 number of
 sequences, uint64 number of document boundaries, int32 lengths, int64 byte pointers, int64 document boundaries.
 """
@@ -82,3 +84,10 @@ def find_prefixes(folder: str | Path) -> list[Path]:
     raise Refusal(
         f"--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"
     )
+
+
+if __name__ == "__main__":
+    from nemo_workflow.dataset_report import main
+    from nemo_workflow.errors import run_command
+
+    run_command(main)

@@ -24,10 +24,10 @@ def main() -> int:
         if not path.exists():
             raise Refusal(f"{name} {path}: not there")
     plan = Plan.from_json((arguments.run / "plan.json").read_text(encoding="utf-8"))
-    nemo_loss, skip = last_validation(plan)
+    nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.setting("global_batch_size")
-    hf_loss = loss_of(arguments.hf_model, validation_samples(plan, skip, samples))
+    hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
     print(
         f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)"
@@ -37,52 +37,27 @@ def main() -> int:
     return 0
 
 
-def last_validation(plan: Plan) -> tuple[float, int]:
-    """NeMo's loss at the run's last validation, and how many samples its validation loader had given out before.
-
-    The loader starts anew at each start of the run and goes on from one validation to the next.
-    """
-    history = events.read(plan.folder / events.FILE)
-    last_start = max(i for i, event in enumerate(history) if event["event"] == "start")
-    losses = [event["val_loss"] for event in history[last_start:] if event["event"] == "validation"]
+def last_validation(plan: Plan) -> float:
+    """NeMo's loss at the run's last validation."""
+    losses = [event["val_loss"] for event in events.read(plan.folder / events.FILE) if event["event"] == "validation"]
     if not losses:
-        raise Refusal(f"--run {plan.run_dir}: no validation since its last start")
-    before = (len(losses) - 1) * plan.schedule.limit_val_batches * plan.setting("global_batch_size")
-    return losses[-1], before
+        raise Refusal(f"--run {plan.run_dir}: it has not been validated yet")
+    return float(losses[-1])
 
 
-def validation_samples(plan: Plan, skip: int, count: int) -> list[Any]:
-    """`count` samples of the validation split as NeMo's data module builds it: int64 tensors of seq_length + 1."""
+def validation_samples(plan: Plan, count: int) -> list[Any]:
+    """The `count` samples that every validation of a run sees: int64 tensors of seq_length + 1."""
     import torch
-    from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(plan.setting("hf_model_id"))
+    from nemo_workflow.order import validation_set
+
+    tokenizer = AutoTokenizer.from_pretrained(plan.setting("hf_model_id"), trust_remote_code=False)
     tokenizer.eod = tokenizer.eos_token_id  # the name that Megatron asks for
     tokenizer.unique_identifiers = {"hf": str(plan.setting("hf_model_id"))}
-    blend: list[Any] = [[source.pair.prefix for source in plan.sources], None]
-    if len(plan.sources) > 1:
-        blend[1] = [source.weight for source in plan.sources]
-    config = GPTDatasetConfig(
-        random_seed=plan.setting("seed"),
-        sequence_length=plan.seq_length,
-        tokenizer=tokenizer,
-        blend=blend,
-        split=plan.setting("split"),
-        reset_position_ids=False,
-        reset_attention_mask=False,
-        eod_mask_loss=False,
-        create_attention_mask=False,
-    )
-    schedule, batch = plan.schedule, plan.setting("global_batch_size")
-    # the numbers NeMo asks for: they decide how the split is shuffled
-    validation = (schedule.max_steps // schedule.val_check_interval + 1) * schedule.limit_val_batches * batch
-    _, split, _ = BlendedMegatronDatasetBuilder(
-        GPTDataset, [schedule.max_steps * batch, validation, 0], lambda: True, config
-    ).build()
+    split = validation_set(plan, tokenizer)
     rows = []
-    for index in range(skip, skip + count):
+    for index in range(count):
         item = split[index]
         rows.append(torch.cat([item["tokens"], item["labels"][-1:]]))
     return rows

@@ -87,6 +87,10 @@ def plain(event: dict[str, Any], max_steps: int, log_every: int) -> str | None:
         return f"step {step}: validation loss {event['val_loss']:.4f}"
     if kind == "checkpoint":
         return f"step {step}: checkpoint saved, {human_bytes(event['bytes'])} in {event['seconds']:.1f} s"
+    if kind == "note":
+        return str(event["text"])
+    if kind == "spike":
+        return f"step {step}: warning: loss {event['loss']:.4f}, far above the usual {event['usual']:.4f}"
     if kind == "stopping":
         return f"step {step}: asked to stop (signal {event['signal']}); saving a checkpoint"
     return None
@@ -102,6 +106,8 @@ def progress(event: dict[str, Any], max_steps: int, left: float | None = None) -
     if event["lr"] is not None:
         parts.append(f"lr {event['lr']:.3g}")
     parts.append(f"{human_count(event['tokens_per_second'])} tokens/s")
+    if event.get("mfu"):
+        parts.append(f"MFU {event['mfu']:.1%}")
     parts.append(human_bytes(event["memory_bytes"]))
     if left is not None:
         parts.append(f"{human_time(left)} left")
@@ -125,7 +131,6 @@ def write_summary(plan: Plan, reason: str) -> None:
     steps = [e for e in history if e["event"] == "step"]
     validations = [e for e in history if e["event"] == "validation"]
     last = steps[-1] if steps else {}
-    rates = [e["tokens_per_second"] for e in steps[-100:]]
     write_json(
         plan.folder / SUMMARY,
         {
@@ -136,7 +141,9 @@ def write_summary(plan: Plan, reason: str) -> None:
             "steps": last.get("step", 0),
             "max_steps": plan.schedule.max_steps,
             "consumed_samples": last.get("consumed_samples", 0),
-            "tokens_per_second": round(statistics.median(rates), 1) if rates else None,
+            "tokens_per_second": _median(steps, "tokens_per_second"),
+            "tflops_per_gpu": _median(steps, "tflops_per_gpu"),
+            "mfu": _median(steps, "mfu"),
             "peak_memory_bytes": max((e["memory_bytes"] for e in steps), default=None),
             "restarts": sum(e["event"] == "start" for e in history) - 1,
             "model_name": plan.model_name,
@@ -146,3 +153,9 @@ def write_summary(plan: Plan, reason: str) -> None:
             "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         },
     )
+
+
+def _median(steps: list[dict[str, Any]], name: str) -> float | None:
+    """Median of the last 100 steps that have the value."""
+    values = [step[name] for step in steps[-100:] if name in step]
+    return round(statistics.median(values), 4) if values else None

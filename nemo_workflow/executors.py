@@ -1,4 +1,4 @@
-"""Plan -> nemo_run executor: torchrun on this machine, or a Slurm job."""
+"""Plan -> nemo_run executor: torchrun on this machine. A Slurm job's is in slurm/script.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 import nemo_run as run
 
 from nemo_workflow.plan import Plan
+
+GPU_VARIABLES = {
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # Megatron: order of communication and compute under TP/CP
+    "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",  # NeMo's own launch scripts set it: less memory held back
+}
 
 
 def local(plan: Plan, code: Path) -> run.LocalExecutor:
@@ -29,6 +34,11 @@ def worker_environment(plan: Plan, code: Path) -> dict[str, str]:
         cores = len(os.sched_getaffinity(0))
         variables["OMP_NUM_THREADS"] = str(max(1, cores // plan.layout.ranks_per_node))
     else:
-        variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"  # Megatron: order of communication and compute under TP/CP
-        variables["TORCH_NCCL_AVOID_RECORD_STREAMS"] = "1"  # NeMo's own launch scripts set it: less memory held back
+        variables |= GPU_VARIABLES
+    if plan.setting("deterministic"):  # cuBLAS, Transformer Engine and NCCL each ask for it in their own way
+        variables |= {
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
+            "NCCL_ALGO": "Ring",
+        }
     return variables

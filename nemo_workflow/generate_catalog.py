@@ -7,17 +7,20 @@ them refuse to be configured; they change no size.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import fiddle as fdl
 
-from nemo_workflow.catalog import FILE
+from nemo_workflow.catalog import FILE, LAYOUT_FIELDS
 from nemo_workflow.files import written_aside
 from nemo_workflow.options import TABLE
 
@@ -106,24 +109,52 @@ VOCABULARIES = {
     "T5": 32_100,
     "GPT": 50_257,
 }
+# max_position_embeddings of the published models where NeMo's classes name a shorter length
+PUBLISHED_LENGTHS = {
+    "deepseek_v2": 163_840,
+    "deepseek_v3": 163_840,
+    "llama4_e128": 1_048_576,
+    "llama4_e16": 10_485_760,
+    "mistral_nemo": 131_072,
+    "mixtral_8x22b": 65_536,
+    "mixtral_8x7b": 32_768,
+    "qwen2_": 131_072,
+}
 OURS = {"llama_tiny": {"reference_vocab": 4096, "longest_sequence": 8192}}
+
+
+EXTRA = {  # set by what the plan works out
+    "optim.config.optimizer_offload_fraction",
+    "optim.config.use_distributed_optimizer",
+    "optim.lr_scheduler.warmup_ratio",
+    "trainer.limit_val_batches",
+}
 
 
 def main() -> None:
     """Build all recipes and write the catalogue; recipes that NeMo itself can't build are named on stderr."""
-    switch_fusions_off()
-    entries: dict[str, Any] = {}
-    for name, module in recipe_modules():
-        try:
-            recipe = module.pretrain_recipe(dir="/recipe", name=name)
-        except NotImplementedError as error:
-            print(f"{name}: left out, NeMo doesn't build it: {error}", file=sys.stderr)
-            continue
-        entries[name] = describe(name, recipe)
+    recipes: dict[str, Any] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    with fusions_off():
+        for name, module in recipe_modules():
+            try:
+                recipes[name] = module.pretrain_recipe(dir="/recipe", name=name)
+            except NotImplementedError as error:
+                print(f"{name}: left out, NeMo doesn't build it: {error}", file=sys.stderr)
+                continue
+            entries[name] = describe(name, recipes[name])
+    with one_rank():
+        for name, recipe in recipes.items():
+            entries[name]["parameters"] = parameters_on_cpu(recipe, entries[name]["reference_vocab"])
+    write(entries)
+    print(f"{FILE.name}: {len(entries)} recipes", file=sys.stderr)
+
+
+def write(entries: dict[str, dict[str, Any]]) -> None:
+    """One recipe a line, so that a new NeMo shows in the diff."""
     with written_aside(FILE) as stream:
         rows = (f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items()))
         stream.write("{\n" + ",\n".join(rows) + "\n}\n")
-    print(f"{FILE.name}: {len(entries)} recipes", file=sys.stderr)
 
 
 def recipe_modules() -> list[tuple[str, Any]]:
@@ -137,11 +168,12 @@ def recipe_modules() -> list[tuple[str, Any]]:
     return found
 
 
-def switch_fusions_off() -> None:
+@contextlib.contextmanager
+def fusions_off() -> Iterator[None]:
     """Let every TransformerConfig be built on a machine without Transformer Engine."""
-    from megatron.core.transformer import transformer_config
+    from megatron.core.transformer.transformer_config import TransformerConfig
 
-    original = transformer_config.TransformerConfig.__post_init__
+    original = TransformerConfig.__post_init__
 
     def without_fusions(self: Any) -> None:
         for name in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion", "moe_router_fusion"):
@@ -149,7 +181,53 @@ def switch_fusions_off() -> None:
                 setattr(self, name, False)
         original(self)
 
-    transformer_config.TransformerConfig.__post_init__ = without_fusions
+    TransformerConfig.__post_init__ = without_fusions
+    try:
+        yield
+    finally:
+        TransformerConfig.__post_init__ = original
+
+
+@contextlib.contextmanager
+def one_rank() -> Iterator[None]:
+    """A Megatron world of this process alone, on the CPU."""
+    import torch
+    from megatron.core import parallel_state
+
+    from nemo_workflow import cpu_backend
+
+    cpu_backend.install()
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    parallel_state.initialize_model_parallel()
+    try:
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
+
+
+class _Vocabulary:
+    """All that building a model asks of a tokenizer."""
+
+    def __init__(self, size: int):
+        self.vocab_size = size
+
+
+def parameters_on_cpu(recipe: Any, vocabulary: int) -> int | None:
+    """Parameters of the recipe's model, built on the meta device; None where it needs a GPU's libraries."""
+    import torch
+
+    for name in ("NVTE_FUSED_ATTN", "NVTE_FLASH_ATTN", "NVTE_UNFUSED_ATTN"):
+        os.environ.pop(name, None)  # the last model's choice of an attention kernel
+    try:
+        config = fdl.build(recipe.model.config)
+        config.perform_initialization = False
+        with torch.device("meta"):
+            model = config.configure_model(_Vocabulary(vocabulary))
+    except (ImportError, NameError, AttributeError, TypeError):
+        return None  # Transformer Engine or mamba-ssm is missing, each recipe says so in its own way
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def describe(name: str, recipe: Any) -> dict[str, Any]:
@@ -161,11 +239,12 @@ def describe(name: str, recipe: Any) -> dict[str, Any]:
         "family": _family(type(config)),
         "sizes": {field: _plain(getattr(config, field)) for field in SIZES if hasattr(config, field)},
         "layout": _layout(recipe.trainer),
-        "defaults": _defaults(recipe),
+        "fields": _fields(recipe, config),
         "fp32_grad_reduce": _grad_reduce_in_fp32(recipe.trainer),
         "precision": _precision(recipe.trainer.plugins),
+        "callbacks": [callback.__fn_or_cls__.__name__ for callback in recipe.trainer.callbacks or []],
         "reference_vocab": config.vocab_size if getattr(config, "vocab_size", None) else _vocabulary(type(config)),
-        "longest_sequence": _longest(config, recipe),
+        "longest_sequence": _longest(name, config, recipe),
         "lacks": [path for option in TABLE for path in option.sets if not has_field(recipe, path)],
     }
     return entry | OURS.get(name, {})
@@ -207,11 +286,16 @@ def _vocabulary(config_class: type) -> int:
     return VOCABULARIES[max(known, key=len)]
 
 
-def _longest(config: Any, recipe: Any) -> int:
-    """The longest sequence that the model class, the recipe's model or the recipe's data name."""
+def _longest(name: str, config: Any, recipe: Any) -> int | None:
+    """The longest sequence that the published model, NeMo's model class, or the recipe names; None without a limit."""
+    if getattr(config, "position_embedding_type", None) == "none" or _family(type(config)) == "hyena":
+        return None
     fields = {field.name: field.default for field in dataclasses.fields(type(config))}
-    own = fields["seq_length"] if isinstance(fields.get("seq_length"), int) else 0
-    return max(own, config.seq_length, recipe.data.seq_length)
+    lengths = [config.seq_length, recipe.data.seq_length, getattr(config, "max_position_embeddings", 0)]
+    lengths += [length for prefix, length in PUBLISHED_LENGTHS.items() if name.startswith(prefix)]
+    if isinstance(fields.get("seq_length"), int):
+        lengths.append(fields["seq_length"])
+    return max(lengths)
 
 
 def _layout(trainer: Any) -> dict[str, Any]:
@@ -233,26 +317,23 @@ def _layout(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _defaults(recipe: Any) -> dict[str, Any]:
-    optim, scheduler, trainer, data = recipe.optim.config, recipe.optim.lr_scheduler, recipe.trainer, recipe.data
-    return {
-        "scheduler": scheduler.__fn_or_cls__.__name__,
-        "lr": optim.lr,
-        "min_lr": scheduler.min_lr,
-        "warmup_steps": scheduler.warmup_steps or 0,
-        "constant_steps": getattr(scheduler, "constant_steps", 0) or 0,
-        "optimizer": optim.optimizer,
-        "weight_decay": optim.weight_decay,
-        "adam_beta1": optim.adam_beta1,
-        "adam_beta2": optim.adam_beta2,
-        "clip_grad": optim.clip_grad,
-        "max_steps": trainer.max_steps,
-        "val_check_interval": trainer.val_check_interval,
-        "limit_val_batches": trainer.limit_val_batches,
-        "global_batch_size": data.global_batch_size,
-        "micro_batch_size": data.micro_batch_size,
-        "seq_length": data.seq_length,
-    }
+def _fields(recipe: Any, config: Any) -> dict[str, Any]:
+    """Dotted field -> stock value, for every field that a flag sets; what the layout holds is left out."""
+    paths = {path for option in TABLE for path in option.sets} - set(LAYOUT_FIELDS.values())
+    return {path: _plain(_value(recipe, config, path)) for path in sorted(paths | EXTRA) if has_field(recipe, path)}
+
+
+def _value(recipe: Any, config: Any, path: str) -> Any:
+    if path.startswith("model.config."):
+        return getattr(config, path.rpartition(".")[2])
+    if path.startswith("data."):
+        name = path.rpartition(".")[2]
+        default = inspect.signature(data_class(recipe)).parameters[name].default
+        return getattr(recipe.data, name, default)
+    target = recipe
+    for part in path.split("."):
+        target = getattr(target, part, None)
+    return target
 
 
 def _grad_reduce_in_fp32(trainer: Any) -> bool:

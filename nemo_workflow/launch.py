@@ -15,16 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
-from nemo_workflow import events
-from nemo_workflow.checkpoints import newest_whole
+from nemo_workflow import events, micro_batch, resuming, watch
+from nemo_workflow.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole
+from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import write_json, written_aside
 from nemo_workflow.monitor import Monitor
 from nemo_workflow.plan import Plan
+from nemo_workflow.run_config import config_text
+from nemo_workflow.worker import grace_seconds
 
-GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}  # to finish the step; a save under way is waited for as long as it takes
+OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
+LOOK_SECONDS = 2.0  # between two looks at which processes there are
+STACK_SECONDS = 3.0  # for all ranks to write their stacks
 TITLE = "pretrain"
 
 
@@ -36,24 +40,68 @@ def finished_already(plan: Plan) -> bool:
 
 def run_local(plan: Plan) -> int:
     """Train on this machine until the end; returns the exit code: 0 done, 130/143 stopped. Raises Failure."""
-    with _locked(plan.folder):
-        attempt = prepare(plan)
-        return _Local(plan, attempt).run()
+    with locked(plan.folder):
+        wait_for_old_ranks(plan)
+        check_space(plan)
+        while True:
+            identity, changes = resuming.check_changes(plan)
+            attempt = prepare(plan)
+            write_json(attempt / resuming.IDENTITY, identity)
+            try:
+                return _Local(plan, attempt, changes).run()
+            except Failure:
+                smaller = micro_batch.smaller_after_failure(plan, attempt)
+                if smaller is None:
+                    raise
+                print(smaller.notes[-1], flush=True)
+                plan = smaller
 
 
-def prepare(plan: Plan) -> Path:
-    """Make the folder of this start: plan, config and a copy of our code, so that the workers run what was launched."""
-    attempts = plan.folder / "attempts"
-    attempts.mkdir(parents=True, exist_ok=True)
-    attempt = attempts / time.strftime("%Y%m%d-%H%M%S")
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; raises Refusal if another start holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with watch.lock_run(folder):
+        yield
+
+
+def wait_for_old_ranks(plan: Plan) -> None:
+    """Return when no rank of an earlier start of this run lives; raises Refusal when one does not end."""
+    if watch.ranks_gone(plan.folder, 0):
+        return
+    print("ranks of an earlier start are still running (its launcher was killed); waiting for their end", flush=True)
+    if not watch.ranks_gone(plan.folder, OLD_RANKS_SECONDS + grace_seconds(plan)):
+        raise Refusal(
+            f"--experiment {plan.folder.name}: ranks of an earlier start still run and write to {plan.folder}; end"
+            " them (ps ax | grep fdl_runner), or choose another name"
+        )
+
+
+def check_space(plan: Plan) -> None:
+    """Raise Refusal when the disk has no room for one more checkpoint of the size that this run writes."""
+    size = bytes_of_one(plan.folder / "checkpoints")
+    free = free_bytes(plan.folder)
+    if size is not None and free < size * SPACE_MARGIN:
+        raise Refusal(
+            f"--output-dir: no space left for a checkpoint: it needs {human_bytes(size * SPACE_MARGIN)}, and"
+            f" {human_bytes(free)} are free in {plan.folder}; free some, or lower --keep-checkpoints"
+        )
+
+
+def new_attempt(plan: Plan) -> Path:
+    """The folder that the next start will have; it doesn't exist yet."""
+    attempt = plan.folder / "attempts" / time.strftime("%Y%m%d-%H%M%S")
     while attempt.exists():  # two starts within a second
         attempt = attempt.with_name(attempt.name + "b")
-    attempt.mkdir()
+    return attempt
+
+
+def prepare(plan: Plan, attempt: Path | None = None) -> Path:
+    """Make the folder of this start: plan, config and a copy of our code, so that the workers run what was launched."""
+    attempt = attempt or new_attempt(plan)
+    attempt.mkdir(parents=True)
     with written_aside(plan.folder / "config.yaml") as stream:
-        stream.write("# the flags of this run; start it again with: pretrain_llm.py --config THIS_FILE\n")
-        yaml.safe_dump(
-            {k.replace("_", "-"): v for k, v in plan.settings.items() if v is not None}, stream, sort_keys=False
-        )
+        stream.write(config_text(plan))
     with written_aside(plan.folder / "plan.json") as stream:
         stream.write(plan.to_json())
     package = Path(__file__).parent
@@ -62,36 +110,25 @@ def prepare(plan: Plan) -> Path:
     return attempt
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; it goes with the process, so a crash leaves none behind."""
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refusal(
-                f"--experiment {folder.name}: already running ({folder}); wait for it, stop it, or choose another name"
-            ) from None
-        yield
-
-
 class _Local:
     """One start of a run on this machine."""
 
-    def __init__(self, plan: Plan, attempt: Path):
+    def __init__(self, plan: Plan, attempt: Path, changes: list[str]):
         self.plan = plan
+        self.changes = changes
         self.attempt = attempt
         self.monitor = Monitor(plan)
         self.asked: int | None = None  # signal that asked us to stop
         self.asked_at = 0.0
         self.insisted = False
+        self.hung = ""  # what was found when no step was made for too long
+        self.looked = 0.0
+        self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
 
     def run(self) -> int:
         # read at nemo_run's import: its files lie in the run's folder, none in the user's home
         os.environ["NEMORUN_HOME"] = str(self.attempt / "launcher")
+        os.environ[watch.LAUNCHER] = watch.launcher_mark()
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
         warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
         import nemo_run as run
@@ -108,6 +145,8 @@ class _Local:
             skip_status_at_exit=True,
             log_level="ERROR",
         )
+        for change in self.changes:
+            self.monitor.note(change)
         with experiment:
             experiment.add(
                 run.Partial(train, plan=self.plan.to_json(), attempt=str(self.attempt)),
@@ -121,6 +160,7 @@ class _Local:
                 while not is_terminal(state):
                     self.monitor.update()
                     self._stop_if_asked()
+                    self._stop_if_hung()
                     time.sleep(0.2)
                     state = job.status(experiment._runner)
             self._leave_nothing_running()
@@ -154,24 +194,54 @@ class _Local:
         if self.asked is None:
             return
         waited = time.monotonic() - self.asked_at
-        out_of_time = waited > GRACE_SECONDS[self.plan.accelerator] and not self.monitor.saving
+        out_of_time = waited > grace_seconds(self.plan) and not self.monitor.saving
         if self.insisted or out_of_time or not self.monitor.started:
             self._leave_nothing_running()
 
+    def _stop_if_hung(self) -> None:
+        """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
+        limit = 60 * float(self.plan.settings.get("timeout_minutes") or 0)
+        if time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked = time.monotonic()
+            self.seen = {*filter(psutil.Process.is_running, self.seen), *psutil.Process().children(recursive=True)}
+        if not limit or self.hung or time.time() - self._last_sign_of_life() < limit:
+            return
+        ranks = self._ranks()
+        stopped = [number for number, rank in enumerate(ranks) if _status(rank) == psutil.STATUS_STOPPED]
+        self.hung = f"no step for {limit / 60:g} min"
+        if stopped:
+            self.hung += f"; rank {', '.join(map(str, stopped))} was stopped (SIGSTOP)"
+        self.monitor.note(f"{self.hung}: writing all ranks' stacks to their logs and ending them")
+        for rank in ranks:
+            with contextlib.suppress(psutil.Error):
+                rank.send_signal(watch.DUMP_STACKS)
+                rank.send_signal(signal.SIGCONT)  # a stopped one writes nothing
+        time.sleep(STACK_SECONDS)
+        self._leave_nothing_running()
+
+    def _last_sign_of_life(self) -> float:
+        """When a step, a validation batch, a line of the metrics file or this start was last seen, in epoch seconds."""
+        times = [self.attempt.stat().st_mtime]
+        for path in (self.attempt / watch.HEARTBEAT, self.plan.folder / events.FILE):
+            with contextlib.suppress(FileNotFoundError):
+                times.append(path.stat().st_mtime)
+        return max(times)
+
     def _ranks(self) -> list[psutil.Process]:
-        """The training processes: children of torchrun."""
-        return [child for launcher in self._launchers() for child in launcher.children()]
+        """The training processes in the order of their ranks: children of torchrun."""
+        found = [child for launcher in self._launchers() for child in launcher.children()]
+        return sorted(found, key=_rank)
 
     def _launchers(self) -> list[psutil.Process]:
         return psutil.Process().children()
 
     def _leave_nothing_running(self) -> None:
-        """End torchrun, the ranks and what they forked, at once."""
-        processes = psutil.Process().children(recursive=True)
+        """End torchrun, the ranks and what they forked, at once; those too whose parent has died before them."""
+        processes = {*psutil.Process().children(recursive=True), *self.seen}
         for process in processes:
             with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(processes, timeout=5)
+                process.kill()  # psutil compares start times: never another process of the same number
+        psutil.wait_procs(list(processes), timeout=5)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -183,9 +253,25 @@ class _Local:
                 print(f"while stopping: {explain_failure(self.attempt)}", file=sys.stderr)
             self.monitor.note(f"stopped: {kept}; the same command continues from there")
             return 128 + self.asked
+        if self.hung:
+            raise Failure(f"{self.hung}; all ranks' stacks are in {self.attempt}/rank*.log")
         if succeeded:
             return 0
         raise Failure(explain_failure(self.attempt))
+
+
+def _rank(process: psutil.Process) -> int:
+    try:
+        return int(process.environ().get("RANK", -1))
+    except (psutil.Error, OSError):
+        return -1
+
+
+def _status(process: psutil.Process) -> str:
+    try:
+        return process.status()
+    except psutil.Error:
+        return ""
 
 
 def explain_failure(attempt: Path) -> str:

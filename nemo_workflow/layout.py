@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,33 @@ def make_layout(settings: Any, recipe: Recipe | None, accelerator: str) -> Layou
     )
 
 
-def layers_a_stage(layers: int, layout: Layout) -> list[int]:
-    """Layers of each pipeline stage, an even split; Megatron refuses any other unless told the first and last stage."""
-    return [layers // layout.pipeline] * layout.pipeline
+def layers_a_stage(sizes: Mapping[str, Any], stock: Mapping[str, Any], layout: Layout) -> list[int]:
+    """Layers of each pipeline stage as Megatron splits them; raises ValueError with the reason where it can't.
+
+    `stock` is the recipe's layout: its own first or last stage holds for its own number of stages only. A recipe may
+    count embedding and loss as a layer each.
+    """
+    layers, stages = _layer_count(sizes), layout.pipeline
+    extra_first, extra_last = int(stock["embedding_counts"]), int(stock["loss_counts"])
+    first, last = stock["first_stage_layers"], stock["last_stage_layers"]
+    if stages == 1:
+        return [layers]
+    if stages == stock["pipeline"] and (first or last):
+        ends = [size for size in (first, last) if size]
+        middle, rest = divmod(layers - sum(ends), stages - len(ends))
+        if rest:
+            raise ValueError(f"{layers - sum(ends)} layers over {stages - len(ends)} stages")
+        return [first or middle, *[middle] * (stages - 2), last or middle]
+    counted = layers + extra_first + extra_last
+    if counted % stages:
+        with_ends = " (embedding and loss count as a layer each)" if counted != layers else ""
+        raise ValueError(f"{counted} layers{with_ends} over {stages} stages")
+    split = [counted // stages] * stages
+    split[0] -= extra_first
+    split[-1] -= extra_last
+    return split
+
+
+def _layer_count(sizes: Mapping[str, Any]) -> int:
+    """Layers that the pipeline is cut from: an encoder-decoder has both in it."""
+    return int(sizes["num_layers"]) + int(sizes.get("encoder_num_layers") or 0)

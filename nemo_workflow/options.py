@@ -43,6 +43,7 @@ class Option:
     env: str | None = None  # the default comes from this environment variable
     bare: str | None = None  # what the flag means without a value, where the value may be left out
     least: float | None = None  # the smallest value allowed
+    words: bool = False  # the value may be written as several words
     guide: bool = False
 
     @property
@@ -101,6 +102,24 @@ def slurm_time(text: str) -> str:
 
 slurm_time.type_name = "str"  # type: ignore[attr-defined]
 
+
+def on_nan(text: str) -> str:
+    """'stop' or 'skip N', unchanged."""
+    if not re.fullmatch(r"stop|skip [1-9]\d*", text):
+        raise ValueError(text)
+    return text
+
+
+on_nan.type_name = "'stop' or 'skip N'"  # type: ignore[attr-defined]
+
+
+def int_or_auto(text: str) -> int | str:
+    """A whole number, or the word auto."""
+    return text if text == "auto" else int(text)
+
+
+int_or_auto.type_name = "int"  # type: ignore[attr-defined]
+
 EXECUTION = "Experiment Execution Method"
 SLURM = "Slurm Parameter Settings"
 HARDWARE = "Hardware Settings"
@@ -144,7 +163,7 @@ _GUIDE = [
     Option("hf-token", MODEL_GROUP, "Hugging Face token for downloading the tokenizer; better given as HF_TOKEN", env="HF_TOKEN"),
     Option("max-steps", TRAINING, "training steps; unset: one epoch of the training split", type=int, sets=("trainer.max_steps",), least=1),
     Option("global-batch-size", TRAINING, "sequences a step over all ranks; a multiple of micro batch size x data parallel size", type=int, default=2048, short=("-gbs",), sets=("data.global_batch_size",), least=1),
-    Option("micro-batch-size", TRAINING, "sequences a rank computes at once", type=int, default=1, short=("-mbs",), sets=("data.micro_batch_size",), least=1),
+    Option("micro-batch-size", TRAINING, "sequences a rank computes at once; auto, or unset on this machine's GPUs: the largest that fits by the memory plan", type=int_or_auto, default=1, short=("-mbs",), sets=("data.micro_batch_size",), least=1),
     Option("fp8", TRAINING, "train with fp8 matrix products (GPU with Transformer Engine)", switch=True, default=False),
     Option("tensor-model-parallel-size", PARALLEL, "split each layer over this many ranks", type=int, default=1, short=("-TP",), sets=(f"{STRATEGY}.tensor_model_parallel_size",), least=1),
     Option("pipeline-model-parallel-size", PARALLEL, "split the layers into this many stages", type=int, default=1, short=("-PP",), sets=(f"{STRATEGY}.pipeline_model_parallel_size",), least=1),
@@ -164,13 +183,31 @@ _GUIDE = [
     Option("cpu-offloading-activations", OFFLOAD, "offload activations", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_activations",)),
     Option("cpu-offloading-weights", OFFLOAD, "offload weights", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_weights",)),
     Option("optim-cpu-offloading", OFFLOAD, "keep optimizer states in host memory", switch=True, default=False, sets=(f"{OPTIM}.optimizer_cpu_offload",)),
-    Option("optim-cpu-offloading-frac", OFFLOAD, "fraction of the optimizer states to offload, 0 to 1", type=float, default=1.0, sets=(f"{OPTIM}.optimizer_offload_fraction",), least=0),
+    Option("optim-cpu-offloading-frac", OFFLOAD, "fraction of the optimizer states to offload, 0 to 1", type=float, default=1.0, least=0),
 ]
 
 _OURS = [
     Option("accelerator", HARDWARE, "auto: a GPU where the machine has one (always with --executor slurm), else the CPU", default="auto", choices=("auto", "gpu", "cpu")),
-    Option("gpu-memory", HARDWARE, "GB of memory of one GPU, for the memory plan", type=float, default=80.0, least=1),
+    Option("gpu-memory", HARDWARE, "GiB of memory of one GPU, for the memory plan", type=float, default=80.0, least=1),
     Option("time", SLURM, "time limit of the job as Slurm writes it: minutes, hours:minutes:seconds or days-hours", type=slurm_time, metavar="LIMIT"),
+    Option("qos", SLURM, "Slurm quality of service"),
+    Option("mem", SLURM, "memory a node, as Slurm writes it (64G; 0 is all of it); unset: the cluster's default"),
+    Option("exclusive", SLURM, "share the nodes with no other job", switch=True, default=False),
+    Option("constraint", SLURM, "features that the nodes must have"),
+    Option("reservation", SLURM, "reservation to run in"),
+    Option("nodelist", SLURM, "nodes to run on"),
+    Option("mail-type", SLURM, "events that Slurm mails about, such as END,FAIL"),
+    Option("mail-user", SLURM, "who gets the mail"),
+    Option("dependency", SLURM, "what the job waits for, as Slurm writes it (afterok:123)"),
+    Option("requeue", SLURM, "times that the job comes back by itself: after the time limit, a preemption, a lost node, or a failure since which it had saved", type=int, default=0, least=0, metavar="N"),
+    Option("chain", SLURM, "submit N jobs, each starting when the one before has ended well or saved at its time limit", type=int, default=1, least=1, metavar="N"),
+    Option("stop-before", SLURM, "seconds before the time limit at which the run saves and stops", type=int, default=300, least=0, metavar="SECONDS"),
+    Option("container-mounts", SLURM, "folder to mount, HOST:CONTAINER[:FLAGS]; may be given more than once; the run's own folders are mounted by themselves", many=True, metavar="MOUNT"),
+    Option("container-env", SLURM, "variable that the container takes from the job's environment even if its image sets it; may be given more than once", many=True, metavar="NAME"),
+    Option("no-container", SLURM, "run without a container: this Python environment, on a disk that the nodes share", switch=True, default=False),
+    Option("setup-file", SLURM, "shell lines to run first on the first node, such as `module load`; copied with the code", metavar="FILE"),
+    Option("ssh", SLURM, "submit from [USER@]HOST[:PORT], a login node that sees the same folders", metavar="HOST"),
+    Option("slurm-arg", SLURM, "any other option of sbatch, as NAME=VALUE or NAME; may be given more than once", many=True, metavar="NAME=VALUE"),
     Option("precision", TRAINING, "precision of the training; unset: the recipe's (bf16-mixed in all of NeMo's)", choices=("bf16-mixed", "16-mixed", "32")),
     Option("fp8-recipe", TRAINING, "with --fp8: how scaling factors are found, in NeMo's names (tensorwise is current scaling); unset: delayed", choices=("delayed", "tensorwise", "blockwise", "mxfp8")),
     Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
@@ -192,11 +229,18 @@ _OURS = [
     Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
     Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",), least=1),
     Option("keep-checkpoints", CHECKPOINTS, "checkpoints kept; -1 keeps all", type=int, default=2, least=-1),
-    Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, sets=("trainer.log_every_n_steps",), least=1),
+    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer); may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
+    Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
+    Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
+    Option("deterministic", TRAINING, "only algorithms whose results are the same bit for bit in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),
+    Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends; 0 is never", type=float, default=30.0, least=0),
+    Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: 8 on a CPU, 60 on GPUs", type=float, least=0),
+    Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, least=1),
 ]
 
 # Flags of the command itself: they can't stand in a --config file.
 _COMMAND = [
+    Option("wait", SLURM, "follow the job until it ends, and end as it does", switch=True, default=False),
     Option("dry-run", EXECUTION, "print the plan of the run and stop; json for programs", choices=("text", "json"), bare="text"),
     Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare=""),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
@@ -265,6 +309,8 @@ def parser() -> argparse.ArgumentParser:
                 keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
             if option.many:
                 keywords["action"] = "append"
+            if option.words:
+                keywords |= {"nargs": "+", "type": str}
             if option.bare is not None:
                 keywords |= {"nargs": "?", "const": option.bare}
         groups[option.group].add_argument(*option.spellings, **keywords)
@@ -281,7 +327,7 @@ def _help_text(option: Option) -> str:
 def parse(argv: Sequence[str]) -> Settings:
     """Flags over --config over the environment (secrets only) over defaults; raises Refusal."""
     flags = vars(parser().parse_args(argv))
-    flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    flags = {name: _joined(name, value) if isinstance(value, list) else value for name, value in flags.items()}
     from_file = read_config(flags["config"]) if "config" in flags else {}
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
@@ -291,6 +337,16 @@ def parse(argv: Sequence[str]) -> Settings:
     if missing and values["list_models"] is None:
         raise Refusal([f"--{o.name} is required: {o.help}" for o in missing])
     return Settings(values, frozenset(given))
+
+
+def _joined(name: str, value: list[Any]) -> Any:
+    option = BY_ATTRIBUTE[name]
+    if not option.words:
+        return tuple(value)
+    try:
+        return option.from_yaml(" ".join(value))
+    except ValueError as error:
+        raise Refusal(f"--{option.name} {' '.join(value)}: {error}") from None
 
 
 def _default(option: Option) -> Any:

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nemo_workflow import blend, catalog, checks, machine, pretrained
+from nemo_workflow import blend, catalog, checks, machine, memory, micro_batch, notes, pretrained
 from nemo_workflow.catalog import Recipe
 from nemo_workflow.errors import Refusal
 from nemo_workflow.layout import make_layout
 from nemo_workflow.options import TABLE, Settings
 from nemo_workflow.plan import Plan, Source
 from nemo_workflow.schedule import make_schedule
+from nemo_workflow.slurm import rules as slurm_rules
 from nemo_workflow.splits import Part, parse_split, parts_of
 
 T = TypeVar("T")
+OF_THE_RUN = ("recompute_", "cross_entropy_")  # fields of a saved model that say how it was trained, not what it is
 
 
 def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
     """Work out the run and check it; raises one Refusal that holds every problem. `command` is sys.argv."""
     problems: list[str] = []
+    accelerator = _accelerator(settings)
+    auto = micro_batch.is_ours(settings, accelerator)
+    if auto:  # the smallest keeps every rule that a larger one of micro_batch.sizes keeps
+        settings = replace(settings, values={**settings.values, "micro_batch_size": 1})
     run = _gather(settings, problems)
     problems += checks.find_problems(run)
+    problems += slurm_rules.find_problems(run)
     if problems:
         raise Refusal(dict.fromkeys(problems))
     assert run.recipe is not None and run.schedule is not None and run.layout is not None
-    return Plan(
+    notes.add(run)
+    plan = Plan(
         settings=_resolved(run),
         given=tuple(sorted(settings.given)),
         accelerator=run.accelerator,
@@ -41,6 +50,15 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         notes=tuple(run.notes),
         command=without_secrets(command),
     )
+    return _with_memory_note(micro_batch.chosen(plan) if auto else plan, run.recipe)
+
+
+def _with_memory_note(plan: Plan, recipe: Recipe) -> Plan:
+    if plan.accelerator == "cpu":
+        return plan
+    need = memory.fullest(memory.job_of(plan, recipe)).total
+    note = notes.memory_note(need, int(plan.setting("gpu_memory") * memory.GIB))
+    return replace(plan, notes=(*plan.notes, note)) if note else plan
 
 
 def without_secrets(command: Sequence[str]) -> tuple[str, ...]:
@@ -70,7 +88,7 @@ def _gather(settings: Settings, problems: list[str]) -> checks.Run:
     run.recipe = _attempt(problems, lambda: _recipe(run))
     if run.recipe:
         run.sizes = _sizes(run, run.recipe)
-        run.seq_length = settings.seq_length or run.recipe.defaults["seq_length"]
+        run.seq_length = settings.seq_length or run.recipe.fields["data.seq_length"]
     run.vocab_size = _vocab_size(run)
     run.layout = make_layout(settings, run.recipe, run.accelerator)
     run.sources = _sources(settings, problems)
@@ -120,7 +138,8 @@ def _sizes(run: checks.Run, recipe: Recipe) -> dict[str, Any]:
     """The recipe's sizes under those of the checkpoint that the run starts from."""
     if run.nemo_model is None or run.nemo_model.model_class != recipe.model_class:
         return recipe.sizes
-    return recipe.sizes | {name: value for name, value in run.nemo_model.sizes.items() if name in recipe.sizes}
+    saved = {name: value for name, value in run.nemo_model.sizes.items() if name in recipe.sizes}
+    return recipe.sizes | {name: value for name, value in saved.items() if not name.startswith(OF_THE_RUN)}
 
 
 def _vocab_size(run: checks.Run) -> int:

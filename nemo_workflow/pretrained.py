@@ -11,6 +11,7 @@ from typing import Any
 
 from nemo_workflow.catalog import Recipe, load
 from nemo_workflow.errors import Refusal
+from nemo_workflow.trust import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -57,6 +58,7 @@ class Tokenizer:
     vocab_size: int | None
     eos: str | None
     eos_id: int | None
+    plain: bool  # its class has no end-of-document token of its own
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     eos_id = added.get(eos)
     if eos_id is None and eos is not None and isinstance(words, dict):
         eos_id = words.get(eos)
-    return Tokenizer(folder, size, eos, eos_id)
+    plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
+    return Tokenizer(folder, size, eos, eos_id, plain)
 
 
 def read_nemo_model(path: str) -> NemoModel:
@@ -130,6 +133,7 @@ def read_nemo_model(path: str) -> NemoModel:
             f"--nemo-model {path}: {' and '.join(f'{name}/' for name in missing)} missing; give the folder of a NeMo 2"
             " checkpoint (convert_from_hf_to_nemo2.py writes one)"
         )
+    check_weights(folder / "weights")
     file = folder / "context" / "model.yaml"
     if not file.is_file():
         raise Refusal(f"--nemo-model {path}: context/model.yaml missing; convert or save the checkpoint again")

@@ -6,7 +6,6 @@ A recipe is a `run.Partial` of `llm.pretrain` whose arguments are configurations
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import nemo_run as run
@@ -16,12 +15,17 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
+from nemo.collections.llm.recipes.precision import mixed_precision
+from nemo.lightning.pytorch.plugins.mixed_precision import MegatronMixedPrecision
 
+from nemo_workflow import performance
 from nemo_workflow.checkpoints import FILENAME
-from nemo_workflow.options import BY_ATTRIBUTE
+from nemo_workflow.fields import field_values
 from nemo_workflow.plan import Plan
+from nemo_workflow.pretrained import read_nemo_model
 
 BUILT_IN = "nemo_workflow.recipes"
+INDEX_CACHE = ".index_cache"  # below --output-dir: its entries depend on the data only, so experiments share them
 NEMO = "nemo.collections.llm.recipes"
 
 
@@ -36,6 +40,9 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
     _set_ddp(recipe, plan)
     for path, value in field_values(plan).items():
         set_field(recipe, path, value, plan.model_name)
+    _set_precision(recipe, plan)
+    if plan.layout.pipeline > 1:
+        recipe.trainer.strategy.pipeline_dtype = torch.float32 if plan.setting("precision") == "32" else torch.bfloat16
     _set_trainer(recipe, plan)
     recipe.log = _log(plan)
     recipe.resume = _resume(plan, resume_from)
@@ -43,6 +50,8 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
         _take_model_of_checkpoint(recipe, plan)
     if plan.accelerator == "cpu":
         _fit_cpu(recipe, plan)
+    else:
+        performance.apply(recipe, plan)
     return recipe
 
 
@@ -56,45 +65,6 @@ def stock_recipe(name: str, nodes: int = 1, gpus_per_node: int = 8, folder: str 
     place = BUILT_IN if name in importlib.import_module(BUILT_IN).NAMES else NEMO
     module = importlib.import_module(f"{place}.{name}")
     return module.pretrain_recipe(dir=folder, name=name, num_nodes=nodes, num_gpus_per_node=gpus_per_node)
-
-
-def field_values(plan: Plan) -> dict[str, Any]:
-    """Dotted recipe field -> value, for every flag with a value and for what the plan works out."""
-    values: dict[str, Any] = {}
-    for name, value in plan.settings.items():
-        for path in BY_ATTRIBUTE[name].sets:
-            if value is not None and _applies(name, value):
-                values[path] = value
-    layout, schedule = plan.layout, plan.schedule
-    values |= {
-        "trainer.num_nodes": layout.nodes,
-        "trainer.devices": layout.ranks_per_node,
-        "trainer.strategy.virtual_pipeline_model_parallel_size": (
-            layout.virtual_pipeline if layout.virtual_pipeline > 1 else None
-        ),
-        "trainer.max_steps": schedule.max_steps,
-        "trainer.val_check_interval": schedule.val_check_interval,
-        "trainer.limit_val_batches": schedule.limit_val_batches,
-        "data.seq_length": plan.seq_length,
-        "model.config.seq_length": plan.seq_length,
-        "optim.config.lr": schedule.lr,
-        "optim.lr_scheduler.max_steps": schedule.max_steps,
-        "optim.lr_scheduler.warmup_steps": schedule.warmup_steps,
-        "optim.lr_scheduler.constant_steps": schedule.constant_steps,
-        "optim.lr_scheduler.min_lr": schedule.min_lr,
-        "optim.config.use_distributed_optimizer": not plan.setting("disable_dist_optim"),
-        "trainer.strategy.ddp.use_distributed_optimizer": not plan.setting("disable_dist_optim"),
-    }
-    if layout.pipeline > 1:
-        values["trainer.strategy.pipeline_dtype"] = torch.bfloat16
-    return values
-
-
-def _applies(name: str, value: Any) -> bool:
-    """Whether a flag's value is written into the recipe: a switch only when on, an offload fraction only with it."""
-    if name.startswith("log_ckpt") or name in ("save_every", "log_every"):
-        return False  # set with the logger
-    return value is not False
 
 
 def set_field(recipe: run.Partial, path: str, value: Any, name: str) -> None:
@@ -122,7 +92,7 @@ def _data(recipe: run.Partial, plan: Plan) -> run.Config:
         num_workers=0 if plan.accelerator == "cpu" else 2,
         pin_memory=plan.accelerator == "gpu",
         persistent_workers=plan.accelerator == "gpu",
-        index_mapping_dir=str(plan.folder / "index_cache"),
+        index_mapping_dir=str(plan.folder.parent / INDEX_CACHE),
     )
 
 
@@ -143,12 +113,41 @@ def _set_ddp(recipe: run.Partial, plan: Plan) -> None:
         strategy.ddp = run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=True)
 
 
+FP8_RECIPES = {  # --fp8-recipe -> the name of NeMo's configuration, after the 16-bit type
+    "delayed": "with_fp8_mixed",
+    "tensorwise": "with_fp8_current_scaling_mixed",
+    "blockwise": "with_fp8_subchannel_scaling_mixed",
+    "mxfp8": "with_mxfp8_mixed",
+}
+
+
+def _set_precision(recipe: run.Partial, plan: Plan) -> None:
+    """--precision and --fp8 as NeMo's plugin; without them the recipe's own stays."""
+    precision, fp8 = plan.setting("precision"), plan.setting("fp8")
+    if not precision and not fp8:
+        return
+    short = {None: "bf16", "bf16-mixed": "bf16", "16-mixed": "fp16", "32": "fp32"}[precision]
+    if short == "fp32":
+        plugin = run.Config(MegatronMixedPrecision, precision="32", params_dtype=torch.float32)
+    elif fp8:
+        plugin = getattr(mixed_precision, f"{short}_{FP8_RECIPES[plan.setting('fp8_recipe') or 'delayed']}")()
+    else:
+        plugin = getattr(mixed_precision, f"{short}_mixed")()
+    others = recipe.trainer.plugins
+    if isinstance(others, list):  # beside NeMo's own plugins, in Nemotron-H and -Nano
+        others = [p for p in others if p.__fn_or_cls__ is not MegatronMixedPrecision]
+    recipe.trainer.plugins = [*others, plugin] if isinstance(others, list) else plugin
+    set_field(recipe, "optim.config.bf16", short == "bf16", plan.model_name)
+    set_field(recipe, "optim.config.fp16", short == "fp16", plan.model_name)
+
+
 def _set_trainer(recipe: run.Partial, plan: Plan) -> None:
     trainer = recipe.trainer
     trainer.accelerator = plan.accelerator
     trainer.num_sanity_val_steps = 0
     trainer.limit_test_batches = 0
-    trainer.log_every_n_steps = 1
+    # TensorBoard's values are read from the GPU, which then waits for the host
+    trainer.log_every_n_steps = 1 if plan.accelerator == "cpu" else plan.setting("log_every")
     trainer.enable_progress_bar = False  # ours reads the metrics file instead
     trainer.strategy.replace_progress_bar = False
 
@@ -189,18 +188,17 @@ def _log(plan: Plan) -> run.Config:
 def _resume(plan: Plan, resume_from: str | None) -> run.Config:
     start = None
     if plan.setting("nemo_model"):
-        start = run.Config(nl.RestoreConfig, path=plan.setting("nemo_model"))
+        # no artifacts: NeMo would build whatever the checkpoint's context/io.json names; the tokenizer has its own flag
+        start = run.Config(nl.RestoreConfig, path=plan.setting("nemo_model"), load_artifacts=False)
     return run.Config(nl.AutoResume, resume_from_path=resume_from, restore_config=start)
 
 
 def _take_model_of_checkpoint(recipe: run.Partial, plan: Plan) -> None:
     """A checkpoint's sizes win over the recipe's: a model imported from Hugging Face may have any."""
-    context = Path(plan.setting("nemo_model")) / "context"
-    saved = nl.io.load_context(context, subpath="model.config", build=False)
     ours = recipe.model.config
-    for name in saved.__arguments__:
+    for name, value in read_nemo_model(plan.setting("nemo_model")).sizes.items():
         if name in _SIZES:
-            setattr(ours, name, getattr(saved, name))
+            setattr(ours, name, value)
 
 
 _SIZES = (  # noqa: SIM905

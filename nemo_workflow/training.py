@@ -1,28 +1,35 @@
-"""What we add to NeMo's training loop in a worker: the run's numbers, checkpoints that are whole, a clean stop."""
+"""What we add to NeMo's training loop in a worker: the run's numbers, a schedule that follows the flags, a clean stop."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import gc
 import json
+import math
 import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TextIO
 
 import lightning.pytorch as pl
 import nemo.lightning._strategy_lib as strategy_lib
 import torch
 import torch.distributed as dist
-from nemo import lightning as nl
 
-from nemo_workflow import events
-from nemo_workflow.checkpoints import prune, write_manifest
+from nemo_workflow import catalog, events, flops, parameters
 from nemo_workflow.plan import Plan
+from nemo_workflow.saving import Checkpoints, wait_for_async_save
+from nemo_workflow.spikes import SpikeWarner
+from nemo_workflow.step_clock import Finished, StepClock
+from nemo_workflow.watch import Heartbeat
 from nemo_workflow.worker import STOPPED
+
+
+def be_deterministic() -> None:
+    """Only algorithms that give the same bits every time; an operation that has none raises."""
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def seed_everything(seed: int) -> None:
@@ -36,14 +43,18 @@ _init_parallel_ranks = strategy_lib.init_parallel_ranks
 class RunLog(pl.Callback):
     """Writes the run's numbers to <run>/metrics.jsonl (rank 0), a line an event, and plain lines to `console`."""
 
-    def __init__(self, plan: Plan, console: TextIO, started: float):
+    def __init__(self, plan: Plan, console: TextIO, started: float, heartbeat: Heartbeat):
         self.plan = plan
         self.console = console
         self.started = started
+        self.heartbeat = heartbeat
+        self.spikes = SpikeWarner()
         self.tokens_a_step = plan.setting("global_batch_size") * plan.seq_length
-        self._step_began = 0.0
+        self._clock = StepClock()
+        self._pending: Finished | None = None  # on a GPU a step is written down when the next has ended
+        vocabulary = parameters.padded_vocabulary(plan.sizes, plan.vocab_size, plan.layout.tensor)
+        self._work = flops.flops_a_token(catalog.find(plan.model_name).family, plan.sizes, vocabulary, plan.seq_length)
         self._stream: TextIO | None = None
-        self._rates: list[float] = []
         self._last: dict[str, Any] = {}
         self._val_loss: float | None = None
 
@@ -65,6 +76,10 @@ class RunLog(pl.Callback):
         if text:
             print(text, file=self.console, flush=True)
 
+    def note(self, text: str) -> None:
+        """Tell the person who watches, once for the run."""
+        self.event("note", text=text)
+
     # -- Lightning's hooks ----------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -74,48 +89,85 @@ class RunLog(pl.Callback):
             max_steps=trainer.max_steps,
             setup_seconds=round(time.time() - self.started, 2),
         )
-        self._step_began = time.perf_counter()
+        gc.collect()
+        gc.freeze()  # the model's objects stay: without them a collection takes no time that a step would notice
+        self._clock.restart()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        seconds, self._step_began = now - self._step_began, now
-        metrics = trainer.callback_metrics
+        finished = self._clock.finished(
+            trainer,
+            step=trainer.global_step,
+            consumed_samples=trainer.datamodule.state_dict()["consumed_samples"],
+            memory_bytes=peak_memory(),
+        )
+        self.write_pending()
+        self._pending = finished
+        if not self._clock.on_gpu:
+            self.write_pending()
+        self._beat(trainer)
+
+    def write_pending(self) -> None:
+        """Write down the last step; before anything that is to follow it in the file."""
+        if self._pending is None:
+            return
+        finished, self._pending = self._pending, None
+        seconds = finished.seconds()
         rate = self.tokens_a_step / seconds
-        self._rates.append(rate)
+        step = finished.values["step"]
         self._last = {
-            "step": trainer.global_step,
-            "loss": _number(metrics.get("reduced_train_loss")),
-            "lr": _number(metrics.get("lr")),
-            "grad_norm": _number(metrics.get("grad_norm")),
-            "consumed_samples": trainer.global_step * self.plan.setting("global_batch_size"),
+            "step": step,
+            **finished.numbers_now(),
+            "consumed_samples": finished.values["consumed_samples"],
             "seconds": round(seconds, 4),
             "tokens_per_second": round(rate, 1),
-            "memory_bytes": peak_memory(),
+            **self._work_done(rate),
+            "memory_bytes": finished.values["memory_bytes"],
         }
         self.event("step", **self._last)
+        usual = self.spikes.usual(self._last["loss"])
+        if usual is not None:
+            self.event("spike", step=step, loss=self._last["loss"], usual=usual)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._beat(trainer)
+
+    def _beat(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            self.heartbeat.beat()
+
+    def _work_done(self, rate: float) -> dict[str, float]:
+        """TFLOP/s a GPU, and MFU: the share of the GPU's bf16 peak (also with fp8, so that runs can be compared)."""
+        if self._work is None or not self._clock.on_gpu:
+            return {}
+        done = rate * self._work / self.plan.layout.ranks
+        peak = flops.peak_of(torch.cuda.get_device_name())
+        return {"tflops_per_gpu": round(done / 1e12, 1)} | ({"mfu": round(done / peak, 4)} if peak else {})
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.write_pending()
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._val_loss = _number(trainer.callback_metrics.get("val_loss"))
         self.event("validation", step=trainer.global_step, val_loss=self._val_loss)
-        self._step_began = time.perf_counter()
+        self._clock.restart()
 
     def finish(self, reason: str = "finished") -> None:
         """Write the end event and summary.json."""
+        self.write_pending()
         self.event("end", step=self._last.get("step"), reason=reason)
         if int(os.environ.get("RANK", "0")) == 0:
             events.write_summary(self.plan, reason)
 
     def resume_clock(self) -> None:
         """Leave what has just been done (a save) out of the next step's time."""
-        self._step_began = time.perf_counter()
+        self._clock.restart()
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    """A metric as a number; None where there is none, or one that JSON has no word for."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def peak_memory() -> int:
@@ -125,69 +177,57 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-class Checkpoints(nl.ModelCheckpoint):
-    """NeMo's checkpoint callback, with a manifest as the mark of a whole checkpoint and the newest N kept."""
+class Schedule(pl.Callback):
+    """After a resume, learning rate, weight decay and betas follow the flags.
 
-    plan: Plan
-    run_log: RunLog
-    resumed_from: Path | None = None
-
-    def attach(self, plan: Plan, log: RunLog, resumed_from: Path | None) -> None:
-        """What NeMo's own arguments have no place for."""
-        self.plan, self.run_log, self.resumed_from = plan, log, resumed_from
-
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        with _step_counted(trainer):
-            super()._save_checkpoint(trainer, filepath)
-        self.run_log.resume_clock()
-
-    def _get_finalize_save_checkpoint_callback(self, trainer: pl.Trainer, filepath: str, global_step: int) -> Any:
-        inner = super()._get_finalize_save_checkpoint_callback(trainer, filepath, global_step)
-        began = time.perf_counter()
-
-        def finalize() -> None:
-            inner()
-            if trainer.is_global_zero:
-                path = Path(filepath.removesuffix(".ckpt"))
-                size = write_manifest(path)
-                self.run_log.event(
-                    "checkpoint",
-                    step=global_step,
-                    path=str(path),
-                    bytes=size,
-                    seconds=round(time.perf_counter() - began, 2),
-                )
-                prune(path.parent, self.plan.setting("keep_checkpoints"), spare=self.resumed_from)
-
-        return finalize
-
-    def _monitor_candidates(self, trainer: pl.Trainer) -> dict[str, torch.Tensor]:
-        # NeMo logs a metric "step" that is one behind at the end of a step; the name counts finished steps
-        return super()._monitor_candidates(trainer) | {"step": torch.tensor(trainer.global_step)}
-
-    def save_now(self, trainer: pl.Trainer) -> None:
-        """Save unless this step is saved already."""
-        if self._last_global_step_saved != trainer.global_step:
-            self._save_checkpoint(trainer, self.format_checkpoint_name(self._monitor_candidates(trainer)))
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.save_now(trainer)
-        super().on_train_end(trainer, module)
-
-
-@contextlib.contextmanager
-def _step_counted(trainer: pl.Trainer) -> Iterator[None]:
-    """Save the step just done as done.
-
-    Lightning counts it after its callbacks have run; a run resumed from such a checkpoint would validate a step late.
+    A checkpoint holds the scheduler's and the optimizer's settings and puts them back; unchanged flags give the same
+    numbers, so that this changes nothing unless a flag has changed.
     """
-    counts = (trainer.fit_loop.epoch_loop.batch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.total)
-    before = [count.completed for count in counts]
-    for count in counts:
-        count.completed = count.ready
-    yield
-    for count, completed in zip(counts, before, strict=True):
-        count.completed = completed
+
+    def __init__(self, plan: Plan, run_log: RunLog):
+        self.plan = plan
+        self.run_log = run_log
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        schedule = self.plan.schedule
+        for configured in trainer.lr_scheduler_configs:
+            scheduler = configured.scheduler
+            asked = {
+                "max_steps": schedule.max_steps,
+                "warmup_steps": schedule.warmup_steps,
+                "constant_steps": schedule.constant_steps,
+                "decay_steps": schedule.max_steps - schedule.constant_steps - schedule.warmup_steps,
+                "min_lr": schedule.min_lr,
+                "base_lrs": [schedule.lr] * len(getattr(scheduler, "base_lrs", [])),
+            }
+            changed = {k: v for k, v in asked.items() if hasattr(scheduler, k) and getattr(scheduler, k) != v}
+            if changed and trainer.global_step > 0:
+                self._follow(scheduler, changed)
+        for name, flag in (("weight_decay", "weight_decay"), ("betas", "adam_beta1")):
+            self._set_groups(trainer, name, flag)
+
+    def _follow(self, scheduler: Any, changed: dict[str, Any]) -> None:
+        before = scheduler.get_last_lr()[0]
+        vars(scheduler).update(changed)
+        scheduler._get_lr_called_within_step = True
+        rates = scheduler.get_lr()
+        scheduler._get_lr_called_within_step = False
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        scheduler._last_lr = rates
+        if not math.isclose(before, rates[0]):
+            self.run_log.note(f"the learning rate goes from {before:.3g} to {rates[0]:.3g}: its flags have changed")
+
+    def _set_groups(self, trainer: pl.Trainer, name: str, flag: str) -> None:
+        if flag not in self.plan.given:
+            return
+        setting = self.plan.setting
+        for group in trainer.optimizers[0].param_groups:
+            if name == "betas" and name in group:
+                second = setting("adam_beta2")
+                group["betas"] = (setting("adam_beta1"), group["betas"][1] if second is None else second)
+            elif name in group:
+                group[name] = setting("weight_decay") * group.get("wd_mult", 1.0)
 
 
 class Stopper(pl.Callback):
@@ -218,18 +258,13 @@ class Stopper(pl.Callback):
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.group)
         if not int(asked):
             return
+        self.run_log.write_pending()
         self.run_log.event("stopping", step=trainer.global_step, signal=int(asked))
         saver = trainer.checkpoint_callback
         assert isinstance(saver, Checkpoints)
+        saver.last_save = True
         saver.save_now(trainer)
         wait_for_async_save(trainer)
         self.run_log.finish("stopped")
         dist.barrier(group=self.group)
         os._exit(STOPPED)  # no destructor may hang on a collective whose peers are gone
-
-
-def wait_for_async_save(trainer: pl.Trainer) -> None:
-    """Return when an asynchronous save, if any, is on disk."""
-    finalize = getattr(trainer.strategy.checkpoint_io, "maybe_finalize_save_checkpoint", None)
-    if finalize:
-        finalize(blocking=True)

@@ -14,8 +14,11 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
+from nemo_workflow import watch
+from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.plan import Plan
 
+GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
 STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
 
 
@@ -25,38 +28,64 @@ def train(plan: str, attempt: str) -> None:
     folder = Path(attempt)
     folder.mkdir(parents=True, exist_ok=True)
     console = _own_log(folder / f"rank{rank}.log")
+    watch.dump_stacks_on_signal(sys.stderr)
+    read = Plan.from_json(plan)
+    lock = watch.hold_ranks_lock(read.folder)
     try:
-        _train(Plan.from_json(plan), folder, rank, console)
+        watch.stop_with_launcher(grace_seconds(read))
+        _train(read, folder, rank, console)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
             _leave_error(folder, rank, error)
         raise
+    finally:
+        lock.close()
 
 
 def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     _quieten()
     import fiddle as fdl
 
+    from nemo_workflow import cpu_backend, gpu_backend
+
     if plan.accelerator == "cpu":
-        from nemo_workflow import cpu_backend
-
         cpu_backend.install()
-    from nemo_workflow import recipe
-    from nemo_workflow.resuming import choose_checkpoint
-    from nemo_workflow.training import Checkpoints, RunLog, Stopper, seed_everything
+    else:
+        gpu_backend.install()
+    from nemo_workflow import guard, order, recipe, training
+    from nemo_workflow.resuming import choose_checkpoint, identity_for
+    from nemo_workflow.saving import Checkpoints
 
-    start = choose_checkpoint(plan, folder, rank)
-    seed_everything(plan.setting("seed"))
+    log = training.RunLog(plan, console, started=time.time(), heartbeat=watch.Heartbeat(folder))
+    start = choose_checkpoint(plan, folder, rank, world=int(os.environ.get("WORLD_SIZE", "1")), say=log.note)
+    identity = identity_for(plan, folder) if rank == 0 else {}
+    training.seed_everything(plan.setting("seed"))
+    if plan.settings.get("deterministic"):
+        training.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
+    if plan.accelerator == "gpu":
+        gpu_backend.fuse_output_layer()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
-    log = RunLog(plan, console, started=time.time())
     trainer = pretrain.keywords["trainer"]
     # after the build: NeMo writes the trainer's own arguments into each checkpoint, and ours are not its concern
-    trainer.callbacks = [log, *trainer.callbacks, Stopper(log)]  # the log first: a save is not part of a step's time
-    pretrain.keywords["log"].ckpt.attach(plan, log, resumed_from=start.path if start else None)
+    trainer.callbacks = [
+        log,  # first: a save is not part of a step's time
+        training.Schedule(plan, log),
+        guard.NanGuard(plan, log),
+        *trainer.callbacks,
+        training.Stopper(log),
+    ]
+    order.arrange(pretrain.keywords["data"], plan, start)
+    pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
     pretrain()
     log.finish()
+
+
+def grace_seconds(plan: Plan) -> float:
+    """Seconds that ranks asked to stop have to finish their step; a save under way is waited for in any case."""
+    given = plan.settings.get("grace_seconds")
+    return float(given) if given is not None else GRACE_SECONDS[plan.accelerator]
 
 
 def _own_log(path: Path) -> TextIO:
@@ -79,9 +108,10 @@ def _quieten() -> None:
 
 
 def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
-    """Write the rank's own error where the launcher looks for it."""
-    text = "".join(traceback.format_exception(error))
-    sys.stderr.write(text)
+    """Write the rank's own error where the launcher looks for it; where it needs no traceback, that is in the log."""
+    trace = "".join(traceback.format_exception(error))
+    sys.stderr.write(trace)
+    text = f"{error}\n" if isinstance(error, Failure | Refusal) else trace
     path = folder / f"rank{rank}.error"
     aside = path.with_suffix(".error.tmp")
     aside.write_text(f"{time.time()}\n{text}", encoding="utf-8")

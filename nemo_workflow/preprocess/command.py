@@ -19,9 +19,13 @@ Turn JSON lines into the .bin/.idx pairs that pretrain_llm.py reads:
 """
 
 
-def spelled(name: str, *more: str) -> list[str]:
-    """--data-prefix -> --data-prefix and --data_prefix."""
-    return list(dict.fromkeys(f"--{spelling}" for n in (name, *more) for spelling in (n, n.replace("-", "_"))))
+def with_hyphens(argv: Sequence[str]) -> list[str]:
+    """--data_prefix and --no_append_eod are --data-prefix and --no-append-eod."""
+    words = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        words.append(flag.replace("_", "-") + equals + value if flag.startswith("--") else word)
+    return words
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,19 +34,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags. Each long one is also spelled with underscores."""
+    """The flags, spelled with hyphens."""
     program = os.environ.get("PREPROCESS_PROGRAM", "python -m nemo_workflow.preprocess")
     p = _Parser(
         prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     group = p.add_argument_group("input")
     group.add_argument(
-        *spelled("input-dir"),
+        "--input-dir",
         metavar="DIR",
         help="folder of the input files (.jsonl, .json lines, .ndjson, also .gz or .zst; .parquet)",
     )
     group.add_argument(
-        *spelled("data-prefix"),
+        "--data-prefix",
         metavar="NAME",
         nargs="+",
         action="extend",
@@ -50,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         help="input files of that folder, without ending; default: all of them",
     )
     group.add_argument(
-        *spelled("input"),
+        "--input",
         metavar="PATH",
         nargs="+",
         action="extend",
@@ -58,20 +62,20 @@ def parser() -> argparse.ArgumentParser:
         help="input files or folders, instead of --input-dir and --data-prefix",
     )
     group.add_argument(
-        *spelled("json-keys"),
+        "--json-keys",
         metavar="KEY",
         nargs="+",
         default=["text"],
         help="keys (Parquet: columns) that hold the text; one output each (default: text)",
     )
     group.add_argument(
-        *spelled("on-error"),
+        "--on-error",
         choices=("stop", "skip"),
         default="stop",
         help="at a bad line: stop and write nothing (default), or leave it out and list it in <prefix>.rejects.jsonl",
     )
     group.add_argument(
-        *spelled("max-bad"),
+        "--max-bad",
         metavar="PERCENT",
         type=float,
         default=5.0,
@@ -79,42 +83,42 @@ def parser() -> argparse.ArgumentParser:
     )
     group = p.add_argument_group("tokens")
     group.add_argument(
-        *spelled("tokenizer", "hf-tokenizer", "ht-tokenizer"),
+        "--tokenizer",
+        "--hf-tokenizer",
+        "--ht-tokenizer",
         metavar="DIR_OR_ID",
         required=True,
         help="folder with a Hugging Face tokenizer, or a Hub id (HF_TOKEN from the environment)",
     )
     group.add_argument(
-        *spelled("append-eod"),
+        "--append-eod",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="end each document with the end-of-document token (default: yes)",
     )
     group.add_argument(
-        *spelled("eod-token"), metavar="TOKEN", help="the end-of-document token (default: the tokenizer's eos_token)"
+        "--eod-token", metavar="TOKEN", help="the end-of-document token (default: the tokenizer's eos_token)"
     )
     group.add_argument(
-        *spelled("special-tokens"),
+        "--special-tokens",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="put the tokens around a text that the tokenizer puts there, such as Llama's <|begin_of_text|>, as Megatron-LM does (default: yes)",
     )
     group.add_argument(
-        *spelled("engine"),
+        "--engine",
         choices=("auto", "fastokens", "tokenizers"),
         default="auto",
         help="library that encodes; auto (default): fastokens where it gives the same ids",
     )
     group.add_argument(
-        *spelled("trust-remote-code"), action="store_true", help="run the Python code that comes with the tokenizer"
+        "--trust-remote-code", action="store_true", help="run the Python code that comes with the tokenizer"
     )
     group = p.add_argument_group("output and work")
+    group.add_argument("--output-dir", metavar="DIR", required=True, help="the files go into its folder preprocessed/")
+    group.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     group.add_argument(
-        *spelled("output-dir"), metavar="DIR", required=True, help="the files go into its folder preprocessed/"
-    )
-    group.add_argument(*spelled("overwrite"), action="store_true", help="replace outputs that exist")
-    group.add_argument(
-        *spelled("workers"),
+        "--workers",
         metavar="N",
         type=int,
         help="worker processes (default: the CPU cores this process may use)",
@@ -124,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, run."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(with_hyphens(sys.argv[1:] if argv is None else argv))
     signal.signal(signal.SIGTERM, _stop)
     # numpy's and the tokenizers' own threads would only wait for each other; set before they are loaded
     os.environ.update(OPENBLAS_NUM_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")

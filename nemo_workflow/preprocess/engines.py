@@ -28,13 +28,13 @@ class FastokensEngine:
 
     name = "fastokens"
 
-    def __init__(self, spec: TokenizerSpec):
+    def __init__(self, backend: str, split_special: bool = False):
         # One thread a process: the workers are the parallelism. Read when the library first encodes.
         os.environ["RAYON_NUM_THREADS"] = "1"
         from fastokens._native import Tokenizer  # the public package pulls in its patches of transformers
 
-        self.split_special = spec.split_special
-        self.tokenizer = Tokenizer.from_json_str(spec.read_json())
+        self.split_special = split_special
+        self.tokenizer = Tokenizer.from_json_str(backend)
         # The file may ask for both; transformers switches both off unless asked.
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()

@@ -19,11 +19,10 @@ GIANT = 32 << 20  # a line longer than this is never held in memory
 
 
 class Reader:
-    """Tasks of about `chunk` bytes of the inputs. `position` counts the bytes of the files that were handed out."""
+    """Tasks of about `chunk` bytes of the inputs; those of compressed files and Parquet carry their lines along."""
 
     def __init__(self, sources: list[Source], keys: tuple[str, ...], spool_dir: Path, chunk: int):
         self.sources, self.keys, self.spool_dir, self.chunk = sources, keys, spool_dir, chunk
-        self.position = 0
 
     def tasks(self) -> Iterator[tuple[Task, bool]]:
         """Tasks in the order of the documents, each with whether it is small to send to a worker."""
@@ -31,35 +30,36 @@ class Reader:
         for number, source in enumerate(self.sources):
             if source.is_plain:
                 for start, end in line_ranges(source.path, self.chunk):
-                    self.position = before + end
-                    yield LinesInFile(number, source.path, start, end, giant=end - start > GIANT), True
+                    yield LinesInFile(number, before + end, source.path, start, end, giant=end - start > GIANT), True
             else:
-                cut = self._parquet if source.is_parquet else self._compressed
-                for task, at in cut(number, source):
-                    self.position = before + at
+                for task in (
+                    self._parquet(number, source, before)
+                    if source.is_parquet
+                    else self._compressed(number, source, before)
+                ):
                     yield task, isinstance(task, LinesInFile)
             before += source.size
 
-    def _compressed(self, number: int, source: Source) -> Iterator[tuple[Task, int]]:
+    def _compressed(self, number: int, source: Source, before: int) -> Iterator[Task]:
         with damage_refused(source.path), source.path.open("rb") as raw, open_text(source.path, raw) as stream:
             pending = stream.read(self.chunk).removeprefix(BOM)
             while pending:
                 cut = pending.rfind(b"\n") + 1
                 if cut:
-                    yield Lines(number, pending[:cut]), raw.tell()
+                    yield Lines(number, before + raw.tell(), pending[:cut])
                     pending = pending[cut:]
                 more = stream.read(self.chunk)
                 if not more:
                     if pending:
-                        yield Lines(number, pending), raw.tell()
+                        yield Lines(number, before + raw.tell(), pending)
                     return
                 pending += more
                 if len(pending) > GIANT and b"\n" not in pending:
-                    task, pending = self._spool_line(number, pending, stream)
-                    yield task, raw.tell()
+                    name, size, pending = self._spool_line(pending, stream)
+                    yield LinesInFile(number, before + raw.tell(), name, 0, size, giant=True, delete=True)
 
-    def _spool_line(self, number: int, begun: bytes, stream: IO[bytes]) -> tuple[Task, bytes]:
-        """Put a line that does not fit in memory into a file; returns its task and what was read beyond it."""
+    def _spool_line(self, begun: bytes, stream: IO[bytes]) -> tuple[Path, int, bytes]:
+        """Put a line that does not fit in memory into a file; returns it, its size and what was read beyond it."""
         descriptor, name = tempfile.mkstemp(prefix="line-", dir=self.spool_dir)
         size, rest = 0, b""
         with os.fdopen(descriptor, "wb") as spool:
@@ -71,9 +71,9 @@ class Reader:
                 spool.write(block)
                 size += len(block)
                 block = b"" if cut else stream.read(self.chunk)
-        return LinesInFile(number, Path(name), 0, size, giant=True, delete=True), rest or stream.read(self.chunk)
+        return Path(name), size, rest or stream.read(self.chunk)
 
-    def _parquet(self, number: int, source: Source) -> Iterator[tuple[Task, int]]:
+    def _parquet(self, number: int, source: Source, before: int) -> Iterator[Task]:
         with damage_refused(source.path), open_parquet(source.path, self.keys) as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             rows = max(1, file.metadata.num_rows)
@@ -83,7 +83,8 @@ class Reader:
             for batch in file.iter_batches(batch_size=batch_rows, columns=list(self.keys), use_threads=False):
                 done += batch.num_rows
                 if batch.num_rows:
-                    yield Rows(number, [_values(batch.column(key)) for key in self.keys]), source.size * done // rows
+                    columns = [_values(batch.column(key)) for key in self.keys]
+                    yield Rows(number, before + source.size * done // rows, columns)
 
 
 def line_ranges(path: Path, chunk: int) -> Iterator[tuple[int, int]]:

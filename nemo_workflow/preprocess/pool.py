@@ -28,21 +28,37 @@ class _Worker:
         self.process = FORK.Process(target=_serve, args=(theirs, make_handler, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
-        self.pending: deque[int] = deque()  # numbers of its tasks
+        # What it has yet to answer, in order: the number of a task, or what to call when an order is done.
+        self.pending: deque[int | Callable[[], None]] = deque()
+
+    def close(self) -> None:
+        """End it at once, whatever it does."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+    def send(self, task: Any) -> None:
+        try:
+            self.connection.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
 
     def receive(self) -> Any:
         """Its next message; raises Failure when it died, and what the worker itself raised."""
         try:
             kind, value = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            self.process.join(5)
-            code = self.process.exitcode
-            how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-            hint = "; the machine may be out of memory: try fewer --workers" if code == -signal.SIGKILL else ""
-            raise Failure(f"worker process {self.process.pid} died ({how}){hint}; nothing was written") from None
+            raise self._death() from None
         if kind == "error":
             raise value
         return value
+
+    def _death(self) -> Failure:
+        self.process.join(5)
+        code = self.process.exitcode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        hint = "; the machine may be out of memory: try fewer --workers" if code == -signal.SIGKILL else ""
+        return Failure(f"worker process {self.process.pid} died ({how}){hint}; nothing was written")
 
 
 class Pool:
@@ -56,14 +72,14 @@ class Pool:
             self.close()
             raise
 
-    def run(self, tasks: Iterator[tuple[Any, bool]], idle: Callable[[], None]) -> Iterator[tuple[Any, Any]]:
-        """(task, result) in the order of the tasks; each task comes with whether it is small.
+    def run(self, tasks: Iterator[tuple[Any, bool]], idle: Callable[[], None]) -> Iterator[tuple[Any, Any, int]]:
+        """(task, result, worker) in the order of the tasks; each task comes with whether it is small.
 
         A worker holds two small tasks at a time, so that it never waits for its parent, or one large one: two large
         messages that meet in a pipe would block both ends. `idle` is called now and then while results are awaited.
         """
-        results: dict[int, Any] = {}
         open_tasks: dict[int, Any] = {}
+        self._results: dict[int, tuple[Any, int]] = {}
         first, number, waiting, exhausted = 0, 0, None, False
         while True:
             while len(open_tasks) < 3 * len(self.workers):
@@ -75,41 +91,60 @@ class Pool:
                     break
                 open_tasks[number] = waiting[0]
                 worker.pending.append(number)
-                worker.connection.send(waiting[0])
+                worker.send(waiting[0])
                 number, waiting = number + 1, None
-            if first in results:
-                yield open_tasks.pop(first), results.pop(first)
+            if first in self._results:
+                result, owner = self._results.pop(first)
+                yield open_tasks.pop(first), result, owner
                 first += 1
-                continue
-            if not open_tasks and exhausted and waiting is None:
+            elif any(worker.pending for worker in self.workers):
+                self._collect()
+                idle()
+            elif exhausted and waiting is None:
                 return
-            ready = wait([worker.connection for worker in self.workers if worker.pending], timeout=0.5)
-            idle()
-            for worker in self.workers:
-                if worker.connection in ready:
-                    value = worker.receive()
-                    results[worker.pending.popleft()] = value
+
+    def order(self, worker: int, message: Any, done: Callable[[], None]) -> None:
+        """Have one worker do something small; `done` is called during run() when it is."""
+        self.workers[worker].pending.append(done)
+        self.workers[worker].send(message)
+
+    def _collect(self) -> None:
+        """Take what answers there are; wait a little for the first."""
+        ready = wait([worker.connection for worker in self.workers if worker.pending], timeout=0.5)
+        for owner, worker in enumerate(self.workers):
+            if worker.connection in ready:
+                value, what = worker.receive(), worker.pending.popleft()
+                if callable(what):
+                    what()
+                else:
+                    self._results[what] = value, owner
 
     def _free(self, small: bool) -> _Worker | None:
-        worker = min(self.workers, key=lambda worker: len(worker.pending))
-        return worker if len(worker.pending) < (2 if small else 1) else None
+        """The worker with the least to do, if a task may be sent to it."""
+        loads = [sum(not callable(what) for what in worker.pending) for worker in self.workers]
+        least = loads.index(min(loads))
+        return self.workers[least] if loads[least] < (2 if small else 1) else None
 
     def close(self) -> None:
         """End the workers at once, whatever they do."""
         for worker in self.workers:
             worker.process.kill()
         for worker in self.workers:
-            worker.process.join()
-            worker.connection.close()
+            worker.close()
 
 
-def run_in_child(function: Callable[..., Any], *args: Any) -> Any:
-    """`function(*args)` in a process of its own, whose memory goes back to the system; its exceptions are raised here."""
-    pool = Pool(1, lambda: (None, lambda _: function(*args)))
-    try:
-        return next(pool.run(iter([(None, True)]), lambda: None))[1]
-    finally:
-        pool.close()
+class Child:
+    """`function(*args)` in a process of its own, whose memory goes back to the system."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any):
+        self._worker = _Worker(lambda: (function(*args), lambda _: None))
+
+    def result(self) -> Any:
+        """Wait for it; what it raised is raised here."""
+        try:
+            return self._worker.receive()
+        finally:
+            self._worker.close()
 
 
 def _serve(connection: Connection, make_handler: Callable[[], tuple[Any, Callable[[Any], Any]]], parent: int) -> None:

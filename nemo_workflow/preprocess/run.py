@@ -18,11 +18,11 @@ from nemo_workflow.preprocess.checks import first_difference, reference_ids
 from nemo_workflow.preprocess.documents import Reject
 from nemo_workflow.preprocess.engines import Engine, FastokensEngine, PythonEngine, TokenizersEngine
 from nemo_workflow.preprocess.inputs import Reader, sample_texts
-from nemo_workflow.preprocess.pool import Pool, run_in_child
+from nemo_workflow.preprocess.pool import Child, Pool
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.summary import Tally, lines_for_people, tokenizer_json
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, resolve_folder
-from nemo_workflow.preprocess.worker import Encoder, Job, Result
+from nemo_workflow.preprocess.worker import Encoder, Job, Place, Result
 from nemo_workflow.preprocess.writer import OutputFolder, PairWriter, clean_up_stale, disk_errors
 
 CHUNK = 4 << 20  # bytes of input a task
@@ -39,19 +39,22 @@ class Output:
         self.tallies = [Tally(spec) for _ in keys]
         self.rejected: Counter[str] = Counter()
         self.lines = 0
+        self.unwritten = 0  # orders to workers that are not done yet
+        self.closed = False
         self._rejects: IO[str] | None = None
 
     @property
     def rejects_name(self) -> str:
         return f"{self.source.prefix}.rejects.jsonl"
 
-    def add(self, result: Result) -> None:
-        for writer, tally, tokens in zip(self.writers, self.tallies, result.tokens, strict=True):
+    def add(self, result: Result) -> Place:
+        """Take a result's figures; returns where its tokens belong."""
+        for tally, tokens in zip(self.tallies, result.tokens, strict=True):
             tally.add(tokens)
-            writer.add(tokens)
         for reject in result.rejects:
             self._note(reject)
         self.lines += result.lines
+        return Place([writer.add(tokens) for writer, tokens in zip(self.writers, result.tokens, strict=True)])
 
     def _note(self, reject: Reject) -> None:
         if self._rejects is None:
@@ -75,20 +78,32 @@ class Output:
                 "nothing was written. Mend the file, or allow more"
             )
 
-    def finish(self) -> None:
-        """Everything of this input is on disk, still under the run's folder."""
+    def close(self) -> None:
+        """No more results come."""
         if self.tallies[0].documents == 0:
             raise Refusal(f"{self.source.path}: no documents in it; there is nothing to train on")
         for tally, key in zip(self.tallies, self.keys, strict=True):
             if tally.tokens == 0:
                 raise Refusal(f"{self.source.path}: every {key!r} is empty; there is nothing to train on")
+        self.closed = True
+        self._finish_if_written()
+
+    def written(self) -> None:
+        """A worker has done one of its orders."""
+        self.unwritten -= 1
+        self._finish_if_written()
+
+    def _finish_if_written(self) -> None:
+        """Put everything of this input on disk, still under the run's folder."""
+        if not self.closed or self.unwritten:
+            return
         for writer in self.writers:
             writer.finish()
         if self._rejects is not None:
             self._rejects.close()
             self.folder.move(self.rejects_name)
 
-    def write_figures(self, common: dict[str, Any], append_eod: bool) -> list[str]:
+    def write_figures(self, common: dict[str, Any]) -> list[str]:
         """Write each pair's JSON; returns the lines to print."""
         out = []
         for writer, tally, stem, key in zip(self.writers, self.tallies, self.stems, self.keys, strict=True):
@@ -97,7 +112,7 @@ class Output:
                 "input_bytes": self.source.size,
                 "json_key": key,
                 **common,
-                **tally.as_json(append_eod),
+                **tally.as_json(),
                 "bin_bytes": writer.bin_path.stat().st_size,
                 "bad_lines": dict(self.rejected),
             }
@@ -126,9 +141,12 @@ class Run:
         args = self.args
         where = resolve_folder(args.tokenizer, args.trust_remote_code)
         texts = sample_texts(self.sources, self.keys)
-        self.spec, self.sample, self.expected = run_in_child(
+        ask = Child(
             reference_ids, args.tokenizer, where, args.eod_token, args.trust_remote_code, texts, args.special_tokens
         )
+        if args.engine != "tokenizers":
+            self._preload(where / "tokenizer.json")
+        self.spec, self.sample, self.expected = ask.result()
         if args.append_eod and self.spec.eod is None:
             raise Refusal(
                 f"--tokenizer {args.tokenizer}: it names no eos_token to end documents with; "
@@ -148,24 +166,38 @@ class Run:
             more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
             raise Refusal(f"{self.folder / existing[0]}{more}: exists already; --overwrite replaces it")
 
+    def _preload(self, file: Path) -> None:
+        """Load fastokens while the child loads the reference: each takes a second for a large vocabulary."""
+        self.fast: FastokensEngine | None = None
+        self.not_fast = "there is no tokenizer.json"
+        if file.is_file():
+            self._load_fast(file.read_text(encoding="utf-8", errors="replace"))
+
+    def _load_fast(self, backend: str) -> None:
+        try:
+            self.fast = FastokensEngine(backend)
+        except Exception as error:  # noqa: BLE001 - a library that will not take it raises what it likes
+            self.fast, self.not_fast = None, (str(error) or type(error).__name__).splitlines()[0]
+
     def _engine(self) -> Engine:
         """The engine that the flags and the tokenizer allow, loaded here so that the workers share its memory."""
-        choice = self.args.engine
         if not self.spec.fast:
             self.why = "the tokenizer exists in Python only"
+            if self.args.engine != "auto":
+                raise Refusal(f"--engine {self.args.engine}: {self.why}; leave --engine out")
             return PythonEngine(self.spec)
-        if choice != "tokenizers":
-            try:
-                engine = FastokensEngine(self.spec)
-                self.why = "takes this tokenizer"
-                return engine
-            except Exception as error:  # noqa: BLE001 - a library that will not take it raises what it likes
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                if choice == "fastokens":
-                    raise Refusal(f"--engine fastokens: it does not take this tokenizer: {reason}") from None
-                self.why = f"fastokens does not take this tokenizer: {reason}"
-        else:
+        if self.args.engine == "tokenizers":
             self.why = "as --engine says"
+            return TokenizersEngine(self.spec)
+        if self.spec.backend is not None:  # transformers changes the file as it loads it
+            self._load_fast(self.spec.backend)
+        if self.fast is not None:
+            self.why = "takes this tokenizer"
+            self.fast.split_special = self.spec.split_special
+            return self.fast
+        self.why = f"fastokens does not take this tokenizer ({self.not_fast})"
+        if self.args.engine == "fastokens":
+            raise Refusal(f"--engine fastokens: {self.why}; leave --engine out")
         return TokenizersEngine(self.spec)
 
     def _start(self, output: OutputFolder) -> Pool:
@@ -218,18 +250,16 @@ class Run:
         chunk = min(CHUNK, max(CHUNK // 16, total // (4 * self.args.workers)))
         pool = self._start(output)
         reader = Reader(self.sources, self.keys, output.run_dir, chunk)
-        progress = Progress(self.meter, reader, total)
+        progress = Progress(self.meter, total)
         outputs: list[Output] = []
         try:
-            for task, result in pool.run(reader.tasks(), progress.show):
-                while len(outputs) <= task.source:
-                    self._close_last(outputs)
-                    outputs.append(Output(self.sources[len(outputs)], self.keys, self.spec, output))
-                self._take(outputs[-1], result)
-                progress.add(result)
-            while len(outputs) < len(self.sources):  # files without a single line
-                self._close_last(outputs)
-                outputs.append(Output(self.sources[len(outputs)], self.keys, self.spec, output))
+            for task, result, worker in pool.run(reader.tasks(), progress.show):
+                self._open_up_to(task.source, outputs, output)
+                place = self._take(outputs[-1], result)
+                outputs[-1].unwritten += 1
+                pool.order(worker, place, outputs[-1].written)
+                progress.add(task.done, result)
+            self._open_up_to(len(self.sources) - 1, outputs, output)
             self._close_last(outputs)
             progress.show(last=True)
         finally:
@@ -237,12 +267,18 @@ class Run:
             self.meter.close()
         return outputs
 
+    def _open_up_to(self, source: int, outputs: list[Output], folder: OutputFolder) -> None:
+        """Begin the outputs of all inputs up to number `source`; the ones before it are complete."""
+        while len(outputs) <= source:
+            self._close_last(outputs)
+            outputs.append(Output(self.sources[len(outputs)], self.keys, self.spec, folder))
+
     def _close_last(self, outputs: list[Output]) -> None:
         if outputs:
             outputs[-1].check_share(self.args.max_bad)
-            outputs[-1].finish()
+            outputs[-1].close()
 
-    def _take(self, output: Output, result: Result) -> None:
+    def _take(self, output: Output, result: Result) -> Place:
         if result.rejects and self.args.on_error == "stop":
             bad = result.rejects[0]
             kind = "row" if output.source.is_parquet else "line"
@@ -250,9 +286,10 @@ class Run:
                 f"{output.source.path}:{output.lines + bad.line}: {bad.reason} in this {kind}: {bad.detail}; nothing was "
                 "written. Mend it, or leave such lines out with --on-error skip"
             )
-        output.add(result)
+        place = output.add(result)
         if output.lines >= ENOUGH_LINES:
             output.check_share(self.args.max_bad)
+        return place
 
     def _finish(self, output: OutputFolder, outputs: list[Output], began: float) -> list[str]:
         args = self.args
@@ -262,7 +299,7 @@ class Run:
         }
         lines: list[str] = []
         for each in outputs:
-            lines += each.write_figures(common, args.append_eod)
+            lines += each.write_figures(common)
         old_rejects = [each.rejects_name for each in outputs if not each.rejected]
         output.commit(remove=old_rejects)
         forged = sum(tally.eod_inside for each in outputs for tally in each.tallies)
@@ -283,12 +320,13 @@ class Run:
 class Progress:
     """Documents, MB/s, tokens/s and time left."""
 
-    def __init__(self, meter: console.Meter, reader: Reader, total: int):
-        self.meter, self.reader, self.total = meter, reader, total
+    def __init__(self, meter: console.Meter, total: int):
+        self.meter, self.total = meter, total
         self.began = time.monotonic()
-        self.documents = self.tokens = 0
+        self.done = self.documents = self.tokens = 0
 
-    def add(self, result: Result) -> None:
+    def add(self, done: int, result: Result) -> None:
+        self.done = done
         lengths = [np.frombuffer(tokens.lengths, np.int32) for tokens in result.tokens]
         self.documents += len(lengths[0])
         self.tokens += sum(int(of_key.sum(dtype=np.int64)) for of_key in lengths)
@@ -296,7 +334,7 @@ class Progress:
 
     def show(self, last: bool = False) -> None:
         seconds = max(1e-9, time.monotonic() - self.began)
-        done = self.total if last else self.reader.position
+        done = self.total if last else self.done
         left = seconds * (self.total - done) / done if done else 0
         self.meter.show(
             f"{100 * done / self.total:3.0f} %  {console.human_count(self.documents)} documents  "

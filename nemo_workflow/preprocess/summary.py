@@ -43,15 +43,8 @@ class Tally:
         used = np.flatnonzero(np.unpackbits(self._seen))
         return int(used[-1]) if len(used) else None
 
-    def median_length(self) -> int:
-        """Upper end of the power of two that holds the median document."""
-        half = np.searchsorted(np.cumsum(self.by_power), self.documents / 2)
-        return 2 ** int(half)
-
-    def as_json(self, append_eod: bool) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         split = {f"<{2**k}": int(count) for k, count in enumerate(self.by_power) if k and count}
-        eod_seen = [self.spec.eod] if append_eod and self.tokens and self.spec.eod is not None else []
-        used = max([id_ for id_ in [self.largest_token_id, *eod_seen] if id_ is not None], default=None)
         return {
             "documents": self.documents,
             "empty_documents": self.empty,
@@ -61,7 +54,7 @@ class Tally:
             "bytes_per_token": round(self.utf8_bytes / self.tokens, 5) if self.tokens else None,
             "longest_document": self.longest,
             "documents_by_tokens": split,
-            "largest_token_id": used,
+            "largest_token_id": self.largest_token_id,
             "vocabulary_used": self.ids_used,
             "vocabulary_coverage": round(self.ids_used / self.spec.vocab_size, 5),
             "eod_ids_inside_texts": self.eod_inside,

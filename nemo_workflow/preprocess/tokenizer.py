@@ -139,7 +139,7 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
         fast=reference.fast,
         eod=eod,
         eod_token=token,
-        vocab_size=len(vocabulary),
+        vocab_size=reference.size(),
         largest_id=max(vocabulary.values()),
         sha256=tokenizer_hash(folder),
         prefix=prefix,
@@ -177,6 +177,10 @@ class _Reference:
     def vocabulary(self) -> dict[str, int]:
         return self.tokenizer.get_vocab()
 
+    def size(self) -> int:
+        """len(AutoTokenizer)."""
+        return self.tokenizer.get_vocab_size(with_added_tokens=True) if self.fast else len(self.tokenizer)
+
     def encode_ids(self, text: str, special: bool) -> list[int]:
         encoding = self.tokenizer.encode(text, add_special_tokens=special)
         return encoding.ids if self.fast else encoding
@@ -200,6 +204,8 @@ def load_with_transformers(folder: Path, trust_remote_code: bool) -> Any:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # noqa: BLE001 - whatever a tokenizer's own code raises
         hint = "" if trust_remote_code else "; a tokenizer with code of its own needs --trust-remote-code"
+        if not _read_json(folder / "tokenizer_config.json").get("tokenizer_class"):
+            hint = "; its tokenizer_config.json names no tokenizer_class (PreTrainedTokenizerFast suits most)"
         raise Refusal(f"--tokenizer {folder}: transformers cannot load it: {_first_line(error)}{hint}") from None
 
 

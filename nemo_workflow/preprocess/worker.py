@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import tempfile
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nemo_workflow.errors import Failure
 from nemo_workflow.preprocess.documents import BOM, BadLine, Reject, check_text, parse_lines, utf8_size
 from nemo_workflow.preprocess.engines import Engine
 from nemo_workflow.preprocess.giant import read_giant
@@ -23,9 +26,10 @@ LONG_TEXT = 2 * PIECE  # characters; longer ones are cut
 
 @dataclass(frozen=True)
 class LinesInFile:
-    """Whole lines of an uncompressed file: bytes start to end."""
+    """Whole lines of an uncompressed file: bytes start to end. `done`: bytes of the inputs read when this task is."""
 
     source: int
+    done: int
     path: Path
     start: int
     end: int
@@ -38,6 +42,7 @@ class Lines:
     """Whole lines, decompressed."""
 
     source: int
+    done: int
     data: bytes
 
 
@@ -46,22 +51,36 @@ class Rows:
     """Rows of a Parquet file: a column of values a key."""
 
     source: int
+    done: int
     columns: list[list[Any]]
 
 
 Task = LinesInFile | Lines | Rows
 
 
+@dataclass(frozen=True)
+class Place:
+    """The order to write the tokens of the worker's oldest result that is not yet written: a file and an offset a key."""
+
+    files: list[tuple[Path, int]]
+
+
 @dataclass
 class Tokens:
-    """Tokens of one key of a task: in `data` or, if there are many, in the file `spool`; `lengths` is int32, 0 for no tokens."""
+    """Tokens of one key of a task. The worker keeps them, in `data` or, if there are many, in the file `spool`, until it
+    is told where in the .bin they belong; `size` is in bytes, `lengths` is int32, 0 for no tokens."""
 
     lengths: bytes
-    data: bytes
-    spool: Path | None
+    size: int
     utf8_bytes: int
     eod_inside: int
     seen: bytes  # a bit for each id, np.packbits
+    data: bytes | memoryview = b""
+    spool: Path | None = None
+
+    def without_data(self) -> Tokens:
+        """What is sent to the parent."""
+        return replace(self, data=b"", spool=None)
 
 
 @dataclass
@@ -71,7 +90,6 @@ class Result:
     tokens: list[Tokens]
     rejects: list[Reject]
     lines: int
-    input_bytes: int
 
 
 @dataclass(frozen=True)
@@ -91,21 +109,40 @@ class Encoder:
     def __init__(self, job: Job, engine: Engine):
         self.job, self.engine = job, engine
         self.dtype = np.dtype(job.spec.dtype)
+        self.unwritten: deque[list[Tokens]] = deque()  # of results that the parent has, oldest first
         around = job.spec.prefix + job.spec.suffix if job.special else ()
         self.eod_around = around.count(-1 if job.spec.eod is None else job.spec.eod)
 
-    def __call__(self, task: Task) -> Result:
+    def __call__(self, task: Task | Place) -> Result | None:
+        if isinstance(task, Place):
+            self._write(task)
+            return None
+        result = self.encode(task)
+        self.unwritten.append(result.tokens)
+        return replace(result, tokens=[tokens.without_data() for tokens in result.tokens])
+
+    def encode(self, task: Task) -> Result:
         if isinstance(task, LinesInFile):
             return self._giant(task) if task.giant else self._lines(_read(task))
         if isinstance(task, Lines):
             return self._lines(task.data)
         return self._rows(task.columns)
 
+    def _write(self, place: Place) -> None:
+        for tokens, (path, offset) in zip(self.unwritten.popleft(), place.files, strict=True):
+            with path.open("r+b", buffering=0) as out:
+                out.seek(offset)
+                if tokens.spool is not None:
+                    with tokens.spool.open("rb") as spool:
+                        shutil.copyfileobj(spool, out, 1 << 20)
+                    tokens.spool.unlink()
+                view = memoryview(tokens.data)
+                while view:
+                    view = view[out.write(view) :]
+
     def _lines(self, data: bytes) -> Result:
         columns, rejects, count = parse_lines(data, self.job.keys)
-        size = len(data)
-        del data
-        return Result([self._encode(column) for column in columns], rejects, count, size)
+        return Result([self._encode(column) for column in columns], rejects, count)
 
     def _rows(self, columns: list[list[Any]]) -> Result:
         rejects: list[Reject] = []
@@ -118,11 +155,9 @@ class Encoder:
                 continue
             for column, text in zip(good, texts, strict=True):
                 column.append(text)
-        tokens = [self._encode(column) for column in good]
-        return Result(tokens, rejects, len(columns[0]), sum(part.utf8_bytes for part in tokens))
+        return Result([self._encode(column) for column in good], rejects, len(columns[0]))
 
     def _giant(self, task: LinesInFile) -> Result:
-        size = task.end - task.start
         with task.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if task.delete:
                 task.path.unlink()
@@ -134,8 +169,8 @@ class Encoder:
                 tokens = [self._encode_stream([v] if isinstance(v, str) else v.pieces()) for v in values]
             except BadLine as bad:
                 empty = [self._encode([]) for _ in self.job.keys]
-                return Result(empty, [Reject(1, bad.reason, bad.detail)], 1, size)
-        return Result(tokens, [], 1, size)
+                return Result(empty, [Reject(1, bad.reason, bad.detail)], 1)
+        return Result(tokens, [], 1)
 
     def _encode(self, texts: list[str]) -> Tokens:
         """Tokens of whole texts in a row."""
@@ -166,12 +201,10 @@ class Encoder:
     def _pack(self, ids: np.ndarray, lengths: np.ndarray, utf8_bytes: int) -> Tokens:
         """Add the end-of-document token to every text that has tokens (Megatron adds none to an empty one)."""
         eod, documents = self.job.spec.eod, int((lengths > 0).sum())
-        seen = self._seen(ids)
+        seen = self._seen(ids, documents > 0)
         inside = 0 if eod is None else int((ids == eod).sum()) - self.eod_around * len(lengths)
         if not self.job.append_eod:
-            return Tokens(
-                lengths.astype(np.int32).tobytes(), ids.astype(self.dtype).tobytes(), None, utf8_bytes, inside, seen
-            )
+            return self._tokens(lengths, ids.astype(self.dtype), utf8_bytes, inside, seen)
         full = lengths + (lengths > 0)
         out = np.empty(len(ids) + documents, self.dtype)
         is_text = np.ones(len(out), bool)
@@ -179,12 +212,16 @@ class Encoder:
         is_text[ends] = False
         out[ends] = eod
         out[is_text] = ids
-        return Tokens(full.astype(np.int32).tobytes(), out.tobytes(), None, utf8_bytes, inside, seen)
+        return self._tokens(full, out, utf8_bytes, inside, seen)
 
-    def _seen(self, *arrays: np.ndarray) -> bytes:
+    def _tokens(self, lengths: np.ndarray, ids: np.ndarray, utf8_bytes: int, inside: int, seen: bytes) -> Tokens:
+        return Tokens(lengths.astype(np.int32).tobytes(), ids.nbytes, utf8_bytes, inside, seen, data=ids.data.cast("B"))
+
+    def _seen(self, ids: np.ndarray, eod_added: bool) -> bytes:
         seen = np.zeros(self.job.spec.largest_id + 1, bool)
-        for ids in arrays:
-            seen[ids] = True
+        seen[ids] = True
+        if self.job.append_eod and eod_added:
+            seen[self.job.spec.eod] = True
         return np.packbits(seen).tobytes()
 
     def _encode_stream(self, stream: Iterable[str]) -> Tokens:
@@ -216,9 +253,11 @@ class Encoder:
                 spool.write(ids.astype(self.dtype).tobytes())
             if self.job.append_eod and count:
                 spool.write(np.array([spec.eod], self.dtype).tobytes())
+                seen[spec.eod] = True
                 count += 1
         lengths = np.array([count], np.int32).tobytes()
-        return Tokens(lengths, b"", Path(name), utf8_bytes, inside, np.packbits(seen).tobytes())
+        size = count * self.dtype.itemsize
+        return Tokens(lengths, size, utf8_bytes, inside, np.packbits(seen).tobytes(), spool=Path(name))
 
 
 def _read(task: LinesInFile) -> bytes:
@@ -228,7 +267,7 @@ def _read(task: LinesInFile) -> bytes:
         while wanted > 0:
             part = stream.read(wanted)
             if not part:
-                raise OSError(f"{task.path}: shrank while it was read")
+                raise Failure(f"{task.path}: shrank while it was read; nothing was written")
             parts.append(part)
             wanted -= len(part)
     data = parts[0] if len(parts) == 1 else b"".join(parts)

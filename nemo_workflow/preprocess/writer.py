@@ -9,10 +9,12 @@ the next run finishes, and readers refuse the pairs of the folder until then (da
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
+import signal
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -23,11 +25,11 @@ from typing import IO
 import numpy as np
 
 from nemo_workflow.dataset import COMMIT_NAME, HEADER, MAGIC, RUN_DIR_PREFIX, VERSION
-from nemo_workflow.errors import Refusal
+from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import fsync_dir, write_json
 from nemo_workflow.preprocess.worker import Tokens
 
-BLOCK = 1 << 20
+BLOCK = 1 << 20  # lengths at a time
 DTYPE_CODES = {"int32": 4, "uint16": 8}
 
 
@@ -37,20 +39,19 @@ class PairWriter:
     def __init__(self, folder: Path, stem: str, dtype: str):
         self.bin_path, self.idx_path = folder / f"{stem}.bin", folder / f"{stem}.idx"
         self.dtype = np.dtype(dtype)
-        self._bin: IO[bytes] = self.bin_path.open("wb", buffering=0)
+        self._bin: IO[bytes] = self.bin_path.open("wb")
+        self.size = 0
         self._lengths: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in finish()
 
-    def add(self, tokens: Tokens) -> None:
-        if tokens.spool is not None:
-            with tokens.spool.open("rb") as spool:
-                shutil.copyfileobj(spool, self._bin, BLOCK)
-            tokens.spool.unlink()
-        else:
-            _write_all(self._bin, tokens.data)
+    def add(self, tokens: Tokens) -> tuple[Path, int]:
+        """Take the next documents' lengths; returns where a worker is to write their tokens."""
+        place = self.bin_path, self.size
         self._lengths.write(tokens.lengths)
+        self.size += tokens.size
+        return place
 
     def finish(self) -> None:
-        """Write the .idx; both files are on disk afterwards."""
+        """Write the .idx, after the workers have written the .bin; both files are on disk afterwards."""
         os.fsync(self._bin.fileno())
         self._bin.close()
         with self.idx_path.open("wb") as idx:
@@ -87,12 +88,6 @@ class PairWriter:
             boundary = int(boundaries[-1])
 
 
-def _write_all(stream: IO[bytes], data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[stream.write(view) :]
-
-
 class OutputFolder:
     """<output-dir>/preprocessed and this run's folder in it. Use it with `with`: without commit() nothing remains."""
 
@@ -110,7 +105,8 @@ class OutputFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.run_dir, ignore_errors=True)
+        if not (self.run_dir / COMMIT_NAME).exists():  # a commit that failed half way is finished by the next run
+            shutil.rmtree(self.run_dir, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
 
@@ -120,12 +116,16 @@ class OutputFolder:
 
     def commit(self, remove: list[str]) -> None:
         """Rename everything; `remove` are old files that the new ones replace by being absent."""
-        umask = os.umask(0o022)
-        os.umask(umask)
         for name, _ in self.moves:
-            (self.run_dir / name).chmod(0o666 & ~umask)
-        write_json(self.run_dir / COMMIT_NAME, {"moves": self.moves, "remove": remove})
-        _finish_commit(self.run_dir)
+            descriptor = os.open(self.run_dir / name, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            write_json(self.run_dir / COMMIT_NAME, {"moves": self.moves, "remove": remove})
+            _finish_commit(self.run_dir)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def clean_up_stale(folder: Path) -> list[str]:
@@ -172,14 +172,10 @@ def _take_lock(run_dir: Path) -> int | None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """A full disk is a Failure in plain words."""
-    import errno
-
-    from nemo_workflow.errors import Failure
-
+    """A full disk, a file that vanished: a Failure in plain words."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise
-        raise Failure(f"{folder}: {error.strerror}; nothing was written. Free some space and run it again") from None
+        where = error.filename or folder
+        mend = "; free some space and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise Failure(f"{where}: {error.strerror or error}; nothing was written{mend}") from None

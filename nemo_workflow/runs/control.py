@@ -1,9 +1,232 @@
-"""Subcommands that follow and steer a run: status, logs, cancel, resubmit."""
+"""Subcommands that follow and steer a run: status, logs, cancel, resubmit. For local and Slurm runs alike. Light."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
 from typing import Any
+
+from nemo_workflow import events
+from nemo_workflow.checkpoints import newest_whole
+from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.launch import explain_failure
+from nemo_workflow.plan import Plan
+from nemo_workflow.slurm import jobs
+from nemo_workflow.slurm.jobs import Job
+
+ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step and save
 
 
 def add_commands(commands: Any) -> None:
     """Add the subcommands to the parser; each sets `run`, a function of the parsed arguments."""
+    _command(commands, "status", "where a run stands: its job or process, step, loss, checkpoint", _status)
+    logs = _command(commands, "logs", "print a run's log", _logs)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+    logs.add_argument("--rank", type=int, metavar="N", help="the log of rank N instead of the run's progress")
+    cancel = _command(commands, "cancel", "stop a run after its step, with a checkpoint", _cancel)
+    cancel.add_argument("--now", action="store_true", help="at once, without a checkpoint")
+    again = _command(commands, "resubmit", "start a run again with its own flags; it continues where it was", _resubmit)
+    again.add_argument("flags", nargs=argparse.REMAINDER, help="flags of pretrain_llm.py that replace the run's own")
+
+
+def _command(commands: Any, name: str, text: str, function: Any) -> Any:
+    made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made.add_argument("name", help="experiment, Slurm job id, or the experiment id that was printed")
+    made.set_defaults(run=function)
+    return made
+
+
+# -- which run --------------------------------------------------------------------------------------------------------
+
+
+def find_run(output_dir: str, name: str) -> Path:
+    """The folder of a run by its experiment's name, a job id or an experiment id; raises Refusal."""
+    root = Path(output_dir).expanduser().absolute()
+    if (root / name / "plan.json").is_file():
+        return root / name
+    runs = sorted(path.parent for path in root.glob("*/plan.json"))
+    for run in runs:
+        if any(name in (job.job_id, job.experiment_id) for job in jobs.jobs_of(run)):
+            return run
+    known = f"there are: {', '.join(run.name for run in runs)}" if runs else "it holds no runs"
+    raise Refusal(f"{name}: no such run below {root} (--output-dir); {known}")
+
+
+def _plan(run: Path) -> Plan:
+    return Plan.from_json((run / "plan.json").read_text(encoding="utf-8"))
+
+
+def holder(run: Path) -> int | None:
+    """The process of this machine that holds the run's lock, or None. Needs no change to the lock itself."""
+    try:
+        found = (run / ".lock").stat()
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    for line in lines:
+        words = line.split()
+        if "->" not in words and words[1] == "FLOCK" and words[5] == wanted:
+            return int(words[4])
+    return None
+
+
+# -- status -----------------------------------------------------------------------------------------------------------
+
+
+def _status(arguments: Any) -> int:
+    run = find_run(arguments.output_dir, arguments.name)
+    plan = _plan(run)
+    print(run)
+    for job in jobs.latest(run):
+        print(f"  {_job_line(job)}")
+    if not jobs.latest(run):
+        pid = holder(run)
+        print("  not running" if pid is None else f"  running on this machine, process {pid}")
+    print(f"  {_progress(plan)}")
+    newest, complaints = newest_whole(run / "checkpoints")
+    print(f"  newest checkpoint: {newest.path}" if newest else "  no checkpoint yet")
+    for complaint in complaints:
+        print(f"  {complaint}")
+    return 0
+
+
+def _job_line(job: Job) -> str:
+    state = job.cluster.job(job.job_id)
+    text = f"job {job.job_id}"
+    if job.chain > 1:
+        text += f" (link {job.link} of {job.chain})"
+    if state is None:
+        codes = [code for code in map(job.exit_code, range(100)) if code is not None]
+        return f"{text}: Slurm no longer knows it" + (f"; its script ended with code {codes[-1]}" if codes else "")
+    text += f": {state.name}"
+    if state.nodes:
+        text += f" on {state.nodes}"
+    if state.reason:
+        text += f" ({state.reason})"
+    if state.restarts:
+        text += f", restart {state.restarts}"
+    if state.ended:
+        text += f", exit code {state.exit_code}"
+        if job.exit_code(state.restarts) == 75:
+            text += " (stopped when asked)"
+    return text
+
+
+def _progress(plan: Plan) -> str:
+    steps = [event for event in events.read(plan.folder / events.FILE) if event["event"] == "step"]
+    if not steps:
+        return f"no step of {plan.schedule.max_steps} yet"
+    age = time.time() - steps[-1]["time"]
+    return f"{events.progress(steps[-1], plan.schedule.max_steps)}  ({events.human_time(age)} ago)"
+
+
+# -- logs -------------------------------------------------------------------------------------------------------------
+
+
+def _logs(arguments: Any) -> int:
+    run = find_run(arguments.output_dir, arguments.name)
+    shown: dict[Path, int] = {}
+    found = _print_new(run, arguments.rank, shown)
+    try:
+        while arguments.follow and _active(run):
+            time.sleep(1.0)
+            found = _print_new(run, arguments.rank, shown) or found
+        found = _print_new(run, arguments.rank, shown) or found
+    except KeyboardInterrupt:
+        return 130
+    for folder in _last_folders(run) if arguments.rank is None and not _active(run) else ():
+        if any(folder.glob("rank*.error")):
+            print(explain_failure(folder))
+    if not found and not arguments.follow:
+        what = f"rank {arguments.rank} has" if arguments.rank is not None else "the run has"
+        raise Failure(f"{run.name}: {what} no log yet")
+    return 0
+
+
+def _print_new(run: Path, rank: int | None, shown: dict[Path, int]) -> bool:
+    """Print what the logs of the last start gained since the last call; tells whether there is a log at all."""
+    paths = _log_files(run, rank)
+    for path in paths:
+        with path.open("rb") as stream:
+            stream.seek(shown.get(path, 0))
+            text = stream.read()
+            shown[path] = stream.tell()
+        sys.stdout.write(text.decode("utf-8", errors="replace"))
+    sys.stdout.flush()
+    return bool(paths)
+
+
+def _log_files(run: Path, rank: int | None) -> list[Path]:
+    if rank is not None:
+        return [log for folder in _last_folders(run) if (log := folder / f"rank{rank}.log").is_file()]
+    if latest := jobs.latest(run):
+        return [path for job in latest for path in job.logs()]
+    return [path for start in _last_folders(run) for path in sorted(start.glob("launcher/**/stdout.log"))]
+
+
+def _last_folders(run: Path) -> list[Path]:
+    """The folders of the last start's ranks: one, or one a link of a chain and a restart of a job."""
+    if latest := jobs.latest(run):
+        found = [job.folder(restart) for job in latest for restart in range(100)]
+        return [folder for folder in found if folder.is_dir()]
+    return sorted(run.glob("attempts/*"))[-1:]
+
+
+def _active(run: Path) -> bool:
+    if holder(run) is not None:
+        return True
+    states = [job.cluster.job(job.job_id) for job in jobs.latest(run)]
+    return any(state is not None and not state.ended for state in states)
+
+
+# -- cancel -----------------------------------------------------------------------------------------------------------
+
+
+def _cancel(arguments: Any) -> int:
+    run = find_run(arguments.output_dir, arguments.name)
+    active = [job for job in jobs.latest(run) if (state := job.cluster.job(job.job_id)) and not state.ended]
+    for job in reversed(active):  # the waiting links of a chain first
+        state = job.cluster.cancel(job.job_id, at_once=arguments.now)
+        if state is not None and not state.ended:
+            raise Failure(f"job {job.job_id} is still {state.name.lower()}; try again with --now")
+        print(f"job {job.job_id} ended")
+    pid = None if active else holder(run)
+    if pid is not None:
+        _stop_local(run, pid, arguments.now)
+    elif not active:
+        raise Refusal(f"{run.name}: not running, nothing to cancel")
+    newest, _ = newest_whole(run / "checkpoints")
+    print(f"{run.name}: step {newest.step} is saved" if newest else f"{run.name}: no checkpoint was saved")
+    return 0
+
+
+def _stop_local(run: Path, pid: int, at_once: bool) -> None:
+    """Ask the launcher to stop, twice where it shall not save."""
+    for _ in range(2 if at_once else 1):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.3)
+    end = time.monotonic() + ENDED_BY_LOCAL_CANCEL
+    while holder(run) == pid:
+        if time.monotonic() > end:
+            raise Failure(f"process {pid} did not end within {ENDED_BY_LOCAL_CANCEL:.0f} s; try again with --now")
+        time.sleep(0.2)
+    print(f"process {pid} ended")
+
+
+# -- resubmit ---------------------------------------------------------------------------------------------------------
+
+
+def _resubmit(arguments: Any) -> int:
+    run = find_run(arguments.output_dir, arguments.name)
+    script = Path(__file__).resolve().parents[2] / "pretrain_llm.py"
+    past = [] if _plan(run).settings.get("dependency") is None else ["--dependency="]  # the old job's is over
+    flags = [flag for flag in arguments.flags if flag != "--"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(script), "--config", str(run / "config.yaml"), *past, *flags])

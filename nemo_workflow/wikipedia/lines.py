@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-_HEADING = re.compile(r"(={1,6})\s*(.+?)\s*\1$")
-_TERM = re.compile(r"\s*:(?!//)\s*")
 _HOLLOW = " ,，;；、:："  # what stays inside brackets when a template between them goes
 _HOLLOW_START = {"(": re.compile(rf"\([{_HOLLOW}]+"), "（": re.compile(rf"（[{_HOLLOW}]+")}
 _EMPTY = re.compile(r"\(\)(?<=[ \n]\(\)|[^\x00-\x7f]\(\))")  # not the brackets of a function's name
@@ -48,11 +46,10 @@ def lay_out(text: str) -> str:
             in_table = False
             continue
         if line[0] in _MARKED:
-            if line[0] == "=" and (heading := _HEADING.match(line)):
-                level = len(heading[1])
+            if line[0] == line[-1] == "=" and (level := _level(line)):
                 while waiting and waiting[-1][0] >= level:
                     waiting.pop()
-                waiting.append((level, heading[2]))
+                waiting.append((level, line[level:-level].strip()))
                 continue
             if line[0] == "|" or line.startswith("{|") or (in_table and line[0] == "!"):
                 in_table = True  # rows of a table whose start or end a template makes
@@ -72,13 +69,20 @@ def lay_out(text: str) -> str:
     return "\n".join(out)
 
 
+def _level(line: str) -> int:
+    """How many equals signs, at most six, stand at both ends round some text; 0 for a line of nothing else."""
+    left = len(line) - len(line.lstrip("="))
+    right = len(line) - len(line.rstrip("="))
+    return min(left, right, 6) if left < len(line) else 0
+
+
 def _without_marker(line: str) -> str:
-    mark = line[0]
-    if mark in "*#:;":
-        kind = line
-        line = line.lstrip("*#:; \t")
-        if ";" in kind[: len(kind) - len(line)]:
-            line = _TERM.sub("\n", line, count=1)
-    elif line.startswith("----"):
-        line = line.lstrip("-").lstrip()
-    return line
+    """The text of a list item (a defined term and its definition become two lines) or of a line after a rule."""
+    if line[0] in "*#:;":
+        text = line.lstrip("*#:; \t")
+        if ";" in line[: len(line) - len(text)]:
+            term, colon, definition = text.partition(":")
+            if colon and not definition.startswith("//"):
+                return f"{term.rstrip()}\n{definition.lstrip()}"
+        return text
+    return line.lstrip("-").lstrip() if line.startswith("----") else line

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from nemo_workflow.wikipedia.nested import replace_pairs
+
 # Names of the file and category namespaces that a dump's header does not list: English and the old names of large wikis.
-ALIASES = frozenset(
+_ALIASES = (
     "file|image|category|datei|bild|kategorie|fichier|catégorie|archivo|imagen|categoría|immagine|categoria|ficheiro"
     "|imagem|arquivo|файл|изображение|категория|plik|grafika|kategoria|bestand|afbeelding|categorie|tập tin|hình"
     "|thể loại|fil|kategori|ملف|صورة|تصنيف|ファイル|画像|カテゴリ|파일|그림|분류|文件|檔案|档案|图像|圖像|图片|圖片|檔|圖"
-    "|分类|分類|類".split("|")
+    "|分类|分類|類"
 )
 # Codes of the Wikipedias: a link that starts with one is a link to the same article in that language.
-LANGUAGES = frozenset(
-    """
+_LANGUAGES = """
     aa ab ace ady af ak als alt am ami an ang ann anp ar arc ary arz as ast atj av avk awa ay az azb ba ban bar
     bat-smg bbc bcl bdr be be-tarask be-x-old bew bg bh bi bjn blk bm bn bo bpy br bs btm bug bxr ca cbk-zam cdo ce ceb ch
     chr chy ckb co cr crh cs csb cu cv cy da dag de dga din diq dsb dtp dty dv dz ee el eml en eo es et eu ext fa fat
@@ -27,51 +28,27 @@ LANGUAGES = frozenset(
     sq sr srn ss st stq su sv sw syl szl szy ta tay tcy tdd te tet tg th ti tig tk tl tly tn to tpi tr trv ts tt tum tw ty
     tyv udm ug uk ur uz ve vec vep vi vls vo vro wa war wo wuu xal xh xmf yi yo yue za zea zgh zh zh-classical zh-min-nan
     zh-yue zu
-    """.split()
+"""
+_MEDIA = re.compile(
+    r"\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gva]|opus|webm|mp[34]|wav|flac|mid|pdf|djvu|stl|xcf)\s*$", re.I
 )
-_MEDIA = re.compile(r"\.(?:jpe?g|png|svg|gif|tiff?|webp|og[gva]|opus|webm|mp[34]|wav|flac|mid|pdf|djvu|stl|xcf)\s*$", re.I)
 
 _SCHEME = r"(?:(?:https?|ftps?|sftp|ircs?|gopher|git|svn|ssh|telnet|nntp|gemini):)?//|(?:mailto|news|tel|sips?|xmpp|urn|geo|magnet|bitcoin):"
-_EXTERNAL = re.compile(rf"\[(?:{_SCHEME})[^\s\[\]<>\"]*[ \t\u3000]*([^\[\]\n]*)\]")
-_DEEPEST = 20  # links nest in captions only; a bound keeps the time linear
+_EXTERNAL = re.compile(rf"\[(?:{_SCHEME})[^\s\[\]<>\"]*+[ \t\u3000]*+([^\[\]\n]*+)\]")
 
 
 class Links:
     """Resolves the links of one wiki. `names` are its own names for the file and category namespaces."""
 
     def __init__(self, names: Iterable[str] = ()):
-        self.hidden = ALIASES | LANGUAGES | {name.casefold() for name in names}
+        self.hidden = {*_ALIASES.split("|"), *_LANGUAGES.split(), *(name.casefold() for name in names)}
 
     def resolve(self, text: str) -> str:
         """Replace each link by the text that a reader sees, or by nothing; brackets without a partner stay."""
         if "[" not in text:
             return text
-        text = _EXTERNAL.sub(r"\1", text)
-        first, *rest = text.split("[[")
-        if not rest:
-            return text
-        out = [first]
-        opened: list[int] = []  # where in `out` each open link began
-        for piece in rest:
-            head, closed, tail = piece.partition("]]")
-            if closed and "]]" not in tail:  # nothing nests in it
-                out.append(self._shown(head))
-                out.append(tail)
-                continue
-            if len(opened) < _DEEPEST:
-                opened.append(len(out))
-            out.append("[[")
-            out.append(head)
-            for tail in tail.split("]]") if closed else ():
-                if opened:
-                    start = opened.pop()
-                    body = "".join(out[start + 1 :])
-                    del out[start:]
-                    out.append(self._shown(body))
-                else:
-                    out.append("]]")
-                out.append(tail)
-        return _EXTERNAL.sub(r"\1", "".join(out))  # those with a link in their text
+        text = replace_pairs(_EXTERNAL.sub(r"\1", text), "[[", "]]", self._shown)
+        return _EXTERNAL.sub(r"\1", text)  # those with a link in their text
 
     def _shown(self, body: str) -> str:
         target, _, label = body.partition("|")

@@ -13,10 +13,11 @@ MARKER = "\x7f"  # MediaWiki's own choice: a character that no page may hold
 
 FORMULAS = frozenset(("math", "chem", "ce"))
 VERBATIM = FORMULAS | {"nowiki", "pre", "syntaxhighlight", "source"}
-DROPPED = frozenset(
+_DROPPED = (
     "ref references gallery timeline score graph imagemap mapframe maplink templatestyles templatedata inputbox "
-    "categorytree hiero includeonly indicator charinsert dynamicpagelist rss style script rt rp".split()
+    "categorytree hiero includeonly indicator charinsert dynamicpagelist rss style script rt rp"
 )
+DROPPED = frozenset(_DROPPED.split())
 _BLOCKS = (
     "br|p|div|center|blockquote|poem|li|ul|ol|dl|dt|dd|tr|td|th|tbody|thead|tfoot|caption|h[1-6]|hr|section|main"
     "|article|aside|header|footer|nav|figure|figcaption|details|summary"
@@ -29,7 +30,7 @@ _INLINE = (
 
 _EXTENSION = re.compile(rf"<(?:!--|((?i:{'|'.join(sorted(VERBATIM | DROPPED))}))(?=[\s/>])([^<>]*)>)")
 _CLOSING = {name: re.compile(rf"</(?i:{name})\s*>") for name in VERBATIM | DROPPED}
-_HIDDEN = re.compile(r"<(?i:(span|div))\s[^<>]*(?i:display\s*:\s*none)[^<>]*>[^<]*</(?i:\1)\s*>")
+_HIDDEN = re.compile(r"<(?i:(span|div))\s(?>[^<>]*?(?i:display\s*:\s*none))[^<>]*+>[^<]*+</(?i:\1)\s*>")
 _BLOCK = re.compile(rf"</?(?i:{_BLOCKS})(?=[\s/>])[^<>]*>")
 _INLINE_TAG = re.compile(rf"</?(?i:{_INLINE})(?=[\s/>])[^<>]*>")
 _STRIPPED = re.compile(rf"{MARKER}(\d+){MARKER}")

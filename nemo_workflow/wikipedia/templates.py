@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from nemo_workflow.wikipedia.nested import DEEPEST
+
 _PARAMETER = re.compile(r"\{\{\{[^{}]*\}\}\}")
 _TABLE = re.compile(r"\n[ \t:*#;]*(\{\||\|\}(?!\}))")
 _HTML_TABLE = re.compile(r"<(/?)(?i:table)(?=[\s/>])[^<>]*>")
@@ -13,8 +15,10 @@ def drop_templates(text: str) -> str:
     """Remove every {{…}}; braces that have no partner stay as text, as MediaWiki leaves them."""
     if "{{" not in text:
         return text
-    if "{{{" in text:
-        text = _PARAMETER.sub("", text)
+    for _ in range(DEEPEST):
+        if "{{{" not in text or (changed := _PARAMETER.sub("", text)) == text:
+            break
+        text = changed
     first, *rest = text.split("{{")
     out = [first]
     opened: list[int] = []  # where in `out` each open template began

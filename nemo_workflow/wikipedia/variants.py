@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import re
+from functools import partial
+
+from nemo_workflow.wikipedia.nested import replace_pairs
 
 TRADITIONAL = ("zh-hant", "zh-tw", "zh-hk", "zh-mo", "zh", "hant", "gan-hant", "wuu-hant")
 SIMPLIFIED = ("zh-hans", "zh-cn", "zh-sg", "zh-my", "zh", "hans", "gan-hans", "wuu-hans")
 
 _CODE = r"(?:zh|sr|sh|gan|wuu|kk|ku|uz|tg|iu|ike|shi|crh|ban|mni|tly)(?:-[a-z]+)*|han[st]"
-_INNERMOST = re.compile(r"-\{((?:[^{}]|\{(?!\|)|(?<!-)\{|\}(?!-))*?)\}-")
-_RULE = re.compile(rf"(?:^|;)\s*(?:[^;:|]*=>)?\s*({_CODE})\s*:", re.IGNORECASE)
+_RULE = re.compile(rf"(?:^|;)\s*+(?:[^;:|]*=>)?\s*+({_CODE})\s*+:", re.IGNORECASE)
 _FLAGS = re.compile(r"\s*(?:[A-Z+-]|" + _CODE + r")?(?:\s*;\s*(?:[A-Z+-]|" + _CODE + r"))*\s*")
 _SILENT = frozenset("HTDN-")
-_DEEPEST = 10
 
 
 def resolve(text: str, preferred: tuple[str, ...]) -> str:
     """Replace every -{…}- by the text that a reader of the first available variant in `preferred` sees."""
-    for _ in range(_DEEPEST):
-        if "-{" not in text:
-            break
-        resolved = _INNERMOST.sub(lambda found: _shown(found[1], preferred), text)
-        if resolved == text:
-            break
-        text = resolved
-    return text
+    return replace_pairs(text, "-{", "}-", partial(_shown, preferred=preferred))
 
 
 def _shown(body: str, preferred: tuple[str, ...]) -> str:

@@ -12,8 +12,6 @@ from nemo_workflow.wikipedia.links import Links
 from nemo_workflow.wikipedia.tags import MARKER, drop_html, put_back, take_out_extensions
 from nemo_workflow.wikipedia.templates import drop_tables, drop_templates
 
-VERSION = 1  # raise it when the text of a page changes: unfinished extractions then start again
-
 _SWITCH = re.compile(r"__[^\W\d_a-z]+__")
 _QUOTES = re.compile(r"''+")
 _LEFT_OVER = ("{{", "}}", "[[", "]]")

@@ -83,23 +83,30 @@ def training_texts(count: int = 600, seed: int = 5) -> list[str]:
 LLAMA3_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def _save(tokenizer: Any, folder: Path, config: dict[str, Any], pad_to: int = 0) -> Path:
+def save(made: tuple[Any, dict[str, Any]], folder: Path, pad_to: int = 0) -> Path:
+    """Write a Hugging Face folder; with `pad_to`, entries that no text reaches fill the vocabulary up to that size."""
+    tokenizer, config = made
     folder.mkdir(parents=True)
     raw = json.loads(tokenizer.to_str())
     vocab = raw["model"]["vocab"]
-    taken = len({*(vocab if isinstance(vocab, dict) else [piece for piece, _ in vocab])})
-    next_id = taken + sum(1 for t in raw["added_tokens"] if t["id"] >= taken)
-    for new in range(next_id, pad_to):  # entries that no text reaches, to get a large vocabulary cheaply
+    size, above = len(vocab), {token["id"] for token in raw["added_tokens"] if token["id"] >= len(vocab)}
+    shift = max(0, pad_to - size - len(above))
+    for new in range(size, size + shift):
         if isinstance(vocab, dict):
             vocab[f"\u0000unused{new}"] = new
         else:
             vocab.append([f"\u0000unused{new}", -100.0])
+    for token in raw["added_tokens"]:  # the added tokens of a tiktoken lie above its vocabulary and stay there
+        token["id"] += shift if token["id"] in above else 0
+    for processor in (raw["post_processor"] or {}).get("processors", []):
+        for special in processor.get("special_tokens", {}).values():
+            special["ids"] = [id_ + shift if id_ in above else id_ for id_ in special["ids"]]
     (folder / "tokenizer.json").write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
-def byte_bpe(folder: Path, pad_to: int = 0) -> Path:
+def byte_bpe() -> tuple[Any, dict[str, Any]]:
     """As Qwen has it: NFC, split by a pattern, byte-level BPE; no token around a text."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -117,10 +124,10 @@ def byte_bpe(folder: Path, pad_to: int = 0) -> Path:
         show_progress=False,
     )
     tokenizer.train_from_iterator(training_texts(), trainer)
-    return _save(tokenizer, folder, {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|endoftext|>"}, pad_to)
+    return tokenizer, {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|endoftext|>"}
 
 
-def gpt2_bpe(folder: Path, pad_to: int = 0) -> Path:
+def gpt2_bpe() -> tuple[Any, dict[str, Any]]:
     """As GPT-2 has it: the ByteLevel pre-tokenizer's own pattern, no normalizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -134,10 +141,10 @@ def gpt2_bpe(folder: Path, pad_to: int = 0) -> Path:
         show_progress=False,
     )
     tokenizer.train_from_iterator(training_texts(), trainer)
-    return _save(tokenizer, folder, {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}, pad_to)
+    return tokenizer, {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}
 
 
-def tiktoken_bpe(folder: Path, pad_to: int = 0) -> Path:
+def tiktoken_bpe() -> tuple[Any, dict[str, Any]]:
     """As Llama 3 has it: a converted tiktoken (whole words first, ignore_merges) with <|begin_of_text|> before each text."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -161,10 +168,10 @@ def tiktoken_bpe(folder: Path, pad_to: int = 0) -> Path:
         ]
     )
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": names[0], "eos_token": names[1]}
-    return _save(tokenizer, folder, config, pad_to)
+    return tokenizer, config
 
 
-def unigram(folder: Path, pad_to: int = 0) -> Path:
+def unigram() -> tuple[Any, dict[str, Any]]:
     """SentencePiece's Unigram as T5 and XLNet have it: NFKC, Metaspace; </s> is the end of a document."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -177,10 +184,10 @@ def unigram(folder: Path, pad_to: int = 0) -> Path:
     )
     tokenizer.train_from_iterator(training_texts(), trainer)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "unk_token": "<unk>"}
-    return _save(tokenizer, folder, config, pad_to)
+    return tokenizer, config
 
 
-def byte_fallback_bpe(folder: Path, pad_to: int = 0) -> Path:
+def byte_fallback_bpe() -> tuple[Any, dict[str, Any]]:
     """SentencePiece's BPE with byte fallback as Llama 2 has it: no pre-tokenizer; <s> before each text (LlamaTokenizer adds it)."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -209,7 +216,7 @@ def byte_fallback_bpe(folder: Path, pad_to: int = 0) -> Path:
         "unk_token": "<unk>",
         "legacy": False,
     }
-    return _save(tokenizer, folder, config, pad_to)
+    return tokenizer, config
 
 
 MAKERS = {

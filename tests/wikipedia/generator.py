@@ -13,11 +13,9 @@ from dataclasses import dataclass
 
 Pair = tuple[str, str]
 
-_SHOWN_SYLLABLES = "ka lo mi re sun ta ve dor nel pa ri gos tum bel an".split()
-_HIDDEN_SYLLABLES = "xo zu qi jax wyk zex quo xil juz wob".split()
-_SHOWN_HAN = (
-    "天地玄黃宇宙洪荒日月盈昃辰宿列張寒來暑往秋收冬藏閏餘成歲律呂調陽雲騰致雨露結為霜金生麗水玉出崑岡劍號巨闕珠稱夜光果珍李柰菜重芥薑"
-)
+_SHOWN_SYLLABLES = ("ka", "lo", "mi", "re", "sun", "ta", "ve", "dor", "nel", "pa", "ri", "gos", "tum", "bel", "an")
+_HIDDEN_SYLLABLES = ("xo", "zu", "qi", "jax", "wyk", "zex", "quo", "xil", "juz", "wob")
+_SHOWN_HAN = "天地玄黃宇宙洪荒日月盈昃辰宿列張寒來暑往秋收冬藏閏餘成歲律呂調陽雲騰致雨露結為霜金生麗水玉出崑岡劍號巨闕珠稱夜光果珍李柰菜重芥薑"
 _HIDDEN_HAN = "鱗潛羽翔龍師火帝鳥官人皇始制文字乃服衣裳推位讓國有虞陶唐弔民伐罪周發殷湯坐朝問道垂拱平章愛育黎首臣伏戎羌"
 MAIN, TALK, WIKIPEDIA, FILE, TEMPLATE, CATEGORY, MODULE = 0, 1, 4, 6, 10, 14, 828
 
@@ -355,11 +353,16 @@ class Writer:
     def tail(self) -> str:
         """What stands at the end of an article: headings over references, navigation boxes, categories, languages."""
         heading = self.hidden()
-        references = self.chance.choice(("{{reflist|2}}", "<references/>", f"<references>{self.citation()}</references>"))
-        categories = "\n".join(
-            f"[[{self.chance.choice(('Category', '類', '分類'))}:{self.hidden()}|*]]" for _ in range(self.chance.randint(1, 4))
+        references = self.chance.choice(
+            ("{{reflist|2}}", "<references/>", f"<references>{self.citation()}</references>")
         )
-        languages = "\n".join(f"[[{code}:{self.hidden()}]]" for code in self.chance.sample(("de", "fr", "ja", "zh-yue"), 2))
+        categories = "\n".join(
+            f"[[{self.chance.choice(('Category', '類', '分類'))}:{self.hidden()}|*]]"
+            for _ in range(self.chance.randint(1, 4))
+        )
+        languages = "\n".join(
+            f"[[{code}:{self.hidden()}]]" for code in self.chance.sample(("de", "fr", "ja", "zh-yue"), 2)
+        )
         return (
             f"== {heading} ==\n{references}\n\n{{{{Navbox\n| list1 = * [[{self.hidden()}]]\n* [[{self.hidden()}]]\n}}}}\n"
             f"{{{{DEFAULTSORT:{self.hidden()}}}}}\n{categories}\n{languages}"
@@ -399,13 +402,21 @@ def pages(count: int, seed: int = 1, first_id: int = 1) -> Iterator[Page]:
             yield Page(number, title, MAIN, f"#REDIRECT [[{target}]]", redirect=target)
         elif kind < 0.14:
             name, space = chance.choice(
-                (("Template", TEMPLATE), ("Category", CATEGORY), ("File", FILE), ("Talk", TALK), ("Wikipedia", WIKIPEDIA))
+                (
+                    ("Template", TEMPLATE),
+                    ("Category", CATEGORY),
+                    ("File", FILE),
+                    ("Talk", TALK),
+                    ("Wikipedia", WIKIPEDIA),
+                )
             )
             yield Page(number, f"{name}:{title}", space, f"{writer.hidden(5, 20)} {{{{{{1|}}}}}}")
         elif kind < 0.15:
             yield Page(number, f"Module:{title}", MODULE, "return {}", model="Scribunto")
         elif kind < 0.2:
-            yield Page(number, title, MAIN, f"'''{title}'''。{{{{stub}}}}\n[[Category:{writer.hidden()}]]", f"{title}。")
+            yield Page(
+                number, title, MAIN, f"'''{title}'''。{{{{stub}}}}\n[[Category:{writer.hidden()}]]", f"{title}。"
+            )
         else:
             text, expected = writer.article(sections=min(20, 1 + int(chance.expovariate(0.3))))
             yield Page(number, title, MAIN, text, expected)

@@ -1,0 +1,227 @@
+"""One case of run_cases.py: our worker on one GPU, in this process.
+
+    python case.py CASE_JSON FOLDER DATA
+
+Imports, waits for a line on standard input, trains as `pretrain_llm.py` with the case's flags would, and writes
+FOLDER/result.json.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+FIRST = 4  # steps before this one are warm-up
+
+
+def main() -> None:
+    case, folder, data = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    from nemo_workflow import options, worker
+    from nemo_workflow.planning import make_plan
+
+    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer")}
+    flags = [places.get(word, word) for word in case["flags"]]
+    flags += ["--output-dir", str(folder.parent / case.get("again", case["name"]))]
+    flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", "1"]
+    plan = make_plan(options.parse(flags))
+
+    from nemo_workflow import cpu_backend, gpu_backend
+
+    if case.get("stock"):
+        gpu_backend.install = lambda: None
+    if case.get("stock") or case.get("plain_head"):
+        gpu_backend.fuse_output_layer = lambda: None
+    if plan.accelerator == "gpu":
+        gpu_backend.install()
+
+    else:
+        cpu_backend.install()
+    from nemo_workflow import recipe, saving, training
+
+    watch = Watch(case, folder)
+    patch(case, recipe, training, saving, watch)
+    sys.stdin.readline()
+    if "again" in case:  # go on with another case's run as if it had ended after an earlier checkpoint
+        shutil.rmtree(plan.folder / "checkpoints" / f"step_{case['forget']:08d}")
+    watch.go = time.perf_counter()
+    worker.train(plan.to_json(), str(folder / "attempt"))
+    watch.write(plan)
+
+
+def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: Any) -> None:
+    """Lay the case's fields over the recipe, count steps, and don't save where the case doesn't ask for it."""
+    from nemo_workflow import performance
+
+    if case.get("stock"):
+        performance.apply = lambda *a: []
+    build = recipe.build
+
+    def build_case(plan: Any, resume_from: str | None = None) -> Any:
+        made = build(plan, resume_from)
+        if not case.get("save"):
+            made.trainer.limit_val_batches = 0
+        for path, value in case.get("set", {}).items():
+            if value is None and path not in case.get("none", ()):
+                continue
+            recipe.set_field(made, path, value, plan.model_name)
+        return made
+
+    recipe.build = build_case
+    if not case.get("save"):
+        saving.Checkpoints._save_checkpoint = lambda *a, **k: None
+    inner = training.RunLog.on_train_batch_end
+
+    def ended(log: Any, trainer: Any, *rest: Any) -> None:
+        watch.step(trainer.global_step, trainer.max_steps)
+        inner(log, trainer, *rest)
+
+    training.RunLog.on_train_batch_end = ended
+
+
+class Watch:
+    """Measures from outside: two readings of the clock, each with the GPU idle, and the allocator's peaks."""
+
+    def __init__(self, case: dict[str, Any], folder: Path):
+        self.case, self.folder = case, folder
+        self.go = self.first = self.begin = self.end = 0.0
+        self.begin_step = self.end_step = 0
+        self.profiler: Any = None
+        self.profile: dict[str, Any] = {}
+
+    def step(self, step: int, last: int) -> None:
+        if not self.first:
+            synchronize()
+            self.first = time.perf_counter()
+            self.first_step = step
+        since = step - self.first_step + 1
+        if self.case.get("profile"):
+            self.record(since)
+        if since == FIRST:
+            synchronize()
+            self.begin, self.begin_step = time.perf_counter(), step
+        if step == last:
+            synchronize()
+            self.end, self.end_step = time.perf_counter(), step
+
+    def record(self, since: int) -> None:
+        """Profile the sixth step."""
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        if since == FIRST + 1:
+            self.profiler = profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
+            torch.cuda.synchronize()
+            self.profiler.__enter__()
+            self.profile_began = time.perf_counter()
+        elif since == FIRST + 2:
+            torch.cuda.synchronize()
+            self.profile["wall"] = time.perf_counter() - self.profile_began
+            self.profiler.__exit__(None, None, None)
+            self.profile |= summarize(self.profiler)
+
+    def write(self, plan: Any) -> None:
+        from nemo_workflow import events
+
+        history = events.read(plan.folder / events.FILE)
+        begin = max(at for at, event in enumerate(history) if event["event"] == "start")
+        steps = [event for event in history[begin:] if event["event"] == "step"]
+        timed = steps[FIRST:] if len(steps) > FIRST else steps
+        if self.case.get("profile"):
+            timed = steps[FIRST + 3 :]
+        tokens = plan.setting("global_batch_size") * plan.seq_length
+        result = {
+            "tok_s": statistics.median(e["tokens_per_second"] for e in timed),
+            "outside_tok_s": tokens * (self.end_step - self.begin_step) / max(1e-9, self.end - self.begin),
+            "mfu": statistics.median(e.get("mfu", 0) for e in timed),
+            **memory_used(),
+            "loss": steps[-1]["loss"],
+            "losses": {e["step"]: e["loss"] for e in steps},
+            "grad_norm": steps[-1]["grad_norm"],
+            "step_seconds": [e["seconds"] for e in steps],
+            "first_step_after": round(self.first - self.go, 2),
+            "micro_batch": plan.setting("micro_batch_size"),
+        }
+        if self.profile:
+            result["profile"] = self.profile
+        (self.folder / "result.json").write_text(json.dumps(result))
+
+
+def synchronize() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def memory_used() -> dict[str, Any]:
+    """GiB that tensors took at most, that the allocator held at most, and that are gone from the device now."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {
+        "alloc": torch.cuda.max_memory_allocated() / GIB,
+        "reserved": torch.cuda.max_memory_reserved() / GIB,
+        "device_used": (total - free) / GIB,
+        "device": torch.cuda.get_device_name(),
+    }
+
+
+KINDS = (
+    ("attention", ("sdpa", "fmha", "flash", "cudnn_generated_fort_native", "fused_attn", "mha")),
+    ("communication", ("nccl",)),
+    ("matrix products", ("gemm", "nvjet", "cutlass", "cublas", "s16816", "wgmma", "splitKreduce", "xmma")),
+    ("cross entropy", ("softmax_kernel", "cross_entropy", "element_mul", "_loss_and_gradient")),
+    ("norm", ("norm", "rms")),
+    ("rotary embedding", ("rope", "rotary")),
+    ("casts and amax for fp8", ("amax", "cast_transpose", "quantize", "transpose", "cast_kernel", "nvte")),
+    ("optimizer", ("multi_tensor", "adam")),
+    ("activation function", ("swiglu", "silu", "sigmoid", "gated")),
+    ("embedding", ("embedding", "indexing_backward", "index_")),
+    ("copies", ("memcpy", "memset", "copy", "cat")),
+)
+
+
+def summarize(profiler: Any) -> dict[str, Any]:
+    """Seconds of GPU time by kind and by kernel, time with no kernel running, and the longest such gaps."""
+    kinds: dict[str, float] = defaultdict(float)
+    kernels: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    spans = []
+    for event in profiler.events():
+        if str(event.device_type) != "DeviceType.CUDA":
+            continue
+        name, seconds = event.name, event.time_range.elapsed_us() / 1e6
+        if name.startswith(("ProfilerStep", "Optimizer.", "## ")) or event.is_user_annotation:
+            continue
+        spans.append((event.time_range.start, event.time_range.end))
+        low = name.lower()
+        kinds[next((kind for kind, words in KINDS if any(word in low for word in words)), "other")] += seconds
+        kernels[name][0] += seconds
+        kernels[name][1] += 1
+    spans.sort()
+    idle, end, gaps = 0.0, spans[0][1], []
+    for begin, stop in spans:
+        if begin > end:
+            idle += begin - end
+            gaps.append((round((begin - end) / 1e3, 2), round((end - spans[0][0]) / 1e3)))
+        end = max(end, stop)
+    top = sorted(kernels.items(), key=lambda item: -item[1][0])[:45]
+    return {
+        "span": (end - spans[0][0]) / 1e6,
+        "idle": idle / 1e6,
+        "gaps_ms_at_ms": sorted(gaps, reverse=True)[:12],
+        "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1])),
+        "kernels": [(name[:110], round(seconds, 4), count) for name, (seconds, count) in top],
+    }
+
+
+if __name__ == "__main__":
+    main()

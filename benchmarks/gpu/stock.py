@@ -1,0 +1,91 @@
+"""NeMo's recipe as it is, with NeMo's mock data: the baseline. One case of run_cases.py.
+
+python stock.py CASE_JSON FOLDER DATA    `model`, `micro_batch`, `global_batch`, `seq`, `vocabulary`, `steps`, `fp8`
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    case, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    import fiddle as fdl
+    import nemo_run as run
+    import torch
+    from lightning.pytorch.callbacks import Callback
+    from nemo.collections import llm
+    from nemo.collections.common.tokenizers.tokenizer_utils import get_nmt_tokenizer
+    from nemo.collections.llm.recipes.precision import mixed_precision
+
+    class Timer(Callback):
+        ends: list[float] = []  # noqa: RUF012
+
+        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            torch.cuda.synchronize()
+            self.ends.append(time.perf_counter())
+
+    steps, batch, seq = case.get("steps", 10), case["global_batch"], case.get("seq", 8192)
+    recipe = getattr(llm, case["model"]).pretrain_recipe(
+        dir=tempfile.mkdtemp(), name="stock", num_nodes=1, num_gpus_per_node=1
+    )
+    recipe.data = run.Config(
+        llm.MockDataModule,
+        seq_length=seq,
+        global_batch_size=batch,
+        micro_batch_size=case["micro_batch"],
+        tokenizer=run.Config(
+            get_nmt_tokenizer, library="null", model_name="NullTokenizer", vocab_size=case["vocabulary"] - 1
+        ),
+        num_train_samples=batch * steps * 2,
+        num_workers=2,
+    )
+    recipe.model.config.seq_length = seq
+    strategy = recipe.trainer.strategy
+    strategy.tensor_model_parallel_size = strategy.pipeline_model_parallel_size = strategy.context_parallel_size = 1
+    strategy.sequence_parallel, strategy.virtual_pipeline_model_parallel_size = False, None
+    trainer = recipe.trainer
+    trainer.max_steps, trainer.val_check_interval, trainer.limit_val_batches = steps, steps + 1, 0
+    trainer.num_sanity_val_steps, trainer.log_every_n_steps, trainer.callbacks = 0, 1000, []
+    trainer.enable_checkpointing = trainer.logger = False
+    recipe.log = recipe.resume = None
+    if case.get("fp8"):
+        trainer.plugins = getattr(mixed_precision, case["fp8"])()
+    for path, value in case.get("set", {}).items():
+        target = recipe
+        *parents, last = path.split(".")
+        for part in parents:
+            target = getattr(target, part)
+        setattr(target, last, value)
+    made = fdl.build(recipe)
+    made.keywords["trainer"].callbacks.append(Timer())
+    sys.stdin.readline()
+    made()
+    ends = Timer.ends
+    seconds = statistics.median(b - a for a, b in itertools.pairwise(ends[3:]))
+    rate = batch * seq / seconds
+    from nemo_workflow import catalog, flops, parameters
+
+    found = catalog.find(case["model"])
+    vocabulary = parameters.padded_vocabulary(found.sizes, case["vocabulary"])
+    work = flops.flops_a_token(found.family, found.sizes, vocabulary, seq) or 0
+    result = {
+        "tok_s": rate,
+        "outside_tok_s": batch * seq * (len(ends) - 4) / (ends[-1] - ends[3]),
+        "mfu": rate * work / (flops.peak_of(torch.cuda.get_device_name()) or 1e30),
+        "alloc": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved": torch.cuda.max_memory_reserved() / 2**30,
+        "device": torch.cuda.get_device_name(),
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

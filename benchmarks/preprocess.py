@@ -1,0 +1,237 @@
+"""Preprocessing side by side: this project, Megatron-LM's tools/preprocess_data.py, datatrove's MegatronDocumentTokenizer.
+
+    python benchmarks/preprocess_corpus.py BENCH_DIR
+    python benchmarks/preprocess.py BENCH_DIR --part megatron --megatron CLONE
+    python benchmarks/preprocess.py BENCH_DIR --part datatrove --datatrove-python PYTHON
+    python benchmarks/preprocess.py BENCH_DIR --part scaling
+    python benchmarks/preprocess.py BENCH_DIR --part memory
+
+CLONE is a clone of NVIDIA/Megatron-LM (checked out at core_v0.15.3 for the dated page) and runs in the Python that runs
+this script; PYTHON is one with datatrove[processing,io]. Every figure is the median of --repeats runs (Megatron's and
+datatrove's of --slow-repeats, because a run takes minutes); CPU seconds are those of all processes (getrusage), peak
+memory the largest sum of their proportional set sizes (smaps_rollup, sampled every 20 ms), wall time the whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Run:
+    """Medians of one command's runs; `peak_mb` is the largest."""
+
+    wall: float
+    cpu: float
+    peak_mb: float
+    runs: int
+
+    def row(self, name: str, megabytes: float) -> str:
+        return f"| {name} | {self.wall:.1f} | {self.cpu:.1f} | {megabytes / self.cpu:.1f} | {self.peak_mb:.0f} | {self.runs} |"
+
+
+HEADER = "| Tool | wall s | CPU-s | MB a CPU-s | peak MB, all processes | runs |\n|---|---|---|---|---|---|"
+
+
+def measure(command: list[str], repeats: int, env: dict[str, str] | None = None, cwd: Path | None = None) -> Run:
+    """Run `command` `repeats` times; raises CalledProcessError with its output when it fails."""
+    walls, cpus, peaks = [], [], []
+    for _ in range(repeats):
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        process = subprocess.Popen(
+            command, env={**os.environ, **(env or {})}, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        peak = [0.0]
+        watcher = threading.Thread(target=watch, args=(process, peak))
+        watcher.start()
+        output, _ = process.communicate()
+        walls.append(time.perf_counter() - began)
+        watcher.join()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, output.decode()[-3000:])
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        peaks.append(peak[0])
+    return Run(statistics.median(walls), statistics.median(cpus), max(peaks), repeats)
+
+
+def watch(process: subprocess.Popen[bytes], peak: list[float]) -> None:
+    """Keep the largest sum of the proportional set sizes of the process and its descendants, in MB."""
+    while process.poll() is None:
+        total = sum(pss(pid) for pid in descendants(process.pid))
+        peak[0] = max(peak[0], total / 1000)
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> list[int]:
+    pids = [pid]
+    for each in pids:
+        for tasks in Path(f"/proc/{each}/task").glob("*/children"):
+            try:
+                pids += [int(child) for child in tasks.read_text().split()]
+            except OSError:
+                continue
+    return pids
+
+
+def pss(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def ours(bench: Path, corpus: Path, workers: int, repeats: int) -> Run:
+    command = [sys.executable, "-m", "nemo_workflow.preprocess", "--tokenizer", str(bench / "tokenizer")]
+    command += ["--input", str(corpus), "--output-dir", str(bench / "ours"), "--workers", str(workers), "--overwrite"]
+    return measure(command, repeats, {"PYTHONPATH": str(ROOT)})
+
+
+def megatron(bench: Path, corpus: Path, clone: Path, workers: int, repeats: int) -> Run:
+    command = [sys.executable, "-W", "ignore", "tools/preprocess_data.py", "--input", str(corpus)]
+    command += ["--output-prefix", str(bench / "megatron"), "--tokenizer-type", "HuggingFaceTokenizer"]
+    command += ["--tokenizer-model", str(bench / "tokenizer"), "--append-eod", "--workers", str(workers)]
+    path = os.pathsep.join(filter(None, [str(clone), os.environ.get("PYTHONPATH", "")]))
+    return measure(command, repeats, {"PYTHONPATH": path}, cwd=clone)
+
+
+def part_megatron(args: argparse.Namespace) -> None:
+    """The same file through both, output compared byte for byte."""
+    corpus = args.bench / "corpus.jsonl"
+    megabytes = corpus.stat().st_size / 1e6
+    rows = {
+        f"this project, {n} worker{'s' if n > 1 else ''}": ours(args.bench, corpus, n, args.repeats) for n in (1, 2)
+    }
+    theirs = megatron(args.bench, corpus, args.megatron.resolve(), 2, args.slow_repeats)
+    again = ours(args.bench, corpus, 2, args.repeats)
+    rows |= {"Megatron-LM tools/preprocess_data.py, 2 workers": theirs, "this project, 2 workers, again": again}
+    print(f"{megabytes:.1f} MB, load average {os.getloadavg()[0]:.2f}\n\n{HEADER}")
+    print("\n".join(run.row(name, megabytes) for name, run in rows.items()))
+    same = all(
+        filecmp.cmp(
+            args.bench / f"megatron_text_document{ending}",
+            args.bench / "ours" / "preprocessed" / f"corpus_text_document{ending}",
+            shallow=False,
+        )
+        for ending in (".bin", ".idx")
+    )
+    print(f"\noutput byte-identical: {same}")
+    print(
+        f"CPU-seconds: {theirs.cpu / again.cpu:.1f} times fewer; wall: {theirs.wall / again.wall:.1f} times less (2 workers)"
+    )
+
+
+DATATROVE = """
+import sys
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.tokens import MegatronDocumentTokenizer
+folder, name, tokenizer, out = sys.argv[1:]
+if __name__ == "__main__":
+    LocalPipelineExecutor(
+        pipeline=[
+            JsonlReader(folder, glob_pattern=name),
+            MegatronDocumentTokenizer(output_folder=out, tokenizer_name_or_path=tokenizer, eos_token="<|endoftext|>"),
+        ],
+        tasks=1, logging_dir=out + "/logs", skip_completed=False,
+    ).run()
+"""
+
+
+def part_datatrove(args: argparse.Namespace) -> None:
+    """A slice of the corpus: datatrove takes a second of CPU a MB."""
+    piece = args.bench / "slice.jsonl"
+    with (args.bench / "corpus.jsonl").open("rb") as source, piece.open("wb") as out:
+        while out.tell() < args.slice_megabytes * 1e6:
+            out.write(source.readline())
+    megabytes = piece.stat().st_size / 1e6
+    command = [str(args.datatrove_python), "-c", DATATROVE, str(args.bench), piece.name]
+    command += [str(args.bench / "tokenizer" / "tokenizer.json"), str(args.bench / "datatrove")]
+    theirs = measure(command, args.slow_repeats)
+    mine = ours(args.bench, piece, 1, args.repeats)
+    print(f"{megabytes:.1f} MB, load average {os.getloadavg()[0]:.2f}\n\n{HEADER}")
+    print(mine.row("this project, 1 worker", megabytes))
+    print(theirs.row("datatrove MegatronDocumentTokenizer, 1 task", megabytes))
+    print(f"\nCPU-seconds: {theirs.cpu / mine.cpu:.1f} times fewer; wall: {theirs.wall / mine.wall:.1f} times less")
+
+
+def part_scaling(args: argparse.Namespace) -> None:
+    """1 GB through one worker and through two."""
+    big = repeated(args.bench, 1.0)
+    megabytes = big.stat().st_size / 1e6
+    one, two = (ours(args.bench, big, workers, args.repeats) for workers in (1, 2))
+    print(f"{megabytes:.1f} MB, load average {os.getloadavg()[0]:.2f}\n\n{HEADER}")
+    print(one.row("1 worker", megabytes), two.row("2 workers", megabytes), sep="\n")
+    print(f"\ntwo workers are {one.wall / two.wall:.2f} times as fast as one")
+    big.unlink()
+
+
+def part_memory(args: argparse.Namespace) -> None:
+    """3 GB of documents, and one document of 200 MB."""
+    print(HEADER)
+    big = repeated(args.bench, 3.0)
+    print(ours(args.bench, big, 2, 1).row("3 GB, 2 workers", big.stat().st_size / 1e6))
+    big.unlink()
+    giant = one_long_document(args.bench, 200)
+    print(ours(args.bench, giant, 2, 1).row("a document of 200 MB, 2 workers", giant.stat().st_size / 1e6))
+    giant.unlink()
+
+
+def repeated(bench: Path, gigabytes: float) -> Path:
+    """The corpus, again and again."""
+    path = bench / f"repeated{gigabytes:g}.jsonl"
+    data = (bench / "corpus.jsonl").read_bytes()
+    with path.open("wb") as out:
+        while out.tell() < gigabytes * 1e9:
+            out.write(data)
+    return path
+
+
+def one_long_document(bench: Path, megabytes: int) -> Path:
+    """Texts of the corpus as one document, some of it written in escapes, with an emoji in it."""
+    rng, path = random.Random(3), bench / "giant.jsonl"
+    with (bench / "corpus.jsonl").open(encoding="utf-8") as source, path.open("w", encoding="utf-8") as out:
+        texts = [json.loads(line)["text"] for _, line in zip(range(3000), source, strict=False)]
+        out.write('{"text": "\U0001f680 ')
+        while out.tell() < megabytes * 1e6:
+            out.write(json.dumps(rng.choice(texts), ensure_ascii=rng.random() < 0.3)[1:-1] + "\\n")
+        out.write('"}\n')
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bench", type=Path, help="folder made by preprocess_corpus.py")
+    parser.add_argument("--part", choices=("megatron", "datatrove", "scaling", "memory"), required=True)
+    parser.add_argument("--megatron", type=Path, metavar="CLONE")
+    parser.add_argument("--datatrove-python", type=Path, metavar="PYTHON")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--slow-repeats", type=int, default=1)
+    parser.add_argument("--slice-megabytes", type=float, default=120)
+    args = parser.parse_args()
+    args.bench = args.bench.resolve()
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    parts = {"megatron": part_megatron, "datatrove": part_datatrove, "scaling": part_scaling, "memory": part_memory}
+    parts[args.part](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What we set beyond the stock recipe on a GPU, each with its reason, measured gain and cost.
+
+Gains are tokens/s of llama32_1b at 8192 tokens on one H100, from benchmarks/gpu_speed.md. Everything here leaves the
+numbers as they are up to rounding; what changes them has a flag of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_workflow.plan import Plan
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A recipe field and the value that a GPU trains faster with."""
+
+    field: str
+    value: Any
+    reason: str
+    gain: str
+    cost: str
+    applies: Callable[[Any, Plan], bool] = lambda recipe, plan: True
+
+
+def _decoder(recipe: Any, plan: Plan) -> bool:
+    """A GPT-like model with rotary embeddings whose queries and keys go to attention as they are."""
+    config = recipe.model.config
+    return (
+        _value(config, "position_embedding_type") == "rope"
+        and not _value(config, "qk_layernorm")
+        and not _value(config, "multi_latent_attention")
+        and not _value(config, "rotary_interleaved")
+        and _value(config, "rotary_percent") in (None, 1.0)
+        and plan.layout.context == 1
+    )
+
+
+def _fused_loss(recipe: Any, plan: Plan) -> bool:
+    return bool(_value(recipe.model.config, "cross_entropy_loss_fusion"))
+
+
+SETTINGS = (
+    Setting(
+        "model.config.cross_entropy_fusion_impl",
+        "te",
+        reason="the loss and its gradient in one buffer in place of the logits and two fp32 copies",
+        gain="",
+        cost="none",
+        applies=_fused_loss,
+    ),
+    Setting(
+        "model.config.fused_single_qkv_rope",
+        True,
+        reason="rotary embedding on the joint QKV product: no split and no concatenation of its gradients",
+        gain="",
+        cost="none",
+        applies=_decoder,
+    ),
+)
+
+
+def apply(recipe: Any, plan: Plan) -> list[str]:
+    """Set every field that applies and that the recipe has; returns the fields set."""
+    done = []
+    for setting in SETTINGS:
+        *parents, last = setting.field.split(".")
+        target = recipe
+        for part in parents:
+            target = getattr(target, part, None)
+        if target is None or not setting.applies(recipe, plan):
+            continue
+        try:
+            setattr(target, last, setting.value)
+        except (AttributeError, TypeError):  # an older megatron-core, or a family without the field
+            continue
+        done.append(setting.field)
+    return done
+
+
+def _value(config: Any, name: str) -> Any:
+    """A field's value, set or default, None where the class lacks it."""
+    return getattr(config, name, None)

@@ -1,0 +1,169 @@
+"""What the cluster says before a job is submitted: seconds, and every problem at once."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from nemo_workflow.errors import Refusal
+from nemo_workflow.plan import Plan
+from nemo_workflow.slurm.cluster import Answer, Cluster
+
+UNUSABLE = ("down", "drain", "fail", "maint", "unk", "boot", "power")
+
+
+def check(cluster: Cluster, plan: Plan) -> list[str]:
+    """Ask the cluster about the plan; returns notes for the user. Raises Refusal with every problem."""
+    where = plan.setting("ssh") or "this machine"
+    found = cluster.ask("sbatch", "--version")
+    if not found.ok:
+        if cluster.host:
+            raise Refusal(f"--ssh {cluster.host}: sbatch can't be run there: {found.reason}")
+        raise Refusal(
+            f"--executor slurm: sbatch can't be run on this machine ({found.reason}); use a login node, or --ssh HOST"
+        )
+    with ThreadPoolExecutor(8) as pool:  # each question waits for the network
+        partition = pool.submit(cluster.ask, "scontrol", "show", "partition", "--oneliner", plan.setting("partition"))
+        partitions = pool.submit(cluster.ask, "sinfo", "-h", "-o", "%R")
+        nodes = pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", plan.setting("partition"), "-o", "%N|%T|%G|%c")
+        config = pool.submit(cluster.ask, "scontrol", "show", "config")
+        associations = pool.submit(_associations, cluster, plan)
+        accounting = pool.submit(cluster.keeps_accounts)
+        help_text = pool.submit(cluster.ask, "srun", "--help")
+        same_folder = pool.submit(cluster.ask, "test", "-d", _existing(plan))
+    if not config.result().ok:
+        raise Refusal(f"--executor slurm: the Slurm controller of {where} does not answer: {config.result().reason}")
+    problems = list(_partition(plan, partition.result(), partitions.result()))
+    if not problems:
+        problems += _nodes(plan, nodes.result())
+    problems += _account(plan, config.result().out, associations.result(), partition.result().out)
+    if not plan.setting("no_container") and "--container-image" not in help_text.result().out:
+        problems.append(
+            "--container-image: this cluster's srun has no such option (the pyxis plugin is missing); ask for pyxis, or"
+            " run in this Python environment on a disk that the nodes share: --no-container"
+        )
+    if cluster.host and not same_folder.result().ok:
+        problems.append(
+            f"--ssh {cluster.host}: {_existing(plan)} is not there; --output-dir, the data and this Python environment"
+            " must lie under the same paths here and on the cluster"
+        )
+    if problems:
+        raise Refusal(problems)
+    return [] if accounting.result() else ["sacct does not answer here: the job is followed with scontrol"]
+
+
+def test_script(cluster: Cluster, script: str) -> None:
+    """Let Slurm judge the very script without submitting it; raises Refusal with Slurm's words."""
+    answer = cluster.ask("sbatch", "--test-only", text=script, seconds=60)
+    if not answer.ok:
+        raise Refusal(f"Slurm refuses the job: {answer.reason.removeprefix('allocation failure: ')}{_hint(answer)}")
+
+
+def _hint(answer: Answer) -> str:
+    hints = {
+        "account": "; see -A/--account and -P/--partition",
+        "node configuration": "; see -N/--num-nodes, -G/--num-gpus, --mem and --constraint",
+        "time limit": "; see --time",
+        "qos": "; see --qos",
+        "reservation": "; see --reservation",
+        "node name": "; see --nodelist",
+        "feature": "; see --constraint",
+        "option": "; see --slurm-arg",
+        "dependency": "; see --dependency",
+        "memory": "; see --mem",
+    }
+    text = answer.reason.lower()
+    return next((hint for word, hint in hints.items() if word in text), "")
+
+
+def _existing(plan: Plan) -> str:
+    """The nearest existing folder above the run's."""
+    folder = plan.folder
+    while not folder.is_dir():
+        folder = folder.parent
+    return str(folder)
+
+
+def _partition(plan: Plan, shown: Answer, listed: Answer) -> Iterator[str]:
+    name = plan.setting("partition")
+    names = list(dict.fromkeys(listed.out.split()))
+    if not shown.ok or "PartitionName=" not in shown.out:
+        there = f"; there are: {', '.join(names)}" if names else ""
+        yield f"--partition {name}: no such partition on this cluster{there}"
+        return
+    fields = _fields(shown.out)
+    if fields.get("State", "UP") != "UP":
+        yield f"--partition {name}: its state is {fields['State']}; choose another, there are: {', '.join(names)}"
+    most = fields.get("MaxNodes", "")
+    if most.isdigit() and plan.layout.nodes > int(most):
+        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes a job"
+
+
+def _nodes(plan: Plan, answer: Answer) -> Iterator[str]:
+    """Whether enough nodes of the partition, busy or not, have the GPUs asked for."""
+    if not answer.ok:
+        return
+    gpus_of: dict[str, int] = {}
+    for line in answer.out.splitlines():
+        node, state, gres, _ = line.split("|")
+        if not any(word in state.lower() for word in UNUSABLE):
+            gpus_of[node] = gpu_count(gres)
+    name, needed = plan.setting("partition"), plan.layout.nodes
+    if len(gpus_of) < needed:
+        yield f"--num-nodes {needed}: partition {name} has {len(gpus_of)} usable nodes; lower it or choose another"
+    elif plan.accelerator == "gpu":
+        gpus = plan.layout.ranks_per_node
+        fitting = sum(count >= gpus for count in gpus_of.values())
+        if fitting < needed:
+            yield (
+                f"--num-gpus {gpus}: {fitting} usable nodes of partition {name} have that many GPUs, and --num-nodes is"
+                f" {needed}; the largest has {max(gpus_of.values())}"
+            )
+
+
+def gpu_count(gres: str) -> int:
+    """GPUs in a node's generic resources as sinfo writes them: gpu:8, gpu:a100:4(S:0-1),gpu:h100:4, (null)."""
+    return sum(int(count) for count in re.findall(r"\bgpu(?::[^:,()]+)??:(\d+)", gres))
+
+
+def _associations(cluster: Cluster, plan: Plan) -> list[dict[str, str]] | None:
+    """The user's rows of accounting, or None where it does not answer."""
+    user = (plan.setting("ssh") or "").rpartition("@")[0] or getpass.getuser()
+    words = ("sacctmgr", "-n", "-P", "show", "associations", f"user={user}", "format=account,partition,qos")
+    answer = cluster.ask(*words)
+    if not answer.ok:
+        return None
+    names = ("account", "partition", "qos")
+    return [dict(zip(names, line.split("|"), strict=False)) for line in answer.out.splitlines() if line]
+
+
+def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None, partition: str) -> Iterator[str]:
+    account, name = plan.setting("account"), plan.setting("partition")
+    fields = _fields(partition)
+    allowed, denied = fields.get("AllowAccounts", "ALL"), fields.get("DenyAccounts", "")
+    if allowed not in ("ALL", "(null)") and account not in allowed.split(","):
+        yield f"--account {account}: partition {name} admits only {allowed}"
+    if account in denied.split(","):
+        yield f"--account {account}: partition {name} does not admit it"
+    enforced = re.search(r"AccountingStorageEnforce\s*=\s*(\S+)", config)
+    if rows is None or not enforced or enforced[1] == "none":
+        return
+    mine = [row for row in rows if row["account"].lower() == account.lower()]
+    if not mine:
+        accounts = ", ".join(dict.fromkeys(row["account"] for row in rows)) or "none"
+        yield f"--account {account}: you are not a member; your accounts are: {accounts}"
+        return
+    if all(row["partition"] and row["partition"] != name for row in mine):
+        partitions = ", ".join(dict.fromkeys(row["partition"] for row in mine))
+        yield f"--partition {name}: account {account} may use only {partitions}"
+    qos = plan.setting("qos")
+    known = {one for row in mine for one in row["qos"].split(",") if one}
+    if qos and known and qos not in known:
+        yield f"--qos {qos}: account {account} may use {', '.join(sorted(known))}"
+
+
+def _fields(line: str) -> dict[str, Any]:
+    return dict(re.findall(r"(\w+)=(\S*)", line))

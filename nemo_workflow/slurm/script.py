@@ -1,0 +1,227 @@
+"""Plan -> nemo_run's SlurmExecutor -> job script. The script that is shown, tested and submitted is one and the same."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.launch import TITLE, new_attempt
+from nemo_workflow.plan import Plan
+from nemo_workflow.slurm.rules import is_below, needed_folders, slurm_arguments
+
+TASK = "train"
+SETUP = "setup.sh"  # copy of --setup-file in the attempt
+
+
+@dataclass(frozen=True)
+class Link:
+    """A job's place in a chain, from 1, and the id of the job before it."""
+
+    number: int = 1
+    chain: int = 1
+    parent: str | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.number == self.chain
+
+
+def launcher_home(plan: Plan) -> Path:
+    """Where nemo_run keeps its files; its Experiment.from_id finds a run with NEMORUN_HOME set to this."""
+    return plan.folder / "slurm"
+
+
+def experiment_id(attempt: Path) -> str:
+    """nemo_run's id of the experiment that an attempt is submitted as."""
+    return f"{TITLE}_{attempt.name}"
+
+
+def job_script(plan: Plan, attempt: Path | None = None, link: Link | None = None) -> str:
+    """The text that sbatch gets for a start in `attempt` (None: one that begins now). Writes nothing."""
+    attempt = attempt or new_attempt(plan)
+    made = executor(plan, attempt, link or Link())
+    identity = experiment_id(attempt)
+    folder = launcher_home(plan) / "experiments" / TITLE / identity
+    made.assign(identity, str(folder), task_id=TASK, task_dir=TASK)
+    from nemo_run.core.execution.slurm import SlurmBatchRequest
+
+    entrypoint, *arguments = command()
+    request = SlurmBatchRequest(
+        launch_cmd=["sbatch", "--requeue", "--parsable"],
+        jobs=[TASK],
+        command_groups=[[" ".join([entrypoint, *arguments])]],
+        executor=made,
+        max_retries=0,
+        extra_env={},
+    )
+    return request.materialize()
+
+
+def command() -> list[str]:
+    """What srun starts once a rank; the variables are set in the script's own lines."""
+    return ['"$python"', '"$attempt/code/rank.py"', '"$attempt"']
+
+
+def executor(plan: Plan, attempt: Path, link: Link) -> Any:
+    """The executor of one job, not yet assigned to an experiment."""
+    os.environ["NEMORUN_HOME"] = str(launcher_home(plan))  # read at import: nothing is written into the user's home
+    warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
+    import nemo_run as run
+    from nemo_run.core.execution.slurm import SlurmJobDetails
+
+    setting = plan.setting
+    contained = not setting("no_container")
+    return run.SlurmExecutor(
+        account=setting("account"),
+        partition=setting("partition"),
+        job_name_prefix=f"{setting('experiment')}.",
+        time=setting("time"),  # None leaves the limit to the partition, nemo_run's own default is ten minutes
+        nodes=plan.layout.nodes,
+        ntasks_per_node=plan.layout.ranks_per_node,
+        gpus_per_node=_gpus_per_node(plan),
+        qos=setting("qos"),
+        mem=setting("mem"),
+        exclusive=setting("exclusive") or None,
+        constraint=setting("constraint"),
+        signal=f"USR1@{setting('stop_before')}" if setting("stop_before") else None,
+        additional_parameters=_more_parameters(plan, link) or None,
+        container_image=setting("container_image") if contained else None,
+        container_mounts=container_mounts(plan) if contained else [],
+        container_env=[*variables(plan), *setting("container_env")] if contained else None,
+        env_vars={},  # nemo_run writes them unquoted and in capitals: ours are among the setup lines
+        setup_lines=setup_lines(plan, attempt, link),
+        packager=run.Packager(),  # ships nothing: the attempt holds a copy of our code, uncommitted changes included
+        job_details=SlurmJobDetails(folder=str(attempt)),
+        tunnel=_tunnel(plan),
+        poll_estimated_start_time=False,
+    )
+
+
+def _tunnel(plan: Plan) -> Any:
+    import getpass
+
+    import nemo_run as run
+
+    base = launcher_home(plan)
+    if not plan.setting("ssh"):
+        return run.LocalTunnel(job_dir=str(base / "experiments"))
+    user_host, _, port = plan.setting("ssh").partition(":")
+    user, _, host = user_host.rpartition("@")
+    # the folders are the same ones there, and rsync must not copy files onto themselves
+    return run.SSHTunnel(
+        host=host, user=user or getpass.getuser(), port=int(port) if port else None, job_dir=str(base / "submitted")
+    )
+
+
+def _gpus_per_node(plan: Plan) -> int | None:
+    if plan.accelerator != "gpu" or "gres" in slurm_arguments(plan.setting("slurm_arg")):
+        return None
+    return plan.layout.ranks_per_node
+
+
+def _more_parameters(plan: Plan, link: Link) -> dict[str, str | bool]:
+    """Options of sbatch that SlurmExecutor has no argument for."""
+    named = {name: plan.setting(name) for name in ("reservation", "nodelist", "mail_type", "mail_user")}
+    waits = [plan.setting("dependency")] if plan.setting("dependency") and link.number == 1 else []
+    if link.parent:
+        waits.append(f"afterok:{link.parent}")
+    if waits:
+        named["dependency"] = ",".join(waits)
+        named["kill_on_invalid_dep"] = "yes"  # else a job whose parent failed waits for ever
+    return {name: value for name, value in named.items() if value} | slurm_arguments(plan.setting("slurm_arg"))
+
+
+def container_mounts(plan: Plan) -> list[str]:
+    """The mounts asked for, and one for each needed folder that they leave out."""
+    mounts = list(plan.setting("container_mounts"))
+    for folder, _ in needed_folders(plan.settings, plan.sources):
+        same = [source for source, target, *_ in (mount.split(":") for mount in mounts) if source == target]
+        if not any(is_below(folder, source) for source in same):
+            mounts.append(f"{folder}:{folder}")
+    return mounts
+
+
+def variables(plan: Plan) -> dict[str, str]:
+    """Variables that every rank gets, none of them secret; the submitter's own travel by sbatch's --export=ALL."""
+    if plan.accelerator == "cpu":
+        return {"TOKENIZERS_PARALLELISM": "false"}
+    from nemo_workflow.executors import GPU_VARIABLES
+
+    return {"TOKENIZERS_PARALLELISM": "false", **GPU_VARIABLES}
+
+
+def setup_lines(plan: Plan, attempt: Path, link: Link) -> str:
+    """The script's own part before srun: variables, the rendezvous, and what happens when the ranks have ended."""
+    python = "python" if not plan.setting("no_container") else sys.executable
+    exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables(plan).items())
+    values = {
+        "run": shlex.quote(plan.run_dir),
+        "attempt": shlex.quote(str(attempt)),
+        "python": shlex.quote(python),
+        "requeue": str(plan.setting("requeue")),
+        "after_stop": "75" if link.last else "0",
+        "exports": exports,
+        "setup": f'. "$attempt/{SETUP}" || {{ echo "--setup-file failed" >&2; exit 1; }}\n'
+        if plan.setting("setup_file")
+        else "",
+    }
+    text = _LINES
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+_LINES = """{ set +xv; } 2>/dev/null
+# -- nemo_workflow ------------------------------------------------------------
+run=@run@
+attempt=@attempt@
+python=@python@
+requeue=@requeue@          # times that the job may come back
+after_stop=@after_stop@       # exit code after a clean stop: 0 lets the next link of a chain start
+restarts=${SLURM_RESTART_COUNT:-0}
+begun="$attempt/begun-$restarts"
+
+# Whether the ranks saved and left because they were asked to.
+stopped() {
+  [ -e "$attempt/stopped-$restarts" ] && return 0
+  [ "$run/metrics.jsonl" -nt "$begun" ] && tail -n 1 "$run/metrics.jsonl" | grep -q '"event": "end".*"reason": "stopped"'
+}
+# Whether a whole checkpoint was written since this start.
+saved() {
+  [ -n "$(find "$run/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json -newer "$begun" 2>/dev/null)" ]
+}
+finish() {
+  code=$?
+  trap - EXIT
+  again=no
+  if stopped; then code=75; fi
+  if [ "$code" -ne 0 ] && [ "$restarts" -lt "$requeue" ] && [ -z "$told" ]; then
+    if [ "$code" -eq 75 ] || saved; then again=yes; fi
+  fi
+  echo "$code" > "$attempt/exit-$restarts"
+  if [ "$again" = yes ] && scontrol requeue "$SLURM_JOB_ID"; then exit "$code"; fi
+  if [ "$code" -eq 75 ]; then exit "$after_stop"; fi
+  exit "$code"
+}
+if [ "$restarts" -gt "$requeue" ]; then
+  echo "Slurm started this job again $restarts times, and --requeue allows $requeue" >&2
+  exit 1
+fi
+touch "$begun"
+told=
+trap 'told=yes' TERM   # Slurm ends the job itself (scancel, scontrol requeue): what follows is Slurm's decision
+trap finish EXIT
+
+@exports@
+export MASTER_ADDR=${head_node_ip%% *}
+case "$MASTER_ADDR" in   # a node that knows itself only by a loopback address is called by its name
+  ''|127.*) if getent hosts "$head_node" >/dev/null; then MASTER_ADDR=$head_node; fi ;;
+esac
+export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
+if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+@setup@# -----------------------------------------------------------------------------"""

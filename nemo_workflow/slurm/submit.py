@@ -1,0 +1,158 @@
+"""Submit a plan to Slurm: preflight, the folder of the start, nemo_run, and what the user needs to know."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow import launch, resuming
+from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.files import written_aside
+from nemo_workflow.options import TABLE, Settings
+from nemo_workflow.plan import Plan
+from nemo_workflow.slurm import jobs, preflight, script
+from nemo_workflow.slurm.cluster import Cluster, without_slurm
+from nemo_workflow.slurm.jobs import Job
+from nemo_workflow.slurm.script import Link
+
+SLURM_INPUT = "SBATCH_"
+
+
+def run_slurm(plan: Plan, settings: Settings) -> int:
+    """Submit the run, and follow it with --wait; returns the exit code. Raises Refusal before Slurm takes a job."""
+    cluster = Cluster(plan.setting("ssh"))
+    ignored = sorted(name for name in os.environ if name.startswith(SLURM_INPUT))
+    _prepare_environment(settings)
+    notes = [f"{name} in the environment is not used: the flags decide" for name in ignored]
+    refuse_second(plan.folder)
+    notes += preflight.check(cluster, plan)
+    first = launch.new_attempt(plan)
+    preflight.test_script(cluster, script.job_script(plan, first))
+    with launch.locked(plan.folder):
+        refuse_second(plan.folder)  # another start may have come first
+        notes += resuming.check_changes(plan)[1]
+        submitted = _submit_chain(plan, first)
+    for note in notes:
+        print(f"note: {note}")
+    print(announcement(plan, submitted), flush=True)
+    if not settings.wait:
+        return 0
+    from nemo_workflow.slurm.follow import follow
+
+    return follow(plan, submitted)
+
+
+def _prepare_environment(settings: Settings) -> None:
+    """Secrets go to the job by inheritance, so that no file holds them; what would override the script goes away."""
+    kept = without_slurm(dict(os.environ))
+    for name in set(os.environ) - set(kept):
+        del os.environ[name]
+    for option in TABLE:
+        if option.env and settings.values[option.attribute]:
+            os.environ[option.env] = settings.values[option.attribute]
+
+
+def refuse_second(run: Path) -> None:
+    """Raise Refusal while a job of the run is pending or running."""
+    for job in reversed(jobs.jobs_of(run)):
+        state = job.cluster.job(job.job_id)
+        if state is not None and not state.ended:
+            raise Refusal(
+                f"--experiment {run.name}: job {job.job_id} of it is {state.name.lower()}; wait for it, cancel it"
+                f" ({control('cancel', run)}), or choose another name"
+            )
+
+
+def _submit_chain(plan: Plan, first: Path) -> list[Job]:
+    submitted: list[Job] = []
+    for number in range(1, plan.setting("chain") + 1):
+        attempt = first if number == 1 else first.with_name(f"{first.name}-link{number}")
+        link = Link(number, plan.setting("chain"), submitted[-1].job_id if submitted else None)
+        try:
+            submitted.append(_submit(plan, attempt, link))
+        except Exception as error:  # noqa: BLE001 - nemo_run lets its shell's and Slurm's errors through
+            shutil.rmtree(attempt, ignore_errors=True)
+            words = _reason(error)
+            if not submitted:
+                raise Refusal(f"Slurm refused the job: {words}") from None
+            ids = ", ".join(job.job_id for job in submitted)
+            raise Failure(f"Slurm took {ids} and refused link {number} of --chain: {words}") from None
+    return submitted
+
+
+def _submit(plan: Plan, attempt: Path, link: Link) -> Job:
+    """Write the attempt's folder and hand it to nemo_run."""
+    made = script.executor(plan, attempt, link)
+    launch.prepare(plan, attempt)
+    write_attempt(plan, attempt)
+    import nemo_run as run
+
+    home = script.launcher_home(plan)
+    experiment = run.Experiment(
+        launch.TITLE,
+        id=script.experiment_id(attempt),
+        base_dir=str(home),
+        clean_mode=True,
+        enable_goodbye_message=False,
+        skip_status_at_exit=True,
+        log_level="ERROR",
+    )
+    entrypoint, path, *arguments = script.command()
+    with contextlib.redirect_stdout(io.StringIO()), experiment:  # its own progress says less than ours
+        experiment.add(run.Script(path=path, entrypoint=entrypoint, args=arguments), executor=made, name=script.TASK)
+        experiment.run(detach=True)
+    job_id = experiment.jobs[0].handle.rpartition("/")[2].partition(";")[0]
+    job = Job(
+        attempt=attempt,
+        job_id=job_id,
+        experiment_id=script.experiment_id(attempt),
+        host=plan.setting("ssh"),
+        submitted=time.time(),
+        link=link.number,
+        chain=link.chain,
+    )
+    jobs.record(job)
+    if not plan.setting("requeue"):  # nemo_run passes --requeue to sbatch whatever we ask for
+        job.cluster.ask("scontrol", "update", f"JobId={job_id}", "Requeue=0")
+    return job
+
+
+def write_attempt(plan: Plan, attempt: Path) -> None:
+    """Put into the attempt what the job reads besides the copy of our code: its plan, the ranks' start, --setup-file."""
+    with written_aside(attempt / "plan.json") as stream:
+        stream.write(plan.to_json())
+    shutil.copyfile(Path(__file__).with_name("rank.py"), attempt / "code" / "rank.py")
+    if plan.setting("setup_file"):
+        shutil.copyfile(Path(plan.setting("setup_file")).expanduser(), attempt / script.SETUP)
+
+
+def _reason(error: Any) -> str:
+    """Slurm's words out of the exception of nemo_run's shell, or the exception's own."""
+    result = getattr(error, "result", None)
+    text = getattr(result, "stderr", "") or str(error) or type(error).__name__
+    return text.strip().splitlines()[-1]
+
+
+def control(command: str, run: Path) -> str:
+    """The command line of `runs COMMAND` for a run."""
+    return f"python -m nemo_workflow.runs --output-dir {run.parent} {command} {run.name}"
+
+
+def announcement(plan: Plan, submitted: list[Job]) -> str:
+    """What a person needs after submitting."""
+    lines = []
+    for job in submitted:
+        link = f" (link {job.link} of {job.chain})" if job.chain > 1 else ""
+        lines.append(f"job {job.job_id}{link}, experiment {job.experiment_id}")
+        lines.append(f"  logs    {job.attempt}/log-*_{job.job_id}_*.out, rank*.log")
+    lines += [
+        f"  follow  {control('logs -f', plan.folder)}",
+        f"  status  {control('status', plan.folder)}",
+        f"  cancel  {control('cancel', plan.folder)}",
+    ]
+    return "\n".join(lines)

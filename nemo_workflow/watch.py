@@ -1,0 +1,126 @@
+"""Threads and signals that keep a rank from outliving its run or hanging in silence. Light: no torch, no NeMo."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+import psutil
+
+from nemo_workflow.errors import Refusal
+
+LAUNCHER = "NEMO_WORKFLOW_LAUNCHER"  # environment variable: "pid start-time" of the process that started the ranks
+RUN_LOCK = ".lock"  # in the run's folder, held by its launcher, or by rank 0 of a Slurm job
+RANKS_LOCK = ".ranks.lock"  # in the run's folder, held shared by every rank as long as it lives
+HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every step
+DUMP_STACKS = signal.SIGUSR2
+BEAT_SECONDS = 1.0
+
+
+def launcher_mark() -> str:
+    """What LAUNCHER is set to in the ranks' environment by the process that calls this."""
+    return f"{os.getpid()} {psutil.Process().create_time()}"
+
+
+def launcher_alive(mark: str) -> bool:
+    """Whether the process of a mark still runs; another one with its number does not count."""
+    pid, _, began = mark.partition(" ")
+    try:
+        process = psutil.Process(int(pid))
+        return abs(process.create_time() - float(began)) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def dump_stacks_on_signal(stream: TextIO) -> None:
+    """On SIGUSR2 write every thread's stack to `stream`; works while the rank hangs in C code."""
+    faulthandler.enable(stream, all_threads=True)
+    faulthandler.register(DUMP_STACKS, stream, all_threads=True, chain=False)
+
+
+def lock_run(folder: Path) -> TextIO:
+    """Take the run's lock; it goes with the process, so a crash leaves none behind. Raises Refusal if another holds it."""
+    stream = (folder / RUN_LOCK).open("a")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise Refusal(
+            f"--experiment {folder.name}: already running ({folder}); wait for it, stop it, or choose another name"
+        ) from None
+    return stream
+
+
+def hold_ranks_lock(folder: Path) -> TextIO:
+    """Take the shared lock that says that ranks of the run live; it goes with the last process that inherits it."""
+    stream = (folder / RANKS_LOCK).open("a")
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(stream, fcntl.LOCK_SH)
+    return stream
+
+
+def ranks_gone(folder: Path, wait_seconds: float) -> bool:
+    """Whether no rank of an earlier start lives, at the latest after `wait_seconds`."""
+    end = time.monotonic() + wait_seconds
+    with (folder / RANKS_LOCK).open("a") as stream:
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.2)
+
+
+def stop_with_launcher(grace_seconds: float) -> None:
+    """Ask this rank to stop when the launcher dies, and end it when it has not stopped after `grace_seconds`.
+
+    A rank whose own parent (torchrun) died ends at once: its peers can't be told any more.
+    """
+    mark = os.environ.get(LAUNCHER)
+    if not mark:
+        return  # a Slurm job: the ranks live on the cluster, the launcher may go
+    threading.Thread(
+        target=_follow, args=(mark, os.getppid(), grace_seconds), name="launcher watch", daemon=True
+    ).start()
+
+
+def _follow(mark: str, parent: int, grace_seconds: float) -> None:
+    while launcher_alive(mark):
+        if os.getppid() != parent:
+            _leave("torchrun, this rank's parent, has died: leaving at once")
+        time.sleep(1)
+    print("the launcher has died: stopping as after SIGTERM", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    end = time.monotonic() + grace_seconds
+    while time.monotonic() < end and os.getppid() == parent:
+        time.sleep(0.5)
+    _leave(f"not stopped within {grace_seconds:.0f} s after the launcher's death: leaving at once")
+
+
+def _leave(why: str) -> None:
+    print(why, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class Heartbeat:
+    """A file whose age tells how long ago a step was made; touched at most once a second."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / HEARTBEAT
+        self._last = 0.0
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= BEAT_SECONDS:
+            self.path.touch()
+            self._last = now

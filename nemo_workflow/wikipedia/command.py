@@ -1,0 +1,121 @@
+"""The flags of download_wiki.py, what they refuse, and the start of the work."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.wikipedia.rules import Rules
+
+WIKIMEDIA = "https://dumps.wikimedia.org"
+MOST_WORKERS = 8  # by default: 8 keep up with any line to the site, and with the promise of 500 MB
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description='Download a Wikipedia and write its articles as JSON Lines, one {"text": …} a page.',
+        epilog="Interrupted? The same command goes on. What is already there and right isn't fetched again.",
+    )
+
+    def add(name: str, **keywords: Any) -> None:
+        made.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}")), **keywords)
+
+    add(
+        "language",
+        default="zh-classical",
+        metavar="CODE",
+        help="code of the Wikipedia: en, zh, zh-yue, … (default zh-classical)",
+    )
+    add("date", metavar="YYYYMMDD", help="date of the dump (default: the newest finished one)")
+    add("output-dir", metavar="DIR", help="where to write (default wiki_data_CODE in the current folder)")
+    add("url-limit", type=positive, metavar="N", help="only the first N parts of a large wiki")
+    add("max-pages", type=positive, metavar="N", help="stop after N articles")
+    add(
+        "min-chars", type=int, default=50, metavar="N", help="leave out articles shorter than N characters (default 50)"
+    )
+    add(
+        "convert",
+        choices=("s2t", "t2s", "none"),
+        default="none",
+        help="Chinese characters: simplified to traditional, the reverse, or as they are (default none)",
+    )
+    add("keep-metadata", action="store_true", help="write id, title and url beside text")
+    add("base-url", default=WIKIMEDIA, metavar="URL", help=f"a mirror of the dump site (default {WIKIMEDIA})")
+    add(
+        "workers",
+        type=positive,
+        metavar="N",
+        help=f"processes that take out the text (default: one a CPU, at most {MOST_WORKERS})",
+    )
+    add(
+        "contact",
+        metavar="ADDRESS",
+        help="mail or web address to name in the User-Agent, as Wikimedia asks of frequent callers",
+    )
+    add("overwrite", action="store_true", help="replace an output that was made with other settings")
+    return made
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; raises Refusal and Failure."""
+    args = parser().parse_args(argv)
+    check(args)
+    from nemo_workflow.wikipedia.run import (
+        Request,
+        run,
+    )  # imports requests: 0.3 s that --help and refusals can do without
+
+    rules = Rules(args.min_chars, args.convert, args.keep_metadata, args.max_pages)
+    folder = Path(args.output_dir or f"wiki_data_{args.language}").absolute()
+    workers = args.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    try:
+        run(
+            Request(args.language, args.date, args.base_url, args.contact, args.url_limit, workers, args.overwrite),
+            rules,
+            folder,
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Failure(
+                f"--output-dir {folder}: the disk is full; nothing is lost: make room and run the same command again"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST):
+            raise Refusal(
+                f"--output-dir {folder}: {error.strerror}: {error.filename}; name a folder you may write to"
+            ) from None
+        raise
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be refused without a network."""
+    problems = []
+    if (
+        not all(part.isalnum() and part.isascii() for part in args.language.split("-"))
+        or args.language != args.language.lower()
+    ):
+        problems.append(f"--language {args.language}: expected a code such as en, zh or zh-classical")
+    if args.date and not (len(args.date) == 8 and args.date.isdigit()):
+        problems.append(f"--date {args.date}: expected YYYYMMDD; leave it out for the newest finished dump")
+    if not args.base_url.startswith(("http://", "https://")):
+        problems.append(f"--base-url {args.base_url}: expected an address that starts with https:// or http://")
+    if args.convert != "none" and importlib.util.find_spec("opencc") is None:
+        problems.append(
+            f"--convert {args.convert}: needs OpenCC: pip install -r requirements.txt, or use --convert none"
+        )
+    if problems:
+        raise Refusal(problems)

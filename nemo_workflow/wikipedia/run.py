@@ -1,0 +1,196 @@
+"""The work of download_wiki.py: find the dump, fetch its parts, take the text out of each as soon as it is there."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nemo_workflow.console import Meter, human_bytes, human_count, human_time
+from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.wikipedia.download import Downloads, Tally
+from nemo_workflow.wikipedia.extract import SPILL_PREFIX, Workers, site_of
+from nemo_workflow.wikipedia.http import Client
+from nemo_workflow.wikipedia.journal import Journal
+from nemo_workflow.wikipedia.multistream import read_index
+from nemo_workflow.wikipedia.rules import Rules
+from nemo_workflow.wikipedia.site import Dump, Part, RemoteFile, Site
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which dump to fetch, from where, and with how many workers."""
+
+    language: str
+    date: str | None
+    base_url: str
+    contact: str | None
+    url_limit: int | None
+    workers: int
+    overwrite: bool
+
+    def client(self, stop: threading.Event | None = None) -> Client:
+        about = f"; {self.contact}" if self.contact else ""
+        return Client(f"nemo-workflow/0.1.0 (download_wiki.py: text for language models{about}) python-requests", stop)
+
+
+def run(request: Request, rules: Rules, folder: Path) -> None:
+    """Make folder/NAME.jsonl; raises Refusal, Failure, OSError."""
+    with request.client() as client:
+        dump = Site(client, request.base_url).find(request.language, request.date)
+    parts = dump.parts[: request.url_limit]
+    dump_folder = folder / "dump"
+    key = {"dump": dump.name, "sha1": [part.articles.sha1 for part in parts], "rules": asdict(rules)}
+    journal = Journal(folder / f"{dump.name}.jsonl", dump_folder, key)
+    if not (request.overwrite and journal.output.exists()) and journal.is_made():
+        print(f"{journal.output} is already there, whole and made with these settings.")
+        return
+    dump_folder.mkdir(parents=True, exist_ok=True)
+    with _locked(dump_folder):
+        for spilled in dump_folder.glob(f"{SPILL_PREFIX}*"):  # of a call that was killed
+            spilled.unlink()
+        Work(dump, parts, rules, request, journal).do()
+    _summary(journal, rules)
+
+
+class Work:
+    """Downloads and extraction side by side, and the line that says how far they are."""
+
+    def __init__(self, dump: Dump, parts: tuple[Part, ...], rules: Rules, request: Request, journal: Journal):
+        self.dump, self.parts, self.rules, self.request, self.journal = dump, parts, rules, request, journal
+        self.meter = Meter()
+        self.tally = Tally()
+        self.pages = 0  # read in this call
+        self.pages_known = 0  # of the parts whose index has been read
+        self.bytes_known = 0
+        self.started = time.monotonic()
+
+    def do(self) -> None:
+        journal, parts = self.journal, self.parts
+        if journal.open():
+            self.meter.note(f"Going on after {journal.counts.read:,} pages.")
+        todo = list(enumerate(parts))[journal.part :]
+        _check_room(journal.made.parent, [file for _, part in todo for file in (part.index, part.articles)])
+        downloads = Downloads(journal.made.parent, self.request.client, self.tally)
+        workers: Workers | None = None
+        try:
+            for index, articles in self._fetched([part for _, part in todo], downloads):
+                streams = read_index(index, articles)
+                self.pages_known += sum(stream.pages for stream in streams[journal.streams :])
+                self.bytes_known += articles.stat().st_size
+                if workers is None:
+                    workers = Workers(self.request.workers, site_of(articles, streams), self.rules)
+                for made in workers.extract(articles, streams[journal.streams :]):
+                    self.pages += made.counts.read
+                    for note in made.notes:
+                        self.meter.note(note)
+                    limit = self.rules.max_pages
+                    if limit is not None and journal.counts.kept + made.counts.kept > limit:
+                        made.keep_first(limit - journal.counts.kept)
+                    journal.append(made.take(), made.counts)
+                    self._show()
+                    if self._enough():
+                        break
+                journal.next_part()
+            if not journal.counts.kept:
+                raise Failure(
+                    f"{self.dump.name}: none of its {journal.counts.read} pages is an article of "
+                    f"{self.rules.min_chars} characters; lower --min-chars"
+                )
+            journal.finish()
+        except BaseException as error:
+            if not isinstance(error, OSError):  # with a full disk the last entry holds
+                journal.enter()
+            if isinstance(error, KeyboardInterrupt):
+                self.meter.note(f"Stopped after {journal.counts.read:,} pages; the same command goes on from here.")
+            raise
+        finally:
+            downloads.stop.set()
+            if workers is not None:
+                workers.stop()
+            self.meter.close()
+
+    def _enough(self) -> bool:
+        return self.rules.max_pages is not None and self.journal.counts.kept >= self.rules.max_pages
+
+    def _fetched(self, parts: list[Part], downloads: Downloads) -> Iterator[tuple[Path, Path]]:
+        """(index, articles) of each part once it is right; with --max-pages a part is fetched only when it is needed."""
+        files = [(part.index, part.articles) for part in parts]
+        self.tally.total = sum(file.size for pair in files for file in pair)
+        ahead = 1 if self.rules.max_pages is not None else len(files)
+        waiting: list[tuple[Future[Path], Future[Path]]] = []
+        for number in range(len(files)):
+            if self._enough():
+                return
+            while len(waiting) < min(number + ahead, len(files)):
+                index, articles = files[len(waiting)]
+                waiting.append((downloads.submit(index), downloads.submit(articles)))
+            while wait(waiting[number], timeout=0.3).not_done:
+                self._show()
+            yield waiting[number][0].result(), waiting[number][1].result()
+
+    def _show(self) -> None:
+        for note in self.tally.take_notes():
+            self.meter.note(note)
+        seconds = max(1e-3, time.monotonic() - self.started)
+        left = []
+        text = f"{human_bytes(self.tally.done)} of {human_bytes(self.tally.total)}"
+        if self.tally.done < self.tally.total:
+            rate = self.tally.fetched / seconds
+            text += f" at {human_bytes(rate)}/s"
+            left.append((self.tally.total - self.tally.done) / rate if rate else None)
+        if self.bytes_known:
+            pages = round(self.pages_known * max(1.0, self.tally.total / self.bytes_known))
+            rate = self.pages / seconds
+            text += f", {human_count(self.pages)} of {human_count(pages)} pages at {human_count(rate)}/s"
+            left.append((pages - self.pages) / rate if rate else None)
+        known = [seconds for seconds in left if seconds is not None]
+        self.meter.show(f"{self.dump.name}: {text}" + (f", {human_time(max(known))} left" if known else ""))
+
+
+def _check_room(folder: Path, files: Iterable[RemoteFile]) -> None:
+    """Refuse to fetch what this disk can't hold."""
+    needed = 0
+    for file in files:
+        here = [path for path in (folder / file.name, folder / f"{file.name}.part") if path.exists()]
+        needed += max(0, file.size - sum(path.stat().st_size for path in here))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise Refusal(
+            f"--output-dir {folder.parent}: the dump needs {human_bytes(needed)} more and the disk has {human_bytes(free)} "
+            "free; make room, name another folder, or take fewer parts with --url-limit"
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second call out of the same folder; the lock ends with the process, however that ends."""
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal(
+                f"--output-dir {folder.parent}: another download_wiki.py works there; wait for it or name another folder"
+            ) from None
+        yield
+
+
+def _summary(journal: Journal, rules: Rules) -> None:
+    counts, output = journal.counts, journal.output
+    left_out = f"{counts.redirects:,} redirects, {counts.not_articles:,} pages that are no articles, "
+    left_out += f"{counts.short:,} shorter than {rules.min_chars} characters"
+    if counts.broken:
+        left_out += f", {counts.broken:,} broken"
+    print(f"{output}: {counts.kept:,} articles, {human_count(counts.characters)} characters (left out: {left_out})")
+    print(
+        f"Next: bash preprocess_data.sh --data-prefix {output.stem} --input-dir {output.parent} "
+        "--output-dir OUTPUT_DIR --ht-tokenizer HF_MODEL_DIR"
+    )
+    sys.stdout.flush()

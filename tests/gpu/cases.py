@@ -1,0 +1,39 @@
+"""The trainings of these tests, as benchmarks/gpu/run_cases.py takes them: small, one GPU, each flag that a CPU refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+STEPS, SAVED = 12, 6
+
+FULL = ["--recompute-granularity", "full"]
+FLAGS = {
+    "fp8": ["--fp8"],
+    "fp8_tensorwise": ["--fp8", "--fp8-recipe", "tensorwise"],
+    "optimizer_offload": ["--optim-cpu-offloading"],
+    "half_optimizer_offload": ["--optim-cpu-offloading", "--optim-cpu-offloading-frac", "0.5"],
+    "activations_offload": ["--cpu-offloading", "--cpu-offloading-layers", "2", "--cpu-offloading-activations"],
+    "weights_offload": ["--cpu-offloading", "--cpu-offloading-layers", "2", "--cpu-offloading-weights"],
+    "full_uniform": [*FULL, "--recompute-method", "uniform", "--recompute-num-layers", "1"],
+    "full_block": [*FULL, "--recompute-method", "block", "--recompute-num-layers", "2"],
+    "selective": ["--recompute-granularity", "selective"],
+    "fp32": ["--precision", "32"],
+    "fp16": ["--precision", "16-mixed"],
+}
+
+
+def training(name: str, flags: list[str], **case: Any) -> dict[str, Any]:
+    """A run of the built-in tiny model that saves half way and at its end."""
+    base = ["--model-name", "llama_tiny", "--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}", "-E", "run"]
+    base += ["--max-steps", str(STEPS), "-gbs", "16", "--save-every", str(SAVED), "--val-check-interval", str(SAVED)]
+    return {"name": name, "flags": [*base, "-mbs", "4", *flags], "save": True, "timeout": 120, **case}
+
+
+def all_cases() -> list[dict[str, Any]]:
+    """Each flag trained, then its run gone on with from the checkpoint half way."""
+    found = [training("plain", [], first=True), training("plain_again", [], again="plain", forget=STEPS)]
+    for name, flags in FLAGS.items():
+        found.append(training(name, flags))
+        found.append(training(f"{name}_again", flags, again=name, forget=STEPS))
+    found.append(training("stock", [], stock=True))
+    return [*found, {"name": "kernels", "kind": "check"}]

@@ -1,0 +1,89 @@
+"""The command itself, run as a user runs it: lists, plans, refusals, and a training run that logs to wandb."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.plan.conftest import Place
+
+COMMAND = Path(__file__).parents[2] / "pretrain_llm.py"
+
+
+def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(COMMAND), *words], cwd=cwd, capture_output=True, text=True, env=os.environ | environment
+    )
+
+
+def test_a_refusal_is_short_and_writes_nothing(place: Place) -> None:
+    done = run(*place.flags("--fp8", "-SP"), cwd=place.root)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "pretrain_llm.py: error: --fp8: a CPU can't; train on a GPU, or leave it out",
+        "pretrain_llm.py: error: --sequence-parallel: needs --tensor-model-parallel-size 2 or more; leave it out",
+    ]
+    assert not (place.root / "out").exists()
+
+
+def test_a_plan_and_a_list_write_nothing(place: Place) -> None:
+    done = run(*place.flags("--dry-run=json"), cwd=place.root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"]["parameters"] == 5_245_184
+    assert not (place.root / "out").exists()
+    listed = run("--list-models", "tiny", cwd=place.root)
+    assert listed.stdout.splitlines()[1].startswith("llama_tiny  5.25M")
+    assert run("--list-models", "nothing-like-it", cwd=place.root).returncode == 2
+    assert "--list-models" in run("--help", cwd=place.root).stdout
+
+
+@pytest.mark.e2e
+def test_a_run_logs_to_wandb_and_keeps_the_secrets_to_itself(place: Place) -> None:
+    words = place.flags(
+        "--wandb", "--wandb-project", "tests", "--max-steps", "4", "--hf-token", "hf-secret", "--seq-length=64"
+    )
+    done = run(*words, cwd=place.root, WANDB_MODE="offline", WANDB_API_KEY="wandb-secret" + "0" * 28)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "--hf-token" in done.stderr and "HF_TOKEN" in done.stderr
+    folder = place.root / "out" / "pretraining"
+    assert losses_in_wandb(folder) == pytest.approx(losses_in_events(folder))
+    for path in folder.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert b"hf-secret" not in data, path
+            assert b"wandb-secret" not in data, path
+    assert "secret" not in done.stdout + done.stderr
+    again = run("--config", str(folder / "config.yaml"), "--dry-run=json", cwd=place.root, WANDB_MODE="offline")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["training"]["steps"] == 4
+
+
+def losses_in_wandb(folder: Path) -> list[float]:
+    """The training losses of the one offline run, read with wandb's own reader."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (file,) = folder.rglob("run-*.wandb")
+    store = DataStore()
+    store.open_for_scan(str(file))
+    losses = []
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        for item in record.history.item:
+            if (item.key or "/".join(item.nested_key)) == "reduced_train_loss":
+                losses.append(float(item.value_json))
+    return losses
+
+
+def losses_in_events(folder: Path) -> list[float]:
+    """What the run itself recorded."""
+    from nemo_workflow import events
+
+    return [event["loss"] for event in events.read(folder / events.FILE) if "loss" in event]

@@ -1,0 +1,120 @@
+"""What --dry-run prints, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nemo_workflow import catalog, dry_run
+from nemo_workflow.errors import Refusal
+from tests.plan.conftest import Place
+
+GPU = ("--accelerator", "gpu", "--dry-run")
+
+
+def described(place: Place, *more: str, **change: str | None) -> dict:
+    plan = place.plan(*more, **change)
+    return json.loads(dry_run.render(plan, "json"))
+
+
+def test_the_text_of_a_small_run(shared: Place) -> None:
+    text = dry_run.render(shared.plan("--lr", "5e-4"), "text")
+    assert text == EXPECTED.format(data=shared.data, out=shared.root / "out")
+
+
+EXPECTED = """\
+Model: llama_tiny (LlamaModel), 5,245,184 parameters
+  4 layers, hidden size 256, vocabulary 4,096 (padded to 4,096); starts from random weights
+
+Layout: 1 CPU rank = TP 1 x PP 1 x CP 1 x DP 1
+  16 micro batches a step
+
+Data: 1 file, 1,000 documents, 300,000 tokens
+  100.0%  {data}: 300k tokens, uint16, 0.99 epochs
+  training / validation / test: 90.0% / 5.0% / 5.0%; 1,054 training and 58 validation samples
+
+Training: 65 steps of 16 x 256 = 4.1k tokens; 266k tokens in all, 0.99 epochs (1.3% of the samples never seen)
+  learning rate 0.0005 after 6 steps of warm-up, down to 5e-05  ▂▄▅▇█████████▇▇▇▇▆▆▆▅▅▅▄▄▄▄▃▃▃▃▂▂▂▂▂▁▁▁▁
+  validation every 6 steps, 4 batches
+
+Checkpoints: every 6 steps, 11 in all, 2 kept; 70.0 MiB each, at most 210.1 MiB on disk
+
+Differs from the stock recipe:
+  log.ckpt.every_n_train_steps     None -> 6
+  optim.config.lr                  0.001 -> 0.0005
+  optim.lr_scheduler.min_lr        0.0001 -> 5e-05
+  optim.lr_scheduler.warmup_steps  20 -> 6
+  trainer.limit_val_batches        8 -> 4
+  trainer.max_steps                200 -> 65
+  trainer.val_check_interval       50 -> 6
+
+Run folder: {out}/pretraining"""
+
+
+def test_programs_get_the_same_facts(shared: Place) -> None:
+    plan = described(shared, "--max-steps", "150")
+    assert set(plan) == {
+        "model",
+        "layout",
+        "data",
+        "training",
+        "schedule",
+        "checkpoints",
+        "memory",
+        "differences",
+        "run_dir",
+        "notes",
+    }
+    training = plan["training"]
+    assert training["tokens"] == 150 * 16 * 256
+    assert training["epochs"] == pytest.approx(150 * 16 / 1054, abs=1e-4)
+    assert training["samples_never_seen"] == 0
+    assert training["samples_seen_more_than_once"] == 1054
+    assert described(shared, "--max-steps", "70")["training"]["samples_seen_more_than_once"] == 70 * 16 - 1054
+    assert plan["memory"] is None  # a CPU
+
+
+def test_memory_and_its_verdict(shared: Place) -> None:
+    flags = (*GPU, "-G", "1", "-M", "llama32_1b", "--max-steps", "10", "-mbs", "2", "--seq-length", "8192", "-gbs", "2")
+    plan = described(shared, *flags, accelerator=None, model_name=None, split="9,1,0")
+    memory = plan["memory"]
+    parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries")
+    assert memory["total"] == sum(memory[part] for part in parts)
+    assert memory["fits"]
+    small = shared.plan(*flags, "--gpu-memory", "30", accelerator=None, model_name=None, split="9,1,0")
+    assert "DOES NOT FIT" in dry_run.render(small, "text")
+    assert any("--gpu-memory" in note for note in small.notes)
+    assert "recompute" in next(note for note in small.notes if "--gpu-memory" in note)
+
+
+def test_layout_of_many(shared: Place) -> None:
+    flags = "--executor slurm --dry-run -N 2 -TP 2 -PP 4 -VPP 2 -SP -gbs 32 --seq-length 128 --max-steps 5"
+    plan = shared.plan(*flags.split(), model_name="llama3_8b", accelerator=None)
+    layout = dry_run.describe(plan)["layout"]
+    assert (layout["ranks"], layout["data"], layout["micro_batches"]) == (16, 2, 16)
+    assert layout["layers_a_stage"] == [8, 8, 8, 8]
+    assert layout["bubble"] == pytest.approx(3 / (2 * 16 + 3), abs=1e-4)
+    assert "16 GPU ranks on 2 nodes = TP 2 x PP 4 x CP 1 x DP 2, VPP 2, sequence parallel" in dry_run.text(
+        dry_run.describe(plan)
+    )
+
+
+def test_differences_name_every_field_that_a_flag_changes(shared: Place) -> None:
+    plan = shared.plan(
+        "--adam-beta2", "0.9", "--seed", "7", "--clip-grad", "1.0", "-G", "2", "-TP", "2", "--disable-dist-optim"
+    )
+    changed = {entry["field"]: entry["ours"] for entry in dry_run.describe(plan)["differences"]}
+    assert changed["optim.config.adam_beta2"] == 0.9
+    assert changed["data.seed"] == 7
+    assert changed["trainer.strategy.tensor_model_parallel_size"] == 2
+    assert changed["optim.config.use_distributed_optimizer"] is False
+    assert "optim.config.clip_grad" not in changed  # the recipe's own value
+
+
+def test_the_list_of_models() -> None:
+    lines = catalog.listing("").splitlines()
+    assert len(lines) == 1 + len(catalog.load()) == 93
+    assert catalog.listing("Mixtral-8x7b").splitlines()[1].split()[:3] == ["mixtral_8x7b", "46.7B", "32"]
+    with pytest.raises(Refusal, match="no recipe has this in its name; did you mean"):
+        catalog.listing("llamma3")

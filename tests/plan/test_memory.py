@@ -1,0 +1,158 @@
+"""Parameter counts against NeMo's own, the memory formula against a measured card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nemo_workflow import catalog, memory, parameters
+from nemo_workflow.layout import Layout
+from nemo_workflow.memory import GIB, Job, fullest
+
+
+def counted(name: str) -> int:
+    recipe = catalog.find(name)
+    vocabulary = parameters.padded_vocabulary(recipe.sizes, recipe.reference_vocab)
+    return parameters.count(recipe.family, recipe.model_class, recipe.sizes, vocabulary).total
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in catalog.load().values() if recipe.parameters])
+def test_parameters_are_nemos(name: str) -> None:
+    """`parameters` in the catalogue was counted on NeMo's modules; test_nemo.py counts them again."""
+    assert counted(name) == catalog.find(name).parameters
+
+
+# Recipes that a CPU can't build, as their published checkpoints count (test_gpu.py builds all of them)
+PUBLISHED = {
+    "deepseek_v2": 235_741_434_880,
+    "deepseek_v2_lite": 15_706_484_224,
+    "gemma2_27b": 27_227_128_320,
+    "gemma2_2b": 2_614_341_888,
+    "gemma2_9b": 9_241_705_984,
+    "gemma3_1b": 999_885_952,
+    "mamba2_130m": 128_989_632 + 50_288 * 768,  # published with tied embeddings
+    "mamba2_2_7b": 2_702_599_680 + 50_288 * 2560,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_the_published_ones(name: str) -> None:
+    assert counted(name) == PUBLISHED[name]
+
+
+def job(micro_batch: int, **change: Any) -> Job:
+    """Llama-3.2-1B, sequences of 8192, one GPU."""
+    recipe = catalog.find("llama32_1b")
+    values: dict[str, Any] = {
+        "family": recipe.family,
+        "model_class": recipe.model_class,
+        "sizes": recipe.sizes,
+        "vocabulary": 128_256,
+        "layout": Layout(1, 1, 1, 1, 1, 1, 1, False),
+        "seq_length": 8192,
+        "micro_batch": micro_batch,
+        "micro_batches": 4,
+        "stages": (16,),
+    }
+    return Job(**values | change)
+
+
+# torch.cuda.max_memory_allocated on an H100 80GB, torch 2.11, TE 2.9, megatron-core 0.15.3 (docs/memory.md)
+MEASURED = [
+    ("stock, micro batch 1", job(1, cross_entropy="native"), 39.9),
+    ("stock, micro batch 2", job(2, cross_entropy="native"), 59.0),
+    ("TE cross entropy, micro batch 2", job(2), 43.9),
+    ("TE cross entropy, micro batch 4", job(4), 66.6),
+    ("fp8 current scaling, micro batch 2", job(2, fp8=True), 41.3),
+    ("fp8 current scaling, micro batch 4", job(4, fp8=True), 61.3),
+    ("fp8 delayed, native cross entropy, micro batch 2", job(2, fp8=True, cross_entropy="native"), 56.5),
+    (
+        "8 of 16 layers recomputed",
+        job(2, recompute_granularity="full", recompute_method="block", recompute_layers=8),
+        35.2,
+    ),
+    ("optimizer offloaded", job(2, optimizer_offload=1.0), 34.7),
+    ("activations of 8 of 16 layers offloaded", job(2, offloaded_layers=8), 34.7),
+]
+
+
+@pytest.mark.parametrize(("what", "planned", "gib"), MEASURED, ids=[row[0] for row in MEASURED])
+def test_the_formula_is_within_3_percent_of_the_card(what: str, planned: Job, gib: float) -> None:
+    usage = fullest(planned)
+    allocated = (usage.total - usage.libraries) / GIB  # the allocator doesn't count the libraries
+    assert allocated == pytest.approx(gib, rel=0.03), what
+
+
+def on(planned: Job, **sizes: Any) -> Job:
+    layout = {"nodes": 1, "tensor": 1, "pipeline": 1, "virtual_pipeline": 1, "context": 1, "expert": 1}
+    layout |= {"sequence_parallel": False} | sizes
+    ranks = layout["tensor"] * layout["pipeline"] * layout["context"] * layout.pop("data", 1)
+    pipeline = layout["pipeline"]
+    return Job(
+        **planned.__dict__ | {"layout": Layout(ranks_per_node=ranks, **layout), "stages": (16 // pipeline,) * pipeline}
+    )
+
+
+def test_each_kind_of_parallelism_saves_what_it_splits() -> None:
+    one = fullest(job(1))
+    data = fullest(on(job(1), data=4))
+    assert (data.weights, data.gradients, data.optimizer) == (one.weights, one.gradients, one.optimizer // 4)
+    assert fullest(on(job(1, distributed_optimizer=False), data=4)).optimizer == one.optimizer
+    tensor = fullest(on(job(1), tensor=4))
+    assert tensor.weights == pytest.approx(one.weights / 4, rel=0.01)
+    assert tensor.logits == pytest.approx(one.logits / 4)
+    both = fullest(on(job(1), tensor=4, sequence_parallel=True))
+    assert both.activations == pytest.approx(one.activations / 4)
+    assert both.activations < tensor.activations < one.activations
+    context = fullest(on(job(1), context=2))
+    assert context.activations == pytest.approx(one.activations / 2, rel=0.001)
+    assert context.optimizer == one.optimizer // 2
+
+
+def test_the_first_pipeline_stage_keeps_the_most_micro_batches() -> None:
+    stages = [memory.usage_of(on(job(1, micro_batches=16), pipeline=4), stage) for stage in range(4)]
+    layers = [stage.activations for stage in stages]
+    assert layers[0] > layers[1] > layers[2] > layers[3]
+    assert layers[0] == pytest.approx(fullest(job(1)).activations, rel=0.02)  # a quarter of the layers, 4 in flight
+    few = memory.usage_of(on(job(1, micro_batches=1), pipeline=4), 0)
+    assert few.activations < stages[0].activations / 3
+    virtual = memory.usage_of(on(job(1, micro_batches=16), pipeline=4, virtual_pipeline=2), 0)
+    assert stages[0].activations < virtual.activations < 1.5 * stages[0].activations
+
+
+def test_recompute_keeps_less_the_more_it_recomputes() -> None:
+    def kept(**change: Any) -> int:
+        return fullest(job(1, recompute_granularity="full", **change)).activations
+
+    plain = fullest(job(1)).activations
+    some = kept(recompute_method="block", recompute_layers=4)
+    all_ = kept(recompute_method="block", recompute_layers=16)
+    assert plain > some > all_
+    assert kept(recompute_method="uniform", recompute_layers=1) == all_
+    assert kept(recompute_method="uniform", recompute_layers=4) < all_
+
+
+def test_mixtures_split_their_experts() -> None:
+    recipe = catalog.find("mixtral_8x7b")
+
+    def usage(expert: int, ranks: int) -> memory.Usage:
+        change = {"model_class": recipe.model_class, "sizes": recipe.sizes, "vocabulary": 32_000, "stages": (32,)}
+        layout = Layout(1, ranks, 1, 1, 1, 1, expert, False)
+        return fullest(Job(**job(1).__dict__ | change | {"layout": layout}))
+
+    one, eight = usage(1, 8), usage(8, 8)
+    model = parameters.count("gpt", recipe.model_class, recipe.sizes, 32_000)
+    experts = sum(layer.expert for layer in model.layers)
+    assert one.parameters == model.total
+    assert eight.parameters == model.total - experts + experts // 8
+
+
+def test_precisions() -> None:
+    count = parameters.count("gpt", "LlamaModel", catalog.find("llama32_1b").sizes, 128_256).total
+    assert memory.checkpoint_bytes(memory.model_of(job(1))) == 14 * count
+    full = fullest(job(1, precision="32"))
+    assert (full.weights, full.gradients, full.optimizer) == (4 * count, 4 * count, 8 * count)
+    mixed = fullest(job(1, fp32_grad_reduce=False))
+    assert (mixed.weights, mixed.gradients, mixed.optimizer) == (2 * count, 2 * count, 12 * count)
+    assert fullest(job(1, sgd=True)).optimizer == 8 * count

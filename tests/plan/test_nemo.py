@@ -1,0 +1,152 @@
+"""The light rooms against NeMo itself: catalogue, parameter counts, and every flag at its recipe field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nemo_workflow import catalog, dry_run, options
+from nemo_workflow.fields import field_values
+from nemo_workflow.plan import Plan
+from tests.plan.conftest import Place
+from tests.plan.test_plan import own_flags
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def from_nemo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The catalogue made anew. Imports NeMo and builds every model that a CPU can build, on the meta device."""
+    from nemo_workflow import generate_catalog
+
+    file = tmp_path_factory.mktemp("catalog") / "catalog.json"
+    before, generate_catalog.FILE = generate_catalog.FILE, file
+    try:
+        generate_catalog.main()
+    finally:
+        generate_catalog.FILE = before
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_the_catalogue_is_what_nemo_says(from_nemo: dict[str, Any]) -> None:
+    """Sizes, layouts, stock values, and the parameters of NeMo's own modules (test_memory.py compares ours with them)."""
+    ours = json.loads(catalog.FILE.read_text(encoding="utf-8"))
+    assert sorted(ours) == sorted(from_nemo)
+    for name, entry in from_nemo.items():
+        assert ours[name] == entry, name
+    assert sum(entry["parameters"] is not None for entry in ours.values()) == 61
+
+
+# A legal value for every flag that sets a recipe field, other than any recipe's own where that is possible.
+VALUES = {
+    "--seed": "77",
+    "--optimizer": "sgd",
+    "--lr": "2.5e-5",
+    "--min-lr": "1.5e-6",
+    "--warmup-steps": "11",
+    "--weight-decay": "0.07",
+    "--clip-grad": "0.7",
+    "--split": "80,15,5",
+    "--val-check-interval": "13",
+    "--save-every": "17",
+    "--max-steps": "91",
+    "--recompute-granularity": "full",
+    "--recompute-method": "block",
+    "--recompute-num-layers": "1",
+}
+ADAM = {"--optimizer": "adam", "--adam-beta1": "0.81", "--adam-beta2": "0.91"}
+OFFLOAD = ["--cpu-offloading", "--cpu-offloading-weights", "--cpu-offloading-layers", "1"]
+
+
+def plans(place: Place, name: str) -> list[Plan]:
+    """Three plans for a recipe that between them give every flag with a field."""
+    recipe = catalog.find(name)
+    values = VALUES | ({} if "optim.lr_scheduler.constant_steps" in recipe.lacks else {"--constant-steps": "19"})
+    own = own_flags(name)
+    made = [
+        place.plan(*own, *flat(values), "--disable-dist-optim", model_name=name, accelerator=None),
+        place.plan(*own, *flat(values | ADAM), "--fp8", model_name=name, accelerator=None),
+    ]
+    if not recipe.sizes.get("recompute_granularity"):
+        one = [
+            "-G",
+            str(recipe.layout["expert"]),
+            "-TP",
+            "1",
+            "-PP",
+            "1",
+            "-CP",
+            "1",
+            "-VPP",
+            "1",
+            "-mbs",
+            "1",
+            "-gbs",
+            "64",
+        ]
+        words = [*one, *OFFLOAD, "--optim-cpu-offloading", "--optim-cpu-offloading-frac", "0.3", "--precision", "32"]
+        words += ["--accelerator", "gpu", "--dry-run", "--seq-length", "128", "--max-steps", "91"]
+        made.append(place.plan(*words, model_name=name, accelerator=None))
+    return made
+
+
+def flat(values: dict[str, str]) -> list[str]:
+    return [word for pair in values.items() for word in pair]
+
+
+def value_at(recipe: Any, path: str) -> Any:
+    for part in path.split("."):
+        recipe = getattr(recipe, part)
+    return recipe
+
+
+def test_every_flag_arrives_at_its_field_in_every_recipe(shared: Place) -> None:
+    """No rule stops them, NeMo's recipe is built, and each value stands where the table of options says."""
+    from nemo_workflow.recipe import build
+
+    arrived: set[str] = set()
+    for name in catalog.load():
+        for plan in plans(shared, name):
+            recipe = build(plan)
+            for path, value in field_values(plan).items():
+                assert value_at(recipe, path) == value, (name, path)
+            for option in options.TABLE:
+                value = plan.settings.get(option.attribute)
+                if option.attribute in plan.given and option.sets and value is not None:
+                    for path in option.sets:
+                        assert value_at(recipe, path) == value, (name, option.name, path)
+                    arrived.add(option.name)
+            assert_precision(recipe, plan)
+    assert (
+        arrived == {option.name for option in options.TABLE if option.sets} - {"expert-model-parallel-size"} - NOT_GIVEN
+    )
+
+
+# given by another test below
+NOT_GIVEN = {"num-nodes", "cpu-offloading-activations"}
+
+
+def assert_precision(recipe: Any, plan: Plan) -> None:
+    plugin = recipe.trainer.plugins
+    plugin = plugin[0] if isinstance(plugin, list) else plugin
+    optimizer = recipe.optim.config
+    if plan.settings["precision"] == "32":
+        assert (plugin.precision, optimizer.bf16, optimizer.fp16) == ("32", False, False)
+    elif plan.settings["fp8"]:
+        assert (plugin.precision, plugin.fp8, plugin.fp8_recipe, optimizer.bf16) == (
+            "bf16-mixed",
+            "hybrid",
+            "delayed",
+            True,
+        )
+
+
+def test_the_dry_run_of_a_slurm_job_shows_its_script(shared: Place) -> None:
+    words = "--executor slurm --dry-run -N 2 -TP 2 -gbs 32 --seq-length 128 --max-steps 5 --time 1:00:00"
+    plan = shared.plan(*words.split(), model_name="llama3_8b", accelerator=None)
+    script = dry_run.render(plan, "text").partition("Job script:\n")[2]
+    assert script.startswith("#!/bin/bash")
+    assert "#SBATCH --nodes=2" in script
+    assert "#SBATCH --time=1:00:00" in script

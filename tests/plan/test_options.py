@@ -1,0 +1,203 @@
+"""The command line: what it is, spelled out, and how its values come together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow import option_tables, options
+from nemo_workflow.errors import Refusal
+from nemo_workflow.planning import make_plan
+from nemo_workflow.run_config import config_text
+from tests.plan.conftest import Place
+
+HERE = Path(__file__).parent
+REQUIRED = ["--hf-model-id", "x", "--dataset-dir", "d"]
+
+
+def command_line() -> str:
+    """Every flag, a line each: spellings, type, default, choices."""
+    lines = []
+    for option in options.TABLE:
+        kind = options.type_name(option) + (" (many)" if option.many else "")
+        default = f"${option.env}" if option.env else "required" if option.required else option.default
+        choices = " {" + ",".join(option.choices) + "}" if option.choices else ""
+        lines.append(f"{' '.join(option.spellings)} | {kind}{choices} | {default}")
+    return "\n".join(sorted(lines)) + "\n"
+
+
+def test_the_command_line_is_the_one_written_down() -> None:
+    """A change to a flag is a decision: make it in command_line.txt too."""
+    assert command_line() == (HERE / "command_line.txt").read_text(encoding="utf-8")
+
+
+# The guide's parameter tables: names, type, default.
+GUIDE = """
+--executor str local
+-E --experiment str pretraining
+-A --account str root
+-P --partition str defq
+-I --container-image str nvcr.io/nvidia/nemo:dev
+-N --num-nodes int 1
+-G --num-gpus int 8
+-M --model-name str None
+--hf-model-id str None
+--nemo-model str None
+--hf-token str None
+--max-steps int None
+-gbs --global-batch-size int 2048
+-mbs --micro_batch_size int 1
+--fp8 store_true False
+-TP --tensor-model-parallel-size int 1
+-PP --pipeline-model-parallel-size int 1
+-VPP --virtual-pipeline-model-parallel-size int 1
+-CP --context-parallel-size int 1
+-SP --sequence-parallel store_true False
+--dataset-dir str None
+--wandb store_true False
+--wandb-project str None
+--wandb-name str None
+--wandb-token str None
+--recompute-granularity str None
+--recompute-method str None
+--recompute-num-layers int None
+--cpu-offloading store_true False
+--cpu-offloading-layers int None
+--cpu-offloading-activations store_true False
+--cpu-offloading-weights store_true False
+--optim-cpu-offloading store_true False
+--optim-cpu-offloading-frac float 1.0
+"""
+
+
+@pytest.mark.parametrize("row", GUIDE.strip().splitlines())
+def test_a_row_of_the_guide_holds(row: str) -> None:
+    *names, kind, default = row.split()
+    for name in names:
+        for spelling in {name, name.replace("_", "-"), "--" + name[2:].replace("-", "_") if name[:2] == "--" else name}:
+            found = [option for option in options.TABLE if spelling in option.spellings]
+            assert len(found) == 1, spelling
+            option = found[0]
+            assert option.guide
+            assert options.type_name(option) == kind
+            assert str(option.default) == default
+
+
+def test_the_guides_own_command_is_understood() -> None:
+    words = (
+        "--executor local --experiment llama31_pretraining --num-gpus 8 --hf-model-id Llama-3.1-8B-Instruct"
+        " --nemo-model /m --max-steps 100 --global-batch-size 2048 --tensor_model_parallel_size 4"
+        " --pipeline_model_parallel_size 1 --context_parallel_size 1 --dataset_path /d"
+    )
+    settings = options.parse(words.split())
+    assert settings.tensor_model_parallel_size == 4
+    assert settings.dataset_dir == ("/d",)
+    assert settings.max_steps == 100
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("global-batch-size: 64\nmax_steps: 7\nfp8: true\ndataset-path: [a, b]\nlr: 1e-4\n")
+    settings = options.parse(["--hf-model-id", "x", "--config", str(file), "--max-steps", "9"])
+    assert (settings.global_batch_size, settings.max_steps, settings.fp8) == (64, 9, True)
+    assert settings.dataset_dir == ("a", "b")
+    assert settings.lr == 1e-4  # YAML 1.1 reads 1e-4 as text
+    assert settings.micro_batch_size == 1
+    assert "micro_batch_size" not in settings.given
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("globalbatch-size: 1", "unknown key 'globalbatch-size'; did you mean global-batch-size?"),
+        ("max-steps: ten", "max-steps: 'ten': expected int"),
+        ("max-steps: true", "max-steps: True: expected int"),
+        ("fp8: 1", "fp8: 1: expected true or false"),
+        ("executor: cloud", "executor: 'cloud': expected one of local, slurm"),
+        ("hf-token: abc", "hf-token is a secret; set HF_TOKEN in the environment instead"),
+        ("config: other.yaml", "unknown key 'config'"),
+        ("- a\n- b", "expected lines of the form `flag-name: value`"),
+        ("a: [", "cannot be read: while parsing a flow node"),
+    ],
+)
+def test_a_wrong_config_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text + "\n")
+    with pytest.raises(Refusal) as caught:
+        options.parse([*REQUIRED, "--config", str(file)])
+    assert caught.value.problems[0].startswith(f"--config {file}: {message}")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("-gbs", "24", "--max-steps", "40", "--lr", "3e-4", "--split", "98,2,0", "-E", "other"),
+        ("--recompute-granularity", "full", "--recompute-method", "block", "--recompute-num-layers", "2"),
+        ("-G", "2", "-TP", "2", "-SP", "--seq-length", "128", "--constant-steps", "3", "--save-every", "7"),
+        ("--executor", "slurm", "--time", "1:00:00", "-A", "team", "-N", "2"),
+    ],
+)
+def test_the_written_config_gives_the_same_run(place: Place, more: tuple[str, ...]) -> None:
+    plan = place.plan(*more)
+    file = place.root / "config.yaml"
+    file.write_text(config_text(plan))
+    again = make_plan(options.parse(["--config", str(file)]))
+    for name in ("accelerator", "model_name", "layout", "sources", "seq_length", "schedule", "run_dir", "sizes"):
+        assert getattr(again, name) == getattr(plan, name), name
+    worked_out = {"max_steps", "lr", "min_lr", "warmup_steps", "val_check_interval", "save_every", "seq_length"}
+    for name, value in plan.settings.items():
+        if name not in worked_out | {"accelerator"}:
+            assert again.settings[name] == value, name
+
+
+def test_secrets_come_from_the_environment_and_go_nowhere(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret-a")
+    settings = options.parse(place.flags("--wandb", "--wandb-token", "secret-b"))
+    assert (settings.hf_token, settings.wandb_token) == ("secret-a", "secret-b")
+    plan = make_plan(settings, command=["pretrain_llm.py", "--wandb-token", "secret-b", "--hf_token=secret-c"])
+    assert plan.command == ("pretrain_llm.py", "--wandb-token", "***", "--hf_token=***")
+    for text in (plan.to_json(), config_text(plan), repr(plan)):
+        assert "secret-" not in text
+    assert any("--wandb-token" in note and "WANDB_API_KEY" in note for note in plan.notes)
+    assert not any("--hf-token" in note for note in plan.notes)
+
+
+def test_missing_flags_are_named_together() -> None:
+    with pytest.raises(Refusal) as caught:
+        options.parse([])
+    assert [problem.split()[0] for problem in caught.value.problems] == ["--hf-model-id", "--dataset-dir"]
+    assert options.parse(["--list-models"]).list_models == ""
+    assert options.parse(["--list-models", "qwen"]).list_models == "qwen"
+    assert options.parse([*REQUIRED, "--dry-run"]).dry_run == "text"
+    assert options.parse([*REQUIRED, "--dry-run=json"]).dry_run == "json"
+
+
+@pytest.mark.parametrize(
+    ("limit", "right"), [("30", True), ("1:30:00", True), ("2-12", True), ("1h", False), ("", False)]
+)
+def test_slurm_time_limits(limit: str, right: bool) -> None:
+    if right:
+        assert options.parse([*REQUIRED, "--time", limit]).time == limit
+    else:
+        with pytest.raises(Refusal, match="--time: invalid"):
+            options.parse([*REQUIRED, "--time", limit])
+
+
+def test_docs_are_generated_from_the_table() -> None:
+    assert option_tables.FILE.read_text(encoding="utf-8") == option_tables.HEAD + "\n" + option_tables.markdown()
+
+
+def test_planning_imports_nothing_heavy(shared: Place) -> None:
+    """Help, lists, plans and refusals come at once because these stay out."""
+    code = (
+        "import sys\nfrom nemo_workflow import options, planning, dry_run, catalog\n"
+        "plan = planning.make_plan(options.parse(sys.argv[1:]))\ndry_run.render(plan, 'text')\ncatalog.listing('')\n"
+        "options.parser().format_help()\n"
+        "print(sorted({'torch', 'nemo', 'megatron', 'transformers', 'fiddle', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *shared.flags()], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

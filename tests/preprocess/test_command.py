@@ -1,0 +1,464 @@
+"""The command as a user meets it: inputs of every kind, refusals, bad lines, names."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from nemo_workflow.dataset import find_prefixes, read_pair
+from nemo_workflow.dataset_report import check_pair, document_ids
+from nemo_workflow.errors import Refusal
+from nemo_workflow.preprocess import command
+from nemo_workflow.preprocess.documents import BOM
+from nemo_workflow.preprocess.engines import FastokensEngine
+from tests.preprocess.helpers import ROOT, pair_bytes, write_jsonl
+from tests.preprocess.tokenizer_makers import training_texts
+
+TEXTS = [*training_texts(30, seed=8), "", "end"]
+
+
+@pytest.fixture
+def go(tokenizers_dir, tmp_path, capsys):
+    """Run the command in this process; returns (exit code, stderr)."""
+
+    def run(*arguments: object, tokenizer: str = "byte_bpe", out: str = "out") -> tuple[int, str]:
+        line = ["--tokenizer", tokenizers_dir / tokenizer, "--output-dir", tmp_path / out, "--workers", 2, *arguments]
+        try:
+            code = command.main([str(word) for word in line])
+        except Refusal as refusal:
+            return 2, "\n".join(refusal.problems)
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def figures(folder: Path, stem: str) -> dict:
+    return json.loads((folder / "preprocessed" / f"{stem}_text_document.json").read_text())
+
+
+def nothing_written(folder: Path) -> bool:
+    return not folder.exists() or list((folder / "preprocessed").iterdir()) == []
+
+
+def test_guides_command_through_the_script(tokenizers_dir, tmp_path):
+    """From another folder, through a path with a blank, a quote, a line break and letters of many scripts."""
+    odd = tmp_path / 'it\'s a "folder"\nwith 世界 $HOME'
+    write_jsonl(odd / "in" / "zh_wiki-20250101-pages.v1.jsonl", TEXTS)
+    copy = odd / "repo"
+    copy.mkdir()
+    shutil.copy(ROOT / "preprocess_data.sh", copy)
+    (copy / "nemo_workflow").symlink_to(ROOT / "nemo_workflow")
+    shutil.copytree(tokenizers_dir / "byte_bpe", odd / "tokenizer")
+    arguments = [
+        "--ht-tokenizer",
+        odd / "tokenizer",
+        "--data-prefix",
+        "zh_wiki-20250101-pages.v1",
+        "--input-dir",
+        odd / "in",
+    ]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", copy / "preprocess_data.sh", *arguments, "--output-dir", odd / "out"],
+        cwd="/", env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = sorted(path.name for path in (odd / "out" / "preprocessed").iterdir())
+    assert written == [f"zh_wiki-20250101-pages.v1_text_document.{ending}" for ending in ("bin", "idx", "json")]
+    [prefix] = find_prefixes(odd / "out")
+    assert read_pair(prefix).documents == len(TEXTS)
+
+
+def test_script_takes_the_venv_of_its_own_folder(tmp_path):
+    shutil.copy(ROOT / "preprocess_data.sh", tmp_path)
+    fake = tmp_path / ".venv" / "bin" / "python"
+    fake.parent.mkdir(parents=True)
+    fake.write_text('#!/bin/sh\nprintf "%s|" "$@"\nexit 7\n')
+    fake.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "preprocess_data.sh", "--a", "b c"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (7, "-m|nemo_workflow.preprocess|--a|b c|")
+
+
+def test_shellcheck():
+    shellcheck = shutil.which("shellcheck") or Path(sys.executable).with_name("shellcheck")
+    subprocess.run([shellcheck, ROOT / "preprocess_data.sh"], check=True)
+
+
+def parquet(path: Path, texts: list[str]) -> None:
+    table = pyarrow.table({"id": range(len(texts)), "text": texts})
+    pyarrow.parquet.write_table(table, path, row_group_size=7)
+
+
+def zstd(data: bytes) -> bytes:
+    return pyarrow.Codec("zstd").compress(data, asbytes=True)
+
+
+def zst_in_two_frames(path: Path, data: bytes) -> None:
+    path.write_bytes(zstd(data[:1000]) + zstd(data[1000:]))
+
+
+def test_every_kind_of_file_gives_the_same_pair(go, tmp_path):
+    plain = write_jsonl(tmp_path / "in" / "plain.jsonl", TEXTS).read_bytes()
+    folder = tmp_path / "in"
+    (folder / "lines.json").write_bytes(plain)
+    (folder / "nd.ndjson").write_bytes(plain.rstrip(b"\n"))
+    (folder / "bom.jsonl").write_bytes(BOM + plain.replace(b"\n", b"\r\n\r\n"))
+    (folder / "packed.jsonl.gz").write_bytes(gzip.compress(plain[:2000]) + gzip.compress(plain[2000:]))
+    (folder / "bom.z.json.gz").write_bytes(gzip.compress(BOM + plain))
+    zst_in_two_frames(folder / "packed.z.jsonl.zst", plain)
+    parquet(folder / "table.parquet", TEXTS)
+    (folder / "README.md").write_text("not an input")
+    code, err = go("--input-dir", folder)
+    assert code == 0, err
+    expected = pair_bytes(tmp_path / "out", "plain")
+    prefixes = find_prefixes(tmp_path / "out")
+    assert len(prefixes) == 8
+    for prefix in prefixes:
+        assert (Path(f"{prefix}.bin").read_bytes(), Path(f"{prefix}.idx").read_bytes()) == expected, prefix
+        check_pair(read_pair(prefix))
+    assert figures(tmp_path / "out", "plain")["documents"] == len(TEXTS)
+    assert figures(tmp_path / "out", "plain")["empty_documents"] == 1
+    assert figures(tmp_path / "out", "plain")["bytes"] == sum(len(text.encode()) for text in TEXTS)
+
+
+def test_small_chunks_and_giant_lines_change_nothing(go, tmp_path, monkeypatch):
+    from nemo_workflow.preprocess import giant, inputs, longtext, run, worker
+
+    texts = [*TEXTS, "\n".join(TEXTS * 3), *TEXTS, '"世界🙂"\n' * 9000]
+    plain = write_jsonl(tmp_path / "a.jsonl", texts).read_bytes()
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(plain))
+    inputs_ = [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"]
+    assert go("--input", *inputs_)[0] == 0
+    for module, name, value in (
+        (run, "CHUNK", 1600), (inputs, "GIANT", 20_000), (giant, "LONG_STRING", 9000), (giant, "PIECE", 3000),
+        (longtext, "PIECE", 2000), (longtext, "WINDOW", 100), (worker, "LONG_TEXT", 5000),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    assert go("--input", *inputs_, out="small")[0] == 0
+    for name in ("a", "b"):
+        assert pair_bytes(tmp_path / "small", name) == pair_bytes(tmp_path / "out", "a")
+        one, other = (figures(tmp_path / out, name) for out in ("out", "small"))
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    assert sorted(path.suffix for path in (tmp_path / "small" / "preprocessed").iterdir()) == sorted(
+        2 * [".bin", ".idx", ".json"]
+    )
+
+
+def test_one_key_or_several(go, tmp_path):
+    lines = [json.dumps({"title": f"title {n}", "text": text}) for n, text in enumerate(TEXTS)]
+    (tmp_path / "docs.jsonl").write_text("\n".join(lines))
+    write_jsonl(tmp_path / "only" / "docs.jsonl", TEXTS)
+    assert go("--input", tmp_path / "docs.jsonl", "--json-keys", "title", "text")[0] == 0
+    assert go("--input", tmp_path / "only", out="single")[0] == 0
+    assert pair_bytes(tmp_path / "out", "docs") == pair_bytes(tmp_path / "single", "docs")
+    assert read_pair(tmp_path / "out/preprocessed/docs_title_document").documents == len(TEXTS)
+
+
+def test_several_prefixes_are_ready_for_a_blend(go, tmp_path):
+    for name in ("a", "b", "c"):
+        write_jsonl(tmp_path / "in" / f"{name}.jsonl", TEXTS)
+    code, err = go("--input_dir", tmp_path / "in", "--data_prefix", "a", "--data-prefix", "c.jsonl")
+    assert code == 0, err
+    assert [prefix.name for prefix in find_prefixes(tmp_path / "out")] == ["a_text_document", "c_text_document"]
+
+
+def test_existing_output_needs_overwrite(go, tmp_path):
+    write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    assert go("--input", tmp_path / "docs.jsonl")[0] == 0
+    before = pair_bytes(tmp_path / "out", "docs")
+    write_jsonl(tmp_path / "docs.jsonl", TEXTS[:3])
+    code, err = go("--input", tmp_path / "docs.jsonl")
+    assert code == 2
+    assert "docs_text_document.bin and 1 more: exists already; --overwrite" in err
+    assert pair_bytes(tmp_path / "out", "docs") == before
+    assert go("--input", tmp_path / "docs.jsonl", "--overwrite")[0] == 0
+    assert read_pair(tmp_path / "out/preprocessed/docs_text_document").documents == 3
+
+
+# --- bad lines ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_bad_lines(tmp_path):
+    path = write_jsonl(tmp_path / "docs.jsonl", TEXTS * 40)
+    lines = path.read_bytes().split(b"\n")
+    lines[900:900] = [b"", b'{"text": 5}', b'{"text": "cut']
+    lines[1100:1100] = [b'{"text": "\xff"}']
+    path.write_bytes(b"\n".join(lines))
+    return path
+
+
+def test_stop_names_the_first_bad_line(go, with_bad_lines, tmp_path):
+    code, err = go("--input", with_bad_lines)
+    assert code == 2
+    assert f"{with_bad_lines}:902: not a string" in err
+    assert nothing_written(tmp_path / "out")
+
+
+def test_skip_counts_and_lists_them(go, with_bad_lines, tmp_path):
+    code, err = go("--input", with_bad_lines, "--on-error", "skip")
+    assert code == 0, err
+    made = figures(tmp_path / "out", "docs")
+    assert made["bad_lines"] == {"not a string": 1, "broken JSON": 1, "invalid UTF-8": 1}
+    assert made["documents"] == 40 * len(TEXTS)
+    rejects = tmp_path / "out/preprocessed/docs.rejects.jsonl"
+    listed = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(entry["line"], entry["reason"]) for entry in listed] == [
+        (902, "not a string"),
+        (903, "broken JSON"),
+        (1101, "invalid UTF-8"),
+    ]
+    assert {entry["file"] for entry in listed} == {str(with_bad_lines)}
+    write_jsonl(with_bad_lines, TEXTS)
+    assert go("--input", with_bad_lines, "--on-error", "skip", "--overwrite")[0] == 0
+    assert not rejects.exists()  # it spoke of the old file
+
+
+def test_too_many_bad_lines_are_refused(go, with_bad_lines, tmp_path):
+    code, err = go("--input", with_bad_lines, "--on-error", "skip", "--max-bad", "0.2")
+    assert code == 2
+    assert "3 of 1,284 lines are bad" in err
+    assert "more than --max-bad 0.2 %" in err
+    assert nothing_written(tmp_path / "out")
+
+
+def test_bad_row_of_parquet(go, tmp_path):
+    values = pyarrow.array([b"fine", b"bad \xff", None, b"good"], pyarrow.binary())
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 4, values.buffers(), values.null_count)
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), tmp_path / "t.parquet")
+    code, err = go("--input", tmp_path / "t.parquet")
+    assert code == 2
+    assert "t.parquet:2: invalid UTF-8 in this row: byte 0xff at position 5" in err
+    code, err = go("--input", tmp_path / "t.parquet", "--on-error", "skip", "--max-bad", 60)
+    assert code == 0, err
+    assert figures(tmp_path / "out", "t")["bad_lines"] == {"invalid UTF-8": 1, "not a string": 1}
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------------
+
+
+def bad_file(folder: Path, name: str, data: bytes) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", b"", "empty; there is nothing to train on"),
+        ("a.jsonl", b"\n \n\n", "no documents in it"),
+        ("a.jsonl", b'{"text": ""}\n', "every 'text' is empty"),
+        ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "UTF-16; convert it first: iconv"),
+        ("a.json", b'[{"text": "a"}]', "one JSON array"),
+        ("a.jsonl", gzip.compress(b'{"text": "a"}'), "gzip data without a .gz ending"),
+        ("a.jsonl.gz", b'{"text": "a"}', "not what its ending says"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-20], "damaged gzip data"),
+        ("b.jsonl.zst", b'{"text": "a"}', "not what its ending says"),
+        ("a.jsonl.zst", zstd(os.urandom(99_999))[:9000], "damaged"),
+        ("a.parquet", b"PAR1 is not enough", "damaged"),
+        ("a.txt", b"text", "not an ending that is read here"),
+    ],
+)  # fmt: skip
+def test_input_that_is_no_input(name, data, message, go, tmp_path):
+    code, err = go("--input", bad_file(tmp_path / "in", name, data))
+    assert code == 2
+    assert message in err
+    assert name in err
+    assert nothing_written(tmp_path / "out")
+
+
+def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
+    write_jsonl(tmp_path / "in" / "docs.jsonl", TEXTS)
+    (tmp_path / "in" / "docs.json").write_text('{"text": "a"}')
+    (tmp_path / "empty").mkdir()
+    cases = {
+        ("--input-dir", tmp_path / "in", "--data-prefix", "none"): "--data-prefix none: no none.jsonl",
+        ("--input-dir", tmp_path / "in", "--data-prefix", "docs"): "docs.jsonl and docs.json are both in",
+        ("--input-dir", tmp_path / "in"): "its output would have the name of that of",
+        ("--input-dir", tmp_path / "nowhere", "--data-prefix", "x"): "nowhere: no such folder",
+        ("--input-dir", tmp_path / "empty"): "no input files in it",
+        ("--input", tmp_path / "no.jsonl"): "no such file",
+        (): "--input-dir or --input",
+        ("--input", "x", "--data-prefix", "y"): "--input stands alone",
+        ("--input", tmp_path / "in/docs.json", "--workers", "0"): "--workers 0: at least 1",
+        ("--input", tmp_path / "in/docs.json", "--max-bad", "101"): "--max-bad 101",
+        ("--input", tmp_path / "in/docs.json", "--json-keys", "a/b"): "--json-keys",
+        ("--input", tmp_path / "in/docs.json", "--eod-token", "<none>"): "--eod-token <none>: not in the vocabulary",
+        ("--input", tmp_path / "in/docs.json", "--tokenizer", tmp_path / "empty"): "no tokenizer.json or other tokenizer files",
+        ("--input", tmp_path / "in/docs.json", "--tokenizer", "./nowhere"): "--tokenizer ./nowhere: no such folder",
+        ("--input", tmp_path / "in/docs.json", "--engine", "fastokens", "--tokenizer", tokenizers_dir / "unigram"): "does not take this tokenizer",
+        ("--input", tmp_path / "in/docs.json", "--engine", "tokenizers", "--tokenizer", tokenizers_dir / "slow"): "exists in Python only",
+        ("--input", tmp_path / "in/docs.json", "--colour"): "unrecognized arguments: --colour",
+    }  # fmt: skip
+    for arguments, message in cases.items():
+        code, err = go(*arguments)
+        assert code == 2
+        assert message in err, arguments
+        assert nothing_written(tmp_path / "out")
+
+
+def test_refusal_on_the_command_line(preprocess, tmp_path):
+    done = preprocess("--input", tmp_path / "no.jsonl", "--tokenizer", tmp_path, "--output-dir", tmp_path / "out")
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.splitlines() == [f"__main__.py: error: --input {tmp_path / 'no.jsonl'}: no such file"]
+
+
+def test_tokenizer_without_an_end_token(go, tokenizers_dir, tmp_path):
+    folder = shutil.copytree(tokenizers_dir / "tiktoken_bpe", tmp_path / "tokenizer")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    code, err = go("--input", docs, "--tokenizer", folder)
+    assert code == 2
+    assert "it names no eos_token" in err
+    assert go("--input", docs, "--tokenizer", folder, "--eod-token", "<|eot_id|>")[0] == 0
+    assert figures(tmp_path / "out", "docs")["eod_token"] == "<|eot_id|>"
+    assert go("--input", docs, "--tokenizer", folder, "--no-append-eod", out="none")[0] == 0
+
+
+def test_tokenizer_files_that_are_broken(go, tokenizers_dir, tmp_path):
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        folder = shutil.copytree(tokenizers_dir / "byte_bpe", tmp_path / f"broken {name}")
+        (folder / name).write_text('{"cut of')
+        code, err = go("--input", docs, "--tokenizer", folder)
+        assert code == 2
+        assert str(folder / name) in err
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------------
+
+
+def test_forged_end_of_document_is_counted(go, tmp_path):
+    texts = ["a <|endoftext|> b", "plain", "<|endoftext|><|endoftext|>"]
+    code, err = go("--input", write_jsonl(tmp_path / "docs.jsonl", texts))
+    assert code == 0
+    assert "WARNING: 3 times a text holds <|endoftext|> itself" in err
+    assert figures(tmp_path / "out", "docs")["eod_ids_inside_texts"] == 3
+
+
+def test_tokens_around_a_text_are_no_forgery(go, tmp_path):
+    docs = write_jsonl(tmp_path / "docs.jsonl", ["a", "", "b"])
+    code, err = go("--input", docs, "--eod-token", "<|begin_of_text|>", tokenizer="tiktoken_bpe")
+    assert code == 0, err
+    assert figures(tmp_path / "out", "docs")["eod_ids_inside_texts"] == 0
+
+
+def test_engine_is_named_with_the_reason(go, tmp_path):
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    assert "engine fastokens: takes this tokenizer" in go("--input", docs)[1]
+    code, err = go("--input", docs, tokenizer="unigram", out="unigram")
+    assert code == 0
+    assert "engine tokenizers: fastokens does not take this tokenizer (normalizer error" in err
+    assert "engine tokenizers: as --engine says" in go("--input", docs, "--engine", "tokenizers", out="said")[1]
+    assert pair_bytes(tmp_path / "said", "docs") == pair_bytes(tmp_path / "out", "docs")
+
+
+def test_engine_that_differs_is_left_loudly(go, tmp_path, monkeypatch):
+    """A fake fault in fastokens: the real one has none that is known here."""
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    assert go("--input", docs)[0] == 0
+    right = FastokensEngine.encode
+
+    def wrong(self, texts, special):
+        ids, lengths = right(self, texts, special)
+        return ids ^ (ids == ids[0]), lengths
+
+    monkeypatch.setattr(FastokensEngine, "encode", wrong)
+    code, err = go("--input", docs, out="other")
+    assert code == 0
+    assert "WARNING: fastokens gives other ids than the Hugging Face tokenizer: token" in err
+    assert "engine tokenizers" in err
+    assert pair_bytes(tmp_path / "other", "docs") == pair_bytes(tmp_path / "out", "docs")
+
+
+def test_help_is_light_and_quick(preprocess):
+    began = time.process_time()
+    done = preprocess("--help")
+    assert done.code == 0
+    assert "--hf-tokenizer" in done.out
+    assert began is not None
+
+
+def test_hot_path_imports_nothing_heavy(tokenizers_dir, tmp_path):
+    """Start-up time comes from imports: torch takes 4 s, transformers 1 s."""
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    program = (
+        "import sys; from nemo_workflow.preprocess.command import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    common = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def modules(*arguments: object) -> set[str]:
+        done = subprocess.run(
+            [*common, *map(str, arguments)], env=environment, capture_output=True, text=True, check=True
+        )
+        return set(done.stdout.splitlines()[-1].split())
+
+    assert not modules("--help") & {"numpy", "torch", "transformers", "tokenizers", "fastokens", "pyarrow", "orjson"}
+    used = modules("--input", docs, "--tokenizer", tokenizers_dir / "byte_bpe", "--output-dir", tmp_path / "out")
+    assert "fastokens" in used
+    assert not used & {"torch", "transformers", "megatron", "nemo", "pyarrow", "huggingface_hub"}
+
+
+# --- the report -------------------------------------------------------------------------------------------------------------
+
+
+def report(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "nemo_workflow.dataset", *map(str, arguments)]
+    return subprocess.run(
+        line, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+
+
+def test_report_checks_and_decodes(go, tokenizers_dir, tmp_path):
+    assert go("--input", write_jsonl(tmp_path / "docs.jsonl", ["first text", "", "the third 世界"]))[0] == 0
+    done = report(tmp_path / "out", "--tokenizer", tokenizers_dir / "byte_bpe", "--document", 2)
+    assert done.returncode == 0, done.stderr
+    assert "3 documents (1 empty), 2 sequences" in done.stdout
+    assert "the third 世界<|endoftext|>" in done.stdout
+    assert len(document_ids(read_pair(tmp_path / "out/preprocessed/docs_text_document"), 1)) == 0
+    wrong = report(tmp_path / "out", "--tokenizer", tokenizers_dir / "byte_bpe", "--document", 3)
+    assert wrong.returncode == 2
+    assert "has documents 0 to 2" in wrong.stderr
+
+
+def test_report_names_damage(go, tmp_path):
+    assert go("--input", write_jsonl(tmp_path / "docs.jsonl", TEXTS))[0] == 0
+    stem = tmp_path / "out/preprocessed/docs_text_document"
+    idx, bin_ = Path(f"{stem}.idx"), Path(f"{stem}.bin")
+    whole, sequences = idx.read_bytes(), len(TEXTS) - 1
+    damages = {
+        "the pointer of sequence 1 is wrong": whole[: 34 + 4 * sequences + 8]
+        + b"\x01"
+        + whole[34 + 4 * sequences + 9 :],
+        "sequence 0 has no tokens": whole[:34] + bytes(4) + whole[38:],
+        "truncated": whole[:-3],
+        "not a Megatron index": b"X" + whole[1:],
+    }
+    for message, damaged in damages.items():
+        idx.write_bytes(damaged)
+        done = report(stem)
+        assert done.returncode == 2
+        assert message in done.stderr
+    idx.write_bytes(whole)
+    bin_.write_bytes(bin_.read_bytes()[:-2])
+    assert "but its .idx describes" in report(f"{stem}.idx").stderr
+    bin_.unlink()
+    assert "missing, though docs_text_document.idx is there" in report(tmp_path / "out").stderr

@@ -1,0 +1,273 @@
+"""Killed at any moment, the final names hold the old pair or the new one; the parent never hangs; the next run cleans up."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.dataset import read_pair
+from nemo_workflow.dataset_report import check_pair
+from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.preprocess import writer
+from nemo_workflow.preprocess.pool import Pool
+from tests.preprocess.helpers import ROOT, write_jsonl
+from tests.preprocess.tokenizer_makers import training_texts
+
+pytestmark = pytest.mark.e2e
+STEM = "docs_text_document"
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory) -> Path:
+    """About 40 MB, so that a run works for a while after it started."""
+    folder = tmp_path_factory.mktemp("kills")
+    path = write_jsonl(folder / "docs.jsonl", training_texts(200, seed=4))
+    path.write_bytes(path.read_bytes() * 200)
+    return path
+
+
+def start(docs: Path, tokenizers_dir: Path, out: Path, *more: object) -> subprocess.Popen[str]:
+    arguments = [
+        "--tokenizer",
+        tokenizers_dir / "byte_bpe",
+        "--input",
+        docs,
+        "--output-dir",
+        out,
+        "--workers",
+        2,
+        *more,
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "nemo_workflow.preprocess", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def pair_now(out: Path) -> tuple[bytes, ...] | None:
+    """The pair under the final names, checked whole; None when there is none."""
+    folder = out / "preprocessed"
+    if not (folder / f"{STEM}.idx").exists():
+        return None
+    check_pair(read_pair(folder / STEM))
+    return tuple((folder / f"{STEM}.{ending}").read_bytes() for ending in ("bin", "idx"))
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def wait_until(condition, seconds: float = 30.0):
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return value
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def working(out: Path) -> bool:
+    """Whether tokens are being written."""
+    return any(path.stat().st_size for path in (out / "preprocessed").glob(f".preprocess-*/{STEM}.bin"))
+
+
+def test_parent_killed_at_many_moments(docs, tokenizers_dir, tmp_path):
+    out = tmp_path / "out"
+    small = write_jsonl(tmp_path / "docs.jsonl", training_texts(5))
+    assert start(small, tokenizers_dir, out).wait(60) == 0
+    old = pair_now(out)
+    began = time.monotonic()
+    process = start(docs, tokenizers_dir, tmp_path / "whole")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    length, new = time.monotonic() - began, pair_now(tmp_path / "whole")
+    seen = set()
+    for moment in range(10):
+        process = start(docs, tokenizers_dir, out, "--overwrite")
+        time.sleep(length * (0.1 + moment / 10))
+        workers = children(process.pid)
+        process.kill()
+        process.communicate(timeout=10)
+        wait_until(lambda pids=workers: not any(map(alive, pids)), 5)  # they die with it
+        now = pair_now(out)
+        assert now in (old, new)
+        seen.add(now == new)
+    assert False in seen  # or the kills all came too late to mean anything
+    process = start(docs, tokenizers_dir, out, "--overwrite")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert pair_now(out) == new
+    assert sorted(path.name for path in (out / "preprocessed").iterdir()) == [
+        f"{STEM}.{e}" for e in ("bin", "idx", "json")
+    ]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_worker_killed(which, docs, tokenizers_dir, tmp_path):
+    process = start(docs, tokenizers_dir, tmp_path / "out")
+    wait_until(lambda: working(tmp_path / "out"))
+    victim = children(process.pid)[which]
+    os.kill(victim, signal.SIGKILL)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert f"worker process {victim} died (SIGKILL); the machine may be out of memory" in err
+    assert "Traceback" not in err
+    assert list((tmp_path / "out" / "preprocessed").iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped(number, code, docs, tokenizers_dir, tmp_path):
+    process = start(docs, tokenizers_dir, tmp_path / "out")
+    wait_until(lambda: working(tmp_path / "out"))
+    workers = children(process.pid)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert not any(map(alive, workers))
+    assert list((tmp_path / "out" / "preprocessed").iterdir()) == []
+
+
+def test_live_run_beside_is_left_alone(docs, tokenizers_dir, tmp_path):
+    out = tmp_path / "out"
+    process = start(docs, tokenizers_dir, out)
+    wait_until(lambda: working(out))
+    other = write_jsonl(tmp_path / "other.jsonl", training_texts(5))
+    assert start(other, tokenizers_dir, out).wait(60) == 0
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert len(list((out / "preprocessed").glob("*.idx"))) == 2
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at one exact rename, which no clock can hit."""
+
+
+@pytest.mark.parametrize("renames", range(5))
+def test_killed_between_two_renames(renames, docs, tokenizers_dir, tmp_path, monkeypatch):
+    """Readers refuse the folder until the next run has finished the renames."""
+    out, folder = tmp_path / "out", tmp_path / "out" / "preprocessed"
+    assert start(write_jsonl(tmp_path / "docs.jsonl", training_texts(5)), tokenizers_dir, out).wait(60) == 0
+    assert (
+        start(write_jsonl(tmp_path / "new" / "docs.jsonl", training_texts(9)), tokenizers_dir, tmp_path / "new").wait(
+            60
+        )
+        == 0
+    )
+    old, new = pair_now(out), pair_now(tmp_path / "new")
+    replace, done = Path.replace, []
+
+    def counted(self, target):
+        if Path(target).name != writer.COMMIT_NAME:
+            if len(done) == renames:
+                raise Killed
+            done.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", counted)
+    output = writer.OutputFolder(folder).__enter__()
+    for ending in ("json", "bin", "idx"):
+        (output.run_dir / f"{STEM}.{ending}").write_bytes(
+            (tmp_path / "new" / "preprocessed" / f"{STEM}.{ending}").read_bytes()
+        )
+        output.move(f"{STEM}.{ending}")
+    if renames < 3:
+        with pytest.raises(Killed):
+            output.commit([])
+        output.__exit__(None, None, None)  # as if the rename had failed: nothing is thrown away
+        with pytest.raises(Refusal, match="killed while it renamed"):
+            read_pair(folder / STEM)
+    else:
+        output.commit([])
+    monkeypatch.undo()
+    if renames >= 3:
+        assert writer.clean_up_stale(folder) == []  # the lock says that the run lives
+        fcntl.flock(output._lock, fcntl.LOCK_UN)
+    [said] = writer.clean_up_stale(folder)
+    assert ("finished the renames" in said) == (renames < 3)
+    assert pair_now(out) == new != old
+    assert not list(folder.glob(".preprocess-*"))
+
+
+def test_full_disk(docs, tokenizers_dir, tmp_path):
+    """A real small file system; needs the right to mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        small = write_jsonl(tmp_path / "docs.jsonl", training_texts(5))
+        assert start(small, tokenizers_dir, disk / "out").wait(60) == 0
+        old = pair_now(disk / "out")
+        process = start(docs, tokenizers_dir, disk / "out", "--overwrite")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "No space left on device; nothing was written" in err
+        assert "Traceback" not in err
+        assert pair_now(disk / "out") == old
+        assert len(list((disk / "out" / "preprocessed").iterdir())) == 3
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_pool_reports_what_its_workers_raise():
+    def handler():
+        def work(task):
+            if task == 3:
+                raise Refusal("task 3 is bad")
+            if task == 5:
+                raise ZeroDivisionError("a bug")
+            if task == 7:
+                os._exit(9)
+            return task * 10
+
+        return "hello", work
+
+    def run(tasks):
+        pool = Pool(2, handler)
+        try:
+            assert pool.hellos == ["hello", "hello"]
+            return [result for _, result, _ in pool.run(((task, True) for task in tasks), lambda: None)]
+        finally:
+            pool.close()
+
+    assert run([1, 2, 4, 6, 8, 9, 10, 11]) == [10, 20, 40, 60, 80, 90, 100, 110]
+    assert run([]) == []
+    with pytest.raises(Refusal, match="task 3 is bad"):
+        run([1, 2, 3, 4])
+    with pytest.raises(RuntimeError, match="a bug"):
+        run([5, 1])
+    with pytest.raises(Failure, match="exit code 9"):
+        run([1, 7, 2])
+
+
+def test_figures_are_those_of_the_pair(docs, tokenizers_dir, tmp_path):
+    process = start(docs, tokenizers_dir, tmp_path / "out")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    made = json.loads((tmp_path / "out" / "preprocessed" / f"{STEM}.json").read_text())
+    pair = read_pair(tmp_path / "out" / "preprocessed" / STEM)
+    figures = check_pair(pair)
+    assert (made["tokens"], made["documents"], made["dtype"]) == (pair.tokens, pair.documents, pair.dtype)
+    assert (made["longest_document"], made["largest_token_id"]) == (figures.longest, figures.largest_id)
+    assert list(figures.last_tokens) == [made["eod_id"]]
+    assert sum(made["documents_by_tokens"].values()) == pair.documents

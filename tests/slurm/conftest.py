@@ -1,0 +1,172 @@
+"""The daemons, the corpus and the command line that the Slurm tests share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_workflow import demo
+from nemo_workflow.slurm import jobs
+from nemo_workflow.slurm.jobs import Job
+from tests.slurm import daemons
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+STAND_IN = '''
+"""A stand-in for training: writes the events, checkpoints and errors that training writes, a step each 0.1 s."""
+import json, os, signal, sys, time
+from pathlib import Path
+from nemo_workflow.plan import Plan
+
+STOPPED = 75
+
+
+def train(plan, attempt):
+    plan, folder, rank = Plan.from_json(plan), Path(attempt), int(os.environ["RANK"])
+    folder.mkdir(exist_ok=True)
+    asked = []
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: asked.append(number))
+    saved = sorted(int(path.name[5:]) for path in plan.folder.glob("checkpoints/step_*"))
+    begin = saved[-1] if saved else 0
+    how = json.loads(Path("{how}").read_text())
+    Path("{how}").with_name(f"rank{{rank}}.environment").write_text(json.dumps(dict(os.environ)))
+    for step in range(begin + 1, plan.schedule.max_steps + 1):
+        time.sleep(0.1)
+        if rank == 0:
+            _write(plan, {{"event": "step", "step": step, "time": time.time(), "loss": 1.0, "lr": 1.0, "grad_norm": 1.0,
+                          "seconds": 0.1, "tokens_per_second": 1.0, "memory_bytes": 1}})
+        if step == how.get("fail_at") and rank == how.get("fail_rank", 0):
+            (folder / f"rank{{rank}}.error").write_text(f"{{time.time()}}\\nValueError: made to fail at step {{step}}\\n")
+            sys.exit(1)
+        if step == how.get("save_at") or asked or step == plan.schedule.max_steps:
+            if rank == 0:
+                path = plan.folder / "checkpoints" / f"step_{{step:08d}}"
+                path.mkdir(parents=True, exist_ok=True)
+                (path / "manifest.json").write_text(json.dumps({{"files": {{}}}}))
+        if asked:
+            if rank == 0:
+                _write(plan, {{"event": "end", "time": time.time(), "step": step, "reason": "stopped"}})
+            os._exit(STOPPED)
+
+
+def _write(plan, event):
+    with (plan.folder / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps(event) + "\\n")
+'''
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[daemons.Daemons]:
+    """Two nodes of 8 GPUs each, partitions `batch` and `closed`, account `a1`."""
+    reason = daemons.missing()
+    if reason:
+        pytest.skip(reason)
+    made = daemons.Daemons()
+    before = {name: os.environ.get(name) for name in ("SLURM_CONF",)}
+    try:
+        made.start()
+        os.environ["SLURM_CONF"] = str(made.conf)
+        yield made
+    finally:
+        made.stop()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tokenizer/ and dataset/ made from the standard library's sources."""
+    place = tmp_path_factory.mktemp("corpus")
+    text = place / "data" / "stdlib.jsonl"
+    text.parent.mkdir()
+    demo.write_corpus(text, limit=1_000_000)
+    demo.train_tokenizer(text, place / "tokenizer", vocabulary=1024)
+    subprocess.run(
+        ["bash", str(REPOSITORY / "preprocess_data.sh"), "--hf-tokenizer", str(place / "tokenizer"), "--data-prefix",
+         "stdlib", "--input-dir", str(text.parent), "--output-dir", str(place / "dataset")],
+        check=True, capture_output=True, env=dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"),
+    )  # fmt: skip
+    return place
+
+
+class Runs:
+    """The command as a user types it, with an output folder of the test's own."""
+
+    def __init__(self, corpus: Path, place: Path):
+        self.corpus, self.out = corpus, place / "out"
+        self.how = place / "how.json"  # read by the stand-in
+        self.how.write_text("{}")
+
+    def words(self, name: str, *flags: str) -> list[str]:
+        return [
+            sys.executable, str(REPOSITORY / "pretrain_llm.py"), "--executor", "slurm", "--accelerator", "cpu",
+            "--no-container", "-A", "a1", "-P", "batch", "-M", "llama_tiny", "-G", "1", "-E", name,
+            "--hf-model-id", str(self.corpus / "tokenizer"), "--dataset-dir", str(self.corpus / "dataset"),
+            "--output-dir", str(self.out), "-gbs", "16", "-mbs", "8", "--max-steps", "20", "--save-every", "5",
+            "--val-check-interval", "10", "--log-every", "1", *flags,
+        ]  # fmt: skip
+
+    def pretrain(self, name: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.words(name, *flags), capture_output=True, text=True, timeout=300, check=False,
+            env=os.environ | variables,
+        )  # fmt: skip
+
+    def environment(self, rank: int) -> dict[str, str]:
+        """What the stand-in of a rank found in its environment."""
+        return json.loads(self.how.with_name(f"rank{rank}.environment").read_text())
+
+    def start(self, name: str, *flags: str, **options: Any) -> subprocess.Popen[str]:
+        """The command in the background, as with --wait."""
+        return subprocess.Popen(
+            self.words(name, *flags), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+        )
+
+    def control(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """python -m nemo_workflow.runs."""
+        command = [sys.executable, "-m", "nemo_workflow.runs", "--output-dir", str(self.out), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=REPOSITORY)
+
+    def jobs(self, name: str) -> list[Job]:
+        return jobs.jobs_of(self.out / name)
+
+    def stand_in(self, slurm: daemons.Daemons, name: str, *flags: str, **how: Any) -> list[Job]:
+        """Submit held jobs, put the stand-in into the code that was submitted, and let them go."""
+        self.how.write_text(json.dumps(how))
+        done = self.pretrain(name, "--slurm-arg", "hold", *flags)
+        assert done.returncode == 0, done.stderr
+        submitted = jobs.latest(self.out / name)
+        for job in submitted:
+            worker = job.attempt / "code" / "nemo_workflow" / "worker.py"
+            worker.write_text(STAND_IN.format(how=self.how))
+        for job in submitted:
+            slurm.run("scontrol", "release", job.job_id)
+        return submitted
+
+
+@pytest.fixture
+def runs(corpus: Path, tmp_path: Path) -> Runs:
+    return Runs(corpus, tmp_path)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """The first true value of `condition()`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"not true within {seconds:.0f} s")

@@ -1,0 +1,189 @@
+"""Wikitext to text: made-up pages of every kind, and the corners one by one."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_workflow.wikipedia.variants import SIMPLIFIED
+from nemo_workflow.wikipedia.wikitext import Cleaner
+from tests.wikipedia.generator import pages
+
+CASES = {
+    # links
+    "plain link": ("a [[b]] c", "a b c"),
+    "piped link": ("a [[b (x)|b]]s c", "a bs c"),
+    "link with a pipe in its text": ("[[a|b|c]]", "b|c"),
+    "link to a section": ("[[a#b]]", "a#b"),
+    "link to a file page": ("see [[:File:x.jpg]]", "see File:x.jpg"),
+    "link with a colon that is no namespace": ("[[Star Trek: Picard]], [[2001: A|2001]]", "Star Trek: Picard, 2001"),
+    "sister project": ("[[wikt:word|word]]", "word"),
+    "category": ("a\n[[Category:b|*]]\n[[類:c]]", "a"),
+    "category with a space and case": ("a [[ category : b]]", "a"),
+    "other language": ("a\n[[de:b]]\n[[zh-min-nan:c]]", "a"),
+    "file": ("a [[File:x.jpg|thumb|b]] c", "a c"),
+    "file with links in its caption": ("a [[File:x.jpg|thumb|b [[c|d]] [http://e f]]] g", "a g"),
+    "file of a namespace nobody listed": ("a [[Mynd:x.jpg|thumb|b]] c", "a c"),
+    "media link": ("[[Media:x.ogg|listen]]", "listen"),
+    "external link": ("a [https://b.org/c?d=e&f=g h i] j", "a h i j"),
+    "external link without text": ("a [https://b.org]. c", "a. c"),
+    "external link around a link": ("[https://b.org c [[d|e]] f]", "c e f"),
+    "bare address": ("a https://b.org/c d", "a https://b.org/c d"),
+    "brackets that are no link": ("a [b] [1] c", "a [b] [1] c"),
+    "link never closed": ("a [[b c\n\nd", "a b c\n\nd"),
+    "link inside a link": ("[[a|b [[c]] d]]", "b c d"),
+    "mail": ("[mailto:a@b.org write]", "write"),
+    # templates, parameters, tables
+    "template": ("a{{b|c}}d", "ad"),
+    "nested templates": ("a{{b|{{c|{{d}}}}|e={{f}}}}g", "ag"),
+    "template with a table": ("a\n{{b|\n{|\n|c\n|}\n}}\nd", "a\n\nd"),
+    "template with single braces": ("a{{b|{c}|}d{}}e", "ae"),
+    "parameter": ("a{{{b|c}}}d", "ad"),
+    "template around a parameter": ("a{{b|{{{c|{{{d|}}}}}}}}e", "ae"),
+    "template never closed": ("a {{b\n|c=d\n\ne", "a b\n\ne"),
+    "closing braces alone": ("a }} b", "a b"),
+    "table": ('a\n{| class="b"\n|-\n! c !! d\n|-\n| e || f\n|}\ng', "a\n\ng"),
+    "table in a table": ("a\n{|\n|\n{|\n|b\n|}\n|c\n|}\nd", "a\n\nd"),
+    "table at the very start": ("{|\n|a\n|}\nb", "b"),
+    "indented table": ("a\n:{|\n|b\n|}\nc", "a\n\nc"),
+    "rows whose table templates make": ("a\n{{begin}}\n|-\n| b\n! c\n{{end}}\nd", "a\n\nd"),
+    "table never closed": ("a\n{|\n| b\n\nc", "a\n\nc"),
+    "HTML table": ("a<table><tr><td>b<table><td>c</table></td></tr></table>d", "a\nd"),
+    "row marks in a sentence": ("a | b", "a | b"),
+    # tags
+    "comment": ("a<!-- b -->c", "ac"),
+    "comment never closed": ("a<!-- b", "a"),
+    "comment with braces": ("a<!-- {{ -->b", "ab"),
+    "reference": ('a<ref>b</ref>c<ref name="d" />e<ref name=f>g</ref >', "ace"),
+    "reference with a template": ("a<REF>{{b|<c>}}</REF>d", "ad"),
+    "reference never closed": ("a<ref>b\n\nc", "ab\n\nc"),
+    "references with content": ("a\n<references><ref>b</ref></references>", "a"),
+    "gallery": ("a\n<gallery>\nx.jpg|b\n</gallery>\nc", "a\n\nc"),
+    "nowiki": ("<nowiki>[[a]] {{b}} ''c''</nowiki>", "[[a]] {{b}} ''c''"),
+    "empty nowiki": ("'''a<nowiki/>'''", "a"),
+    "nowiki with an entity": ("<nowiki>a &amp; b</nowiki>", "a & b"),
+    "nowiki in a template": ("a{{b|<nowiki>}}</nowiki>}}c", "ac"),
+    "formula": ("<math>a_{{b}} < c</math>", "$a_{{b}} < c$"),
+    "preformatted": ("a\n<pre>\n* b\n  [[c]]\n</pre>\nd", "a\n* b\n  [[c]]\nd"),
+    "code": ('<syntaxhighlight lang="c">\nint main() { }\n</syntaxhighlight>', "int main() { }"),
+    "inline HTML": ('a<sub>2</sub> <span style="x">b</span> <b>c</B>', "a2 b c"),
+    "line breaks": ("a<br>b<br/>c<br />d", "a\nb\nc\nd"),
+    "blocks": ('<div class="x">a</div><p>b</p>', "a\n\nb"),
+    "hidden text": ('a<span style="display:none">b</span>c', "ac"),
+    "ruby": ("<ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp></ruby>字", "漢字"),
+    "poem": ("<poem>\na\nb\n</poem>", "a\nb"),
+    "less than": ("a < b and c > d, <3", "a < b and c > d, <3"),
+    "unknown tag": ("a <foo> b", "a <foo> b"),
+    "tag shown as text": ("a &lt;ref&gt; b", "a <ref> b"),
+    # within a line
+    "bold and italics": ("'''a''' ''b'' '''''c'''''", "a b c"),
+    "apostrophes": ("l'a ''''b'''' d'''''e'''", "l'a 'b' de"),
+    "quotes across a link": ("''[[a|''b'']]''", "b"),
+    "entities": ("a&nbsp;b&ndash;c &#x4e2d;&#25991; &lt;", "a b–c 中文 <"),
+    "switches": ("__TOC__a __NOTOC__\n__無目錄__", "a"),
+    "a name with underscores": ("the __init__ method", "the __init__ method"),
+    # lines
+    "lists": ("* a\n** b\n# c\n#: d\n: e", "a\nb\nc\nd\ne"),
+    "definition": ("; a : b\n; c\n: d", "a\nb\nc\nd"),
+    "definition with an address": ("; http://a.org", "http://a.org"),
+    "rule": ("a\n----\nb", "a\nb"),
+    "heading": ("a\n== b ==\nc", "a\n\nb\n\nc"),
+    "heading with equals signs": ("=== a = b ===\nc", "a = b\n\nc"),
+    "heading without text": ("a\n== b ==\n{{reflist}}\n== c ==\n[[Category:d]]", "a"),
+    "heading without text before one with": ("== a ==\n=== b ===\n== c ==\nd", "c\n\nd"),
+    "heading over a subsection with text": ("== a ==\n=== b ===\nc\n=== d ===\n== e ==", "a\n\nb\n\nc"),
+    "heading with a link": ("== [[a|b]] ==\nc", "b\n\nc"),
+    "blank lines": ("a\n\n\n\nb\nc", "a\n\nb\nc"),
+    "line of a stop alone": ("a\n{{b}}.\nc", "a\nc"),
+    # what templates leave behind
+    "empty brackets": ("a ({{b}}) c（{{d}}）e", "a ce"),
+    "half-empty brackets": ("a ({{b}}; c) d（{{e}}，f；）g", "a (c) d（f）g"),
+    "a function's brackets": ("call f() now", "call f() now"),
+    "space before a stop": ("a {{b}}. c {{d}}, e .net", "a. c, e .net"),
+    # variants
+    "variant": ("-{zh-hans:计算机; zh-hant:電腦}-", "電腦"),
+    "variant by region": ("-{zh-cn:a;zh-hk:b;zh-tw:c;}-", "c"),
+    "variant of one form": ("-{a}-b", "ab"),
+    "variant rule for the page": ("-{H|zh-cn:a; zh-tw:b}-c", "c"),
+    "variant shown and ruled": ("-{A|zh-cn:a; zh-tw:b}-", "b"),
+    "variant of the title": ("-{T|zh-cn:a; zh-tw:b}-c", "c"),
+    "variant one way": ("-{a=>zh-cn:b; c=>zh-tw:d}-", "d"),
+    "variant raw": ("-{R|a}-", "a"),
+    "variant in a variant": ("-{zh-cn:a; zh-tw:b-{c}-}-", "bc"),
+    "variant in a link": ("[[a|-{zh-cn:b; zh-tw:c}-]]", "c"),
+    "variant with a link": ("-{zh-cn:[[a]]; zh-tw:[[b|c]]}-", "c"),
+    "variant with an address": ("-{http://a.org:80}-", "http://a.org:80"),
+    "variant of a script without our choice": ("-{sr-ec:а; sr-el:b}-", "а"),
+    "range with a brace": ("1-{{{a}}}2", "1-2"),
+}
+
+
+@pytest.mark.parametrize(("wikitext", "text"), CASES.values(), ids=CASES)
+def test_construct(wikitext: str, text: str) -> None:
+    assert Cleaner(["類"]).clean(wikitext) == text
+
+
+def test_simplified_variant() -> None:
+    assert Cleaner(preferred=SIMPLIFIED).clean("-{zh-hans:计算机; zh-hant:電腦}-") == "计算机"
+
+
+def test_made_up_pages_exactly() -> None:
+    cleaner = Cleaner(["檔", "類"])
+    articles = [page for page in pages(600, seed=7) if page.expected is not None]
+    assert len(articles) > 450
+    for page in articles:
+        assert cleaner.clean(page.text) == page.expected, page.title
+
+
+HOSTILE = {
+    piece: piece * (400_000 // len(piece))
+    for piece in (
+        *(
+            "{{",
+            "}}",
+            "{{{",
+            "[[",
+            "[[a|",
+            "]]",
+            "{|\n",
+            "\n{|",
+            "<ref>",
+            "<ref",
+            "<!--",
+            "<table>",
+            "-{",
+            "-{a",
+            "}-",
+            "''",
+        ),
+        *(
+            "[http://a ",
+            "=",
+            "* ",
+            "&",
+            "({",
+            "<",
+            "<span style='display:none'>",
+            "(",
+            ";",
+            ";a=>",
+            "__",
+            "<br ",
+            " .",
+            "()",
+        ),
+    )
+} | {
+    "an address without end": "[http://" + "a" * 400_000,
+    "an address, then spaces": "[http://a" + " " * 400_000 + "\n",
+    "a term, then spaces": "; a" + " " * 400_000 + "b",
+    "a heading of spaces": "= a" + " " * 400_000 + "b",
+    "a variant of spaces": "-{zh:a;" + " " * 400_000 + "}-",
+    "hidden again and again": "<span " + "display:none " * 40_000,
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_time_is_linear_in_hostile_markup(text: str) -> None:
+    """Quadratic work on 400,000 characters takes minutes to hours, and the time limit ends it."""
+    Cleaner().clean(text)
