@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nemo_workflow.conversion import supported
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.families import FAMILIES
 from nemo_workflow.conversion.fields import unknown
+from nemo_workflow.errors import Refusal
 
 pytestmark = pytest.mark.e2e
 
@@ -93,3 +95,22 @@ def test_nemo_loads_ours(nemos: Path) -> None:
     for key, value in theirs.items():
         rows = slice(cut if key in ("lm_head.weight", "model.embed_tokens.weight") else None)
         assert (value == ours[key][rows]).all(), key
+
+
+class Evil:
+    """What a stranger's checkpoint may hold."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_strangers_metadata_runs_nothing(tmp_path: Path) -> None:
+    from nemo_workflow.conversion.nemo_folder import NemoReader
+
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Evil(tmp_path / "owned")))
+    with pytest.raises(Refusal, match="has no place"):
+        NemoReader(tmp_path)
+    assert not (tmp_path / "owned").exists()
