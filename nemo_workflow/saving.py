@@ -32,6 +32,7 @@ from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Failure
 from nemo_workflow.plan import Plan
 
+NO_SPACE = "no space left on device"
 STATE_BYTES = 12  # a parameter: Adam's two moments and the master weight, 4 bytes each
 
 
@@ -118,18 +119,24 @@ class Checkpoints(nl.ModelCheckpoint):
 
     def _failed(self, trainer: pl.Trainer, filepath: str, error: Exception) -> None:
         """Megatron raises on all ranks when one fails to write, so all come here together."""
-        reason = _reason(error)
+        together = isinstance(error, SaveFailed | CheckpointException) or dist.get_world_size() == 1
+        reason = self._shared_reason(error) if together else _reason(error)
         place = _folder_of(filepath)
         if trainer.is_global_zero:
             shutil.rmtree(place, ignore_errors=True)  # half written by this very process
             place.with_name(place.name + UNFINISHED).unlink(missing_ok=True)
         self._last_global_step_saved = -1  # so that the end of the run tries once more
         text = f"checkpoint {place.name} could not be saved: {reason}"
-        together = isinstance(error, SaveFailed | CheckpointException) or dist.get_world_size() == 1
         if self.last_save or not together or self.plan.settings.get("on_save_error") != "continue":
             raise SaveFailed(f"{text}; the checkpoints before it are whole") from error
         self.run_log.event("save_failed", step=trainer.global_step, reason=reason)
         self.run_log.note(f"{text}; training goes on (--on-save-error continue)")
+
+    def _shared_reason(self, error: Exception) -> str:
+        """The same on all ranks: only the one that could not write knows why."""
+        reasons: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(reasons, _reason(error), group=self.group)
+        return next((reason for reason in reasons if reason == NO_SPACE), max(reasons, key=len))
 
     def _get_finalize_save_checkpoint_callback(self, trainer: pl.Trainer, filepath: str, global_step: int) -> Any:
         inner = super()._get_finalize_save_checkpoint_callback(trainer, filepath, global_step)
@@ -215,7 +222,7 @@ def _reason(error: BaseException) -> str:
         seen = seen.__cause__ or seen.__context__
     for text in texts:
         if "No space left on device" in text:
-            return "no space left on device"
+            return NO_SPACE
     return texts[0]
 
 

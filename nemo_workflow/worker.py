@@ -72,6 +72,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     trainer.callbacks = [
         log,  # first: a save is not part of a step's time
         training.Schedule(plan, log),
+        training.MissedValidation(plan),
         guard.NanGuard(plan, log),
         *trainer.callbacks,
         training.Stopper(log),
