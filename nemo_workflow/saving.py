@@ -120,7 +120,7 @@ class Checkpoints(nl.ModelCheckpoint):
     def _failed(self, trainer: pl.Trainer, filepath: str, error: Exception) -> None:
         """Megatron raises on all ranks when one fails to write, so all come here together."""
         together = isinstance(error, SaveFailed | CheckpointException) or dist.get_world_size() == 1
-        reason = self._shared_reason(error) if together else _reason(error)
+        reason = self._shared_reason(error) if together else self._reason(error)
         place = _folder_of(filepath)
         if trainer.is_global_zero:
             shutil.rmtree(place, ignore_errors=True)  # half written by this very process
@@ -135,8 +135,19 @@ class Checkpoints(nl.ModelCheckpoint):
     def _shared_reason(self, error: Exception) -> str:
         """The same on all ranks: only the one that could not write knows why."""
         reasons: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(reasons, _reason(error), group=self.group)
+        dist.all_gather_object(reasons, self._reason(error), group=self.group)
         return next((reason for reason in reasons if reason == NO_SPACE), max(reasons, key=len))
+
+    def _reason(self, error: BaseException) -> str:
+        """The error as a person would say it. torch's writer does not pass on that the disk is full."""
+        seen: BaseException | None = error
+        while seen is not None:
+            if "No space left on device" in str(seen):
+                return NO_SPACE
+            seen = seen.__cause__ or seen.__context__
+        if not isinstance(error, SaveFailed) and free_bytes(self._folder) < self.expected / 2:
+            return NO_SPACE
+        return str(error) or type(error).__name__
 
     def _get_finalize_save_checkpoint_callback(self, trainer: pl.Trainer, filepath: str, global_step: int) -> Any:
         inner = super()._get_finalize_save_checkpoint_callback(trainer, filepath, global_step)
@@ -211,19 +222,6 @@ def _estimate(trainer: pl.Trainer) -> int:
     size = torch.tensor([float(total.item())], device=total.device)
     dist.broadcast(size, src=0)
     return int(size.item())
-
-
-def _reason(error: BaseException) -> str:
-    """The error at the bottom, as a person would say it."""
-    texts = []
-    seen: BaseException | None = error
-    while seen is not None:
-        texts.append(str(seen) or type(seen).__name__)
-        seen = seen.__cause__ or seen.__context__
-    for text in texts:
-        if "No space left on device" in text:
-            return NO_SPACE
-    return texts[0]
 
 
 @contextlib.contextmanager
