@@ -97,7 +97,7 @@ class Checkpoints(nl.ModelCheckpoint):
             with _step_counted(trainer):
                 super()._save_checkpoint(trainer, filepath)
             self._check_context(trainer, filepath)
-        except Exception as error:  # noqa: BLE001
+        except (Exception, CheckpointException) as error:  # noqa: BLE001 (torch derives its own from BaseException)
             self._failed(trainer, filepath, error)
         finally:
             self.run_log.resume_clock()
@@ -117,7 +117,7 @@ class Checkpoints(nl.ModelCheckpoint):
         if self._any_rank(missing):
             raise SaveFailed("NeMo could not write its context/; see rank0.log")
 
-    def _failed(self, trainer: pl.Trainer, filepath: str, error: Exception) -> None:
+    def _failed(self, trainer: pl.Trainer, filepath: str, error: BaseException) -> None:
         """Megatron raises on all ranks when one fails to write, so all come here together."""
         together = isinstance(error, SaveFailed | CheckpointException) or dist.get_world_size() == 1
         reason = self._shared_reason(error) if together else self._reason(error)
@@ -132,7 +132,7 @@ class Checkpoints(nl.ModelCheckpoint):
         self.run_log.event("save_failed", step=trainer.global_step, reason=reason)
         self.run_log.note(f"{text}; training goes on (--on-save-error continue)")
 
-    def _shared_reason(self, error: Exception) -> str:
+    def _shared_reason(self, error: BaseException) -> str:
         """The same on all ranks: only the one that could not write knows why."""
         reasons: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(reasons, self._reason(error), group=self.group)
