@@ -249,7 +249,9 @@ class MissedValidation(pl.Callback):
         dist.broadcast_object_list(missed, src=0)
         if missed[0]:  # as Lightning does between two steps
             trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False  # else it goes on where the last validation in the checkpoint ended: at its end
+            loop.run()
             trainer.training = True
 
     def _validated(self, step: int) -> bool:
