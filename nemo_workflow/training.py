@@ -230,8 +230,40 @@ class Schedule(pl.Callback):
                 group[name] = setting("weight_decay") * group.get("wd_mult", 1.0)
 
 
+class MissedValidation(pl.Callback):
+    """Validates the step that a run resumes from when the start before was ended between its save and its validation."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.looked = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.looked:
+            return
+        self.looked = True
+        schedule, step = self.plan.schedule, trainer.global_step
+        due = step > 0 and step % schedule.val_check_interval == 0 and schedule.limit_val_batches > 0
+        if not due:
+            return
+        missed = [trainer.is_global_zero and not self._validated(step)]
+        dist.broadcast_object_list(missed, src=0)
+        if missed[0]:  # as Lightning does between two steps
+            trainer.validating = True
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False  # else it goes on where the last validation in the checkpoint ended: at its end
+            loop.run()
+            trainer.training = True
+
+    def _validated(self, step: int) -> bool:
+        seen = events.effective(events.read(self.plan.folder / events.FILE))
+        return any(event["event"] == "validation" and event["step"] == step for event in seen)
+
+
 class Stopper(pl.Callback):
-    """SIGTERM, SIGINT or SIGUSR1 to any rank: all ranks finish the step, save and leave with exit code STOPPED."""
+    """SIGTERM, SIGINT or SIGUSR1 to any rank: all ranks finish the step, save and leave with exit code STOPPED.
+
+    A validation is left where it is; the next start makes it anew.
+    """
 
     def __init__(self, run_log: RunLog):
         self.run_log = run_log  # Lightning puts a method of its own at `log`
@@ -239,6 +271,14 @@ class Stopper(pl.Callback):
         self.group: Any = None
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        self._listen()
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._listen()  # again: Lightning has put its own SIGTERM handler in front, which raises in a validation
+        # a group of its own on the CPU: asking costs no GPU synchronisation
+        self.group = dist.new_group(backend="gloo")
+
+    def _listen(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._note)
 
@@ -247,19 +287,20 @@ class Stopper(pl.Callback):
             os._exit(128 + number)
         self.asked = number
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # a group of its own on the CPU: asking costs no GPU synchronisation
-        self.group = dist.new_group(backend="gloo")
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self._stop_if_asked(trainer)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         asked = torch.tensor([self.asked])
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.group)
         if not int(asked):
             return
         self.run_log.write_pending()
         self.run_log.event("stopping", step=trainer.global_step, signal=int(asked))
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts anew
         saver = trainer.checkpoint_callback
         assert isinstance(saver, Checkpoints)
         saver.last_save = True
