@@ -161,7 +161,7 @@ def describe(dataset: Any, index: int) -> dict[str, Any]:
 
 
 def _key(*parts: Any) -> str:
-    return xxhash.xxh3_128_hexdigest("\0".join(map(str, (VERSION, *parts))))
+    return xxhash.xxh3_128_hexdigest("\0".join(map(str, (VERSION, *parts))).encode())
 
 
 def _folder(config: Any, name: str) -> Path | None:

@@ -5,6 +5,7 @@ python stock.py CASE_JSON FOLDER DATA    `model`, `micro_batch`, `global_batch`,
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -16,6 +17,9 @@ from typing import Any
 
 def main() -> None:
     case, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    from nemo_workflow.gpu_backend import memory_pool
+
+    memory_pool.leave_out()  # the import only: nothing of the training
     import fiddle as fdl
     import nemo_run as run
     import torch
@@ -68,7 +72,7 @@ def main() -> None:
     sys.stdin.readline()
     made()
     ends = Timer.ends
-    seconds = statistics.median(b - a for a, b in zip(ends[3:], ends[4:], strict=False))
+    seconds = statistics.median(b - a for a, b in itertools.pairwise(ends[3:]))
     rate = batch * seq / seconds
     from nemo_workflow import catalog, flops, parameters
 
