@@ -42,7 +42,9 @@ def main() -> None:
         timed(rounds, "manifest (xxh3, four threads)", lambda: write_manifest(path))
         timed(rounds, "read back and compare", lambda: damage_of(Checkpoint(path, 1)))
     shutil.rmtree(folder)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {FILES} x {SIZE >> 20} MiB")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {FILES} x {SIZE >> 20} MiB"
+    )
     base = statistics.median(rounds["write and fsync"])
     for name, seconds in rounds.items():
         median = statistics.median(seconds)

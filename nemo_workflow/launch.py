@@ -23,6 +23,7 @@ from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import write_json, written_aside
 from nemo_workflow.monitor import Monitor
 from nemo_workflow.plan import Plan
+from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.run_config import config_text
 from nemo_workflow.worker import grace_seconds
 
@@ -30,6 +31,7 @@ OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at 
 LOOK_SECONDS = 2.0  # between two looks at which processes there are
 GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
 STACK_SECONDS = 3.0  # for all ranks to write their stacks
+REPORT_SECONDS = 15.0  # that the last report may take
 TITLE = "pretrain"
 
 
@@ -168,6 +170,8 @@ class _Local:
             self._leave_nothing_running()
             self.monitor.update()
             self.monitor.close()
+        if not self.insisted:
+            Refresher(self.plan.folder).finish(REPORT_SECONDS)
         return self._verdict(state == AppState.SUCCEEDED)
 
     # -- stopping -------------------------------------------------------------------------------------------------

@@ -17,13 +17,16 @@ import nemo.lightning._strategy_lib as strategy_lib
 import torch
 import torch.distributed as dist
 
-from nemo_workflow import catalog, events, flops, parameters
+from nemo_workflow import catalog, events, flops, machine, parameters
 from nemo_workflow.plan import Plan
+from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.saving import Checkpoints, wait_for_async_save
 from nemo_workflow.spikes import SpikeWarner
 from nemo_workflow.step_clock import Finished, StepClock
-from nemo_workflow.watch import Heartbeat
+from nemo_workflow.watch import LAUNCHER, Heartbeat
 from nemo_workflow.worker import STOPPED
+
+LAST_REPORT_SECONDS = 15.0  # that the end of a run may be held up for its report
 
 
 def be_deterministic() -> None:
@@ -49,6 +52,7 @@ class RunLog(pl.Callback):
         self.started = started
         self.heartbeat = heartbeat
         self.spikes = SpikeWarner()
+        self.report = Refresher(plan.folder)
         self.tokens_a_step = plan.setting("global_batch_size") * plan.seq_length
         self._clock = StepClock()
         self._pending: Finished | None = None  # on a GPU a step is written down when the next has ended
@@ -75,6 +79,8 @@ class RunLog(pl.Callback):
         text = events.plain(line, self.plan.schedule.max_steps, self.plan.setting("log_every"))
         if text:
             print(text, file=self.console, flush=True)
+        if kind in ("validation", "checkpoint"):
+            self.report.refresh()
 
     def note(self, text: str) -> None:
         """Tell the person who watches, once for the run."""
@@ -88,6 +94,7 @@ class RunLog(pl.Callback):
             step=trainer.global_step,
             max_steps=trainer.max_steps,
             setup_seconds=round(time.time() - self.started, 2),
+            machine=machine.facts() | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         )
         gc.collect()
         gc.freeze()  # the model's objects stay: without them a collection takes no time that a step would notice
@@ -159,6 +166,8 @@ class RunLog(pl.Callback):
         self.event("end", step=self._last.get("step"), reason=reason)
         if int(os.environ.get("RANK", "0")) == 0:
             events.write_summary(self.plan, reason)
+            if LAUNCHER not in os.environ:  # a launcher on this machine writes the last report itself
+                self.report.finish(LAST_REPORT_SECONDS)
 
     def resume_clock(self) -> None:
         """Leave what has just been done (a save) out of the next step's time."""
