@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -38,5 +39,11 @@ class Refresher:
 def _start(folder: Path, *flags: str) -> subprocess.Popen[bytes] | None:
     with contextlib.suppress(OSError):
         command = [sys.executable, "-m", "nemo_workflow.report", str(folder), *flags]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment())
     return None
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the package that runs now on the import path: the current folder may be anywhere."""
+    package = str(Path(__file__).resolve().parents[2])
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
