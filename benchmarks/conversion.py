@@ -120,7 +120,12 @@ def run(command: list[str], limit: int | None = None) -> dict[str, Any]:
     text = process.stdout.read().decode(errors="replace")
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    result = {"seconds": time.monotonic() - start, "peak": usage.ru_maxrss * 1024, "code": process.returncode}
+    result = {
+        "seconds": time.monotonic() - start,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "peak": usage.ru_maxrss * 1024,
+        "code": process.returncode,
+    }
     inner = [line.split()[1] for line in text.splitlines() if line.startswith("SECONDS")]
     if inner:
         result["without_imports"] = float(inner[0])
@@ -174,13 +179,14 @@ def measure(
 
 
 def table(found: dict[str, list[dict[str, Any]]], nbytes: int) -> None:
-    print("| | wall s | without imports s | peak GB | peak / model | exit |\n|---|---|---|---|---|---|")
+    print("| | wall s | CPU s | without imports s | peak GB | peak / model | exit |\n|---|---|---|---|---|---|---|")
     for name, runs in found.items():
         seconds, peak = statistics.median(r["seconds"] for r in runs), statistics.median(r["peak"] for r in runs)
         inner = [r["without_imports"] for r in runs if "without_imports" in r]
         shown = f"{statistics.median(inner):.1f}" if inner else ""
         codes = ", ".join(sorted({str(r["code"]) for r in runs}))
-        print(f"| {name} | {seconds:.1f} | {shown} | {peak / 1e9:.2f} | {peak / nbytes:.2f} | {codes} |")
+        cpu = statistics.median(r["cpu"] for r in runs)
+        print(f"| {name} | {seconds:.1f} | {cpu:.1f} | {shown} | {peak / 1e9:.2f} | {peak / nbytes:.2f} | {codes} |")
 
 
 def main() -> None:

@@ -210,6 +210,7 @@ def weights_on_demand(
     finally:
         for handle in handles:
             handle.remove()
+        _release(root, None, None)  # what was kept: the module itself waits for the garbage collector
 
 
 def _load(prefix: str, read: Read) -> Callable[..., None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from nemo_workflow.conversion import supported
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.families import FAMILIES
 from nemo_workflow.conversion.fields import unknown
+from nemo_workflow.conversion.report import NAME
 from nemo_workflow.errors import Refusal
 
 pytestmark = pytest.mark.e2e
@@ -53,6 +55,15 @@ def nemos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def close_process_group() -> None:
+    """NeMo's exporter leaves it open."""
+    import torch
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    torch.distributed.destroy_process_group()
+
+
 def test_the_same_checkpoint_as_nemos(nemos: Path) -> None:
     """Tensor by tensor; NeMo's loader asks for no name that ours lacks."""
     import torch
@@ -88,6 +99,7 @@ def test_nemo_loads_ours(nemos: Path) -> None:
     from nemo.collections import llm
 
     llm.export_ckpt(nemos / "ours", "hf", output_path=nemos / "nemos_back")
+    close_process_group()
     from safetensors.torch import load_file
 
     ours, theirs = load_file(nemos / "hf" / "model.safetensors"), load_file(nemos / "nemos_back" / "model.safetensors")
@@ -114,3 +126,34 @@ def test_a_strangers_metadata_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="has no place"):
         NemoReader(tmp_path)
     assert not (tmp_path / "owned").exists()
+
+
+def test_padded_rows_are_cut(tmp_path: Path) -> None:
+    """A model trained from scratch: NeMo pads the tokenizer's rows to a multiple of 128 times TP, and vocab_size stays unset."""
+    import torch
+    import yaml
+
+    from nemo_workflow.conversion.nemo_folder import Chunk, NemoReader, write_weights
+
+    source = tiny.make("llama_scratch", tmp_path / "hf")
+    import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo"), "--no-verify"])
+    reader = NemoReader(tmp_path / "nemo" / "weights")
+    tensors = {key: reader.read(key) for key in reader.tensors}
+    for key in ("embedding.word_embeddings.weight", "output_layer.weight"):
+        rows = tensors[key]
+        tensors[key] = torch.cat((rows, rows.new_ones(512 - len(rows), rows.shape[1])))
+    (tmp_path / "nemo" / "weights").rename(tmp_path / "before")
+    chunks = [
+        Chunk(key, tuple(t.shape), (0,) * t.dim(), tuple(t.shape), t.dtype, lambda t=t: t) for key, t in tensors.items()
+    ]
+    write_weights(tmp_path / "nemo" / "weights", chunks, [])
+    context = tmp_path / "nemo" / "context"
+    (context / "nemo_tokenizer" / "config.json").unlink()
+    model = yaml.safe_load((context / "model.yaml").read_text())
+    model["config"]["vocab_size"] = None
+    (context / "model.yaml").write_text(yaml.safe_dump(model))
+
+    export_main(["--source", str(tmp_path / "nemo"), "--output-path", str(tmp_path / "back")])
+    same_tensors(source, tmp_path / "back")
+    report = json.loads((tmp_path / "back" / NAME).read_text())
+    assert report["verified"] and report["tensors"]["padded_rows_cut"] == 512 - report["tensors"]["vocabulary_rows"]

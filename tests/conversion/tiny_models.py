@@ -19,6 +19,7 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 2,
     "tie_word_embeddings": False,
 }
+TOKENIZER_SIZE = 290
 LLAMA3_ROPE = {
     "factor": 8.0,
     "high_freq_factor": 4.0,
@@ -121,6 +122,7 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "starcoder2": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES)),
 }
 EXACT = list(MODELS)  # those that come back as they went
+MODELS["llama_scratch"] = lambda tf: _llama(tf, vocab_size=TOKENIZER_SIZE)
 MODELS["llama_bias"] = lambda tf: _llama(tf, attention_bias=True, mlp_bias=True)
 TEXT = [
     "def add(a, b):\n    return a + b\n",
@@ -163,7 +165,7 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300,
+        vocab_size=TOKENIZER_SIZE,
         special_tokens=["<bos>", "<eos>", "<pad>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
