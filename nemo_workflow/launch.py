@@ -30,7 +30,7 @@ from nemo_workflow.worker import grace_seconds
 OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
 LOOK_SECONDS = 2.0  # between two looks at which processes there are
 GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
-STACK_SECONDS = 3.0  # for all ranks to write their stacks
+STACK_SECONDS = 2.0  # for all ranks to write their stacks
 REPORT_SECONDS = 15.0  # that the last report may take
 TITLE = "pretrain"
 
@@ -192,9 +192,7 @@ class _Local:
             return
         self.asked, self.asked_at = number, time.monotonic()
         self.monitor.note("stopping: the ranks finish their step and save (once more to stop at once)")
-        for rank in self._ranks():
-            with contextlib.suppress(psutil.Error):
-                rank.send_signal(signal.SIGTERM)
+        _send(self._ranks(), signal.SIGTERM)
 
     def _stop_if_asked(self) -> None:
         if self.asked is None:
@@ -225,11 +223,12 @@ class _Local:
         if stopped:
             self.hung += f"; rank {', '.join(map(str, stopped))} was stopped (SIGSTOP)"
         self.monitor.note(f"{self.hung}: writing all ranks' stacks to their logs and ending them")
-        for rank in ranks:
-            with contextlib.suppress(psutil.Error):
-                rank.send_signal(watch.DUMP_STACKS)
-                rank.send_signal(signal.SIGCONT)  # a stopped one writes nothing
+        _send(ranks, watch.DUMP_STACKS)
         time.sleep(STACK_SECONDS)
+        asleep = [rank for rank in ranks if _status(rank) == psutil.STATUS_STOPPED]
+        _send([rank for rank in ranks if rank not in asleep], signal.SIGKILL)  # first: training must not go on
+        _send(asleep, signal.SIGCONT)  # a stopped one writes nothing before it is woken
+        time.sleep(STACK_SECONDS if asleep else 0)
         self._leave_nothing_running()
 
     def _last_sign_of_life(self) -> float:
@@ -271,6 +270,12 @@ class _Local:
         if succeeded:
             return 0
         raise Failure(explain_failure(self.attempt))
+
+
+def _send(processes: list[psutil.Process], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
 
 
 def _rank(process: psutil.Process) -> int:

@@ -126,6 +126,10 @@ class Checkpoints(nl.ModelCheckpoint):
             shutil.rmtree(place, ignore_errors=True)  # half written by this very process
             place.with_name(place.name + UNFINISHED).unlink(missing_ok=True)
         self._last_global_step_saved = -1  # so that the end of the run tries once more
+        with contextlib.suppress(Exception):  # NeMo's telemetry takes the save for one still under way; 2.5 has none
+            from nemo.lightning.callback_group import CallbackGroup
+
+            CallbackGroup.get_instance().on_save_checkpoint_end()
         text = f"checkpoint {place.name} could not be saved: {reason}"
         if self.last_save or not together or self.plan.settings.get("on_save_error") != "continue":
             raise SaveFailed(f"{text}; the checkpoints before it are whole") from error

@@ -154,7 +154,7 @@ def _save_begun(step: int, action: str) -> None:
                 os.posix_fallocate(stream.fileno(), 0, status.f_bavail * status.f_frsize - 20_000_000)
 
     _wrap(Checkpoints, "_clear_the_place", after=begun)
-    _wrap(Checkpoints, "_failed", before=lambda *_: [path.unlink() for path in filler])
+    _wrap(Checkpoints, "_failed", before=lambda *_: [path.unlink(missing_ok=True) for path in filler])
 
 
 def _save_shards(step: int, action: str) -> None:
