@@ -6,7 +6,7 @@
 verification, and NeMo's `import_ckpt` and `export_ckpt` in the same run. Wall time is the whole process, imports included;
 peak memory is the kernel's ru_maxrss. NeMo's time without imports is printed beside it.
 `limit` writes a model of 9 GB in 20 layers and converts it both ways with RLIMIT_DATA (private memory) below its size, then
-lets NeMo try the same. WORK_DIR needs 12 GB for `shape`, 40 GB for `limit`; it is removed afterwards.
+lets NeMo try the same. WORK_DIR needs 12 GB for `shape`, 40 GB for `limit`; it is removed afterwards, unless --keep.
 Prints a JSON line a run and a table of medians.
 """
 
@@ -69,7 +69,6 @@ def make(folder: Path, shape: dict[str, Any]) -> int:
     from nemo_workflow.conversion.hf_folder import Planned, write_tensors
     from nemo_workflow.conversion.mapping import items
 
-    folder.mkdir(parents=True)
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -77,9 +76,6 @@ def make(folder: Path, shape: dict[str, Any]) -> int:
         "hidden_act": "silu",
         **shape,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    (folder / "generation_config.json").write_text("{}")
-    save_tokenizer(folder)
     family = by_model_type("llama")
     assert family is not None
     full = fields.complete(config, family)
@@ -99,7 +95,12 @@ def make(folder: Path, shape: dict[str, Any]) -> int:
             tensor = torch.empty(item.shape, dtype=torch.bfloat16).normal_(std=0.02)
             yield item.name, tensor + 1 if len(item.shape) == 1 else tensor
 
-    write_tensors(folder, planned, values())
+    if not (folder / "config.json").exists():
+        folder.mkdir(parents=True)
+        write_tensors(folder, planned, values())
+        save_tokenizer(folder)
+        (folder / "generation_config.json").write_text("{}")
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
     return sum(item.nbytes for item in planned)
 
 
@@ -187,13 +188,13 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--part", choices=["shape", "limit", "all"], default="all")
+    parser.add_argument("--keep", action="store_true", help="leave WORK_DIR there; a model found in it is used again")
     parser.add_argument("--limit-gib", type=float, default=6.0)
     args = parser.parse_args()
     for part, shape in (("shape", ONE_B), ("limit", NINE_GB)):
         if args.part not in (part, "all"):
             continue
         work = args.work.absolute() / part
-        shutil.rmtree(work, ignore_errors=True)
         nbytes = make(work / "hf", shape)
         print(f"{part}: {nbytes / 1e9:.2f} GB")
         if part == "shape":
@@ -203,7 +204,8 @@ def main() -> None:
             print(f"RLIMIT_DATA {limit / 1e9:.2f} GB, {limit / nbytes:.2f} of the model")
             names = ("import, verified", "export, verified", "NeMo's import_ckpt")
             table(measure(work, 1, limit, names), nbytes)
-        shutil.rmtree(work)
+        if not args.keep:
+            shutil.rmtree(work)
 
 
 if __name__ == "__main__":

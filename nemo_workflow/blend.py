@@ -55,7 +55,7 @@ def _entry(path: str, number: int, text: str, problems: list[str]) -> list[tuple
 
 
 def _pairs_at(place: str, problems: list[str]) -> list[Pair]:
-    """The pairs of a folder, or the one pair of a prefix; empty if anything is wrong with one of them."""
+    """The pairs with tokens of a folder, or the one pair of a prefix; none if anything is wrong with one of them."""
     path = Path(place).expanduser()
     try:
         if not path.is_dir() and Path(f"{path}.idx").is_file():
@@ -71,7 +71,11 @@ def _pairs_at(place: str, problems: list[str]) -> list[Pair]:
             pairs.append(read_pair(prefix))
         except Refusal as refusal:
             problems += refusal.problems
-    return pairs if len(pairs) == len(prefixes) else []
+    if len(pairs) < len(prefixes):
+        return []
+    if not any(pair.tokens for pair in pairs):
+        problems.append(f"--dataset-dir {place}: no token in its files; preprocess text into it")
+    return [pair for pair in pairs if pair.tokens]
 
 
 def _once(pairs: list[Pair], problems: list[str]) -> list[Pair]:
@@ -85,4 +89,4 @@ def _once(pairs: list[Pair], problems: list[str]) -> list[Pair]:
 
 def _by_tokens(pairs: list[Pair], weight: float) -> tuple[Source, ...]:
     total = sum(pair.tokens for pair in pairs)
-    return tuple(Source(pair, weight * pair.tokens / total) for pair in pairs if pair.tokens)
+    return tuple(Source(pair, weight * pair.tokens / total) for pair in pairs)

@@ -102,9 +102,10 @@ def wandb_flags(run: Run) -> Iterator[str]:
 
 def _wandb_logged_in() -> bool:
     try:
-        return "api.wandb.ai" in (Path.home() / ".netrc").read_text(encoding="utf-8") or "WANDB_BASE_URL" in os.environ
+        keys = Path(os.environ.get("NETRC", "~/.netrc")).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, RuntimeError):
-        return "WANDB_BASE_URL" in os.environ
+        keys = ""
+    return "api.wandb.ai" in keys or "WANDB_BASE_URL" in os.environ  # of another server we can't tell
 
 
 def machine_size(run: Run) -> Iterator[str]:
@@ -424,15 +425,15 @@ def enough_data(run: Run) -> Iterator[str]:
             " less than one step; lower --global-batch-size or --seq-length, or add data"
         )
         return
-    for index in (1, 2):
-        # Megatron builds every part of every source, and never ends on one without documents
+    for index, name in enumerate(PARTS):
+        # Megatron builds every part of every source, and never ends on one without tokens
         for source, parts in zip(run.sources, run.parts, strict=True):
-            needed = 1 if index == 1 else 0
+            needed = 1 if name == "validation" else 0
             if parts[index].share and (parts[index].samples(run.seq_length) < needed or not parts[index].tokens):
+                mend = "give this part more, or 0 to do without" if index else "give it more, or leave this file out"
                 yield (
-                    f"--split {run.settings.split}: no {PARTS[index]} sample in {Path(source.pair.prefix).name}"
-                    f" ({parts[index].sequences} documents, {parts[index].tokens} tokens); give this part more, or 0"
-                    " to do without"
+                    f"--split {run.settings.split}: no {name} sample in {Path(source.pair.prefix).name}"
+                    f" ({parts[index].sequences} documents, {parts[index].tokens} tokens); {mend}"
                 )
 
 

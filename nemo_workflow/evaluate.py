@@ -24,10 +24,10 @@ def main() -> int:
         if not path.exists():
             raise Refusal(f"{name} {path}: not there")
     plan = Plan.from_json((arguments.run / "plan.json").read_text(encoding="utf-8"))
-    nemo_loss, skip = last_validation(plan)
+    nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.setting("global_batch_size")
-    hf_loss = loss_of(arguments.hf_model, validation_samples(plan, skip, samples))
+    hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
     print(
         f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)"
@@ -37,22 +37,16 @@ def main() -> int:
     return 0
 
 
-def last_validation(plan: Plan) -> tuple[float, int]:
-    """NeMo's loss at the run's last validation, and how many samples its validation loader had given out before.
-
-    The loader starts anew at each start of the run and goes on from one validation to the next.
-    """
-    history = events.read(plan.folder / events.FILE)
-    last_start = max(i for i, event in enumerate(history) if event["event"] == "start")
-    losses = [event["val_loss"] for event in history[last_start:] if event["event"] == "validation"]
+def last_validation(plan: Plan) -> float:
+    """NeMo's loss at the run's last validation."""
+    losses = [event["val_loss"] for event in events.read(plan.folder / events.FILE) if event["event"] == "validation"]
     if not losses:
-        raise Refusal(f"--run {plan.run_dir}: no validation since its last start")
-    before = (len(losses) - 1) * plan.schedule.limit_val_batches * plan.setting("global_batch_size")
-    return losses[-1], before
+        raise Refusal(f"--run {plan.run_dir}: it has not been validated yet")
+    return float(losses[-1])
 
 
-def validation_samples(plan: Plan, skip: int, count: int) -> list[Any]:
-    """`count` samples of the validation split as NeMo's data module builds it: int64 tensors of seq_length + 1."""
+def validation_samples(plan: Plan, count: int) -> list[Any]:
+    """The `count` samples that every validation of a run sees: int64 tensors of seq_length + 1."""
     import torch
     from transformers import AutoTokenizer
 
@@ -63,7 +57,7 @@ def validation_samples(plan: Plan, skip: int, count: int) -> list[Any]:
     tokenizer.unique_identifiers = {"hf": str(plan.setting("hf_model_id"))}
     split = validation_set(plan, tokenizer)
     rows = []
-    for index in range(skip, skip + count):
+    for index in range(count):
         item = split[index]
         rows.append(torch.cat([item["tokens"], item["labels"][-1:]]))
     return rows

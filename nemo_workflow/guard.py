@@ -1,4 +1,4 @@
-"""Losses and gradients that are no numbers, caught before the weights are updated; a loss that jumps, told.
+"""Losses and gradients that are no numbers, caught before the weights are updated.
 
 Megatron's own check (ddp.check_for_nan_in_grad) raises in the backward pass of one rank, where the others can't be
 told. Its place is used to note what each rank's own gradients are before they are summed; the ranks compare notes when
@@ -7,8 +7,6 @@ the optimizer is about to step, and stop or skip together.
 
 from __future__ import annotations
 
-import statistics
-from collections import deque
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,16 +16,13 @@ from megatron.core import parallel_state
 from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup
 
 from nemo_workflow import order
+from nemo_workflow.errors import Failure
 from nemo_workflow.plan import Plan
 from nemo_workflow.saving import Checkpoints
-
-WINDOW = 50  # steps that a loss is compared with
-LEAST = 10  # steps before the first warning
-FAR = 8.0  # median absolute deviations above the median, and
-RISE = 0.1  # the median by at least this share
+from nemo_workflow.spikes import steps_to_skip
 
 
-class NotFinite(RuntimeError):
+class NotFinite(Failure):
     """A loss or gradient was NaN or infinite; the weights are those of the step before."""
 
 
@@ -78,6 +73,7 @@ class NanGuard(pl.Callback):
         ranks = [rank for rank, flag in enumerate(flags) if flag.item()]
         if not ranks:
             return False
+        self.run_log.write_pending()
         self.skipped += 1
         step = trainer.global_step + 1
         samples: list[Any] = [None] * len(flags)
@@ -116,32 +112,7 @@ class NanGuard(pl.Callback):
         return [order.describe(dataset, number) for number in numbers]
 
 
-def steps_to_skip(on_nan: str) -> int:
-    """'stop' -> 0, 'skip 3' -> 3."""
-    return int(on_nan.split()[1]) if on_nan.startswith("skip") else 0
-
-
 def _listed(samples: list[dict[str, Any]], most: int = 16) -> str:
     shown = [str(entry["sample"]) for entry in samples[:most]]
     more = f" and {len(samples) - most} more" if len(samples) > most else ""
     return ", ".join(shown) + more + " (sources in the run's metrics.jsonl)"
-
-
-class SpikeWarner:
-    """Tells when a loss lies far above those of the last steps; it changes nothing."""
-
-    def __init__(self) -> None:
-        self.losses: deque[float] = deque(maxlen=WINDOW)
-
-    def usual(self, loss: float | None) -> float | None:
-        """The usual loss if `loss` is far above it, else None; the loss is remembered."""
-        if loss is None:
-            return None
-        usual = None
-        if len(self.losses) >= LEAST:
-            middle = statistics.median(self.losses)
-            spread = statistics.median(abs(other - middle) for other in self.losses)
-            if loss - middle > max(FAR * spread, RISE * abs(middle)):
-                usual = middle
-        self.losses.append(loss)
-        return usual

@@ -23,12 +23,15 @@ from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import write_json, written_aside
 from nemo_workflow.monitor import Monitor
 from nemo_workflow.plan import Plan
+from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.run_config import config_text
 from nemo_workflow.worker import grace_seconds
 
 OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
 LOOK_SECONDS = 2.0  # between two looks at which processes there are
+GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
 STACK_SECONDS = 3.0  # for all ranks to write their stacks
+REPORT_SECONDS = 15.0  # that the last report may take
 TITLE = "pretrain"
 
 
@@ -55,6 +58,14 @@ def run_local(plan: Plan) -> int:
                     raise
                 print(smaller.notes[-1], flush=True)
                 plan = smaller
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; raises Refusal if another start holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with watch.lock_run(folder):
+        yield
 
 
 def wait_for_old_ranks(plan: Plan) -> None:
@@ -102,22 +113,6 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
     return attempt
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; it goes with the process, so a crash leaves none behind."""
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refusal(
-                f"--experiment {folder.name}: already running ({folder}); wait for it, stop it, or choose another name"
-            ) from None
-        yield
-
-
 class _Local:
     """One start of a run on this machine."""
 
@@ -131,6 +126,7 @@ class _Local:
         self.insisted = False
         self.hung = ""  # what was found when no step was made for too long
         self.looked = 0.0
+        self.last_seen: float | None = None  # when a process of the run was last there
         self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
 
     def run(self) -> int:
@@ -165,7 +161,7 @@ class _Local:
             job = experiment.jobs[0]
             with self._signals():
                 state = job.status(experiment._runner)
-                while not is_terminal(state):
+                while not is_terminal(state) and not self._all_gone():
                     self.monitor.update()
                     self._stop_if_asked()
                     self._stop_if_hung()
@@ -174,6 +170,8 @@ class _Local:
             self._leave_nothing_running()
             self.monitor.update()
             self.monitor.close()
+        if not self.insisted:
+            Refresher(self.plan.folder).finish(REPORT_SECONDS)
         return self._verdict(state == AppState.SUCCEEDED)
 
     # -- stopping -------------------------------------------------------------------------------------------------
@@ -206,12 +204,19 @@ class _Local:
         if self.insisted or out_of_time or not self.monitor.started:
             self._leave_nothing_running()
 
+    def _all_gone(self) -> bool:
+        """Whether the processes that were there have ended, though nemo_run has not noticed: on a full disk it can't."""
+        if time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked = time.monotonic()
+            now = {p for p in psutil.Process().children(recursive=True) if _status(p) != psutil.STATUS_ZOMBIE}
+            self.seen = {*filter(psutil.Process.is_running, self.seen), *now}
+            if now:
+                self.last_seen = time.monotonic()
+        return self.last_seen is not None and time.monotonic() - self.last_seen > GONE_SECONDS
+
     def _stop_if_hung(self) -> None:
         """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
         limit = 60 * float(self.plan.settings.get("timeout_minutes") or 0)
-        if time.monotonic() - self.looked > LOOK_SECONDS:
-            self.looked = time.monotonic()
-            self.seen = {*filter(psutil.Process.is_running, self.seen), *psutil.Process().children(recursive=True)}
         if not limit or self.hung or time.time() - self._last_sign_of_life() < limit:
             return
         ranks = self._ranks()
@@ -287,7 +292,8 @@ def explain_failure(attempt: Path) -> str:
     errors = []
     for path in attempt.glob("rank*.error"):
         when, _, text = path.read_text(encoding="utf-8").partition("\n")
-        errors.append((float(when), int(path.stem.removeprefix("rank")), text))
+        text = text or "its error could not be written down: is the disk full?"
+        errors.append((float(when or path.stat().st_mtime), int(path.stem.removeprefix("rank")), text))
     launcher_log = "\n".join(
         path.read_text(encoding="utf-8", errors="replace") for path in sorted(attempt.glob("launcher/**/std*.log"))
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from nemo_workflow.catalog import Recipe, load
 from nemo_workflow.errors import Refusal
+from nemo_workflow.trust import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -132,6 +133,7 @@ def read_nemo_model(path: str) -> NemoModel:
             f"--nemo-model {path}: {' and '.join(f'{name}/' for name in missing)} missing; give the folder of a NeMo 2"
             " checkpoint (convert_from_hf_to_nemo2.py writes one)"
         )
+    check_weights(folder / "weights")
     file = folder / "context" / "model.yaml"
     if not file.is_file():
         raise Refusal(f"--nemo-model {path}: context/model.yaml missing; convert or save the checkpoint again")

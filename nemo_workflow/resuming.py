@@ -128,8 +128,8 @@ def _wait_for(path: Path, who: str) -> Any:
 
 
 def identity_for(plan: Plan, attempt: Path) -> dict[str, Any]:
-    """The identity that the launcher worked out, or, where it left none, worked out now."""
+    """The identity that the launcher worked out; where there was no launcher, worked out and compared now (Refusal)."""
     path = attempt / IDENTITY
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    return identity_of(plan)
+    return check_changes(plan)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
 import os
@@ -14,7 +15,10 @@ from typing import TextIO
 
 import psutil
 
+from nemo_workflow.errors import Refusal
+
 LAUNCHER = "NEMO_WORKFLOW_LAUNCHER"  # environment variable: "pid start-time" of the process that started the ranks
+RUN_LOCK = ".lock"  # in the run's folder, held by its launcher, or by rank 0 of a Slurm job
 RANKS_LOCK = ".ranks.lock"  # in the run's folder, held shared by every rank as long as it lives
 HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every step
 DUMP_STACKS = signal.SIGUSR2
@@ -42,10 +46,24 @@ def dump_stacks_on_signal(stream: TextIO) -> None:
     faulthandler.register(DUMP_STACKS, stream, all_threads=True, chain=False)
 
 
+def lock_run(folder: Path) -> TextIO:
+    """Take the run's lock; it goes with the process, so a crash leaves none behind. Raises Refusal if another holds it."""
+    stream = (folder / RUN_LOCK).open("a")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise Refusal(
+            f"--experiment {folder.name}: already running ({folder}); wait for it, stop it, or choose another name"
+        ) from None
+    return stream
+
+
 def hold_ranks_lock(folder: Path) -> TextIO:
     """Take the shared lock that says that ranks of the run live; it goes with the last process that inherits it."""
     stream = (folder / RANKS_LOCK).open("a")
-    fcntl.flock(stream, fcntl.LOCK_SH)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(stream, fcntl.LOCK_SH)
     return stream
 
 

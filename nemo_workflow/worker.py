@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nemo_workflow import watch
+from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.plan import Plan
 
 GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
@@ -30,8 +31,8 @@ def train(plan: str, attempt: str) -> None:
     watch.dump_stacks_on_signal(sys.stderr)
     read = Plan.from_json(plan)
     lock = watch.hold_ranks_lock(read.folder)
-    watch.stop_with_launcher(grace_seconds(read))
     try:
+        watch.stop_with_launcher(grace_seconds(read))
         _train(read, folder, rank, console)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
@@ -71,6 +72,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     trainer.callbacks = [
         log,  # first: a save is not part of a step's time
         training.Schedule(plan, log),
+        training.MissedValidation(plan),
         guard.NanGuard(plan, log),
         *trainer.callbacks,
         training.Stopper(log),
@@ -107,10 +109,14 @@ def _quieten() -> None:
 
 
 def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
-    """Write the rank's own error where the launcher looks for it."""
-    text = "".join(traceback.format_exception(error))
-    sys.stderr.write(text)
+    """Write the rank's own error where the launcher looks for it; where it needs no traceback, that is in the log."""
+    trace = "".join(traceback.format_exception(error))
+    sys.stderr.write(trace)
+    text = f"{error}\n" if isinstance(error, Failure | Refusal) else trace
     path = folder / f"rank{rank}.error"
     aside = path.with_suffix(".error.tmp")
-    aside.write_text(f"{time.time()}\n{text}", encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(f"{time.time()}\n{text}", encoding="utf-8")
+        aside.replace(path)
+    except OSError:  # a full disk: an empty file, which takes no room, still tells which rank it was
+        path.touch()

@@ -157,7 +157,3 @@ def full_disk(output: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Failure(f"--output-path {output}: no space left on the disk; nothing was left behind") from error
         raise
-    except RuntimeError as error:  # torch's zip writer wraps the error of a write
-        if "No space left" in str(error) or "PytorchStreamWriter" in str(error):
-            raise Failure(f"--output-path {output}: no space left on the disk; nothing was left behind") from error
-        raise

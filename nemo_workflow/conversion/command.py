@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_workflow.console import Meter, human_bytes, human_time
@@ -12,7 +15,7 @@ from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.output import check_output, whole_folder
 from nemo_workflow.conversion.quiet import quiet
 from nemo_workflow.conversion.report import NAME, Report
-from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.errors import Failure
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +28,6 @@ def _shared(parser: argparse.ArgumentParser) -> None:
         help="replace an existing --output-path (it stays until the new one is proved)",
     )
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
-    parser.add_argument(
-        "--allow-lossy",
-        action="append",
-        default=[],
-        metavar="FIELD",
-        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
-    )
 
 
 def import_parser() -> argparse.ArgumentParser:
@@ -45,6 +41,13 @@ def import_parser() -> argparse.ArgumentParser:
     )
     _shared(parser)
     parser.add_argument(
+        "--allow-lossy",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
+    )
+    parser.add_argument(
         "--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given"
     )
     parser.add_argument(
@@ -52,11 +55,6 @@ def import_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run Python code that the source brings along (off: none is run)",
-    )
     return parser
 
 
@@ -79,8 +77,6 @@ def export_parser() -> argparse.ArgumentParser:
 
 def _spell(argv: list[str] | None) -> list[str]:
     """Long flags may be written with underscores."""
-    import sys
-
     given = sys.argv[1:] if argv is None else argv
     return [
         "--" + name.replace("_", "-") + eq + value if arg.startswith("--") else arg
@@ -90,64 +86,75 @@ def _spell(argv: list[str] | None) -> list[str]:
 
 
 # --- Hugging Face -> NeMo ---------------------------------------------------------------------------------------------
+@dataclass
+class Import:
+    """An import that has passed its checks. `hf` is the completed config.json, `nemo` the fields of NeMo's config."""
+
+    folder: Path
+    family: Family
+    hf: Config
+    nemo: Config
+    config_class: str
+    tensors: dict[str, hf_folder.TensorInfo]
+    dropped: set[str]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(info.nbytes for info in self.tensors.values())
+
+
 def import_main(argv: list[str] | None = None) -> int:
     """Run convert_from_hf_to_nemo2.py."""
     args = import_parser().parse_args(_spell(argv))
+    job = _checked_import(args)
+    report = Report("hf to nemo2", args.source, str(args.output_path))
+    model = {"family": job.family.name, "model_class": job.family.model_class, "config_class": job.config_class}
+    report.entries |= {"model": model, "lossy": args.allow_lossy}
+    meter = Meter()
+    with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
+        _write_nemo(job, aside, report, meter, verify=not args.no_verify)
+        _finish(report, aside, args.output_path)
+    return _say(report, args.output_path)
+
+
+def _checked_import(args: argparse.Namespace) -> Import:
     check_output(args.output_path, args.overwrite)
     folder = source.fetch(args.source, args.revision, args.hf_token or os.environ.get("HF_TOKEN"))
-    family, hf, _ = source.read_hf(folder)
+    family, hf = source.read_hf(folder)
     checks.model_name(args.model_name, family)
     nemo, losses = fields.to_nemo(hf, family)
     config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     tensors = hf_folder.list_tensors(folder)
     dropped = checks.losses(losses, args.allow_lossy, tensors, hf["num_hidden_layers"])
     nemo["params_dtype"] = checks.dtype(tensors, folder)
-    total = sum(info.nbytes for info in tensors.values())
-    checks.resources(args.output_path, total, max(info.nbytes for info in tensors.values()))
-    report = Report("hf to nemo2", args.source, str(args.output_path))
-    report.entries["model"] = {"family": family.name, "model_class": family.model_class, "config_class": config_class}
-    report.entries["lossy"] = args.allow_lossy
-    meter = Meter()
-    with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
-        _write_nemo(aside, folder, family, hf, config_class, nemo, dropped, report, meter, total, not args.no_verify)
-        _finish(report, aside, args.output_path, bool(args.allow_lossy))
-    return _say(report, args.output_path, meter)
+    job = Import(folder, family, hf, nemo, config_class, tensors, dropped)
+    checks.resources(args.output_path, job.nbytes, max(info.nbytes for info in tensors.values()))
+    return job
 
 
-def _write_nemo(
-    aside: Path,
-    folder: Path,
-    family: Family,
-    hf: Config,
-    config_class: str,
-    nemo: Config,
-    dropped: set[str],
-    report: Report,
-    meter: Meter,
-    total: int,
-    verify: bool,
-) -> None:
+def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: bool) -> None:
     with quiet():
         from nemo_workflow.conversion import context, convert
         from nemo_workflow.conversion.logits import compare_logits
         from nemo_workflow.conversion.nemo_folder import NemoReader
         from nemo_workflow.conversion.verify import compare_tensors
 
-    model = convert.Model(family, hf)
-    reader = hf_folder.HFReader(hf_folder.list_tensors(folder))
-    chunks = convert.plan_import(model, reader, dropped | checks.redundant(reader, hf))
-    convert.write_nemo(aside, model, chunks, _progress(meter, "writing", total))
+    model = convert.Model(job.family, job.hf)
+    reader = hf_folder.HFReader(job.tensors)
+    chunks = convert.plan_import(model, reader, job.dropped | checks.redundant(reader, job.hf))
+    convert.write_nemo(aside, model, chunks, _progress(meter, "writing", job.nbytes))
     meter.show("writing context/ (imports NeMo)", always=True)
     with quiet():
-        context.write_context(aside, family, config_class, nemo, folder)
-    if not hf_folder.tokenizer_files(folder):
+        context.write_context(aside, job.family, job.config_class, job.nemo, job.folder)
+    if not hf_folder.tokenizer_files(job.folder):
         report.notes.append("the source has no tokenizer files, so the checkpoint has none")
     if verify:
         written = NemoReader(aside / "weights")
-        report.entries["tensors"] = compare_tensors(model, reader, written, _progress(meter, "comparing", total))
+        report.entries["tensors"] = compare_tensors(model, reader, written, _progress(meter, "comparing", job.nbytes))
         meter.show("computing the logits of both models", always=True)
         with quiet():
-            report.entries["logits"] = compare_logits(model, folder, reader, written, config_class, nemo)
+            logits = compare_logits(model, job.folder, reader, written, job.config_class, job.nemo)
+        report.entries["logits"] = logits
     meter.close()
 
 
@@ -161,7 +168,7 @@ def export_main(argv: list[str] | None = None) -> int:
     meter = Meter()
     with checks.full_disk(args.output_path):
         _write_hf(folder, args, report, meter)
-    return _say(report, args.output_path, meter)
+    return _say(report, args.output_path)
 
 
 def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:
@@ -173,47 +180,41 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
 
     model_class, nemo, tokenizer_fields = context.read_model(folder)
     family = context.family_of(model_class, nemo)
-    if family.problem:
-        raise Refusal(f"--source {args.source}: {model_class} is not converted: {family.problem}")
-    tokenizer, tokenizer_name = context.tokenizer_folder(folder, tokenizer_fields)
+    tokenizer, named = context.tokenizer_folder(folder, tokenizer_fields)
     if args.hf_tokenizer:
-        tokenizer = source.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"))
+        tokenizer = source.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"), "--hf-tokenizer")
     elif tokenizer is None:
         report.notes.append(
-            f"the tokenizer's files aren't in the checkpoint (it names {tokenizer_name!r}); --hf-tokenizer adds them"
+            f"the checkpoint lacks its tokenizer's files (it names {named!r}); --hf-tokenizer adds them"
         )
-    nemo = {**nemo, "vocab_size": hf_config.vocabulary_size(nemo, tokenizer)}
-    came = hf_config.origin_config(tokenizer, family)
-    exported, origin, notes = hf_config.export_config(nemo, family, came)
-    report.notes += notes
-    hf = fields.complete({**origin, **exported}, family)
-    model = convert.Model(family, hf)
     reader = NemoReader(folder / "weights")
+    with quiet():
+        config = hf_config.exported(nemo, family, tokenizer, reader)
+    report.notes += config.notes
+    model = convert.Model(family, config.complete)
     plan = convert.plan_export(model, reader)
     sizes = [entry.nbytes for *_, entries in plan for entry in entries]
-    total = sum(sizes)
-    checks.resources(args.output_path, total, max(sizes))
+    checks.resources(args.output_path, sum(sizes), max(sizes))
     report.entries["model"] = {"family": family.name, "model_class": model_class, "architecture": family.architecture}
-    dtype = plan[0][3][0].dtype
     with whole_folder(args.output_path) as aside:
-        convert.write_hf(aside, model, reader, _progress(meter, "writing", total))
+        convert.write_hf(aside, model, reader, plan, _progress(meter, "writing", sum(sizes)))
         with quiet():
-            hf_config.write_config(aside, family, exported, origin, dtype, tokenizer)
+            hf_config.write_config(aside, config, dtype=plan[0][3][0].dtype, tokenizer=tokenizer)
         report.entries["tokenizer_files"] = hf_config.copy_tokenizer(aside, tokenizer)
         if not args.no_verify:
             written = hf_folder.HFReader(hf_folder.list_tensors(aside))
-            report.entries["tensors"] = compare_tensors(model, written, reader, _progress(meter, "comparing", total))
+            tensors = compare_tensors(model, written, reader, _progress(meter, "comparing", sum(sizes)))
             meter.show("computing the logits of both models (imports NeMo)", always=True)
             with quiet():
-                config_class = family.nemo_class(hf)
-                trained = fields.computed(nemo, family)
-                report.entries["logits"] = compare_logits(model, aside, written, reader, config_class, trained)
+                config_class, trained = family.nemo_class(config.complete), fields.computed(config.nemo, family)
+                logits = compare_logits(model, aside, written, reader, config_class, trained)
+            report.entries |= {"tensors": tensors, "logits": logits}
         meter.close()
-        _finish(report, aside, args.output_path, bool(args.allow_lossy))
+        _finish(report, aside, args.output_path)
 
 
 # --- the end of both --------------------------------------------------------------------------------------------------
-def _progress(meter: Meter, verb: str, total: int):  # type: ignore[no-untyped-def]
+def _progress(meter: Meter, verb: str, total: int) -> Callable[[int], None]:
     done = 0
 
     def on_bytes(count: int) -> None:
@@ -224,7 +225,7 @@ def _progress(meter: Meter, verb: str, total: int):  # type: ignore[no-untyped-d
     return on_bytes
 
 
-def _finish(report: Report, aside: Path, output: Path, lossy: bool) -> None:
+def _finish(report: Report, aside: Path, output: Path) -> None:
     """Write the report; raise Failure (and so leave no output) if the verification failed."""
     report.write(aside / NAME)
     failures = report.failures()
@@ -237,7 +238,7 @@ def _finish(report: Report, aside: Path, output: Path, lossy: bool) -> None:
         )
 
 
-def _say(report: Report, output: Path, meter: Meter) -> int:
+def _say(report: Report, output: Path) -> int:
     for line in report.lines():
         print(line)
     print(f"{output}: done in {human_time(report.as_dict()['seconds'])}; report in {output}/{NAME}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from nemo_workflow.conversion.families import FAMILIES
+from nemo_workflow.conversion.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import tokenizer_files
 from nemo_workflow.errors import Refusal
@@ -56,7 +56,8 @@ def build_config(family: Family, config_class: str, fields: Config, generation: 
     prepare()
     dtype = fields["params_dtype"]
     values = {**fields, "params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
-    values |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    pairs = {name: value for name, value in fields.items() if isinstance(value, list) and name != "moe_layer_freq"}
+    values |= {name: tuple(value) for name, value in pairs.items()}  # YAML makes lists of NeMo's tuples
     if generation is not None:
         values["generation_config"] = generation
     config = find_class(family, config_class)(**values)
@@ -123,7 +124,8 @@ def family_of(model_class: str, config: Config) -> Family:
         fits = [family for family in fits if (family.nemo_fixed.get("num_moe_experts", 1) is not None) == moe]
     if not fits:
         known = ", ".join(sorted({family.model_class for family in FAMILIES}))
-        raise Refusal(f"context/model.yaml: NeMo's {model_class} is not among the models that are converted ({known})")
+        why = NOT_CONVERTED.get(model_class, f"these are: {known}")
+        raise Refusal(f"context/model.yaml: NeMo's {model_class} is not converted: {why}")
     return fits[0]
 
 

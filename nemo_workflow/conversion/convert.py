@@ -17,6 +17,7 @@ from nemo_workflow.conversion.transforms import KINDS, Dims
 from nemo_workflow.errors import Refusal
 
 Place = tuple[str, tuple[int, ...]]
+Export = tuple[Item, str, tuple[int, ...], list[Planned]]
 OnBytes = Callable[[int], None]
 
 
@@ -87,7 +88,7 @@ def _shape(make: Callable[[], torch.Tensor], item: Item) -> torch.Tensor:
 
 
 # --- NeMo -> Hugging Face ---------------------------------------------------------------------------------------------
-def plan_export(model: Model, reader: NemoReader) -> list[tuple[Item, str, tuple[int, ...], list[Planned]]]:
+def plan_export(model: Model, reader: NemoReader) -> list[Export]:
     """For each Megatron tensor: where it is, and the Hugging Face tensors that it becomes."""
     plan, used = [], set()
     for item in model.items():
@@ -99,6 +100,9 @@ def plan_export(model: Model, reader: NemoReader) -> list[tuple[Item, str, tuple
             parts = KINDS[item.kind].split(reader.meta(*place), model.dims)
         except RuntimeError as error:
             raise Refusal(f"{reader.weights}: {item.label} doesn't fit context/model.yaml ({error})") from error
+        if item.kind == "vocab" and parts[0].shape[0] != model.dims.vocab:
+            rows = parts[0].shape[0]
+            raise Refusal(f"{reader.weights}: {item.label} has {rows} rows, the vocabulary {model.dims.vocab} entries")
         planned = [
             Planned(name, str(part.dtype).removeprefix("torch."), tuple(part.shape))
             for name, part in zip(item.hf, parts, strict=True)
@@ -121,9 +125,8 @@ def _alias(reader: NemoReader, item: Item) -> Place | None:
     return reader.locate(item.alias, item.layer, item.expert) if item.alias else None
 
 
-def write_hf(folder: Path, model: Model, reader: NemoReader, on_bytes: OnBytes) -> list[Planned]:
+def write_hf(folder: Path, model: Model, reader: NemoReader, plan: list[Export], on_bytes: OnBytes) -> None:
     """Write the safetensors files of `folder`."""
-    plan = plan_export(model, reader)
 
     def values() -> Iterator[tuple[str, torch.Tensor]]:
         for item, key, lead, _ in plan:
@@ -132,12 +135,11 @@ def write_hf(folder: Path, model: Model, reader: NemoReader, on_bytes: OnBytes) 
                 yield name, part
                 on_bytes(part.nbytes)
 
-    planned = [entry for *_, entries in plan for entry in entries]
-    hf_folder.write_tensors(folder, planned, values())
-    return planned
+    hf_folder.write_tensors(folder, [entry for *_, entries in plan for entry in entries], values())
 
 
 def write_nemo(folder: Path, model: Model, chunks: list[Chunk], on_bytes: OnBytes) -> None:
     """Write weights/ of `folder`."""
-    objects = nemo_folder.layer_objects(model.hf["num_hidden_layers"], model.family.experts(model.hf))
+    family, hf = model.family, model.hf
+    objects = nemo_folder.empty_states(hf["num_hidden_layers"], family.experts(hf), family.stacked(hf))
     nemo_folder.write_weights(folder / "weights", chunks, list(objects), on_bytes)

@@ -13,6 +13,7 @@ from nemo_workflow.conversion.dense_families import (
 )
 from nemo_workflow.conversion.family import Config, Family, Field, Rule
 from nemo_workflow.conversion.moe_families import expert_rules
+from nemo_workflow.errors import Refusal
 
 ATTENTION = f"{LAYER}self_attention."
 HF_ATTENTION = f"{HF_LAYER}self_attn."
@@ -103,7 +104,6 @@ FIELDS = (
     Field("n_routed_experts", "num_moe_experts"),
     Field("moe_intermediate_size", "moe_ffn_hidden_size"),
     Field("num_experts_per_tok", "moe_router_topk"),
-    Field("routed_scaling_factor", "moe_router_topk_scaling_factor", 1.0),
 )
 YARN = {
     "factor": "rotary_scaling_factor",
@@ -174,6 +174,22 @@ def v2_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     return {**fields, "moe_router_score_function": "softmax", "moe_router_enable_expert_bias": False}, losses
 
 
+def v2_back(nemo: Config) -> Config:
+    if (nemo.get("moe_router_num_groups") or 1) > 1:
+        raise Refusal(
+            "context/model.yaml: moe_router_num_groups: transformers' DeepSeek V2 ranks groups of experts otherwise"
+        )
+    if nemo["rope_type"] == "yarn" and nemo["mscale_all_dim"]:
+        raise Refusal("context/model.yaml: mscale_all_dim: transformers' DeepSeek V2 doesn't scale the attention by it")
+    return {**shared_back(nemo), "topk_method": "greedy"}
+
+
+def v3_back(nemo: Config) -> Config:
+    if nemo["moe_router_topk"] != 2 * nemo["moe_router_group_topk"]:
+        raise Refusal("context/model.yaml: moe_router_group_topk: DeepSeek V3 ranks a group by its best two experts")
+    return shared_back(nemo)
+
+
 NEMO: Config = {
     name: value
     for name, value in PLAIN_DECODER.items()
@@ -228,7 +244,7 @@ def _family(version: int, title: str, **rest: object) -> Family:
 DEEPSEEK_V2 = _family(
     2,
     "DeepSeek V2 Lite and the like (greedy routing, plain rotary positions)",
-    fields=FIELDS,
+    fields=(*FIELDS, Field("routed_scaling_factor", "moe_router_topk_scaling_factor", 1.0)),
     fixed={
         "hidden_act": ("silu",),
         "attention_bias": (False,),
@@ -236,13 +252,14 @@ DEEPSEEK_V2 = _family(
         "norm_topk_prob": (False,),
     },
     special=v2_special,
-    special_back=lambda nemo: {**shared_back(nemo), "topk_method": "greedy"},
+    special_back=v2_back,
 )
 DEEPSEEK_V3 = _family(
     3,
     "DeepSeek V3 and R1 in bf16",
     fields=(
         *FIELDS,
+        Field("routed_scaling_factor", "moe_router_topk_scaling_factor", 2.5),
         Field("n_group", "moe_router_num_groups", 8),
         Field("topk_group", "moe_router_group_topk", 4),
     ),
@@ -253,5 +270,5 @@ DEEPSEEK_V3 = _family(
         "rope_interleave": (True,),
     },
     special=v3_special,
-    special_back=shared_back,
+    special_back=v3_back,
 )

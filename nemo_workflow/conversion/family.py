@@ -46,7 +46,6 @@ class Family:
     `experts(hf)`: experts a layer. `stacked(hf)`: all layers are alike, so Megatron stacks them in one tensor.
     `tanh_gelu`: NeMo says F.gelu and computes its tanh form, in a fused kernel.
     `local_spec`: the function of `local_specs` to compute logits with where Transformer Engine is missing.
-    `problem`: why this family isn't converted at all; None if it is.
     """
 
     name: str
@@ -69,7 +68,6 @@ class Family:
     stacked: Callable[[Config], bool] = lambda hf: True
     tanh_gelu: bool = False
     local_spec: str | None = None
-    problem: str | None = None
 
     def nemo_class(self, hf: Config) -> str:
         """Name of the NeMo config class for this config.json."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from nemo_workflow.conversion.context import KEPT
 from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.fields import complete, to_hf, to_nemo
 from nemo_workflow.conversion.hf_folder import read_json, tokenizer_files
+from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.errors import Refusal
 from nemo_workflow.files import write_json
 
@@ -23,35 +25,67 @@ def origin_config(tokenizer: Path | None, family: Family) -> Config | None:
     return origin if origin.get("model_type") == family.model_type else None
 
 
-def export_config(nemo: Config, family: Family, origin: Config | None) -> tuple[Config, Config, list[str]]:
-    """(config.json fields that NeMo's config gives, the origin's fields that they differ from, notes).
+@dataclass(frozen=True)
+class Exported:
+    """`fields` are what NeMo's config says in config.json's words; `origin` the config.json that the model came with, or {}."""
+
+    family: Family
+    nemo: Config
+    fields: Config
+    origin: Config
+    notes: list[str]
+
+    @property
+    def complete(self) -> Config:
+        return complete({**self.origin, **self.fields, "model_type": self.family.model_type}, self.family)
+
+
+def exported(nemo: Config, family: Family, tokenizer: Path | None, reader: NemoReader) -> Exported:
+    """The config.json to be written.
 
     The origin's value stands where both say the same or NeMo's config can't say; what was trained stands otherwise.
     """
     fields, problems = to_hf(nemo, family)
     if problems:
         raise Refusal([f"context/model.yaml: {problem}" for problem in problems])
-    notes: list[str] = []
-    if origin is not None:
-        before = complete(origin, family)
-        fields = _keep_spelling(fields, before, nemo, family)
-        changed = [name for name, value in fields.items() if before.get(name) != value]
-        shape_fields = {rule.hf for rule in family.fields} - {
-            "max_position_embeddings",
-            "initializer_range",
-            "attention_dropout",
-        }
-        if [name for name in changed if name in shape_fields]:
-            return fields, {}, ["the config.json beside the tokenizer belongs to another model; NeMo's config is taken"]
-        if "max_position_embeddings" in changed:
-            fields["max_position_embeddings"] = max(
-                before["max_position_embeddings"], fields["max_position_embeddings"]
-            )
-        for name in changed:
-            if name in ("initializer_range", "attention_dropout"):
-                fields[name] = before[name]
-        return fields, origin, notes
-    return fields, {}, notes
+    origin, notes = origin_config(tokenizer, family), []
+    if origin is not None and not _same_sizes(fields, complete(origin, family), family):
+        origin, notes = None, ["the config.json beside the tokenizer belongs to another model; NeMo's config is taken"]
+    nemo = {**nemo, "vocab_size": nemo.get("vocab_size") or _rows(origin, tokenizer, reader)}
+    fields["vocab_size"] = nemo["vocab_size"]
+    if origin is None:
+        return Exported(family, nemo, fields, {}, notes)
+    before = complete(origin, family)
+    fields = _keep_spelling(fields, before, nemo, family)
+    for name in ("initializer_range", "attention_dropout"):  # a recipe's, of no effect on the model
+        if name in fields:
+            fields[name] = before.get(name, fields[name])
+    if "max_position_embeddings" in fields:  # training shortens seq_length
+        fields["max_position_embeddings"] = max(before["max_position_embeddings"], fields["max_position_embeddings"])
+    return Exported(family, nemo, fields, origin, notes)
+
+
+def _same_sizes(fields: Config, before: Config, family: Family) -> bool:
+    """Whether a config.json is of the model that NeMo's config describes, whatever training changed."""
+    names = {rule.hf for rule in family.fields} - {"max_position_embeddings", "initializer_range", "attention_dropout"}
+    return all(before.get(name) == fields[name] for name in names & set(fields) if fields[name] is not None)
+
+
+def _rows(origin: Config | None, tokenizer: Path | None, reader: NemoReader) -> int:
+    """The vocabulary of a model whose NeMo config doesn't say: its config.json's, else its tokenizer's length.
+
+    What training added to fill up the last ranks lies beyond.
+    """
+    if origin is not None and origin["vocab_size"] <= reader.tensors["embedding.word_embeddings.weight"].size[0]:
+        return int(origin["vocab_size"])
+    if tokenizer is None:
+        raise Refusal(
+            "context/model.yaml: vocab_size isn't set and the tokenizer isn't in the checkpoint, so the padded rows of the "
+            "embedding can't be told from the real ones; --hf-tokenizer names the tokenizer that it was trained with"
+        )
+    from transformers import AutoTokenizer
+
+    return len(AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False))
 
 
 def _keep_spelling(fields: Config, before: Config, nemo: Config, family: Family) -> Config:
@@ -65,38 +99,33 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def write_config(
-    folder: Path, family: Family, fields: Config, origin: Config, dtype: str, tokenizer: Path | None
-) -> Config:
-    """Write config.json and generation_config.json; returns config.json."""
-    from transformers import AutoConfig, GenerationConfig
-
-    special = special_token_ids(tokenizer)
+def write_config(folder: Path, config: Exported, dtype: str, tokenizer: Path | None) -> None:
+    """Write config.json and generation_config.json."""
+    family, origin = config.family, config.origin
     if origin:
-        config = {**origin}
         known = complete(origin, family)
-        config |= {name: value for name, value in fields.items() if known.get(name) != value}
-        for key in ("torch_dtype", "dtype"):
-            if key in config:
-                config[key] = dtype
-        config.setdefault("architectures", [family.architecture])
-        if "torch_dtype" not in config and "dtype" not in config:
-            config["torch_dtype"] = dtype
+        written = {**origin, **{name: value for name, value in config.fields.items() if known.get(name) != value}}
+        for key in {"torch_dtype", "dtype"} & set(written) or {"torch_dtype"}:
+            written[key] = dtype
+        written.setdefault("architectures", [family.architecture])
     else:
-        built = AutoConfig.for_model(family.model_type, **fields, **special)
-        config = {"architectures": [family.architecture], **built.to_diff_dict(), "torch_dtype": dtype}
-    write_json(folder / "config.json", config)
-    return _write_generation(folder, config, GenerationConfig, tokenizer)
+        from transformers import AutoConfig
+
+        built = AutoConfig.for_model(family.model_type, **config.fields, **special_token_ids(tokenizer))
+        written = {"architectures": [family.architecture], **built.to_diff_dict(), "torch_dtype": dtype}
+    write_json(folder / "config.json", written)
+    _write_generation(folder, written, tokenizer)
 
 
-def _write_generation(folder: Path, config: Config, generation_class: Any, tokenizer: Path | None) -> Config:
+def _write_generation(folder: Path, config: Config, tokenizer: Path | None) -> None:
+    from transformers import GenerationConfig
+
     came = tokenizer / "generation_config.json" if tokenizer else None
     if came is not None and came.exists():
         shutil.copyfile(came, folder / came.name)
-    else:
-        ids = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        generation_class(**{name: value for name, value in ids.items() if value is not None}).save_pretrained(folder)
-    return config
+        return
+    ids = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    GenerationConfig(**{name: value for name, value in ids.items() if value is not None}).save_pretrained(folder)
 
 
 def special_token_ids(tokenizer: Path | None) -> Config:
@@ -107,20 +136,6 @@ def special_token_ids(tokenizer: Path | None) -> Config:
 
     loaded = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     return {name: getattr(loaded, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-
-
-def vocabulary_size(nemo: Config, tokenizer: Path | None) -> int:
-    """The model's own number of rows: what the config says, and for a model trained without that, its tokenizer's length."""
-    if nemo.get("vocab_size"):
-        return int(nemo["vocab_size"])
-    if tokenizer is None:
-        raise Refusal(
-            "context/model.yaml: vocab_size isn't set and the tokenizer isn't in the checkpoint, so the padded rows of the "
-            "embedding can't be told from the real ones; --hf-tokenizer names the tokenizer that it was trained with"
-        )
-    from transformers import AutoTokenizer
-
-    return len(AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False))
 
 
 def copy_tokenizer(folder: Path, tokenizer: Path | None) -> list[str]:

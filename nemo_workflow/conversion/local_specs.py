@@ -77,15 +77,22 @@ class Gemma3Attention(DotProductAttention):
 def gemma3(config: Any) -> ModuleSpec:
     from nemo.collections.llm.gpt.model.gemma3 import Gemma3SelfAttention
 
-    return _gemma(Gemma3SelfAttention, Gemma3Attention, WrappedTorchNorm)
+    class SelfAttentionOfThisMegatron(Gemma3SelfAttention):  # type: ignore[misc]
+        """Megatron 0.15 hands on an argument that NeMo 2.7.3's class doesn't take (it is None but in inference)."""
+
+        def forward(self, *args: Any, rotary_pos_cos_sin: Any = None, **kwargs: Any) -> Any:
+            return super().forward(*args, **kwargs)
+
+    return _gemma(SelfAttentionOfThisMegatron, Gemma3Attention, WrappedTorchNorm)
 
 
 class LatentDotProductAttention(DotProductAttention):
     """Keys and values of different widths, which Megatron's own attention takes no argument for (DeepSeek)."""
 
-    def __init__(self, config: Any, *args: Any, k_channels: int, v_channels: int, **kwargs: Any):
+    def __init__(self, config: Any, *args: Any, k_channels: int = 0, v_channels: int = 0, **kwargs: Any):
         super().__init__(config, *args, **kwargs)
-        self.hidden_size_per_partition = v_channels * self.num_attention_heads_per_partition
+        if v_channels:  # the base class builds one without, then latent attention builds its own
+            self.hidden_size_per_partition = v_channels * self.num_attention_heads_per_partition
 
 
 def deepseek(config: Any) -> Any:

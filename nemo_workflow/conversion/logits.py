@@ -99,6 +99,7 @@ def megatron_logits(
         config = context.build_config(model.family, config_class, {**fields, "params_dtype": "float32"})
         config.perform_initialization = False
         config.moe_token_dispatcher_type = "allgather"  # one rank: nothing to dispatch, and no CUDA stream to wait for
+        config.moe_shared_expert_overlap = False  # which only the other dispatcher computes
         if model.family.local_spec:
             from nemo_workflow.conversion import local_specs
 

@@ -225,7 +225,7 @@ GPT_OSS = Family(
     fixed={"hidden_act": ("silu",), "attention_bias": (None, True), "swiglu_limit": (None, 7.0)},
     nemo_fixed={
         **{name: value for name, value in EXPERTS_NEMO.items() if name != "window_size"},
-        "activation_func": "megatron.core.fusions.fused_bias_geglu.quick_gelu",
+        "activation_func": "megatron.core.activations.quick_gelu",
         "activation_func_clamp_value": 7.0,
         "add_bias_linear": True,
         "glu_linear_offset": 1.0,

@@ -7,8 +7,10 @@ Nothing here unpickles freely: .metadata goes through an allow-list, tensors thr
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import pickle
 import threading
 import warnings
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import FileSystemWriter, SavePlan, SavePlanner
 from torch.distributed.checkpoint import save as dcp_save
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -249,7 +252,10 @@ def write_weights(
     planner = _StreamingPlanner(chunks, [PREFIX + name for name in empty_objects], on_bytes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "torch.distributed is disabled": it is meant to be
-        dcp_save({}, storage_writer=FileSystemWriter(weights, sync_files=True), planner=planner, no_dist=True)
+        try:
+            dcp_save({}, storage_writer=FileSystemWriter(weights, sync_files=True), planner=planner, no_dist=True)
+        except CheckpointException as error:  # torch wraps whatever happened in a BaseException of its own
+            raise _cause(error) from error
     common = {
         "epoch": 0,
         "global_step": 0,
@@ -273,13 +279,43 @@ def write_weights(
     (weights / "metadata.json").write_text(json.dumps(kind))
 
 
-def layer_objects(layers: int, experts: int = 0) -> Iterator[str]:
-    """Names of the empty extra states: those of Megatron's own layers and those of Transformer Engine's."""
-    modules = ["self_attention.linear_qkv", "self_attention.linear_proj", "self_attention.core_attention"]
-    modules += ["mlp.linear_fc1", "mlp.linear_fc2"] if not experts else []
+def _cause(error: CheckpointException) -> BaseException:
+    """What a checkpoint's writer stumbled over. A full disk reaches it as a wrong position in torch's zip file."""
+    inner = next(iter(error.failures.values()))[0]
+    chain: BaseException | None = inner
+    while chain is not None:
+        if isinstance(chain, OSError) or "unexpected pos" in str(chain):
+            code = chain.errno if isinstance(chain, OSError) else errno.ENOSPC
+            return OSError(code, os.strerror(code or errno.EIO))
+        chain = chain.__context__
+    return inner
+
+
+# modules that may ask for an extra state when a checkpoint is loaded: Megatron's own layers, Transformer Engine's, its norms
+_LINEARS = ("linear_fc1", "linear_fc2")
+_WITH_STATE = (
+    "input_layernorm", "pre_mlp_layernorm", *(f"mlp.{name}" for name in _LINEARS),
+    *(f"mlp.shared_experts.{name}" for name in _LINEARS),
+    *(f"self_attention.{name}" for name in (
+        "linear_qkv", "linear_proj", "core_attention", "q_layernorm", "k_layernorm", "kv_layernorm", "linear_q_proj",
+        "linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj.post_layernorm",
+    )),
+    "mlp.linear_fc2.post_layernorm",
+)  # fmt: skip
+
+
+def empty_states(layers: int, experts: int, stacked: bool) -> Iterator[str]:
+    """Names of all extra states that a loader may ask for. One that nobody asks for does no harm; a missing one is an error."""
+    yield "decoder.final_layernorm._extra_state/shard_0_1"
     for layer in range(layers):
-        for module in modules:
-            yield f"decoder.layers.{module}._extra_state/shard_{layer}_{layers}"
+        prefix, at, of = ("decoder.layers", [layer], [layers]) if stacked else (f"decoder.layers.{layer}", [], [])
+        for module in _WITH_STATE:
+            yield f"{prefix}.{module}._extra_state/{_shard(at or [0], of or [1])}"
         for expert in range(experts):
-            for linear in ("linear_fc1", "linear_fc2"):
-                yield f"decoder.layers.mlp.experts.experts.{linear}._extra_state/shard_{layer}.{expert}_{layers}.{experts}"
+            for name in _LINEARS:
+                shard = _shard([*at, expert], [*of, experts])
+                yield f"{prefix}.mlp.experts.experts.{name}._extra_state/{shard}"
+
+
+def _shard(at: list[int], of: list[int]) -> str:
+    return f"shard_{'.'.join(map(str, at))}_{'.'.join(map(str, of))}"

@@ -34,7 +34,8 @@ def whole_folder(output: Path) -> Iterator[Path]:
     """
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+    _clear_remains(output)
+    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.{os.getpid()}.", suffix=".partial", dir=output.parent))
     try:
         aside.chmod(0o755)
         yield aside
@@ -49,3 +50,21 @@ def whole_folder(output: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _clear_remains(output: Path) -> None:
+    """Remove what a killed conversion to the same output left behind (its process is gone)."""
+    for left in output.parent.glob(f".{output.name}.*.partial"):
+        pid = left.name.removeprefix(f".{output.name}.").split(".")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

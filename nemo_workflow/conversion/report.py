@@ -31,7 +31,7 @@ class Report:
         """What the verification found; empty if all is proved."""
         found = list(self.entries.get("tensors", {}).get("different", []))
         logits = self.entries.get("logits", {})
-        if logits.get("verdict") == "different":
+        if logits.get("verdict") == "different" and not self.entries.get("lossy"):
             found.append(
                 f"logits differ by up to {logits['largest_difference']:.3g} where {logits['allowed_difference']:.3g} is the most "
                 f"that rounding explains; argmax agrees on {logits['argmax_agreement']:.1%}"
@@ -78,6 +78,6 @@ class Report:
                 f"logits: largest difference {logits['largest_difference']:.3g} (logits' standard deviation "
                 f"{logits['standard_deviation']:.3g}), argmax agrees on {logits['argmax_agreement']:.1%} of {logits['tokens']} tokens"
             )
-        elif logits:
-            found.append(f"logits: not compared, {logits['reason']}")
+        if self.entries.get("lossy"):
+            found.append(f"lost with permission: {', '.join(self.entries['lossy'])}; the logits need not agree")
         return found + [f"note: {note}" for note in self.notes]

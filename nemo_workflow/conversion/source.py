@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nemo_workflow.conversion.families import FAMILIES, by_model_type
+from nemo_workflow.conversion.families import FAMILIES, NOT_CONVERTED, NOT_CONVERTED_TYPES, by_model_type
 from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
@@ -14,33 +14,33 @@ UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being wr
 WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja")
 
 
-def fetch(source: str, revision: str | None, token: str | None) -> Path:
+def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source") -> Path:
     """The folder of a Hub id, downloaded if need be (an interrupted download goes on), or the local folder itself."""
     if Path(source).exists():
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise Refusal(f"--source {source}: there is no such folder")
+        raise Refusal(f"{flag} {source}: there is no such folder")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(source, revision=revision, token=token, allow_patterns=list(WANTED)))
     except HFValidationError as error:
-        raise Refusal(f"--source {source}: is neither a folder nor a Hub id") from error
+        raise Refusal(f"{flag} {source}: is neither a folder nor a Hub id") from error
     except LocalEntryNotFoundError as error:
         raise Refusal(
-            f"--source {source}: no such folder, and the Hub can't be reached (nor is it in the cache)"
+            f"{flag} {source}: no such folder, and the Hub can't be reached (nor is it in the cache)"
         ) from error
     except HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else "?"
         hint = "; a gated model needs --hf-token or HF_TOKEN" if code in (401, 403) else ""
-        raise Refusal(f"--source {source}: the Hub answers {code}{hint}") from error
+        raise Refusal(f"{flag} {source}: the Hub answers {code}{hint}") from error
     except OSError as error:
-        raise Refusal(f"--source {source}: can't be downloaded ({error})") from error
+        raise Refusal(f"{flag} {source}: can't be downloaded ({error})") from error
 
 
-def read_hf(folder: Path) -> tuple[Family, Config, Config]:
-    """(family, completed config, config.json as it stands) of a Hugging Face folder."""
+def read_hf(folder: Path) -> tuple[Family, Config]:
+    """(family, completed config.json) of a Hugging Face folder."""
     if folder.is_file():
         kind = "a NeMo 1 file" if folder.suffix == ".nemo" else "a file"
         raise Refusal(f"--source {folder}: is {kind}, a Hugging Face folder is expected")
@@ -52,10 +52,9 @@ def read_hf(folder: Path) -> tuple[Family, Config, Config]:
     model_type = raw.get("model_type")
     family = by_model_type(model_type) if isinstance(model_type, str) else None
     if family is None:
-        known = ", ".join(sorted(family.model_type for family in FAMILIES if not family.problem))
-        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted; these are: {known}")
-    if family.problem:
-        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted: {family.problem}")
+        known = ", ".join(sorted(family.model_type for family in FAMILIES))
+        why = NOT_CONVERTED.get(NOT_CONVERTED_TYPES.get(str(model_type), ""), f"these are: {known}")
+        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted: {why}")
     architectures = raw.get("architectures") or [family.architecture]
     if family.architecture not in architectures:
         raise Refusal(
@@ -71,7 +70,7 @@ def read_hf(folder: Path) -> tuple[Family, Config, Config]:
     ]
     if missing:
         raise Refusal(f"{folder}/config.json: lacks {', '.join(missing)}")
-    return family, complete(raw, family), raw
+    return family, complete(raw, family)
 
 
 def complete_or_empty(raw: Config, family: Family) -> Config:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.conversion.families import FAMILIES
+from nemo_workflow.conversion.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.conversion.family import Family
 from nemo_workflow.conversion.quiet import quiet
 from nemo_workflow.files import write_json, written_aside
@@ -26,35 +26,15 @@ SIZES = (
     "num_moe_experts", "moe_router_topk", "moe_ffn_hidden_size", "rotary_base", "rotary_percent", "scale_factor",
     "share_embeddings_and_output_weights", "add_qkv_bias", "window_size",
 )  # fmt: skip
-REMOTE = (
-    "its Hugging Face model is Python code that comes with the weights, and code from a model's folder is not run here"
-)
-NOT_CONVERTED = {
-    "Baichuan2Model": REMOTE + "; its output layer is normalised at each step, which NeMo's model doesn't do",
-    "ChatGLMModel": REMOTE,
-    "HyenaModel": "Evo 2 has no Hugging Face architecture",
-    "LlamaEmbeddingModel": "an encoder for embeddings, not a causal language model",
-    "LlamaNemotronModel": "its layers differ from one another (heterogeneous blocks) and its Hugging Face model is Python code that comes with the weights",
-    "MambaModel": "Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name",
-    "ReRankerModel": "an encoder that ranks, not a causal language model",
-    "StarcoderModel": "its learned position embeddings (GPTBigCode) are fp32 in NeMo's importer whatever the model's dtype",
-    "T5Model": "an encoder and decoder, not a causal language model",
-    "HuggingFaceBertModel": "an encoder, not a causal language model",
-    "BertEmbeddingModel": "an encoder for embeddings, not a causal language model",
-    "BertModel": "an encoder, not a causal language model",
-    "GPTModel": "NeMo's plain GPT has no Hugging Face architecture",
-}
 HEADER = "# Written by ckpt_conversion/list_supported_model_config.py from nemo_toolkit {version}; what is verified is in docs/conversion.md.\n"
 
 
-def state(model_class: str) -> str:
-    """What can be done with a NeMo model class, in words."""
+def state(model_class: str) -> tuple[str, str]:
+    """(what can be done with a NeMo model class, which architectures that means or why not)."""
     families = [family for family in FAMILIES if family.model_class == model_class]
-    converted = [family for family in families if not family.problem]
-    if converted:
-        return "verified on a CPU"
-    problem = families[0].problem if families else NOT_CONVERTED.get(model_class, "NeMo has no converter for it")
-    return f"not converted: {problem}"
+    if families:
+        return "verified", "; ".join(f"{family.title} ({family.architecture})" for family in families)
+    return "not converted", NOT_CONVERTED.get(model_class, "NeMo has no converter for it")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,14 +54,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     with quiet():
         configs, models, version = from_nemo()
-    write_json(SIZES_FILE, configs)
+    write_json(SIZES_FILE if args.output_dir == ROOT else args.output_dir / SIZES_FILE.name, configs)
     header = HEADER.format(version=version)
-    tables = {
-        "supported_model.txt": [(name, state(name), titles(name)) for name in models],
+    tables: dict[str, list[tuple[str, ...]]] = {
+        "supported_model.txt": [(name, *state(name)) for name in models],
         "supported_config.txt": [
-            (name, entry["model_class"], state(entry["model_class"])) for name, entry in configs.items()
+            (name, entry["model_class"], *refused(entry["model_class"])) for name, entry in configs.items()
         ],
-        "supported_model_name.txt": [(name, model, state(model)) for name, model in recipes()],
+        "supported_model_name.txt": [(name, model, *refused(model)) for name, model in recipes()],
     }
     for file_name, rows in tables.items():
         with written_aside(args.output_dir / file_name) as stream:
@@ -91,17 +71,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def titles(model_class: str) -> str:
-    return "; ".join(
-        f"{f.title} ({f.architecture})" for f in FAMILIES if f.model_class == model_class and not f.problem
-    )
+def refused(model_class: str) -> tuple[str, ...]:
+    """The state, and the reason where it is a no."""
+    short, why = state(model_class)
+    return (short,) if short == "verified" else (short, why)
 
 
-def columns(rows: list[tuple[str, str, str]]) -> Iterator[str]:
-    """Rows as aligned text."""
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    for first, second, third in rows:
-        yield f"{first:{widths[0]}}  {second:{widths[1]}}  {third}".rstrip()
+def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Rows as aligned text; the last column of a row may be long."""
+    widths = [max(len(row[i]) for row in rows if len(row) > i + 1) for i in range(max(map(len, rows)) - 1)]
+    for row in rows:
+        yield "  ".join([*(f"{text:{width}}" for text, width in zip(row[:-1], widths, strict=False)), row[-1]])
 
 
 def recipes() -> list[tuple[str, str]]:

@@ -10,7 +10,9 @@ Call `install` once in every worker, before a recipe is built and before `torch.
 
 from __future__ import annotations
 
-from nemo_workflow.cpu_backend.patching import LibraryChanged, apply, check
+import os
+
+from nemo_workflow.cpu_backend.patching import LibraryChanged, Patch, apply, check
 
 __all__ = ["LibraryChanged", "install"]
 
@@ -27,13 +29,16 @@ def install() -> None:
     global _installed
     if _installed:
         return
+    os.environ["CUDA_VISIBLE_DEVICES"] = (
+        ""  # a library that finds a GPU would use it beside what the patches send to the CPU
+    )
     patches = all_patches()
     check(patches)
     apply(patches)
     _installed = True
 
 
-def all_patches() -> list:
+def all_patches() -> list[Patch]:
     """Every patch in the order in which it is applied. Imports torch, megatron-core and NeMo."""
     from nemo_workflow.cpu_backend import (
         megatron_checkpoint,

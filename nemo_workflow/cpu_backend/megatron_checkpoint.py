@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 from multiprocessing.managers import SyncManager
 from typing import Any
@@ -16,9 +17,11 @@ PATCHES = PatchList("megatron-core")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies: after `kill -9` nobody else would."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
 
 
 @PATCHES(
@@ -35,7 +38,7 @@ def forked_results_queue(original: Any) -> Any:
         nonlocal manager, queue
         if queue is None:
             manager = SyncManager(ctx=torch.multiprocessing.get_context("fork"))
-            manager.start(_die_with_parent)
+            manager.start(_die_with_parent, (os.getpid(),))
             queue = manager.Queue()
         return queue
 

@@ -6,8 +6,6 @@ megatron-core 0.15.3 and NeMo 2.7.3 name the device in three ways: `torch.cuda.c
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -48,7 +46,7 @@ def get_device_capability(original: Any) -> Any:
 
 
 class CpuStream:
-    """A stream on which everything has already run: nothing to wait for."""
+    """A stream on which everything has already run: nothing to wait for. It is its own event."""
 
     def __init__(self, device: Any = None, priority: int = 0, **kwargs: Any):
         pass
@@ -60,7 +58,7 @@ class CpuStream:
         pass
 
     def record_event(self, event: Any = None) -> Any:
-        return event
+        return self if event is None else event
 
     def synchronize(self) -> None:
         pass
@@ -68,24 +66,13 @@ class CpuStream:
 
 @PATCHES("torch.cuda:Stream", signature="device, priority, **kwargs")
 def stream_class(original: Any) -> Any:
-    """Data parallel gradient buckets and NeMo's setup of them make side streams."""
+    """NeMo sets data parallelism up on a side stream, and gradient buckets have one each."""
     return CpuStream
-
-
-@PATCHES("torch.cuda:stream", signature="stream")
-def stream_context(original: Any) -> Any:
-    """`with torch.cuda.stream(...)` around the setup of data parallelism."""
-
-    @contextlib.contextmanager
-    def stream(stream: Any) -> Iterator[None]:
-        yield
-
-    return stream
 
 
 @PATCHES("torch.cuda:current_stream", signature="device")
 def current_stream(original: Any) -> Any:
-    """The one stream there is."""
+    """The one stream there is (the expert dispatcher waits for it)."""
     return lambda device=None: CpuStream()
 
 

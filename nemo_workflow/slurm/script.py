@@ -218,9 +218,10 @@ trap 'told=yes' TERM   # Slurm ends the job itself (scancel, scontrol requeue): 
 trap finish EXIT
 
 @exports@
-MASTER_ADDR=${head_node_ip%% *}
-case "$MASTER_ADDR" in ''|127.*) [ "$SLURM_NNODES" -eq 1 ] || MASTER_ADDR=$head_node ;; esac
-export MASTER_ADDR
+export MASTER_ADDR=${head_node_ip%% *}
+case "$MASTER_ADDR" in   # a node that knows itself only by a loopback address is called by its name
+  ''|127.*) if getent hosts "$head_node" >/dev/null; then MASTER_ADDR=$head_node; fi ;;
+esac
 export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
 if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
 @setup@# -----------------------------------------------------------------------------"""

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import launch
+from nemo_workflow import launch, resuming
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import written_aside
 from nemo_workflow.options import TABLE, Settings
@@ -29,11 +29,14 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
     ignored = sorted(name for name in os.environ if name.startswith(SLURM_INPUT))
     _prepare_environment(settings)
     notes = [f"{name} in the environment is not used: the flags decide" for name in ignored]
+    refuse_second(plan.folder)
     notes += preflight.check(cluster, plan)
     first = launch.new_attempt(plan)
     preflight.test_script(cluster, script.job_script(plan, first))
     with launch.locked(plan.folder):
-        refuse_second(plan.folder)
+        refuse_second(plan.folder)  # another start may have come first
+        launch.check_space(plan)
+        notes += resuming.check_changes(plan)[1]
         submitted = _submit_chain(plan, first)
     for note in notes:
         print(f"note: {note}")

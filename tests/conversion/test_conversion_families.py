@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import tiny_models as tiny
 
+from nemo_workflow.conversion import checks, fields, transforms
 from nemo_workflow.conversion.command import export_main, import_main
+from nemo_workflow.conversion.fields import to_nemo
 from nemo_workflow.conversion.report import NAME
+from nemo_workflow.errors import Failure, Refusal
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("name", tiny.MODELS)
+@pytest.mark.parametrize("name", tiny.EXACT)
 def test_there_and_back(name: str, tmp_path: Path) -> None:
     source = tiny.make(name, tmp_path / "hf")
     import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo")])
@@ -54,3 +58,52 @@ def note(name: str, reports: list[dict]) -> None:
         row["tensors"] = reports[0]["tensors"]["compared"]
         with Path(table).open("a") as stream:
             stream.write(json.dumps(row) + "\n")
+
+
+@pytest.mark.parametrize("direction", ["import", "export"])
+def test_disk_fills_up_half_way(direction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real disk that is too small; the check before (which another process's writing would outrun) is left out."""
+    source = tiny.make("llama3", tmp_path / "hf")
+    if direction == "export":
+        import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo"), "--no-verify"])
+        source = tmp_path / "nemo"
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("a small disk can't be mounted here (not root)")
+    try:
+        monkeypatch.setattr(checks, "resources", lambda *sizes: None)
+        main = import_main if direction == "import" else export_main
+        with pytest.raises(Failure, match="no space left"):
+            main(["--source", str(source), "--output-path", str(small / "out")])
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_loss_with_permission(tmp_path: Path) -> None:
+    """Without it the biases are refused; with it they are dropped and the report says so."""
+    source = tiny.make("llama_bias", tmp_path / "hf")
+    with pytest.raises(Refusal, match="attention_bias"):
+        import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo")])
+    lossy = ["--allow-lossy", "attention_bias", "--allow-lossy", "mlp_bias"]
+    import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo"), *lossy])
+    report = json.loads((tmp_path / "nemo" / NAME).read_text())
+    assert report["lossy"] == ["attention_bias", "mlp_bias"]
+    assert report["logits"]["verdict"] == "different"
+    assert "model.layers.0.mlp.up_proj.bias" in report["tensors"]["not_carried"]
+
+
+@pytest.mark.parametrize("harm", ["a tensor", "the rotary base"])
+def test_damage_is_found(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a wrong conversion would do: other numbers in one tensor, a config that says something else."""
+    source = tiny.make("llama3", tmp_path / "hf")
+    if harm == "a tensor":
+        kind = transforms.KINDS["gate_up"]
+        swapped = transforms.Kind(lambda parts, dims: kind.merge(parts[::-1], dims), kind.split)
+        monkeypatch.setitem(transforms.KINDS, "gate_up", swapped)
+    else:
+        monkeypatch.setattr(fields, "to_nemo", lambda hf, family: ({**to_nemo(hf, family)[0], "rotary_base": 1e4}, []))
+    with pytest.raises(Failure, match="mlp.gate_proj" if harm == "a tensor" else "logits differ"):
+        import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", f"nemo.failed_{NAME}"]

@@ -86,7 +86,9 @@ def test_config_is_no_json(folder: Path) -> None:
 
 def test_unknown_architecture(folder: Path) -> None:
     change(folder, model_type="bert")
-    assert "'bert'" in convert(folder)
+    assert "'bert' is not converted: an encoder" in convert(folder)
+    change(folder, model_type="made_up")
+    assert "'made_up'" in convert(folder) and "qwen3_moe" in convert(folder)
 
 
 def test_another_head(folder: Path) -> None:
@@ -247,6 +249,16 @@ def test_failure_leaves_the_old_output_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and not (output / "old").exists()
 
 
+def test_remains_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    (tmp_path / f".out.{done.pid}.abc.partial").mkdir()  # its process is gone
+    (tmp_path / f".out.{os.getpid()}.abc.partial").mkdir()  # another conversion is at work
+    with whole_folder(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.{os.getpid()}.abc.partial", "out"]
+
+
 def test_full_disk_is_a_failure_in_words(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no space left"), checks.full_disk(tmp_path / "out"):
         raise OSError(28, "No space left on device")
@@ -273,3 +285,31 @@ def test_help_is_light(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     print(f"{script} --help: {time.monotonic() - before:.2f} s")
+
+
+# --- the Hub ----------------------------------------------------------------------------------------------------------
+def offline(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it, with a Hub cache and no network."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    script = str(ROOT / "ckpt_conversion" / "convert_from_hf_to_nemo2.py")
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, env=environment)
+
+
+def test_hub_id_is_found_in_the_cache(folder: Path) -> None:
+    cached = folder.parent / "hub" / "models--somebody--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
+    (cached / "snapshots").mkdir()
+    folder.rename(cached / "snapshots" / "0123456789abcdef0123456789abcdef01234567")
+    output = str(folder.parent / "nemo")
+    done = offline(
+        folder.parent / "hub", "--source", "somebody/tiny", "--output_path", output, "--model-name=Qwen2Model"
+    )
+    assert done.returncode == 2
+    assert "the source is a LlamaForCausalLM" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_hub_out_of_reach(tmp_path: Path) -> None:
+    done = offline(tmp_path / "hub", "--source", "somebody/tiny", "--output-path", str(tmp_path / "nemo"))
+    assert done.returncode == 2
+    assert "somebody/tiny" in done.stderr and "Hub" in done.stderr and "Traceback" not in done.stderr

@@ -86,6 +86,16 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "llama3_2_tied": lambda tf: _llama(tf, rope_scaling={**LLAMA3_ROPE, "factor": 32.0}, tie_word_embeddings=True),
     "llama_head_dim": lambda tf: _llama(tf, head_dim=24),
     "llama_linear_rope": lambda tf: _llama(tf, rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "llama_tiny": lambda tf: _llama(  # the shape of pretrain_llm.py's built-in recipe
+        tf,
+        vocab_size=384,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+    ),
     "codellama": lambda tf: _llama(tf, num_key_value_heads=4, rope_theta=1000000.0, rms_norm_eps=1e-5),
     "mistral": lambda tf: tf.MistralForCausalLM(tf.MistralConfig(**SIZES, head_dim=24, sliding_window=None)),
     "mistral_window": lambda tf: tf.MistralForCausalLM(tf.MistralConfig(**SIZES, sliding_window=16)),
@@ -110,6 +120,8 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "deepseek_v3_yarn": lambda tf: _deepseek_v3(tf, rope_scaling=YARN),
     "starcoder2": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES)),
 }
+EXACT = list(MODELS)  # those that come back as they went
+MODELS["llama_bias"] = lambda tf: _llama(tf, attention_bias=True, mlp_bias=True)
 TEXT = [
     "def add(a, b):\n    return a + b\n",
     "The quick brown fox jumps over the lazy dog. " * 3,

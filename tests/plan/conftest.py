@@ -46,11 +46,16 @@ def write_tokenizer(folder: Path, vocabulary: int = 4096, eos: str | None = "</s
     return folder
 
 
+# a pickled torch.distributed.checkpoint Metadata without tensors, written by hand: importing torch takes seconds
+EMPTY_METADATA = b"ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81}(Vstate_dict_metadata\n}Vstorage_data\n}ub."
+
+
 def write_nemo_model(
     folder: Path, model: str = "llama.LlamaModel", config: str = "llama.LlamaConfig", **sizes: Any
 ) -> Path:
     """A folder that looks like a NeMo 2 checkpoint from outside."""
     (folder / "weights").mkdir(parents=True)
+    (folder / "weights" / ".metadata").write_bytes(EMPTY_METADATA)
     (folder / "context").mkdir()
     package = "nemo.collections.llm.gpt.model"
     lines = [f"_target_: {package}.{model}", "config:", f"  _target_: {package}.{config}"]

@@ -23,6 +23,7 @@ def test_one_epoch_of_the_training_split_is_the_default(place: Place) -> None:
     assert plan.schedule.limit_val_batches == 4  # 58 samples of validation, 16 a batch
     write_pair(place.data, [300] * 1000, dtype="int32")  # twice the bytes, the same tokens
     assert place.plan().schedule == plan.schedule
+    assert parts_of(read_pair(place.data), (1.0, 0.0, 0.0))[0].samples(300) == 999  # the last next token is missing
     assert place.plan("--split", "500,500,0").schedule.max_steps == (500 * 300 - 1) // 256 // 16
 
 

@@ -154,6 +154,10 @@ def no_pairs(place: Place) -> None:
         path.unlink()
 
 
+def no_token(place: Place) -> None:
+    write_pair(place.data, [])
+
+
 def big_ids(place: Place) -> None:
     write_pair(place.data, [300] * 1000, largest=4096)
 
@@ -181,6 +185,7 @@ FILES: list[tuple[Callable[[Place], None], str]] = [
     (no_idx, "{data}.idx: missing, though d_text_document.bin is there; preprocess this file again"),
     (short_bin, "{data}.bin: 599998 bytes, but its .idx describes 600000; preprocess this file again"),
     (no_pairs, "--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"),
+    (no_token, "--dataset-dir {folder}: no token in its files; preprocess text into it"),
     (big_ids, "{data}.bin: holds token id 4096, but the tokenizer of --hf-model-id {hf} has 4096 entries; preprocess it with this tokenizer or give the one it was made with"),
     (big_ids_in_figures, "{data}.bin: holds token id 5000, but the tokenizer of --hf-model-id {hf} has 4096 entries; preprocess it with this tokenizer or give the one it was made with"),
     (no_eos, "--hf-model-id {hf}: the tokenizer has no end-of-document token; set eos_token in its tokenizer_config.json"),
@@ -225,6 +230,13 @@ def test_more_gpus_than_the_machine_has_are_refused(shared: Place, tmp_path: Pat
         "--num-gpus 4: this machine has 2 GPUs to offer; use --num-gpus 2"
     ]
     assert shared.plan("-G", "2", accelerator="auto").accelerator == "gpu"
+
+
+def test_a_source_without_training_data_is_refused(place: Place) -> None:
+    write_pair(place.data.parent / "tiny", [300])
+    assert refusal(place, split="1,2,0")[0] == (
+        "--split 1,2,0: no training sample in tiny (0 documents, 0 tokens); give it more, or leave this file out"
+    )
 
 
 def test_a_blend_file_is_checked_line_by_line(place: Place) -> None:

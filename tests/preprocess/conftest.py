@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import tokenizer_makers
-
-ROOT = Path(__file__).parents[2]
+from tests.preprocess import tokenizer_makers
+from tests.preprocess.helpers import ROOT, Done, Reference
 
 
 @pytest.fixture(scope="session")
@@ -35,45 +30,6 @@ def tokenizers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Reference:
-    """Asks the server; starts it at the first question."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.process, self.count = folder, None, 0
-
-    def __call__(
-        self, tokenizer: Path, texts: list[str], append_eod: bool = True, special: bool = True, **more: Any
-    ) -> tuple[bytes, bytes]:
-        """The bytes of Megatron's .bin and .idx."""
-        if self.process is None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(Path(__file__).with_name("reference_server.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                encoding="utf-8",
-            )
-        self.count += 1
-        prefix = self.folder / f"reference{self.count}"
-        request = {
-            "tokenizer": str(tokenizer),
-            "texts": texts,
-            "prefix": str(prefix),
-            "append_eod": append_eod,
-            "special": special,
-            **more,
-        }
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        self.answer = json.loads(self.process.stdout.readline())
-        files = [Path(f"{prefix}.bin"), Path(f"{prefix}.idx")]
-        contents = tuple(file.read_bytes() for file in files)
-        for file in files:
-            file.unlink()
-        return contents
-
-
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     server = Reference(tmp_path_factory.mktemp("reference"))
@@ -81,15 +37,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     if server.process is not None:
         server.process.stdin.close()
         server.process.wait(20)
-
-
-@dataclass
-class Done:
-    """A finished run of the command."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -105,17 +52,3 @@ def preprocess() -> Callable[..., Done]:
         return Done(done.returncode, done.stdout, done.stderr)
 
     return run
-
-
-def write_jsonl(path: Path, texts: list[str], key: str = "text") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as stream:
-        for number, text in enumerate(texts):
-            stream.write(json.dumps({key: text, "id": number}, ensure_ascii=number % 2 == 0) + "\n")
-    return path
-
-
-def pair_bytes(folder: Path, prefix: str, key: str = "text") -> tuple[bytes, bytes]:
-    """The bytes of a written pair's .bin and .idx."""
-    stem = folder / "preprocessed" / f"{prefix}_{key}_document"
-    return Path(f"{stem}.bin").read_bytes(), Path(f"{stem}.idx").read_bytes()

@@ -14,8 +14,6 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from conftest import ROOT, pair_bytes, write_jsonl
-from tokenizer_makers import training_texts
 
 from nemo_workflow.dataset import find_prefixes, read_pair
 from nemo_workflow.dataset_report import check_pair, document_ids
@@ -23,6 +21,8 @@ from nemo_workflow.errors import Refusal
 from nemo_workflow.preprocess import command
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.engines import FastokensEngine
+from tests.preprocess.helpers import ROOT, pair_bytes, write_jsonl
+from tests.preprocess.tokenizer_makers import training_texts
 
 TEXTS = [*training_texts(30, seed=8), "", "end"]
 
@@ -314,7 +314,7 @@ def test_refusal_on_the_command_line(preprocess, tmp_path):
     done = preprocess("--input", tmp_path / "no.jsonl", "--tokenizer", tmp_path, "--output-dir", tmp_path / "out")
     assert done.code == 2
     assert done.out == ""
-    assert done.err.splitlines() == [f"__main__.py: error: --input {tmp_path / 'no.jsonl'}: no such file"]
+    assert done.err.splitlines() == [f"preprocess: error: --input {tmp_path / 'no.jsonl'}: no such file"]
 
 
 def test_tokenizer_without_an_end_token(go, tokenizers_dir, tmp_path):

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pair_bytes, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizer_makers import MAKERS, WORDS, training_texts
 
 from nemo_workflow.preprocess.engines import FastokensEngine, TokenizersEngine
 from nemo_workflow.preprocess.pool import Child
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, examine
 from nemo_workflow.preprocess.worker import Encoder, Job, Lines, Place
 from nemo_workflow.preprocess.writer import PairWriter
+from tests.preprocess.helpers import pair_bytes, write_jsonl
+from tests.preprocess.tokenizer_makers import MAKERS, WORDS, training_texts
 
 pytestmark = pytest.mark.e2e
 

@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_jsonl
-from tokenizer_makers import training_texts
 
 from nemo_workflow.dataset import read_pair
 from nemo_workflow.dataset_report import check_pair
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.preprocess import writer
 from nemo_workflow.preprocess.pool import Pool
+from tests.preprocess.helpers import ROOT, write_jsonl
+from tests.preprocess.tokenizer_makers import training_texts
 
 pytestmark = pytest.mark.e2e
 STEM = "docs_text_document"

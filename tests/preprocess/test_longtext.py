@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from tokenizer_makers import MAKERS, WORDS, training_texts
 from tokenizers import Tokenizer
 
 from nemo_workflow.preprocess import inputs, longtext
+from tests.preprocess.tokenizer_makers import MAKERS, WORDS, training_texts
 
 
 @pytest.fixture

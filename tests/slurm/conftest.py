@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def train(plan, attempt):
     saved = sorted(int(path.name[5:]) for path in plan.folder.glob("checkpoints/step_*"))
     begin = saved[-1] if saved else 0
     how = json.loads(Path("{how}").read_text())
+    Path("{how}").with_name(f"rank{{rank}}.environment").write_text(json.dumps(dict(os.environ)))
     for step in range(begin + 1, plan.schedule.max_steps + 1):
         time.sleep(0.1)
         if rank == 0:
@@ -122,6 +124,10 @@ class Runs:
             env=os.environ | variables,
         )  # fmt: skip
 
+    def environment(self, rank: int) -> dict[str, str]:
+        """What the stand-in of a rank found in its environment."""
+        return json.loads(self.how.with_name(f"rank{rank}.environment").read_text())
+
     def start(self, name: str, *flags: str, **options: Any) -> subprocess.Popen[str]:
         """The command in the background, as with --wait."""
         return subprocess.Popen(
@@ -138,8 +144,6 @@ class Runs:
 
     def stand_in(self, slurm: daemons.Daemons, name: str, *flags: str, **how: Any) -> list[Job]:
         """Submit held jobs, put the stand-in into the code that was submitted, and let them go."""
-        import json
-
         self.how.write_text(json.dumps(how))
         done = self.pretrain(name, "--slurm-arg", "hold", *flags)
         assert done.returncode == 0, done.stderr

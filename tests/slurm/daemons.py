@@ -30,7 +30,7 @@ SlurmctldPort={ctld}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={root}/munge.socket,cred_expire=3
+AuthInfo=cred_expire=5,socket={root}/munge.socket
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool/%n
 SlurmctldPidFile={root}/slurmctld.pid
@@ -125,7 +125,7 @@ class Daemons:
         for number in range(1, NODES + 1):
             self._end_steps(f"n{number}")
         for name in reversed(list(self.pids)):
-            self.end(name)
+            self.end(name, signal.SIGKILL)  # nothing of them is kept
         shutil.rmtree(self.root, ignore_errors=True)
 
     def run(self, *words: str) -> str:
@@ -159,11 +159,11 @@ class Daemons:
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
-    def end(self, name: str) -> None:
+    def end(self, name: str, number: int = signal.SIGTERM) -> None:
         """End one of our daemons by its pid."""
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pids.pop(name))
-            process.terminate()
+            process.send_signal(number)
             if psutil.wait_procs([process], timeout=10)[1]:
                 process.kill()
 

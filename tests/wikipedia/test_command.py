@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -84,6 +85,13 @@ def test_a_file_of_the_user_s_is_not_replaced(wiki: Wiki, tmp_path: Path) -> Non
     assert output.read_text() == "mine"
 
 
+def test_an_output_cut_short_is_not_taken_for_whole(wiki: Wiki) -> None:
+    output = wiki("--output-dir", "o") / "o" / f"{NAME}.jsonl"
+    os.truncate(output, 1000)
+    with pytest.raises(Refusal, match="it has 1000 bytes instead of"):
+        wiki("--output-dir", "o")
+
+
 def test_metadata(wiki: Wiki, made: list[Page]) -> None:
     rows = records(wiki("--keep-metadata", "--min-chars", "1") / "wiki_data_zh-classical" / f"{NAME}.jsonl")
     pages = [page for page in made if page.expected]
@@ -120,18 +128,21 @@ def test_first_parts(wiki: Wiki, made: list[Page], site: DumpSite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("convert", "text"), [("s2t", "漢語頭髮乾淨"), ("t2s", "汉语头发干净"), ("none", "漢语頭發干净")]
+    ("convert", "source", "text"),
+    [
+        ("s2t", "汉语头发干净", "漢語頭髮乾淨軟體"),
+        ("t2s", "漢語頭髮乾淨", "汉语头发干净软件"),  # the variant for simplified script, not 软体, our 軟體 converted
+        ("none", "漢語頭發干净", "漢語頭發干净軟體"),
+    ],
 )
-def test_convert(tmp_path: Path, convert: str, text: str) -> None:
-    source = {"s2t": "汉语头发干净", "t2s": "漢語頭髮乾淨", "none": "漢语頭發干净"}[convert]
-    shown = {"s2t": "個", "t2s": "个", "none": "個"}[convert]
-    write_dump(tmp_path, [[Page(1, "T", 0, f"{source}-{{zh-cn:个;zh-tw:個}}-")]])
+def test_convert(tmp_path: Path, convert: str, source: str, text: str) -> None:
+    write_dump(tmp_path, [[Page(1, "T", 0, f"{source}-{{zh-cn:软件;zh-tw:軟體}}-")]])
     site = DumpSite(tmp_path)
     try:
         command.main(["--base-url", site.url, "--output-dir", str(tmp_path), "--convert", convert, "--min-chars", "1"])
     finally:
         site.close()
-    assert records(tmp_path / f"{NAME}.jsonl") == [{"text": text + shown}]
+    assert records(tmp_path / f"{NAME}.jsonl") == [{"text": text}]
 
 
 def test_broken_page_is_named_and_left_out(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bz2
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from nemo_workflow.errors import Failure
-from nemo_workflow.wikipedia.extract import SPILL, Extracted, Extractor, site_of
+from nemo_workflow.wikipedia import extract
+from nemo_workflow.wikipedia.extract import SPILL, Extracted, Extractor, Workers, site_of
 from nemo_workflow.wikipedia.multistream import Stream, decompress, read_index
 from nemo_workflow.wikipedia.pages import BrokenPage, RawPage, SiteInfo, read_pages
 from nemo_workflow.wikipedia.rules import Rules
@@ -134,6 +136,29 @@ def test_which_pages_are_kept(part: tuple[Path, Path]) -> None:
         sum(len(p.expected or "") < 30 for p in articles_made),
     ]
     assert min(counts) > 0
+
+
+@pytest.mark.parametrize(("most_bytes", "at_once"), [(extract.COMPRESSED_BYTES, 2), (1, 1)])
+def test_few_streams_wait_at_once(
+    part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, most_bytes: int, at_once: int
+) -> None:
+    articles, index = part
+    monkeypatch.setattr(extract, "COMPRESSED_BYTES", most_bytes)
+    workers = Workers(1, SITE, Rules())
+    submitted: list[Stream] = []
+    submit = workers.pool.submit
+
+    def counted(work: Any, path: Path, stream: Stream) -> Any:
+        submitted.append(stream)
+        return submit(work, path, stream)
+
+    monkeypatch.setattr(workers.pool, "submit", counted)
+    streams = read_index(index, articles)
+    for number, made in enumerate(workers.extract(articles, streams), 1):
+        assert made.counts.read == streams[number - 1].pages
+        assert len(submitted) - number <= at_once - 1
+    assert submitted == streams
+    workers.pool.shutdown()
 
 
 @pytest.mark.parametrize("limit", [None, 30])

@@ -89,6 +89,7 @@ CASES = {
     "heading": ("a\n== b ==\nc", "a\n\nb\n\nc"),
     "heading with equals signs": ("=== a = b ===\nc", "a = b\n\nc"),
     "heading without text": ("a\n== b ==\n{{reflist}}\n== c ==\n[[Category:d]]", "a"),
+    "heading without text before one with": ("== a ==\n=== b ===\n== c ==\nd", "c\n\nd"),
     "heading over a subsection with text": ("== a ==\n=== b ===\nc\n=== d ===\n== e ==", "a\n\nb\n\nc"),
     "heading with a link": ("== [[a|b]] ==\nc", "b\n\nc"),
     "blank lines": ("a\n\n\n\nb\nc", "a\n\nb\nc"),

@@ -1,0 +1,116 @@
+"""Our checkpoints and lists against what the installed NeMo and transformers say."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+from test_conversion_families import same_tensors
+
+from nemo_workflow.conversion import supported
+from nemo_workflow.conversion.command import export_main, import_main
+from nemo_workflow.conversion.families import FAMILIES
+from nemo_workflow.conversion.fields import unknown
+from nemo_workflow.errors import Refusal
+
+pytestmark = pytest.mark.e2e
+
+
+def test_lists_match_nemo(tmp_path: Path) -> None:
+    supported.main(["--output-dir", str(tmp_path)])
+    for path in sorted(tmp_path.iterdir()):
+        known = supported.SIZES_FILE if path.name == supported.SIZES_FILE.name else supported.ROOT / path.name
+        assert path.read_text() == known.read_text(), f"{path.name}: run ckpt_conversion/list_supported_model_config.py"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_field_of_transformers_has_a_rule(family: Any) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(family.model_type)
+    assert unknown(config.to_dict(), family) == []
+    for rule in family.fields:
+        if rule.default is not None:
+            assert getattr(config, rule.hf) == rule.default, (
+                f"{family.name}: transformers' default of {rule.hf} is another"
+            )
+
+
+@pytest.fixture(scope="module")
+def nemos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama imported by NeMo's own `import_ckpt`."""
+    place = tmp_path_factory.mktemp("nemos")
+    source = tiny.make("llama3_1", place / "hf")
+    import_main(["--source", str(source), "--output-path", str(place / "ours")])
+    from nemo.collections import llm
+
+    address = f"hf://{source}"
+    config = llm.LlamaModel.importer(address).config
+    llm.import_ckpt(llm.LlamaModel(config), address, output_path=place / "nemos")
+    return place
+
+
+def test_the_same_checkpoint_as_nemos(nemos: Path) -> None:
+    """Tensor by tensor; NeMo's loader asks for no name that ours lacks."""
+    import torch
+
+    from nemo_workflow.conversion.nemo_folder import NemoReader
+
+    ours, theirs = (NemoReader(nemos / name / "weights") for name in ("ours", "nemos"))
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for key in ours.tensors:
+        assert torch.equal(ours.read(key), theirs.read(key)), key
+    assert names(nemos / "nemos") <= names(nemos / "ours")
+
+
+def names(folder: Path) -> set[str]:
+    from torch.distributed.checkpoint import FileSystemReader
+
+    return set(FileSystemReader(folder / "weights").read_metadata().state_dict_metadata)
+
+
+def test_nemos_checkpoint_exports(nemos: Path) -> None:
+    export_main(["--source", str(nemos / "nemos"), "--output-path", str(nemos / "back")])
+    same_tensors(nemos / "hf", nemos / "back")
+    from transformers import AutoConfig
+
+    before, after = (AutoConfig.from_pretrained(nemos / name).to_dict() for name in ("hf", "back"))
+    # NeMo's importer drops original_max_position_embeddings of rope_scaling; the rest of config.json comes back
+    different = {name for name in before | after if before.get(name) != after.get(name)}
+    assert different <= {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "rope_scaling"}
+
+
+def test_nemo_loads_ours(nemos: Path) -> None:
+    """NeMo's own exporter reads context/ and weights/ of our folder and gives back what went in."""
+    from nemo.collections import llm
+
+    llm.export_ckpt(nemos / "ours", "hf", output_path=nemos / "nemos_back")
+    from safetensors.torch import load_file
+
+    ours, theirs = load_file(nemos / "hf" / "model.safetensors"), load_file(nemos / "nemos_back" / "model.safetensors")
+    cut = min(ours["lm_head.weight"].shape[0], theirs["lm_head.weight"].shape[0])  # NeMo cuts to the tokenizer's length
+    for key, value in theirs.items():
+        rows = slice(cut if key in ("lm_head.weight", "model.embed_tokens.weight") else None)
+        assert (value == ours[key][rows]).all(), key
+
+
+class Evil:
+    """What a stranger's checkpoint may hold."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_strangers_metadata_runs_nothing(tmp_path: Path) -> None:
+    from nemo_workflow.conversion.nemo_folder import NemoReader
+
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Evil(tmp_path / "owned")))
+    with pytest.raises(Refusal, match="has no place"):
+        NemoReader(tmp_path)
+    assert not (tmp_path / "owned").exists()

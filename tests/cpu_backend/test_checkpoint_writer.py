@@ -1,0 +1,45 @@
+"""The checkpoint writer's helper process: a fork that ends with its rank, however the rank ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# No `if __name__ == "__main__"`: a spawned helper would run this again.
+RANK = """
+import os, pathlib, signal
+from nemo_workflow.cpu_backend.megatron_checkpoint import forked_results_queue
+get_queue = forked_results_queue(None)
+queue = get_queue()
+assert get_queue() is queue
+queue.put("written")
+assert queue.get() == "written"
+print(pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 - gone half way is normal
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_helper_dies_with_a_killed_rank(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as out:  # no pipe: a helper that lives on would keep it open
+        rank = subprocess.run([sys.executable, "-c", RANK], stdout=out, timeout=60)
+    helpers = [int(pid) for pid in (tmp_path / "out").read_text().split()]
+    assert rank.returncode == -signal.SIGKILL and len(helpers) == 1
+    deadline = time.monotonic() + 10
+    while is_running(helpers[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = is_running(helpers[0])
+    if left:
+        os.kill(helpers[0], signal.SIGKILL)
+    assert not left

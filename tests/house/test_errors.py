@@ -1,0 +1,47 @@
+"""run_command: what a person sees and which exit code a shell sees."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from nemo_workflow.errors import Failure, Refusal, run_command
+def main():
+    {body}
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "stderr"),
+    [
+        ("return 0", 0, ""),
+        ("return None", 0, ""),
+        ("return 130", 130, ""),
+        ("raise Refusal(['--lr 2: too high; use 1', '--tp 3: does not divide 8'])", 2,
+         "-c: error: --lr 2: too high; use 1\n-c: error: --tp 3: does not divide 8\n"),
+        ("raise Failure('rank 1 died')", 1, "-c: failed: rank 1 died\n"),
+        ("raise KeyboardInterrupt", 130, ""),
+    ],
+)  # fmt: skip
+def test_exit_code_and_stderr(body, code, stderr):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=body)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, stderr)
+
+
+def test_other_errors_keep_their_traceback():
+    program = PROGRAM.format(body="raise ZeroDivisionError")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_closed_pipe_is_no_error():
+    program = PROGRAM.format(body="[print('x' * 1000) for _ in range(10000)]")
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "$0" | head -1', program], capture_output=True, check=False
+    )
+    assert done.stdout == b"x" * 1000 + b"\n" and b"Traceback" not in done.stderr

@@ -1,0 +1,55 @@
+"""The environment is the one that requirements.txt describes."""
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def pins(name: str) -> dict[str, str]:
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    return {normal(m[1]): m[2] for m in re.finditer(r"^([\w.-]+)(?:\[[\w,]+\])?==([^\s;#]+)", text, re.MULTILINE)}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_requirement_is_in_the_lock():
+    lock = pins("constraints.txt")
+    assert {name: version for name, version in pins("requirements.txt").items() if lock.get(name) != version} == {}
+
+
+def test_what_is_installed_is_what_is_locked():
+    """The lock is whole: nothing that the requirements pull in is missing from it or has another version."""
+    lock = pins("constraints.txt")
+    wrong = {}
+    wanted = list(pins("requirements.txt"))
+    seen = set()
+    while wanted:
+        name = wanted.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # an optional requirement, or one for another platform
+        if lock.get(name) != distribution.version.split("+")[0]:
+            wrong[name] = (lock.get(name), distribution.version)
+        for requirement in distribution.requires or []:
+            if "extra ==" not in requirement:
+                wanted.append(normal(re.match(r"[\w.-]+", requirement)[0]))
+    assert wrong == {}
+
+
+@pytest.mark.e2e
+def test_nemo_llm_is_complete():
+    program = "from nemo.collections import llm; assert llm.pretrain and llm.import_ckpt and llm.llama32_1b"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "pip", "check"], check=True, capture_output=True)

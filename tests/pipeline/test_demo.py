@@ -1,0 +1,98 @@
+"""`make demo` in an empty folder: JSONL to a Hugging Face model on a CPU, stopped and resumed on the way."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow import events
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+NOISE = re.compile(r"warn|deprecat|\[NeMo|Traceback|fused_indices|one_?logger|\x1b", re.IGNORECASE)
+
+
+def run_demo(place: Path) -> tuple[str, float]:
+    home = place / "home"
+    home.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "nemo_workflow.demo"],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    place = tmp_path_factory.mktemp("demo")
+    output, seconds = run_demo(place)
+    print(f"demo: {seconds:.0f} s")
+    return place / "demo_output", output
+
+
+def history(demo):
+    return events.read(demo[0] / "nemo_experiments" / "demo" / events.FILE)
+
+
+def test_the_model_learns(demo):
+    summary = json.loads((demo[0] / "nemo_experiments" / "demo" / "summary.json").read_text())
+    assert summary["final_loss"] < 0.6 * summary["first_loss"]
+    assert summary["state"] == "finished" and summary["steps"] == 150 and summary["consumed_samples"] == 150 * 16
+    assert summary["tokens_per_second"] > 0 and summary["peak_memory_bytes"] > 2**28
+    assert summary["val_loss"] < summary["first_loss"]
+    assert summary["versions"]["nemo_toolkit"] and "--hf-model-id" in summary["command"]
+
+
+def test_it_was_stopped_and_resumed(demo):
+    starts = [event for event in history(demo) if event["event"] == "start"]
+    assert starts[0]["step"] == 0 and 75 <= starts[1]["step"] < 90
+    steps = [event["step"] for event in history(demo) if event["event"] == "step"]
+    assert steps == list(range(1, 151))  # nothing repeated, nothing left out
+    assert "exit code 130" in demo[1]
+
+
+def test_transformers_computes_nemos_validation_loss(demo):
+    found = re.search(r"validation loss: NeMo ([\d.]+), transformers ([\d.]+)", demo[1])
+    nemo, hugging_face = float(found[1]), float(found[2])
+    recorded = [event["val_loss"] for event in history(demo) if event["event"] == "validation"][-1]
+    assert nemo == pytest.approx(recorded, abs=1e-4)
+    assert hugging_face == pytest.approx(nemo, rel=0.01)
+
+
+def test_there_is_a_curve(demo):
+    picture = (demo[0] / "loss.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+
+
+def test_only_our_own_lines_are_printed(demo):
+    noisy = [line for line in demo[1].splitlines() if NOISE.search(line)]
+    assert noisy == []
+
+
+def test_nothing_is_written_outside_the_demos_folder(demo):
+    place = demo[0].parent
+    assert sorted(path.name for path in place.iterdir()) == ["demo_output", "home"]
+    left = [str(path.relative_to(place)) for path in (place / "home").rglob("*") if path.is_file()]
+    assert [name for name in left if "cache" not in name and "config" not in name] == []
+
+
+def test_a_second_time_is_quick_and_harmless(demo):
+    checkpoints = demo[0] / "nemo_experiments" / "demo" / "checkpoints"
+    before = {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")}
+    output, seconds = run_demo(demo[0].parent)
+    assert "already trained to step 150" in output
+    assert {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")} == before
+    print(f"second time: {seconds:.0f} s")

@@ -1,0 +1,251 @@
+"""Faults for the tests of tests/run, put into the workers by PYTHONPATH: Python imports a sitecustomize at its start.
+
+FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no signal from outside could hit:
+
+    point    step             when step STEP begins (1 is the first)
+             save.before      as the save after step STEP begins, before its mark is set
+             save.begun       when the room for it has been checked
+             save.shards      while its shards are written: as soon as one of the rank's files has a megabyte
+             save.manifest    before its manifest is written
+             save.mark        after that, before NeMo's mark of an unfinished checkpoint goes
+             save.prune       while an older checkpoint is removed, between its renaming and its removal
+             validation       in the validation after step STEP
+             load             as a checkpoint is loaded (STEP is not looked at)
+    action   kill             kill -9 of the rank
+             stop             SIGSTOP of the rank
+             nan              the rank's gradients of the step are NaN (point step only)
+             fill             the disk fills up but for 20 MB, until the save is over (point save.begun only)
+             term             SIGTERM to the launcher
+             launcher         kill -9 of the launcher
+             group            kill -9 of the launcher, torchrun and every rank at once
+
+RECORD=FILE appends a line "rank part index epoch number source" for each sample that a rank reads.
+SLOW=SECONDS makes each step take that much longer. ASYNC=1 leaves saves in the background on, as on a GPU.
+"""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+
+def _install_in_worker() -> None:
+    from nemo_workflow import resuming
+
+    choose = resuming.choose_checkpoint
+
+    def choose_checkpoint(*arguments, **keywords):
+        _install()  # only now: the CPU backend has patched what it patches
+        return choose(*arguments, **keywords)
+
+    resuming.choose_checkpoint = choose_checkpoint
+
+
+def _install() -> None:
+    if "RECORD" in os.environ:
+        _record(os.environ["RECORD"])
+    if "SLOW" in os.environ:
+        _at_step(lambda step: time.sleep(float(os.environ["SLOW"])))
+    if "ASYNC" in os.environ:
+        from nemo_workflow import recipe
+
+        _wrap(recipe, "_fit_cpu", after=lambda made, plan: setattr(made.trainer.strategy, "ckpt_async_save", True))
+    if "FAULT" in os.environ:
+        point, step, rank, action = os.environ["FAULT"].split()
+        if int(rank) == int(os.environ["RANK"]):
+            _POINTS[point](int(step), action)
+
+
+def _act(action: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
+    if action == "term":
+        os.kill(launcher, signal.SIGTERM)
+    if action == "launcher":
+        os.kill(launcher, signal.SIGKILL)
+    if action == "group":
+        import psutil
+
+        everybody = [psutil.Process(launcher), *psutil.Process(launcher).children(recursive=True)]
+        others = [process for process in everybody if process.pid != os.getpid()]
+        for process in others:
+            process.kill()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wrap(owner, name, before=None, after=None):
+    original = getattr(owner, name)
+
+    def wrapper(*arguments, **keywords):
+        if before:
+            before(*arguments)
+        result = original(*arguments, **keywords)
+        if after:
+            after(*arguments)
+        return result
+
+    setattr(owner, name, wrapper)
+
+
+_DO_AT_STEP: list = []
+
+
+def _at_step(do) -> None:
+    from nemo_workflow.training import RunLog
+
+    _DO_AT_STEP.append(do)
+
+    def on_train_batch_start(self, trainer, *_) -> None:
+        for each in _DO_AT_STEP:
+            each(trainer.global_step + 1)
+
+    RunLog.on_train_batch_start = on_train_batch_start  # Lightning looks for the hook in the class
+
+
+def _step(step: int, action: str) -> None:
+    if action == "nan":
+        _nan(step)
+    else:
+        _at_step(lambda now: _act(action) if now == step else None)
+
+
+def _nan(step: int) -> None:
+    from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup
+
+    now = [0]
+    _at_step(lambda number: now.__setitem__(0, number))
+
+    def spoil(group) -> None:
+        if now[0] == step:
+            for bucket in group.buckets:
+                bucket.grad_data.fill_(float("nan"))
+
+    _wrap(_ParamAndGradBucketGroup, "start_grad_sync", before=spoil)
+
+
+def _of_step(step: int, path) -> bool:
+    return f"step_{step:08d}" in str(path)
+
+
+def _save_before(step: int, action: str) -> None:
+    from nemo_workflow.saving import Checkpoints
+
+    _wrap(Checkpoints, "_save_checkpoint", before=lambda s, t, path: _act(action) if _of_step(step, path) else None)
+
+
+def _save_begun(step: int, action: str) -> None:
+    from nemo_workflow.saving import Checkpoints
+
+    filler = []
+
+    def begun(saver, trainer, path) -> None:
+        if not _of_step(step, path):
+            return
+        _act(action)
+        if action == "fill":
+            folder = Path(path).parent
+            filler.append(folder / "filler")
+            status = os.statvfs(folder)
+            with filler[0].open("wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, status.f_bavail * status.f_frsize - 20_000_000)
+
+    _wrap(Checkpoints, "_clear_the_place", after=begun)
+    _wrap(Checkpoints, "_failed", before=lambda *_: [path.unlink() for path in filler])
+
+
+def _save_shards(step: int, action: str) -> None:
+    from nemo_workflow.saving import Checkpoints
+
+    def watch(weights: Path, mine: str) -> None:
+        while not any(file.stat().st_size > 1_000_000 for file in weights.glob(f"{mine}*")):
+            time.sleep(0.0002)
+        _act(action)
+
+    def start(saver, trainer, path) -> None:
+        if _of_step(step, path):
+            place = Path(path.removesuffix(".ckpt")) / "weights"
+            mine = f"__{os.environ['RANK']}_"
+            threading.Thread(target=watch, args=(place, mine), daemon=True).start()
+
+    _wrap(Checkpoints, "_save_checkpoint", before=start)
+
+
+def _save_manifest(step: int, action: str) -> None:
+    from nemo_workflow import saving
+
+    _wrap(saving, "write_manifest", before=lambda path, *_: _act(action) if _of_step(step, path) else None)
+
+
+def _save_mark(step: int, action: str) -> None:
+    from nemo_workflow import saving
+
+    _wrap(saving, "write_manifest", after=lambda path, *_: _act(action) if _of_step(step, path) else None)
+
+
+def _save_prune(step: int, action: str) -> None:
+    import shutil
+
+    def before(path, *_) -> None:
+        if ".removing-" in str(path) and _of_step(step, path):
+            _act(action)
+
+    _wrap(shutil, "rmtree", before=before)
+
+
+def _validation(step: int, action: str) -> None:
+    from nemo_workflow.training import RunLog
+
+    def at_batch(self, trainer, *_) -> None:
+        if trainer.global_step == step:
+            _act(action)
+
+    _wrap(RunLog, "on_validation_batch_end", before=at_batch)
+
+
+def _load(step: int, action: str) -> None:
+    from nemo.lightning.io.pl import MegatronCheckpointIO
+
+    _wrap(MegatronCheckpointIO, "load_checkpoint", before=lambda *_: _act(action))
+
+
+def _record(path: str) -> None:
+    from nemo_workflow import order
+
+    out = open(path, "a", buffering=1)  # noqa: SIM115, PTH123
+
+    def note(self, index) -> None:
+        place = order.describe(self, index)
+        fields = (os.environ["RANK"], self.part, index, place["epoch"], place["number_in_epoch"], place["source"])
+        out.write("\t".join(map(str, fields)) + "\n")
+
+    # Megatron's loader asks the outermost dataset: a blend, or the one source there is
+    blended = [False]
+    order.OrderedDataset.part = property(lambda self: self.index_split.name)
+    order.OrderedBlend.part = property(lambda self: self.split.name)
+
+    def note_blend(self, index) -> None:
+        blended[0] = True
+        note(self, index)
+
+    _wrap(order.OrderedBlend, "__getitem__", before=note_blend)
+    _wrap(order.OrderedDataset, "__getitem__", before=lambda s, i: None if blended[0] else note(s, i))
+
+
+_POINTS = {
+    "step": _step,
+    "save.before": _save_before,
+    "save.begun": _save_begun,
+    "save.shards": _save_shards,
+    "save.manifest": _save_manifest,
+    "save.mark": _save_mark,
+    "save.prune": _save_prune,
+    "validation": _validation,
+    "load": _load,
+}
+
+if "RANK" in os.environ and {"FAULT", "RECORD", "SLOW", "ASYNC"} & os.environ.keys():
+    _install_in_worker()

@@ -1,0 +1,227 @@
+"""Chains of starts. Each is run once, in the background, and handed to every test that names it as an argument."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from nemo_workflow import events
+from tests.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_left
+
+ALL: dict[str, Callable[[Place], Any]] = {}
+NEEDS: dict[str, tuple[str, ...]] = {}
+ODD_NAME = 'it\'s "a" $(touch pwned) `touch pwned`; ünïcode 実験'
+
+
+@dataclass
+class Place:
+    """Where a scenario works, and the results of scenarios before it."""
+
+    corpus: Path
+    folder: Path
+    result_of: Callable[[str], Any]
+
+    def experiment(self, **changes: Any) -> Experiment:
+        return Experiment(self.corpus, self.folder / "out", **changes)
+
+
+def scenario(*needs: str) -> Callable[[Callable[[Place], Any]], Callable[[Place], Any]]:
+    def register(function: Callable[[Place], Any]) -> Callable[[Place], Any]:
+        ALL[function.__name__] = function
+        NEEDS[function.__name__] = needs
+        return function
+
+    return register
+
+
+def must(start: Start, code: int = 0) -> Start:
+    assert start.code == code, f"exit code {start.code} instead of {code}:\n{start.output[-6000:]}"
+    return start
+
+
+def at_step(step: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda event: event["event"] == "step" and event["step"] >= step
+
+
+@scenario()
+def one_rank(place: Place) -> Any:
+    """The uninterrupted run on one rank, all checkpoints kept."""
+    run = place.experiment(flags=("--keep-checkpoints", "-1"))
+    must(run.start(record=place.folder / "record"))
+    return SimpleNamespace(run=run, record=place.folder / "record", history=run.history())
+
+
+@scenario()
+def two_ranks(place: Place) -> Any:
+    """The uninterrupted run on two ranks, and a second start of the same experiment while it runs."""
+    run = place.experiment(ranks=2)
+    second: list[Any] = []
+
+    def try_again(event: dict[str, Any]) -> bool:
+        if event["event"] == "step" and not second:
+            second.append(
+                subprocess.run(
+                    run.command(), cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+                )
+            )
+        return False
+
+    must(run.start(when=try_again, slow=0.1))
+    return SimpleNamespace(run=run, history=run.history(), second=second[0])
+
+
+@scenario()
+def kills_on_one_rank(place: Place) -> Any:
+    """kill -9 in the first save ever, before its mark goes, of the launcher, of the whole group, at load, while pruning."""
+    run = place.experiment(flags=("--keep-checkpoints", "1"))
+    seen = SimpleNamespace(run=run)
+    must(run.start(fault="save.shards 4 0 kill"), 1)
+    seen.after_first_save = run.whole()
+    seen.second = must(run.start(fault="save.mark 4 0 kill"), 1)
+    seen.before_the_mark = run.whole()
+    must(run.start(fault="step 5 0 launcher", slow=0.5), -signal.SIGKILL)
+    seen.left_by_launcher = run.start(fault="load 0 0 kill")  # at once: the ranks may still be saving
+    seen.ranks_gone = none_left(run.folder)
+    must(run.start(fault="save.before 8 0 group"), -signal.SIGKILL)
+    seen.before_save = run.whole()
+    must(run.start(fault="save.prune 8 0 kill"), 1)
+    seen.pruning = sorted(path.name for path in run.checkpoints.iterdir())
+    seen.last = must(run.start(steps=13))
+    seen.history = {name: [row for row in rows if row[0] < 13] for name, rows in run.history().items()}
+    seen.at_the_end = sorted(path.name for path in run.checkpoints.iterdir())
+    return seen
+
+
+@scenario()
+def kills_on_two_ranks(place: Place) -> Any:
+    """kill -9 of rank 1 in a validation, of rank 1 in a save, of all; then a bit flip in the newest checkpoint."""
+    run = place.experiment(ranks=2)
+    seen = SimpleNamespace(run=run)
+    seen.in_step = must(run.start(fault="validation 4 1 kill"), 1)
+    seen.in_save = must(run.start(fault="save.shards 8 1 kill"), 1)
+    seen.after_save = run.whole()
+    must(run.start(fault="save.manifest 12 0 group"), -signal.SIGKILL)
+    seen.group_gone = none_left(run.folder)
+    seen.after_group = run.whole()
+    flip_a_byte(run.checkpoints / "step_00000008" / "weights" / "__1_0.distcp")
+    seen.last = must(run.start())
+    seen.resumed_after = run.resumed_after()
+    seen.damaged = sorted(path.name for path in (run.checkpoints / "damaged").iterdir())
+    seen.history = run.history()
+    return seen
+
+
+@scenario()
+def background_saves(place: Place) -> Any:
+    """Saves in the background, as on a GPU: killed while the shards of step 8 are written, then to the end."""
+    run = place.experiment()
+    seen = SimpleNamespace(run=run)
+    must(run.start(fault="save.shards 8 0 kill", background=True), 1)
+    seen.after_kill = run.whole()
+    seen.last = must(run.start(background=True))
+    seen.whole = run.whole()
+    seen.history = run.history()
+    return seen
+
+
+@scenario()
+def signals(place: Place) -> Any:
+    """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in a folder with an odd name; then more steps."""
+    run = Experiment(place.corpus, place.folder / ODD_NAME)
+    seen = SimpleNamespace(run=run, codes=[], whole=[], record=place.folder / "record")
+    record = seen.record
+    for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT), (0, signal.SIGTERM), (10, signal.SIGUSR1)):
+        if step:
+            start = run.start(when=at_step(step), send=number, slow=0.3, record=record)
+        else:
+            start = run.start(fault="validation 8 0 term", record=record)
+        seen.codes.append(start.code)
+        seen.outputs = [*getattr(seen, "outputs", []), start.output]
+        seen.whole.append(run.whole())
+    must(run.start(record=record))
+    seen.history = run.history()
+    seen.again = must(run.start())
+    seen.more = must(run.start(steps=16, record=record))
+    seen.longer = run.history()
+    return seen
+
+
+@scenario()
+def nan(place: Place) -> Any:
+    """A NaN gradient on rank 1 of two: stop, then the same with --on-nan skip 1, then one too many."""
+    run = place.experiment(ranks=2, flags=("--save-every", "100"))
+    seen = SimpleNamespace(run=run, stopped=must(run.start(fault="step 3 1 nan"), 1))
+    seen.event = next(e for e in events.read(run.folder / events.FILE) if e["event"] == "nonfinite")
+    seen.whole = run.whole()
+    seen.skipped = must(run.start("--on-nan", "skip", "1", fault="step 3 1 nan", steps=5))
+    seen.history = run.history()
+    return seen
+
+
+@scenario("one_rank")
+def disk(place: Place) -> Any:
+    """A real file system that fills up; see small_disk.py. In a namespace of its own, nothing is left mounted."""
+    kept = place.folder / "facts"
+    kept.mkdir()
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m", "tests.run.small_disk",
+         place.corpus, place.folder / "out", kept],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return SimpleNamespace(**json.loads((kept / "facts.json").read_text(encoding="utf-8")))
+
+
+@scenario()
+def hung(place: Place) -> Any:
+    """Rank 1 of two is stopped by SIGSTOP in step 3."""
+    run = place.experiment(ranks=2)
+    start = run.start("--timeout-minutes", "0.75", fault="step 3 1 stop")
+    return SimpleNamespace(run=run, start=start, gone=none_left(run.folder))
+
+
+def _continued(place: Place, name: str, keep: int, *more: str, ranks: int, **keywords: Any) -> Any:
+    """The one-rank run's checkpoint of step `keep`, continued with other flags."""
+    reference = place.result_of("one_rank").run
+    run = place.experiment(name=name, ranks=ranks)
+    shutil.copytree(reference.folder, run.folder, ignore=shutil.ignore_patterns("attempts", "step_*", ".*.lock"))
+    shutil.copytree(reference.checkpoints / f"step_{keep:08d}", run.checkpoints / f"step_{keep:08d}")
+    (run.folder / "attempts").mkdir()
+    start = run.start(*more, record=place.folder / name, **keywords)
+    return SimpleNamespace(run=run, start=start, record=place.folder / name, history=run.history())
+
+
+@scenario("one_rank")
+def other_layouts(place: Place) -> Any:
+    """The checkpoint of one rank continued on two: tensor parallel, pipeline parallel."""
+    return {
+        "TP2": _continued(place, "TP2", 8, "-TP", "2", ranks=2),
+        "PP2": _continued(place, "PP2", 8, "-PP", "2", ranks=2),
+    }
+
+
+@scenario("one_rank")
+def other_batch(place: Place) -> Any:
+    return _continued(place, "batch", 8, "-gbs", "8", ranks=1)
+
+
+@scenario("one_rank")
+def other_split(place: Place) -> Any:
+    return _continued(place, "split", 8, "--split", "800,150,50", "--allow-change", "split", ranks=1)
+
+
+@scenario()
+def deterministic(place: Place) -> Any:
+    """Two runs of their own with --deterministic."""
+    runs = [place.experiment(name=name, steps=4, flags=("--deterministic",)) for name in ("a", "b")]
+    for run in runs:
+        must(run.start())
+    return runs

@@ -1,0 +1,101 @@
+"""Signals, NaNs, full disks and hung ranks: a run stops with the reason, nothing is lost, and the exit code says so."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_workflow import events
+from tests.run.harness import Experiment, manifest
+from tests.run.scenarios import ODD_NAME
+
+pytestmark = pytest.mark.e2e
+
+
+def test_each_signal_has_its_exit_code_and_a_checkpoint(signals: Any) -> None:
+    assert signals.codes == [143, 130, 143, 138]
+    for steps, output in zip(signals.whole, signals.outputs, strict=True):
+        assert f"stopped: step {steps[-1]} is saved" in output
+        assert "Traceback" not in output
+
+
+def test_a_run_stopped_three_times_equals_one_that_was_not(signals: Any, one_rank: Any) -> None:
+    assert signals.history == one_rank.history  # the validation after step 8 was left and made anew
+
+
+def test_a_finished_run_says_so(signals: Any) -> None:
+    assert "already trained to step 12" in signals.again.output
+    assert "starting" not in signals.again.output and "resuming" not in signals.again.output
+
+
+def test_names_with_blanks_quotes_and_dollars_run_nothing(signals: Any) -> None:
+    assert signals.run.output.name == ODD_NAME
+    assert not list(Path(__file__).parents[2].glob("pwned")) and not list(signals.run.output.rglob("pwned"))
+
+
+def test_a_nan_stops_before_the_update_with_step_rank_and_samples(nan: Any) -> None:
+    event = nan.event
+    assert (event["step"], event["ranks"]) == (3, [1])
+    # samples 8 to 11 are those of step 3; rank 1 has the second micro batch
+    assert [entry["sample"] for entry in event["samples"]["1"]] == [10, 11]
+    assert all(Path(entry["source"]).name == "text_text_document" for entry in event["samples"]["1"])
+    assert "step 3: a gradient is NaN or infinite on rank 1, before the update" in nan.stopped.output
+    assert "samples of rank 1: 10, 11" in nan.stopped.output
+    assert nan.whole == [2]
+    assert manifest(nan.run.checkpoints / "step_00000002")["consumed_samples"] == 8
+
+
+def test_a_nan_is_skipped_and_counted(nan: Any) -> None:
+    assert "step left out, 1 of 1" in nan.skipped.output
+    losses = [row[1] for row in nan.history["steps"]]
+    assert len(losses) == 5 and all(loss is not None and math.isfinite(loss) for loss in losses)
+
+
+def test_a_disk_that_fills_during_a_save_stops_the_run_with_that_reason(disk: Any) -> None:
+    code, output = disk.stopped
+    assert code == 1
+    assert "checkpoint step_00000008 could not be saved: no space left on device" in output
+    assert disk.whole == [4]
+    assert disk.left == ["step_00000004"]  # nothing half written stays
+
+
+def test_on_save_error_continue_goes_on_without_that_save(disk: Any, one_rank: Any) -> None:
+    code, output = disk.went_on
+    assert code == 0, output
+    assert [event["step"] for event in disk.failed_saves] == [8]
+    assert disk.whole_at_end == [4, 12]
+    assert disk.history == one_rank.history
+
+
+def test_a_start_without_room_for_a_checkpoint_is_refused(disk: Any) -> None:
+    code, output = disk.refused
+    assert code == 2
+    assert re.search(r"no space left for a checkpoint: it needs [\d.]+ MiB, and [\d.]+ MiB are free", output)
+
+
+def test_a_first_start_without_room_makes_no_step(disk: Any) -> None:
+    code, output = disk.fresh
+    assert code == 1
+    assert "no space left for a checkpoint" in output and "no step was made" in output
+    assert "step 1/12" not in output
+
+
+def test_a_hung_rank_is_found_and_shown(hung: Any) -> None:
+    assert hung.start.code == 1
+    assert "no step for 0.75 min; rank 1 was stopped (SIGSTOP)" in hung.start.output
+    assert hung.gone
+    for rank in (0, 1):
+        log = (hung.run.attempt() / f"rank{rank}.log").read_text(encoding="utf-8", errors="replace")
+        assert "most recent call first" in log and "worker.py" in log, rank
+    steps = [e["step"] for e in events.read(hung.run.folder / events.FILE) if e["event"] == "step"]
+    assert steps == [1, 2]
+
+
+def test_deterministic_runs_are_equal_bit_for_bit(deterministic: list[Experiment]) -> None:
+    first, second = (run.history() for run in deterministic)
+    assert len(first["steps"]) == 4
+    assert first == second

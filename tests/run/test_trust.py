@@ -1,0 +1,136 @@
+"""Hostile checkpoints, configurations and tokenizers are refused, and nothing in them runs."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_workflow import trust
+from nemo_workflow.errors import Refusal
+from tests.run.harness import REPOSITORY
+
+
+class Call:
+    """Unpickled, it calls a function."""
+
+    def __init__(self, function: Any, *arguments: Any):
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def archive(value: Any) -> bytes:
+    """As torch.save writes: a zip with a pickle in it."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        made.writestr("archive/data.pkl", pickle.dumps(value))
+        made.writestr("archive/version", "3\n")
+    return stream.getvalue()
+
+
+def nemo_model(folder: Path, metadata: Any = None, common: bytes | None = None) -> Path:
+    (folder / "weights").mkdir(parents=True)
+    (folder / "context").mkdir()
+    (folder / "context" / "model.yaml").write_text("_target_: nemo.collections.llm.gpt.model.llama.LlamaModel\n")
+    (folder / "weights" / ".metadata").write_bytes(pickle.dumps(metadata))
+    (folder / "weights" / "common.pt").write_bytes(common or archive({}))
+    return folder
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Path:
+    return tmp_path / "it ran"
+
+
+def hostile(trap: Path) -> list[Any]:
+    return [
+        Call(os.system, f"touch '{trap}'"),
+        {"a": [Call(open, str(trap), "w")]},
+        Call(eval, f"open({str(trap)!r}, 'w')"),
+        Call(getattr, trap, "touch"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("place", [".metadata", "common.pt"])
+def test_a_hostile_pickle_is_refused_with_file_and_symbol(tmp_path: Path, trap: Path, place: str, number: int) -> None:
+    bad = hostile(trap)[number]
+    model = (
+        nemo_model(tmp_path / "model", bad)
+        if place == ".metadata"
+        else nemo_model(tmp_path / "model", None, archive(bad))
+    )
+    with pytest.raises(Refusal, match="has no place in a checkpoint") as refused:
+        trust.check_weights(model / "weights")
+    assert place in str(refused.value)
+    assert not trap.exists()
+
+
+def test_a_bare_pickle_in_place_of_an_archive(tmp_path: Path, trap: Path) -> None:
+    model = nemo_model(tmp_path / "model", None, pickle.dumps(hostile(trap)[0]))
+    with pytest.raises(Refusal, match="system"):
+        trust.check_weights(model / "weights")
+    assert not trap.exists()
+
+
+def test_what_is_no_pickle_is_refused(tmp_path: Path) -> None:
+    model = nemo_model(tmp_path / "model")
+    (model / "weights" / ".metadata").write_bytes(b"\x80\x04garbage")
+    with pytest.raises(Refusal, match=r"\.metadata"):
+        trust.check_weights(model / "weights")
+
+
+def test_the_command_refuses_with_exit_code_2(tmp_path: Path, trap: Path) -> None:
+    model = nemo_model(tmp_path / "a model", Call(os.system, f"touch '{trap}'"))
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    done = subprocess.run(
+        [sys.executable, "pretrain_llm.py", "--hf-model-id", tokenizer, "--nemo-model", model, "--dataset-dir", tmp_path],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "system" in done.stderr and ".metadata" in done.stderr
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch TRAP']",
+        "max-steps: !!python/object/apply:os.system ['touch TRAP']",
+        "a: &a [*a]\n",
+        "experiment: ['x', {'y': 1}]",
+    ],
+)
+def test_a_hostile_config_runs_nothing(tmp_path: Path, trap: Path, text: str) -> None:
+    config = tmp_path / "it's a config.yaml"
+    config.write_text(text.replace("TRAP", f'"{trap}"'))
+    done = subprocess.run(
+        [sys.executable, "pretrain_llm.py", "--config", config],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not trap.exists()
+
+
+def test_a_hostile_model_yaml_runs_nothing(tmp_path: Path, trap: Path) -> None:
+    from nemo_workflow.pretrained import _load_yaml
+
+    file = tmp_path / "model.yaml"
+    file.write_text(f"config: !!python/object/apply:os.system ['touch \"{trap}\"']\n")
+    _load_yaml(file)
+    assert not trap.exists()

@@ -1,0 +1,97 @@
+"""Ranks notice the death of their launcher; a start waits for ranks that still live; stacks can be asked for."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nemo_workflow import watch
+from nemo_workflow.errors import Refusal
+from tests.run.harness import REPOSITORY
+
+RANK = """
+import os, sys, signal, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from nemo_workflow import watch
+watch.dump_stacks_on_signal(sys.stderr)
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+lock = watch.hold_ranks_lock(Path(sys.argv[2]))
+watch.stop_with_launcher(float(sys.argv[3]))
+print("ready", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+
+
+def rank(folder: Path, mark: str, grace: float = 1.0) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", RANK, REPOSITORY, folder, str(grace)], text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={"NEMO_WORKFLOW_LAUNCHER": mark},
+    )  # fmt: skip
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_rank_stops_when_its_launcher_is_killed(tmp_path: Path) -> None:
+    launcher = subprocess.Popen(["sleep", "100"])
+    process = rank(tmp_path, f"{launcher.pid} {psutil.Process(launcher.pid).create_time()}")
+    assert not watch.ranks_gone(tmp_path, 0.3)
+    launcher.kill()
+    launcher.wait()
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert output == "asked to stop\n"  # first politely
+    assert "the launcher has died" in errors and "not stopped within 1 s" in errors
+    assert watch.ranks_gone(tmp_path, 0)
+
+
+def test_another_process_with_the_launchers_number_does_not_count() -> None:
+    own = watch.launcher_mark()
+    assert watch.launcher_alive(own)
+    pid, began = own.split()
+    assert not watch.launcher_alive(f"{pid} {float(began) - 100}")
+    assert not watch.launcher_alive("999999999 1.0")
+
+
+def test_the_lock_of_the_ranks_goes_with_the_last_of_them(tmp_path: Path) -> None:
+    mark = watch.launcher_mark()
+    first, second = rank(tmp_path, mark), rank(tmp_path, mark)
+    first.kill()
+    first.wait()
+    assert not watch.ranks_gone(tmp_path, 0.3)
+    second.kill()
+    second.wait()
+    assert watch.ranks_gone(tmp_path, 5)
+
+
+def test_a_start_is_refused_while_old_ranks_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from nemo_workflow import launch
+
+    monkeypatch.setattr(launch, "OLD_RANKS_SECONDS", 0.2)
+    plan = SimpleNamespace(folder=tmp_path, settings={"grace_seconds": 0.2}, accelerator="cpu")
+    process = rank(tmp_path, watch.launcher_mark())
+    with pytest.raises(Refusal, match="ranks of an earlier start still run"):
+        launch.wait_for_old_ranks(plan)  # type: ignore[arg-type]
+    process.kill()
+    process.wait()
+    launch.wait_for_old_ranks(plan)  # type: ignore[arg-type]
+
+
+def test_stacks_on_request(tmp_path: Path) -> None:
+    process = rank(tmp_path, watch.launcher_mark())
+    process.send_signal(signal.SIGUSR2)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.kill()
+    assert process.stderr
+    assert "most recent call first" in process.stderr.read()
+    process.wait()

@@ -1,0 +1,292 @@
+"""What Slurm does with our jobs, on real daemons. Where no training is needed, a stand-in runs in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow import events
+from nemo_workflow.plan import Plan
+from nemo_workflow.slurm import script
+from nemo_workflow.slurm.cluster import Cluster
+from tests.slurm import plans
+from tests.slurm.conftest import REPOSITORY, Runs, wait_for
+from tests.slurm.daemons import Daemons
+from tests.slurm.test_script import made
+
+pytestmark = pytest.mark.slurm
+
+
+def steps_of(runs: Runs, name: str) -> list[int]:
+    return [event["step"] for event in events.read(runs.out / name / events.FILE) if event["event"] == "step"]
+
+
+def reach(runs: Runs, name: str, step: int) -> None:
+    wait_for(lambda: step in steps_of(runs, name))
+
+
+def ended(job_id: str) -> str:
+    """The state's name when the job has ended."""
+    state = Cluster().wait(job_id, 60)
+    assert state is not None
+    assert state.ended, state
+    return state.name
+
+
+# -- before anything is submitted -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", plans.VARIANTS)
+def test_slurm_takes_the_golden_scripts(variant: str, slurm: Daemons, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = made(variant, monkeypatch)
+    answer = Cluster().ask("sbatch", "--test-only", text=text)
+    assert answer.ok, answer.reason
+    too_many = re.sub("--nodes=.*", "--nodes=3", text)
+    assert not Cluster().ask("sbatch", "--test-only", text=too_many).ok
+
+
+REFUSED = [
+    (["-P", "nope"], "--partition nope: no such partition on this cluster; there are: batch, closed"),
+    (["-P", "closed"], "--account a1: partition closed admits only others"),
+    (["-A", "nope"], "--account nope: you are not a member; your accounts are: a1"),
+    (["--accelerator", "gpu", "-G", "9"], "--num-gpus 9: 0 usable nodes of partition batch have that many GPUs"),
+    (["-N", "3"], "--num-nodes 3: partition batch has 2 usable nodes"),
+    (["--qos", "nope"], "--qos nope: account a1 may use normal"),
+    (["--mem", "900G"], "Requested node configuration is not available; see -N/--num-nodes"),
+    (["--slurm-arg", "frob=1"], "unrecognized option '--frob=1'; see --slurm-arg"),
+]
+
+
+def test_refusals(slurm: Daemons, runs: Runs, tmp_path: Path) -> None:
+    for flags, text in REFUSED:
+        done = runs.pretrain("x", *flags)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert text in done.stderr
+        assert "Traceback" not in done.stderr
+    words = [word for word in runs.words("x") if word != "--no-container"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--container-image: this cluster's srun has no such option (the pyxis plugin is missing)" in done.stderr
+    done = runs.pretrain("x", PATH=f"{Path(os.__file__).parents[2] / 'bin'}:{tmp_path}")
+    assert done.returncode == 2
+    assert "--executor slurm: sbatch can't be run on this machine" in done.stderr
+    assert not runs.out.exists()
+    assert slurm.run("squeue", "-h") == ""
+
+
+# -- one job from beginning to end ------------------------------------------------------------------------------------
+
+
+def test_submitted_as_shown_and_unaffected_by_later_changes(slurm: Daemons, runs: Runs, tmp_path: Path) -> None:
+    """Detached; the script is the one that --dry-run shows; the environment arrives; GPUs are bound."""
+    odd = "a b'\"$HOME;`x`\nsecond line"
+    new = REPOSITORY / "nemo_workflow" / "uncommitted.tmp"
+    setup = tmp_path / "setup.sh"
+    setup.write_text("export FROM_SETUP='c d'\n")
+    new.write_text("travels too")
+    try:
+        os.environ |= {"ODD": odd, "HF_TOKEN": "hf_secretOfTheTest", "SBATCH_PARTITION": "nope"}
+        (job,) = runs.stand_in(slurm, "one", "--accelerator", "gpu", "-G", "2", "--setup-file", str(setup))
+    finally:
+        for name in ("ODD", "HF_TOKEN", "SBATCH_PARTITION"):
+            os.environ.pop(name, None)
+        new.unlink()
+    assert (job.attempt / "code" / "nemo_workflow" / "uncommitted.tmp").read_text() == "travels too"
+    plan = Plan.from_json((job.attempt / "plan.json").read_text())
+    written = slurm.run("scontrol", "write", "batch_script", job.job_id, "-")
+    assert written.strip() == script.job_script(plan, job.attempt).strip()
+    assert ended(job.job_id) == "COMPLETED"
+    assert steps_of(runs, "one") == list(range(1, 21))
+    for rank in (0, 1):
+        found = runs.environment(rank)
+        assert found["ODD"] == odd
+        assert found["HF_TOKEN"] == "hf_secretOfTheTest"
+        assert found["FROM_SETUP"] == "c d"
+        assert found["CUDA_VISIBLE_DEVICES"] == "0,1"
+        assert (found["RANK"], found["LOCAL_RANK"], found["WORLD_SIZE"]) == (str(rank), str(rank), "2")
+    assert secrets_in(runs.out) == []
+    done = runs.control("status", job.job_id)
+    assert "COMPLETED" in done.stdout, done
+    assert "step 20/20" in done.stdout
+    assert runs.control("cancel", "one").returncode == 2
+
+
+def secrets_in(folder: Path) -> list[Path]:
+    """Files that hold the test's token, in clear or as nemo_run packs its settings (base64 of zlib)."""
+    import base64
+    import zlib
+
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            for packed in re.findall(rb"[\w+/=-]{40,}", content):
+                try:
+                    content += zlib.decompress(base64.urlsafe_b64decode(packed))
+                except (ValueError, zlib.error):
+                    continue
+            if b"hf_secretOfTheTest" in content:
+                found.append(path)
+    return found
+
+
+def test_a_failing_rank(slurm: Daemons, runs: Runs) -> None:
+    """Two nodes; --requeue brings a failed job back only as long as it had saved something new."""
+    (job,) = runs.stand_in(slurm, "bad", "-N", "2", "--requeue", "3", save_at=4, fail_at=6, fail_rank=1)
+    assert ended(job.job_id) == "FAILED"
+    state = Cluster().job(job.job_id)
+    assert state is not None
+    assert (state.exit_code, state.restarts) == (1, 1)
+    assert (job.exit_code(0), job.exit_code(1)) == (1, 1)
+    done = runs.control("logs", "bad")
+    assert "rank 1:\nValueError: made to fail at step 6" in done.stdout
+    done = runs.pretrain("bad2", "--wait", "--setup-file", str(broken_python(runs)))
+    assert done.returncode == 1, done
+    assert "FAILED (exit code 1)" in done.stderr
+    assert "PYTHONHASHSEED" in done.stderr
+
+
+def broken_python(runs: Runs) -> Path:
+    """A setup file that lets no rank's Python start: a failure without training."""
+    path = runs.how.with_name("setup.sh")
+    path.write_text("export PYTHONHASHSEED=bad\n")
+    return path
+
+
+def test_cancel(slurm: Daemons, runs: Runs) -> None:
+    """Ours saves and is not requeued; a second start is refused meanwhile; Slurm's scancel is told as what it is."""
+    (job,) = runs.stand_in(slurm, "c", "--max-steps", "900", "--requeue", "3")
+    reach(runs, "c", 5)
+    again = runs.pretrain("c")
+    assert again.returncode == 2
+    assert f"job {job.job_id} of it is running" in again.stderr
+    done = runs.control("cancel", "c")
+    assert done.returncode == 0, done
+    assert re.search(r"step \d+ is saved", done.stdout)
+    assert (ended(job.job_id), job.exit_code(0)) == ("FAILED", 75)
+    (other,) = runs.stand_in(slurm, "d", "--max-steps", "900", "--requeue", "3")
+    reach(runs, "d", 5)
+    slurm.run("scancel", other.job_id)
+    assert ended(other.job_id) == "CANCELLED"
+    assert "CANCELLED" in runs.control("status", "d").stdout
+
+
+def test_requeue(slurm: Daemons, runs: Runs) -> None:
+    """SIGUSR1 to the ranks, scontrol requeue, and a lost node: each time the job comes back and goes on."""
+    (job,) = runs.stand_in(slurm, "r", "--requeue", "3", "--max-steps", "150")
+    reach(runs, "r", 3)
+    slurm.run("scancel", "--signal=USR1", job.job_id)
+    _restart(job.job_id, 1)
+    slurm.run("scontrol", "requeue", job.job_id)
+    _restart(job.job_id, 2)
+    node = Cluster().job(job.job_id)
+    assert node is not None
+    number = int(node.nodes.removeprefix("n"))
+    slurm.lose_node(number)
+    try:
+        wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 3, 90)
+    finally:
+        slurm.start_node(number)
+    assert ended(job.job_id) == "COMPLETED"
+    # two clean stops lose no step; the lost node loses what was not saved
+    steps = steps_of(runs, "r")
+    assert steps[-1] == 150
+    assert sorted(set(steps)) == list(range(1, 151))
+
+
+def _restart(job_id: str, number: int) -> None:
+    def running() -> bool:
+        state = Cluster().job(job_id)
+        return state is not None and state.name == "RUNNING" and state.restarts == number
+
+    wait_for(running)
+    time.sleep(2.5)  # until the stand-in takes steps
+
+
+def test_chain(slurm: Daemons, runs: Runs) -> None:
+    """A link that saved and stopped lets the next begin; a failed one ends the chain."""
+    first, second = runs.stand_in(slurm, "ch", "--chain", "2", "--max-steps", "60")
+    reach(runs, "ch", 3)
+    slurm.run("scancel", "--signal=USR1", first.job_id)
+    assert ended(first.job_id) == "COMPLETED"
+    assert first.exit_code(0) == 75
+    assert ended(second.job_id) == "COMPLETED"
+    assert steps_of(runs, "ch") == list(range(1, 61))
+    first, second = runs.stand_in(slurm, "cf", "--chain", "2", fail_at=2)
+    assert ended(first.job_id) == "FAILED"
+    assert ended(second.job_id) == "CANCELLED"
+    assert not (runs.out / "cf" / "attempts" / second.attempt.name / "begun-0").exists()
+
+
+def test_without_accounting(slurm: Daemons, runs: Runs) -> None:
+    slurm.end("slurmdbd")
+    try:
+        (job,) = runs.stand_in(slurm, "na")
+        assert ended(job.job_id) == "COMPLETED"
+        done = runs.pretrain("na2", "--wait", "--setup-file", str(broken_python(runs)))
+        assert "sacct does not answer here" in done.stdout
+        assert done.returncode == 1
+        assert "FAILED (exit code 1)" in done.stderr
+    finally:
+        slurm.start_accounting()
+
+
+def test_following(slurm: Daemons, runs: Runs) -> None:
+    """Ctrl-C asks once: detach leaves the job, cancel ends it. A job that Slurm has forgotten is told by its own code."""
+    (job,) = runs.stand_in(slurm, "f", "--max-steps", "900")
+    code, text = _answer(runs, "f", "d")
+    assert code == 130
+    assert f"job {job.job_id} goes on" in text
+    state = Cluster().job(job.job_id)
+    assert state is not None
+    assert state.name == "RUNNING"
+    code, text = _answer(runs, "f", "c")
+    assert code == 143, text
+    assert "is saved; the same command continues from there" in text
+
+
+FOLLOW = """
+import sys
+from nemo_workflow.errors import run_command
+from nemo_workflow.plan import Plan
+from nemo_workflow.slurm import jobs
+from nemo_workflow.slurm.follow import follow
+from pathlib import Path
+run = Path(sys.argv[1])
+run_command(lambda: follow(Plan.from_json((run / "plan.json").read_text()), jobs.latest(run)))
+"""
+
+
+def _answer(runs: Runs, name: str, reply: str) -> tuple[int, str]:
+    """Follow a run on a terminal, press Ctrl-C once it shows steps, and answer the question."""
+    import sys
+
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", FOLLOW, str(runs.out / name)],
+        stdin=slave, stdout=slave, stderr=slave, cwd=REPOSITORY, start_new_session=True,
+    )  # fmt: skip
+    os.close(slave)
+    text = ""
+
+    def read_until(wanted: str) -> None:
+        nonlocal text
+        while wanted not in text:
+            text += os.read(master, 1000).decode()
+
+    read_until("step ")
+    process.send_signal(signal.SIGINT)
+    read_until("ollow on?")
+    os.write(master, f"{reply}\n".encode())
+    with contextlib.suppress(OSError):  # the other end is closed: it has ended
+        read_until("\0")
+    os.close(master)
+    return process.wait(60), text

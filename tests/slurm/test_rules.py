@@ -1,0 +1,107 @@
+"""Rules that are told from flags alone, and reading what Slurm's commands print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nemo_workflow import options
+from nemo_workflow.slurm import cluster, rules
+from nemo_workflow.slurm.cluster import Answer, Cluster, JobState
+from nemo_workflow.slurm.preflight import gpu_count
+
+BASE = ["-M", "llama_tiny", "--hf-model-id", "gpt2", "--dataset-dir", "/data"]
+
+
+def problems(*flags: str) -> list[str]:
+    settings = options.parse([*BASE, *flags])
+    return list(rules.find_problems(SimpleNamespace(settings=settings, sources=())))
+
+
+def test_a_plain_slurm_run_meets_the_rules() -> None:
+    assert problems("--executor", "slurm", "--time", "4:00:00", "--container-mounts", "/data:/data:ro") == []
+    assert problems("--executor", "local") == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "flag", "mend"),
+    [
+        (["--output-dir", "/a b"], "--output-dir", "choose another folder"),
+        (["--no-container", "--output-dir", "/x/nemo_runs"], "--output-dir", "choose another folder"),
+        (["-E", "a;b"], "--experiment", "letters"),
+        (["--time", "5"], "--time", "lower --stop-before"),
+        (["--dependency", "afterok: 5"], "--dependency", "TYPE:JOB"),
+        (["--slurm-arg", "nodes=3"], "--slurm-arg nodes=3", "use --num-nodes"),
+        (["--slurm-arg", "signal=TERM@9"], "--slurm-arg", "use --stop-before"),
+        (["--slurm-arg", "output=x"], "--slurm-arg", "leave it out"),
+        (["--slurm-arg", "$(reboot)=1"], "--slurm-arg", "expected NAME=VALUE"),
+        (["--setup-file", "/no/such"], "--setup-file", "cannot be read"),
+        (["--no-container", "--container-mounts", "/a:/b"], "--container-mounts", "leave one out"),
+        (["--container-mounts", "a:b"], "--container-mounts", "absolute paths"),
+        (["--output-dir", "/work/x", "--container-mounts", "/o:/work"], "--container-mounts", "mount /o elsewhere"),
+        (["--ssh", "a b"], "--ssh", "[USER@]HOST"),
+        (["--ssh", "login", "--hf-token", "hf_x"], "--hf-token", "--setup-file"),
+    ],
+)  # fmt: skip
+def test_a_broken_rule_names_flag_and_mend(flags: list[str], flag: str, mend: str) -> None:
+    found = problems("--executor", "slurm", *flags)
+    assert len(found) == 1, found
+    assert found[0].startswith(flag)
+    assert mend in found[0]
+
+
+def test_slurm_flags_are_refused_on_this_machine() -> None:
+    assert [text.split(":")[0] for text in problems("--qos", "high", "--requeue", "2")] == ["--qos", "--requeue"]
+
+
+def test_a_secret_in_the_setup_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "setup.sh"
+    path.write_text("module load cuda\nexport WANDB_API_KEY=0123456789abcdef\n")
+    (found,) = problems("--executor", "slurm", "--setup-file", str(path))
+    assert "line 2 holds the value of WANDB_API_KEY" in found
+    assert "0123456789" not in found
+    path.write_text('module load cuda\nexport WANDB_API_KEY="$(cat ~/.wandb)"\n. ~/.secrets\n')
+    assert problems("--executor", "slurm", "--setup-file", str(path)) == []
+
+
+def test_time_limits_in_slurms_forms() -> None:
+    forms = {"90": 5400, "1:30": 90, "2:00:00": 7200, "1-2": 93600, "1-0:30": 88200, "1-1:1:1": 90061}
+    assert {form: rules.seconds_of(form) for form in forms} == forms
+
+
+@pytest.mark.parametrize(
+    ("gres", "count"),
+    [("gpu:8", 8), ("gpu:h100:4(S:0-1)", 4), ("gpu:a100:4,gpu:v100:2(IDX:0-1)", 6), ("(null)", 0), ("nic:4,gpu:2", 2)],
+)
+def test_gpus_of_a_node(gres: str, count: int) -> None:
+    assert gpu_count(gres) == count
+
+
+SCONTROL = (
+    "JobId=12 JobName=one.train UserId=root(0) Priority=1 JobState=PENDING Reason=BeginTime Dependency=(null) Requeue=1"
+    " Restarts=2 BatchFlag=1 ExitCode=0:0 Partition=batch NodeList=(null) NumNodes=2-2 Command=/x y=/z\n"
+)
+
+
+def test_reading_scontrol_and_sacct() -> None:
+    assert cluster._from_scontrol(SCONTROL) == JobState("PENDING", "BeginTime", 0, 2, "")
+    assert cluster._from_sacct("CANCELLED by 1000|0:15|n[1-2]|1") == JobState("CANCELLED", "", 143, 1, "n[1-2]")
+    assert cluster._from_sacct("FAILED|75:0|n1") == JobState("FAILED", "", 75, 0, "n1")
+
+
+def test_the_reason_of_an_error_is_its_last_telling_line() -> None:
+    error = "sbatch: unrecognized option '--frob=2'\nTry \"sbatch --help\" for more information\n"
+    assert Answer(1, "", error).reason == "unrecognized option '--frob=2'"
+    assert Answer(1, "", "sbatch: error: Batch job submission failed: Invalid qos\n").reason.endswith("Invalid qos")
+
+
+def test_a_missing_and_a_silent_command() -> None:
+    assert Cluster().ask("no-such-command").code == 127
+    assert "no answer" in Cluster().ask("sleep", "5", seconds=0.2).reason
+
+
+def test_what_would_override_the_job_script_is_dropped() -> None:
+    before = {"SBATCH_PARTITION": "x", "SLURM_JOB_ID": "1", "SLURM_CONF": "/c", "HF_TOKEN": "t", "SRUN_DEBUG": "1"}
+    assert cluster.without_slurm(before) == {"SLURM_CONF": "/c", "HF_TOKEN": "t"}

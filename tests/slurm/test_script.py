@@ -1,0 +1,53 @@
+"""The job scripts, as text. UPDATE_GOLDEN=1 writes them anew; then read the difference."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.slurm import script
+from nemo_workflow.slurm.script import Link
+from tests.slurm import plans
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+def made(variant: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "executable", plans.PYTHON)
+    monkeypatch.setenv("HF_HOME", "/no/such/cache")
+    plan = plans.plan(variant)
+    return script.job_script(plan, plan.folder / "attempts" / plans.ATTEMPT)
+
+
+@pytest.mark.parametrize("variant", plans.VARIANTS)
+def test_golden(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = made(variant, monkeypatch)
+    path = GOLDEN / f"{variant}.sh"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_the_links_of_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plans.plan("requeue")
+    first, last = (
+        script.job_script(plan, plan.folder / "attempts" / plans.ATTEMPT, link)
+        for link in (Link(1, 2), Link(2, 2, "77"))
+    )
+    assert "#SBATCH --dependency=afterany:1\n" in first
+    assert "#SBATCH --dependency=afterok:77\n" in last
+    assert "#SBATCH --kill-on-invalid-dep=yes\n" in last
+    assert "after_stop=0 " in first
+    assert "after_stop=75 " in last
+
+
+def test_mounts_cover_what_the_ranks_open() -> None:
+    assert script.container_mounts(plans.plan("container"))[:2] == [
+        "/shared/data:/shared/data:ro",
+        "/shared/runs:/shared/runs",
+    ]
