@@ -73,17 +73,17 @@ class _OutputLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         hidden, weight, logit_gradient = ctx.saved_tensors
         scale = gradients[0].unsqueeze(1)
-        hidden_gradient = (logit_gradient @ weight) * scale
-        scaled = (hidden * scale).to(hidden.dtype)
+        hidden_gradient = (logit_gradient @ weight).mul_(scale)
+        scaled = torch.mul(hidden, scale, out=torch.empty_like(hidden))  # no fp32 tensor in between
         if ctx.main_grad is None:
-            return hidden_gradient.to(hidden.dtype), logit_gradient.t() @ scaled, None, None
+            return hidden_gradient, logit_gradient.t() @ scaled, None, None
         import fused_weight_gradient_mlp_cuda  # Apex's, or weight_gradient.py's
 
         fused_weight_gradient_mlp_cuda.wgrad_gemm_accum_fp32(scaled, logit_gradient, ctx.main_grad)
         weight.grad_added_to_main_grad = True
         # as megatron-core does: a gradient that is not used, but zero where the embedding adds its own to it
         make = torch.zeros_like if getattr(weight, "zero_out_wgrad", False) else torch.empty_like
-        return hidden_gradient.to(hidden.dtype), make(weight), None, None
+        return hidden_gradient, make(weight), None, None
 
 
 def install() -> None:
