@@ -21,14 +21,18 @@ class Meter:
         self._last_shown = float("-inf")
         self._drawn = False
 
+    @property
+    def columns(self) -> int:
+        """Characters that a live line may have."""
+        return shutil.get_terminal_size().columns - 1
+
     def show(self, text: str, always: bool = False) -> None:
         """Show progress. `always` prints in a log even if the last line is less than `every` seconds old."""
         now = time.monotonic()
         if self.live:
             if not always and now - self._last_shown < 0.1:
                 return
-            width = shutil.get_terminal_size().columns - 1
-            self.stream.write(f"\r\x1b[K{text[:width]}")
+            self.stream.write(f"\r\x1b[K{text[: self.columns]}")
             self._drawn = True
         else:
             if not always and now - self._last_shown < self.every:

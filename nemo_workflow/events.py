@@ -5,11 +5,12 @@ The worker's rank 0 appends, everything else only reads: the live line, the repo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,24 @@ class Tail:
                     continue  # torn by a kill, then closed by the next start
 
 
+def last(path: Path, block: int = 1 << 17) -> dict[str, dict[str, Any]]:
+    """The last event of each kind among the last `block` bytes, without reading the rest."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - block))
+            lines = stream.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for line in reversed(lines[1:] if size > block else lines):
+        kind = line[11:40].partition(b'"')[0].decode(errors="replace") if line.startswith(b'{"event": "') else ""
+        if kind and kind not in found:
+            with contextlib.suppress(ValueError):
+                found[kind] = json.loads(line)
+    return found
+
+
 def cut_torn_line(path: Path) -> None:
     """End a line that a killed run left unfinished, so that the next event stands on its own."""
     if not path.exists() or path.stat().st_size == 0:
@@ -73,45 +92,81 @@ def effective(all_events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plain(event: dict[str, Any], max_steps: int, log_every: int) -> str | None:
-    """The event as a line of a log, or None where it isn't worth one."""
+    """The event as a line of a log, or None where it isn't worth one or a note beside it says it already."""
     kind, step = event["event"], event.get("step") or 0
     if kind == "step":
-        if step % log_every and step != max_steps:
-            return None
-        return progress(event, max_steps)
-    if kind == "start":
-        return (
-            f"resuming after step {step} of {event['max_steps']}" if step else f"starting: {event['max_steps']} steps"
-        )
-    if kind == "validation" and event["val_loss"] is not None:
-        return f"step {step}: validation loss {event['val_loss']:.4f}"
-    if kind == "checkpoint":
-        return f"step {step}: checkpoint saved, {human_bytes(event['bytes'])} in {event['seconds']:.1f} s"
-    if kind == "note":
-        return str(event["text"])
-    if kind == "spike":
-        return f"step {step}: warning: loss {event['loss']:.4f}, far above the usual {event['usual']:.4f}"
-    if kind == "stopping":
-        return f"step {step}: asked to stop (signal {event['signal']}); saving a checkpoint"
-    return None
+        return progress(event, max_steps) if step % log_every == 0 or step == max_steps else None
+    write = _LINES.get(kind)
+    return write(event, step) if write else None
 
 
-def progress(event: dict[str, Any], max_steps: int, left: float | None = None) -> str:
-    """One step as text: step, loss, learning rate, speed and, when `left` seconds are given, the time left."""
-    parts = [f"step {event['step']}/{max_steps}"]
+def _start(event: dict[str, Any], step: int) -> str:
+    return f"resuming after step {step} of {event['max_steps']}" if step else f"starting: {event['max_steps']} steps"
+
+
+def _validation(event: dict[str, Any], step: int) -> str | None:
+    return None if event["val_loss"] is None else f"step {step}: validation loss {event['val_loss']:.4f}"
+
+
+def _checkpoint(event: dict[str, Any], step: int) -> str:
+    return f"step {step}: checkpoint saved, {human_bytes(event['bytes'])} in {event['seconds']:.1f} s"
+
+
+def _spike(event: dict[str, Any], step: int) -> str:
+    return f"step {step}: warning: loss {event['loss']:.4f}, far above the usual {event['usual']:.4f}"
+
+
+def _stopping(event: dict[str, Any], step: int) -> str:
+    return f"step {step}: asked to stop (signal {event['signal']}); saving a checkpoint"
+
+
+def _end(event: dict[str, Any], step: int) -> str | None:
+    return f"finished after step {step}" if event["reason"] == "finished" else None  # the launcher says why it stopped
+
+
+_LINES: dict[str, Callable[[dict[str, Any], int], str | None]] = {
+    "start": _start,
+    "validation": _validation,
+    "checkpoint": _checkpoint,
+    "note": lambda event, step: str(event["text"]),
+    "spike": _spike,
+    "stopping": _stopping,
+    "end": _end,
+}
+SAID_BY_A_NOTE = ("nonfinite", "save_failed")  # the worker writes a note, or fails, right after these
+
+
+def progress(
+    event: dict[str, Any],
+    max_steps: int,
+    left: float | None = None,
+    val_loss: float | None = None,
+    width: int | None = None,
+) -> str:
+    """One step as text, with the last validation loss and, when `left` seconds are given, the time left.
+
+    What matters least is left out until the text fits `width` characters.
+    """
+    parts = {"step": f"step {event['step']}/{max_steps}"}
     if event["loss"] is not None:
-        parts.append(f"loss {event['loss']:.4f}")
+        parts["loss"] = f"loss {event['loss']:.4f}"
+    if val_loss is not None:
+        parts["val_loss"] = f"val {val_loss:.4f}"
     if event["grad_norm"] is not None:
-        parts.append(f"grad norm {event['grad_norm']:.2f}")
+        parts["grad_norm"] = f"grad norm {event['grad_norm']:.2f}"
     if event["lr"] is not None:
-        parts.append(f"lr {event['lr']:.3g}")
-    parts.append(f"{human_count(event['tokens_per_second'])} tokens/s")
+        parts["lr"] = f"lr {event['lr']:.3g}"
+    parts["speed"] = f"{human_count(event['tokens_per_second'])} tokens/s"
     if event.get("mfu"):
-        parts.append(f"MFU {event['mfu']:.1%}")
-    parts.append(human_bytes(event["memory_bytes"]))
+        parts["mfu"] = f"MFU {event['mfu']:.1%}"
+    parts["memory"] = human_bytes(event["memory_bytes"])
     if left is not None:
-        parts.append(f"{human_time(left)} left")
-    return "  ".join(parts)
+        parts["left"] = f"{human_time(left)} left"
+    for name in ("memory", "lr", "grad_norm", "mfu", "val_loss", "speed", "loss"):
+        if width is None or len("  ".join(parts.values())) <= width:
+            break
+        parts.pop(name, None)
+    return "  ".join(parts.values())
 
 
 def versions() -> dict[str, str]:

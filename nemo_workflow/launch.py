@@ -23,12 +23,15 @@ from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import write_json, written_aside
 from nemo_workflow.monitor import Monitor
 from nemo_workflow.plan import Plan
+from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.run_config import config_text
 from nemo_workflow.worker import grace_seconds
 
 OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
 LOOK_SECONDS = 2.0  # between two looks at which processes there are
-STACK_SECONDS = 3.0  # for all ranks to write their stacks
+GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
+STACK_SECONDS = 2.0  # for all ranks to write their stacks
+REPORT_SECONDS = 15.0  # that the last report may take
 TITLE = "pretrain"
 
 
@@ -123,6 +126,7 @@ class _Local:
         self.insisted = False
         self.hung = ""  # what was found when no step was made for too long
         self.looked = 0.0
+        self.last_seen: float | None = None  # when a process of the run was last there
         self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
 
     def run(self) -> int:
@@ -157,7 +161,7 @@ class _Local:
             job = experiment.jobs[0]
             with self._signals():
                 state = job.status(experiment._runner)
-                while not is_terminal(state):
+                while not is_terminal(state) and not self._all_gone():
                     self.monitor.update()
                     self._stop_if_asked()
                     self._stop_if_hung()
@@ -166,6 +170,8 @@ class _Local:
             self._leave_nothing_running()
             self.monitor.update()
             self.monitor.close()
+        if not self.insisted:
+            Refresher(self.plan.folder).finish(REPORT_SECONDS)
         return self._verdict(state == AppState.SUCCEEDED)
 
     # -- stopping -------------------------------------------------------------------------------------------------
@@ -186,9 +192,7 @@ class _Local:
             return
         self.asked, self.asked_at = number, time.monotonic()
         self.monitor.note("stopping: the ranks finish their step and save (once more to stop at once)")
-        for rank in self._ranks():
-            with contextlib.suppress(psutil.Error):
-                rank.send_signal(signal.SIGTERM)
+        _send(self._ranks(), signal.SIGTERM)
 
     def _stop_if_asked(self) -> None:
         if self.asked is None:
@@ -198,12 +202,19 @@ class _Local:
         if self.insisted or out_of_time or not self.monitor.started:
             self._leave_nothing_running()
 
+    def _all_gone(self) -> bool:
+        """Whether the processes that were there have ended, though nemo_run has not noticed: on a full disk it can't."""
+        if time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked = time.monotonic()
+            now = {p for p in psutil.Process().children(recursive=True) if _status(p) != psutil.STATUS_ZOMBIE}
+            self.seen = {*filter(psutil.Process.is_running, self.seen), *now}
+            if now:
+                self.last_seen = time.monotonic()
+        return self.last_seen is not None and time.monotonic() - self.last_seen > GONE_SECONDS
+
     def _stop_if_hung(self) -> None:
         """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
         limit = 60 * float(self.plan.settings.get("timeout_minutes") or 0)
-        if time.monotonic() - self.looked > LOOK_SECONDS:
-            self.looked = time.monotonic()
-            self.seen = {*filter(psutil.Process.is_running, self.seen), *psutil.Process().children(recursive=True)}
         if not limit or self.hung or time.time() - self._last_sign_of_life() < limit:
             return
         ranks = self._ranks()
@@ -212,11 +223,12 @@ class _Local:
         if stopped:
             self.hung += f"; rank {', '.join(map(str, stopped))} was stopped (SIGSTOP)"
         self.monitor.note(f"{self.hung}: writing all ranks' stacks to their logs and ending them")
-        for rank in ranks:
-            with contextlib.suppress(psutil.Error):
-                rank.send_signal(watch.DUMP_STACKS)
-                rank.send_signal(signal.SIGCONT)  # a stopped one writes nothing
+        _send(ranks, watch.DUMP_STACKS)
         time.sleep(STACK_SECONDS)
+        asleep = [rank for rank in ranks if _status(rank) == psutil.STATUS_STOPPED]
+        _send([rank for rank in ranks if rank not in asleep], signal.SIGKILL)  # first: training must not go on
+        _send(asleep, signal.SIGCONT)  # a stopped one writes nothing before it is woken
+        time.sleep(STACK_SECONDS if asleep else 0)
         self._leave_nothing_running()
 
     def _last_sign_of_life(self) -> float:
@@ -260,6 +272,12 @@ class _Local:
         raise Failure(explain_failure(self.attempt))
 
 
+def _send(processes: list[psutil.Process], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+
+
 def _rank(process: psutil.Process) -> int:
     try:
         return int(process.environ().get("RANK", -1))
@@ -279,7 +297,8 @@ def explain_failure(attempt: Path) -> str:
     errors = []
     for path in attempt.glob("rank*.error"):
         when, _, text = path.read_text(encoding="utf-8").partition("\n")
-        errors.append((float(when), int(path.stem.removeprefix("rank")), text))
+        text = text or "its error could not be written down: is the disk full?"
+        errors.append((float(when or path.stat().st_mtime), int(path.stem.removeprefix("rank")), text))
     launcher_log = "\n".join(
         path.read_text(encoding="utf-8", errors="replace") for path in sorted(attempt.glob("launcher/**/std*.log"))
     )

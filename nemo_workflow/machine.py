@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 DEVICES = Path("/dev")
 
@@ -36,3 +38,18 @@ def gpu_memory() -> int | None:
 
 def _device_files() -> list[str]:
     return [path.name for path in DEVICES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+
+
+def facts() -> dict[str, Any]:
+    """Host, operating system, processor, cores that this process may use, and bytes of memory."""
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return {
+        "host": platform.node(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": found[1] if found else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import json
 import logging
 import os
 import shutil
@@ -31,10 +32,11 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import Split
 
 from nemo_workflow.checkpoints import Checkpoint
-from nemo_workflow.files import fsync_dir
+from nemo_workflow.files import fsync_dir, write_json
 from nemo_workflow.plan import Plan
 
 LOG = logging.getLogger(__name__)
+HASHES = "hashes.json"
 VERSION = "1"  # of the order: a change of it makes other indices, never wrong ones
 Arrays = dict[str, numpy.ndarray]
 
@@ -192,7 +194,7 @@ def cached(place: Path | None, build: Callable[[], Arrays]) -> Arrays:
 
 def _load(place: Path) -> Arrays | None:
     try:
-        hashes = dict(line.split()[::-1] for line in (place / "hashes").read_text(encoding="utf-8").splitlines())
+        hashes = json.loads((place / HASHES).read_text(encoding="utf-8"))  # cut short, it is no JSON
         return {name: _mapped(place / f"{name}.npy", digest) for name, digest in hashes.items()}
     except FileNotFoundError:
         return None
@@ -217,11 +219,7 @@ def _store(place: Path, arrays: Arrays) -> None:
                 numpy.save(stream, numpy.ascontiguousarray(array), allow_pickle=False)
                 stream.flush()
                 os.fsync(stream.fileno())
-        lines = [f"{_digest(a)} {name}\n" for name, a in arrays.items()]
-        with (aside / "hashes").open("w", encoding="utf-8") as stream:
-            stream.writelines(lines)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_json(aside / HASHES, {name: _digest(array) for name, array in arrays.items()})
         if place.exists():  # damaged: out of the way, then away
             old = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
             place.rename(old / "index")

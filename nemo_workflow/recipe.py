@@ -6,6 +6,7 @@ A recipe is a `run.Partial` of `llm.pretrain` whose arguments are configurations
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import nemo_run as run
@@ -148,6 +149,9 @@ def _set_trainer(recipe: run.Partial, plan: Plan) -> None:
     trainer.limit_test_batches = 0
     # TensorBoard's values are read from the GPU, which then waits for the host
     trainer.log_every_n_steps = 1 if plan.accelerator == "cpu" else plan.setting("log_every")
+    if "ckpt_optim_fully_reshardable" in inspect.signature(trainer.strategy.__fn_or_cls__).parameters:
+        # a checkpoint that any other TP, PP and DP can go on from; NeMo's default fits another DP only
+        trainer.strategy.ckpt_optim_fully_reshardable = True
     trainer.enable_progress_bar = False  # ours reads the metrics file instead
     trainer.strategy.replace_progress_bar = False
 

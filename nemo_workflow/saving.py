@@ -32,6 +32,7 @@ from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Failure
 from nemo_workflow.plan import Plan
 
+NO_SPACE = "no space left on device"
 STATE_BYTES = 12  # a parameter: Adam's two moments and the master weight, 4 bytes each
 
 
@@ -96,7 +97,7 @@ class Checkpoints(nl.ModelCheckpoint):
             with _step_counted(trainer):
                 super()._save_checkpoint(trainer, filepath)
             self._check_context(trainer, filepath)
-        except Exception as error:  # noqa: BLE001
+        except (Exception, CheckpointException) as error:  # noqa: BLE001 (torch derives its own from BaseException)
             self._failed(trainer, filepath, error)
         finally:
             self.run_log.resume_clock()
@@ -116,20 +117,41 @@ class Checkpoints(nl.ModelCheckpoint):
         if self._any_rank(missing):
             raise SaveFailed("NeMo could not write its context/; see rank0.log")
 
-    def _failed(self, trainer: pl.Trainer, filepath: str, error: Exception) -> None:
+    def _failed(self, trainer: pl.Trainer, filepath: str, error: BaseException) -> None:
         """Megatron raises on all ranks when one fails to write, so all come here together."""
-        reason = _reason(error)
+        together = isinstance(error, SaveFailed | CheckpointException) or dist.get_world_size() == 1
+        reason = self._shared_reason(error) if together else self._reason(error)
         place = _folder_of(filepath)
         if trainer.is_global_zero:
             shutil.rmtree(place, ignore_errors=True)  # half written by this very process
             place.with_name(place.name + UNFINISHED).unlink(missing_ok=True)
         self._last_global_step_saved = -1  # so that the end of the run tries once more
+        with contextlib.suppress(Exception):  # NeMo's telemetry takes the save for one still under way; 2.5 has none
+            from nemo.lightning.callback_group import CallbackGroup
+
+            CallbackGroup.get_instance().on_save_checkpoint_end()
         text = f"checkpoint {place.name} could not be saved: {reason}"
-        together = isinstance(error, SaveFailed | CheckpointException) or dist.get_world_size() == 1
         if self.last_save or not together or self.plan.settings.get("on_save_error") != "continue":
             raise SaveFailed(f"{text}; the checkpoints before it are whole") from error
         self.run_log.event("save_failed", step=trainer.global_step, reason=reason)
         self.run_log.note(f"{text}; training goes on (--on-save-error continue)")
+
+    def _shared_reason(self, error: BaseException) -> str:
+        """The same on all ranks: only the one that could not write knows why."""
+        reasons: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(reasons, self._reason(error), group=self.group)
+        return next((reason for reason in reasons if reason == NO_SPACE), max(reasons, key=len))
+
+    def _reason(self, error: BaseException) -> str:
+        """The error as a person would say it. torch's writer does not pass on that the disk is full."""
+        seen: BaseException | None = error
+        while seen is not None:
+            if "No space left on device" in str(seen):
+                return NO_SPACE
+            seen = seen.__cause__ or seen.__context__
+        if not isinstance(error, SaveFailed) and free_bytes(self._folder) < self.expected / 2:
+            return NO_SPACE
+        return str(error) or type(error).__name__
 
     def _get_finalize_save_checkpoint_callback(self, trainer: pl.Trainer, filepath: str, global_step: int) -> Any:
         inner = super()._get_finalize_save_checkpoint_callback(trainer, filepath, global_step)
@@ -204,19 +226,6 @@ def _estimate(trainer: pl.Trainer) -> int:
     size = torch.tensor([float(total.item())], device=total.device)
     dist.broadcast(size, src=0)
     return int(size.item())
-
-
-def _reason(error: BaseException) -> str:
-    """The error at the bottom, as a person would say it."""
-    texts = []
-    seen: BaseException | None = error
-    while seen is not None:
-        texts.append(str(seen) or type(seen).__name__)
-        seen = seen.__cause__ or seen.__context__
-    for text in texts:
-        if "No space left on device" in text:
-            return "no space left on device"
-    return texts[0]
 
 
 @contextlib.contextmanager

@@ -17,13 +17,16 @@ import nemo.lightning._strategy_lib as strategy_lib
 import torch
 import torch.distributed as dist
 
-from nemo_workflow import catalog, events, flops, parameters
+from nemo_workflow import catalog, events, flops, machine, parameters
 from nemo_workflow.plan import Plan
+from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.saving import Checkpoints, wait_for_async_save
 from nemo_workflow.spikes import SpikeWarner
 from nemo_workflow.step_clock import Finished, StepClock
-from nemo_workflow.watch import Heartbeat
+from nemo_workflow.watch import LAUNCHER, Heartbeat
 from nemo_workflow.worker import STOPPED
+
+LAST_REPORT_SECONDS = 15.0  # that the end of a run may be held up for its report
 
 
 def be_deterministic() -> None:
@@ -49,6 +52,7 @@ class RunLog(pl.Callback):
         self.started = started
         self.heartbeat = heartbeat
         self.spikes = SpikeWarner()
+        self.report = Refresher(plan.folder)
         self.tokens_a_step = plan.setting("global_batch_size") * plan.seq_length
         self._clock = StepClock()
         self._pending: Finished | None = None  # on a GPU a step is written down when the next has ended
@@ -75,6 +79,8 @@ class RunLog(pl.Callback):
         text = events.plain(line, self.plan.schedule.max_steps, self.plan.setting("log_every"))
         if text:
             print(text, file=self.console, flush=True)
+        if kind in ("validation", "checkpoint"):
+            self.report.refresh()
 
     def note(self, text: str) -> None:
         """Tell the person who watches, once for the run."""
@@ -88,6 +94,7 @@ class RunLog(pl.Callback):
             step=trainer.global_step,
             max_steps=trainer.max_steps,
             setup_seconds=round(time.time() - self.started, 2),
+            machine=machine.facts() | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         )
         gc.collect()
         gc.freeze()  # the model's objects stay: without them a collection takes no time that a step would notice
@@ -159,6 +166,8 @@ class RunLog(pl.Callback):
         self.event("end", step=self._last.get("step"), reason=reason)
         if int(os.environ.get("RANK", "0")) == 0:
             events.write_summary(self.plan, reason)
+            if LAUNCHER not in os.environ:  # a launcher on this machine writes the last report itself
+                self.report.finish(LAST_REPORT_SECONDS)
 
     def resume_clock(self) -> None:
         """Leave what has just been done (a save) out of the next step's time."""
@@ -230,8 +239,40 @@ class Schedule(pl.Callback):
                 group[name] = setting("weight_decay") * group.get("wd_mult", 1.0)
 
 
+class MissedValidation(pl.Callback):
+    """Validates the step that a run resumes from when the start before was ended between its save and its validation."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.looked = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self.looked:
+            return
+        self.looked = True
+        schedule, step = self.plan.schedule, trainer.global_step
+        due = step > 0 and step % schedule.val_check_interval == 0 and schedule.limit_val_batches > 0
+        if not due:
+            return
+        missed = [trainer.is_global_zero and not self._validated(step)]
+        dist.broadcast_object_list(missed, src=0)
+        if missed[0]:  # as Lightning does between two steps
+            trainer.validating = True
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False  # else it goes on where the last validation in the checkpoint ended: at its end
+            loop.run()
+            trainer.training = True
+
+    def _validated(self, step: int) -> bool:
+        seen = events.effective(events.read(self.plan.folder / events.FILE))
+        return any(event["event"] == "validation" and event["step"] == step for event in seen)
+
+
 class Stopper(pl.Callback):
-    """SIGTERM, SIGINT or SIGUSR1 to any rank: all ranks finish the step, save and leave with exit code STOPPED."""
+    """SIGTERM, SIGINT or SIGUSR1 to any rank: all ranks finish the step, save and leave with exit code STOPPED.
+
+    A validation is left where it is; the next start makes it anew.
+    """
 
     def __init__(self, run_log: RunLog):
         self.run_log = run_log  # Lightning puts a method of its own at `log`
@@ -239,6 +280,14 @@ class Stopper(pl.Callback):
         self.group: Any = None
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        self._listen()
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._listen()  # again: Lightning has put its own SIGTERM handler in front, which raises in a validation
+        # a group of its own on the CPU: asking costs no GPU synchronisation
+        self.group = dist.new_group(backend="gloo")
+
+    def _listen(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._note)
 
@@ -247,19 +296,20 @@ class Stopper(pl.Callback):
             os._exit(128 + number)
         self.asked = number
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # a group of its own on the CPU: asking costs no GPU synchronisation
-        self.group = dist.new_group(backend="gloo")
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self._stop_if_asked(trainer)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         asked = torch.tensor([self.asked])
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.group)
         if not int(asked):
             return
         self.run_log.write_pending()
         self.run_log.event("stopping", step=trainer.global_step, signal=int(asked))
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts anew
         saver = trainer.checkpoint_callback
         assert isinstance(saver, Checkpoints)
         saver.last_save = True

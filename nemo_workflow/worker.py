@@ -72,6 +72,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     trainer.callbacks = [
         log,  # first: a save is not part of a step's time
         training.Schedule(plan, log),
+        training.MissedValidation(plan),
         guard.NanGuard(plan, log),
         *trainer.callbacks,
         training.Stopper(log),
@@ -114,5 +115,8 @@ def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
     text = f"{error}\n" if isinstance(error, Failure | Refusal) else trace
     path = folder / f"rank{rank}.error"
     aside = path.with_suffix(".error.tmp")
-    aside.write_text(f"{time.time()}\n{text}", encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(f"{time.time()}\n{text}", encoding="utf-8")
+        aside.replace(path)
+    except OSError:  # a full disk: an empty file, which takes no room, still tells which rank it was
+        path.touch()

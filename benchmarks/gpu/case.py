@@ -23,7 +23,8 @@ FIRST = 4  # steps before this one are warm-up
 
 def main() -> None:
     case, folder, data = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    from nemo_workflow import options, worker
+    from nemo_workflow import launch, options, resuming, worker
+    from nemo_workflow.files import write_json
     from nemo_workflow.planning import make_plan
 
     places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer")}
@@ -51,7 +52,11 @@ def main() -> None:
     if "again" in case:  # go on with another case's run as if it had ended after an earlier checkpoint
         shutil.rmtree(plan.folder / "checkpoints" / f"step_{case['forget']:08d}")
     watch.go = time.perf_counter()
-    worker.train(plan.to_json(), str(folder / "attempt"))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    identity, _ = resuming.check_changes(plan)
+    attempt = launch.prepare(plan)
+    write_json(attempt / resuming.IDENTITY, identity)
+    worker.train(plan.to_json(), str(attempt))
     watch.write(plan)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-AHEAD = 3  # processes that import while another trains
+AHEAD = 5  # processes that import while another trains
 SCRIPTS = {"train": "case.py", "stock": "stock.py", "peer": "peer.py", "check": "check_kernels.py"}
 
 

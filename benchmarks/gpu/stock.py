@@ -17,6 +17,9 @@ from typing import Any
 
 def main() -> None:
     case, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+    from nemo_workflow.gpu_backend import memory_pool
+
+    memory_pool.leave_out()  # the import only: nothing of the training
     import fiddle as fdl
     import nemo_run as run
     import torch

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 
 def install() -> None:
-    """Make gradient accumulation fusion possible without Apex. NeMo looks for it when it is imported."""
-    from nemo_workflow.gpu_backend import weight_gradient
+    """Make gradient accumulation fusion possible without Apex, and NeMo's import short. Before NeMo is imported."""
+    from nemo_workflow.gpu_backend import memory_pool, weight_gradient
 
+    memory_pool.leave_out()
     weight_gradient.install()
 
 

@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+GATHERING = "DistributedDataParallel."  # hooks of megatron-core that wait for a parameter's all-gather
 BLOCK, WARPS = 16384, 32  # one program a multiprocessor, so that the rows at work fit the L2 cache together
 
 
@@ -72,17 +73,17 @@ class _OutputLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         hidden, weight, logit_gradient = ctx.saved_tensors
         scale = gradients[0].unsqueeze(1)
-        hidden_gradient = (logit_gradient @ weight) * scale
-        scaled = (hidden * scale).to(hidden.dtype)
+        hidden_gradient = (logit_gradient @ weight).mul_(scale)
+        scaled = torch.mul(hidden, scale, out=torch.empty_like(hidden))  # no fp32 tensor in between
         if ctx.main_grad is None:
-            return hidden_gradient.to(hidden.dtype), logit_gradient.t() @ scaled, None, None
+            return hidden_gradient, logit_gradient.t() @ scaled, None, None
         import fused_weight_gradient_mlp_cuda  # Apex's, or weight_gradient.py's
 
         fused_weight_gradient_mlp_cuda.wgrad_gemm_accum_fp32(scaled, logit_gradient, ctx.main_grad)
         weight.grad_added_to_main_grad = True
         # as megatron-core does: a gradient that is not used, but zero where the embedding adds its own to it
         make = torch.zeros_like if getattr(weight, "zero_out_wgrad", False) else torch.empty_like
-        return hidden_gradient.to(hidden.dtype), make(weight), None, None
+        return hidden_gradient, make(weight), None, None
 
 
 def install() -> None:
@@ -95,6 +96,8 @@ def install() -> None:
         if args or not fits(self, kwargs):
             return stock(self, *args, **kwargs)
         hidden, labels = kwargs["hidden_states"], kwargs["labels"]  # (s, b, h) and (b, s)
+        for hook in self.output_layer._forward_pre_hooks.values():  # Megatron's: wait for gathered parameters
+            hook(self.output_layer, (hidden,))
         weight = (
             self.shared_embedding_or_output_weight()
             if self.share_embeddings_and_output_weights
@@ -119,7 +122,8 @@ def fits(model: Any, given: dict[str, Any]) -> bool:
     return (
         type(layer) is ColumnParallelLinear  # some families put a soft cap on the logits
         and layer.bias is None
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not layer._forward_hooks
+        and all(hook.__qualname__.startswith(GATHERING) for hook in layer._forward_pre_hooks.values())
         and model.config.tensor_model_parallel_size == 1
         and not getattr(model, "mtp_process", False)
         and given.get("inference_context") is None

@@ -130,8 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, run."""
     args = parser().parse_args(with_hyphens(sys.argv[1:] if argv is None else argv))
     signal.signal(signal.SIGTERM, _stop)
-    # numpy's and the tokenizers' own threads would only wait for each other; set before they are loaded
-    os.environ.update(OPENBLAS_NUM_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy starts its threads, which nothing here uses, when it is imported
     _check(args)
     from nemo_workflow.preprocess.sources import find_sources
 

@@ -29,8 +29,8 @@ class FastokensEngine:
     name = "fastokens"
 
     def __init__(self, backend: str, split_special: bool = False):
-        # One thread a process: the workers are the parallelism. Read when the library first encodes.
-        os.environ["RAYON_NUM_THREADS"] = "1"
+        # One thread a process: the workers are the parallelism. Both are read when the library first encodes.
+        os.environ.update(RAYON_NUM_THREADS="1", FASTOKENS_BPE_THREADS="1")
         from fastokens._native import Tokenizer  # the public package pulls in its patches of transformers
 
         self.split_special = split_special

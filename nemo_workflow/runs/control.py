@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import events
+from nemo_workflow import events, watch
 from nemo_workflow.checkpoints import newest_whole
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.launch import explain_failure
@@ -64,7 +64,7 @@ def _plan(run: Path) -> Plan:
 def holder(run: Path) -> int | None:
     """The process of this machine that holds the run's lock, or None. Needs no change to the lock itself."""
     try:
-        found = (run / ".lock").stat()
+        found = (run / watch.RUN_LOCK).stat()
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
         return None

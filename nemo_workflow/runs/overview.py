@@ -1,9 +1,219 @@
-"""Subcommands that only read a run's own files: list, show, report, compare."""
+"""Subcommands that only read runs' own files: list, show, report, compare. They work while a run trains and on copies."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from nemo_workflow import events
+from nemo_workflow.console import human_bytes, human_count, human_time
+from nemo_workflow.errors import Refusal
+from nemo_workflow.options import TABLE
+from nemo_workflow.report.run_folder import RunFolder
+from nemo_workflow.runs import control
+
+NOT_A_CHOICE = ("experiment", "output-dir")  # flags that differ between any two runs
+DEFAULTS = {option.name: option.default for option in TABLE if option.default is not None and not option.secret}
+ROWS = 10  # steps at which two runs' losses are put side by side
+DAY = 86400
 
 
 def add_commands(commands: Any) -> None:
     """Add the subcommands to the parser; each sets `run`, a function of the parsed arguments."""
+    _command(commands, "list", "all runs: state, step, loss, speed, when, and why they stopped", _list)
+    show = _command(commands, "show", "one run: plan, progress, checkpoints, starts, and why it stopped", _show)
+    show.add_argument("name", help="experiment, Slurm job id, or a run's folder")
+    report = _command(commands, "report", "write a run's report.html", _report)
+    report.add_argument("name", help="experiment, Slurm job id, or a run's folder")
+    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="instead of report.html in the run's folder")
+    compare = _command(commands, "compare", "what differs between runs, and their curves over each other", _compare)
+    compare.add_argument("names", nargs="+", metavar="RUN", help="two or more experiments or folders")
+    compare.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the page with the curves (default compare-A-B.html)"
+    )
+
+
+def _command(commands: Any, name: str, text: str, function: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made.set_defaults(run=function)
+    return made
+
+
+def open_run(output_dir: str, name: str) -> RunFolder:
+    """A run by its folder, or by a name below `output_dir`; raises Refusal."""
+    folder = Path(name).expanduser()
+    if (folder / "plan.json").is_file() or (folder / events.FILE).is_file():
+        return RunFolder(folder, control.holder)
+    return RunFolder(control.find_run(output_dir, name), control.holder)
+
+
+# -- list -------------------------------------------------------------------------------------------------------------
+
+
+def _list(arguments: Any) -> int:
+    root = Path(arguments.output_dir).expanduser().absolute()
+    if not root.is_dir():
+        raise Refusal(f"--output-dir {root}: no such folder")
+    runs = [RunFolder(path.parent, control.holder) for path in root.glob("*/plan.json")]
+    if not runs:
+        print(f"no runs in {root}")
+        return 0
+    runs.sort(key=lambda run: run.changed or 0, reverse=True)
+    head = ("NAME", "STATE", "STEP", "LOSS", "VAL LOSS", "TOKENS/S", "WHEN", "WHY")
+    print_table([head, *map(_row, runs)], right=(2, 3, 4, 5))
+    return 0
+
+
+def _row(run: RunFolder) -> tuple[str, ...]:
+    step, validation = run.last.get("step", {}), run.last.get("validation", {})
+    state = run.state
+    return (
+        run.name,
+        state.name,
+        f"{run.step}/{run.max_steps}",
+        _number(step.get("loss")),
+        _number(validation.get("val_loss")),
+        human_count(step["tokens_per_second"]) if step else "",
+        ago(run.changed),
+        "" if state.name == "finished" else state.why,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def ago(moment: float | None) -> str:
+    """'5 min 02 s ago' within a day, else the date."""
+    if moment is None:
+        return ""
+    age = time.time() - moment
+    return f"{human_time(age)} ago" if age < DAY else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
+
+
+def print_table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
+    """Print rows in columns as wide as their widest cell; on a terminal no line is wider than it."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join(cells).rstrip()[:columns])
+
+
+# -- show -------------------------------------------------------------------------------------------------------------
+
+
+def _show(arguments: Any) -> int:
+    from nemo_workflow.report.page import plan_rows
+
+    run = open_run(arguments.output_dir, arguments.name)
+    print(run.path)
+    print_table([(f"  {key}", value) for key, value in [*_standing(run), *plan_rows(run.plan)]])
+    if run.starts():
+        print("starts")
+        for start in run.starts():
+            print(f"  {_date(start['time'])}  step {start['step']} to {start['last_step']}  {start['end']}")
+    if run.checkpoints():
+        print("checkpoints")
+        for saved in run.checkpoints():
+            if saved["state"] != "removed":
+                print(f"  step {saved['step']}  {human_bytes(saved['bytes'] or 0)}  {saved['state']}")
+    validations = [event for event in run.of_kind("validation") if event["val_loss"] is not None]
+    if validations:
+        print("validation loss")
+        for event in _some(validations):
+            print(f"  step {event['step']}  {event['val_loss']:.4f}")
+    return 0
+
+
+def _standing(run: RunFolder) -> list[tuple[str, str]]:
+    state = run.state
+    rows = [("state", f"{state.name}: {state.why}" if state.why else state.name)]
+    if step := run.last.get("step"):
+        rows.append(("last step", f"{events.progress(step, run.max_steps)}  ({ago(step['time'])})"))
+    report = run.path / "report.html"
+    return [*rows, ("report", str(report))] if report.is_file() else rows
+
+
+def _some(entries: list[Any]) -> list[Any]:
+    """ROWS entries at equal distances, the last among them."""
+    if len(entries) <= ROWS:
+        return entries
+    return [entries[round((number + 1) * len(entries) / ROWS) - 1] for number in range(ROWS)]
+
+
+def _date(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+# -- report -----------------------------------------------------------------------------------------------------------
+
+
+def _report(arguments: Any) -> int:
+    from nemo_workflow.report.page import write_report
+
+    run = open_run(arguments.output_dir, arguments.name)
+    with _plotting():
+        print(write_report(run, arguments.output))
+    return 0
+
+
+@contextlib.contextmanager
+def _plotting() -> Iterator[None]:
+    """Say how to get the plotting library where it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise Refusal(f"the charts need {missing.name}: pip install bokeh") from None
+
+
+# -- compare ----------------------------------------------------------------------------------------------------------
+
+
+def _compare(arguments: Any) -> int:
+    from nemo_workflow.report.page import write_comparison
+
+    if len(arguments.names) < 2:
+        raise Refusal("compare needs two runs or more")
+    runs = [open_run(arguments.output_dir, name) for name in arguments.names]
+    differing = differences(runs)
+    names = tuple(run.name for run in runs)
+    print_table([("FLAG", *names), *(differing or [("(no flag differs)", *("" for _ in runs))])])
+    print()
+    print_table([("STEP", *(f"LOSS {name}" for name in names)), *losses(runs)], right=tuple(range(len(runs) + 1)))
+    page = arguments.output or Path(f"compare-{'-'.join(names)}.html")
+    with _plotting():
+        write_comparison(runs, differing, page)
+    print(f"\ncurves: {page.absolute()}")
+    return 0
+
+
+def differences(runs: list[RunFolder]) -> list[tuple[str, ...]]:
+    """The flags in which the runs' configs differ: name, and each run's value ('-' where it has none)."""
+    configs = [DEFAULTS | run.config() for run in runs]
+    names = sorted({name for config in configs for name in config} - {*NOT_A_CHOICE})
+    rows = [(name, *(_text(config.get(name)) for config in configs)) for name in names]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def losses(runs: list[RunFolder]) -> list[tuple[str, ...]]:
+    """Each run's loss at some of the steps that all have, then the last validation loss."""
+    found = [{e["step"]: e["loss"] for e in run.of_kind("step") if e["loss"] is not None} for run in runs]
+    common = sorted(set(found[0]).intersection(*found[1:]))
+    rows = [(str(step), *(f"{losses[step]:.4f}" for losses in found)) for step in _some(common)]
+    return [*rows, ("validation", *(_number(run.last.get("validation", {}).get("val_loss")) for run in runs))]

@@ -11,11 +11,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the package lies beside this file
 
+from nemo_workflow import watch
 from nemo_workflow.checkpoints import newest_whole
+from nemo_workflow.errors import Refusal
 from nemo_workflow.plan import Plan
 from nemo_workflow.slurm.jobs import restart_folder
 
@@ -37,7 +39,7 @@ def main(attempt: Path) -> None:
     if plan.accelerator == "cpu":
         cores = len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
-    lock = take_lock(plan.folder / ".lock") if os.environ["RANK"] == "0" else None
+    lock = take_lock(plan.folder) if os.environ["RANK"] == "0" else None
     from nemo_workflow.worker import train
 
     train(text, str(restart_folder(attempt, restart)))
@@ -54,19 +56,15 @@ def tell_rank(variables: Any) -> None:
     variables["TORCHELASTIC_RUN_ID"] = variables["SLURM_JOB_ID"]
 
 
-def take_lock(path: Path) -> IO[str] | None:
+def take_lock(run: Path) -> TextIO | None:
     """Hold the run's lock while the returned stream lives; None on a file system that has no locks."""
-    import fcntl
-
-    stream = path.open("a")
     end = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return stream
-        except BlockingIOError:
+            return watch.lock_run(run)
+        except Refusal as refusal:
             if time.monotonic() > end:
-                sys.exit(f"{path.parent}: another start of this run is still at work")
+                sys.exit(str(refusal))
             time.sleep(1)
         except OSError:
             return None

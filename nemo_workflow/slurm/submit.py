@@ -35,6 +35,7 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
     preflight.test_script(cluster, script.job_script(plan, first))
     with launch.locked(plan.folder):
         refuse_second(plan.folder)  # another start may have come first
+        launch.check_space(plan)
         notes += resuming.check_changes(plan)[1]
         submitted = _submit_chain(plan, first)
     for note in notes:

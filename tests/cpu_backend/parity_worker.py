@@ -233,6 +233,7 @@ def prepare(folder: Path) -> None:
 def tear_down() -> None:
     """Forget the layout, so that the next case can have another in this process."""
     parallel_state.destroy_model_parallel()
+    tensor_parallel.get_cuda_rng_tracker().reset()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     num_microbatches_calculator.unset_num_microbatches_calculator()

@@ -97,6 +97,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("place"))
 
 
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Ten times the data, for large batches; only to read."""
+    place = Place(tmp_path_factory.mktemp("large"))
+    write_pair(place.data, [300] * 10_000)
+    return place
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     """For tests that change files."""

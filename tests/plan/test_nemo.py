@@ -35,7 +35,7 @@ def test_the_catalogue_is_what_nemo_says(from_nemo: dict[str, Any]) -> None:
     ours = json.loads(catalog.FILE.read_text(encoding="utf-8"))
     assert sorted(ours) == sorted(from_nemo)
     for name, entry in from_nemo.items():
-        assert ours[name] == entry, name
+        assert ours[name] == entry, f"{name}: run python -m nemo_workflow.generate_catalog"
     assert sum(entry["parameters"] is not None for entry in ours.values()) == 61
 
 
@@ -102,13 +102,13 @@ def value_at(recipe: Any, path: str) -> Any:
     return recipe
 
 
-def test_every_flag_arrives_at_its_field_in_every_recipe(shared: Place) -> None:
+def test_every_flag_arrives_at_its_field_in_every_recipe(large: Place) -> None:
     """No rule stops them, NeMo's recipe is built, and each value stands where the table of options says."""
     from nemo_workflow.recipe import build
 
     arrived: set[str] = set()
     for name in catalog.load():
-        for plan in plans(shared, name):
+        for plan in plans(large, name):
             recipe = build(plan)
             for path, value in field_values(plan).items():
                 assert value_at(recipe, path) == value, (name, path)

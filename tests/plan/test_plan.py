@@ -189,9 +189,9 @@ def test_layers_a_stage() -> None:
 
 
 @pytest.mark.parametrize("name", list(catalog.load()))
-def test_every_recipe_passes_with_its_own_layout(shared: Place, name: str) -> None:
+def test_every_recipe_passes_with_its_own_layout(large: Place, name: str) -> None:
     """No rule stops a right run: 92 recipes with their own defaults and enough GPUs."""
-    shared.plan(*own_flags(name), model_name=name, accelerator=None)
+    large.plan(*own_flags(name), model_name=name, accelerator=None)
 
 
 def own_flags(name: str) -> list[str]:
@@ -209,7 +209,7 @@ def own_flags(name: str) -> list[str]:
         "-PP": layout["pipeline"],
         "-VPP": layout["virtual_pipeline"],
         "-CP": layout["context"],
-        "--seq-length": 128,
+        "--seq-length": min(1024, recipe.longest_sequence or 1024),
         "--lr": recipe.fields["optim.config.lr"],
         "--min-lr": recipe.fields["optim.lr_scheduler.min_lr"],
         "--max-steps": 1000,

@@ -94,18 +94,18 @@ def kills_on_one_rank(place: Place) -> Any:
     seen.before_save = run.whole()
     must(run.start(fault="save.prune 8 0 kill"), 1)
     seen.pruning = sorted(path.name for path in run.checkpoints.iterdir())
-    seen.history = run.history()
     seen.last = must(run.start(steps=13))
+    seen.history = {name: [row for row in rows if row[0] < 13] for name, rows in run.history().items()}
     seen.at_the_end = sorted(path.name for path in run.checkpoints.iterdir())
     return seen
 
 
 @scenario()
 def kills_on_two_ranks(place: Place) -> Any:
-    """kill -9 of rank 1 in a step, of rank 1 in a save, of all; then a bit flip in the newest checkpoint."""
+    """kill -9 of rank 1 in a validation, of rank 1 in a save, of all; then a bit flip in the newest checkpoint."""
     run = place.experiment(ranks=2)
     seen = SimpleNamespace(run=run)
-    seen.in_step = must(run.start(fault="step 6 1 kill"), 1)
+    seen.in_step = must(run.start(fault="validation 4 1 kill"), 1)
     seen.in_save = must(run.start(fault="save.shards 8 1 kill"), 1)
     seen.after_save = run.whole()
     must(run.start(fault="save.manifest 12 0 group"), -signal.SIGKILL)
@@ -135,11 +135,14 @@ def background_saves(place: Place) -> Any:
 @scenario()
 def signals(place: Place) -> Any:
     """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in a folder with an odd name; then more steps."""
-    run = Experiment(place.corpus, place.folder / ODD_NAME, name=ODD_NAME)
+    run = Experiment(place.corpus, place.folder / ODD_NAME)
     seen = SimpleNamespace(run=run, codes=[], whole=[], record=place.folder / "record")
     record = seen.record
-    for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT), (9, signal.SIGUSR1)):
-        start = run.start(when=at_step(step), send=number, slow=0.3, record=record)
+    for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT), (0, signal.SIGTERM), (10, signal.SIGUSR1)):
+        if step:
+            start = run.start(when=at_step(step), send=number, slow=0.3, record=record)
+        else:
+            start = run.start(fault="validation 8 0 term", record=record)
         seen.codes.append(start.code)
         seen.outputs = [*getattr(seen, "outputs", []), start.output]
         seen.whole.append(run.whole())

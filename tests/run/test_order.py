@@ -186,7 +186,7 @@ def test_a_damaged_index_is_built_again(pair: Path, tmp_path: Path, damage: str)
         elif damage == "missing":
             file.unlink()
         else:
-            (file.parent / "hashes").write_text("")
+            (file.parent / "hashes.json").write_text("")
     assert right == [tokens(parts([pair], cache=cache)[0], i) for i in range(10)]
     assert {path.name[0] for path in cache.iterdir()} <= set("0123456789abcdef.")
     assert not [path for path in cache.iterdir() if path.name.startswith(".") and path.is_dir()]

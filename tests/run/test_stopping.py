@@ -17,14 +17,14 @@ pytestmark = pytest.mark.e2e
 
 
 def test_each_signal_has_its_exit_code_and_a_checkpoint(signals: Any) -> None:
-    assert signals.codes == [143, 130, 138]
+    assert signals.codes == [143, 130, 143, 138]
     for steps, output in zip(signals.whole, signals.outputs, strict=True):
         assert f"stopped: step {steps[-1]} is saved" in output
         assert "Traceback" not in output
 
 
 def test_a_run_stopped_three_times_equals_one_that_was_not(signals: Any, one_rank: Any) -> None:
-    assert signals.history == one_rank.history
+    assert signals.history == one_rank.history  # the validation after step 8 was left and made anew
 
 
 def test_a_finished_run_says_so(signals: Any) -> None:
@@ -33,7 +33,7 @@ def test_a_finished_run_says_so(signals: Any) -> None:
 
 
 def test_names_with_blanks_quotes_and_dollars_run_nothing(signals: Any) -> None:
-    assert signals.run.folder.name == ODD_NAME
+    assert signals.run.output.name == ODD_NAME
     assert not list(Path(__file__).parents[2].glob("pwned")) and not list(signals.run.output.rglob("pwned"))
 
 

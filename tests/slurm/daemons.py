@@ -124,8 +124,10 @@ class Daemons:
                 self.run("scancel", "--user=root")
         for number in range(1, NODES + 1):
             self._end_steps(f"n{number}")
-        for name in reversed(list(self.pids)):
-            self.end(name, signal.SIGKILL)  # nothing of them is kept
+        left = [psutil.Process(pid) for pid in self.pids.values() if psutil.pid_exists(pid)]
+        for process in left:
+            process.kill()  # nothing of them is kept
+        psutil.wait_procs(left, timeout=3)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def run(self, *words: str) -> str:
@@ -159,11 +161,11 @@ class Daemons:
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
-    def end(self, name: str, number: int = signal.SIGTERM) -> None:
+    def end(self, name: str) -> None:
         """End one of our daemons by its pid."""
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pids.pop(name))
-            process.send_signal(number)
+            process.terminate()
             if psutil.wait_procs([process], timeout=10)[1]:
                 process.kill()
 

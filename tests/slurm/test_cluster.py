@@ -57,8 +57,11 @@ REFUSED = [
     (["-P", "nope"], "--partition nope: no such partition on this cluster; there are: batch, closed"),
     (["-P", "closed"], "--account a1: partition closed admits only others"),
     (["-A", "nope"], "--account nope: you are not a member; your accounts are: a1"),
-    (["--accelerator", "gpu", "-G", "9"], "--num-gpus 9: 0 usable nodes of partition batch have that many GPUs"),
-    (["-N", "3"], "--num-nodes 3: partition batch has 2 usable nodes"),
+    (
+        ["--accelerator", "gpu", "-G", "9", "-gbs", "72"],
+        "--num-gpus 9: 0 usable nodes of partition batch have that many GPUs",
+    ),
+    (["-N", "3", "-gbs", "24"], "--num-nodes 3: partition batch has 2 usable nodes"),
     (["--qos", "nope"], "--qos nope: account a1 may use normal"),
     (["--mem", "900G"], "Requested node configuration is not available; see -N/--num-nodes"),
     (["--slurm-arg", "frob=1"], "unrecognized option '--frob=1'; see --slurm-arg"),

@@ -9,11 +9,13 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              save.manifest    before its manifest is written
              save.mark        after that, before NeMo's mark of an unfinished checkpoint goes
              save.prune       while an older checkpoint is removed, between its renaming and its removal
+             validation       in the validation after step STEP
              load             as a checkpoint is loaded (STEP is not looked at)
     action   kill             kill -9 of the rank
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
              fill             the disk fills up but for 20 MB, until the save is over (point save.begun only)
+             term             SIGTERM to the launcher
              launcher         kill -9 of the launcher
              group            kill -9 of the launcher, torchrun and every rank at once
 
@@ -61,6 +63,8 @@ def _act(action: str) -> None:
     if action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
+    if action == "term":
+        os.kill(launcher, signal.SIGTERM)
     if action == "launcher":
         os.kill(launcher, signal.SIGKILL)
     if action == "group":
@@ -87,11 +91,19 @@ def _wrap(owner, name, before=None, after=None):
     setattr(owner, name, wrapper)
 
 
+_DO_AT_STEP: list = []
+
+
 def _at_step(do) -> None:
     from nemo_workflow.training import RunLog
 
-    # Lightning looks for the hook in the class
-    RunLog.on_train_batch_start = lambda self, trainer, *_: do(trainer.global_step + 1)
+    _DO_AT_STEP.append(do)
+
+    def on_train_batch_start(self, trainer, *_) -> None:
+        for each in _DO_AT_STEP:
+            each(trainer.global_step + 1)
+
+    RunLog.on_train_batch_start = on_train_batch_start  # Lightning looks for the hook in the class
 
 
 def _step(step: int, action: str) -> None:
@@ -142,7 +154,7 @@ def _save_begun(step: int, action: str) -> None:
                 os.posix_fallocate(stream.fileno(), 0, status.f_bavail * status.f_frsize - 20_000_000)
 
     _wrap(Checkpoints, "_clear_the_place", after=begun)
-    _wrap(Checkpoints, "_failed", before=lambda *_: [path.unlink() for path in filler])
+    _wrap(Checkpoints, "_failed", before=lambda *_: [path.unlink(missing_ok=True) for path in filler])
 
 
 def _save_shards(step: int, action: str) -> None:
@@ -184,6 +196,16 @@ def _save_prune(step: int, action: str) -> None:
     _wrap(shutil, "rmtree", before=before)
 
 
+def _validation(step: int, action: str) -> None:
+    from nemo_workflow.training import RunLog
+
+    def at_batch(self, trainer, *_) -> None:
+        if trainer.global_step == step:
+            _act(action)
+
+    _wrap(RunLog, "on_validation_batch_end", before=at_batch)
+
+
 def _load(step: int, action: str) -> None:
     from nemo.lightning.io.pl import MegatronCheckpointIO
 
@@ -221,6 +243,7 @@ _POINTS = {
     "save.manifest": _save_manifest,
     "save.mark": _save_mark,
     "save.prune": _save_prune,
+    "validation": _validation,
     "load": _load,
 }
 

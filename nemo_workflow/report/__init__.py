@@ -1,0 +1,1 @@
+"""A run's own files -> what is known of it -> report.html. Reading is light; only `charts` needs the plotting library."""

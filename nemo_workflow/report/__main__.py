@@ -1,0 +1,32 @@
+"""`python -m nemo_workflow.report RUN`: write RUN/report.html. What a running training calls, at low priority."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from nemo_workflow.errors import Failure, run_command
+from nemo_workflow.report.run_folder import RunFolder
+
+
+def main() -> int:
+    """Exit code 1 with one line when the plotting library is missing."""
+    parser = argparse.ArgumentParser(prog="python -m nemo_workflow.report", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--running", action="store_true", help="the run goes on")
+    arguments = parser.parse_args()
+    os.nice(19)
+    from nemo_workflow.report.page import write_report
+
+    try:
+        write_report(RunFolder(arguments.run, locked=(lambda path: os.getppid()) if arguments.running else None))
+    except ModuleNotFoundError as missing:
+        raise Failure(
+            f"report.html needs {missing.name}: pip install bokeh, then python -m nemo_workflow.runs report"
+        ) from None
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

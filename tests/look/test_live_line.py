@@ -1,0 +1,144 @@
+"""What stands on a real terminal (a pty, drawn by a terminal emulator) and in a log while a run trains."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+from fcntl import ioctl
+from pathlib import Path
+from termios import TIOCSWINSZ
+
+import pyte
+import pytest
+
+from nemo_workflow import events
+from tests.look import fake_runs
+
+PACKAGE = Path(events.__file__).parent
+FOLLOW = """
+import sys
+from pathlib import Path
+from nemo_workflow.monitor import Monitor
+from nemo_workflow.plan import Plan
+from tests.look import fake_runs
+plan = Plan.from_json((Path(sys.argv[1]) / "plan.json").read_text())
+plan.settings["log_every"] = 10
+monitor = Monitor(plan)
+monitor.update()
+time = fake_runs.BEGAN
+happened = fake_runs.history(plan, 37, first=26)
+happened[6:6] = [
+    {"event": "note", "time": 0, "text": "a note of the worker"},
+    {"event": "nonfinite", "time": 0, "step": 31, "ranks": [0], "samples": {}, "skipped": 1},
+    {"event": "note", "time": 0, "text": "step 31: a gradient is NaN or infinite on rank 0; step left out"},
+    {"event": "spike", "time": 0, "step": 31, "loss": 9.0, "usual": 4.0},
+    {"event": "save_failed", "time": 0, "step": 31, "reason": "no space left"},
+    {"event": "note", "time": 0, "text": "checkpoint could not be saved: no space left"},
+]
+if sys.argv[2:] == ["to the end"]:
+    happened = fake_runs.history(plan, 100, first=26)
+    happened.append(fake_runs.end_event(100, happened[-1]["time"]))
+for event in happened:
+    fake_runs.append(plan, [event])
+    monitor.update()
+monitor.close()
+"""
+LASTING = (
+    "resuming after step 25 of 100",
+    "a note of the worker",
+    "step 31: a gradient is NaN or infinite on rank 0; step left out",
+    "step 31: warning: loss 9.0000, far above the usual 4.0000",
+    "checkpoint could not be saved: no space left",
+)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    fake_runs.write_run(tmp_path / "demo", upto=25, reason="stopped")
+    return tmp_path / "demo"
+
+
+def on_terminal(run_folder: Path, columns: int, *words: str) -> list[str]:
+    """The lines of a terminal `columns` wide after the monitor has followed a run."""
+    screen = pyte.Screen(columns, 60)
+    stream = pyte.ByteStream(screen)
+    leader, follower = pty.openpty()
+    ioctl(follower, TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
+    command = [sys.executable, "-c", FOLLOW, str(run_folder), *words]
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+    with subprocess.Popen(command, stdout=follower, env=environment) as process:
+        os.close(follower)
+        while True:
+            try:
+                data = os.read(leader, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not data:
+                break
+            stream.feed(data)
+    assert process.returncode == 0
+    os.close(leader)
+    return [line.rstrip() for line in screen.display if line.strip()]
+
+
+def test_the_live_line_has_everything_and_stands_below_what_lasts(run_folder: Path) -> None:
+    lines = on_terminal(run_folder, 160)
+    expected = (
+        r"step 37/100  loss \d\.\d{4}  val \d\.\d{4}  grad norm 1\.25  lr 0\.001  [\d.]+k tokens/s  1\.2 GiB  .*left"
+    )
+    assert re.fullmatch(expected, lines[-1]), lines
+    assert lines[:-1] == list(LASTING)  # each once, and no live line left between them
+
+
+def test_a_narrow_terminal_keeps_step_and_time_left(run_folder: Path) -> None:
+    lines = on_terminal(run_folder, 50)
+    assert re.fullmatch(r"step 37/100  loss \d\.\d{4}.* left", lines[-1]) and len(lines[-1]) < 50
+
+
+def test_a_finished_run_leaves_its_last_step_and_the_word(run_folder: Path) -> None:
+    lines = on_terminal(run_folder, 160, "to the end")
+    assert sum("step 100/100" in line for line in lines) == 1 and "step 100/100" in lines[-2]
+    assert lines[-1] == "finished after step 100"
+    assert sum("checkpoint saved" in line for line in lines) == 3
+    assert sum("validation loss" in line for line in lines) == 3
+
+
+def test_a_log_has_one_plain_line_each_log_every(run_folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FOLLOW, str(run_folder)], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if not line.startswith("step 30/100")] == list(LASTING)
+    assert len(lines) == len(LASTING) + 1 and done.stderr == ""
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout)
+
+
+def kinds_written() -> set[str]:
+    """First arguments of every `….event("kind", …)` in the package."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "event":
+                found |= {a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+    return found
+
+
+def test_every_kind_of_event_is_shown_or_said_by_a_note() -> None:
+    assert kinds_written() == {"step", *events._LINES, *events.SAID_BY_A_NOTE}
+
+
+def test_time_left_counts_validations_and_saves(tmp_path: Path) -> None:
+    from nemo_workflow.monitor import TimeLeft
+
+    plan = fake_runs.make_plan(tmp_path / "x", steps=200, every=10)
+    happened = fake_runs.history(plan, 200)
+    estimate, left = TimeLeft(), {}
+    for event in happened:
+        if event["event"] == "step":
+            left[event["step"]] = estimate.after(event, 200)
+    at = next(e["time"] for e in happened if e.get("step") == 100 and e["event"] == "step")
+    assert left[100] == pytest.approx(happened[-1]["time"] - at, rel=0.1)
+    assert left[200] == 0

@@ -1,0 +1,160 @@
+"""report.html of a generated run: its size, its words, and what a real browser makes of it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.report import charts
+from nemo_workflow.report.page import write_comparison, write_report
+from nemo_workflow.report.refresh import Refresher
+from nemo_workflow.report.run_folder import RunFolder
+from tests.look import browser, fake_runs
+
+CHARTS = ["Loss", "Loss by tokens", "Learning rate", "Gradient norm", "Speed", "Memory"]
+INKED = """
+return Bokeh.documents[0].roots().map(root => {
+  const view = Bokeh.index.get_by_id(root.id);
+  const layer = view.canvas_view.primary.canvas;
+  const pixels = layer.getContext("2d").getImageData(0, 0, layer.width, layer.height).data;
+  let coloured = 0;
+  for (let at = 0; at < pixels.length; at += 4) {
+    const [red, green, blue] = pixels.slice(at, at + 3);
+    if (Math.max(red, green, blue) - Math.min(red, green, blue) > 80 && pixels[at + 3] > 100) coloured++;
+  }
+  const lines = root.renderers.map(r => r.data_source.data.x.length);
+  return [root.name, coloured, lines];
+})"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("experiments") / "demo"
+    plan = fake_runs.write_run(folder, killed_at=60)
+    notes = [{"event": "note", "time": fake_runs.BEGAN, "text": "<script>alert(1)</script> & more"}]
+    fake_runs.append(plan, notes)
+    write_report(RunFolder(folder))
+    return RunFolder(folder)
+
+
+def test_it_holds_everything_and_needs_no_network(run: RunFolder) -> None:
+    text = (run.path / "report.html").read_text()
+    assert len(text) < 3_000_000
+    for words in (
+        "finished", "reached step 100", "--max-steps 100", "global-batch-size: 16", "2.7.3", "21,129,890",
+        "wiki_text_document", "70.4 MiB", "whole", "removed", "DP 2", "left no word", "the epoch ends after step 5000",
+        "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "<script>alert" not in text
+    assert "<script src" not in text and '<link rel="stylesheet' not in text and "http-equiv" not in text
+
+
+def test_a_running_runs_page_shows_itself_anew(tmp_path: Path) -> None:
+    fake_runs.write_run(tmp_path / "live", upto=30, reason=None, began=time.time() - 20)
+    assert 'http-equiv="refresh"' in write_report(RunFolder(tmp_path / "live")).read_text()
+
+
+def test_a_run_without_a_step_has_a_report_too(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    assert "no step was made" in write_report(RunFolder(tmp_path / "new")).read_text()
+
+
+def test_thinning_keeps_spikes_and_ends_small() -> None:
+    points = [(float(x), 1.0) for x in range(100_000)]
+    points[77_777] = (77_777.0, 50.0)
+    points[12_345] = (12_345.0, -3.0)
+    kept = charts.thinned(points)
+    assert len(kept) <= charts.MOST_POINTS + 2 and points[77_777] in kept and points[12_345] in kept
+    assert kept == sorted(kept) and charts.thinned(points[:100]) == points[:100]
+
+
+def test_a_training_is_not_held_up(run: RunFolder) -> None:
+    """The writer is a process of its own, one at a time; what a training waits for is its start."""
+    before = (run.path / "report.html").stat().st_mtime_ns
+    refresher = Refresher(run.path)
+    began = time.perf_counter()
+    refresher.refresh()
+    print(f"refresh returned after {(time.perf_counter() - began) * 1000:.1f} ms")
+    first = refresher.process
+    assert first is not None and first.poll() is None  # it returned before the page was written
+    refresher.refresh()
+    assert refresher.process is first
+    assert first.wait(60) == 0 and (run.path / "report.html").stat().st_mtime_ns > before
+    refresher.finish(60)
+    assert not list(run.path.glob(".report.html*"))
+
+
+def test_its_start_imports_nothing_heavy() -> None:
+    program = "import sys, nemo_workflow.report.refresh; print(*{'bokeh', 'numpy', 'jinja2', 'torch'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_without_the_plotting_library_there_is_a_word(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "bokeh").mkdir()
+    (tmp_path / "bokeh" / "__init__.py").write_text("raise ModuleNotFoundError('no', name='bokeh')")
+    command = [sys.executable, "-m", "nemo_workflow.report", str(run.path)]
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 1 and "pip install bokeh" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.e2e
+@browser.needs_browser
+def test_a_browser_draws_it(run: RunFolder, tmp_path: Path) -> None:
+    with browser.opened(tmp_path / "profile") as driver:
+        for name, width, dark in (("desktop", 1300, False), ("dark", 1300, True), ("phone", 390, False)):
+            browser.show(driver, run.path / "report.html", width, 900, dark)
+            drawn = wait_for_charts(driver)
+            assert [title for title, _, _ in drawn] == CHARTS
+            for title, coloured, lines in drawn:
+                assert coloured > 50, f"{title} is empty ({name})"
+                assert lines[0] == 100
+            assert drawn[0][2][1] == 4  # validations at 25, 50, 75, 100
+            wide = driver.execute_script("return document.documentElement.scrollWidth")
+            assert wide <= width, "it has to be pushed sideways"
+            ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+            assert (ground == "rgb(255, 255, 255)") is not dark
+            shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+            (tmp_path / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+        complaints = [entry for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+        assert complaints == []
+        asked = [
+            entry["message"]
+            for entry in driver.get_log("performance")
+            if "Network.requestWillBeSent" in entry["message"]
+        ]
+        assert not [message for message in asked if '"url":"http' in message]
+
+
+@pytest.mark.e2e
+@browser.needs_browser
+def test_a_browser_draws_the_comparison(run: RunFolder, tmp_path: Path) -> None:
+    fake_runs.write_run(tmp_path / "other", lr=5e-4)
+    page = write_comparison([run, RunFolder(tmp_path / "other")], [("lr", "0.001", "0.0005")], tmp_path / "both.html")
+    with browser.opened(tmp_path / "profile") as driver:
+        browser.show(driver, page, 1300, 900)
+        drawn = wait_for_charts(driver)
+        assert len([lines for lines in drawn[0][2] if lines == 100]) == 2
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def wait_for_charts(driver: object) -> list[list[object]]:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            found = driver.execute_script(INKED)  # type: ignore[attr-defined]
+            if found and all(coloured > 50 for _, coloured, _ in found):
+                return found
+        except Exception:  # noqa: BLE001 - not there yet
+            found = []
+        if time.monotonic() > end:
+            return found
+        time.sleep(0.3)
