@@ -38,7 +38,10 @@ def write_tokenizer(folder: Path, vocabulary: int = 4096, eos: str | None = "</s
     """A folder with the JSON files of a word-level tokenizer of `vocabulary` entries."""
     folder.mkdir(parents=True, exist_ok=True)
     words = {f"w{number}": number for number in range(vocabulary - 1)} | {eos or "last": vocabulary - 1}
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordLevel", "vocab": words}}))
+    unused = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
+    model = {"type": "WordLevel", "vocab": words, "unk_token": "w0"}
+    whole = {"version": "1.0", **unused, "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": model}
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
     about = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"eos_token": eos} if eos else {})
     (folder / "tokenizer_config.json").write_text(json.dumps(about))
     if config:

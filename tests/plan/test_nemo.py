@@ -57,7 +57,13 @@ VALUES = {
     "--recompute-num-layers": "1",
 }
 ADAM = {"--optimizer": "adam", "--adam-beta1": "0.81", "--adam-beta2": "0.91"}
-OFFLOAD = ["--cpu-offloading", "--cpu-offloading-weights", "--cpu-offloading-layers", "1"]
+OFFLOAD = [
+    "--cpu-offloading",
+    "--cpu-offloading-activations",
+    "--cpu-offloading-weights",
+    "--cpu-offloading-layers",
+    "1",
+]
 
 
 def plans(place: Place, name: str) -> list[Plan]:
@@ -66,28 +72,22 @@ def plans(place: Place, name: str) -> list[Plan]:
     values = VALUES | ({} if "optim.lr_scheduler.constant_steps" in recipe.lacks else {"--constant-steps": "19"})
     own = own_flags(name)
     made = [
-        place.plan(*own, *flat(values), "--disable-dist-optim", model_name=name, accelerator=None),
+        place.plan(*own, *flat(values), "--disable-dist-optim", "--deterministic", model_name=name, accelerator=None),
         place.plan(*own, *flat(values | ADAM), "--fp8", model_name=name, accelerator=None),
     ]
     if not recipe.sizes.get("recompute_granularity"):
-        one = [
-            "-G",
-            str(recipe.layout["expert"]),
-            "-TP",
-            "1",
-            "-PP",
-            "1",
-            "-CP",
-            "1",
-            "-VPP",
-            "1",
-            "-mbs",
-            "1",
-            "-gbs",
-            "64",
-        ]
-        words = [*one, *OFFLOAD, "--optim-cpu-offloading", "--optim-cpu-offloading-frac", "0.3", "--precision", "32"]
-        words += ["--accelerator", "gpu", "--dry-run", "--seq-length", "128", "--max-steps", "91"]
+        expert = recipe.layout["expert"]
+        ranks = expert * (recipe.layout["expert_tensor"] or 1)
+        flags = {"-N": 1, "-G": ranks, "-EP": expert, "-TP": 1, "-PP": 1, "-CP": 1, "-VPP": 1, "-gbs": max(64, ranks)}
+        flags |= {
+            "-mbs": 1,
+            "--precision": 32,
+            "--seq-length": 128,
+            "--max-steps": 91,
+            "--optim-cpu-offloading-frac": 0.3,
+        }
+        words = flat({name: str(value) for name, value in flags.items()})
+        words += [*OFFLOAD, "--optim-cpu-offloading", "--accelerator", "gpu", "--dry-run"]
         made.append(place.plan(*words, model_name=name, accelerator=None))
     return made
 
