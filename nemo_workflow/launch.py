@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -130,8 +131,13 @@ class _Local:
         self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
 
     def run(self) -> int:
+        with _plain_path(self.attempt) as place:
+            return self._run(place)
+
+    def _run(self, place: Path) -> int:
+        """`place` leads to the attempt's folder."""
         # read at nemo_run's import: its files lie in the run's folder, none in the user's home
-        os.environ["NEMORUN_HOME"] = str(self.attempt / "launcher")
+        os.environ["NEMORUN_HOME"] = str(place / "launcher")
         os.environ[watch.LAUNCHER] = watch.launcher_mark()
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
         warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
@@ -143,7 +149,7 @@ class _Local:
 
         experiment = run.Experiment(
             TITLE,
-            base_dir=str(self.attempt / "launcher"),
+            base_dir=str(place / "launcher"),
             clean_mode=True,
             enable_goodbye_message=False,
             skip_status_at_exit=True,
@@ -154,7 +160,7 @@ class _Local:
         with experiment:
             experiment.add(
                 run.Partial(train, plan=self.plan.to_json(), attempt=str(self.attempt)),
-                executor=executors.local(self.plan, self.attempt / "code"),
+                executor=executors.local(self.plan, place / "code"),
                 name="train",
             )
             experiment.run()
@@ -290,6 +296,18 @@ def _status(process: psutil.Process) -> str:
         return process.status()
     except psutil.Error:
         return ""
+
+
+@contextlib.contextmanager
+def _plain_path(folder: Path) -> Iterator[Path]:
+    """A path to `folder` of plain letters: nemo_run and PYTHONPATH trip over quotes, colons and the like in a path."""
+    if re.fullmatch(r"[A-Za-z0-9_./+=@-]+", str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="nemo-workflow-") as place:
+        link = Path(place) / "attempt"
+        link.symlink_to(folder)
+        yield link
 
 
 def explain_failure(attempt: Path) -> str:

@@ -22,6 +22,7 @@ def main() -> None:
     run = Experiment(corpus, folder)
     stopped = run.start(fault="save.begun 8 0 fill")
     found = {"stopped": [stopped.code, stopped.output], "whole": run.whole()}
+    (folder / FILLER).unlink()
     found["left"] = sorted(path.name for path in run.checkpoints.iterdir())
     went_on = run.start("--on-save-error", "continue", fault="save.begun 8 0 fill")
     found |= {"went_on": [went_on.code, went_on.output], "whole_at_end": run.whole(), "history": run.history()}

@@ -14,7 +14,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
     action   kill             kill -9 of the rank
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
-             fill             the disk fills up but for 20 MB, until the save is over (point save.begun only)
+             fill             the disk fills up but for 20 MB, until the run goes on (point save.begun only)
              term             SIGTERM to the launcher
              launcher         kill -9 of the launcher
              group            kill -9 of the launcher, torchrun and every rank at once
@@ -147,14 +147,14 @@ def _save_begun(step: int, action: str) -> None:
             return
         _act(action)
         if action == "fill":
-            folder = Path(path).parent
+            folder = Path(path).parents[2]  # of the experiments
             filler.append(folder / "filler")
             status = os.statvfs(folder)
             with filler[0].open("wb") as stream:
                 os.posix_fallocate(stream.fileno(), 0, status.f_bavail * status.f_frsize - 20_000_000)
 
     _wrap(Checkpoints, "_clear_the_place", after=begun)
-    _wrap(Checkpoints, "_failed", before=lambda *_: [path.unlink(missing_ok=True) for path in filler])
+    _wrap(Checkpoints, "_failed", after=lambda *_: [path.unlink(missing_ok=True) for path in filler])
 
 
 def _save_shards(step: int, action: str) -> None:
