@@ -51,6 +51,8 @@ def train(plan, attempt):
         if step == how.get("fail_at") and rank == how.get("fail_rank", 0):
             (folder / f"rank{{rank}}.error").write_text(f"{{time.time()}}\\nValueError: made to fail at step {{step}}\\n")
             sys.exit(1)
+        if asked and list(folder.glob("rank*.error")) and not how.get("stubborn"):
+            os._exit(1)  # no collective can end without the rank that failed
         if step == how.get("save_at") or asked or step == plan.schedule.max_steps:
             if rank == 0:
                 path = plan.folder / "checkpoints" / f"step_{{step:08d}}"

@@ -151,6 +151,10 @@ def test_a_failing_rank(slurm: Daemons, runs: Runs) -> None:
     assert (job.exit_code(0), job.exit_code(1)) == (1, 1)
     done = runs.control("logs", "bad")
     assert "rank 1:\nValueError: made to fail at step 6" in done.stdout
+    # a rank that srun ends for another's failure, and that saves nevertheless, makes no clean stop of it
+    (job,) = runs.stand_in(slurm, "bad1", "-N", "2", fail_at=3, fail_rank=1, stubborn=True)
+    assert ended(job.job_id) == "FAILED"
+    assert job.exit_code(0) == 1
     done = runs.pretrain("bad2", "--wait", "--setup-file", str(broken_python(runs)))
     assert done.returncode == 1, done
     assert "FAILED (exit code 1)" in done.stderr

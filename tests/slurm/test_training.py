@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -69,8 +70,7 @@ def _cancel_when_back(runs: Runs) -> None:
 def test_one_node_two_tasks(slurm: Daemons, runs: Runs, limited: Any) -> None:
     """TP=2, followed to its end; the token reaches the ranks and no file."""
     process = runs.start("tp2", "-G", "2", "-TP", "2", "--wait", env=os.environ | {"HF_TOKEN": "hf_secretOfTheTest"})
-    ranks = wait_for(lambda: [p for p in _ranks(runs, "tp2") if p.environ().get("HF_TOKEN") == "hf_secretOfTheTest"])
-    assert ranks
+    wait_for(lambda: "hf_secretOfTheTest" in [env.get("HF_TOKEN") for env in _environments(runs, "tp2")], 240)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert "step 20/20" in out
@@ -80,14 +80,13 @@ def test_one_node_two_tasks(slurm: Daemons, runs: Runs, limited: Any) -> None:
     assert slurm.run("sacct", "-X", "-n", "-P", "-j", job.job_id, "-o", "State,ExitCode").strip() == "COMPLETED|0:0"
 
 
-def _ranks(runs: Runs, name: str) -> list[psutil.Process]:
+def _environments(runs: Runs, name: str) -> list[dict[str, str]]:
+    """The environment of every rank of a run that lives."""
     found = []
     for process in psutil.process_iter():
-        try:
+        with contextlib.suppress(psutil.Error):
             if any(word.endswith("/rank.py") and f"/{name}/" in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
+                found.append(process.environ())
     return found
 
 

@@ -38,9 +38,12 @@ requeue=0          # times that the job may come back
 after_stop=75       # exit code after a clean stop: 0 lets the next link of a chain start
 restarts=${SLURM_RESTART_COUNT:-0}
 begun="$attempt/begun-$restarts"
+logs=$attempt              # where the ranks of this start write
+if [ "$restarts" -gt 0 ]; then logs="$attempt-restart$restarts"; fi
 
-# Whether the ranks saved and left because they were asked to.
+# Whether the ranks saved and left because they were asked to, and not because srun ended them after another's failure.
 stopped() {
+  compgen -G "$logs/rank*.error" >/dev/null && return 1
   [ -e "$attempt/stopped-$restarts" ] && return 0
   [ "$run/metrics.jsonl" -nt "$begun" ] && tail -n 1 "$run/metrics.jsonl" | grep -q '"event": "end".*"reason": "stopped"'
 }
@@ -52,7 +55,7 @@ finish() {
   code=$?
   trap - EXIT
   again=no
-  if stopped; then code=75; fi
+  if stopped; then code=75; elif [ "$code" -eq 75 ]; then code=1; fi
   if [ "$code" -ne 0 ] && [ "$restarts" -lt "$requeue" ] && [ -z "$told" ]; then
     if [ "$code" -eq 75 ] || saved; then again=yes; fi
   fi
