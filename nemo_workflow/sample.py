@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from pathlib import Path
 
 from nemo_workflow.errors import Refusal, run_command
@@ -29,6 +30,7 @@ def main() -> int:
 def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int) -> str:
     """`text` and up to `tokens` tokens after it. The same seed gives the same text."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

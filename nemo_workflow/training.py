@@ -173,12 +173,12 @@ class RunLog(pl.Callback):
     def finish(self, reason: str = "finished") -> None:
         """Write the end event and summary.json."""
         self.write_pending()
-        loggers.close(self._loggers)
         self.event("end", step=self._last.get("step"), reason=reason)
         if int(os.environ.get("RANK", "0")) == 0:
             events.write_summary(self.plan, reason)
             if LAUNCHER not in os.environ:  # a launcher on this machine writes the last report itself
                 self.report.finish(LAST_REPORT_SECONDS)
+        loggers.close(self._loggers)  # last: W&B may be long about it
 
     def resume_clock(self) -> None:
         """Leave what has just been done (a save) out of the next step's time."""
