@@ -95,12 +95,10 @@ def wandb_flags(run: Run) -> Iterator[str]:
     idle = run.given("wandb_project", "wandb_name", "wandb_token")
     if idle and not settings.wandb:
         yield f"{', '.join(idle)}: does nothing without --wandb; add --wandb or leave it out"
-    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun")
-    if settings.wandb and not settings.wandb_token and not offline and not _wandb_logged_in():
-        yield "--wandb: no key found; set WANDB_API_KEY, run `wandb login`, or set WANDB_MODE=offline"
 
 
-def _wandb_logged_in() -> bool:
+def wandb_logged_in() -> bool:
+    """Whether `wandb login` has left a key."""
     try:
         keys = Path(os.environ.get("NETRC", "~/.netrc")).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, RuntimeError):

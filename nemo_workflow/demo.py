@@ -29,6 +29,7 @@ MAX_STEPS = 150
 STOP_AT = 75
 VOCABULARY = 4096
 CORPUS_BYTES = 8_000_000
+SAMPLE_TEXT = "def read(self, size=-1):"
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -38,16 +39,16 @@ def main() -> int:
     place = Path("demo_output").absolute()
     corpus, tokenizer = place / "data" / "stdlib.jsonl", place / "tokenizer"
     if not corpus.exists():
-        say("1/7 a corpus out of Python's standard library")
+        say("1/8 a corpus out of Python's standard library")
         write_corpus(corpus)
     if not (tokenizer / "tokenizer.json").exists():
-        say(f"2/7 a byte-level BPE tokenizer with {VOCABULARY} entries")
+        say(f"2/8 a byte-level BPE tokenizer with {VOCABULARY} entries")
         train_tokenizer(corpus, tokenizer)
     if not (place / "dataset" / "preprocessed" / "stdlib_text_document.idx").exists():
-        say("3/7 JSONL -> .bin/.idx")
+        say("3/8 JSONL -> .bin/.idx")
         run(["bash", "preprocess_data.sh", "--hf-tokenizer", tokenizer, "--data-prefix", "stdlib",
              "--input-dir", corpus.parent, "--output-dir", place / "dataset"])  # fmt: skip
-    say(f"4/7 pretraining on two CPU ranks, stopped at step {STOP_AT}, then the same command again")
+    say(f"4/8 pretraining on two CPU ranks, stopped at step {STOP_AT}, then the same command again")
     experiment = place / "nemo_experiments" / "demo"
     train_with_a_stop(pretrain_command(place), experiment)
     exported = place / "hf_model"
@@ -55,14 +56,16 @@ def main() -> int:
     if checkpoint is None:
         raise Failure(f"no checkpoint in {experiment / 'checkpoints'}")
     if not exported.exists():
-        say("5/7 NeMo checkpoint -> Hugging Face folder")
+        say("5/8 NeMo checkpoint -> Hugging Face folder")
         run([sys.executable, "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", checkpoint.path,
              "--output-path", exported])  # fmt: skip
-    say("6/7 the exported model in transformers, on the samples of NeMo's last validation")
+    say("6/8 the exported model in transformers, on the samples of NeMo's last validation")
     run([sys.executable, "-m", "nemo_workflow.evaluate", "--hf-model", exported, "--run", experiment])
-    say("7/7 loss curve")
+    say("7/8 loss curve")
     curve = place / "loss.png"
     draw_loss(experiment, curve)
+    say("8/8 what the model goes on with")
+    run([sys.executable, "-m", "nemo_workflow.sample", "--hf-model", exported, SAMPLE_TEXT])
     finish(place, experiment, exported, curve, time.monotonic() - began)
     return 0
 
@@ -205,11 +208,13 @@ done in {human_time(seconds)}
   checkpoints  {os.path.relpath(experiment / "checkpoints", here)}
   HF model     {os.path.relpath(exported, here)}
   loss curve   {os.path.relpath(curve, here)}
+  report       {os.path.relpath(experiment / "report.html", here)} (open it in a browser)
 
 try next (in this folder):
   source .venv/bin/activate
   python pretrain_llm.py --help
   tensorboard --logdir {os.path.relpath(experiment, here)}
+  python -m nemo_workflow.runs --output-dir {os.path.relpath(experiment.parent, here)} list
   python pretrain_llm.py --config {os.path.relpath(experiment / "config.yaml", here)} --max-steps {MAX_STEPS + 50}""")
     if end > 0.6 * start:
         raise Failure(f"the loss fell only from {start:.2f} to {end:.2f}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from nemo_workflow.catalog import Recipe
-from nemo_workflow.checks import Run
+from nemo_workflow.checks import Run, wandb_logged_in
 from nemo_workflow.largest_token import figures
 from nemo_workflow.options import BY_ATTRIBUTE, TABLE
 from nemo_workflow.pretrained import Tokenizer
@@ -15,6 +16,7 @@ from nemo_workflow.pretrained import Tokenizer
 def add(run: Run) -> None:
     """Add every note that applies to `run.notes`."""
     _secrets(run)
+    _wandb_key(run)
     if run.tokenizer is None:
         run.notes.append(f"the tokenizer of {run.settings.hf_model_id} is not on this machine, so it was not checked")
     else:
@@ -42,6 +44,15 @@ def _secrets(run: Run) -> None:
                 f"everyone on this machine can read --{option.name} in the list of processes; set"
                 f" {BY_ATTRIBUTE[option.attribute].env} in the environment instead"
             )
+
+
+def _wandb_key(run: Run) -> None:
+    offline = os.environ.get("WANDB_MODE", "online") != "online"
+    if run.settings.wandb and not run.settings.wandb_token and not offline and not wandb_logged_in():
+        run.notes.append(
+            "--wandb: no key, so the run is logged to files that `wandb sync` uploads later; with WANDB_API_KEY set,"
+            " or after `wandb login`, it goes to the server"
+        )
 
 
 def _sizes_of_checkpoint(run: Run, recipe: Recipe) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import nemo_run as run
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
@@ -19,7 +18,7 @@ from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.collections.llm.recipes.precision import mixed_precision
 from nemo.lightning.pytorch.plugins.mixed_precision import MegatronMixedPrecision
 
-from nemo_workflow import performance
+from nemo_workflow import loggers, performance
 from nemo_workflow.checkpoints import FILENAME
 from nemo_workflow.fields import field_values
 from nemo_workflow.plan import Plan
@@ -45,7 +44,7 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
     if plan.layout.pipeline > 1:
         recipe.trainer.strategy.pipeline_dtype = torch.float32 if plan.setting("precision") == "32" else torch.bfloat16
     _set_trainer(recipe, plan)
-    recipe.log = _log(plan)
+    recipe.log = _log(plan, resume_from)
     recipe.resume = _resume(plan, resume_from)
     if plan.setting("nemo_model"):
         _take_model_of_checkpoint(recipe, plan)
@@ -156,8 +155,9 @@ def _set_trainer(recipe: run.Partial, plan: Plan) -> None:
     trainer.strategy.replace_progress_bar = False
 
 
-def _log(plan: Plan) -> run.Config:
+def _log(plan: Plan, resume_from: str | None) -> run.Config:
     folder = plan.folder
+    resumed_at = int(resume_from.rpartition("_")[2]) if resume_from else None
     ckpt = run.Config(
         nl.ModelCheckpoint,
         dirpath=str(folder / "checkpoints"),
@@ -169,23 +169,14 @@ def _log(plan: Plan) -> run.Config:
         every_n_train_steps=plan.schedule.save_every,
         save_optim_on_train_end=True,
     )
-    wandb = None
-    if plan.setting("wandb"):
-        wandb = run.Config(
-            WandbLogger,
-            project=plan.setting("wandb_project"),
-            name=plan.setting("wandb_name") or plan.setting("experiment"),
-            save_dir=str(folder),
-            config={},
-        )
     return run.Config(
         nl.NeMoLogger,
         # a folder of its own: NeMo moves every file it finds in its log folder aside when a run restarts
         explicit_log_dir=str(folder / "nemo_logs"),
         update_logger_directory=False,
         ckpt=ckpt,
-        tensorboard=run.Config(TensorBoardLogger, save_dir=str(folder), name="tensorboard", version=""),
-        wandb=wandb,
+        tensorboard=run.Config(loggers.RunTensorBoard, **loggers.tensorboard(plan, resumed_at)),
+        wandb=run.Config(loggers.RunWandb, **loggers.wandb(plan)) if plan.setting("wandb") else None,
     )
 
 

@@ -17,7 +17,7 @@ import nemo.lightning._strategy_lib as strategy_lib
 import torch
 import torch.distributed as dist
 
-from nemo_workflow import catalog, events, flops, machine, parameters
+from nemo_workflow import catalog, events, flops, loggers, machine, parameters
 from nemo_workflow.plan import Plan
 from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.saving import Checkpoints, wait_for_async_save
@@ -60,6 +60,8 @@ class RunLog(pl.Callback):
         self._work = flops.flops_a_token(catalog.find(plan.model_name).family, plan.sizes, vocabulary, plan.seq_length)
         self._stream: TextIO | None = None
         self._last: dict[str, Any] = {}
+        self._loggers: list[Any] = []
+        self._log_every = 1
         self._val_loss: float | None = None
 
     # -- events ---------------------------------------------------------------------------------------------------
@@ -89,13 +91,18 @@ class RunLog(pl.Callback):
     # -- Lightning's hooks ----------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._loggers, self._log_every = trainer.loggers, trainer.log_every_n_steps
         self.event(
             "start",
             step=trainer.global_step,
+            loggers=loggers.names(self._loggers),
             max_steps=trainer.max_steps,
             setup_seconds=round(time.time() - self.started, 2),
             machine=machine.facts() | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         )
+        for word in loggers.words(self._loggers):
+            self.note(word)
+        loggers.catch_up(self._loggers, self.plan.folder, trainer.global_step)
         gc.collect()
         gc.freeze()  # the model's objects stay: without them a collection takes no time that a step would notice
         self._clock.restart()
@@ -133,6 +140,8 @@ class RunLog(pl.Callback):
             "memory_bytes": finished.values["memory_bytes"],
         }
         self.event("step", **self._last)
+        if step % self._log_every == 0:
+            loggers.feed(self._loggers, step, self._last)
         usual = self.spikes.usual(self._last["loss"])
         if usual is not None:
             self.event("spike", step=step, loss=self._last["loss"], usual=usual)
@@ -158,6 +167,7 @@ class RunLog(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._val_loss = _number(trainer.callback_metrics.get("val_loss"))
         self.event("validation", step=trainer.global_step, val_loss=self._val_loss)
+        loggers.feed(self._loggers, trainer.global_step, {"val_loss": self._val_loss})
         self._clock.restart()
 
     def finish(self, reason: str = "finished") -> None:
@@ -168,6 +178,7 @@ class RunLog(pl.Callback):
             events.write_summary(self.plan, reason)
             if LAUNCHER not in os.environ:  # a launcher on this machine writes the last report itself
                 self.report.finish(LAST_REPORT_SECONDS)
+        loggers.close(self._loggers)  # last: W&B may be long about it
 
     def resume_clock(self) -> None:
         """Leave what has just been done (a save) out of the next step's time."""

@@ -58,11 +58,12 @@ def step_event(plan: Plan, step: int, time: float, loss: float, seconds: float =
 
 def history(plan: Plan, upto: int, first: int = 1, began: float = BEGAN, seed: int = 0) -> list[dict[str, Any]]:
     """The events of one start from step `first` to `upto`, without an end."""
-    luck, time = random.Random(seed), began
+    time = began
     found: list[dict[str, Any]] = [
         {"event": "start", "time": time, "step": first - 1, "max_steps": plan.schedule.max_steps, "setup_seconds": 9.5}
     ]
     for step in range(first, upto + 1):
+        luck = random.Random(f"{seed} {step}")  # a step that is repeated has the same numbers
         seconds = 0.5 + luck.random() / 10
         time += seconds
         loss = 3.0 + 5.4 * math.exp(-step / 40) + luck.gauss(0, 0.05)

@@ -77,6 +77,15 @@ def test_there_is_a_curve(demo):
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
 
 
+def test_there_is_a_report_of_the_finished_run(demo):
+    report = (demo[0] / "nemo_experiments" / "demo" / "report.html").read_text()
+    assert "reached step 150" in report and "Learning rate" in report
+
+
+def test_the_model_goes_on_with_a_text(demo):
+    assert "def read(self, size=-1):" in demo[1].split("what the model goes on with")[1]
+
+
 def test_only_our_own_lines_are_printed(demo):
     noisy = [line for line in demo[1].splitlines() if NOISE.search(line)]
     assert noisy == []

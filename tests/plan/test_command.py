@@ -65,21 +65,11 @@ def test_a_run_logs_to_wandb_and_keeps_the_secrets_to_itself(place: Place) -> No
 
 
 def losses_in_wandb(folder: Path) -> list[float]:
-    """The training losses of the one offline run, read with wandb's own reader."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+    """The training losses of the one offline run."""
+    from nemo_workflow import wandb_file
 
     (file,) = folder.rglob("run-*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(file))
-    losses = []
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        for item in record.history.item:
-            if (item.key or "/".join(item.nested_key)) == "reduced_train_loss":
-                losses.append(float(item.value_json))
-    return losses
+    return [row["reduced_train_loss"] for row in wandb_file.history(file) if "reduced_train_loss" in row]
 
 
 def losses_in_events(folder: Path) -> list[float]:

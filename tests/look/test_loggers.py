@@ -1,0 +1,129 @@
+"""TensorBoard and W&B, fed as a training feeds them: killed, resumed, without a key, without a network."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow import wandb_file
+from tests.look import fake_runs
+
+FEED = """
+import os, sys
+from pathlib import Path
+from nemo_workflow import loggers
+from nemo_workflow.plan import Plan
+from nemo_workflow import wandb_file
+from tests.look import fake_runs
+folder, first, upto, how = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+plan = Plan.from_json((folder / "plan.json").read_text())
+both = [
+    loggers.RunTensorBoard(**loggers.tensorboard(plan, first - 1 if first > 1 else None)),
+    loggers.RunWandb(**loggers.wandb(plan)),
+]
+for logger in both:
+    logger.log_hyperparams({})
+happened = fake_runs.history(plan, upto, first)
+happened[0]["loggers"] = loggers.names(both)
+for event in happened:
+    fake_runs.append(plan, [event])
+    if event["event"] == "start":
+        loggers.catch_up(both, folder, event["step"])
+    if event["event"] == "step":
+        for logger in both:  # as Lightning does it, one behind
+            logger.log_metrics({"reduced_train_loss": -1.0, "global_step": event["step"] - 1, "aux": 0.5}, event["step"])
+        loggers.feed(both, event["step"], event)
+    if event["event"] == "validation":
+        loggers.feed(both, event["step"], {"val_loss": event["val_loss"]})
+print(*loggers.words(both), sep="\\n", flush=True)
+if how == "killed":
+    import time
+    time.sleep(3)  # W&B's own process writes the file
+    os.kill(os.getpid(), 9)
+loggers.close(both)
+os._exit(75)
+"""
+
+
+def train(folder: Path, first: int, upto: int, how: str, **environment: str) -> str:
+    command = [sys.executable, "-c", FEED, str(folder), str(first), str(upto), how]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB") and "proxy" not in k.lower()}
+    home = {"HOME": str(folder.parent), "WANDB_SILENT": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean | home | environment)
+    assert done.returncode == (-9 if how == "killed" else 75), done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A start killed at step 14, and one that went on from step 10 and was stopped at the end."""
+    folder = tmp_path_factory.mktemp("experiments") / "demo"
+    plan = fake_runs.make_plan(folder, steps=30, every=5, wandb=True, wandb_project="tests")
+    folder.mkdir()
+    (folder / "plan.json").write_text(plan.to_json())
+    said = [train(folder, 1, 14, "killed"), train(folder, 11, 30, "stopped")]
+    return folder, said
+
+
+def rows(folder: Path, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric over all offline files, in the order of the starts."""
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    return [
+        (row["trainer/global_step"], row[name]) for file in files for row in wandb_file.history(file) if name in row
+    ]
+
+
+@pytest.mark.e2e
+def test_a_resumed_run_is_one_wandb_run_and_has_no_step_twice(run: tuple[Path, list[str]]) -> None:
+    folder, _ = run
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    (run_id,) = set.union(*map(wandb_file.run_ids, files))
+    assert all(file.parent.name.endswith(run_id) for file in files)
+    for name in ("reduced_train_loss", "lr", "tokens_per_second", "memory_bytes"):
+        assert sorted(step for step, _ in rows(folder, name)) == list(range(1, 31)), name
+    assert [step for step, _ in rows(folder, "val_loss")] == [5, 10, 15, 20, 25, 30]
+    assert min(value for _, value in rows(folder, "reduced_train_loss")) > 0  # the run's own, not Lightning's
+
+
+@pytest.mark.e2e
+def test_tensorboard_has_the_same_names_steps_and_numbers(run: tuple[Path, list[str]]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = run
+    board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    logged = {name for file in files for row in wandb_file.history(file) for name in row}
+    assert set(board.Tags()["scalars"]) == {n for n in logged if not n.startswith("_")} - {"trainer/global_step"}
+    for name in ("reduced_train_loss", "val_loss", "grad_norm"):
+        shown = [(event.step, event.value) for event in board.Scalars(name)]
+        assert [step for step, _ in shown] == [step for step, _ in rows(folder, name)], name
+        assert [value for _, value in shown] == pytest.approx([value for _, value in rows(folder, name)], rel=1e-6)
+
+
+@pytest.mark.e2e
+def test_without_a_key_it_says_how_to_sync_later(run: tuple[Path, list[str]]) -> None:
+    folder, said = run
+    (run_id,) = set.union(*map(wandb_file.run_ids, folder.glob("wandb/offline-run-*/run-*.wandb")))
+    for text in said:
+        assert "no key" in text and f"wandb sync --id {run_id} {folder}/wandb/offline-run-*-{run_id}" in text
+
+
+@pytest.mark.e2e
+def test_without_a_network_it_logs_to_files(tmp_path: Path) -> None:
+    """A server that doesn't answer, and one that answers nonsense."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        place = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        folder = tmp_path / "demo"
+        folder.mkdir()
+        plan = fake_runs.make_plan(folder, steps=5, every=5, wandb=True)
+        (folder / "plan.json").write_text(plan.to_json())
+        said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=place, WANDB_API_KEY="0" * 40)
+    assert "can't be reached" in said and "wandb sync" in said
+    assert [step for step, _ in rows(folder, "reduced_train_loss")] == [1, 2, 3, 4, 5]
