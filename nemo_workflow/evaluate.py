@@ -10,6 +10,7 @@ from typing import Any
 from nemo_workflow import events
 from nemo_workflow.errors import Failure, Refusal, run_command
 from nemo_workflow.plan import Plan
+from nemo_workflow.quiet import quiet
 
 TOLERANCE = 0.01  # relative
 
@@ -27,7 +28,8 @@ def main() -> int:
     nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.setting("global_batch_size")
-    hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
+    with quiet():
+        hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
     print(
         f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)"

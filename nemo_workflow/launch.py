@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from nemo_workflow import events, micro_batch, resuming, watch
+from nemo_workflow import events, micro_batch, resuming, tokenizer_files, watch
 from nemo_workflow.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole
 from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Failure, Refusal
@@ -108,6 +108,7 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
         stream.write(config_text(plan))
     with written_aside(plan.folder / "plan.json") as stream:
         stream.write(plan.to_json())
+    tokenizer_files.stage(plan)
     package = Path(__file__).parent
     shutil.copytree(package, attempt / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     write_json(attempt / "versions.json", events.versions())

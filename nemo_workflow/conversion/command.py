@@ -13,9 +13,9 @@ from nemo_workflow.console import Meter, human_bytes, human_time
 from nemo_workflow.conversion import checks, fields, hf_folder, source
 from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.output import check_output, whole_folder
-from nemo_workflow.conversion.quiet import quiet
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.errors import Failure
+from nemo_workflow.quiet import quiet
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:

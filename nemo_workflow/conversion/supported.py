@@ -15,8 +15,8 @@ from typing import Any
 
 from nemo_workflow.conversion.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.conversion.family import Family
-from nemo_workflow.conversion.quiet import quiet
 from nemo_workflow.files import write_json, written_aside
+from nemo_workflow.quiet import quiet
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES_FILE = Path(__file__).with_name("nemo_configs.json")

@@ -46,7 +46,7 @@ def test_a_layout_exports_what_it_was_given(name: str, made: Path) -> None:
     command = [
         sys.executable, "pretrain_llm.py", "--accelerator", "cpu", "--num-gpus", "2", "--model-name", "llama_tiny",
         "--experiment", name, "--hf-model-id", made / "hf", "--nemo-model", made / "nemo", "--dataset-dir", made / "data",
-        "--output-dir", made / "runs", "--seq-length", "64", "--max-steps", "1", "--global-batch-size", "2", "--lr", "0",
+        "--output-dir", made / "runs", "--seq-length", "64", "--max-steps", "1", "--global-batch-size", "2", "--lr", "1e-30",
         "--min-lr", "0", "--weight-decay", "0", "--warmup-steps", "0", "--val-check-interval", "1", *LAYOUTS[name],
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
