@@ -60,7 +60,7 @@ def shell(command: str, place: Path) -> subprocess.CompletedProcess[str]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the pages suppose it: data, the demo's output, two runs."""
     root = tmp_path_factory.mktemp("pages")
-    write_pair(root / "data" / "preprocessed" / "wiki_text_document", [30_000] * 3000, "int32")
+    write_pair(root / "data" / "preprocessed" / "wiki_text_document", [3000] * 4000, "int32")
     write_pair(root / "demo_output" / "dataset" / "preprocessed" / "stdlib_text_document", [300] * 1000)
     write_tokenizer(root / "demo_output" / "tokenizer")
     for name in ("my_run", "other_run"):
