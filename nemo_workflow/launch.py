@@ -32,7 +32,8 @@ OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at 
 LOOK_SECONDS = 2.0  # between two looks at which processes there are
 GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
 STACK_SECONDS = 2.0  # for all ranks to write their stacks
-REPORT_SECONDS = 15.0  # that the last report may take
+REPORT_SECONDS = 15.0  # that the last report may hold up the end
+STOPPED_REPORT_SECONDS = 3.0  # the same where the user waits for a stop; the writer goes on by itself
 TITLE = "pretrain"
 
 
@@ -178,7 +179,7 @@ class _Local:
             self.monitor.update()
             self.monitor.close()
         if not self.insisted:
-            Refresher(self.plan.folder).finish(REPORT_SECONDS)
+            Refresher(self.plan.folder).finish(REPORT_SECONDS if self.asked is None else STOPPED_REPORT_SECONDS)
         return self._verdict(state == AppState.SUCCEEDED)
 
     # -- stopping -------------------------------------------------------------------------------------------------

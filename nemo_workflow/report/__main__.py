@@ -14,9 +14,10 @@ def main() -> int:
     """Exit code 1 with one line when the plotting library is missing."""
     parser = argparse.ArgumentParser(prog="python -m nemo_workflow.report", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--running", action="store_true", help="the run goes on")
+    parser.add_argument("--running", action="store_true", help="the run goes on; work at low priority")
     arguments = parser.parse_args()
-    os.nice(19)
+    if arguments.running:
+        os.nice(19)
     from nemo_workflow.report.page import write_report
 
     try:

@@ -134,5 +134,5 @@ CHARTS: list[tuple[str, str, str, list[tuple[str, str, Value]]]] = [
     ("Gradient norm", "", "step", [("gradient norm", "step", _of("grad_norm"))]),
     ("Speed", "tokens/s", "step", [("tokens/s", "step", _of("tokens_per_second"))]),
     ("MFU", "%", "step", [("MFU", "step", _of("mfu", 100))]),
-    ("Memory", "GiB, highest so far", "step", [("memory", "step", _of("memory_bytes", 1 / 2**30))]),
+    ("Memory", "GiB, highest since the start", "step", [("memory", "step", _of("memory_bytes", 1 / 2**30))]),
 ]

@@ -30,10 +30,13 @@ class Refresher:
 
     def finish(self, seconds: float) -> None:
         """Write the last report and wait for it, `seconds` at most."""
-        for process in (self.process, _start(self.folder)):
-            if process is not None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=seconds)
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()  # the last one writes all that it would
+            self.process.wait()
+        last = _start(self.folder)
+        if last is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                last.wait(timeout=seconds)
 
 
 def _start(folder: Path, *flags: str) -> subprocess.Popen[bytes] | None:

@@ -60,7 +60,7 @@ def shell(command: str, place: Path) -> subprocess.CompletedProcess[str]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the pages suppose it: data, the demo's output, two runs."""
     root = tmp_path_factory.mktemp("pages")
-    write_pair(root / "data" / "preprocessed" / "wiki_text_document", [30_000] * 3000, "int32")
+    write_pair(root / "data" / "preprocessed" / "wiki_text_document", [3000] * 4000, "int32")
     write_pair(root / "demo_output" / "dataset" / "preprocessed" / "stdlib_text_document", [300] * 1000)
     write_tokenizer(root / "demo_output" / "tokenizer")
     for name in ("my_run", "other_run"):
@@ -85,3 +85,17 @@ def test_runs_commands_work(place: Path, page: str, command: str) -> None:
     done = shell(command.replace(" --follow", ""), place)
     assert done.returncode == 0, done.stderr
     assert "my_run" in done.stdout or "step" in done.stdout
+
+
+OTHERS_MESSAGES = ("CUDA out of memory", "Watchdog caught collective operation timeout")  # torch's and NCCL's
+FILLED_IN = {"no step for 30 min": "no step for ", "rank N was ended by SIGKILL": " was ended by "}
+
+
+def test_the_messages_on_the_page_are_the_codes_own() -> None:
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = text.split("## What users")[0]
+    quoted = [m for m in re.findall(r"^\| `([^`]+)`", rows, re.MULTILINE) if m not in OTHERS_MESSAGES]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "nemo_workflow").rglob("*.py"))
+    parts = [part for message in quoted for part in FILLED_IN.get(message, message).split("…")]
+    assert len(quoted) > 10
+    assert [part for part in parts if part.strip(" :") and part not in sources] == []

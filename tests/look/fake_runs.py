@@ -115,6 +115,9 @@ def write_run(
         attempt = folder / "attempts" / f"20260528-20264{number}"
         attempt.mkdir(parents=True)
         (attempt / "versions.json").write_text(json.dumps(VERSIONS))
+        (attempt / "launcher").mkdir()
+        lines = [events.plain(event, steps, plan.setting("log_every")) for event in happened]
+        (attempt / "launcher" / "stdout.log").write_text("".join(f"{line}\n" for line in lines if line))
     if reason:
         events.write_summary(plan, reason)
     for step in [e["step"] for e in happened if e["event"] == "checkpoint"][-2:]:

@@ -98,7 +98,6 @@ FLAGS = [
     ("-N 2", "--num-nodes 2: --executor local runs on this machine only; use --executor slurm"),
     ("--accelerator gpu", "--num-gpus 8: this machine has 0 GPUs to offer; use --accelerator cpu"),
     ("--wandb-project p", "--wandb-project: does nothing without --wandb; add --wandb or leave it out"),
-    ("--wandb", "--wandb: no key found; set WANDB_API_KEY, run `wandb login`, or set WANDB_MODE=offline"),
     # model and data
     ("-M llama_tinny", "--model-name llama_tinny: unknown recipe; did you mean llama_tiny or llama3_8b or llama2_7b? (--list-models prints all)"),
     ("-M llama-3.2-1b", "--model-name llama-3.2-1b: unknown recipe; did you mean llama32_1b or llama32_3b or llama3_8b? (--list-models prints all)"),
@@ -119,6 +118,11 @@ def test_wrong_flags_are_refused_in_these_words(shared: Place, flags: str, messa
     change = {"accelerator": None} if any(word.startswith("--accelerator") for word in words) else {}
     problems = refusal(shared, *words, **change)
     assert message in problems
+
+
+def test_wandb_without_a_key_is_told_and_not_refused(shared: Place) -> None:
+    assert any("no key" in note and "wandb sync" in note for note in shared.plan("--wandb").notes)
+    assert not any("wandb" in note for note in shared.plan().notes)
 
 
 def test_all_problems_come_at_once(shared: Place) -> None:
