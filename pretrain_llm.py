@@ -27,6 +27,7 @@ def main() -> int:
         return 0
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
+    options.export_secrets(settings)
     from nemo_workflow import launch
 
     if launch.finished_already(plan):

@@ -355,6 +355,13 @@ def _default(option: Option) -> Any:
     return () if option.many else option.default
 
 
+def export_secrets(settings: Settings) -> None:
+    """Put the secrets of this run into the environment, which local ranks inherit; they are written nowhere."""
+    for option in TABLE:
+        if option.env and settings.values[option.attribute]:
+            os.environ[option.env] = settings.values[option.attribute]
+
+
 def read_config(path: str) -> dict[str, Any]:
     """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
     import yaml  # 30 ms that only --config needs

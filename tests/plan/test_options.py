@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -201,3 +202,12 @@ def test_planning_imports_nothing_heavy(shared: Place) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *shared.flags()], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_secret_on_the_command_line_reaches_the_environment_of_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "from-outside")
+    settings = options.parse(["--hf-model-id", "a/b", "--dataset-dir", "d", "--hf-token", "from-flag"])
+    options.export_secrets(settings)
+    assert (os.environ["HF_TOKEN"], os.environ["WANDB_API_KEY"]) == ("from-flag", "from-outside")
+    monkeypatch.delenv("HF_TOKEN")
