@@ -1,4 +1,4 @@
-"""The table of options as Markdown: `python -m nemo_workflow.option_tables` writes docs/flags.md."""
+"""The table of options as Markdown: `python -m nemo_workflow.option_tables` writes docs/flags.md and the README's part."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from nemo_workflow.files import written_aside
 from nemo_workflow.options import COMMAND_ATTRIBUTES, GROUPS, TABLE, Option, type_name
 
-FILE = Path(__file__).parent.parent / "docs" / "flags.md"
+REPOSITORY = Path(__file__).parent.parent
+FILE = REPOSITORY / "docs" / "flags.md"
+README = REPOSITORY / "README.md"
+BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->\n"
 HEAD = """# Flags of pretrain_llm.py
 
 Generated from the table of options by `python -m nemo_workflow.option_tables`. Every long name can be written with
@@ -27,15 +30,33 @@ def table(group: str) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _row(option: Option) -> str:
+def guide_markdown() -> str:
+    """The guide's own flags, as the README has them: a table for each group that has one."""
+    parts = []
+    for group in GROUPS:
+        options = [option for option in TABLE if option.group == group and option.guide]
+        if options:
+            rows = ["| Parameter | Type | Default | Description |", "|---|---|---|---|"]
+            parts.append("\n".join([f"### {group}\n", *rows, *(_row(o, fields=False) for o in options)]) + "\n")
+    return "\n".join(parts)
+
+
+def with_tables(readme: str) -> str:
+    """The README's text with the tables between its two markers made anew."""
+    head, _, rest = readme.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{guide_markdown()}\n{END}{tail}"
+
+
+def _row(option: Option, fields: bool = True) -> str:
     names = ", ".join(f"`{name}`" for name in (*option.short, *_longs(option)))
     text = option.help.replace("|", "\\|")
     if option.choices:
         text += f" ({', '.join(f'`{choice}`' for choice in option.choices)})"
     if option.attribute in COMMAND_ATTRIBUTES:
         text += " (command line)"
-    fields = ", ".join(f"`{path}`" for path in option.sets)
-    return f"| {names} | {type_name(option)} | {_default(option)} | {text} | {fields} |"
+    row = f"| {names} | {type_name(option)} | {_default(option)} | {text} |"
+    return row + (f" {', '.join(f'`{path}`' for path in option.sets)} |" if fields else "")
 
 
 def _longs(option: Option) -> list[str]:
@@ -53,9 +74,12 @@ def _default(option: Option) -> str:
 
 
 def main() -> None:
-    """Write docs/flags.md."""
+    """Write docs/flags.md and the tables in the README."""
     with written_aside(FILE) as stream:
         stream.write(HEAD + "\n" + markdown())
+    text = with_tables(README.read_text(encoding="utf-8"))
+    with written_aside(README) as stream:
+        stream.write(text)
 
 
 if __name__ == "__main__":

@@ -211,3 +211,9 @@ def test_a_secret_on_the_command_line_reaches_the_environment_of_the_ranks(monke
     options.export_secrets(settings)
     assert (os.environ["HF_TOKEN"], os.environ["WANDB_API_KEY"]) == ("from-flag", "from-outside")
     monkeypatch.delenv("HF_TOKEN")
+
+
+def test_the_readmes_tables_are_generated_from_the_table() -> None:
+    readme = option_tables.README.read_text(encoding="utf-8")
+    assert option_tables.with_tables(readme) == readme
+    assert "| `-gbs`, `--global-batch-size` | int | `2048` |" in readme
