@@ -102,18 +102,20 @@ def _job_line(job: Job) -> str:
     if job.chain > 1:
         text += f" (link {job.link} of {job.chain})"
     if state is None:
-        codes = [code for code in map(job.exit_code, range(100)) if code is not None]
-        return f"{text}: Slurm no longer knows it" + (f"; its script ended with code {codes[-1]}" if codes else "")
+        code = job.exit_code(job.restarts)
+        return f"{text}: Slurm no longer knows it" + (
+            f"; its script ended with code {code}" if code is not None else ""
+        )
     text += f": {state.name}"
     if state.nodes:
         text += f" on {state.nodes}"
     if state.reason:
         text += f" ({state.reason})"
-    if state.restarts:
-        text += f", restart {state.restarts}"
+    if job.restarts:
+        text += f", restart {job.restarts}"
     if state.ended:
         text += f", exit code {state.exit_code}"
-        if job.exit_code(state.restarts) == 75:
+        if job.exit_code(job.restarts) == 75:
             text += " (stopped when asked)"
     return text
 

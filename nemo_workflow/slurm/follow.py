@@ -121,7 +121,7 @@ def _question(job_id: str) -> str:
 
 def verdict(plan: Plan, job: Job, state: JobState | None, monitor: Monitor) -> int:
     """The exit code of a job that has ended: 0 done, 143 stopped with its state saved. Raises Failure."""
-    restart = state.restarts if state else max((r for r in range(100) if job.exit_code(r) is not None), default=0)
+    restart = job.restarts
     code = job.exit_code(restart)
     if state is None and code is None:
         raise Failure(f"Slurm no longer knows job {job.job_id}, and its script left no exit code; logs: {job.attempt}")

@@ -41,6 +41,11 @@ class Job:
         """The log of the job script, which all restarts add to."""
         return sorted(self.attempt.glob("sbatch_*.out"))
 
+    @property
+    def restarts(self) -> int:
+        """Times that Slurm started the job again, from what its script left; older Slurms' accounting doesn't tell."""
+        return max((int(path.name.partition("-")[2]) for path in self.attempt.glob("begun-*")), default=0)
+
     def exit_code(self, restart: int) -> int | None:
         """What the job script left as it ended; None where it was killed or has not ended."""
         try:

@@ -10,6 +10,7 @@ import pytest
 from nemo_workflow import options
 from nemo_workflow.slurm import cluster, rules
 from nemo_workflow.slurm.cluster import Answer, Cluster, JobState
+from nemo_workflow.slurm.jobs import Job
 from nemo_workflow.slurm.preflight import gpu_count
 
 BASE = ["-M", "llama_tiny", "--hf-model-id", "gpt2", "--dataset-dir", "/data"]
@@ -105,3 +106,12 @@ def test_a_missing_and_a_silent_command() -> None:
 def test_what_would_override_the_job_script_is_dropped() -> None:
     before = {"SBATCH_PARTITION": "x", "SLURM_JOB_ID": "1", "SLURM_CONF": "/c", "HF_TOKEN": "t", "SRUN_DEBUG": "1"}
     assert cluster.without_slurm(before) == {"SLURM_CONF": "/c", "HF_TOKEN": "t"}
+
+
+def test_a_jobs_restarts_are_counted_by_what_its_script_left(tmp_path: Path) -> None:
+    job = Job(attempt=tmp_path, job_id="1", experiment_id="x", host=None, submitted=0.0)
+    assert job.restarts == 0
+    for number in (0, 1, 10):
+        (tmp_path / f"begun-{number}").touch()
+    (tmp_path / "exit-10").write_text("75\n")
+    assert (job.restarts, job.exit_code(10), job.exit_code(1)) == (10, 75, None)

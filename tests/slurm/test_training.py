@@ -130,4 +130,4 @@ def test_time_limit_and_requeue(slurm: Daemons, limited: tuple[Runs, subprocess.
     assert (job.exit_code(0), job.exit_code(1)) == (75, 75)
     state = Cluster().job(job.job_id)
     assert state is not None
-    assert (state.name, state.restarts) == ("FAILED", 1)
+    assert (state.name, job.restarts) == ("FAILED", 1)
