@@ -70,7 +70,7 @@ class Monitor:
 
     def _show(self, event: dict[str, Any]) -> None:
         kind, max_steps = event["event"], self.plan.schedule.max_steps
-        self.started = self.started or kind == "start"
+        self.started = self.started or kind in ("start", "step")  # a follower may come after the start
         self.saving = kind == "stopping"
         if kind == "validation":
             self.val_loss = event["val_loss"]

@@ -50,7 +50,8 @@ class _Follower:
         state = self._poll()
         with self._signals():
             while state is None or not state.ended:
-                self.monitor.update()
+                if state is not None and state.name == "RUNNING":  # while it waits there is nothing to show
+                    self.monitor.update()
                 if self.asked is not None:
                     code = self._answer()
                     if code is not None:

@@ -37,6 +37,9 @@ def train(plan, attempt):
         signal.signal(number, lambda number, frame: asked.append(number))
     saved = sorted(int(path.name[5:]) for path in plan.folder.glob("checkpoints/step_*"))
     begin = saved[-1] if saved else 0
+    if rank == 0:
+        _write(plan, {{"event": "start", "step": begin, "time": time.time(), "max_steps": plan.schedule.max_steps,
+                      "setup_seconds": 0.0}})
     how = json.loads(Path("{how}").read_text())
     Path("{how}").with_name(f"rank{{rank}}.environment").write_text(json.dumps(dict(os.environ)))
     for step in range(begin + 1, plan.schedule.max_steps + 1):

@@ -287,13 +287,16 @@ def _answer(runs: Runs, name: str, reply: str) -> tuple[int, str]:
     def read_until(wanted: str) -> None:
         nonlocal text
         while wanted not in text:
-            text += os.read(master, 1000).decode()
+            try:
+                text += os.read(master, 1000).decode()
+            except OSError:  # the other end is closed
+                raise AssertionError(f"it ended without {wanted!r}: {text}") from None
 
     read_until("step ")
     process.send_signal(signal.SIGINT)
     read_until("ollow on?")
     os.write(master, f"{reply}\n".encode())
-    with contextlib.suppress(OSError):  # the other end is closed: it has ended
-        read_until("\0")
+    with contextlib.suppress(AssertionError):
+        read_until("\0")  # until its end
     os.close(master)
     return process.wait(60), text
