@@ -50,12 +50,9 @@ def world(tmp_path_factory):
         num_key_value_heads=2, max_position_embeddings=128, bos_token_id=0, eos_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip
     LlamaForCausalLM(config).bfloat16().save_pretrained(place / "hf")
-    bin_folder = place / "bin"
-    bin_folder.mkdir()
-    (bin_folder / "python").symlink_to(sys.executable)
     return {
         "place": place,
-        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HF_MODEL_DIR": place / "hf", "NEMO2_MODEL_DIR": place / "nemo2", "DATA_PREFIX": "stdlib",
         "DATASET_DIR": place / "raw", "PROCESSED_DATASET_DIR": place / "processed", "OUTPUT_DIR": place / "exported",
         "NEMO_MODEL_NAME": "LlamaModel", "NEMO_CONFIG_NAME": "LlamaConfig", "HF_HUB_OFFLINE": "1",
