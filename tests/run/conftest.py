@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("other"), size=400_000)
+    return make_corpus(tmp_path_factory.mktemp("other"), size=1_500_000)
 
 
 @pytest.fixture(scope="session")
