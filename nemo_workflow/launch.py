@@ -26,6 +26,7 @@ from nemo_workflow.monitor import Monitor
 from nemo_workflow.plan import Plan
 from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.run_config import config_text
+from nemo_workflow.signals import handled
 from nemo_workflow.worker import grace_seconds
 
 OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
@@ -167,7 +168,7 @@ class _Local:
             )
             experiment.run()
             job = experiment.jobs[0]
-            with self._signals():
+            with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
                 state = job.status(experiment._runner)
                 while not is_terminal(state) and not self._all_gone():
                     self.monitor.update()
@@ -183,16 +184,6 @@ class _Local:
         return self._verdict(state == AppState.SUCCEEDED)
 
     # -- stopping -------------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-        before = {number: signal.signal(number, self._ask) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked is not None:

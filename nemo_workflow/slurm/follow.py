@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from nemo_workflow import launch
@@ -14,6 +12,7 @@ from nemo_workflow.checkpoints import newest_whole
 from nemo_workflow.errors import Failure
 from nemo_workflow.monitor import Monitor
 from nemo_workflow.plan import Plan
+from nemo_workflow.signals import handled
 from nemo_workflow.slurm.cluster import JobState
 from nemo_workflow.slurm.jobs import Job
 from nemo_workflow.worker import STOPPED
@@ -48,7 +47,7 @@ class _Follower:
     def run(self) -> int:
         polled = known = time.monotonic()
         state = self._poll()
-        with self._signals():
+        with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             while state is None or not state.ended:
                 if state is not None and state.name == "RUNNING":  # while it waits there is nothing to show
                     self.monitor.update()
@@ -77,16 +76,6 @@ class _Follower:
                 self.monitor.note(text)
                 self.shown = text
         return state
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self._ask) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
         self.asked = number

@@ -41,7 +41,7 @@ def test_a_plain_slurm_run_meets_the_rules() -> None:
         (["--setup-file", "/no/such"], "--setup-file", "cannot be read"),
         (["--no-container", "--container-mounts", "/a:/b"], "--container-mounts", "leave one out"),
         (["--container-mounts", "a:b"], "--container-mounts", "absolute paths"),
-        (["--output-dir", "/work/x", "--container-mounts", "/o:/work"], "--container-mounts", "mount /o elsewhere"),
+        (["--output-dir", "/runs/x", "--container-mounts", "/o:/runs"], "--container-mounts", "mount /o elsewhere"),
         (["--ssh", "a b"], "--ssh", "[USER@]HOST"),
         (["--ssh", "login", "--hf-token", "hf_x"], "--hf-token", "--setup-file"),
     ],
