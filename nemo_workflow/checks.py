@@ -90,6 +90,19 @@ def experiment_name(run: Run) -> Iterator[str]:
         yield f"--experiment {name!r}: no folder name; use letters, digits, and . _ + = - after the first"
 
 
+def paths_are_text(run: Run) -> Iterator[str]:
+    """Paths travel to the ranks as JSON and into checkpoints as YAML: any text may be in them, blanks and newlines too."""
+    settings = run.settings
+    named = {name: getattr(settings, name) for name in ("hf_model_id", "nemo_model", "blend")}
+    paths = [(f"--{name.replace('_', '-')}", path) for name, path in named.items() if path]
+    paths += [("--output-dir", str(Path(settings.output_dir).expanduser().absolute()))]
+    paths += [("--dataset-dir", folder) for folder in settings.dataset_dir]
+    paths += [("data", f"{source.pair.prefix}.bin") for source in run.sources]
+    for flag, path in paths:
+        if any("\ud800" <= sign <= "\udfff" for sign in path):
+            yield f"{flag} {path.encode('utf-8', 'backslashreplace').decode()}: no UTF-8; rename it"
+
+
 def wandb_flags(run: Run) -> Iterator[str]:
     settings = run.settings
     idle = run.given("wandb_project", "wandb_name", "wandb_token")
@@ -464,6 +477,7 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
 
 RULES = (
     experiment_name,
+    paths_are_text,
     machine_size,
     checkpoint_fits,
     lacking_fields,

@@ -44,6 +44,9 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "added_tokens.json",
 )
 
 
@@ -98,7 +101,7 @@ def tokenizer_digest(hf_model_id: str) -> str:
     if not folder.is_dir():
         return hf_model_id
     hasher = xxhash.xxh3_128()
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, *sorted(path.name for path in folder.glob("*.tiktoken"))):
         if (folder / name).is_file():
             hasher.update(name.encode() + b"\0" + (folder / name).read_bytes())
     return hasher.hexdigest()

@@ -18,7 +18,7 @@ from tests.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_l
 
 ALL: dict[str, Callable[[Place], Any]] = {}
 NEEDS: dict[str, tuple[str, ...]] = {}
-ODD_NAME = 'it\'s "a" $(touch pwned) `touch pwned`; ünïcode 実験'
+ODD_NAME = 'it\'s "a"\nfolder $(touch pwned) `touch pwned`;\t\x1b[31m ünïcode 実験'
 
 
 @dataclass
