@@ -28,9 +28,9 @@ def main() -> int:
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     options.export_secrets(settings)
-    from nemo_workflow import launch
+    from nemo_workflow import launch, resuming
 
-    if launch.finished_already(plan):
+    if resuming.finished_already(plan):
         print(f"{plan.run_dir}: already trained to step {plan.schedule.max_steps}; a larger --max-steps continues it")
         return 0
     if settings.executor == "slurm":

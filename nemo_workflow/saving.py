@@ -63,6 +63,8 @@ class Checkpoints(nl.ModelCheckpoint):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         super().on_train_start(trainer, module)
+        if self.resumed_from is not None:
+            self._last_global_step_saved = trainer.global_step
         self.group = dist.new_group(backend="gloo")  # small facts travel on the CPU
         self.expected = bytes_of_one(self._folder) or _estimate(trainer)
         missing = self._space_missing(trainer)

@@ -13,6 +13,7 @@ import time
 from typing import Any, TextIO
 
 import lightning.pytorch as pl
+import lightning.pytorch.loops.fit_loop as lightning_fit_loop
 import nemo.lightning._strategy_lib as strategy_lib
 import torch
 import torch.distributed as dist
@@ -92,6 +93,7 @@ class RunLog(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._loggers, self._log_every = trainer.loggers, trainer.log_every_n_steps
+        self._last = {"step": trainer.global_step}
         self.event(
             "start",
             step=trainer.global_step,
@@ -251,21 +253,31 @@ class Schedule(pl.Callback):
 
 
 class MissedValidation(pl.Callback):
-    """Validates the step that a run resumes from when the start before was ended between its save and its validation."""
+    """Validates the step that a run resumes from when the start before was ended between its save and its validation.
+
+    Where that is the last step, nothing else is left to do.
+    """
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self.looked = False
 
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        trainer.fit_loop.__class__ = _FitLoop
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.looked:
+        self._look(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._look(trainer)  # no epoch began: no step was left
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        if self.looked or not self.plan.schedule.validates(step):
+            self.looked = True
             return
         self.looked = True
-        schedule, step = self.plan.schedule, trainer.global_step
-        due = step > 0 and step % schedule.val_check_interval == 0 and schedule.limit_val_batches > 0
-        if not due:
-            return
-        missed = [trainer.is_global_zero and not self._validated(step)]
+        missed = [trainer.is_global_zero and not events.validated(self.plan.folder, step)]
         dist.broadcast_object_list(missed, src=0)
         if missed[0]:  # as Lightning does between two steps
             trainer.validating = True
@@ -274,9 +286,13 @@ class MissedValidation(pl.Callback):
             loop.run()
             trainer.training = True
 
-    def _validated(self, step: int) -> bool:
-        seen = events.effective(events.read(self.plan.folder / events.FILE))
-        return any(event["event"] == "validation" and event["step"] == step for event in seen)
+
+class _FitLoop(lightning_fit_loop._FitLoop):
+    """Lightning's, which calls the hooks of a training that has no step left too."""
+
+    @property
+    def skip(self) -> bool:
+        return False
 
 
 class Stopper(pl.Callback):

@@ -15,6 +15,7 @@ from typing import Any
 
 from nemo_workflow import events
 from tests.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_left
+from tests.run.hostile import write_code
 
 ALL: dict[str, Callable[[Place], Any]] = {}
 NEEDS: dict[str, tuple[str, ...]] = {}
@@ -53,8 +54,8 @@ def at_step(step: int) -> Callable[[dict[str, Any]], bool]:
 
 @scenario()
 def one_rank(place: Place) -> Any:
-    """The uninterrupted run on one rank, all checkpoints kept."""
-    run = place.experiment(flags=("--keep-checkpoints", "-1"))
+    """The uninterrupted run on one rank, all checkpoints kept; --deterministic, as the run that is killed and compared."""
+    run = place.experiment(flags=("--keep-checkpoints", "-1", "--deterministic"))
     must(run.start(record=place.folder / "record"))
     return SimpleNamespace(run=run, record=place.folder / "record", history=run.history())
 
@@ -80,8 +81,11 @@ def two_ranks(place: Place) -> Any:
 
 @scenario()
 def kills_on_one_rank(place: Place) -> Any:
-    """kill -9 in the first save ever, before its mark goes, of the launcher, of the whole group, at load, while pruning."""
-    run = place.experiment(flags=("--keep-checkpoints", "1"))
+    """kill -9 in the first save ever, before its mark goes, of the launcher, at load, of the whole group, while pruning.
+
+    The last kill comes between the last save and the last validation. Then one step more, with another split.
+    """
+    run = place.experiment(flags=("--keep-checkpoints", "1", "--deterministic"))
     seen = SimpleNamespace(run=run)
     must(run.start(fault="save.shards 4 0 kill"), 1)
     seen.after_first_save = run.whole()
@@ -94,7 +98,9 @@ def kills_on_one_rank(place: Place) -> Any:
     seen.before_save = run.whole()
     must(run.start(fault="save.prune 8 0 kill"), 1)
     seen.pruning = sorted(path.name for path in run.checkpoints.iterdir())
-    seen.last = must(run.start(steps=13))
+    seen.validation = must(run.start())
+    seen.again = must(run.start())
+    seen.last = must(run.start("--split", "800,150,50", "--allow-change", "split", steps=13))
     seen.history = {name: [row for row in rows if row[0] < 13] for name, rows in run.history().items()}
     seen.at_the_end = sorted(path.name for path in run.checkpoints.iterdir())
     return seen
@@ -102,17 +108,22 @@ def kills_on_one_rank(place: Place) -> Any:
 
 @scenario()
 def kills_on_two_ranks(place: Place) -> Any:
-    """kill -9 of rank 1 in a validation, of rank 1 in a save, of all; then a bit flip in the newest checkpoint."""
+    """SIGSTOP of rank 1 in a validation, kill -9 of rank 1 in a save, of all; then a bit flip in the newest checkpoint.
+
+    The later starts save in the background, as on a GPU.
+    """
     run = place.experiment(ranks=2)
     seen = SimpleNamespace(run=run)
-    seen.in_step = must(run.start(fault="validation 4 1 kill"), 1)
-    seen.in_save = must(run.start(fault="save.shards 8 1 kill"), 1)
+    seen.hung = must(run.start("--timeout-minutes", "1", fault="validation 4 1 stop"), 1)
+    seen.hung_gone, seen.hung_attempt = none_left(run.folder), run.attempt()
+    seen.hung_steps = [e["step"] for e in run.events() if e["event"] == "step"]
+    seen.in_save = must(run.start(fault="save.shards 8 1 kill", background=True), 1)
     seen.after_save = run.whole()
-    must(run.start(fault="save.manifest 12 0 group"), -signal.SIGKILL)
+    must(run.start(fault="save.manifest 12 0 group", background=True), -signal.SIGKILL)
     seen.group_gone = none_left(run.folder)
     seen.after_group = run.whole()
     flip_a_byte(run.checkpoints / "step_00000008" / "weights" / "__1_0.distcp")
-    seen.last = must(run.start())
+    seen.last = must(run.start(background=True))
     seen.resumed_after = run.resumed_after()
     seen.damaged = sorted(path.name for path in (run.checkpoints / "damaged").iterdir())
     seen.history = run.history()
@@ -120,31 +131,24 @@ def kills_on_two_ranks(place: Place) -> Any:
 
 
 @scenario()
-def background_saves(place: Place) -> Any:
-    """Saves in the background, as on a GPU: killed while the shards of step 8 are written, then to the end."""
-    run = place.experiment()
-    seen = SimpleNamespace(run=run)
-    must(run.start(fault="save.shards 8 0 kill", background=True), 1)
-    seen.after_kill = run.whole()
-    seen.last = must(run.start(background=True))
-    seen.whole = run.whole()
-    seen.history = run.history()
-    return seen
-
-
-@scenario()
 def signals(place: Place) -> Any:
-    """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in a folder with an odd name; then more steps."""
-    run = Experiment(place.corpus, place.folder / ODD_NAME)
-    seen = SimpleNamespace(run=run, codes=[], whole=[], record=place.folder / "record")
-    record = seen.record
-    for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT), (0, signal.SIGTERM), (10, signal.SIGUSR1)):
+    """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in folders with odd names; then more steps.
+
+    The tokenizer's folder holds code and a pickle that must not run.
+    """
+    corpus = place.folder / f"corpus {ODD_NAME}"
+    shutil.copytree(place.corpus, corpus)
+    write_code(corpus / "tokenizer", place.folder / "it ran", "PreTrainedTokenizerFast")
+    run = Experiment(corpus, place.folder / ODD_NAME)
+    seen = SimpleNamespace(run=run, codes=[], whole=[], outputs=[], record=place.folder / "record")
+    seen.trap, record = place.folder / "it ran", seen.record
+    for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT), (0, signal.SIGUSR1)):
         if step:
             start = run.start(when=at_step(step), send=number, slow=0.3, record=record)
         else:
-            start = run.start(fault="validation 8 0 term", record=record)
+            start = run.start(fault="validation 8 0 usr1", record=record)
         seen.codes.append(start.code)
-        seen.outputs = [*getattr(seen, "outputs", []), start.output]
+        seen.outputs.append(start.output)
         seen.whole.append(run.whole())
     must(run.start(record=record))
     seen.history = run.history()
@@ -180,14 +184,6 @@ def disk(place: Place) -> Any:
     return SimpleNamespace(**json.loads((kept / "facts.json").read_text(encoding="utf-8")))
 
 
-@scenario()
-def hung(place: Place) -> Any:
-    """Rank 1 of two is stopped by SIGSTOP in step 3."""
-    run = place.experiment(ranks=2)
-    start = run.start("--timeout-minutes", "0.75", fault="step 3 1 stop")
-    return SimpleNamespace(run=run, start=start, gone=none_left(run.folder))
-
-
 def _continued(place: Place, name: str, keep: int, *more: str, ranks: int, **keywords: Any) -> Any:
     """The one-rank run's checkpoint of step `keep`, continued with other flags."""
     reference = place.result_of("one_rank").run
@@ -211,17 +207,3 @@ def other_layouts(place: Place) -> Any:
 @scenario("one_rank")
 def other_batch(place: Place) -> Any:
     return _continued(place, "batch", 8, "-gbs", "8", ranks=1)
-
-
-@scenario("one_rank")
-def other_split(place: Place) -> Any:
-    return _continued(place, "split", 8, "--split", "800,150,50", "--allow-change", "split", ranks=1)
-
-
-@scenario()
-def deterministic(place: Place) -> Any:
-    """Two runs of their own with --deterministic."""
-    runs = [place.experiment(name=name, steps=4, flags=("--deterministic",)) for name in ("a", "b")]
-    for run in runs:
-        must(run.start())
-    return runs

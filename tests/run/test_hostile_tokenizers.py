@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -19,7 +17,7 @@ from nemo_workflow.planning import make_plan
 from nemo_workflow.preprocess.tokenizer import resolve_folder
 from tests.plan.conftest import Place
 from tests.run.harness import REPOSITORY
-from tests.run.test_trust import Call
+from tests.run.hostile import write_code
 
 NATIVE = "PreTrainedTokenizerFast"  # a class that transformers has itself
 
@@ -101,19 +99,6 @@ HOSTILE: dict[Callable[[Place], None], str] = {
     other_model: "not of the form that transformers writes",
     own_code: "code of its own (auto_map), which training never runs",
 }
-
-
-def write_code(folder: Path, trap: Path, tokenizer_class: str) -> None:
-    """Code that leaves `trap` when it is run, named where transformers looks for it; and a pickle that does the same."""
-    code = f"open({str(trap)!r}, 'w').close()\nclass Evil:\n    pass\n"
-    for name in ("evil.py", "tokenization_evil.py", "sitecustomize.py"):
-        (folder / name).write_text(code)
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text()) | {
-        "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": tokenizer_class,
-    }  # fmt: skip
-    path.write_text(json.dumps(config))
-    (folder / "vocab.pkl").write_bytes(pickle.dumps(Call(exec, code)))
 
 
 @pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)

@@ -42,9 +42,16 @@ def test_ranks_whose_launcher_was_killed_save_and_end(kills_on_one_rank: Any) ->
     assert kills_on_one_rank.before_save == steps
 
 
+def test_killed_before_the_last_validation_the_same_command_makes_it(kills_on_one_rank: Any) -> None:
+    said = kills_on_one_rank.validation.output
+    assert "resuming after step 12 of 12" in said and "step 12: validation loss" in said
+    assert "step 12/12" not in said and "checkpoint saved" not in said  # nothing else is made anew
+    assert "already trained to step 12" in kills_on_one_rank.again.output
+
+
 def test_killed_while_an_old_checkpoint_is_removed(kills_on_one_rank: Any) -> None:
     assert ".removing-step_00000008" in kills_on_one_rank.pruning
-    assert "finished the removal of checkpoint step_00000008" in kills_on_one_rank.last.output
+    assert "finished the removal of checkpoint step_00000008" in kills_on_one_rank.validation.output
     assert kills_on_one_rank.at_the_end == ["step_00000012", "step_00000013"]  # keep 1, and the one resumed from
 
 
@@ -53,9 +60,8 @@ def test_two_ranks_end_as_if_nothing_had_happened(kills_on_two_ranks: Any, two_r
 
 
 def test_the_killed_rank_is_named_with_its_log(kills_on_two_ranks: Any) -> None:
-    for start in (kills_on_two_ranks.in_step, kills_on_two_ranks.in_save):
-        last = start.output.strip().splitlines()[-1]
-        assert "rank 1 was ended by SIGKILL" in last and last.endswith("rank1.log")
+    last = kills_on_two_ranks.in_save.output.strip().splitlines()[-1]
+    assert "rank 1 was ended by SIGKILL" in last and last.endswith("rank1.log")
 
 
 def test_a_kill_in_a_save_leaves_the_one_before(kills_on_two_ranks: Any) -> None:
@@ -69,12 +75,6 @@ def test_a_flipped_bit_is_found_named_and_set_aside(kills_on_two_ranks: Any) -> 
     assert "checkpoint step_00000008 is not used: the content of weights/__1_0.distcp has changed" in output
     assert kills_on_two_ranks.resumed_after == 4
     assert kills_on_two_ranks.damaged == ["step_00000008"]
-
-
-def test_saves_in_the_background(background_saves: Any, one_rank: Any) -> None:
-    assert 8 not in background_saves.after_kill
-    assert background_saves.history == one_rank.history
-    assert background_saves.whole == [4, 8, 12]  # the newest two, and the one resumed from
 
 
 def export(source: Path, output: Path) -> list[str]:

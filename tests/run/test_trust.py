@@ -16,16 +16,7 @@ import pytest
 from nemo_workflow import trust
 from nemo_workflow.errors import Refusal
 from tests.run.harness import REPOSITORY
-
-
-class Call:
-    """Unpickled, it calls a function."""
-
-    def __init__(self, function: Any, *arguments: Any):
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.call
+from tests.run.hostile import Call
 
 
 def archive(value: Any) -> bytes:

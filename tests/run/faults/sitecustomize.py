@@ -15,7 +15,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
              fill             the disk fills up but for 20 MB, until the run goes on (point save.begun only)
-             term             SIGTERM to the launcher
+             usr1             SIGUSR1 to the launcher
              launcher         kill -9 of the launcher
              group            kill -9 of the launcher, torchrun and every rank at once
 
@@ -63,8 +63,8 @@ def _act(action: str) -> None:
     if action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
-    if action == "term":
-        os.kill(launcher, signal.SIGTERM)
+    if action == "usr1":
+        os.kill(launcher, signal.SIGUSR1)
     if action == "launcher":
         os.kill(launcher, signal.SIGKILL)
     if action == "group":
