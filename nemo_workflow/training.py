@@ -21,7 +21,7 @@ import torch.distributed as dist
 from nemo_workflow import catalog, events, flops, loggers, machine, parameters
 from nemo_workflow.plan import Plan
 from nemo_workflow.report.refresh import Refresher
-from nemo_workflow.saving import Checkpoints, wait_for_async_save
+from nemo_workflow.saving import Checkpoints
 from nemo_workflow.spikes import SpikeWarner
 from nemo_workflow.step_clock import Finished, StepClock
 from nemo_workflow.watch import LAUNCHER, Heartbeat
@@ -341,7 +341,7 @@ class Stopper(pl.Callback):
         assert isinstance(saver, Checkpoints)
         saver.last_save = True
         saver.save_now(trainer)
-        wait_for_async_save(trainer)
+        saver.wait(trainer)
         self.run_log.finish("stopped")
         dist.barrier(group=self.group)
         os._exit(STOPPED)  # no destructor may hang on a collective whose peers are gone

@@ -19,3 +19,10 @@ def fuse_output_layer() -> None:
     from nemo_workflow.gpu_backend import output_layer
 
     output_layer.install()
+
+
+def end_queue_with_rank() -> None:
+    """Leave no process of a checkpoint's writers behind; see checkpoint_queue.py. Imports megatron-core."""
+    from nemo_workflow.gpu_backend import checkpoint_queue
+
+    checkpoint_queue.install()

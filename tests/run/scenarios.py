@@ -160,12 +160,13 @@ def signals(place: Place) -> Any:
 
 @scenario()
 def nan(place: Place) -> Any:
-    """A NaN gradient on rank 1 of two: stop, then the same with --on-nan skip 1, then one too many."""
+    """A NaN gradient on rank 1 of two: stop; then the same with --on-nan skip 1. The saves are in the background."""
     run = place.experiment(ranks=2, flags=("--save-every", "100"))
-    seen = SimpleNamespace(run=run, stopped=must(run.start(fault="step 3 1 nan"), 1))
+    seen = SimpleNamespace(run=run, stopped=must(run.start(fault="step 3 1 nan", background=True), 1))
     seen.event = next(e for e in events.read(run.folder / events.FILE) if e["event"] == "nonfinite")
     seen.whole = run.whole()
-    seen.skipped = must(run.start("--on-nan", "skip", "1", fault="step 3 1 nan", steps=5))
+    seen.skipped = must(run.start("--on-nan", "skip", "1", fault="step 3 1 nan", steps=5, background=True))
+    seen.whole_at_end = run.whole()
     seen.history = run.history()
     return seen
 

@@ -62,6 +62,10 @@ def test_a_nan_is_skipped_and_counted(nan: Any) -> None:
     assert len(losses) == 5 and all(loss is not None and math.isfinite(loss) for loss in losses)
 
 
+def test_the_last_save_is_whole_though_it_was_begun_in_the_background(nan: Any) -> None:
+    assert nan.whole_at_end == [2, 5]
+
+
 def test_a_disk_that_fills_during_a_save_stops_the_run_with_that_reason(disk: Any) -> None:
     code, output = disk.stopped
     assert code == 1
