@@ -86,19 +86,20 @@ def kills_on_one_rank(place: Place) -> Any:
     The last kill comes between the last save and the last validation. Then one step more, with another split.
     """
     run = place.experiment(flags=("--keep-checkpoints", "1", "--deterministic"))
-    seen = SimpleNamespace(run=run)
-    must(run.start(fault="save.shards 4 0 kill"), 1)
+    record = place.folder / "record"
+    seen = SimpleNamespace(run=run, record=record)
+    must(run.start(fault="save.shards 4 0 kill", record=record), 1)
     seen.after_first_save = run.whole()
-    seen.second = must(run.start(fault="save.mark 4 0 kill"), 1)
+    seen.second = must(run.start(fault="save.mark 4 0 kill", record=record), 1)
     seen.before_the_mark = run.whole()
-    must(run.start(fault="step 5 0 launcher", slow=0.5), -signal.SIGKILL)
-    seen.left_by_launcher = run.start(fault="load 0 0 kill")  # at once: the ranks may still be saving
+    must(run.start(fault="step 5 0 launcher", slow=0.5, record=record), -signal.SIGKILL)
+    seen.left_by_launcher = run.start(fault="load 0 0 kill", record=record)  # at once: the ranks may still be saving
     seen.ranks_gone = none_left(run.folder)
-    must(run.start(fault="save.before 8 0 group"), -signal.SIGKILL)
+    must(run.start(fault="save.before 8 0 group", record=record), -signal.SIGKILL)
     seen.before_save = run.whole()
-    must(run.start(fault="save.prune 8 0 kill"), 1)
+    must(run.start(fault="save.prune 8 0 kill", record=record), 1)
     seen.pruning = sorted(path.name for path in run.checkpoints.iterdir())
-    seen.validation = must(run.start())
+    seen.validation = must(run.start(record=record))
     seen.again = must(run.start())
     seen.last = must(run.start("--split", "800,150,50", "--allow-change", "split", steps=13))
     seen.history = {name: [row for row in rows if row[0] < 13] for name, rows in run.history().items()}
@@ -198,8 +199,9 @@ def _continued(place: Place, name: str, keep: int, *more: str, ranks: int, **key
 
 @scenario("one_rank")
 def other_layouts(place: Place) -> Any:
-    """The checkpoint of one rank continued on two: tensor parallel, pipeline parallel."""
+    """The checkpoint of one rank continued on two: data, tensor and pipeline parallel."""
     return {
+        "DP2": _continued(place, "DP2", 8, ranks=2),
         "TP2": _continued(place, "TP2", 8, "-TP", "2", ranks=2),
         "PP2": _continued(place, "PP2", 8, "-PP", "2", ranks=2),
     }
@@ -207,4 +209,5 @@ def other_layouts(place: Place) -> Any:
 
 @scenario("one_rank")
 def other_batch(place: Place) -> Any:
-    return _continued(place, "batch", 8, "-gbs", "8", ranks=1)
+    """Another batch; and flags that may change with no more than a word, or without one."""
+    return _continued(place, "batch", 8, "-gbs", "8", "--micro-batch-size", "4", "--lr", "0.002", ranks=1)

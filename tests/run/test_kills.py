@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemo_workflow import events
-from tests.run.harness import REPOSITORY, manifest
+from tests.run.harness import REPOSITORY, manifest, samples
 
 pytestmark = pytest.mark.e2e
 
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.e2e
 def test_one_rank_ends_as_if_nothing_had_happened(kills_on_one_rank: Any, one_rank: Any) -> None:
     assert len(one_rank.history["steps"]) == 12 and len(one_rank.history["validations"]) == 3
     assert kills_on_one_rank.history == one_rank.history
+    assert samples(kills_on_one_rank.record) == samples(one_rank.record)  # in the same order, with the same tokens
 
 
 def test_killed_in_the_first_save_ever(kills_on_one_rank: Any) -> None:
