@@ -12,6 +12,7 @@ import pytest
 
 from nemo_workflow import events
 from tests.run.harness import REPOSITORY, manifest, samples
+from tests.run.scenarios import ODD_NAME
 
 pytestmark = pytest.mark.e2e
 
@@ -85,14 +86,17 @@ def export(source: Path, output: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_an_export_killed_half_way_is_made_whole_by_the_same_command(one_rank: Any, tmp_path: Path) -> None:
-    source = one_rank.run.checkpoints / "step_00000012"
+def test_an_export_killed_half_way_is_made_whole_by_the_same_command(signals: Any, tmp_path: Path) -> None:
+    """From and to folders with odd names."""
+    source = signals.run.checkpoints / "step_00000016"
     subprocess.run(export(source, tmp_path / "whole"), cwd=REPOSITORY, check=True, capture_output=True)
-    output = tmp_path / "killed"
+    folder = tmp_path / ODD_NAME
+    folder.mkdir()
+    output = folder / "killed"
     process = subprocess.Popen(
         export(source, output), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not any(file.stat().st_size for file in tmp_path.glob(".killed.*/*")):
+    while not any(file.stat().st_size for file in folder.glob(".killed.*/*")):
         assert process.poll() is None
         time.sleep(0.001)
     process.kill()
