@@ -53,7 +53,7 @@ def test_changed_data_of_equal_size_is_refused(one_rank: Any, corpus: Path) -> N
         text = refused(one_rank.run)
     finally:
         file.write_bytes(whole)
-    assert "--allow-change dataset" in text and "source 1: bin other content" in text
+    assert "--allow-change dataset" in text and "source 1: bin " in text
 
 
 def test_another_tokenizer_is_refused(one_rank: Any, other_corpus: Path) -> None:
