@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nemo_workflow import wandb_file
-from tests.look import fake_runs
+from tests.look import fake_runs, wandb_server
 
 FEED = """
-import os, sys
+import os, sys, time, urllib.request
 from pathlib import Path
 from nemo_workflow import loggers
 from nemo_workflow.plan import Plan
@@ -42,10 +45,14 @@ for event in happened:
         loggers.feed(both, event["step"], {"val_loss": event["val_loss"]})
 print(*loggers.words(both), sep="\\n", flush=True)
 if how == "killed":
-    import time
     time.sleep(3)  # W&B's own process writes the file
     os.kill(os.getpid(), 9)
+if how == "deserted":
+    urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/go-away").close()
+began = time.monotonic()
 loggers.close(both)
+print(f"held up {time.monotonic() - began:.0f} s")
+print(*loggers.words(both), sep="\\n", flush=True)
 os._exit(75)
 """
 
@@ -68,6 +75,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     (folder / "plan.json").write_text(plan.to_json())
     said = [train(folder, 1, 14, "killed"), train(folder, 11, 30, "stopped")]
     return folder, said
+
+
+def new_run(place: Path, steps: int) -> Path:
+    folder = place / "demo"
+    folder.mkdir()
+    plan = fake_runs.make_plan(folder, steps=steps, every=2, wandb=True, wandb_project="tests")
+    (folder / "plan.json").write_text(plan.to_json())
+    return folder
+
+
+def loggers_id(folder: Path) -> str:
+    """The W&B id that the run's folder keeps."""
+    return str(json.loads((folder / "wandb.json").read_text())["id"])
 
 
 def rows(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -114,16 +134,58 @@ def test_without_a_key_it_says_how_to_sync_later(run: tuple[Path, list[str]]) ->
         assert "no key" in text and f"wandb sync --id {run_id} {folder}/wandb/offline-run-*-{run_id}" in text
 
 
+KEY = {"WANDB_API_KEY": "0" * 40}
+REASONS = {
+    "nobody": "can't be reached",
+    "never": "can't be reached (timed out)",
+    "500": "answers 500",
+    "nonsense": "invalid",
+}
+
+
 @pytest.mark.e2e
-def test_without_a_network_it_logs_to_files(tmp_path: Path) -> None:
-    """A server that doesn't answer, and one that answers nonsense."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        place = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        folder = tmp_path / "demo"
-        folder.mkdir()
-        plan = fake_runs.make_plan(folder, steps=5, every=5, wandb=True)
-        (folder / "plan.json").write_text(plan.to_json())
-        said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=place, WANDB_API_KEY="0" * 40)
-    assert "can't be reached" in said and "wandb sync" in said
+@pytest.mark.parametrize("how", REASONS)
+def test_without_a_server_it_logs_to_files(tmp_path: Path, how: str) -> None:
+    """Nobody at the address, one that never answers, one that fails, and a hotel's login page."""
+    folder = new_run(tmp_path, steps=5)
+    began = time.monotonic()
+    if how == "nobody":
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+            said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=url, **KEY)
+    else:
+        with wandb_server.serving(how) as server:
+            said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=server.url, **KEY)
+    print(f"{how}: {time.monotonic() - began:.0f} s with the imports")
+    (line,) = [line for line in said.splitlines() if line.startswith("W&B: ")]
+    assert REASONS[how] in line and f"wandb sync --id {loggers_id(folder)} {folder}/wandb/offline-run-*-" in line
     assert [step for step, _ in rows(folder, "reduced_train_loss")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.e2e
+def test_a_server_gets_each_step_once_in_one_run(tmp_path: Path) -> None:
+    """Online: a start killed at step 4 and one that goes on from step 2."""
+    folder = new_run(tmp_path, steps=6)
+    with wandb_server.serving("well") as server:
+        said = train(folder, 1, 4, "killed", WANDB_BASE_URL=server.url, **KEY)
+        said += train(folder, 3, 6, "stopped", WANDB_BASE_URL=server.url, **KEY)
+    assert "W&B" not in said
+    assert list(server.rows) == [loggers_id(folder)]
+    (got,) = server.rows.values()
+    steps = [row["trainer/global_step"] for row in got if "reduced_train_loss" in row]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.e2e
+def test_a_server_that_goes_away_holds_up_the_end_for_a_while_only(tmp_path: Path) -> None:
+    folder = new_run(tmp_path, steps=5)
+    with wandb_server.serving("well") as server:
+        said = train(folder, 1, 5, "deserted", WANDB_BASE_URL=server.url, **KEY)
+        assert server.how == "never"
+    held = float(re.search(r"held up (\d+)", said)[1])  # type: ignore[index]
+    assert held < 120, said
+    (line,) = [line for line in said.splitlines() if line.startswith("W&B did not take all")]
+    assert f"wandb sync --id {loggers_id(folder)} {folder}/wandb/run-*-{loggers_id(folder)}" in line
+    (file,) = folder.glob("wandb/run-*/run-*.wandb")
+    assert [row["trainer/global_step"] for row in wandb_file.history(file) if "lr" in row] == [1, 2, 3, 4, 5]
