@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow import machine
 from nemo_workflow.report import charts
 from nemo_workflow.report.page import write_comparison, write_report
 from nemo_workflow.report.refresh import Refresher
@@ -99,6 +100,19 @@ def test_slurms_jobs_nodes_and_restarts_are_told(tmp_path: Path) -> None:
     at = cells.index("4711")
     assert cells[at + 1] == "1 of 1" and cells[at + 3 : at + 5] == ["1", "0"]
     assert "Slurm" not in write_report(RunFolder(fake_runs.write_run(tmp_path / "local").folder)).read_text()
+
+
+def test_a_rank_that_srun_started_knows_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert machine.slurm_job() == {}
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert machine.slurm_job() == {}  # a shell inside an allocation
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "a[1-2]")
+    assert machine.slurm_job() == {"slurm": {"job": "7", "nodes": "a[1-2]", "restart": 0}}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert machine.slurm_job()["slurm"]["restart"] == 2
 
 
 def test_a_training_is_not_held_up(run: RunFolder) -> None:
