@@ -7,7 +7,7 @@ from typing import Any
 
 from bokeh.embed import components
 from bokeh.models import DataRange1d, HoverTool, Range1d
-from bokeh.models.formatters import CustomJSTickFormatter
+from bokeh.models.formatters import BasicTickFormatter, CustomJSTickFormatter
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -91,8 +91,9 @@ def _chart(runs: list[RunFolder], title: str, label: str, axis: str, series: lis
     chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
     chart.legend.update(padding=2, spacing=0, label_text_font_size="12px")
     chart.xaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
-    chart.yaxis.formatter.power_limit_low = -6  # 0.0002, not 2.000e-4
-    if title in FROM_ZERO:
+    if title not in FROM_ZERO:
+        chart.yaxis.formatter = BasicTickFormatter(power_limit_low=-6)  # 0.0002, not 2.000e-4
+    else:
         chart.yaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
         chart.legend.location = "bottom_right"  # where nothing is
     return chart
