@@ -68,7 +68,7 @@ def _chart(runs: list[RunFolder], title: str, label: str, axis: str, series: lis
             legend = name if len(runs) == 1 else f"{run.name} {name}"
             dash = "dashed" if len(runs) > 1 and offset else "solid"
             means = running_means(points) if title in NOISY and kind == "step" else []
-            alpha = 0.35 if means else 1.0
+            alpha = 0.45 if means else 1.0
             lines.append(
                 chart.line(
                     x, y, color=colour, line_width=1.6, alpha=alpha, legend_label=legend, line_dash=dash, name=legend

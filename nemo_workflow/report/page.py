@@ -35,7 +35,9 @@ def write_comparison(runs: list[RunFolder], differences: list[tuple[str, ...]], 
     names = [run.name for run in runs]
     lead = [{"state": run.state.name, "text": f"{run.name}: {run.state.why}"} for run in runs]
     table = {"title": "Flags that differ", "head": ["flag", *names], "rows": differences}
-    _write(path, {"title": " / ".join(names), "lead": lead, "tables": [table] if differences else []}, runs)
+    note = "Strong lines are running means over a fiftieth of a run, faint ones the single steps."
+    tables = [table] if differences else []
+    _write(path, {"title": " / ".join(names), "lead": lead, "chart_note": note, "tables": tables}, runs)
     return path
 
 
