@@ -199,17 +199,16 @@ def why_offline() -> str:
     if urllib.request.getproxies().get(server.scheme):
         return ""  # a proxy has its own ways
     query = json.dumps({"query": "query { serverInfo { __typename } }"}).encode()
-    request = urllib.request.Request(
-        f"{server.geturl().rstrip('/')}/graphql", query, {"Content-Type": "application/json"}
-    )
     try:
+        address = f"{server.geturl().rstrip('/')}/graphql"
+        request = urllib.request.Request(address, query, {"Content-Type": "application/json"})
         urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
     except urllib.error.HTTPError as error:
         return f"{server.hostname} answers {error.code}" if error.code >= 500 else ""  # the rest is for W&B to judge
     except (OSError, ValueError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         if not isinstance(cause, ssl.SSLError):  # W&B may know other certificates
-            return f"{server.hostname} can't be reached ({cause})"
+            return f"{server.hostname or server.geturl()} can't be reached ({cause})"
     return ""
 
 

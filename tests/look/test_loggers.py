@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -135,31 +134,40 @@ def test_without_a_key_it_says_how_to_sync_later(run: tuple[Path, list[str]]) ->
 
 
 KEY = {"WANDB_API_KEY": "0" * 40}
-REASONS = {
-    "nobody": "can't be reached",
-    "never": "can't be reached (timed out)",
-    "500": "answers 500",
-    "nonsense": "invalid",
-}
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("how", REASONS)
-def test_without_a_server_it_logs_to_files(tmp_path: Path, how: str) -> None:
-    """Nobody at the address, one that never answers, one that fails, and a hotel's login page."""
-    folder = new_run(tmp_path, steps=5)
-    began = time.monotonic()
-    if how == "nobody":
-        with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-            said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=url, **KEY)
-    else:
+def test_what_keeps_a_run_from_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemo_workflow.loggers import REACH_SECONDS, why_offline
+
+    for name in [name for name in os.environ if "proxy" in name.lower() or name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", KEY["WANDB_API_KEY"])
+    for how, why in (("well", ""), ("500", "127.0.0.1 answers 500"), ("nonsense", "")):  # W&B itself sees the last
         with wandb_server.serving(how) as server:
-            said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=server.url, **KEY)
-    print(f"{how}: {time.monotonic() - began:.0f} s with the imports")
+            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+            assert why_offline() == why
+    assert "can't be reached" in why_offline()  # nobody is there any more
+    with wandb_server.serving("never") as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        began = time.monotonic()
+        assert "can't be reached (timed out)" in why_offline()
+        assert time.monotonic() - began < REACH_SECONDS + 30
+    monkeypatch.setenv("WANDB_BASE_URL", "no address")
+    assert "can't be reached" in why_offline()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert why_offline() == "WANDB_MODE is offline"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("how", "why"), [("never", "can't be reached (timed out)"), ("nonsense", "invalid character")])
+def test_without_a_server_it_logs_to_files(tmp_path: Path, how: str, why: str) -> None:
+    """One that never answers, and a hotel's login page."""
+    folder = new_run(tmp_path, steps=5)
+    with wandb_server.serving(how) as server:
+        said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=server.url, **KEY)
     (line,) = [line for line in said.splitlines() if line.startswith("W&B: ")]
-    assert REASONS[how] in line and f"wandb sync --id {loggers_id(folder)} {folder}/wandb/offline-run-*-" in line
+    assert why in line and f"wandb sync --id {loggers_id(folder)} {folder}/wandb/offline-run-*-" in line
     assert [step for step, _ in rows(folder, "reduced_train_loss")] == [1, 2, 3, 4, 5]
 
 
