@@ -173,10 +173,10 @@ def test_without_a_server_it_logs_to_files(tmp_path: Path, how: str, why: str) -
 
 @pytest.mark.e2e
 def test_a_server_gets_each_step_once_in_one_run(tmp_path: Path) -> None:
-    """Online: a start killed at step 4 and one that goes on from step 2."""
+    """Online: a start that is stopped at step 4, and one that makes the steps after 2 again."""
     folder = new_run(tmp_path, steps=6)
     with wandb_server.serving("well") as server:
-        said = train(folder, 1, 4, "killed", WANDB_BASE_URL=server.url, **KEY)
+        said = train(folder, 1, 4, "stopped", WANDB_BASE_URL=server.url, **KEY)
         said += train(folder, 3, 6, "stopped", WANDB_BASE_URL=server.url, **KEY)
     assert "W&B" not in said
     assert list(server.rows) == [loggers_id(folder)]
