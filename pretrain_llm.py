@@ -32,12 +32,18 @@ def main() -> int:
 
     if resuming.finished_already(plan):
         print(f"{plan.run_dir}: already trained to step {plan.schedule.max_steps}; a larger --max-steps continues it")
-        return 0
-    if settings.executor == "slurm":
+        code = 0
+    elif settings.executor == "slurm":
         from nemo_workflow.slurm.submit import run_slurm
 
         return run_slurm(plan, settings)
-    return launch.run_local(plan)
+    else:
+        code = launch.run_local(plan)
+    if code == 0 and settings.sample:
+        from nemo_workflow.sample import after_training
+
+        after_training(plan)
+    return code
 
 
 if __name__ == "__main__":  # nemo_run runs this file again in every worker

@@ -15,6 +15,7 @@ from typing import Any
 
 from nemo_workflow import machine
 from nemo_workflow.catalog import Recipe
+from nemo_workflow.conversion import families
 from nemo_workflow.largest_token import largest_token
 from nemo_workflow.layout import Layout, layers_a_stage
 from nemo_workflow.options import TABLE, Settings
@@ -117,6 +118,22 @@ def wandb_logged_in() -> bool:
     except (OSError, UnicodeDecodeError, RuntimeError):
         keys = ""
     return "api.wandb.ai" in keys or "WANDB_BASE_URL" in os.environ  # of another server we can't tell
+
+
+def sample_text(run: Run) -> Iterator[str]:
+    text = run.settings.sample
+    if text is None:
+        return
+    if not text.strip():
+        yield "--sample: give the text that the model is to go on with, or leave it out"
+    if run.settings.executor == "slurm":
+        yield (
+            "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with"
+            " ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"
+        )
+    if run.recipe and run.recipe.model_class not in {family.model_class for family in families.FAMILIES}:
+        reason = families.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
+        yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"
 
 
 def machine_size(run: Run) -> Iterator[str]:
@@ -493,4 +510,5 @@ RULES = (
     enough_data,
     tokenizer_fits,
     wandb_flags,
+    sample_text,
 )

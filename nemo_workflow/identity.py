@@ -118,7 +118,7 @@ def compare(now: dict[str, Any], then: dict[str, Any], allowed: tuple[str, ...],
             problems.append(f"{name} differs from {where} ({difference}): {NEVER[name]}")
         elif name in REFUSED and name not in allowed:
             problems.append(
-                f"{REFUSED[name]} differs from {where} ({difference}); put it back, start another --experiment, or give"
+                f"{REFUSED[name]} changed since {where} ({difference}); put that back, start another --experiment, or give"
                 f" --allow-change {name} to go on with it"
             )
         else:

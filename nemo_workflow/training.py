@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import lightning.pytorch as pl
@@ -101,6 +102,7 @@ class RunLog(pl.Callback):
             max_steps=trainer.max_steps,
             setup_seconds=round(time.time() - self.started, 2),
             machine=machine.facts() | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+            **machine.slurm_job(),
         )
         for word in loggers.words(self._loggers):
             self.note(word)
@@ -173,14 +175,26 @@ class RunLog(pl.Callback):
         self._clock.restart()
 
     def finish(self, reason: str = "finished") -> None:
-        """Write the end event and summary.json."""
+        """Write the end event and summary.json.
+
+        W&B may be long about its end: it comes first, so that its words do too, but not in a run that was asked to stop:
+        that has little time, and Slurm's script looks for the end in the last line.
+        """
         self.write_pending()
+        if reason == "finished":
+            self._close_loggers(self.note)
         self.event("end", step=self._last.get("step"), reason=reason)
         if int(os.environ.get("RANK", "0")) == 0:
             events.write_summary(self.plan, reason)
             if LAUNCHER not in os.environ:  # a launcher on this machine writes the last report itself
                 self.report.finish(LAST_REPORT_SECONDS)
-        loggers.close(self._loggers)  # last: W&B may be long about it
+        if reason != "finished":
+            self._close_loggers(functools.partial(print, file=self.console, flush=True))
+
+    def _close_loggers(self, say: Callable[[str], None]) -> None:
+        loggers.close(self._loggers)
+        for word in loggers.words(self._loggers):
+            say(word)
 
     def resume_clock(self) -> None:
         """Leave what has just been done (a save) out of the next step's time."""

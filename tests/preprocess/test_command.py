@@ -309,7 +309,9 @@ def test_refusal_on_the_command_line(preprocess, tmp_path):
     done = preprocess("--input", tmp_path / "no.jsonl", "--tokenizer", tmp_path, "--output-dir", tmp_path / "out")
     assert done.code == 2
     assert done.out == ""
-    assert done.err.splitlines() == [f"preprocess: error: --input {tmp_path / 'no.jsonl'}: no such file"]
+    assert done.err.splitlines() == [
+        f"python -m nemo_workflow.preprocess: error: --input {tmp_path / 'no.jsonl'}: no such file"
+    ]
 
 
 def test_tokenizer_without_an_end_token(go, tokenizers_dir, tmp_path):

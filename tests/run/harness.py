@@ -19,7 +19,7 @@ from nemo_workflow.checkpoints import list_checkpoints, problem_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAULTS = Path(__file__).parent / "faults"
-SECONDS = 240  # that a start may take on a busy machine
+SECONDS = 600  # that a start may take on a busy machine
 
 
 @dataclass
