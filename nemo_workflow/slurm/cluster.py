@@ -9,6 +9,8 @@ import subprocess
 import time
 from dataclasses import dataclass
 
+from nemo_workflow.slurm import login
+
 ENDED = frozenset(
     ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
 )
@@ -60,9 +62,7 @@ class Cluster:
         """Run a command on the cluster with `text` as its input; 127 where it isn't there, 124 where it hangs."""
         command = list(words)
         if self.host:
-            user_host, _, port = self.host.partition(":")
-            ssh = ["ssh", "-o", "BatchMode=yes", *(["-p", port] if port else []), user_host, "--"]
-            command = [*ssh, " ".join(map(shlex.quote, words))]
+            command = [*login.command(self.host, "-o", "BatchMode=yes"), "--", " ".join(map(shlex.quote, words))]
         try:
             done = subprocess.run(
                 command,

@@ -31,6 +31,8 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
     notes = [f"{name} in the environment is not used: the flags decide" for name in ignored]
     refuse_second(plan.folder)
     notes += preflight.check(cluster, plan)
+    if cluster.host:
+        script.check_tunnel(plan)
     first = launch.new_attempt(plan)
     preflight.test_script(cluster, script.job_script(plan, first))
     with launch.locked(plan.folder):
@@ -80,7 +82,7 @@ def _submit_chain(plan: Plan, first: Path) -> list[Job]:
             shutil.rmtree(attempt, ignore_errors=True)
             words = _reason(error)
             if not submitted:
-                raise Refusal(f"Slurm refused the job: {words}") from None
+                raise Refusal(f"the job was not submitted: {words}") from None
             ids = ", ".join(job.job_id for job in submitted)
             raise Failure(f"Slurm took {ids} and refused link {number} of --chain: {words}") from None
     return submitted
