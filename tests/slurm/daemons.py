@@ -1,4 +1,4 @@
-"""A real Slurm on this host's loopback: munged, mariadbd, slurmdbd, slurmctld and four slurmd, all started by us.
+"""A real Slurm on this host's loopback: munged, mariadbd, slurmdbd, slurmctld and six slurmd, all started by us.
 
 Everything lies in one folder, with ports and sockets of its own, so that a Slurm that is already here is left alone.
 The nodes' GPUs are device files of /dev/null's kind: Slurm counts, binds and refuses them as it would real ones.
@@ -21,7 +21,7 @@ import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "srun", "sacct", "mariadbd", "mariadb-install-db")
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server"
-NODES, GPUS, CPUS = 4, 8, 8
+NODES, GPUS, CPUS = 6, 8, 8
 
 SLURM_CONF = """\
 ClusterName=ci
@@ -64,8 +64,8 @@ PartitionName=batch Nodes=n[1-2] Default=YES State=UP PreemptMode=OFF
 PartitionName=closed Nodes=n1 AllowAccounts=others State=UP PreemptMode=OFF
 PartitionName=lossy Nodes=n3 State=UP PreemptMode=OFF
 PartitionName=spare Nodes=n4 State=UP PreemptMode=OFF
-PartitionName=low Nodes=n[1-2] State=UP PriorityTier=1 GraceTime=60
-PartitionName=high Nodes=n[1-2] State=UP PriorityTier=9 PreemptMode=OFF
+PartitionName=low Nodes=n[5-6] State=UP PriorityTier=1 GraceTime=60
+PartitionName=high Nodes=n[5-6] State=UP PriorityTier=9 PreemptMode=OFF
 """
 NODE = (
     "NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Sockets=1 CoresPerSocket={cpus}"

@@ -58,7 +58,8 @@ class Login:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
         values = {"root": root, "port": port, "host": HOST, "slurm_conf": slurm_conf}
         (root / "sshd_config").write_text(SSHD.format(**values))
-        (root / ".ssh" / "config").write_text(CLIENT.format(**values))
+        self.settings = root / ".ssh" / "config"
+        self.settings.write_text(CLIENT.format(**values))
         host_key = (root / "host_key.pub").read_text().split()[:2]
         (root / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(host_key)}\n")
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd's empty folder, else made when the service starts
@@ -81,6 +82,10 @@ class Login:
         environment = {name: value for name, value in os.environ.items() if name != "SLURM_CONF"}
         path = f"{programs}:{Path(sys.executable).parent}"
         return environment | {"PATH": path, "HOME": str(self.root)}
+
+    def move_settings(self) -> Path:
+        """Rename the settings; returns where they are."""
+        return self.settings.rename(self.settings.with_name("more"))
 
     def _wait(self) -> None:
         end = time.monotonic() + 10
