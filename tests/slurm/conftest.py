@@ -189,7 +189,7 @@ def runs(corpus: Path, tmp_path: Path) -> Runs:
     return Runs(corpus, tmp_path)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
