@@ -91,7 +91,7 @@ def executor(plan: Plan, attempt: Path, link: Link) -> Any:
         constraint=setting("constraint"),
         signal=f"USR1@{setting('stop_before')}" if setting("stop_before") else None,
         additional_parameters=_more_parameters(plan, link) or None,
-        container_image=setting("container_image") if contained else None,
+        container_image=image_name(setting("container_image")) if contained else None,
         container_mounts=container_mounts(plan) if contained else [],
         container_env=[*variables(plan), *setting("container_env")] if contained else None,
         env_vars={},  # nemo_run writes them unquoted and in capitals: ours are among the setup lines
@@ -166,6 +166,14 @@ def _more_parameters(plan: Plan, link: Link) -> dict[str, str | bool]:
         named["dependency"] = ",".join(waits)
         named["kill_on_invalid_dep"] = "yes"  # else a job whose parent failed waits for ever
     return {name: value for name, value in named.items() if value} | slurm_arguments(plan.setting("slurm_arg"))
+
+
+def image_name(image: str) -> str:
+    """REGISTRY/IMAGE in enroot's own form, REGISTRY#IMAGE: before version 4.0 it looked for the former at Docker Hub."""
+    registry, _, rest = image.partition("/")
+    if rest and "." in registry.lstrip(".") and "#" not in image and "://" not in image:
+        return f"{registry}#{rest}"
+    return image
 
 
 def container_mounts(plan: Plan) -> list[str]:

@@ -218,21 +218,21 @@ def losses(runs: Runs, name: str) -> dict[int, tuple[float, float, int]]:
 def limited(
     slurm: daemons.Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Runs, subprocess.Popen[str]] | None]:
-    """A real training that its time limit stops, behind all other tests, for Slurm looks at limits twice a minute.
+    """A real training behind all other tests, for Slurm looks at limits twice a minute.
 
-    When it has come back by itself and taken some steps, it is cancelled.
+    Its time limit stops it; it comes back and takes some steps; its node is lost; it comes back, and is cancelled.
     """
-    if "test_time_limit_and_requeue" not in [item.name for item in request.session.items]:
+    if "test_time_limit_and_lost_node" not in [item.name for item in request.session.items]:
         yield None
         return
     runs = Runs(corpus, tmp_path_factory.mktemp("limited"))
     setup = runs.how.with_name("setup.sh")
     setup.write_text("renice -n 5 $$ >/dev/null\n")  # the tests in front come first
     process = runs.start(
-        "limit", "--wait", "-P", "spare", "--time", "20", "--stop-before", "20", "--requeue", "1", "--max-steps", "5000",
+        "limit", "--wait", "-P", "spare", "--time", "20", "--stop-before", "20", "--requeue", "2", "--max-steps", "5000",
         "--save-every", "5000", "--val-check-interval", "5000", "--setup-file", str(setup),
     )  # fmt: skip
-    watcher = threading.Thread(target=_limit_and_cancel, args=(slurm, runs), daemon=True)
+    watcher = threading.Thread(target=_lead, args=(slurm, runs), daemon=True)
     watcher.start()
     yield runs, process
     watcher.join(300)
@@ -240,7 +240,7 @@ def limited(
     process.communicate()
 
 
-def _limit_and_cancel(slurm: daemons.Daemons, runs: Runs) -> None:
+def _lead(slurm: daemons.Daemons, runs: Runs) -> None:
     def steps_since(start: int) -> bool:
         starts = [event["step"] for event in history(runs, "limit") if event["event"] == "start"]
         return len(starts) > start and max(losses(runs, "limit"), default=0) >= starts[start] + 2
@@ -253,4 +253,10 @@ def _limit_and_cancel(slurm: daemons.Daemons, runs: Runs) -> None:
     wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 1, 200)
     slurm.run("scontrol", "update", f"JobId={job.job_id}", "TimeLimit=20")
     wait_for(lambda: steps_since(1), 300)
+    slurm.lose_node(4)
+    try:
+        wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 2)
+    finally:
+        slurm.start_node(4)
+    wait_for(lambda: steps_since(2), 300)
     runs.control("cancel", "limit")

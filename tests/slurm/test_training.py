@@ -90,15 +90,17 @@ def test_two_nodes_stopped_and_continued(slurm: Daemons, trained: Trained) -> No
     done = runs.control("cancel", "parts")
     assert done.returncode == 0, done
     assert "is saved" in done.stdout
-    process = runs.start("parts", *TWO_NODES, "--wait", "--requeue", "1", "-P", "low")
-    first, second = wait_for(lambda: (found := runs.jobs("parts")) and len(found) == 2 and found)
+    done = runs.control("resubmit", "parts", "-P", "low", "--requeue", "1")
+    assert done.returncode == 0, done
+    first, second = runs.jobs("parts")
     assert first.job_id != second.job_id
     saved = max(losses(runs, "parts"))
     at_step(runs, "parts", saved + 3)
     other = preempt(slurm)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    assert "restart 1" in out
+    done = runs.control("logs", "-f", "parts")
+    assert "finished after step 60" in done.stdout
+    assert second.restarts == 1
+    assert second.exit_code(1) == 0
     state = Cluster().job(other)
     assert state is not None
     assert state.name == "COMPLETED"
@@ -109,19 +111,34 @@ def test_two_nodes_stopped_and_continued(slurm: Daemons, trained: Trained) -> No
     assert losses(runs, "parts") == losses(runs, "whole")
 
 
-def test_time_limit_and_requeue(slurm: Daemons, limited: tuple[Runs, subprocess.Popen[str]]) -> None:
-    """Slurm's own signal before the limit: saved, requeued, gone on from that step."""
+def test_time_limit_and_lost_node(slurm: Daemons, limited: tuple[Runs, subprocess.Popen[str]]) -> None:
+    """Slurm's own signal before the limit: saved and gone on from that step; what a lost node took is trained again."""
     runs, process = limited
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 143, out
     assert "restart 1" in out
+    assert "restart 2" in out
     assert "the same command continues from there" in out
     (job,) = runs.jobs("limit")
     starts = [event["step"] for event in history(runs, "limit") if event["event"] == "start"]
     stops = [event["step"] for event in history(runs, "limit") if event["event"] == "stopping"]
-    assert starts == [0, stops[0]]
+    assert starts == [0, stops[0], stops[0]]
     assert 0 < stops[0] < stops[1]
-    assert (job.exit_code(0), job.exit_code(1)) == (75, 75)
+    assert [job.exit_code(restart) for restart in range(3)] == [75, None, 75]
+    lost, again = _legs(history(runs, "limit"))[1:]
+    assert lost.keys() & again.keys()
+    assert all(again[step] == lost[step] for step in lost.keys() & again.keys())
     state = Cluster().job(job.job_id)
     assert state is not None
-    assert (state.name, job.restarts) == ("FAILED", 1)
+    assert (state.name, job.restarts) == ("FAILED", 2)
+
+
+def _legs(happened: list[dict[str, Any]]) -> list[dict[int, tuple[float, float]]]:
+    """Loss and gradient norm by step, of each start."""
+    legs: list[dict[int, tuple[float, float]]] = []
+    for event in happened:
+        if event["event"] == "start":
+            legs.append({})
+        elif event["event"] == "step":
+            legs[-1][event["step"]] = (event["loss"], event["grad_norm"])
+    return legs
