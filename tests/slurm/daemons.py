@@ -164,9 +164,10 @@ class Daemons:
                 variables = process.environ()
                 if variables.get("SLURMD_NODENAME") == node and variables.get("SLURM_CONF") == str(self.conf):
                     doomed |= {process, *(p for p in process.parents() if p.name().startswith("slurmstepd"))}
-        for process in doomed:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        for end in (psutil.Process.suspend, psutil.Process.kill):  # at once: none may tell Slurm of another's death
+            for process in doomed:
+                with contextlib.suppress(psutil.Error):
+                    end(process)
 
     def end(self, name: str) -> None:
         """End one of our daemons by its pid."""
