@@ -279,6 +279,7 @@ def through_ssh(slurm: Daemons, runs: Runs) -> None:
         node.settings.write_text(f"Include {node.move_settings()}\n")
         done = runs.pretrain("other", "--ssh", login.HOST)  # OpenSSH gets in, paramiko reads no Include
         assert (done.returncode, "nemo_run's own client (paramiko) does not" in done.stderr) == (2, True), done
+        assert not (runs.out / "other").exists()
     finally:
         node.stop()
 
