@@ -23,7 +23,7 @@ def at_step(runs: Runs, name: str, step: int) -> None:
     wait_for(lambda: any(e["event"] == "step" and e["step"] >= step for e in history(runs, name)), 240)
 
 
-TWO_NODES = ("-N", "2", "-G", "1", "--max-steps", "60", "--save-every", "30")
+TWO_NODES = ("-N", "2", "-G", "1", "--max-steps", "45", "--save-every", "45", "--val-check-interval", "45")
 
 
 class Trained:
@@ -98,7 +98,7 @@ def test_two_nodes_stopped_and_continued(slurm: Daemons, trained: Trained) -> No
     at_step(runs, "parts", saved + 3)
     other = preempt(slurm)
     done = runs.control("logs", "-f", "parts")
-    assert "finished after step 60" in done.stdout
+    assert "finished after step 45" in done.stdout
     assert second.restarts == 1
     assert second.exit_code(1) == 0
     state = Cluster().job(other)
@@ -106,7 +106,7 @@ def test_two_nodes_stopped_and_continued(slurm: Daemons, trained: Trained) -> No
     assert state.name == "COMPLETED"
     starts = [event["step"] for event in history(runs, "parts") if event["event"] == "start"]
     assert len(starts) == 3
-    assert starts[0] == 0 < starts[1] < starts[2] < 60
+    assert starts[0] == 0 < starts[1] < starts[2] < 45
     trained.whole()
     assert losses(runs, "parts") == losses(runs, "whole")
 
