@@ -21,9 +21,10 @@ def main() -> int:
 
     plan = make_plan(settings, command=sys.argv)
     if settings.dry_run:
-        from nemo_workflow.dry_run import render
+        from nemo_workflow.dry_run import parts
 
-        print(render(plan, settings.dry_run))
+        for part in parts(plan, settings.dry_run):
+            print(part, flush=True)
         return 0
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
