@@ -202,7 +202,7 @@ def dead_rank(bench: Bench) -> None:
     if process.poll() is not None:
         bench.row("kill -9 of a rank", "the run ended before it could be killed", False)
         return
-    ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if is_rank(child)]
+    ranks = ranks_of(process.pid)
     began = time.monotonic()
     ranks[-1].kill()
     code = process.wait()
@@ -218,20 +218,29 @@ def dead_rank(bench: Bench) -> None:
     bench.row("the same command again", f"from its checkpoint to step {last}", last == steps)
 
 
-def is_rank(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return "fdl_runner" in " ".join(process.cmdline()) and "torchrun" not in " ".join(process.cmdline())
-    return False
+def ranks_of(launcher: int) -> list[psutil.Process]:
+    """The processes of the ranks, by rank; not what they have forked, a checkpoint's writer for one."""
+    found: dict[int, tuple[int, psutil.Process]] = {}
+    for child in psutil.Process(launcher).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "LOCAL_RANK" in child.environ():
+                found[child.pid] = (int(child.environ()["LOCAL_RANK"]), child)
+    parents = {pid: child.ppid() for pid, (_, child) in found.items()}
+    ranks = [entry for pid, entry in found.items() if parents[pid] not in found]
+    return [child for _, child in sorted(ranks, key=lambda entry: entry[0])]
 
 
 def overlap(bench: Bench) -> None:
     """What each overlap of communication brings, at two data parallel ranks and more: with it, and with it turned off."""
-    rates = {}
+    rates: dict[str, float] = {}
     for name, fields in (("all on", {}), *((f"without {name}", dict([off])) for name, off in OVERLAPS.items())):
         try:
             rates[name] = case(bench, f"overlap {name}", fields)
         except RuntimeError as error:
             bench.row(f"overlap: {name}", short(error), False)
+            continue
+        if bench.options.accelerator == "cpu":
+            bench.row(f"overlap: {name}", "ran; over gloo both are off, so its speed says nothing")
             continue
         gain = f", {rates['all on'] / rates[name] - 1:+.1%} with it" if name != "all on" and "all on" in rates else ""
         bench.row(f"overlap: {name}", f"{rates[name] / bench.options.gpus:,.0f} tokens/s/GPU{gain}")

@@ -16,8 +16,20 @@ WARPS = 4
 
 
 @triton.jit
-def _rotate(joint, query, key, value, angles, stride, batch, GROUPS: tl.constexpr, QUERIES: tl.constexpr,
-            HEADS: tl.constexpr, HALF: tl.constexpr, BACK: tl.constexpr):  # type: ignore[no-untyped-def]  # fmt: skip
+def _rotate(  # type: ignore[no-untyped-def]
+    joint,
+    query,
+    key,
+    value,
+    angles,
+    stride,
+    batch,
+    GROUPS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    BACK: tl.constexpr,
+):
     """Forward: joint -> query, key, value. BACK: the gradients of those -> joint's.
 
     joint (s, b, groups, queries + 2, 2 half), query (s, b, groups x queries, 2 half), key and value (s, b, groups,
