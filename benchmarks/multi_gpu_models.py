@@ -33,8 +33,8 @@ SIZES: dict[str, Any] = {
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 384, "sliding_window": None}
 
 
-def prepare(folder: Path) -> None:
-    """Fill `folder` with tokenizer/, dataset/, dense/ and experts/ (NeMo 2 checkpoints); what is there already stays."""
+def prepare(folder: Path, models: tuple[str, ...] = ("dense", "experts")) -> None:
+    """Fill `folder` with tokenizer/, dataset/ and the models, NeMo 2 checkpoints; what is there already stays."""
     corpus = folder / "text" / "stdlib.jsonl"
     if not corpus.exists():
         demo.write_corpus(corpus, CORPUS_BYTES)
@@ -43,7 +43,7 @@ def prepare(folder: Path) -> None:
     if not (folder / "dataset").exists():
         words = ["bash", "preprocess_data.sh", "--hf-tokenizer", folder / "tokenizer", "--data-prefix", "stdlib"]
         run([*words, "--input-dir", corpus.parent, "--output-dir", folder / "dataset"])
-    for name in ("dense", "experts"):
+    for name in models:
         if not (folder / name).exists():
             make_model(name, folder / f"{name}_hf", folder / "tokenizer")
             convert = [sys.executable, "ckpt_conversion/convert_from_hf_to_nemo2.py", "--source"]

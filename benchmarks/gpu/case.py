@@ -28,7 +28,7 @@ def main() -> None:
     from nemo_workflow.files import write_json
     from nemo_workflow.planning import make_plan
 
-    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer")}
+    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer"), "{model}": str(data / "dense")}
     flags = [places.get(word, word) for word in case["flags"]]
     flags += ["--output-dir", str(folder.parent / case.get("again", case["name"]))]
     ranks = case.get("ranks", 1)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The cases of docs/performance.md, docs/memory.md and docs/gpu.md for run_cases.py, in four parts of under ten minutes on an H100.
+"""The cases of docs/performance.md, docs/memory.md and docs/gpu.md for run_cases.py, in parts of under ten minutes on an H100.
 
-    python benchmarks/gpu/cases.py FOLDER        writes FOLDER/1.json … 4.json
+    python benchmarks/gpu/cases.py FOLDER        writes FOLDER/0.json … 4.json
 
-1 the command itself, tests/gpu; 2 llama32_1b against stock and transformers, and what each setting brings; 3 other models and fp8
+0 tests/gpu, with a small vocabulary (--data with tokenizer/, dataset/ and dense/, a checkpoint of multi_gpu_models.py); 1 the command itself; 2 llama32_1b against stock and transformers, and what each setting brings; 3 other models and fp8
 recipes; 4 losses over hundreds of steps, memory, the largest models. In each part what matters most comes first.
 """
 
@@ -40,13 +40,18 @@ def memory(name: str, flags: str, model: str = ONE_B, batch: int = 4, **more: An
     return ours(name, model, flags, batch, steps=3, seconds=20, timeout=90, **more)
 
 
-def first_part() -> list[Case]:
+def tests_part() -> list[Case]:
     from tests.gpu.cases import all_cases
 
+    same = (
+        "-mbs 2 --seq-length 256 --lr 1e-3 --save-every 30 --nemo-model {model}"  # as multi_gpu.py's one rank on a CPU
+    )
+    return [*all_cases(), {**ours("from_weights", "llama_tiny", same, steps=30), "small": True}]
+
+
+def first_part() -> list[Case]:
     command = ["-M", ONE_B, *DATA, "-E", "command", "-gbs", "16", "--max-steps", "8", "--val-check-interval", "8"]
     return [
-        {"name": "kernels", "kind": "check", "seconds": 15},
-        *(case for case in all_cases() if case["name"] != "kernels"),
         {"name": "command", "kind": "launch", "flags": command, "seconds": 60},
         {"name": "command_again", "kind": "launch", "flags": command, "seconds": 60},  # with compiled kernels on disk
     ]
@@ -129,7 +134,7 @@ def fourth_part() -> list[Case]:
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for number, part in enumerate((first_part(), second_part(), third_part(), fourth_part()), 1):
+    for number, part in enumerate((tests_part(), first_part(), second_part(), third_part(), fourth_part())):
         (folder / f"{number}.json").write_text(json.dumps(part, indent=1))
 
 

@@ -6,6 +6,7 @@ A case of run_cases.py: `flags`. The rank's own events and the times of its log 
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def main() -> None:
     if code:
         sys.exit(code)
     (folder / "result.json").write_text(json.dumps(measured(folder, began, ended)))
+    shutil.rmtree(next(folder.glob("*/checkpoints")))  # 14 bytes a parameter
 
 
 def measured(folder: Path, began: float, ended: float) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def test_nothing_is_run_after_a_first_case_that_fails(run: Any) -> None:
 
 
 def test_every_case_can_be_rehearsed_and_named_once() -> None:
-    parts = [all_parts.first_part(), all_parts.second_part(), all_parts.third_part(), all_parts.fourth_part()]
+    parts = [all_parts.tests_part(), all_parts.first_part(), all_parts.second_part(), all_parts.third_part()]
+    parts.append(all_parts.fourth_part())
     for part in parts:
         assert len({case["name"] for case in part}) == len(part)
         for case in part:
