@@ -37,7 +37,6 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
-AHEAD = 6  # processes that import while others train
 BESIDE = 4  # small cases at once
 SECONDS, TIMEOUT = 25.0, 180.0
 SCRIPTS = {"train": "case.py", "stock": "stock.py", "peer": "peer.py", "check": "check_kernels.py"}
@@ -79,7 +78,7 @@ class Runner:
 
     def load(self) -> None:
         """Start the processes of the next cases, which import and wait."""
-        while self.waiting and sum(not item.training for item in self.running) < AHEAD:
+        while self.waiting and sum(not item.training for item in self.running) < self.options.ahead:
             case = self.waiting.pop(0)
             self.running.append(Running(case, start(case, self.options)))
 
@@ -223,6 +222,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("/tmp/data"), help="folder with dataset/ and tokenizer/")
     parser.add_argument("--out", type=Path, default=Path("gpu_cases"))
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which everything is over")
+    parser.add_argument("--ahead", type=int, default=6, help="processes that import while others train")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, to run every line once")
     options = parser.parse_args()
     options.out, options.data = options.out.absolute(), options.data.absolute()

@@ -38,7 +38,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(run_cases, "SECONDS", 0.1)
 
     def run(*cases: dict[str, Any], limit: float = 60) -> dict[str, dict[str, Any]]:
-        options = argparse.Namespace(out=tmp_path / "out", data=tmp_path, limit=limit)
+        options = argparse.Namespace(out=tmp_path / "out", data=tmp_path, limit=limit, ahead=6)
         options.stop_after_first = bool(cases[0].get("first"))
         (tmp_path / "out").mkdir()
         results = run_cases.Runner(list(cases), options).run()
