@@ -1,11 +1,12 @@
 # source setup_device.sh KIT [PLACE]: lay a kit of packages over a bare, offline GPU machine, once; about 2 s.
 #
 # KIT holds python-packages-*.tar.xz (pip --target trees), transformer-engine.tar.xz (a folder te/), its extension
-# transformer_engine_torch*.so, wheels (*.whl) of what is still missing, and data.tar.xz (dataset/ and tokenizer/). All of it is unpacked
-# below PLACE (default /tmp/nemo-kit) side by side, and PYTHONPATH is set for this shell. A kit in parts: source it once a part.
+# transformer_engine_torch*.so, wheels (*.whl) of what is still missing, data.tar.xz and small.tar.xz (each with dataset/ and
+# tokenizer/: one of 128,256 entries, one of 4,096). All of it is unpacked below PLACE (default /tmp/nemo-kit) side by side, and PYTHONPATH is
+# set for this shell. A kit in parts: source it once a part.
 kit=$1 place=${2:-/tmp/nemo-kit}
 began=$(date +%s%N)
-mkdir -p "$place"/{packages,site,te,data}
+mkdir -p "$place"/{packages,site,te,data,small}
 unpack() { # ARCHIVE FOLDER: once, however often this file is sourced
   [ -e "$place/.$(basename "$1")" ] || # one of the trees stands below a folder ov/
     { xz -dc -T0 "$1" | tar x -C "$2" --transform='s,^ov/,,' && touch "$place/.$(basename "$1")"; }
@@ -13,7 +14,9 @@ unpack() { # ARCHIVE FOLDER: once, however often this file is sourced
 jobs=()
 for archive in "$kit"/python-packages-*.tar.xz; do [ -e "$archive" ] && { unpack "$archive" "$place/packages" & jobs+=($!); }; done
 [ -e "$kit/transformer-engine.tar.xz" ] && { unpack "$kit/transformer-engine.tar.xz" "$place" & jobs+=($!); }
-[ -e "$kit/data.tar.xz" ] && { unpack "$kit/data.tar.xz" "$place/data" & jobs+=($!); }
+for data in data small; do
+  [ -e "$kit/$data.tar.xz" ] && { unpack "$kit/$data.tar.xz" "$place/$data" & jobs+=($!); }
+done
 for wheel in "$kit"/*.whl; do [ -e "$wheel" ] && { python3 -m zipfile -e "$wheel" "$place/site" & jobs+=($!); }; done
 [ ${#jobs[@]} -eq 0 ] || wait "${jobs[@]}"
 for folder in packages/{nemo,megatron,lightning,nemo_run,fiddle,torchx,modelopt,nvidia_resiliency_ext,hydra} te; do

@@ -36,4 +36,5 @@ def all_cases() -> list[dict[str, Any]]:
         found.append(training(name, flags))
         found.append(training(f"{name}_again", flags, again=name, forget=STEPS))
     found.append(training("stock", [], stock=True))
+    found.append({**training("clock", []), "save": False})  # a save is no part of a step's time
     return [*found, {"name": "kernels", "kind": "check"}]
