@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nemo_workflow.gpu_backend import memory_pool
 from tests.gpu.interpreted import DEVICE, ROUNDING
 
 torch = pytest.importorskip("torch")
@@ -73,6 +74,7 @@ def test_rotary_on_the_joint_product(groups: int, queries: int, width: int) -> N
 
 
 def test_what_is_not_plain_goes_to_transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory_pool.leave_out()
     from megatron.core.transformer import attention
 
     from nemo_workflow.gpu_backend import rotary
@@ -93,6 +95,7 @@ def test_what_is_not_plain_goes_to_transformer_engine(monkeypatch: pytest.Monkey
 
 
 def test_swiglu_of_megatron_takes_our_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory_pool.leave_out()
     from megatron.core.fusions import fused_bias_swiglu
 
     from nemo_workflow.gpu_backend import activation

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nemo_workflow.gpu_backend import memory_pool
 from tests.gpu.interpreted import DEVICE
 
 torch = pytest.importorskip("torch")
@@ -82,6 +83,7 @@ def test_loss_and_gradients_at_every_border_of_a_block(vocabulary: int, kind: st
 
 def test_it_stands_aside_under_tensor_parallelism(output_layer: Any) -> None:
     """Each rank has a part of the vocabulary then: Megatron's own loss must do it."""
+    memory_pool.leave_out()
     from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 
     layer = ColumnParallelLinear.__new__(ColumnParallelLinear)
