@@ -58,6 +58,7 @@ def main() -> None:
         ),
         num_train_samples=batch * steps * 2,
         num_workers=2,
+        create_attention_mask=cpu,  # only Transformer Engine makes its own
     )
     recipe.model.config.seq_length = seq
     strategy = recipe.trainer.strategy
