@@ -330,13 +330,6 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
             f"{named}: the {micro} micro batches of a step are no multiple of"
             f" --pipeline-model-parallel-size {layout.pipeline}; change --global-batch-size"
         )
-    overlapped = run.accelerator == "cpu" or "MegatronCommOverlapCallback" in recipe.callbacks
-    if layout.pipeline == 2 and not overlapped:
-        # previous and next rank are the same one, and batched sends and receives pair up wrongly
-        yield (
-            f"{named}: with --pipeline-model-parallel-size 2 it needs overlapped transfers between stages, which recipe"
-            f" {recipe.name} doesn't set; leave it out or use 4 stages"
-        )
 
 
 def sequence_length(run: Run) -> Iterator[str]:

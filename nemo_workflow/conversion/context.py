@@ -74,6 +74,10 @@ def prepare() -> None:
         from nemo_workflow import cpu_backend
 
         cpu_backend.install()
+    else:
+        from nemo_workflow.gpu_backend import memory_pool
+
+        memory_pool.leave_out()
 
 
 def find_class(family: Family, name: str) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 
 from nemo_workflow.cpu_backend.patching import LibraryChanged, Patch, apply, check
+from nemo_workflow.gpu_backend import memory_pool
 
 __all__ = ["LibraryChanged", "install"]
 
@@ -32,6 +33,7 @@ def install() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = (
         ""  # a library that finds a GPU would use it beside what the patches send to the CPU
     )
+    memory_pool.leave_out()  # with a CUDA build of torch its compilation fails here, and megatron-core's import with it
     patches = all_patches()
     check(patches)
     apply(patches)
