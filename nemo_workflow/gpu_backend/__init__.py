@@ -30,3 +30,10 @@ def fuse_elementwise() -> None:
 
     activation.install()
     rotary.install()
+
+
+def end_queue_with_rank() -> None:
+    """Leave no process of a checkpoint's writers behind; see checkpoint_queue.py. Imports megatron-core."""
+    from nemo_workflow.gpu_backend import checkpoint_queue
+
+    checkpoint_queue.install()

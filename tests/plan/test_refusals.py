@@ -62,6 +62,10 @@ FLAGS = [
     (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac 1.5", "--optim-cpu-offloading-frac 1.5: must be between 0 and 1"),
     (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac=-1", "--optim-cpu-offloading-frac -1.0: must be 0 or more"),
     ("--optim-cpu-offloading-frac 0.5", "--optim-cpu-offloading-frac: does nothing without --optim-cpu-offloading; add it or leave this out"),
+    # sample
+    ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"),
+    ("--sample=", "--sample: give the text that the model is to go on with, or leave it out"),
+    (ONE + "-M mamba2_130m --sample x", "--sample: mamba2_130m can't be exported to Hugging Face: Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name; leave it out"),
     # CPU
     ("--fp8", "--fp8: a CPU can't; train on a GPU, or leave it out"),
     ("-G 2 -CP 2", "--context-parallel-size 2: needs Transformer Engine; train on a GPU, or leave it out"),
