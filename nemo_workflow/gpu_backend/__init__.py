@@ -21,6 +21,13 @@ def fuse_output_layer() -> None:
     output_layer.install()
 
 
+def end_queue_with_rank() -> None:
+    """Leave no process of a checkpoint's writers behind; see checkpoint_queue.py. Imports megatron-core."""
+    from nemo_workflow.gpu_backend import checkpoint_queue
+
+    checkpoint_queue.install()
+
+
 def fuse_elementwise() -> None:
     """SwiGLU's gradient and the rotary embedding in kernels of ours; see activation.py and rotary.py. Imports megatron-core.
 
@@ -30,10 +37,3 @@ def fuse_elementwise() -> None:
 
     activation.install()
     rotary.install()
-
-
-def end_queue_with_rank() -> None:
-    """Leave no process of a checkpoint's writers behind; see checkpoint_queue.py. Imports megatron-core."""
-    from nemo_workflow.gpu_backend import checkpoint_queue
-
-    checkpoint_queue.install()

@@ -31,7 +31,7 @@ class _Queue:
         if self.queue is None:
             from multiprocessing.managers import SyncManager
 
-            from nemo_workflow.watch import die_with_parent
+            from nemo_workflow.signals import die_with_parent
 
             self.manager = SyncManager(ctx=self.context)
             self.manager.start(die_with_parent, (os.getpid(),))
