@@ -102,6 +102,7 @@ COMMANDS_WITH_FLAGS = (
     ["-m", "nemo_workflow.evaluate"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"],
     ["ckpt_conversion/convert_from_nemo2_to_hf.py"], ["download_example_data/download_wiki.py"],
     *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel")), ["-m", "nemo_workflow.runs"],
+    ["benchmarks/gpu/run_cases.py"],
 )  # fmt: skip
 OTHERS_FLAGS = {
     "pip": "--no-build-isolation", "docker": "--rm --gpus --ipc --ulimit", "tensorboard": "--logdir",
