@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # source setup_device.sh KIT [PLACE]: lay a kit of packages over a bare, offline GPU machine, once; about 2 s.
 #
 # KIT holds python-packages-*.tar.xz (pip --target trees), transformer-engine.tar.xz (a folder te/), its extension
