@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import os
 
-from nemo_workflow.cpu_backend.patching import LibraryChanged, Patch, apply, check
+from nemo_workflow.cpu_backend.patching import GPU_ONLY, LibraryChanged, Patch, apply, check, fitting
 
-__all__ = ["LibraryChanged", "install"]
+__all__ = ["GPU_ONLY", "LibraryChanged", "install"]
 
 _installed = False
 
 
-def install() -> None:
+def install(strict: bool = True) -> None:
     """Apply every patch, all or none; a second call does nothing. Takes as long as importing NeMo (10-15 s of CPU).
+
+    `strict=False` is for a caller that proves what it computes, as a conversion does: any version will do, and a patch that
+    does not fit is left out.
 
     Raises:
         LibraryChanged: a library is not the version that the patches were written for, one of the patched functions has
@@ -33,7 +36,10 @@ def install() -> None:
         ""  # a library that finds a GPU would use it beside what the patches send to the CPU
     )
     patches = all_patches()
-    check(patches)
+    if strict:
+        check(patches)
+    else:
+        patches = fitting(patches)
     apply(patches)
     _installed = True
 
