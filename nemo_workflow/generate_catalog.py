@@ -1,4 +1,4 @@
-"""Write catalog.json from NeMo itself: `python -m nemo_workflow.generate_catalog` (imports NeMo, about 20 s).
+"""Write catalog.json from NeMo itself: `python -m nemo_workflow.generate_catalog [FILE]` (imports NeMo, about 20 s).
 
 Every recipe module with a `pretrain_recipe` is built, and so is its model configuration; the catalogue holds what the
 light rooms need of them. Kernel fusions are switched off for the build, because without Transformer Engine some of
@@ -16,6 +16,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fiddle as fdl
@@ -131,8 +132,8 @@ EXTRA = {  # set by what the plan works out
 }
 
 
-def main() -> None:
-    """Build all recipes and write the catalogue; recipes that NeMo itself can't build are named on stderr."""
+def main(file: Path = FILE) -> None:
+    """Build all recipes and write the catalogue to `file`; recipes that NeMo itself can't build are named on stderr."""
     recipes: dict[str, Any] = {}
     entries: dict[str, dict[str, Any]] = {}
     with fusions_off():
@@ -146,13 +147,13 @@ def main() -> None:
     with one_rank():
         for name, recipe in recipes.items():
             entries[name]["parameters"] = parameters_on_cpu(recipe, entries[name]["reference_vocab"])
-    write(entries)
-    print(f"{FILE.name}: {len(entries)} recipes", file=sys.stderr)
+    write(entries, file)
+    print(f"{file.name}: {len(entries)} recipes", file=sys.stderr)
 
 
-def write(entries: dict[str, dict[str, Any]]) -> None:
+def write(entries: dict[str, dict[str, Any]], file: Path) -> None:
     """One recipe a line, so that a new NeMo shows in the diff."""
-    with written_aside(FILE) as stream:
+    with written_aside(file) as stream:
         rows = (f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items()))
         stream.write("{\n" + ",\n".join(rows) + "\n}\n")
 
@@ -360,4 +361,4 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import fcntl
 import os
@@ -23,6 +24,7 @@ RANKS_LOCK = ".ranks.lock"  # in the run's folder, held shared by every rank as 
 HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every step
 DUMP_STACKS = signal.SIGUSR2
 BEAT_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def launcher_mark() -> str:
@@ -79,6 +81,32 @@ def ranks_gone(folder: Path, wait_seconds: float) -> bool:
                 if time.monotonic() > end:
                     return False
                 time.sleep(0.2)
+
+
+def end_children_with_rank() -> None:
+    """Have every process that this rank's main thread forks from now on killed when the rank dies.
+
+    After `kill -9` a writer of checkpoint shards would wait for its dead parent for ever, and hold the ranks' lock.
+    A fork by another thread is left alone: the kernel would kill it at the end of that thread.
+    """
+    parent = 0
+
+    def before() -> None:
+        nonlocal parent
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+
+    def in_child() -> None:
+        if parent:
+            die_with_parent(parent)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent, the process `parent`, dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
 
 
 def stop_with_launcher(grace_seconds: float) -> None:

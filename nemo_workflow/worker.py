@@ -31,6 +31,7 @@ def train(plan: str, attempt: str) -> None:
     watch.dump_stacks_on_signal(sys.stderr)
     read = Plan.from_json(plan)
     lock = watch.hold_ranks_lock(read.folder)
+    watch.end_children_with_rank()
     try:
         watch.stop_with_launcher(grace_seconds(read))
         _train(read, folder, rank, console)

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 from multiprocessing.managers import SyncManager
 from typing import Any
 
 import torch
 
 from nemo_workflow.cpu_backend.patching import PatchList
+from nemo_workflow.watch import die_with_parent
 
 PATCHES = PatchList("megatron-core")
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def _die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies: after `kill -9` nobody else would."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
 
 
 @PATCHES(
@@ -38,7 +28,7 @@ def forked_results_queue(original: Any) -> Any:
         nonlocal manager, queue
         if queue is None:
             manager = SyncManager(ctx=torch.multiprocessing.get_context("fork"))
-            manager.start(_die_with_parent, (os.getpid(),))
+            manager.start(die_with_parent, (os.getpid(),))
             queue = manager.Queue()
         return queue
 

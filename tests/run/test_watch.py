@@ -95,3 +95,46 @@ def test_stacks_on_request(tmp_path: Path) -> None:
     assert process.stderr
     assert "most recent call first" in process.stderr.read()
     process.wait()
+
+
+# as megatron-core writes shards: the rank joins a queue, its forked writer marks the work as done; and a writer's own child
+WRITER = """
+import multiprocessing, os, signal, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from nemo_workflow import watch
+lock = watch.hold_ranks_lock(Path(sys.argv[2]))
+watch.end_children_with_rank()
+fork = multiprocessing.get_context("fork")
+queue = fork.JoinableQueue()
+queue.put(0)
+
+def write():
+    fork.Process(target=time.sleep, args=(1000,)).start()
+    print("writing", flush=True)
+    while os.getppid() == rank:  # until the rank is dead
+        time.sleep(0.01)
+    queue.get()
+    queue.task_done()  # waits for ever for the process that waits in join
+
+rank = os.getpid()
+thread = threading.Thread(target=lambda: fork.Process(target=lambda: None).start())
+thread.start()
+thread.join()  # a fork of a thread that has ended is no reason to die
+fork.Process(target=write).start()
+queue.join()
+"""
+
+
+def test_what_a_rank_forked_dies_with_it(tmp_path: Path) -> None:
+    rank = subprocess.Popen(
+        [sys.executable, "-c", WRITER, REPOSITORY, tmp_path],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert rank.stdout and rank.stdout.readline() == "writing\n"
+    time.sleep(0.5)  # the rank waits in join
+    rank.kill()
+    rank.wait()
+    assert watch.ranks_gone(tmp_path, 10)
