@@ -21,23 +21,30 @@ def main() -> int:
 
     plan = make_plan(settings, command=sys.argv)
     if settings.dry_run:
-        from nemo_workflow.dry_run import render
+        from nemo_workflow.dry_run import parts
 
-        print(render(plan, settings.dry_run))
+        for part in parts(plan, settings.dry_run):
+            print(part, flush=True)
         return 0
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     options.export_secrets(settings)
-    from nemo_workflow import launch
+    from nemo_workflow import launch, resuming
 
-    if launch.finished_already(plan):
+    if resuming.finished_already(plan):
         print(f"{plan.run_dir}: already trained to step {plan.schedule.max_steps}; a larger --max-steps continues it")
-        return 0
-    if settings.executor == "slurm":
+        code = 0
+    elif settings.executor == "slurm":
         from nemo_workflow.slurm.submit import run_slurm
 
         return run_slurm(plan, settings)
-    return launch.run_local(plan)
+    else:
+        code = launch.run_local(plan)
+    if code == 0 and settings.sample:
+        from nemo_workflow.sample import after_training
+
+        after_training(plan)
+    return code
 
 
 if __name__ == "__main__":  # nemo_run runs this file again in every worker

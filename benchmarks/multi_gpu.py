@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Several GPUs of one machine: are the numbers right, does it scale, does it survive a dead rank. One table at the end.
 
-    python benchmarks/multi_gpu.py --gpus 4 --data DATA --nemo-model TINY     everything, with NCCL
-    python benchmarks/multi_gpu.py --gpus 2 --accelerator cpu …               what gloo can do, to try the script
+    python benchmarks/multi_gpu.py --gpus 4                        everything, with NCCL
+    python benchmarks/multi_gpu.py --gpus 2 --accelerator cpu      what gloo can do, to try the script
 
-DATA holds tokenizer/ and dataset/ (.bin/.idx); TINY is a NeMo 2 checkpoint of the built-in llama_tiny with that
-tokenizer, so that every layout starts from the same weights. Each row is one or two runs of pretrain_llm.py.
+Corpus, tokenizer and two tiny models are made below --out (seconds on a GPU machine). Each row is one or more runs of
+pretrain_llm.py; every row is printed as soon as it is known and appended to OUT/rows.jsonl. A run that fails is a row too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -21,25 +22,63 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS = 50
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
+
+import multi_gpu_models  # noqa: E402
+
+BATCH = 16
 TOLERANCE = 0.02  # of a loss in bf16, over other orders of summation
-BIG = {"llama32_1b": (1, 16), "llama31_8b": (4, 32)}  # least GPUs, sequences a GPU and step
-# name -> (least ranks, flags, whether a CPU can)
-LAYOUTS: dict[str, tuple[int, str, bool]] = {
-    "DP2": (2, "", True),
-    "TP2": (2, "-TP 2", True),
-    "TP2+SP": (2, "-TP 2 -SP", True),
-    "PP2": (2, "-PP 2", True),
-    "PP2xVPP2": (2, "-PP 2 -VPP 2", True),
-    "CP2": (2, "-CP 2", False),
-    "TP2xPP2": (4, "-TP 2 -PP 2", True),
-    "TP2xCP2": (4, "-TP 2 -CP 2", False),
-    "DP4": (4, "", True),
+RUN_SECONDS = 900  # that one run may take before it is killed
+DEATH_SECONDS = 60  # within which a run must end after one of its ranks has died
+
+
+class Layout(NamedTuple):
+    """`model` is a folder of multi_gpu_models; `ranks` what the flags need at least."""
+
+    ranks: int
+    flags: str = ""
+    cpu: bool = True  # a CPU can: context parallelism needs Transformer Engine
+    model: str = "dense"
+
+
+LAYOUTS = {
+    "DP2": Layout(2),
+    "TP2": Layout(2, "-TP 2"),
+    "TP2+SP": Layout(2, "-TP 2 -SP"),
+    "PP2": Layout(2, "-PP 2"),
+    "PP2xVPP2": Layout(2, "-PP 2 -VPP 2"),
+    "CP2": Layout(2, "-CP 2", cpu=False),
+    "EP2": Layout(2, "-EP 2", model="experts"),
+    "DP4": Layout(4),
+    "TP2xPP2": Layout(4, "-TP 2 -PP 2"),
+    "TP2xCP2": Layout(4, "-TP 2 -CP 2", cpu=False),
+}
+RECIPES = {"dense": "llama_tiny", "experts": "mixtral_8x7b"}
+MOVES = ((1, ""), (2, "-TP 2"), (2, ""), (4, "-TP 2"))  # one run, part by part: 1 -> 2 -> 4 ranks, TP to DP
+
+
+class Big(NamedTuple):
+    """A model of the scaling rows: least GPUs, sequences a GPU and step, flags, what it must reach on 8 GPUs."""
+
+    least: int
+    share: int
+    flags: str
+    wanted: dict[str, int]
+
+
+BIG = {
+    "llama32_1b": Big(1, 16, "", {}),
+    "llama31_8b": Big(4, 16, "-CP 2", {"bf16": 10_500, "fp8": 14_500}),
+}
+# what the recipes overlap when nothing is said -> the field that turns it off, and the least ranks at which it matters
+OVERLAPS = {
+    "gradient reduction": ("trainer.strategy.ddp.overlap_grad_reduce", False),
+    "parameter gather": ("trainer.strategy.ddp.overlap_param_gather", False),
 }
 
 
@@ -48,28 +87,30 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
-        self.rows: list[tuple[str, str, str]] = []  # what, numbers, verdict
+        self.data: Path = options.out / "data"
+        self.rows: list[dict[str, str]] = []
 
     def row(self, what: str, numbers: str, right: bool | None = None) -> None:
-        self.rows.append((what, numbers, {None: "", True: "ok", False: "WRONG"}[right]))
-        print(f"{what:34} {numbers:60} {self.rows[-1][2]}", flush=True)
+        row = {"what": what, "seen": numbers, "verdict": {None: "", True: "ok", False: "WRONG"}[right]}
+        self.rows.append(row)
+        with (self.options.out / "rows.jsonl").open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        print(line(row), flush=True)
 
     def command(self, name: str, ranks: int, flags: Sequence[str]) -> list[str]:
-        options = self.options
-        data = ["--hf-model-id", str(options.data / "tokenizer"), "--dataset-dir", str(options.data / "dataset")]
-        place = ["--output-dir", str(options.out), "-E", name, "--accelerator", options.accelerator]
+        data = ["--hf-model-id", str(self.data / "tokenizer"), "--dataset-dir", str(self.data / "dataset")]
+        place = ["--output-dir", str(self.options.out), "-E", name, "--accelerator", self.options.accelerator]
         return [sys.executable, "pretrain_llm.py", *data, *place, "-G", str(ranks), *flags]
 
     def start(self, name: str, ranks: int, flags: Sequence[str]) -> subprocess.Popen[bytes]:
-        self.options.out.mkdir(parents=True, exist_ok=True)
         with (self.options.out / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(self.command(name, ranks, flags), cwd=REPOSITORY, stdout=log, stderr=log)
+            return subprocess.Popen(
+                self.command(name, ranks, flags), cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
+            )
 
     def run(self, name: str, ranks: int, flags: Sequence[str]) -> list[dict[str, Any]]:
         """The step events of a run; raises RuntimeError with the end of its log."""
-        if self.start(name, ranks, flags).wait():
-            log = (self.options.out / f"{name}.log").read_text(errors="replace")
-            raise RuntimeError(log.strip()[-300:])
+        ended(self.start(name, ranks, flags), self.options.out / f"{name}.log")
         return self.steps(name)
 
     def steps(self, name: str) -> list[dict[str, Any]]:
@@ -77,137 +118,257 @@ class Bench:
         lines = path.read_text().splitlines() if path.exists() else []
         return [event for event in map(json.loads, lines) if event["event"] == "step"]
 
-    def tiny(self, *more: str) -> list[str]:
-        base = (
-            f"--model-name llama_tiny -gbs 16 -mbs 2 --max-steps {STEPS} --save-every 10 --val-check-interval {STEPS}"
-        )
-        return [*base.split(), "--nemo-model", str(self.options.nemo_model), *more]
+    def tiny(self, model: str, flags: str, save_every: int | None = None) -> list[str]:
+        steps = self.options.steps
+        base = f"--model-name {RECIPES[model]} -gbs {BATCH} -mbs 2 --seq-length 256 --lr 1e-3 --max-steps {steps}"
+        base += f" --val-check-interval {steps} --save-every {save_every or steps}"
+        if model == "experts" and "-EP" not in flags:
+            flags += " -EP 1"  # the recipe's own is 8
+        return [*base.split(), "--nemo-model", str(self.data / model), *flags.split()]
+
+
+def ended(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for a run; raises RuntimeError with the end of its log if it fails or takes too long."""
+    try:
+        code = process.wait(RUN_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise RuntimeError(f"took more than {RUN_SECONDS} s") from None
+    if code:
+        raise RuntimeError(log.read_text(errors="replace").strip()[-300:])
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
 
 
 def parity(bench: Bench) -> None:
     """From the same weights every layout gives one rank's losses."""
-    single = losses(bench.run("one", 1, bench.tiny()))
-    for name, (ranks, flags, on_cpu) in LAYOUTS.items():
-        if ranks > bench.options.gpus or (bench.options.accelerator == "cpu" and not on_cpu):
+    chosen = bench.options.layouts.split(",") if bench.options.layouts else list(LAYOUTS)
+    wanted = {name: layout for name, layout in LAYOUTS.items() if name in chosen and layout.ranks <= bench.options.gpus}
+    single = {}
+    for model in dict.fromkeys(layout.model for layout in wanted.values()):
+        single[model] = losses(bench.run(f"one_{model}", 1, bench.tiny(model, "")))
+    for name, layout in wanted.items():
+        if bench.options.accelerator == "cpu" and not layout.cpu:
+            bench.row(f"losses {name}", "not on a CPU: needs Transformer Engine's attention")
             continue
         try:
-            found = losses(bench.run(name.replace("+", "_"), ranks, bench.tiny(*flags.split())))
+            found = losses(bench.run(name.replace("+", "_"), layout.ranks, bench.tiny(layout.model, layout.flags)))
         except RuntimeError as error:
-            bench.row(f"losses {name}", f"failed: {error}"[-60:], False)
+            bench.row(f"losses {name}", short(error), False)
             continue
-        apart = max(abs(found[step] - single[step]) for step in single)
-        bench.row(f"losses {name}", f"{STEPS} steps, at most {apart:.4f} from one rank", apart <= TOLERANCE)
+        bench.row(f"losses {name}", *compared(found, single[layout.model]))
 
 
 def resume(bench: Bench) -> None:
     """A run goes on with other numbers of ranks: the samples go on too, and the losses are one rank's."""
-    single = losses(bench.run("one", 1, bench.tiny()))  # there already when parity ran before
-    ranks, done = 1, 10
-    plan = []
-    while ranks <= bench.options.gpus and done <= STEPS:
-        plan.append((ranks, done))
-        ranks, done = ranks * 2, done + 20
-    for ranks, done in plan:
-        flags = ["-TP", "2"] if ranks == 2 else []
-        process = bench.start("moved", ranks, bench.tiny(*flags))
-        stop_after(bench, "moved", done, process)
+    name, every = "one_dense", 5
+    single = losses(bench.steps(name) or bench.run(name, 1, bench.tiny("dense", "")))
+    moves = [move for move in MOVES if move[0] <= bench.options.gpus]
+    for part, (ranks, flags) in enumerate(moves, 1):
+        process = bench.start("moved", ranks, bench.tiny("dense", flags, every))
+        stop_after(bench, "moved", bench.options.steps * part // len(moves), process)
     steps = bench.steps("moved")
+    apart, right = compared(losses(steps), single)
     consumed = [event["consumed_samples"] for event in steps]
-    apart = max(abs(event["loss"] - single[event["step"]]) for event in steps)
-    bench.row(
-        "resume with " + ", ".join(str(ranks) for ranks, _ in plan) + " ranks",
-        f"{len(steps)} steps, at most {apart:.4f} from one rank, last sample {consumed[-1]}",
-        apart <= TOLERANCE and consumed == [16 * event["step"] for event in steps],
-    )
+    once = consumed == [BATCH * event["step"] for event in steps] == [BATCH * step for step in single]
+    named = " -> ".join(f"{ranks}{' ' + flags if flags else ''}" for ranks, flags in moves)
+    bench.row(f"resume, ranks {named}", f"{apart}; each sample {'once' if once else 'NOT once'}", right and once)
 
 
 def stop_after(bench: Bench, name: str, step: int, process: subprocess.Popen[bytes]) -> None:
-    """Ask a run to stop, as Ctrl-C would, once it has done `step` steps."""
-    while process.poll() is None:
-        if any(event["step"] >= step for event in bench.steps(name)) and step < STEPS:
+    """Ask a run to stop, as Ctrl-C would, once it has done `step` steps; one that is to end by itself is let go on."""
+    end = time.monotonic() + RUN_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        if step < bench.options.steps and any(event["step"] >= step for event in bench.steps(name)):
             process.send_signal(signal.SIGINT)
             break
-        time.sleep(0.2)
-    process.wait()
-
-
-def scaling(bench: Bench) -> None:
-    """Tokens a second and GPU at 1, 2, 4, … GPUs, the same work for each GPU."""
-    for model, (least, share) in BIG.items():
-        for words in ([], ["--fp8"]):
-            scale(bench, model, least, share, words)
-
-
-def scale(bench: Bench, model: str, least: int, share: int, words: list[str]) -> None:
-    first = 0.0
-    ranks = least
-    while ranks <= bench.options.gpus:
-        name = "-".join([model, *words, str(ranks)]).replace("--", "")
-        flags = ["--model-name", model, "-gbs", str(share * ranks), "--max-steps", "12", *words]
-        flags += ["--val-check-interval", "12"] + (["-TP", "1"] if model == "llama32_1b" else ["-CP", "2"])
-        try:
-            rate = statistics.median(e["tokens_per_second"] for e in bench.run(name, ranks, flags)[4:]) / ranks
-        except RuntimeError as error:
-            bench.row(name, f"failed: {error}"[-60:], False)
-            return
-        first = first or rate
-        bench.row(name, f"{rate:,.0f} tokens/s/GPU, {rate / first:.1%} of {least}", rate / first >= 0.95)
-        shutil.rmtree(bench.options.out / name / "checkpoints", ignore_errors=True)
-        ranks *= 2
+        time.sleep(0.1)
+    with contextlib.suppress(RuntimeError):  # stopped runs end with another code than 0
+        ended(process, bench.options.out / f"{name}.log")
 
 
 def dead_rank(bench: Bench) -> None:
     """kill -9 of one rank ends the whole run within a minute, and the same command continues it."""
-    process = bench.start("dead", bench.options.gpus, bench.tiny())
-    while process.poll() is None and not any(event["step"] >= 12 for event in bench.steps("dead")):
-        time.sleep(0.2)
+    steps, flags = bench.options.steps, bench.tiny("dense", "", save_every=5)
+    process = bench.start("dead", bench.options.gpus, flags)
+    end = time.monotonic() + RUN_SECONDS
+    while process.poll() is None and not any(event["step"] > 5 for event in bench.steps("dead")):
+        if time.monotonic() > end:
+            process.terminate()
+        time.sleep(0.1)
+    if process.poll() is not None:
+        bench.row("kill -9 of a rank", "the run ended before it could be killed", False)
+        return
+    ranks = ranks_of(process.pid)
     began = time.monotonic()
-    ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if is_rank(child)]
     ranks[-1].kill()
     code = process.wait()
     seconds = time.monotonic() - began
-    bench.row("kill -9 of a rank", f"the run ended with {code} after {seconds:.0f} s", code != 0 and seconds < 60)
-    steps = bench.run("dead", bench.options.gpus, bench.tiny())
-    bench.row("the same command again", f"from its checkpoint to step {steps[-1]['step']}", steps[-1]["step"] == STEPS)
+    left = [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]
+    seen = f"one of {len(ranks)} ranks killed: all gone after {seconds:.0f} s, exit code {code}"
+    bench.row("kill -9 of a rank", seen, code != 0 and seconds < DEATH_SECONDS and not left)
+    try:
+        last = bench.run("dead", bench.options.gpus, flags)[-1]["step"]
+    except RuntimeError as error:
+        bench.row("the same command again", short(error), False)
+        return
+    bench.row("the same command again", f"from its checkpoint to step {last}", last == steps)
 
 
-def is_rank(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return "fdl_runner" in " ".join(process.cmdline()) and "torchrun" not in " ".join(process.cmdline())
-    return False
+def ranks_of(launcher: int) -> list[psutil.Process]:
+    """The processes of the ranks, by rank; not what they have forked, a checkpoint's writer for one."""
+    found: dict[int, tuple[int, psutil.Process]] = {}
+    for child in psutil.Process(launcher).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "LOCAL_RANK" in child.environ():
+                found[child.pid] = (int(child.environ()["LOCAL_RANK"]), child)
+    parents = {pid: child.ppid() for pid, (_, child) in found.items()}
+    ranks = [entry for pid, entry in found.items() if parents[pid] not in found]
+    return [child for _, child in sorted(ranks, key=lambda entry: entry[0])]
+
+
+def overlap(bench: Bench) -> None:
+    """What each overlap of communication brings, at two data parallel ranks and more: with it, and with it turned off."""
+    rates: dict[str, float] = {}
+    for name, fields in (("all on", {}), *((f"without {name}", dict([off])) for name, off in OVERLAPS.items())):
+        try:
+            rates[name] = case(bench, f"overlap {name}", fields)
+        except RuntimeError as error:
+            bench.row(f"overlap: {name}", short(error), False)
+            continue
+        if bench.options.accelerator == "cpu":
+            bench.row(f"overlap: {name}", "ran; over gloo both are off, so its speed says nothing")
+            continue
+        gain = f", {rates['all on'] / rates[name] - 1:+.1%} with it" if name != "all on" and "all on" in rates else ""
+        bench.row(f"overlap: {name}", f"{rates[name] / bench.options.gpus:,.0f} tokens/s/GPU{gain}")
+
+
+def case(bench: Bench, name: str, fields: dict[str, Any]) -> float:
+    """Tokens/s of a run with recipe fields laid over our recipe (benchmarks/gpu/case.py under torchrun)."""
+    options = bench.options
+    cpu = options.accelerator == "cpu"
+    model, share = ("llama_tiny", 8) if cpu else ("llama32_1b", BIG["llama32_1b"].share)
+    flags = [
+        "--model-name",
+        model,
+        "-gbs",
+        str(share * options.gpus),
+        "--max-steps",
+        "10",
+        "-E",
+        name.replace(" ", "_"),
+    ]
+    flags += ["--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}", "--val-check-interval", "10"]
+    words = {"name": name, "flags": flags, "set": fields, "ranks": options.gpus, "accelerator": options.accelerator}
+    folder = options.out / "cases" / name.replace(" ", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.gpus)]
+    command += [str(REPOSITORY / "benchmarks" / "gpu" / "case.py"), json.dumps(words), str(folder), str(bench.data)]
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    ended(process, folder / "log")
+    return float(json.loads((folder / "result.json").read_text())["tok_s"])
+
+
+def scaling(bench: Bench) -> None:
+    """Tokens a second and GPU at 1, 2, 4, … GPUs, the same work for each GPU."""
+    if bench.options.accelerator == "cpu":
+        bench.row("scaling", "not on a CPU: the models are too large")
+        return
+    for model, big in BIG.items():
+        for precision in ("bf16", "fp8"):
+            scale(bench, model, big, precision)
+
+
+def scale(bench: Bench, model: str, big: Big, precision: str) -> None:
+    first = 0.0
+    ranks = big.least
+    while ranks <= bench.options.gpus:
+        name = f"{model}_{precision}_{ranks}"
+        flags = f"--model-name {model} -gbs {big.share * ranks} --max-steps 12 --val-check-interval 12 {big.flags}"
+        try:
+            seen = bench.run(name, ranks, [*flags.split(), *(["--fp8"] if precision == "fp8" else [])])
+        except RuntimeError as error:
+            bench.row(f"scaling {name}", short(error), False)
+            return
+        rate = statistics.median(event["tokens_per_second"] for event in seen[4:]) / ranks
+        first = first or rate
+        wanted = big.wanted.get(precision, 0) if ranks == 8 else 0
+        bench.row(f"scaling {name}", *scaled(rate, first, big.least, wanted))
+        shutil.rmtree(bench.options.out / name / "checkpoints", ignore_errors=True)
+        ranks *= 2
+
+
+# -- what a row says --------------------------------------------------------------------------------------------------
 
 
 def losses(steps: list[dict[str, Any]]) -> dict[int, float]:
     return {event["step"]: event["loss"] for event in steps}
 
 
+def compared(found: dict[int, float], single: dict[int, float]) -> tuple[str, bool]:
+    """How far losses lie from one rank's; wrong when steps are missing too."""
+    if found.keys() != single.keys():
+        return f"{len(found)} of {len(single)} steps", False
+    apart = max(abs(found[step] - single[step]) for step in single)
+    first, last = min(single), max(single)
+    return (
+        f"{len(found)} steps, loss {single[first]:.3f} to {single[last]:.3f}, at most {apart:.4f} apart",
+        apart <= TOLERANCE,
+    )
+
+
+def scaled(rate: float, first: float, least: int, wanted: int) -> tuple[str, bool]:
+    """Tokens/s/GPU, weak scaling efficiency against the least number of GPUs, and what is asked for."""
+    goal = f", wanted {wanted:,}" if wanted else ""
+    return (
+        f"{rate:,.0f} tokens/s/GPU, {rate / first:.1%} of that at {least}{goal}",
+        rate / first >= 0.95 and rate >= wanted,
+    )
+
+
+def short(error: Exception) -> str:
+    return "failed: " + " ".join(str(error).split())[-100:]
+
+
+def line(row: dict[str, str]) -> str:
+    return f"{row['what']:40} {row['seen']:78} {row['verdict']}"
+
+
 PARTS: dict[str, Callable[[Bench], None]] = {
     "parity": parity,
     "resume": resume,
     "dead_rank": dead_rank,
+    "overlap": overlap,
     "scaling": scaling,
 }
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpus", type=int, required=True, help="ranks of this machine to use")
     parser.add_argument("--accelerator", choices=("gpu", "cpu"), default="gpu")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--nemo-model", type=Path, required=True, help="checkpoint of llama_tiny")
-    parser.add_argument("--out", type=Path, default=Path("multi_gpu"))
+    parser.add_argument("--out", type=Path, default=Path("multi_gpu_output"))
+    parser.add_argument("--steps", type=int, default=50, help="of the tiny models")
     parser.add_argument("--parts", default=",".join(PARTS), help="which of " + ", ".join(PARTS))
-    options = parser.parse_args()
-    options.out, options.data = options.out.absolute(), options.data.absolute()
-    options.nemo_model = options.nemo_model.absolute()
+    parser.add_argument("--layouts", default="", help="of parity: which of " + ", ".join(LAYOUTS))
+    options = parser.parse_args(words)
+    options.out = options.out.absolute()
+    options.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(options)
+    multi_gpu_models.prepare(bench.data)
     for part in options.parts.split(","):
-        if part == "scaling" and options.accelerator == "cpu":
-            continue  # the models are too large
-        PARTS[part](bench)
-    print("\n" + "\n".join(f"{what:34} {numbers:60} {verdict}" for what, numbers, verdict in bench.rows))
-    sys.exit(any(verdict == "WRONG" for _, _, verdict in bench.rows))
+        try:
+            PARTS[part](bench)
+        except RuntimeError as error:  # the run that the part's others are compared with
+            bench.row(part, short(error), False)
+    print("\n" + "\n".join(map(line, bench.rows)))
+    return int(any(row["verdict"] == "WRONG" for row in bench.rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,7 +30,7 @@ from nemo_workflow import events
 from tests.run.conftest import make_corpus
 from tests.run.harness import FAULTS, REPOSITORY, Experiment, none_left, samples
 
-STEPS = 24
+STEPS, SAVE_EVERY = 24, 4
 VICTIMS = ("rank", "ranks", "launcher", "group")
 POINTS = ("save.before", "save.begun", "save.shards", "save.manifest", "save.mark", "save.prune", "load", "step")
 
@@ -46,11 +46,12 @@ def main() -> int:
     arguments.folder.mkdir(parents=True)
     corpus = make_corpus(arguments.folder / "corpus")
     chance = random.Random(arguments.seed)
-    began = time.monotonic()
     reference = experiment(corpus, arguments, "reference")
-    start = reference.start(record=arguments.folder / "reference.samples")
+    began = time.monotonic()
+    start = reference.start(record=arguments.folder / "reference.samples", slow=0.1)
     assert start.code == 0, start.output
     usual = time.monotonic() - began
+    print(f"the uninterrupted run took {usual:.0f} s", flush=True)
     counts: dict[str, int] = {}
     lost = runs = kills = 0
     while kills < arguments.kills:
@@ -95,8 +96,11 @@ def experiment(corpus: Path, arguments: argparse.Namespace, name: str) -> Experi
 def kill_once(run: Experiment, record: Path, chance: random.Random, usual: float) -> tuple[str, int]:
     """One start and one kill; returns what was killed where, and the launcher's exit code."""
     victim = chance.choice(VICTIMS)
-    if chance.random() < 0.5:
-        point, step = chance.choice(POINTS), chance.choice(range(4, STEPS + 1, 4))
+    done = max(run.whole(), default=0)
+    to_come = range(done // SAVE_EVERY * SAVE_EVERY + SAVE_EVERY, STEPS + 1, SAVE_EVERY)
+    if to_come and chance.random() < 0.5:
+        points = [point for point in POINTS if done or point not in ("load", "save.prune")]
+        point, step = chance.choice(points), chance.choice(to_come)
         action = {"rank": "kill", "ranks": "kill"}.get(victim, victim)
         number = chance.randrange(run.ranks) if point in ("step", "save.shards", "load") else 0
         code = run.start(record=record, slow=0.1, fault=f"{point} {step} {number} {action}").code

@@ -15,6 +15,7 @@ from typing import Any
 
 from nemo_workflow import machine
 from nemo_workflow.catalog import Recipe
+from nemo_workflow.conversion import families
 from nemo_workflow.largest_token import largest_token
 from nemo_workflow.layout import Layout, layers_a_stage
 from nemo_workflow.options import TABLE, Settings
@@ -90,6 +91,19 @@ def experiment_name(run: Run) -> Iterator[str]:
         yield f"--experiment {name!r}: no folder name; use letters, digits, and . _ + = - after the first"
 
 
+def paths_are_text(run: Run) -> Iterator[str]:
+    """Paths travel to the ranks as JSON and into checkpoints as YAML: any text may be in them, blanks and newlines too."""
+    settings = run.settings
+    named = {name: getattr(settings, name) for name in ("hf_model_id", "nemo_model", "blend")}
+    paths = [(f"--{name.replace('_', '-')}", path) for name, path in named.items() if path]
+    paths += [("--output-dir", str(Path(settings.output_dir).expanduser().absolute()))]
+    paths += [("--dataset-dir", folder) for folder in settings.dataset_dir]
+    paths += [("data", f"{source.pair.prefix}.bin") for source in run.sources]
+    for flag, path in paths:
+        if any("\ud800" <= sign <= "\udfff" for sign in path):
+            yield f"{flag} {path.encode('utf-8', 'backslashreplace').decode()}: no UTF-8; rename it"
+
+
 def wandb_flags(run: Run) -> Iterator[str]:
     settings = run.settings
     idle = run.given("wandb_project", "wandb_name", "wandb_token")
@@ -104,6 +118,22 @@ def wandb_logged_in() -> bool:
     except (OSError, UnicodeDecodeError, RuntimeError):
         keys = ""
     return "api.wandb.ai" in keys or "WANDB_BASE_URL" in os.environ  # of another server we can't tell
+
+
+def sample_text(run: Run) -> Iterator[str]:
+    text = run.settings.sample
+    if text is None:
+        return
+    if not text.strip():
+        yield "--sample: give the text that the model is to go on with, or leave it out"
+    if run.settings.executor == "slurm":
+        yield (
+            "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with"
+            " ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"
+        )
+    if run.recipe and run.recipe.model_class not in {family.model_class for family in families.FAMILIES}:
+        reason = families.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
+        yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"
 
 
 def machine_size(run: Run) -> Iterator[str]:
@@ -300,13 +330,6 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
             f"{named}: the {micro} micro batches of a step are no multiple of"
             f" --pipeline-model-parallel-size {layout.pipeline}; change --global-batch-size"
         )
-    overlapped = run.accelerator == "cpu" or "MegatronCommOverlapCallback" in recipe.callbacks
-    if layout.pipeline == 2 and not overlapped:
-        # previous and next rank are the same one, and batched sends and receives pair up wrongly
-        yield (
-            f"{named}: with --pipeline-model-parallel-size 2 it needs overlapped transfers between stages, which recipe"
-            f" {recipe.name} doesn't set; leave it out or use 4 stages"
-        )
 
 
 def sequence_length(run: Run) -> Iterator[str]:
@@ -464,6 +487,7 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
 
 RULES = (
     experiment_name,
+    paths_are_text,
     machine_size,
     checkpoint_fits,
     lacking_fields,
@@ -479,4 +503,5 @@ RULES = (
     enough_data,
     tokenizer_fits,
     wandb_flags,
+    sample_text,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from nemo_workflow import catalog, memory
@@ -22,18 +23,28 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def render(plan: Plan, form: str) -> str:
-    """The plan as text, or as JSON with `form` "json"; with --executor slurm also the script that would be submitted.
+    """The plan as text, or as JSON with `form` "json"; with --executor slurm also the script that would be submitted."""
+    return "\n".join(parts(plan, form))
 
-    The script takes seconds, for nemo_run writes it; everything else is light.
-    """
+
+def parts(plan: Plan, form: str) -> Iterator[str]:
+    """What `render` joins: the job script comes last, for nemo_run needs a second or two to write it."""
     described = describe(plan)
-    if plan.settings["executor"] == "slurm":
-        from nemo_workflow.slurm.script import job_script
+    slurm = plan.settings["executor"] == "slurm"
+    if form != "json":
+        yield text(described)
+        if slurm:
+            yield f"\nJob script:\n{_job_script(plan).rstrip()}"
+        return
+    if slurm:
+        described["job_script"] = _job_script(plan)
+    yield json.dumps(described, indent=2, ensure_ascii=False)
 
-        described["job_script"] = job_script(plan)
-    if form == "json":
-        return json.dumps(described, indent=2, ensure_ascii=False)
-    return text(described)
+
+def _job_script(plan: Plan) -> str:
+    from nemo_workflow.slurm.script import job_script
+
+    return job_script(plan)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -206,8 +217,6 @@ def text(plan: dict[str, Any]) -> str:
         lines += [f"  {entry['field']:{width}}  {entry['stock']} -> {entry['ours']}" for entry in plan["differences"]]
     lines += ["", f"Run folder: {plan['run_dir']}"]
     lines += [f"Note: {note}" for note in plan["notes"]]
-    if "job_script" in plan:
-        lines += ["", "Job script:", plan["job_script"].rstrip("\n")]
     return "\n".join(lines)
 
 

@@ -19,9 +19,18 @@ class Failure(Exception):
     """The work was started and did not succeed (exit code 1): a failed verification, a failed rank, a full disk."""
 
 
-def run_command(main: Callable[[], int | None]) -> None:
-    """Run a command's main function and end the process with its exit code: 0 done, 1 failed, 2 refused, 130 Ctrl-C."""
-    program = Path(sys.argv[0]).name
+def program_name() -> str:
+    """This command as the user typed it: `pretrain_llm.py`, `python -m nemo_workflow.runs`."""
+    module = sys.modules["__main__"].__spec__  # None where a file was run
+    return f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+
+
+def run_command(main: Callable[[], int | None], program: str | None = None) -> None:
+    """Run a command's main function and end the process with its exit code: 0 done, 1 failed, 2 refused, 130 Ctrl-C.
+
+    `program` names the command in front of an error where a script stands before it.
+    """
+    program = program or program_name()
     try:
         code = main() or 0
     except Refusal as refusal:

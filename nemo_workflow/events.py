@@ -91,6 +91,11 @@ def effective(all_events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
+def validated(folder: Path, step: int) -> bool:
+    """Whether the history that counts holds the validation after a step."""
+    return any(e["event"] == "validation" and e["step"] == step for e in effective(read(folder / FILE)))
+
+
 def plain(event: dict[str, Any], max_steps: int, log_every: int) -> str | None:
     """The event as a line of a log, or None where it isn't worth one or a note beside it says it already."""
     kind, step = event["event"], event.get("step") or 0

@@ -44,6 +44,9 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "added_tokens.json",
 )
 
 
@@ -98,7 +101,7 @@ def tokenizer_digest(hf_model_id: str) -> str:
     if not folder.is_dir():
         return hf_model_id
     hasher = xxhash.xxh3_128()
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, *sorted(path.name for path in folder.glob("*.tiktoken"))):
         if (folder / name).is_file():
             hasher.update(name.encode() + b"\0" + (folder / name).read_bytes())
     return hasher.hexdigest()
@@ -115,7 +118,7 @@ def compare(now: dict[str, Any], then: dict[str, Any], allowed: tuple[str, ...],
             problems.append(f"{name} differs from {where} ({difference}): {NEVER[name]}")
         elif name in REFUSED and name not in allowed:
             problems.append(
-                f"{REFUSED[name]} differs from {where} ({difference}); put it back, start another --experiment, or give"
+                f"{REFUSED[name]} changed since {where} ({difference}); put that back, start another --experiment, or give"
                 f" --allow-change {name} to go on with it"
             )
         else:

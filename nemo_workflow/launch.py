@@ -38,12 +38,6 @@ STOPPED_REPORT_SECONDS = 3.0  # the same where the user waits for a stop; the wr
 TITLE = "pretrain"
 
 
-def finished_already(plan: Plan) -> bool:
-    """Whether the newest whole checkpoint has reached the plan's last step."""
-    newest, _ = newest_whole(plan.folder / "checkpoints")
-    return newest is not None and newest.step >= plan.schedule.max_steps
-
-
 def run_local(plan: Plan) -> int:
     """Train on this machine until the end; returns the exit code: 0 done, 130/143 stopped. Raises Failure."""
     with locked(plan.folder):

@@ -6,8 +6,11 @@ loggers leave out what RunLog measures too, and RunLog feeds them (`feed`) with 
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
-import socket
+import ssl
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -46,7 +49,11 @@ ID_FILE = "wandb.json"
 PROJECT = "pretrain_llm"
 SERVER = "https://api.wandb.ai"
 REACH_SECONDS = 5.0  # for the server to answer before the run is logged offline
-INIT_SECONDS = 60.0
+LIMITS = {  # W&B's own settings: for the server to open the run, and to take what is left at the end (90 and ever)
+    "init_timeout": 30.0,
+    "finish_timeout": 45.0,
+    "finish_timeout_raises": True,
+}
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -74,7 +81,8 @@ class RunWandb(WandbLogger):
     def __init__(self, logged: Iterable[tuple[str, int]] = (), **arguments: Any):
         super().__init__(**arguments)
         self.logged = set(logged)  # (metric, step) of earlier starts
-        self.word = ""
+        self.word = ""  # what the user should know and has not been told
+        self.failed = False
 
     @property
     def kind(self) -> str:
@@ -88,17 +96,22 @@ class RunWandb(WandbLogger):
         import wandb
 
         if self._experiment is None:
+            known = getattr(wandb.Settings, "model_fields", {})  # NVIDIA's containers have older ones
+            self._wandb_init["settings"] = {name: value for name, value in LIMITS.items() if name in known}
             why = why_offline()
             try:
                 if not why:
                     return WandbLogger.experiment.fget(self)
             except (wandb.Error, OSError) as error:
                 wandb.teardown()
-                why = str(error).splitlines()[0]
+                why = _first_line(error)
             self._wandb_init["mode"] = "offline"
-            files = Path(str(self._save_dir)) / "wandb" / f"offline-run-*-{self._id}"
-            self.word = f"W&B: {why}, so the run is logged to files; later: wandb sync --id {self._id} {files}"
+            self.word = f"W&B: {why}, so the run is logged to files; later: {self._sync('offline-run')}"
         return WandbLogger.experiment.fget(self)
+
+    def _sync(self, kind: str) -> str:
+        """The command that uploads the files of this run."""
+        return f"wandb sync --id {self._id} {Path(str(self._save_dir)) / 'wandb' / f'{kind}-*-{self._id}'}"
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -109,17 +122,23 @@ class RunWandb(WandbLogger):
     def feed(self, metrics: Mapping[str, float], step: int | None) -> None:
         """Log what is not there yet; a failure of W&B ends the logging, never the training."""
         new = {name: value for name, value in metrics.items() if (name, step) not in self.logged}
-        if not new or self.word.startswith("W&B failed"):
+        if not new or self.failed:
             return
         self.logged.update((name, step) for name in new if step is not None)
         try:
             super().log_metrics(new, step)
         except Exception as error:  # noqa: BLE001
+            self.failed = True
             self.word = f"W&B failed and gets nothing more of this run: {error}"
 
     def close(self) -> None:
-        if self._experiment is not None:
+        """Hand over what is left; a server that has gone away holds the end up for LIMITS' seconds at most."""
+        if self._experiment is None:
+            return
+        try:
             self._experiment.finish()
+        except Exception as error:  # noqa: BLE001
+            self.word = f"W&B did not take all of the run ({_first_line(error)}); later: {self._sync('run')}"
 
 
 def tensorboard(plan: Plan, resumed_at: int | None) -> dict[str, Any]:
@@ -143,7 +162,6 @@ def wandb(plan: Plan) -> dict[str, Any]:
 
 def run_id(folder: Path) -> str:
     """The W&B id of a run: the same for all its starts."""
-    import json
     import secrets
 
     path = folder / ID_FILE
@@ -180,11 +198,17 @@ def why_offline() -> str:
     server = urlsplit(os.environ.get("WANDB_BASE_URL") or SERVER)
     if urllib.request.getproxies().get(server.scheme):
         return ""  # a proxy has its own ways
+    query = json.dumps({"query": "query { serverInfo { __typename } }"}).encode()
     try:
-        port = server.port or (443 if server.scheme == "https" else 80)
-        socket.create_connection((server.hostname or "", port), timeout=REACH_SECONDS).close()
-    except OSError as error:
-        return f"{server.hostname} can't be reached ({error})"
+        address = f"{server.geturl().rstrip('/')}/graphql"
+        request = urllib.request.Request(address, query, {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        return f"{server.hostname} answers {error.code}" if error.code >= 500 else ""  # the rest is for W&B to judge
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        cause = getattr(error, "reason", error)
+        if not isinstance(cause, ssl.SSLError):  # W&B may know other certificates
+            return f"{server.hostname or server.geturl()} can't be reached ({cause})"
     return ""
 
 
@@ -214,8 +238,13 @@ def names(loggers: Iterable[Any]) -> list[str]:
 
 
 def words(loggers: Iterable[Any]) -> list[str]:
-    """What the user should know of them."""
-    return [logger.word for logger in loggers if isinstance(logger, RunWandb) and logger.word]
+    """What the user should know of them, each once."""
+    found = []
+    for logger in loggers:
+        if isinstance(logger, RunWandb) and logger.word:
+            found.append(logger.word)
+            logger.word = ""
+    return found
 
 
 def close(loggers: Iterable[Any]) -> None:
@@ -223,6 +252,10 @@ def close(loggers: Iterable[Any]) -> None:
     for logger in loggers:
         if isinstance(logger, RunTensorBoard | RunWandb):
             logger.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -53,3 +53,12 @@ def facts() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
+
+
+def slurm_job() -> dict[str, Any]:
+    """{"slurm": job id, nodes and how often Slurm has started the job again}, or {} outside a job."""
+    if "SLURM_JOB_ID" not in os.environ or "SLURM_PROCID" not in os.environ:  # not a task that srun started
+        return {}
+    names = {"job": "SLURM_JOB_ID", "nodes": "SLURM_JOB_NODELIST", "restart": "SLURM_RESTART_COUNT"}
+    found = {key: os.environ.get(name, "") for key, name in names.items()}
+    return {"slurm": {**found, "restart": int(found["restart"] or 0)}}

@@ -248,16 +248,20 @@ def arrange(data: Any, plan: Plan, start: Checkpoint | None) -> None:
     A run whose global batch has changed has consumed other samples than steps x batch. T5 and BERT keep Megatron's
     order. Set on the module that is built, not in its configuration: NeMo writes that into every checkpoint.
     """
-    if getattr(data, "dataset_cls", None) is not GPTDataset:
-        return
     step, consumed = 0, 0
     if start is not None:
         step, consumed = start.step, int(start.manifest().get("consumed_samples") or 0)
+    batch, last = plan.setting("global_batch_size"), plan.schedule.max_steps
+    # Megatron's loader wants a batch where no step is left too, and only a validation is made
+    samples = max(last * batch, consumed + max(1, last - step) * batch)
+    if getattr(data, "dataset_cls", None) is not GPTDataset:
+        if step >= last:
+            data.num_train_samples = samples
+        return
     data.dataset_cls = OrderedDataset
     OrderedDataset.first_sample = consumed
     install()
-    batch = plan.setting("global_batch_size")
-    data.num_train_samples = max(plan.schedule.max_steps * batch, consumed + (plan.schedule.max_steps - step) * batch)
+    data.num_train_samples = samples
 
 
 def validation_set(plan: Plan, tokenizer: Any) -> Any:

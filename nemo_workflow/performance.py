@@ -42,6 +42,10 @@ def _fused_loss(recipe: Any, plan: Plan) -> bool:
     return bool(_value(recipe.model.config, "cross_entropy_loss_fusion"))
 
 
+def _virtual_stages(recipe: Any, plan: Plan) -> bool:
+    return plan.layout.pipeline > 1 and plan.layout.virtual_pipeline > 1
+
+
 SETTINGS = (
     Setting(
         "model.config.cross_entropy_fusion_impl",
@@ -58,6 +62,24 @@ SETTINGS = (
         gain="between none and 0.4 %: within the noise of one run",
         cost="none",
         applies=_decoder,
+    ),
+    Setting(
+        "model.config.overlap_p2p_comm",
+        True,
+        reason="virtual stages send while they compute; with two stages the batched way is wrong: see below",
+        gain="not measured",
+        cost="none",
+        applies=_virtual_stages,
+    ),
+    Setting(
+        "model.config.batch_p2p_comm",
+        False,
+        # the previous and the next stage are one rank there: two sends to it in a batch can't be told apart. Megatron-LM's
+        # own argument check asks for the overlapped way then; NeMo's MegatronCommOverlapCallback sets both fields
+        reason="needed by the overlapped way",
+        gain="not measured",
+        cost="none",
+        applies=_virtual_stages,
     ),
 )
 # Beside recipe fields: micro_batch.py (size by the memory plan), gpu_backend/weight_gradient.py (0.6 %),

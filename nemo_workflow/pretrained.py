@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.catalog import Recipe, load
 from nemo_workflow.errors import Refusal
+from nemo_workflow.tokenizer_files import files_of, readable
 from nemo_workflow.trust import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -101,17 +104,29 @@ def hf_config(folder: Path) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """Vocabulary and end-of-document token from the folder's JSON files; raises Refusal if one is damaged."""
+    """Vocabulary and end-of-document token from the folder's JSON files; raises Refusal if one is damaged or hostile."""
+    files_of(folder)
     config = _json(folder / "tokenizer_config.json")
+    try:
+        read = _tokenizer(folder, config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Refusal(
+            f"{folder}: tokenizer.json or tokenizer_config.json is not of the form that transformers writes ({error})"
+        ) from None
+    if config.get("auto_map"):
+        _check_own_code(folder)
+    return read
+
+
+def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     vocabulary = _json(folder / "tokenizer.json")
-    model = vocabulary.get("model", {})
-    added = {entry["content"]: entry["id"] for entry in vocabulary.get("added_tokens", [])}
+    words = vocabulary.get("model", {}).get("vocab")
+    added = {entry["content"]: int(entry["id"]) for entry in vocabulary.get("added_tokens", [])}
     for identity, entry in config.get("added_tokens_decoder", {}).items():
         added.setdefault(entry["content"], int(identity))
-    words = model.get("vocab")
     size = None
     if isinstance(words, dict):
-        size = max([*words.values(), *added.values()], default=-1) + 1
+        size = int(max([*words.values(), *added.values()], default=-1)) + 1
     elif isinstance(words, list):  # Unigram: [[token, score], …]
         size = max([len(words) - 1, *added.values()], default=-1) + 1
     eos = config.get("eos_token") or _json(folder / "special_tokens_map.json").get("eos_token")
@@ -122,6 +137,25 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         eos_id = words.get(eos)
     plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
     return Tokenizer(folder, size, eos, eos_id, plain)
+
+
+def _check_own_code(folder: Path) -> None:
+    """Raise Refusal for a tokenizer that only its own code can load. In a process of its own: it takes 2 s."""
+    program = (
+        "import sys; from transformers import AutoTokenizer\n"
+        "try: AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False)\n"
+        "except Exception as error: sys.exit(str(error).strip().splitlines()[0])"
+    )
+    light = os.environ | {"USE_TORCH": "0", "USE_TF": "0", "USE_FLAX": "0", "TRANSFORMERS_VERBOSITY": "error"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], env=light, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Refusal(
+            f"--hf-model-id {folder}: the tokenizer comes with code of its own (auto_map), which training never runs,"
+            f" and without it transformers says: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}; give a folder"
+            " with a tokenizer.json and a tokenizer_class of transformers' own"
+        )
 
 
 def read_nemo_model(path: str) -> NemoModel:
@@ -135,7 +169,7 @@ def read_nemo_model(path: str) -> NemoModel:
         )
     check_weights(folder / "weights")
     file = folder / "context" / "model.yaml"
-    if not file.is_file():
+    if not readable(file):
         raise Refusal(f"--nemo-model {path}: context/model.yaml missing; convert or save the checkpoint again")
     raw = _load_yaml(file)
     config = raw.get("config") or {}
@@ -164,15 +198,15 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if not readable(path):
+        return {}
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        return {}
     except OSError as error:
         raise Refusal(f"{path}: cannot be read: {error.strerror}") from None
     try:
         loaded = _parse(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refusal(f"{path}: not JSON: {error}") from None
     if not isinstance(loaded, dict):
         raise Refusal(f"{path}: expected a JSON object")

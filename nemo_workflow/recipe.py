@@ -111,10 +111,15 @@ def _data_class(recipe: run.Partial) -> type:
 
 
 def _set_ddp(recipe: run.Partial, plan: Plan) -> None:
-    """14 recipes name their DDP by a string; spell out the configuration that the string stands for."""
+    """14 recipes name their DDP by a string; spell it out, with the overlaps that all other recipes have."""
     strategy = recipe.trainer.strategy
     if isinstance(getattr(strategy, "ddp", "megatron"), str):
-        strategy.ddp = run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=True)
+        strategy.ddp = run.Config(
+            DistributedDataParallelConfig,
+            check_for_nan_in_grad=True,
+            overlap_grad_reduce=True,
+            overlap_param_gather=True,
+        )
 
 
 FP8_RECIPES = {  # --fp8-recipe -> the name of NeMo's configuration, after the 16-bit type

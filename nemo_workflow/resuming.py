@@ -18,6 +18,7 @@ from nemo_workflow.checkpoints import (
     set_aside,
 )
 from nemo_workflow.console import human_bytes
+from nemo_workflow.events import validated
 from nemo_workflow.files import write_json
 from nemo_workflow.identity import compare, identity_of
 from nemo_workflow.plan import Plan
@@ -37,6 +38,15 @@ def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
         return now, []
     then = newest.manifest().get("identity") or {}
     return now, compare(now, then, tuple(plan.settings.get("allow_change") or ()), f"checkpoint {newest.path.name}")
+
+
+def finished_already(plan: Plan) -> bool:
+    """Whether the newest whole checkpoint has reached the plan's last step, and the validation after it was made."""
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    last = plan.schedule.max_steps
+    if newest is None or newest.step < last:
+        return False
+    return newest.step > last or not plan.schedule.validates(last) or validated(plan.folder, last)
 
 
 def choose_checkpoint(

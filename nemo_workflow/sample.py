@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
-from nemo_workflow.errors import Refusal, run_command
+from nemo_workflow.checkpoints import newest_whole
+from nemo_workflow.errors import Failure, Refusal, run_command
+from nemo_workflow.plan import Plan
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EXPORTED = "hf_model"  # in the run's folder
 
 
 def main() -> int:
@@ -27,8 +34,28 @@ def main() -> int:
     return 0
 
 
+def after_training(plan: Plan) -> None:
+    """Export the newest checkpoint to <run>/hf_model, proved as any export is, and print how it goes on with --sample.
+
+    Each in a process of its own: the ranks have ended, so that the machine's memory and GPUs are free for them.
+    Raises Failure where that can't be had; the training's own files stay as they are.
+    """
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    if newest is None:
+        raise Failure(f"--sample: no whole checkpoint in {plan.folder / 'checkpoints'}")
+    folder = plan.folder / EXPORTED
+    print(f"exporting step {newest.step} to {folder}", flush=True)
+    convert = REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py"
+    for command in (
+        [str(convert), "--source", str(newest.path), "--output-path", str(folder), "--overwrite"],
+        ["-m", "nemo_workflow.sample", "--hf-model", str(folder), "--", plan.setting("sample")],
+    ):
+        if subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=False).returncode:
+            raise Failure(f"--sample: no text, for the reason above; the training is done, step {newest.step} is saved")
+
+
 def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int) -> str:
-    """`text` and up to `tokens` tokens after it. The same seed gives the same text."""
+    """`text` and up to `tokens` tokens after it; on the GPUs where there are any. The same seed gives the same text."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
     import torch
@@ -38,8 +65,9 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
     logging.set_verbosity_error()
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    begin = tokenizer(text, return_tensors="pt")
+    spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", **spread).eval()
+    begin = tokenizer(text, return_tensors="pt").to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with torch.inference_mode():
         made = model.generate(

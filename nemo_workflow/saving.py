@@ -63,6 +63,8 @@ class Checkpoints(nl.ModelCheckpoint):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         super().on_train_start(trainer, module)
+        if self.resumed_from is not None:
+            self._last_global_step_saved = trainer.global_step
         self.group = dist.new_group(backend="gloo")  # small facts travel on the CPU
         self.expected = bytes_of_one(self._folder) or _estimate(trainer)
         missing = self._space_missing(trainer)
@@ -73,6 +75,7 @@ class Checkpoints(nl.ModelCheckpoint):
         self.last_save = True
         self.save_now(trainer)
         super().on_train_end(trainer, module)
+        self.wait(trainer)
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
@@ -86,6 +89,18 @@ class Checkpoints(nl.ModelCheckpoint):
         if trainer.global_step > 0:
             with _step_not_begun(trainer):
                 self.save_now(trainer)
+        self.wait(trainer)
+
+    def wait(self, trainer: pl.Trainer) -> None:
+        """Return when a save in the background, if any, is whole on disk; NeMo leaves one at an error, or begun at the end."""
+        finalize = getattr(trainer.strategy.checkpoint_io, "maybe_finalize_save_checkpoint", None)
+        if finalize is None:
+            return
+        try:
+            finalize(blocking=True)
+        except (Exception, CheckpointException) as error:
+            reason = self._reason(error)
+            raise SaveFailed(f"a checkpoint could not be saved: {reason}; those before it are whole") from error
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         self.run_log.write_pending()
@@ -265,10 +280,3 @@ def _set(counts: tuple[Any, ...], name: str, value: Callable[[Any], int]) -> Ite
     finally:
         for count, old in zip(counts, before, strict=True):
             setattr(count, name, old)
-
-
-def wait_for_async_save(trainer: pl.Trainer) -> None:
-    """Return when an asynchronous save, if any, is on disk."""
-    finalize = getattr(trainer.strategy.checkpoint_io, "maybe_finalize_save_checkpoint", None)
-    if finalize:
-        finalize(blocking=True)

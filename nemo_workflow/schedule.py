@@ -22,6 +22,10 @@ class Schedule:
     save_every: int
     limit_val_batches: int  # batches a validation, 0 is none
 
+    def validates(self, step: int) -> bool:
+        """Whether a validation follows this step."""
+        return step > 0 and step % self.val_check_interval == 0 and self.limit_val_batches > 0
+
 
 def make_schedule(settings: Any, recipe: Recipe, train_samples: int, val_samples: int) -> Schedule:
     """Flags where given, else the recipe's own values cut to the length of the run.

@@ -1,11 +1,15 @@
-"""Signal handlers for as long as a block lasts. Light."""
+"""Signals that this project sends and takes. Light."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @contextlib.contextmanager
@@ -17,3 +21,10 @@ def handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent, the process `parent`, dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)

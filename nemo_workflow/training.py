@@ -10,9 +10,11 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import lightning.pytorch as pl
+import lightning.pytorch.loops.fit_loop as lightning_fit_loop
 import nemo.lightning._strategy_lib as strategy_lib
 import torch
 import torch.distributed as dist
@@ -20,7 +22,7 @@ import torch.distributed as dist
 from nemo_workflow import catalog, events, flops, loggers, machine, parameters
 from nemo_workflow.plan import Plan
 from nemo_workflow.report.refresh import Refresher
-from nemo_workflow.saving import Checkpoints, wait_for_async_save
+from nemo_workflow.saving import Checkpoints
 from nemo_workflow.spikes import SpikeWarner
 from nemo_workflow.step_clock import Finished, StepClock
 from nemo_workflow.watch import LAUNCHER, Heartbeat
@@ -92,6 +94,7 @@ class RunLog(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._loggers, self._log_every = trainer.loggers, trainer.log_every_n_steps
+        self._last = {"step": trainer.global_step}
         self.event(
             "start",
             step=trainer.global_step,
@@ -99,6 +102,7 @@ class RunLog(pl.Callback):
             max_steps=trainer.max_steps,
             setup_seconds=round(time.time() - self.started, 2),
             machine=machine.facts() | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+            **machine.slurm_job(),
         )
         for word in loggers.words(self._loggers):
             self.note(word)
@@ -171,14 +175,26 @@ class RunLog(pl.Callback):
         self._clock.restart()
 
     def finish(self, reason: str = "finished") -> None:
-        """Write the end event and summary.json."""
+        """Write the end event and summary.json.
+
+        W&B may be long about its end: it comes first, so that its words do too, but not in a run that was asked to stop:
+        that has little time, and Slurm's script looks for the end in the last line.
+        """
         self.write_pending()
+        if reason == "finished":
+            self._close_loggers(self.note)
         self.event("end", step=self._last.get("step"), reason=reason)
         if int(os.environ.get("RANK", "0")) == 0:
             events.write_summary(self.plan, reason)
             if LAUNCHER not in os.environ:  # a launcher on this machine writes the last report itself
                 self.report.finish(LAST_REPORT_SECONDS)
-        loggers.close(self._loggers)  # last: W&B may be long about it
+        if reason != "finished":
+            self._close_loggers(functools.partial(print, file=self.console, flush=True))
+
+    def _close_loggers(self, say: Callable[[str], None]) -> None:
+        loggers.close(self._loggers)
+        for word in loggers.words(self._loggers):
+            say(word)
 
     def resume_clock(self) -> None:
         """Leave what has just been done (a save) out of the next step's time."""
@@ -251,21 +267,31 @@ class Schedule(pl.Callback):
 
 
 class MissedValidation(pl.Callback):
-    """Validates the step that a run resumes from when the start before was ended between its save and its validation."""
+    """Validates the step that a run resumes from when the start before was ended between its save and its validation.
+
+    Where that is the last step, nothing else is left to do.
+    """
 
     def __init__(self, plan: Plan):
         self.plan = plan
         self.looked = False
 
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        trainer.fit_loop.__class__ = _FitLoop
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.looked:
+        self._look(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._look(trainer)  # no epoch began: no step was left
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        if self.looked or not self.plan.schedule.validates(step):
+            self.looked = True
             return
         self.looked = True
-        schedule, step = self.plan.schedule, trainer.global_step
-        due = step > 0 and step % schedule.val_check_interval == 0 and schedule.limit_val_batches > 0
-        if not due:
-            return
-        missed = [trainer.is_global_zero and not self._validated(step)]
+        missed = [trainer.is_global_zero and not events.validated(self.plan.folder, step)]
         dist.broadcast_object_list(missed, src=0)
         if missed[0]:  # as Lightning does between two steps
             trainer.validating = True
@@ -274,9 +300,13 @@ class MissedValidation(pl.Callback):
             loop.run()
             trainer.training = True
 
-    def _validated(self, step: int) -> bool:
-        seen = events.effective(events.read(self.plan.folder / events.FILE))
-        return any(event["event"] == "validation" and event["step"] == step for event in seen)
+
+class _FitLoop(lightning_fit_loop._FitLoop):
+    """Lightning's, which calls the hooks of a training that has no step left too."""
+
+    @property
+    def skip(self) -> bool:
+        return False
 
 
 class Stopper(pl.Callback):
@@ -325,7 +355,7 @@ class Stopper(pl.Callback):
         assert isinstance(saver, Checkpoints)
         saver.last_save = True
         saver.save_now(trainer)
-        wait_for_async_save(trainer)
+        saver.wait(trainer)
         self.run_log.finish("stopped")
         dist.barrier(group=self.group)
         os._exit(STOPPED)  # no destructor may hang on a collective whose peers are gone

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Refusal
 
 NAMES = {
@@ -43,6 +44,9 @@ NAMES = {
     "_io": {"BytesIO"},
     "pathlib": {"Path", "PosixPath", "PurePosixPath"},
 }  # fmt: skip
+
+
+LARGEST = 1 << 30  # bytes of a pickle without its tensors
 
 
 class _Nothing:
@@ -100,15 +104,22 @@ def check_weights(weights: Path) -> None:
     """Raise Refusal naming file and symbol when a pickle below `weights` names anything unexpected."""
     metadata = weights / ".metadata"
     for path in sorted(weights.rglob("*.pt")):
-        _check_archive(path.open("rb"), str(path))
+        _check_archive(_opened(path), str(path))
     if not metadata.is_file():
         raise Refusal(f"{weights}: .metadata is missing: not a NeMo 2 checkpoint, or not a whole one")
-    with metadata.open("rb") as stream:
+    with _opened(metadata) as stream:
         read = _read(stream, str(metadata))
     for path, offset, length in _objects(read, weights):
-        with path.open("rb") as stream:
+        with _opened(path) as stream:
             stream.seek(offset)
-            _check_archive(io.BytesIO(stream.read(length)), str(path))
+            _check_archive(io.BytesIO(stream.read(min(length, LARGEST + 1))), str(path))
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file to read; raises Refusal for a pipe or a device, whose end may never come."""
+    if not path.is_file():
+        raise Refusal(f"{path}: is no plain file, or missing: not a checkpoint, or not a whole one")
+    return path.open("rb")
 
 
 def _objects(metadata: Any, weights: Path) -> Iterator[tuple[Path, int, int]]:
@@ -137,9 +148,11 @@ def _check_archive(stream: BinaryIO, where: str) -> None:
             return
         try:
             with zipfile.ZipFile(stream) as archive:
-                for name in archive.namelist():
-                    if name.endswith("data.pkl"):
-                        _check_nested(_read(io.BytesIO(archive.read(name)), where), where)
+                for member in archive.infolist():
+                    if member.filename.endswith("data.pkl"):
+                        if member.file_size > LARGEST:
+                            raise Refusal(f"{where}: its pickle has {human_bytes(member.file_size)} when unpacked")
+                        _check_nested(_read(io.BytesIO(archive.read(member)), where), where)
         except zipfile.BadZipFile as error:
             raise Refusal(f"{where}: damaged: {error}") from None
 

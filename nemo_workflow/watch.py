@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import fcntl
 import os
@@ -17,6 +16,7 @@ from typing import TextIO
 import psutil
 
 from nemo_workflow.errors import Refusal
+from nemo_workflow.signals import die_with_parent
 
 LAUNCHER = "NEMO_WORKFLOW_LAUNCHER"  # environment variable: "pid start-time" of the process that started the ranks
 RUN_LOCK = ".lock"  # in the run's folder, held by its launcher, or by rank 0 of a Slurm job
@@ -24,7 +24,6 @@ RANKS_LOCK = ".ranks.lock"  # in the run's folder, held shared by every rank as 
 HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every step
 DUMP_STACKS = signal.SIGUSR2
 BEAT_SECONDS = 1.0
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def launcher_mark() -> str:
@@ -100,13 +99,6 @@ def end_children_with_rank() -> None:
             die_with_parent(parent)
 
     os.register_at_fork(before=before, after_in_child=in_child)
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent, the process `parent`, dies."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
 
 
 def stop_with_launcher(grace_seconds: float) -> None:

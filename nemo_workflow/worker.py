@@ -66,6 +66,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
     if plan.accelerator == "gpu":
         gpu_backend.fuse_output_layer()
+        gpu_backend.end_queue_with_rank()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
     trainer = pretrain.keywords["trainer"]

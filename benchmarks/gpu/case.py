@@ -3,12 +3,13 @@
     python case.py CASE_JSON FOLDER DATA
 
 Imports, waits for a line on standard input, trains as `pretrain_llm.py` with the case's flags would, and writes
-FOLDER/result.json.
+FOLDER/result.json. With `ranks` in the case it is one of that many processes that torchrun has started, and doesn't wait.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -27,45 +28,65 @@ def main() -> None:
     from nemo_workflow.files import write_json
     from nemo_workflow.planning import make_plan
 
-    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer")}
+    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer"), "{model}": str(data / "dense")}
     flags = [places.get(word, word) for word in case["flags"]]
     flags += ["--output-dir", str(folder.parent / case.get("again", case["name"]))]
-    flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", "1"]
+    ranks = case.get("ranks", 1)
+    flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", str(ranks)]
     plan = make_plan(options.parse(flags))
 
-    from nemo_workflow import cpu_backend, gpu_backend
+    from nemo_workflow import cpu_backend, executors, gpu_backend
+    from nemo_workflow.gpu_backend import memory_pool
 
+    if plan.accelerator == "gpu":
+        for name, value in executors.GPU_VARIABLES.items():
+            os.environ.setdefault(name, value)
     if case.get("stock"):
-        gpu_backend.install = lambda: None
+        gpu_backend.install = memory_pool.leave_out  # the import only: nothing of the training
     if case.get("stock") or case.get("plain_head"):
         gpu_backend.fuse_output_layer = lambda: None
     if plan.accelerator == "gpu":
         gpu_backend.install()
-
     else:
         cpu_backend.install()
     from nemo_workflow import recipe, saving, training
 
+    if case.get("kernels"):
+        fuse = gpu_backend.fuse_output_layer
+        gpu_backend.fuse_output_layer = lambda: (fuse(), gpu_backend.fuse_elementwise())
     watch = Watch(case, folder)
     patch(case, recipe, training, saving, watch)
-    sys.stdin.readline()
+    watch.ready = time.time()
+    if ranks == 1:
+        sys.stdin.readline()
     if "again" in case:  # go on with another case's run as if it had ended after an earlier checkpoint
         shutil.rmtree(plan.folder / "checkpoints" / f"step_{case['forget']:08d}")
     watch.go = time.perf_counter()
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    identity, _ = resuming.check_changes(plan)
-    attempt = launch.prepare(plan)
-    write_json(attempt / resuming.IDENTITY, identity)
-    worker.train(plan.to_json(), str(attempt))
-    watch.write(plan)
+    attempt = folder / f"attempt_{os.environ.get('TORCHELASTIC_RUN_ID', '0')}"
+    rank = int(os.environ["RANK"])
+    if rank == 0:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        identity, _ = resuming.check_changes(plan)
+        launched = launch.prepare(plan)
+        write_json(launched / resuming.IDENTITY, identity)
+        attempt.with_suffix(".tmp").write_text(str(launched))
+        attempt.with_suffix(".tmp").rename(attempt)
+    while not attempt.exists():
+        time.sleep(0.1)
+    worker.train(plan.to_json(), attempt.read_text())
+    if rank == 0:
+        watch.write(plan)
+        os._exit(0)  # what torch and the data loader do at their end takes seconds of the card
 
 
 def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: Any) -> None:
     """Lay the case's fields over the recipe, count steps, and don't save where the case doesn't ask for it."""
-    from nemo_workflow import performance
+    from nemo_workflow import guard, performance
 
     if case.get("stock"):
         performance.apply = lambda *a: []
+    if case.get("no_guard"):
+        guard.NanGuard.on_train_start = lambda *a: None
     build = recipe.build
 
     def build_case(plan: Any, resume_from: str | None = None) -> Any:
@@ -81,6 +102,7 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: 
     recipe.build = build_case
     if not case.get("save"):
         saving.Checkpoints._save_checkpoint = lambda *a, **k: None
+    training.Refresher = NoReport
     inner = training.RunLog.on_train_batch_end
 
     def ended(log: Any, trainer: Any, *rest: Any) -> None:
@@ -90,12 +112,20 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: 
     training.RunLog.on_train_batch_end = ended
 
 
+class NoReport:
+    """In the report's place: it holds up a run's end by seconds."""
+
+    def __init__(self, folder: Path): ...
+    def refresh(self) -> None: ...
+    def finish(self, seconds: float) -> None: ...
+
+
 class Watch:
     """Measures from outside: two readings of the clock, each with the GPU idle, and the allocator's peaks."""
 
     def __init__(self, case: dict[str, Any], folder: Path):
         self.case, self.folder = case, folder
-        self.go = self.first = self.begin = self.end = 0.0
+        self.ready = self.go = self.first = self.begin = self.end = 0.0
         self.begin_step = self.end_step = 0
         self.profiler: Any = None
         self.profile: dict[str, Any] = {}
@@ -150,6 +180,8 @@ class Watch:
             "losses": {e["step"]: e["loss"] for e in steps},
             "grad_norm": steps[-1]["grad_norm"],
             "step_seconds": [e["seconds"] for e in steps],
+            "imports": round(self.ready - float(os.environ.get("STARTED_AT", self.ready)), 1),
+            "setup": next(event["setup_seconds"] for event in reversed(history) if event["event"] == "start"),
             "first_step_after": round(self.first - self.go, 2),
             "micro_batch": plan.setting("micro_batch_size"),
         }

@@ -1,70 +1,169 @@
-"""gpu_backend's kernels against float64 and against Transformer Engine's, with times. A case of run_cases.py."""
+"""gpu_backend's kernels against float64, and their times against Transformer Engine's and PyTorch's. A case of run_cases.py.
+
+Without a GPU (a rehearsal) only the errors are looked at, on small tensors, with Triton's interpreter.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+TOKENS, WIDTH, VOCABULARY, FFN = (16384, 2048, 128256, 8192) if GPU else (64, 32, 1000, 96)
+LENGTH, BATCH, GROUPS, QUERIES, HEAD = (8192, 4, 8, 4, 64) if GPU else (16, 2, 2, 3, 32)
+SPEED = 3.0e12  # bytes/s that an H100 copies with
+Found = dict[str, float]
 
 
 def main() -> None:
     folder = Path(sys.argv[2])
+    if not GPU:
+        os.environ["TRITON_INTERPRET"] = "1"
     sys.stdin.readline()
-    import torch
-    from transformer_engine.pytorch.cross_entropy import parallel_cross_entropy
+    torch.manual_seed(0)
+    found: Found = {}
+    for part in (output_layer, weight_gradient, swiglu, rotary):
+        try:
+            part(found)
+        except Exception as error:  # noqa: BLE001 - the others are still worth their time
+            found[f"{part.__name__} error"] = float("nan")
+            print(f"{part.__name__}: {error!r}", flush=True)
+        print(json.dumps(found, indent=1), flush=True)
+        (folder / "result.json").write_text(json.dumps({"kernels": found, "device": DEVICE_NAME}))
+
+
+DEVICE_NAME = torch.cuda.get_device_name() if GPU else "CPU"
+
+
+def milliseconds(work: Callable[[], Any]) -> float:
     from triton.testing import do_bench
 
-    from nemo_workflow.gpu_backend import output_layer, weight_gradient
+    return float(do_bench(work, warmup=30, rep=150, return_mode="median"))
+
+
+def far(found: Any, wanted: Any) -> float:
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
+    return (torch.randn(*shape, device=DEVICE) * scale).bfloat16()
+
+
+def output_layer(found: Found) -> None:
+    from nemo_workflow.gpu_backend import output_layer
+
+    hidden, weight = random(TOKENS, WIDTH), random(VOCABULARY, WIDTH, scale=0.02)
+    labels = torch.randint(0, VOCABULARY, (TOKENS,), device=DEVICE)
+    if GPU:
+        from transformer_engine.pytorch.cross_entropy import parallel_cross_entropy
+
+        logits = hidden @ weight.t()
+        found["cross entropy ours ms"] = milliseconds(lambda: output_layer.loss_and_gradient(logits, labels))
+        shaped = logits.view(TOKENS, 1, VOCABULARY).detach().requires_grad_()
+        found["cross entropy te forward ms"] = milliseconds(
+            lambda: parallel_cross_entropy(shaped, labels.view(TOKENS, 1))
+        )
+        found["cross entropy floor ms"] = 4 * logits.numel() / SPEED * 1e3
+    few = slice(0, min(512, TOKENS))
+    labels[3] = -100
+    x, w = hidden[few].double().requires_grad_(), weight.double().requires_grad_()
+    scale = torch.rand(len(x), device=DEVICE)
+    wanted = torch.nn.functional.cross_entropy(x @ w.t(), labels[few], reduction="none")
+    (wanted * scale).sum().backward()
+    own, own_weight = hidden[few].clone().requires_grad_(), weight.clone().requires_grad_()
+    losses = output_layer._OutputLoss.apply(own, own_weight, labels[few], False)
+    (losses * scale).sum().backward()
+    found["loss error"] = far(losses, wanted)
+    found["hidden gradient error"] = far(own.grad, x.grad)
+    found["weight gradient error"] = far(own_weight.grad, w.grad)
+
+
+def weight_gradient(found: Found) -> None:
+    if not GPU:
+        return
+    from nemo_workflow.gpu_backend import weight_gradient
 
     weight_gradient.install()
     import fused_weight_gradient_mlp_cuda
 
-    tokens, width, vocabulary = 16384, 2048, 128256
-    torch.manual_seed(0)
-    hidden = torch.randn(tokens, width, device="cuda", dtype=torch.bfloat16)
-    weight = torch.randn(vocabulary, width, device="cuda", dtype=torch.bfloat16) * 0.02
-    labels = torch.randint(0, vocabulary, (tokens,), device="cuda")
-    logits = hidden @ weight.t()
-    found: dict[str, Any] = {}
-    gigabytes = logits.numel() * 2 / 1e9
-
-    for block, warps in ((16384, 32), (8192, 32), (8192, 16), (4096, 16), (4096, 8), (32768, 32)):
-        output_layer.BLOCK, output_layer.WARPS = block, warps
-        found[f"ours ms, block {block} warps {warps}"] = do_bench(
-            lambda: output_layer.loss_and_gradient(logits, labels), warmup=30, rep=150, return_mode="median"
-        )
-    output_layer.BLOCK, output_layer.WARPS = 16384, 32
-    shaped = logits.view(tokens, 1, vocabulary).detach().requires_grad_()
-    found["te forward ms"] = do_bench(
-        lambda: parallel_cross_entropy(shaped, labels.view(tokens, 1)), warmup=30, rep=150, return_mode="median"
-    )
-    found["floor ms (read + write at 3.0 TB/s)"] = 2 * gigabytes / 3.0
-
-    small = slice(0, 512)
-    labels[3] = -100
-    x = hidden[small].double().requires_grad_()
-    w = weight.double().requires_grad_()
-    scale = torch.rand(512, device="cuda")
-    reference = torch.nn.functional.cross_entropy(x @ w.t(), labels[small], reduction="none")
-    (reference * scale).sum().backward()
-    mine = hidden[small].clone().requires_grad_()
-    own = weight.clone().requires_grad_()
-    losses = output_layer._OutputLoss.apply(mine, own, labels[small], False)
-    (losses * scale).sum().backward()
-    for name, got, wanted in (
-        ("loss", losses, reference), ("hidden gradient", mine.grad, x.grad), ("weight gradient", own.grad, w.grad),
-    ):  # fmt: skip
-        found[f"{name} error"] = float((got.double() - wanted).norm() / wanted.norm())
-
-    main_grad = torch.randn(256, 512, device="cuda")
-    a = torch.randn(1024, 512, device="cuda", dtype=torch.bfloat16)
-    b = torch.randn(1024, 256, device="cuda", dtype=torch.bfloat16)
+    main_grad, a, b = torch.randn(256, 512, device=DEVICE), random(1024, 512), random(1024, 256)
     wanted = main_grad.double() + b.double().t() @ a.double()
     fused_weight_gradient_mlp_cuda.wgrad_gemm_accum_fp32(a, b, main_grad)
-    found["fused weight gradient error"] = float((main_grad.double() - wanted).norm() / wanted.norm())
-    print(json.dumps(found, indent=1))
-    (folder / "result.json").write_text(json.dumps({"kernels": found, "device": torch.cuda.get_device_name()}))
+    found["fused weight gradient error"] = far(main_grad, wanted)
+
+
+def swiglu(found: Found) -> None:
+    from nemo_workflow.gpu_backend import activation
+
+    joint, above = random(TOKENS, 2 * FFN), random(TOKENS, FFN)
+    few = slice(0, min(256, TOKENS))
+    exact = joint[few].double().requires_grad_()
+    gate, up = exact.chunk(2, -1)
+    (torch.nn.functional.silu(gate) * up).backward(above[few].double())
+    found["swiglu gradient error"] = far(activation.swiglu_gradient(above, joint)[few], exact.grad)
+    if not GPU:
+        return
+    from megatron.core.fusions.fused_bias_swiglu import swiglu_back
+
+    found["swiglu gradient stock ms"] = milliseconds(lambda: swiglu_back(above, joint))
+    for block, warps in ((1024, 4), (2048, 8), (4096, 8), (8192, 16)):
+        activation.BLOCK, activation.WARPS = block, warps
+        found[f"swiglu gradient ours ms, block {block} warps {warps}"] = milliseconds(
+            lambda: activation.swiglu_gradient(above, joint)
+        )
+    found["swiglu gradient floor ms"] = 10 * above.numel() / SPEED * 1e3
+
+
+def rotary(found: Found) -> None:
+    from nemo_workflow.gpu_backend import rotary
+
+    angles = torch.outer(
+        torch.arange(LENGTH, device=DEVICE).float(), 1.0 / 5e5 ** (torch.arange(0, HEAD, 2, device=DEVICE) / HEAD)
+    )
+    angles = torch.cat((angles, angles), -1)[:, None, None, :].contiguous()
+    joint = random(LENGTH, BATCH, GROUPS, (QUERIES + 2) * HEAD).requires_grad_()
+    outputs = rotary.Rotary.apply(joint, angles, HEAD)
+    gradients = [torch.randn_like(output) for output in outputs]
+    torch.autograd.backward(outputs, gradients)
+
+    exact = joint.detach().double().requires_grad_()
+    q, k, v = exact.split([QUERIES * HEAD, HEAD, HEAD], -1)
+    wanted = (turned(q.reshape(LENGTH, BATCH, -1, HEAD), angles), turned(k, angles), v)
+    torch.autograd.backward(wanted, [gradient.double() for gradient in gradients])
+    found["rotary query error"], found["rotary key error"] = (far(outputs[n], wanted[n]) for n in (0, 1))
+    found["rotary gradient error"] = far(joint.grad, exact.grad)
+    if not GPU:
+        return
+    from transformer_engine.pytorch.attention.rope import apply_fused_qkv_rotary_pos_emb as stock
+
+    split = [QUERIES * HEAD, HEAD, HEAD]
+    with torch.no_grad():
+        theirs = stock(joint, angles, angles, split)
+        found["rotary te query error"] = far(theirs[0], wanted[0])
+        found["rotary te ms"] = milliseconds(lambda: stock(joint, angles, angles, split))
+        for warps in (2, 4, 8):
+            rotary.WARPS = warps
+            found[f"rotary ours ms, warps {warps}"] = milliseconds(lambda: rotary.Rotary.apply(joint, angles, HEAD))
+    for name, run in (("te", lambda: stock(joint, angles, angles, split)),
+                      ("ours", lambda: rotary.Rotary.apply(joint, angles, HEAD))):  # fmt: skip
+        made = run()
+        found[f"rotary {name} backward ms"] = milliseconds(
+            lambda made=made: torch.autograd.grad(made, joint, gradients, retain_graph=True)
+        )
+    found["rotary floor ms"] = 4 * joint.numel() / SPEED * 1e3
+
+
+def turned(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    left, right = x.chunk(2, -1)
+    wide = angles.double()
+    return x * wide.cos() + torch.cat((-right, left), -1) * wide.sin()
 
 
 if __name__ == "__main__":

@@ -1,114 +1,240 @@
 #!/usr/bin/env python3
-"""Run training cases one after another on one GPU and print a table.
+"""Run training cases on one GPU, as many as the time allows, and print a table.
 
-    python benchmarks/gpu/run_cases.py CASES.json [--only PATTERN] [--out FOLDER]
+    python benchmarks/gpu/run_cases.py CASES.json --data DATA --out OUT [--limit SECONDS] [--only PATTERN]
+    python benchmarks/gpu/run_cases.py CASES.json --rehearse        every case with the tiny model on a CPU, two steps
 
-CASES.json holds a list of objects: `name`, `flags` (those of pretrain_llm.py) and optionally `set` (recipe fields laid
-over the recipe), `stock` (nothing of ours beyond the flags), `profile`, `save`, `again` and `forget` (the run of that case goes on, its checkpoint of step `forget` gone), `kind` ("train", "stock" for NeMo's
-recipe without us, "peer" for transformers with torch.compile). {data} and {tokenizer} in flags come from --data.
-The imports of the next cases happen while one trains, so that the GPU hardly waits; the steps of two never overlap.
+CASES.json holds a list of objects in the order of their worth:
+  name, flags        what pretrain_llm.py would be given; {data} and {tokenizer} come from --data, {out} is --out
+  kind               "train" (default), "stock" for NeMo's recipe without us, "peer" for transformers with torch.compile,
+                     "check" for the kernels by themselves, "launch" for pretrain_llm.py with its own launcher
+  set, none          recipe fields laid over the recipe; those that may be set to null
+  stock, plain_head, kernels   nothing of ours; without the fused output layer; with the element-wise kernels
+  profile, save      torch profiler on the sixth step; checkpoints are written
+  again, forget      the run of that case goes on, its checkpoint of step `forget` gone
+  small              may run beside other small ones: its speed says nothing
+  seconds, timeout   what it needs at least to be started before the limit; when it is killed
+  first              nothing else is run when it fails
+
+The imports of the next cases happen while one trains, so that the GPU hardly waits. Each result is appended to OUT/results.jsonl
+as soon as it is known; a case that fails, hangs or runs out of memory costs only itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-AHEAD = 5  # processes that import while another trains
+REPOSITORY = HERE.parent.parent
+BESIDE = 4  # small cases at once
+SECONDS, TIMEOUT = 25.0, 180.0
 SCRIPTS = {"train": "case.py", "stock": "stock.py", "peer": "peer.py", "check": "check_kernels.py"}
+GPU_FLAGS = {  # not for a rehearsal on a CPU -> how many words follow
+    "--fp8": 0, "--fp8-recipe": 1, "--optim-cpu-offloading": 0, "--optim-cpu-offloading-frac": 1, "--cpu-offloading": 0,
+    "--cpu-offloading-layers": 1, "--cpu-offloading-activations": 0, "--cpu-offloading-weights": 0, "--precision": 1,
+    "--seq-length": 1, "-mbs": 1, "-gbs": 1, "--max-steps": 1, "--val-check-interval": 1, "--save-every": 1, "--warmup-steps": 1,
+}  # fmt: skip
+Case = dict[str, Any]
+
+
+@dataclass
+class Running:
+    """A case whose process imports, waits for its turn, or trains."""
+
+    case: Case
+    process: subprocess.Popen[bytes]
+    began: float = field(default_factory=time.monotonic)  # of the process, later of the training
+    training: bool = False
+
+
+class Runner:
+    def __init__(self, cases: list[Case], options: argparse.Namespace):
+        self.options = options
+        self.end = time.monotonic() + options.limit
+        self.waiting = cases
+        self.running: list[Running] = []
+        self.results: dict[str, dict[str, Any]] = {}
+        self.order = [case["name"] for case in cases]
+
+    def run(self) -> list[dict[str, Any]]:
+        while self.waiting or self.running:
+            self.load()
+            self.let_go()
+            for item in [item for item in self.running if item.training]:
+                self.look_after(item)
+            time.sleep(0.05)
+        return [self.results[name] for name in self.order]
+
+    def load(self) -> None:
+        """Start the processes of the next cases, which import and wait."""
+        while self.waiting and sum(not item.training for item in self.running) < self.options.ahead:
+            case = self.waiting.pop(0)
+            self.running.append(Running(case, start(case, self.options)))
+
+    def let_go(self) -> None:
+        """Let the next cases train: one alone, or small ones together, in their order."""
+        for item in [item for item in self.running if not item.training]:
+            case, busy = item.case, [other for other in self.running if other.training]
+            if self.end - time.monotonic() < case.get("seconds", SECONDS):
+                self.give_up(item, "not run: out of time")
+                continue
+            if case.get("again") in {other.case["name"] for other in self.running}:
+                continue
+            together = case.get("small") and all(other.case.get("small") for other in busy)
+            if busy and (not together or len(busy) >= BESIDE):
+                return
+            item.training, item.began = True, time.monotonic()
+            if item.process.stdin:
+                with contextlib.suppress(BrokenPipeError):  # it died in its imports: its log says why
+                    item.process.stdin.write(b"go\n")
+                    item.process.stdin.close()
+
+    def look_after(self, item: Running) -> None:
+        limit = min(item.began + item.case.get("timeout", TIMEOUT), self.end)
+        if item.process.poll() is None and time.monotonic() < limit:
+            return
+        late = item.process.poll() is None
+        end(item.process)
+        self.running.remove(item)
+        self.keep(result_of(item, self.options, late))
+
+    def give_up(self, item: Running, why: str) -> None:
+        end(item.process)
+        self.running.remove(item)
+        self.keep({"name": item.case["name"], "error": why})
+
+    def keep(self, result: dict[str, Any]) -> None:
+        self.results[result["name"]] = result
+        with (self.options.out / "results.jsonl").open("a") as stream:
+            stream.write(json.dumps(result) + "\n")
+        print(line(result), flush=True)
+        if "error" in result and self.options.stop_after_first and result["name"] == self.order[0]:
+            print("the first case failed: nothing else is run", flush=True)
+            self.end = 0.0
+
+
+def start(case: Case, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """The case's process: imports, then waits for a line on its standard input."""
+    folder = (options.out / case["name"]).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ, "PYTHONUNBUFFERED": "1", **case.get("env", {})}
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    environment["STARTED_AT"] = str(time.time())
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        environment[name] = value
+    environment["MASTER_PORT"] = str(29500 + sum(map(ord, case["name"])) * 7 % 2000)
+    kind = case.get("kind", "train")
+    words = [
+        sys.executable,
+        str(HERE / SCRIPTS.get(kind, "launch.py")),
+        json.dumps(case),
+        str(folder),
+        str(options.data),
+    ]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=REPOSITORY,
+            start_new_session=True,
+        )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """No process of the case may hold GPU memory when the next one trains: its data loader's, its writer's."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def result_of(item: Running, options: argparse.Namespace, late: bool) -> dict[str, Any]:
+    """What a case measured, or the end of what it complained of."""
+    folder = options.out / item.case["name"]
+    known = {"name": item.case["name"], "seconds": round(time.monotonic() - item.began, 1)}
+    if (folder / "result.json").exists():
+        return {**known, **json.loads((folder / "result.json").read_text())}
+    text = (folder / "log").read_text(errors="replace")
+    for rank_log in sorted(folder.rglob("rank0.error")):
+        text += rank_log.read_text(errors="replace")
+    said = " | ".join(text.strip().splitlines()[-4:])[-600:]
+    return {**known, "error": f"{'killed, too late: ' if late else ''}{said}"}
+
+
+HEAD = f"{'case':30} {'tok/s':>8} {'outside':>8} {'MFU %':>6} {'alloc GiB':>9} {'reserved':>8} {'loss':>8} {'s':>6}"
+
+
+def line(result: dict[str, Any]) -> str:
+    """A line of the table."""
+    if "error" in result:
+        return f"{result['name']:30} {result.get('seconds', 0):6.1f} s  {result['error'][-150:]}"
+    numbers = [result.get(name) or 0 for name in ("tok_s", "outside_tok_s", "mfu", "alloc", "reserved", "loss")]
+    tok_s, outside, mfu, alloc, reserved, loss = numbers
+    return (
+        f"{result['name']:30} {tok_s:8.0f} {outside:8.0f} {mfu * 100:6.2f} {alloc:9.2f} {reserved:8.2f}"
+        f" {loss:8.4f} {result.get('seconds', 0):6.1f}"
+    )
+
+
+def rehearsed(case: Case) -> Case:
+    """The same case for a CPU: the tiny model, two steps, without the flags that a CPU refuses."""
+    case = {
+        **case,
+        "accelerator": "cpu",
+        "set": {},
+        "steps": 5,
+        "model": "llama_tiny",
+        "rehearse": True,
+        "timeout": 900,
+    }
+    if "flags" not in case:
+        return case
+    words, kept = iter(case["flags"]), []
+    for word in words:
+        if word in GPU_FLAGS:
+            for _ in range(GPU_FLAGS[word]):
+                next(words)
+        elif word in ("--model-name", "-M"):
+            next(words)
+        else:
+            kept.append(word)
+    steps = ["--max-steps", "4", "--save-every", "2", "--val-check-interval", "2", "-gbs", "4", "-mbs", "2"]
+    return {**case, "flags": [*kept, "--model-name", "llama_tiny", *steps], "forget": 4}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", type=Path)
-    parser.add_argument("--only", default="*")
+    parser.add_argument("--only", default="*", help="patterns of names, separated by commas")
     parser.add_argument("--data", type=Path, default=Path("/tmp/data"), help="folder with dataset/ and tokenizer/")
     parser.add_argument("--out", type=Path, default=Path("gpu_cases"))
-    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which no further case is started")
+    parser.add_argument("--limit", type=float, default=1e9, help="seconds after which everything is over")
+    parser.add_argument("--ahead", type=int, default=6, help="processes that import while others train")
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, to run every line once")
     options = parser.parse_args()
-    began = time.monotonic()
-    cases = [case for case in json.loads(options.cases.read_text()) if fnmatch.fnmatch(case["name"], options.only)]
-    waiting = [*cases]
-    loading: list[tuple[dict[str, Any], subprocess.Popen[bytes]]] = []
-    results = []
-    while waiting or loading:
-        while waiting and len(loading) < AHEAD:
-            case = waiting.pop(0)
-            loading.append((case, start(case, options)))
-        case, process = loading.pop(0)
-        if time.monotonic() - began > options.limit:
-            process.kill()
-            process.wait()
-            results.append({"name": case["name"], "error": "not run: out of time"})
-            continue
-        results.append(finish(case, process, options))
-        shown = {name: value for name, value in results[-1].items() if not isinstance(value, dict | list)}
-        print(json.dumps(shown), flush=True)
-        if case.get("first") and "error" in results[-1]:
-            print("the first case failed: nothing else is run", flush=True)
-            options.limit = 0.0
+    options.out, options.data = options.out.absolute(), options.data.absolute()
     options.out.mkdir(parents=True, exist_ok=True)
+    cases = json.loads(options.cases.read_text())
+    cases = [c for c in cases if any(fnmatch.fnmatch(c["name"], only) for only in options.only.split(","))]
+    options.stop_after_first = bool(cases and cases[0].get("first"))
+    if options.rehearse:
+        cases = [rehearsed(case) for case in cases]
+    results = Runner(cases, options).run()
     (options.out / "results.json").write_text(json.dumps(results, indent=1))
-    print(table(results))
-
-
-def start(case: dict[str, Any], options: argparse.Namespace) -> subprocess.Popen[bytes]:
-    """The case's process: imports, then waits for a line on its standard input."""
-    folder = (options.out / case["name"]).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ, "PYTHONUNBUFFERED": "1", **case.get("env", {})}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
-        environment[name] = value
-    environment["MASTER_PORT"] = str(29500 + abs(hash(case["name"])) % 2000)
-    log = (folder / "log").open("wb")
-    words = [sys.executable, str(HERE / SCRIPTS[case.get("kind", "train")]), json.dumps(case), str(folder)]
-    words.append(str(options.data))
-    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
-
-
-def finish(case: dict[str, Any], process: subprocess.Popen[bytes], options: argparse.Namespace) -> dict[str, Any]:
-    """Let the case train and return what it measured."""
-    folder = options.out / case["name"]
-    began = time.monotonic()
-    try:
-        process.communicate(b"go\n", timeout=case.get("timeout", 240))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    seconds = round(time.monotonic() - began, 1)
-    if (folder / "result.json").exists():
-        return {"name": case["name"], **json.loads((folder / "result.json").read_text()), "seconds": seconds}
-    text = (folder / "log").read_text(errors="replace")
-    for rank_log in folder.rglob("rank0.error"):
-        text += rank_log.read_text(errors="replace")
-    return {"name": case["name"], "error": " | ".join(text.strip().splitlines()[-3:])[-600:], "seconds": seconds}
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """A line a case."""
-    lines = [
-        f"{'case':30} {'tok/s':>8} {'outside':>8} {'MFU %':>6} {'alloc GiB':>9} {'reserved':>8} {'loss':>8} {'s':>6}"
-    ]
-    for result in results:
-        if "error" in result:
-            lines.append(f"{result['name']:30} {result['error'][-150:]}")
-            continue
-        values = (result.get(name) or 0 for name in ("tok_s", "outside_tok_s", "mfu", "alloc", "reserved", "loss"))
-        tok_s, outside, mfu, alloc, reserved, loss = values
-        lines.append(
-            f"{result['name']:30} {tok_s:8.0f} {outside:8.0f} {mfu * 100:6.2f} {alloc:9.2f} {reserved:8.2f}"
-            f" {loss:8.4f} {result.get('seconds', 0):6.1f}"
-        )
-    return "\n".join(lines)
+    print("\n".join([HEAD, *map(line, results)]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_workflow.errors import Refusal
+from nemo_workflow.tokenizer_files import readable
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +107,7 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The tokenizer's own files: data only, never code."""
-    found = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}
+    found = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file() and readable(path)}
     return sorted(path for path in found if path.suffix != ".py")
 
 

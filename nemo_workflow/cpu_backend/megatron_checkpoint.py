@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nemo_workflow.cpu_backend.patching import PatchList
-from nemo_workflow.watch import die_with_parent
+from nemo_workflow.signals import die_with_parent
 
 PATCHES = PatchList("megatron-core")
 

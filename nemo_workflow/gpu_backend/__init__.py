@@ -19,3 +19,21 @@ def fuse_output_layer() -> None:
     from nemo_workflow.gpu_backend import output_layer
 
     output_layer.install()
+
+
+def end_queue_with_rank() -> None:
+    """Leave no process of a checkpoint's writers behind; see checkpoint_queue.py. Imports megatron-core."""
+    from nemo_workflow.gpu_backend import checkpoint_queue
+
+    checkpoint_queue.install()
+
+
+def fuse_elementwise() -> None:
+    """SwiGLU's gradient and the rotary embedding in kernels of ours; see activation.py and rotary.py. Imports megatron-core.
+
+    Not called by a run yet: right by Triton's interpreter, not yet measured on a card (benchmarks/gpu, case ours_kernels).
+    """
+    from nemo_workflow.gpu_backend import activation, rotary
+
+    activation.install()
+    rotary.install()

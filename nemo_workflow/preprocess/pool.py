@@ -6,7 +6,6 @@ concurrent.futures outlive a parent that was.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.signals import die_with_parent
 
 FORK = multiprocessing.get_context("fork")  # workers share the loaded tokenizer's memory
 
@@ -151,9 +151,7 @@ def _serve(connection: Connection, make_handler: Callable[[], tuple[Any, Callabl
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the parent
-        if os.getppid() != parent:
-            os._exit(1)
+        die_with_parent(parent)
     try:
         hello, handler = make_handler()
         connection.send(("hello", hello))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.errors import Refusal
+from nemo_workflow.tokenizer_files import files_of
 
 VOCABULARY_FILES = (
     "tokenizer.model",
@@ -90,8 +91,9 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> Path:
     """The local folder of `name`: a folder, a tokenizer.json, or a Hub id (downloaded to the Hub's cache)."""
     path = Path(name).expanduser()
     if path.is_file() and path.name == "tokenizer.json":
-        return path.parent.absolute()
+        path = path.parent
     if path.is_dir():
+        files_of(path)  # refuses what no honest folder holds
         return path.absolute()
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name.strip():
         raise Refusal(
@@ -288,7 +290,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refusal(f"{path}: broken JSON: {error}") from None
     return value if isinstance(value, dict) else {}
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from nemo_workflow.errors import Failure, run_command
+from nemo_workflow.errors import Failure, Refusal, run_command
 from nemo_workflow.report.run_folder import RunFolder
 
 
@@ -16,6 +16,8 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--running", action="store_true", help="the run goes on; work at low priority")
     arguments = parser.parse_args()
+    if not arguments.run.is_dir():
+        raise Refusal(f"{arguments.run}: no such folder; give a run's, <output-dir>/<experiment>")
     if arguments.running:
         os.nice(19)
     from nemo_workflow.report.page import write_report

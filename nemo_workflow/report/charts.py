@@ -7,7 +7,7 @@ from typing import Any
 
 from bokeh.embed import components
 from bokeh.models import DataRange1d, HoverTool, Range1d
-from bokeh.models.formatters import NumeralTickFormatter
+from bokeh.models.formatters import BasicTickFormatter, CustomJSTickFormatter
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -18,6 +18,13 @@ GREY = "#7c7c7c"  # text on either background
 MOST_POINTS = 1600
 HEIGHT = 300
 FROM_ZERO = ("Speed", "MFU", "Memory")
+NOISY = ("Loss", "Loss by tokens", "Gradient norm", "Speed", "MFU")  # drawn as a mean too, where there are steps enough
+MEAN_OF = 50  # parts of a run, each with a mean of its own
+SHORT_NUMBERS = """
+for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
+  if (Math.abs(tick) >= size) return parseFloat((tick / size).toPrecision(4)) + unit
+return String(parseFloat(tick.toPrecision(6)))
+"""  # 1500000 -> 1.5M
 
 Value = Callable[[dict[str, Any]], float | None]
 
@@ -60,9 +67,18 @@ def _chart(runs: list[RunFolder], title: str, label: str, axis: str, series: lis
             colour = COLOURS[(number if len(runs) > 1 else offset) % len(COLOURS)]
             legend = name if len(runs) == 1 else f"{run.name} {name}"
             dash = "dashed" if len(runs) > 1 and offset else "solid"
+            means = running_means(points) if title in NOISY and kind == "step" else []
+            alpha = 0.45 if means else 1.0
             lines.append(
-                chart.line(x, y, color=colour, line_width=1.6, legend_label=legend, line_dash=dash, name=legend)
+                chart.line(
+                    x, y, color=colour, line_width=1.6, alpha=alpha, legend_label=legend, line_dash=dash, name=legend
+                )
             )
+            if means:
+                x, y = zip(*thinned(means), strict=True)
+                mean = f"mean of {width_of_mean(points)} steps"
+                label = mean if len(runs) == 1 else legend  # of several runs the name shows and hides both
+                lines.append(chart.line(x, y, color=colour, line_width=2, legend_label=label, name=f"{legend}, {mean}"))
             if kind == "validation":
                 chart.scatter(x, y, color=colour, size=6, legend_label=legend)
         if len(runs) == 1:
@@ -74,12 +90,18 @@ def _chart(runs: list[RunFolder], title: str, label: str, axis: str, series: lis
         chart.legend.visible = False
     chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
     chart.legend.update(padding=2, spacing=0, label_text_font_size="12px")
-    chart.xaxis.formatter = NumeralTickFormatter(format="0.[0]a")
+    chart.xaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
+    if title not in FROM_ZERO:
+        chart.yaxis.formatter = BasicTickFormatter(power_limit_low=-6)  # 0.0002, not 2.000e-4
+    else:
+        chart.yaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
+        chart.legend.location = "bottom_right"  # where nothing is
     return chart
 
 
 def _style(chart: Any) -> None:
     chart.toolbar.logo = None
+    chart.toolbar.autohide = True
     chart.background_fill_alpha = 0
     chart.border_fill_alpha = 0
     chart.outline_line_color = None
@@ -117,6 +139,24 @@ def thinned(points: list[tuple[float, float]], most: int = MOST_POINTS) -> list[
         stretch = points[at : at + width]
         kept += sorted({min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])})
     return kept
+
+
+def width_of_mean(points: list[tuple[float, float]]) -> int:
+    """Steps that a running mean takes in: a part of the run; 1 where the run is too short for one."""
+    return max(1, len(points) // MEAN_OF)
+
+
+def running_means(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The mean of each point and those before it, as wide as `width_of_mean` says; empty where that is a single one."""
+    width = width_of_mean(points)
+    if width < 2:
+        return []
+    total, means = 0.0, []
+    for at, (x, y) in enumerate(points):
+        total += y - (points[at - width][1] if at >= width else 0.0)
+        if at >= width - 1:
+            means.append((x, total / width))
+    return means
 
 
 def _of(name: str, scale: float = 1.0) -> Value:

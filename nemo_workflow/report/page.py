@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from nemo_workflow.console import human_bytes, human_count, human_time
 from nemo_workflow.files import written_aside
 from nemo_workflow.report.run_folder import RunFolder
+from nemo_workflow.slurm.jobs import Job, jobs_of
 
 FILE = "report.html"
 RELOAD_SECONDS = 60  # a page of a running run shows itself anew
@@ -33,7 +35,9 @@ def write_comparison(runs: list[RunFolder], differences: list[tuple[str, ...]], 
     names = [run.name for run in runs]
     lead = [{"state": run.state.name, "text": f"{run.name}: {run.state.why}"} for run in runs]
     table = {"title": "Flags that differ", "head": ["flag", *names], "rows": differences}
-    _write(path, {"title": " / ".join(names), "lead": lead, "tables": [table] if differences else []}, runs)
+    note = "Strong lines are running means over a fiftieth of a run, faint ones the single steps."
+    tables = [table] if differences else []
+    _write(path, {"title": " / ".join(names), "lead": lead, "chart_note": note, "tables": tables}, runs)
     return path
 
 
@@ -86,14 +90,15 @@ def _tiles(run: RunFolder) -> list[tuple[str, str]]:
     if validations:
         tiles.append(("validation loss", f"{validations[-1]:.4f}"))
         tiles.append(("lowest validation loss", f"{min(validations):.4f}"))
-    tiles.append(
-        ("tokens/s", human_count(sorted(e["tokens_per_second"] for e in steps[-100:])[len(steps[-100:]) // 2]))
-    )
+    tiles.append(("tokens/s", human_count(statistics.median(event["tokens_per_second"] for event in steps[-100:]))))
     if step.get("mfu"):
         tiles.append(("MFU", f"{step['mfu']:.1%}"))
     tiles.append(("tokens", human_count(run.step * run.tokens_a_step)))
     tiles.append(("highest memory", human_bytes(max(event["memory_bytes"] for event in steps))))
     tiles.append(("time in steps", human_time(sum(event["seconds"] for event in steps))))
+    if run.state.name == "running":
+        usual = statistics.median(event["seconds"] for event in steps[-100:])
+        tiles.append(("steps left take", human_time(usual * (run.max_steps - run.step))))
     return tiles
 
 
@@ -108,17 +113,42 @@ def _tables(run: RunFolder) -> list[dict[str, Any]]:
         for c in run.checkpoints()
     ]  # fmt: skip
     starts = [
-        (_when(s["time"]), s["step"], s["last_step"], f"{s['setup_seconds']:.0f} s", s["end"]) for s in run.starts()
+        (_when(s["time"]), s["step"], s["last_step"], f"{s['setup_seconds']:.0f} s", s["end"], _job_of(s))
+        for s in run.starts()
     ]
+    where = ["Slurm job"] if any(start[-1] for start in starts) else []
     return [
-        {"title": "What happened", "rows": _remarks(run)},
-        {"title": "Starts", "head": ["when", "from step", "to step", "set-up", "end"], "rows": starts},
+        {"title": "What happened", "rows": _remarks(run), "broad": True},
+        {
+            "title": "Starts",
+            "head": ["when", "from step", "to step", "set-up", "end", *where],
+            "rows": starts if where else [start[:-1] for start in starts],
+            "broad": bool(where),
+        },
+        {
+            "title": "Slurm jobs",
+            "head": ["job", "link", "submitted", "restarts", "script ended with"],
+            "rows": [_job_row(job) for job in jobs_of(run.path)],
+        },
         {"title": "Plan", "rows": plan_rows(run.plan)},
-        {"title": "Data", "head": ["file", "tokens", "documents", "type", "weight"], "rows": sources},
+        {"title": "Data", "head": ["file", "tokens", "documents", "type", "weight"], "rows": sources, "broad": True},
         {"title": "Checkpoints", "head": ["step", "size", "written in", "when", "state"], "rows": checkpoints},
         {"title": "Machine", "rows": _machine_rows(run.last.get("start", {}).get("machine") or {})},
         {"title": "Versions", "rows": list(run.versions().items())},
     ]
+
+
+def _job_of(start: dict[str, Any]) -> str:
+    """'123 on node[1-2], restart 1' of a start that a Slurm job made, else ''."""
+    job = start.get("slurm")
+    if not job:
+        return ""
+    return f"{job['job']} on {job['nodes']}" + (f", restart {job['restart']}" if job["restart"] else "")
+
+
+def _job_row(job: Job) -> tuple[Any, ...]:
+    code = job.exit_code(job.restarts)
+    return (job.job_id, f"{job.link} of {job.chain}", _when(job.submitted), job.restarts, "" if code is None else code)
 
 
 def _remarks(run: RunFolder) -> list[tuple[str, str]]:

@@ -59,7 +59,7 @@ def open_run(output_dir: str, name: str) -> RunFolder:
 def _list(arguments: Any) -> int:
     root = Path(arguments.output_dir).expanduser().absolute()
     if not root.is_dir():
-        raise Refusal(f"--output-dir {root}: no such folder")
+        raise Refusal(f"--output-dir {root}: no such folder; give it before the subcommand: --output-dir DIR list")
     runs = [RunFolder(path.parent, control.holder) for path in root.glob("*/plan.json")]
     if not runs:
         print(f"no runs in {root}")

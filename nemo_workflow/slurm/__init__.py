@@ -1,4 +1,4 @@
 """A run as a Slurm job: its script, the checks before it is submitted, following it, and what srun starts.
 
-`rules`, `cluster`, `jobs` and `follow` are light; only `script` and `submit` import nemo_run.
+`rules`, `login`, `cluster`, `jobs` and `follow` are light; only `script` and `submit` import nemo_run.
 """

@@ -9,6 +9,8 @@ import subprocess
 import time
 from dataclasses import dataclass
 
+from nemo_workflow.slurm import login
+
 ENDED = frozenset(
     ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
 )
@@ -20,7 +22,7 @@ KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
 class JobState:
     """Where a job stands. `exit_code` is the job script's, 128 + signal where a signal ended it."""
 
-    name: str  # Slurm's word: PENDING, RUNNING, COMPLETED …
+    name: str  # Slurm's word: PENDING, RUNNING, COMPLETED …; UNKNOWN where it can't be asked now
     reason: str = ""
     exit_code: int = 0
     restarts: int = 0
@@ -44,6 +46,11 @@ class Answer:
         return self.code == 0
 
     @property
+    def silent(self) -> bool:
+        """Whether nobody answered who would know: ssh failed, the controller is away, or it took too long."""
+        return self.code in (124, 255) or "Unable to contact" in self.err
+
+    @property
     def reason(self) -> str:
         """The last line that says what is wrong."""
         lines = [line for line in (self.err + self.out).splitlines() if line.strip() and not line.startswith("Try ")]
@@ -60,9 +67,7 @@ class Cluster:
         """Run a command on the cluster with `text` as its input; 127 where it isn't there, 124 where it hangs."""
         command = list(words)
         if self.host:
-            user_host, _, port = self.host.partition(":")
-            ssh = ["ssh", "-o", "BatchMode=yes", *(["-p", port] if port else []), user_host, "--"]
-            command = [*ssh, " ".join(map(shlex.quote, words))]
+            command = [*login.command(self.host, "-o", "BatchMode=yes"), "--", " ".join(map(shlex.quote, words))]
         try:
             done = subprocess.run(
                 command,
@@ -79,16 +84,19 @@ class Cluster:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     def job(self, job_id: str) -> JobState | None:
-        """Where a job stands: from the controller, which forgets ended jobs after minutes, else from accounting."""
-        answer = self.ask("scontrol", "show", "job", "--oneliner", job_id)
-        if answer.ok and "JobState=" in answer.out:
-            return _from_scontrol(answer.out)
+        """Where a job stands: from the controller, which forgets ended jobs after minutes, else from accounting.
+
+        None: neither knows it.
+        """
+        controller = self.ask("scontrol", "show", "job", "--oneliner", job_id)
+        if controller.ok and "JobState=" in controller.out:
+            return _from_scontrol(controller.out)
         answer = self.ask("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,ExitCode,NodeList,Restarts")
         if not answer.ok:  # Restarts is a field since Slurm 23
             answer = self.ask("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "State,ExitCode,NodeList")
         if answer.ok and answer.out.strip():
             return _from_sacct(answer.out.strip().splitlines()[-1])
-        return None
+        return JobState("UNKNOWN", controller.reason) if controller.silent else None
 
     def keeps_accounts(self) -> bool:
         """Whether sacct answers."""

@@ -17,7 +17,7 @@ from nemo_workflow.slurm.cluster import JobState
 from nemo_workflow.slurm.jobs import Job
 from nemo_workflow.worker import STOPPED
 
-POLL_SECONDS = 2.0
+POLL_SECONDS, SSH_POLL_SECONDS = 2.0, 5.0  # over ssh each look is a login
 FORGOTTEN_SECONDS = 60.0  # how long Slurm may not know the job before we believe it
 STOP = 128 + signal.SIGTERM  # exit code of a run that saved and stopped, or was cancelled
 
@@ -47,6 +47,7 @@ class _Follower:
     def run(self) -> int:
         polled = known = time.monotonic()
         state = self._poll()
+        pause = SSH_POLL_SECONDS if self.job.host else POLL_SECONDS
         with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             while state is None or not state.ended:
                 if state is not None and state.name == "RUNNING":  # while it waits there is nothing to show
@@ -55,7 +56,7 @@ class _Follower:
                     code = self._answer()
                     if code is not None:
                         return code
-                if time.monotonic() - polled >= POLL_SECONDS:
+                if time.monotonic() - polled >= pause:
                     state = self._poll()
                     polled = time.monotonic()
                     known = polled if state else known

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import getpass
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nemo_workflow.errors import Refusal
 from nemo_workflow.plan import Plan
+from nemo_workflow.slurm import login
 from nemo_workflow.slurm.cluster import Answer, Cluster
 
 UNUSABLE = ("down", "drain", "fail", "maint", "unk", "boot", "power")
@@ -18,6 +20,8 @@ UNUSABLE = ("down", "drain", "fail", "maint", "unk", "boot", "power")
 def check(cluster: Cluster, plan: Plan) -> list[str]:
     """Ask the cluster about the plan; returns notes for the user. Raises Refusal with every problem."""
     where = plan.setting("ssh") or "this machine"
+    if cluster.host:
+        _reachable(cluster.host)
     found = cluster.ask("sbatch", "--version")
     if not found.ok:
         if cluster.host:
@@ -34,6 +38,7 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
         accounting = pool.submit(cluster.keeps_accounts)
         help_text = pool.submit(cluster.ask, "srun", "--help")
         same_folder = pool.submit(cluster.ask, "test", "-d", _existing(plan))
+        rsync = pool.submit(cluster.ask, "rsync", "--version")
     if not config.result().ok:
         raise Refusal(f"--executor slurm: the Slurm controller of {where} does not answer: {config.result().reason}")
     problems = list(_partition(plan, partition.result(), partitions.result()))
@@ -50,9 +55,24 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
             f"--ssh {cluster.host}: {_existing(plan)} is not there; --output-dir, the data and this Python environment"
             " must lie under the same paths here and on the cluster"
         )
+    if cluster.host and not rsync.result().ok:
+        problems.append(f"--ssh {cluster.host}: rsync is not installed there, and nemo_run copies its files with it")
     if problems:
         raise Refusal(problems)
     return [] if accounting.result() else ["sacct does not answer here: the job is followed with scontrol"]
+
+
+def _reachable(address: str) -> None:
+    """Raise Refusal unless this machine can log in by itself and has what nemo_run needs for it."""
+    login.resolve(address)
+    if not shutil.which("rsync"):
+        raise Refusal(f"--ssh {address}: rsync is not installed on this machine, and nemo_run copies its files with it")
+    answer = Cluster(address).ask("true")
+    if not answer.ok:
+        raise Refusal(
+            f"--ssh {address}: ssh can't log in there without a question: {answer.reason}; it needs a key (or an agent)"
+            " and a known host: try `ssh` by hand first"
+        )
 
 
 def test_script(cluster: Cluster, script: str) -> None:
@@ -131,7 +151,7 @@ def gpu_count(gres: str) -> int:
 
 def _associations(cluster: Cluster, plan: Plan) -> list[dict[str, str]] | None:
     """The user's rows of accounting, or None where it does not answer."""
-    user = (plan.setting("ssh") or "").rpartition("@")[0] or getpass.getuser()
+    user = login.resolve(cluster.host).user if cluster.host else getpass.getuser()
     words = ("sacctmgr", "-n", "-P", "show", "associations", f"user={user}", "format=account,partition,qos")
     answer = cluster.ask(*words)
     if not answer.ok:

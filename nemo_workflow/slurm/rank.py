@@ -16,9 +16,9 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the package lies beside this file
 
 from nemo_workflow import watch
-from nemo_workflow.checkpoints import newest_whole
 from nemo_workflow.errors import Refusal
 from nemo_workflow.plan import Plan
+from nemo_workflow.resuming import finished_already
 from nemo_workflow.slurm.jobs import restart_folder
 
 LOCK_SECONDS = 120.0  # until the launcher, or a rank of the job before, has let go of the run
@@ -32,9 +32,8 @@ def main(attempt: Path) -> None:
         signal.signal(number, lambda number, frame: _leave_before_training(attempt, restart))
     text = (attempt / "plan.json").read_text(encoding="utf-8")
     plan = Plan.from_json(text)
-    newest, _ = newest_whole(plan.folder / "checkpoints")
-    if newest is not None and newest.step >= plan.schedule.max_steps:
-        print(f"already trained to step {newest.step}", flush=True)
+    if finished_already(plan):
+        print(f"already trained to step {plan.schedule.max_steps}", flush=True)
         return
     if plan.accelerator == "cpu":
         cores = len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shlex
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.errors import Refusal
 from nemo_workflow.launch import TITLE, new_attempt
 from nemo_workflow.plan import Plan
+from nemo_workflow.slurm import login
 from nemo_workflow.slurm.rules import is_below, needed_folders, slurm_arguments
 
 TASK = "train"
@@ -69,9 +72,7 @@ def command() -> list[str]:
 
 def executor(plan: Plan, attempt: Path, link: Link) -> Any:
     """The executor of one job, not yet assigned to an experiment."""
-    os.environ["NEMORUN_HOME"] = str(launcher_home(plan))  # read at import: nothing is written into the user's home
-    warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
-    import nemo_run as run
+    run = _nemo_run(plan)
     from nemo_run.core.execution.slurm import SlurmJobDetails
 
     setting = plan.setting
@@ -90,7 +91,7 @@ def executor(plan: Plan, attempt: Path, link: Link) -> Any:
         constraint=setting("constraint"),
         signal=f"USR1@{setting('stop_before')}" if setting("stop_before") else None,
         additional_parameters=_more_parameters(plan, link) or None,
-        container_image=setting("container_image") if contained else None,
+        container_image=image_name(setting("container_image")) if contained else None,
         container_mounts=container_mounts(plan) if contained else [],
         container_env=[*variables(plan), *setting("container_env")] if contained else None,
         env_vars={},  # nemo_run writes them unquoted and in capitals: ours are among the setup lines
@@ -102,20 +103,51 @@ def executor(plan: Plan, attempt: Path, link: Link) -> Any:
     )
 
 
+def _nemo_run(plan: Plan) -> Any:
+    """The module nemo_run, with its files in the run's folder."""
+    os.environ["NEMORUN_HOME"] = str(launcher_home(plan))  # read at import: nothing is written into the user's home
+    hidden = "torch" not in sys.modules
+    if hidden:  # half of the import's time, for writing torch.dtype into YAML, which we never do
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import nemo_run
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return nemo_run
+
+
 def _tunnel(plan: Plan) -> Any:
-    import getpass
-
-    import nemo_run as run
-
+    run = _nemo_run(plan)
     base = launcher_home(plan)
     if not plan.setting("ssh"):
         return run.LocalTunnel(job_dir=str(base / "experiments"))
-    user_host, _, port = plan.setting("ssh").partition(":")
-    user, _, host = user_host.rpartition("@")
+    at = login.resolve(plan.setting("ssh"))
     # the folders are the same ones there, and rsync must not copy files onto themselves
     return run.SSHTunnel(
-        host=host, user=user or getpass.getuser(), port=int(port) if port else None, job_dir=str(base / "submitted")
+        host=at.name, user=at.user, port=at.port, identity=at.identity, job_dir=str(base / "submitted")
     )
+
+
+def check_tunnel(plan: Plan) -> None:
+    """Raise Refusal where nemo_run's own ssh client can't log in: else it would ask for a password, and give up mute."""
+
+    def refuse(*_: Any) -> None:
+        raise Refusal("no password")
+
+    tunnel = _tunnel(plan)
+    tunnel.auth_handler = tunnel.fallback_auth_handler = refuse
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            tunnel.connect()
+            tunnel.cleanup()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - paramiko's many, the socket's, and nemo_run's sys.exit
+        why = f" ({error})" if isinstance(error, OSError) else ""
+        raise Refusal(
+            f"--ssh {tunnel.host}: ssh logs in, but nemo_run's own client (paramiko) does not{why}; it needs a key file or"
+            " an agent, and reads no Include lines and no security keys in ~/.ssh/config: write a Host block for it"
+            " into that file itself"
+        ) from None
 
 
 def _gpus_per_node(plan: Plan) -> int | None:
@@ -134,6 +166,14 @@ def _more_parameters(plan: Plan, link: Link) -> dict[str, str | bool]:
         named["dependency"] = ",".join(waits)
         named["kill_on_invalid_dep"] = "yes"  # else a job whose parent failed waits for ever
     return {name: value for name, value in named.items() if value} | slurm_arguments(plan.setting("slurm_arg"))
+
+
+def image_name(image: str) -> str:
+    """REGISTRY/IMAGE in enroot's own form, REGISTRY#IMAGE: before version 4.0 it looked for the former at Docker Hub."""
+    registry, _, rest = image.partition("/")
+    if rest and "." in registry.lstrip(".") and "#" not in image and "://" not in image:
+        return f"{registry}#{rest}"
+    return image
 
 
 def container_mounts(plan: Plan) -> list[str]:

@@ -26,11 +26,11 @@ SLURM_INPUT = "SBATCH_"
 def run_slurm(plan: Plan, settings: Settings) -> int:
     """Submit the run, and follow it with --wait; returns the exit code. Raises Refusal before Slurm takes a job."""
     cluster = Cluster(plan.setting("ssh"))
-    ignored = sorted(name for name in os.environ if name.startswith(SLURM_INPUT))
-    _prepare_environment(settings)
-    notes = [f"{name} in the environment is not used: the flags decide" for name in ignored]
+    notes = _prepare_environment(cluster)
     refuse_second(plan.folder)
     notes += preflight.check(cluster, plan)
+    if cluster.host:
+        script.check_tunnel(plan)
     first = launch.new_attempt(plan)
     preflight.test_script(cluster, script.job_script(plan, first))
     with launch.locked(plan.folder):
@@ -48,14 +48,27 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
     return follow(plan, submitted)
 
 
-def _prepare_environment(settings: Settings) -> None:
-    """Secrets go to the job by inheritance, so that no file holds them; what would override the script goes away."""
+def _prepare_environment(cluster: Cluster) -> list[str]:
+    """Take away what would override the job script; notes on variables that the user may miss in the job.
+
+    Secrets go to the job by inheritance, so that no file holds them.
+    """
+    notes = [
+        f"{name} in the environment is not used: the flags decide"
+        for name in sorted(os.environ)
+        if name.startswith(SLURM_INPUT)
+    ]
     kept = without_slurm(dict(os.environ))
     for name in set(os.environ) - set(kept):
         del os.environ[name]
-    for option in TABLE:
-        if option.env and settings.values[option.attribute]:
-            os.environ[option.env] = settings.values[option.attribute]
+    if cluster.host:
+        notes += [
+            f"{option.env} of this shell does not travel with --ssh; export it in a file that only you can read on the"
+            " cluster, and source that file in --setup-file"
+            for option in TABLE
+            if option.env and os.environ.get(option.env)
+        ]
+    return notes
 
 
 def refuse_second(run: Path) -> None:
@@ -80,7 +93,7 @@ def _submit_chain(plan: Plan, first: Path) -> list[Job]:
             shutil.rmtree(attempt, ignore_errors=True)
             words = _reason(error)
             if not submitted:
-                raise Refusal(f"Slurm refused the job: {words}") from None
+                raise Refusal(f"the job was not submitted: {words}") from None
             ids = ", ".join(job.job_id for job in submitted)
             raise Failure(f"Slurm took {ids} and refused link {number} of --chain: {words}") from None
     return submitted

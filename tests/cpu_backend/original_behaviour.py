@@ -59,6 +59,14 @@ def disable_compile() -> bool:
     return jit_fuser is torch.compile and not torch._dynamo.config.disable
 
 
+def split_sizes_as_numbers() -> bool:
+    """Split sizes that are on the CPU already stay a tensor."""
+    import torch
+    from megatron.core.transformer.moe.moe_utils import maybe_move_tensor_to_cpu
+
+    return torch.is_tensor(maybe_move_tensor_to_cpu(torch.tensor([1]), as_numpy=True))
+
+
 def report() -> dict[str, Any]:
     """{patch: whether the library still behaves as the patch says, or the error that the check ended with}."""
     checks: list[Callable[[], bool]] = [
@@ -67,6 +75,7 @@ def report() -> dict[str, Any]:
         forked_results_queue,
         nothing_to_gather,
         disable_compile,
+        split_sizes_as_numbers,
     ]
     found: dict[str, Any] = {}
     for check in checks:

@@ -73,7 +73,14 @@ FAILS_WITHOUT: dict[str, dict[str, Any]] = {
 }
 # patches whose want is silent or shows otherwise: each has a test below
 OTHERWISE_TESTED = {"one_step_a_parameter", "local_parameter_names", "plain_norm", "seed_streams"}
-WITHOUT_TRAINING = {"fork_stream", "set_rng_state", "forked_results_queue", "nothing_to_gather", "disable_compile"}
+WITHOUT_TRAINING = {
+    "fork_stream",
+    "set_rng_state",
+    "forked_results_queue",
+    "nothing_to_gather",
+    "disable_compile",
+    "split_sizes_as_numbers",
+}
 
 
 def _pairs(cases: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""The commands on the pages: trainings are planned, `runs` is run on a generated run; the rest is accounted for."""
+"""The commands on the pages: trainings are planned, light commands are run; the rest is accounted for, every flag is one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from tests.look import fake_runs
 from tests.plan.conftest import write_pair, write_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = ("quickstart", "layout", "runs", "troubleshooting", "known_issues", "versions", "architecture")
+PAGES = sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md"))
 NOT_RUN = {
     "make demo": "tests/pipeline/test_demo.py runs the demo",
     "docker run": "needs NVIDIA's container",
     "python ckpt_conversion": "tests/pipeline/test_readme.py runs it",
     "python -m nemo_workflow.sample": "tests/pipeline/test_demo.py runs it",
     "tensorboard": "serves until it is stopped",
+    "cd download_example_data": "tests/wikipedia runs it against a site of its own",
+    "python download_wiki.py": "tests/wikipedia runs it against a site of its own",
 }
 
 
@@ -36,20 +38,22 @@ def commands() -> list[tuple[str, str]]:
 
 COMMANDS = commands()
 PLANNED = [entry for entry in COMMANDS if entry[1].startswith("python pretrain_llm.py")]
-RUN = [entry for entry in COMMANDS if entry[1].startswith("python -m nemo_workflow.runs")]
+LIGHT = ("python -m nemo_workflow.runs", "bash preprocess_data.sh", "python -m nemo_workflow.dataset")
+RUN = [entry for entry in COMMANDS if entry[1].startswith(LIGHT)]
 
 
 def test_every_command_is_accounted_for() -> None:
     rest = [entry for entry in COMMANDS if entry not in PLANNED + RUN]
     assert [entry for entry in rest if not entry[1].startswith(tuple(NOT_RUN))] == []
     assert all(any(command.startswith(start) for _, command in rest) for start in NOT_RUN)
-    assert len(PLANNED) == 5 and len(RUN) == 6
+    assert len(PLANNED) == 6 and len(RUN) == 8
 
 
 def shell(command: str, place: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1",
-        "HF_HUB_CACHE": str(place / "hub"), "PROCESSED_DATASET_DIR": str(place / "data"), "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
+        "HF_HUB_CACHE": str(place / "hub"), "PROCESSED_DATASET_DIR": str(place / "data"),
+        "HF_MODEL_DIR": str(place / "demo_output" / "tokenizer"), "DATASET_DIR": str(place / "raw"), "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
     }  # fmt: skip
     return subprocess.run(
         ["bash", "-euc", command], cwd=place, env=environment, capture_output=True, text=True, check=False
@@ -65,7 +69,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tokenizer(root / "demo_output" / "tokenizer")
     for name in ("my_run", "other_run"):
         fake_runs.write_run(root / "nemo_experiments" / name)
-    (root / "pretrain_llm.py").symlink_to(REPOSITORY / "pretrain_llm.py")
+    for command in ("pretrain_llm.py", "preprocess_data.sh"):
+        (root / command).symlink_to(REPOSITORY / command)
+    (root / "raw").mkdir()
+    (root / "raw" / "zh_classicalwiki-20250101-pages-articles-multistream.jsonl").write_text('{"text": "w1 w2 w3"}\n')
     return root
 
 
@@ -74,17 +81,53 @@ def test_trainings_are_accepted(place: Path, page: str, command: str) -> None:
     accelerator = "" if "--accelerator" in command or "slurm" in command else " --accelerator gpu"
     if "slurm" in command:
         command = command.replace("--executor slurm", "--executor local --accelerator gpu -N 1").replace("-N 2", "")
-        command = re.sub(r"-A ACCOUNT|-P PARTITION|--time \S+|--requeue \d+", "", command)
+        command = re.sub(r"-A ACCOUNT|-P PARTITION|-I IMAGE|--time \S+|--requeue \d+", "", command)
+        command = command.replace("/data/wiki", "${PROCESSED_DATASET_DIR}")
+    if "-gbs" not in command:
+        command += " -gbs 64"  # the default is made for more data than a test has
     done = shell(f"{command}{accelerator} --dry-run", place)
     assert done.returncode == 0, done.stderr
     assert "tokens" in done.stdout
 
 
 @pytest.mark.parametrize(("page", "command"), RUN)
-def test_runs_commands_work(place: Path, page: str, command: str) -> None:
+def test_light_commands_work(place: Path, page: str, command: str) -> None:
     done = shell(command.replace(" --follow", ""), place)
     assert done.returncode == 0, done.stderr
-    assert "my_run" in done.stdout or "step" in done.stdout
+    assert any(word in done.stdout + done.stderr for word in ("my_run", "step", "tokens"))
+
+
+COMMANDS_WITH_FLAGS = (
+    ["pretrain_llm.py"], ["-m", "nemo_workflow.preprocess"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.sample"],
+    ["-m", "nemo_workflow.evaluate"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"],
+    ["ckpt_conversion/convert_from_nemo2_to_hf.py"], ["download_example_data/download_wiki.py"],
+    *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel")), ["-m", "nemo_workflow.runs"],
+)  # fmt: skip
+OTHERS_FLAGS = {
+    "pip": "--no-build-isolation", "docker": "--rm --gpus --ipc --ulimit", "tensorboard": "--logdir",
+    "wandb": "--id", "sbatch": "--export --test-only --kill-on-invalid-dep --gpus-per-node --requeue",
+    "huggingface-cli": "--local-dir", "benchmarks": "--other-python",
+}  # fmt: skip
+
+
+def test_every_flag_on_a_page_is_a_flag() -> None:
+    """In the README too; a flag is what stands in code and begins with two hyphens."""
+    known = set(" ".join(OTHERS_FLAGS.values()).split()) | {"--help"}
+    for words in COMMANDS_WITH_FLAGS:
+        done = subprocess.run([sys.executable, *words, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        known |= set(re.findall(r"--[a-z][\w-]*", done.stdout))
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs" / f"{page}.md" for page in PAGES)]
+    unknown = {
+        f"{path.name}: {flag}"
+        for path in pages
+        for code in re.findall(
+            r"^```bash\n.*?^```|`[^`\n]+`", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+        for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
+        if flag not in known
+    }
+    assert unknown == set()
 
 
 OTHERS_MESSAGES = ("CUDA out of memory", "Watchdog caught collective operation timeout")  # torch's and NCCL's

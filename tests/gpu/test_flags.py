@@ -60,11 +60,11 @@ def test_fp8_is_on(results: Results) -> None:
 
 def test_the_run_measures_itself_right(results: Results) -> None:
     """The metrics file against a clock read from outside, with the GPU idle at both readings."""
-    assert results["plain"]["tok_s"] == pytest.approx(results["plain"]["outside_tok_s"], rel=0.1)
+    assert results["clock"]["tok_s"] == pytest.approx(results["clock"]["outside_tok_s"], rel=0.1)
 
 
 def test_kernels(results: Results) -> None:
     errors = {name: value for name, value in results["kernels"]["kernels"].items() if name.endswith("error")}
-    assert len(errors) == 4
+    assert len(errors) == 9
     for name, value in errors.items():
-        assert value < 5e-3, name
+        assert value < 5e-3, name  # not a number where a part failed

@@ -1,9 +1,13 @@
 """run_command: what a person sees and which exit code a shell sees."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "nemo_workflow"
 
 PROGRAM = """
 import sys
@@ -45,3 +49,18 @@ def test_a_closed_pipe_is_no_error():
         ["bash", "-c", f'"{sys.executable}" -c "$0" | head -1', program], capture_output=True, check=False
     )
     assert done.stdout == b"x" * 1000 + b"\n" and b"Traceback" not in done.stderr
+
+
+def modules() -> list[str]:
+    """Every module that is a command."""
+    ends = [path for path in PACKAGE.rglob("*.py") if re.search(r"^    run_command\(", path.read_text(), re.MULTILINE)]
+    return sorted(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in ends)
+
+
+@pytest.mark.parametrize("module", [m.removesuffix(".__main__") for m in modules() if "demo" not in m])
+def test_an_error_begins_with_the_command_as_it_was_typed(module):
+    command = [sys.executable, "-m", module]
+    words = {"runs": ["show", "x"], "sample": ["--hf-model", "x", "y"], "evaluate": ["--hf-model", "x", "--run", "y"],
+             "report": ["x"], "dataset": ["x"], "preprocess": ["--input", "x"]}[module.rpartition(".")[2]]  # fmt: skip
+    done = subprocess.run([*command, *words], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith(f"python -m {module}: error: "), done.stderr

@@ -98,9 +98,13 @@ def write_run(
     reason: str | None = "finished",
     killed_at: int | None = None,
     began: float = BEGAN,
+    slurm: dict[str, str] | None = None,
     **settings: Any,
 ) -> Plan:
-    """A whole run folder. `reason` None: no end was written; `killed_at`: a first start that left no end."""
+    """A whole run folder. `reason` None: no end was written; `killed_at`: a first start that left no end.
+
+    `slurm`: the job and nodes of all starts, each a restart of the one before.
+    """
     plan = make_plan(folder, steps, **settings)
     upto = upto or steps
     happened = history(plan, killed_at, began=began) if killed_at else []
@@ -108,6 +112,9 @@ def write_run(
     happened += history(plan, upto, first=again + 1, began=happened[-1]["time"] + 60 if happened else began)
     if reason:
         happened.append(end_event(upto, happened[-1]["time"] + 0.2, reason))
+    if slurm:
+        for number, start in enumerate(event for event in happened if event["event"] == "start"):
+            start["slurm"] = {**slurm, "restart": number}
     append(plan, happened)
     (folder / "plan.json").write_text(plan.to_json())
     (folder / "config.yaml").write_text(config_text(plan))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
-import socket
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nemo_workflow import wandb_file
-from tests.look import fake_runs
+from tests.look import fake_runs, wandb_server
 
 FEED = """
-import os, sys
+import os, sys, time, urllib.request
 from pathlib import Path
 from nemo_workflow import loggers
 from nemo_workflow.plan import Plan
@@ -42,10 +44,14 @@ for event in happened:
         loggers.feed(both, event["step"], {"val_loss": event["val_loss"]})
 print(*loggers.words(both), sep="\\n", flush=True)
 if how == "killed":
-    import time
     time.sleep(3)  # W&B's own process writes the file
     os.kill(os.getpid(), 9)
+if how == "deserted":
+    urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/go-away").close()
+began = time.monotonic()
 loggers.close(both)
+print(f"held up {time.monotonic() - began:.0f} s")
+print(*loggers.words(both), sep="\\n", flush=True)
 os._exit(75)
 """
 
@@ -68,6 +74,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     (folder / "plan.json").write_text(plan.to_json())
     said = [train(folder, 1, 14, "killed"), train(folder, 11, 30, "stopped")]
     return folder, said
+
+
+def new_run(place: Path, steps: int) -> Path:
+    folder = place / "demo"
+    folder.mkdir()
+    plan = fake_runs.make_plan(folder, steps=steps, every=2, wandb=True, wandb_project="tests")
+    (folder / "plan.json").write_text(plan.to_json())
+    return folder
+
+
+def loggers_id(folder: Path) -> str:
+    """The W&B id that the run's folder keeps."""
+    return str(json.loads((folder / "wandb.json").read_text())["id"])
 
 
 def rows(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -114,16 +133,67 @@ def test_without_a_key_it_says_how_to_sync_later(run: tuple[Path, list[str]]) ->
         assert "no key" in text and f"wandb sync --id {run_id} {folder}/wandb/offline-run-*-{run_id}" in text
 
 
+KEY = {"WANDB_API_KEY": "0" * 40}
+
+
 @pytest.mark.e2e
-def test_without_a_network_it_logs_to_files(tmp_path: Path) -> None:
-    """A server that doesn't answer, and one that answers nonsense."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        place = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        folder = tmp_path / "demo"
-        folder.mkdir()
-        plan = fake_runs.make_plan(folder, steps=5, every=5, wandb=True)
-        (folder / "plan.json").write_text(plan.to_json())
-        said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=place, WANDB_API_KEY="0" * 40)
-    assert "can't be reached" in said and "wandb sync" in said
+def test_what_keeps_a_run_from_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemo_workflow.loggers import REACH_SECONDS, why_offline
+
+    for name in [name for name in os.environ if "proxy" in name.lower() or name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", KEY["WANDB_API_KEY"])
+    for how, why in (("well", ""), ("500", "127.0.0.1 answers 500"), ("nonsense", "")):  # W&B itself sees the last
+        with wandb_server.serving(how) as server:
+            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+            assert why_offline() == why
+    assert "can't be reached" in why_offline()  # nobody is there any more
+    with wandb_server.serving("never") as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        began = time.monotonic()
+        assert "can't be reached (timed out)" in why_offline()
+        assert time.monotonic() - began < REACH_SECONDS + 30
+    monkeypatch.setenv("WANDB_BASE_URL", "no address")
+    assert "can't be reached" in why_offline()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert why_offline() == "WANDB_MODE is offline"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("how", "why"), [("never", "can't be reached (timed out)"), ("nonsense", "invalid character")])
+def test_without_a_server_it_logs_to_files(tmp_path: Path, how: str, why: str) -> None:
+    """One that never answers, and a hotel's login page."""
+    folder = new_run(tmp_path, steps=5)
+    with wandb_server.serving(how) as server:
+        said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=server.url, **KEY)
+    (line,) = [line for line in said.splitlines() if line.startswith("W&B: ")]
+    assert why in line and f"wandb sync --id {loggers_id(folder)} {folder}/wandb/offline-run-*-" in line
     assert [step for step, _ in rows(folder, "reduced_train_loss")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.e2e
+def test_a_server_gets_each_step_once_in_one_run(tmp_path: Path) -> None:
+    """Online: a start that is stopped at step 4, and one that makes the steps after 2 again."""
+    folder = new_run(tmp_path, steps=6)
+    with wandb_server.serving("well") as server:
+        said = train(folder, 1, 4, "stopped", WANDB_BASE_URL=server.url, **KEY)
+        said += train(folder, 3, 6, "stopped", WANDB_BASE_URL=server.url, **KEY)
+    assert "W&B" not in said
+    assert list(server.rows) == [loggers_id(folder)]
+    (got,) = server.rows.values()
+    steps = [row["trainer/global_step"] for row in got if "reduced_train_loss" in row]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.e2e
+def test_a_server_that_goes_away_holds_up_the_end_for_a_while_only(tmp_path: Path) -> None:
+    folder = new_run(tmp_path, steps=5)
+    with wandb_server.serving("well") as server:
+        said = train(folder, 1, 5, "deserted", WANDB_BASE_URL=server.url, **KEY)
+        assert server.how == "never"
+    held = float(re.search(r"held up (\d+)", said)[1])  # type: ignore[index]
+    assert held < 120, said
+    (line,) = [line for line in said.splitlines() if line.startswith("W&B did not take all")]
+    assert f"wandb sync --id {loggers_id(folder)} {folder}/wandb/run-*-{loggers_id(folder)}" in line
+    (file,) = folder.glob("wandb/run-*/run-*.wandb")
+    assert [row["trainer/global_step"] for row in wandb_file.history(file) if "lr" in row] == [1, 2, 3, 4, 5]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow import machine
 from nemo_workflow.report import charts
 from nemo_workflow.report.page import write_comparison, write_report
 from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.report.run_folder import RunFolder
+from nemo_workflow.slurm import jobs
 from tests.look import browser, fake_runs
 
 CHARTS = ["Loss", "Loss by tokens", "Learning rate", "Gradient norm", "Speed", "Memory"]
@@ -58,7 +61,8 @@ def test_it_holds_everything_and_needs_no_network(run: RunFolder) -> None:
 
 def test_a_running_runs_page_shows_itself_anew(tmp_path: Path) -> None:
     fake_runs.write_run(tmp_path / "live", upto=30, reason=None, began=time.time() - 20)
-    assert 'http-equiv="refresh"' in write_report(RunFolder(tmp_path / "live")).read_text()
+    text = write_report(RunFolder(tmp_path / "live")).read_text()
+    assert 'http-equiv="refresh"' in text and "steps left take" in text
 
 
 def test_a_run_without_a_step_has_a_report_too(tmp_path: Path) -> None:
@@ -73,6 +77,42 @@ def test_thinning_keeps_spikes_and_ends_small() -> None:
     kept = charts.thinned(points)
     assert len(kept) <= charts.MOST_POINTS + 2 and points[77_777] in kept and points[12_345] in kept
     assert kept == sorted(kept) and charts.thinned(points[:100]) == points[:100]
+
+
+def test_means_are_of_the_steps_before() -> None:
+    points = [(float(x), float(x % 2)) for x in range(1, 201)]
+    means = charts.running_means(points)
+    assert charts.width_of_mean(points) == 4
+    assert means[0] == (4.0, 0.5) and means[-1] == (200.0, 0.5) and len(means) == 197
+    assert charts.running_means(points[:99]) == []  # too short for one
+
+
+def test_slurms_jobs_nodes_and_restarts_are_told(tmp_path: Path) -> None:
+    plan = fake_runs.write_run(tmp_path / "job", killed_at=60, slurm={"job": "4711", "nodes": "node[03-04]"})
+    attempt = plan.folder / "attempts" / "20260528-202640"
+    jobs.record(jobs.Job(attempt, "4711", "pretrain_1", None, fake_runs.BEGAN))
+    for number in (0, 1):
+        (attempt / f"begun-{number}").touch()
+    (attempt / "exit-1").write_text("0\n")
+    text = write_report(RunFolder(plan.folder)).read_text()
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
+    assert "4711 on node[03-04]" in cells and "4711 on node[03-04], restart 1" in cells
+    at = cells.index("4711")
+    assert cells[at + 1] == "1 of 1" and cells[at + 3 : at + 5] == ["1", "0"]
+    assert "Slurm" not in write_report(RunFolder(fake_runs.write_run(tmp_path / "local").folder)).read_text()
+
+
+def test_a_rank_that_srun_started_knows_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert machine.slurm_job() == {}
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert machine.slurm_job() == {}  # a shell inside an allocation
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "a[1-2]")
+    assert machine.slurm_job() == {"slurm": {"job": "7", "nodes": "a[1-2]", "restart": 0}}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert machine.slurm_job()["slurm"]["restart"] == 2
 
 
 def test_a_training_is_not_held_up(run: RunFolder) -> None:
@@ -117,7 +157,7 @@ def test_a_browser_draws_it(run: RunFolder, tmp_path: Path) -> None:
             for title, coloured, lines in drawn:
                 assert coloured > 50, f"{title} is empty ({name})"
                 assert lines[0] == 100
-            assert drawn[0][2][1] == 4  # validations at 25, 50, 75, 100
+            assert drawn[0][2][1:3] == [99, 4]  # means of two steps; validations at 25, 50, 75, 100
             wide = driver.execute_script("return document.documentElement.scrollWidth")
             assert wide <= width, "it has to be pushed sideways"
             ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")

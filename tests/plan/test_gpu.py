@@ -15,6 +15,9 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator[None]:
+    from nemo_workflow.gpu_backend import memory_pool
+
+    memory_pool.leave_out()
     import torch
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed

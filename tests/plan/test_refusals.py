@@ -36,7 +36,6 @@ FLAGS = [
     ("-VPP 2", "--virtual-pipeline-model-parallel-size 2: needs --pipeline-model-parallel-size 2 or more; leave it out"),
     ("-G 2 -PP 2 -VPP 3", "--virtual-pipeline-model-parallel-size 3: doesn't divide the 2 layers of a stage; use a divisor of it"),
     ("-G 2 -PP 2 -VPP 2 -gbs 15", "--virtual-pipeline-model-parallel-size 2: the 15 micro batches of a step are no multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
-    (GPU + "-G 2 -PP 2 -VPP 2", "--virtual-pipeline-model-parallel-size 2: with --pipeline-model-parallel-size 2 it needs overlapped transfers between stages, which recipe llama_tiny doesn't set; leave it out or use 4 stages"),
     (GPU + "-G 4 -PP 4 -VPP 2 -M mamba2_130m", "--virtual-pipeline-model-parallel-size 2: the models of mamba2_130m can't be cut into virtual stages; leave it out"),
     ("-SP", "--sequence-parallel: needs --tensor-model-parallel-size 2 or more; leave it out"),
     ("-G 2 -TP 2 -SP --seq-length 255", "--seq-length 255: the 255 tokens of a context parallel rank are no multiple of --tensor-model-parallel-size 2, as --sequence-parallel needs; use one"),
@@ -63,6 +62,10 @@ FLAGS = [
     (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac 1.5", "--optim-cpu-offloading-frac 1.5: must be between 0 and 1"),
     (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac=-1", "--optim-cpu-offloading-frac -1.0: must be 0 or more"),
     ("--optim-cpu-offloading-frac 0.5", "--optim-cpu-offloading-frac: does nothing without --optim-cpu-offloading; add it or leave this out"),
+    # sample
+    ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"),
+    ("--sample=", "--sample: give the text that the model is to go on with, or leave it out"),
+    (ONE + "-M mamba2_130m --sample x", "--sample: mamba2_130m can't be exported to Hugging Face: Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name; leave it out"),
     # CPU
     ("--fp8", "--fp8: a CPU can't; train on a GPU, or leave it out"),
     ("-G 2 -CP 2", "--context-parallel-size 2: needs Transformer Engine; train on a GPU, or leave it out"),

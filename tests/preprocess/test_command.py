@@ -91,11 +91,6 @@ def test_script_takes_the_venv_of_its_own_folder(tmp_path):
     assert (done.returncode, done.stdout) == (7, "-m|nemo_workflow.preprocess|--a|b c|")
 
 
-def test_shellcheck():
-    shellcheck = shutil.which("shellcheck") or Path(sys.executable).with_name("shellcheck")
-    subprocess.run([shellcheck, ROOT / "preprocess_data.sh"], check=True)
-
-
 def parquet(path: Path, texts: list[str]) -> None:
     table = pyarrow.table({"id": range(len(texts)), "text": texts})
     pyarrow.parquet.write_table(table, path, row_group_size=7)
@@ -314,7 +309,9 @@ def test_refusal_on_the_command_line(preprocess, tmp_path):
     done = preprocess("--input", tmp_path / "no.jsonl", "--tokenizer", tmp_path, "--output-dir", tmp_path / "out")
     assert done.code == 2
     assert done.out == ""
-    assert done.err.splitlines() == [f"preprocess: error: --input {tmp_path / 'no.jsonl'}: no such file"]
+    assert done.err.splitlines() == [
+        f"python -m nemo_workflow.preprocess: error: --input {tmp_path / 'no.jsonl'}: no such file"
+    ]
 
 
 def test_tokenizer_without_an_end_token(go, tokenizers_dir, tmp_path):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nemo_workflow.dataset import read_pair
+from nemo_workflow.dataset import COMMIT_NAME, read_pair
 from nemo_workflow.dataset_report import check_pair
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.preprocess import writer
@@ -69,7 +72,7 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def wait_until(condition, seconds: float = 30.0):
+def wait_until(condition, seconds: float = 120.0):
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -89,35 +92,55 @@ def working(out: Path) -> bool:
     return any(path.stat().st_size for path in (out / "preprocessed").glob(f".preprocess-*/{STEM}.bin"))
 
 
-def test_parent_killed_at_many_moments(docs, tokenizers_dir, tmp_path):
-    out = tmp_path / "out"
+def stages(out: Path, size: int) -> dict[str, Callable[[], bool]]:
+    """What can be seen of the progress of a run that starts now, in order; `size` are the bytes of its .bin."""
+    earlier = set((out / "preprocessed").glob(".preprocess-*"))
+
+    def aside(name: str) -> list[Path]:
+        found = (out / "preprocessed").glob(f".preprocess-*/{name}")
+        return [path for path in found if path.parent not in earlier]
+
+    def tokens(share: float) -> bool:
+        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+            return any(path.stat().st_size > share * size for path in aside(f"{STEM}.bin"))
+        return False
+
+    parts = {f"{share:.0%}": functools.partial(tokens, share) for share in (0, 0.2, 0.4, 0.6, 0.8)}
+    files = {name: functools.partial(aside, name) for name in ("lock", f"{STEM}.idx", COMMIT_NAME)}
+    return {"lock": files.pop("lock"), **parts, **files}
+
+
+def test_parent_killed_at_every_stage(docs, tokenizers_dir, tmp_path):
+    out, folder = tmp_path / "out", tmp_path / "out" / "preprocessed"
     small = write_jsonl(tmp_path / "docs.jsonl", training_texts(5))
-    assert start(small, tokenizers_dir, out).wait(60) == 0
+    assert start(small, tokenizers_dir, out).wait(120) == 0
     old = pair_now(out)
-    began = time.monotonic()
     process = start(docs, tokenizers_dir, tmp_path / "whole")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    length, new = time.monotonic() - began, pair_now(tmp_path / "whole")
+    new = pair_now(tmp_path / "whole")
     seen = set()
-    for moment in range(10):
+    for stage in stages(out, len(new[0])):
+        reached = stages(out, len(new[0]))[stage]
         process = start(docs, tokenizers_dir, out, "--overwrite")
-        time.sleep(length * (0.1 + moment / 10))
+        wait_until(lambda there=reached, run=process: there() or run.poll() is not None, 240)
         workers = children(process.pid)
         process.kill()
-        process.communicate(timeout=10)
-        wait_until(lambda pids=workers: not any(map(alive, pids)), 5)  # they die with it
+        process.communicate(timeout=120)
+        wait_until(lambda pids=workers: not any(map(alive, pids)), 60)  # they die with it
+        if list(folder.glob(f".preprocess-*/{COMMIT_NAME}")):  # between two renames: nobody reads the folder
+            with pytest.raises(Refusal, match="killed while it renamed"):
+                pair_now(out)
+            continue
         now = pair_now(out)
         assert now in (old, new)
         seen.add(now == new)
     assert False in seen  # or the kills all came too late to mean anything
     process = start(docs, tokenizers_dir, out, "--overwrite")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert pair_now(out) == new
-    assert sorted(path.name for path in (out / "preprocessed").iterdir()) == [
-        f"{STEM}.{e}" for e in ("bin", "idx", "json")
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == [f"{STEM}.{e}" for e in ("bin", "idx", "json")]
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -126,7 +149,7 @@ def test_worker_killed(which, docs, tokenizers_dir, tmp_path):
     wait_until(lambda: working(tmp_path / "out"))
     victim = children(process.pid)[which]
     os.kill(victim, signal.SIGKILL)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert f"worker process {victim} died (SIGKILL); the machine may be out of memory" in err
     assert "Traceback" not in err
@@ -139,7 +162,7 @@ def test_stopped(number, code, docs, tokenizers_dir, tmp_path):
     wait_until(lambda: working(tmp_path / "out"))
     workers = children(process.pid)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in err
     assert not any(map(alive, workers))
@@ -151,7 +174,7 @@ def test_live_run_beside_is_left_alone(docs, tokenizers_dir, tmp_path):
     process = start(docs, tokenizers_dir, out)
     wait_until(lambda: working(out))
     other = write_jsonl(tmp_path / "other.jsonl", training_texts(5))
-    assert start(other, tokenizers_dir, out).wait(60) == 0
+    assert start(other, tokenizers_dir, out).wait(120) == 0
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert len(list((out / "preprocessed").glob("*.idx"))) == 2
@@ -165,10 +188,10 @@ class Killed(BaseException):
 def test_killed_between_two_renames(renames, docs, tokenizers_dir, tmp_path, monkeypatch):
     """Readers refuse the folder until the next run has finished the renames."""
     out, folder = tmp_path / "out", tmp_path / "out" / "preprocessed"
-    assert start(write_jsonl(tmp_path / "docs.jsonl", training_texts(5)), tokenizers_dir, out).wait(60) == 0
+    assert start(write_jsonl(tmp_path / "docs.jsonl", training_texts(5)), tokenizers_dir, out).wait(120) == 0
     assert (
         start(write_jsonl(tmp_path / "new" / "docs.jsonl", training_texts(9)), tokenizers_dir, tmp_path / "new").wait(
-            60
+            120
         )
         == 0
     )
@@ -216,10 +239,10 @@ def test_full_disk(docs, tokenizers_dir, tmp_path):
         pytest.skip("no right to mount a small file system")
     try:
         small = write_jsonl(tmp_path / "docs.jsonl", training_texts(5))
-        assert start(small, tokenizers_dir, disk / "out").wait(60) == 0
+        assert start(small, tokenizers_dir, disk / "out").wait(120) == 0
         old = pair_now(disk / "out")
         process = start(docs, tokenizers_dir, disk / "out", "--overwrite")
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert "No space left on device; nothing was written" in err
         assert "Traceback" not in err

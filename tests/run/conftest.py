@@ -70,3 +70,10 @@ def _fixture_for(name: str) -> Callable[..., Any]:
 
 for _name in scenarios.ALL:
     globals()[f"_fixture_{_name}"] = _fixture_for(_name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test may wait for the scenarios before its own: every start among them has a limit of its own (harness.SECONDS)."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(600, func_only=True))

@@ -19,7 +19,7 @@ from nemo_workflow.checkpoints import list_checkpoints, problem_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAULTS = Path(__file__).parent / "faults"
-SECONDS = 240  # that a start may take on a busy machine
+SECONDS = 600  # that a start may take on a busy machine
 
 
 @dataclass
@@ -128,12 +128,15 @@ class Experiment:
         return max((self.folder / "attempts").iterdir(), key=lambda path: path.stat().st_mtime)
 
 
-def samples(record: Path) -> dict[str, list[tuple[int, int, int, str]]]:
-    """What RECORD holds: part -> (index, epoch, number, source) in the order of the index."""
-    parts: dict[str, set[tuple[int, int, int, str]]] = {}
+Sample = tuple[int, int, int, str, str]
+
+
+def samples(record: Path) -> dict[str, list[Sample]]:
+    """What RECORD holds: part -> (index, epoch, number, source, hash of the tokens) in the order of the index."""
+    parts: dict[str, set[Sample]] = {}
     for line in record.read_text(encoding="utf-8").splitlines():
-        _, part, index, epoch, number, source = line.split("\t")
-        parts.setdefault(part, set()).add((int(index), int(epoch), int(number), source))
+        _, part, index, epoch, number, source, tokens = line.split("\t")
+        parts.setdefault(part, set()).add((int(index), int(epoch), int(number), source, tokens))
     return {part: sorted(rows) for part, rows in parts.items()}
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from nemo_workflow import events
 from tests.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_left
+from tests.run.hostile import write_code
 
 ALL: dict[str, Callable[[Place], Any]] = {}
 NEEDS: dict[str, tuple[str, ...]] = {}
-ODD_NAME = 'it\'s "a" $(touch pwned) `touch pwned`; ünïcode 実験'
+ODD_NAME = 'it\'s "a"\nfolder $(touch pwned) `touch pwned`;\t\x1b[31m ünïcode 実験'
 
 
 @dataclass
@@ -53,8 +54,8 @@ def at_step(step: int) -> Callable[[dict[str, Any]], bool]:
 
 @scenario()
 def one_rank(place: Place) -> Any:
-    """The uninterrupted run on one rank, all checkpoints kept."""
-    run = place.experiment(flags=("--keep-checkpoints", "-1"))
+    """The uninterrupted run on one rank, all checkpoints kept; --deterministic, as the run that is killed and compared."""
+    run = place.experiment(flags=("--keep-checkpoints", "-1", "--deterministic"))
     must(run.start(record=place.folder / "record"))
     return SimpleNamespace(run=run, record=place.folder / "record", history=run.history())
 
@@ -80,21 +81,27 @@ def two_ranks(place: Place) -> Any:
 
 @scenario()
 def kills_on_one_rank(place: Place) -> Any:
-    """kill -9 in the first save ever, before its mark goes, of the launcher, of the whole group, at load, while pruning."""
-    run = place.experiment(flags=("--keep-checkpoints", "1"))
-    seen = SimpleNamespace(run=run)
-    must(run.start(fault="save.shards 4 0 kill"), 1)
+    """kill -9 in the first save ever, before its mark goes, of the launcher, at load, of the whole group, while pruning.
+
+    The last kill comes between the last save and the last validation. Then one step more, with another split.
+    """
+    run = place.experiment(flags=("--keep-checkpoints", "1", "--deterministic"))
+    record = place.folder / "record"
+    seen = SimpleNamespace(run=run, record=record)
+    must(run.start(fault="save.shards 4 0 kill", record=record), 1)
     seen.after_first_save = run.whole()
-    seen.second = must(run.start(fault="save.mark 4 0 kill"), 1)
+    seen.second = must(run.start(fault="save.mark 4 0 kill", record=record), 1)
     seen.before_the_mark = run.whole()
-    must(run.start(fault="step 5 0 launcher", slow=0.5), -signal.SIGKILL)
-    seen.left_by_launcher = run.start(fault="load 0 0 kill")  # at once: the ranks may still be saving
+    must(run.start(fault="step 5 0 launcher", slow=0.5, record=record), -signal.SIGKILL)
+    seen.left_by_launcher = run.start(fault="load 0 0 kill", record=record)  # at once: the ranks may still be saving
     seen.ranks_gone = none_left(run.folder)
-    must(run.start(fault="save.before 8 0 group"), -signal.SIGKILL)
+    must(run.start(fault="save.before 8 0 group", record=record), -signal.SIGKILL)
     seen.before_save = run.whole()
-    must(run.start(fault="save.prune 8 0 kill"), 1)
+    must(run.start(fault="save.prune 8 0 kill", record=record), 1)
     seen.pruning = sorted(path.name for path in run.checkpoints.iterdir())
-    seen.last = must(run.start(steps=13))
+    seen.validation = must(run.start(record=record))
+    seen.again = must(run.start())
+    seen.last = must(run.start("--split", "800,150,50", "--allow-change", "split", steps=13))
     seen.history = {name: [row for row in rows if row[0] < 13] for name, rows in run.history().items()}
     seen.at_the_end = sorted(path.name for path in run.checkpoints.iterdir())
     return seen
@@ -102,17 +109,22 @@ def kills_on_one_rank(place: Place) -> Any:
 
 @scenario()
 def kills_on_two_ranks(place: Place) -> Any:
-    """kill -9 of rank 1 in a validation, of rank 1 in a save, of all; then a bit flip in the newest checkpoint."""
+    """SIGSTOP of rank 1 in a validation, kill -9 of rank 1 in a save, of all; then a bit flip in the newest checkpoint.
+
+    The later starts save in the background, as on a GPU.
+    """
     run = place.experiment(ranks=2)
     seen = SimpleNamespace(run=run)
-    seen.in_step = must(run.start(fault="validation 4 1 kill"), 1)
-    seen.in_save = must(run.start(fault="save.shards 8 1 kill"), 1)
+    seen.hung = must(run.start("--timeout-minutes", "1", fault="validation 4 1 stop"), 1)
+    seen.hung_gone, seen.hung_attempt = none_left(run.folder), run.attempt()
+    seen.hung_steps = [e["step"] for e in run.events() if e["event"] == "step"]
+    seen.in_save = must(run.start(fault="save.shards 8 1 kill", background=True), 1)
     seen.after_save = run.whole()
-    must(run.start(fault="save.manifest 12 0 group"), -signal.SIGKILL)
+    must(run.start(fault="save.manifest 12 0 group", background=True), -signal.SIGKILL)
     seen.group_gone = none_left(run.folder)
     seen.after_group = run.whole()
     flip_a_byte(run.checkpoints / "step_00000008" / "weights" / "__1_0.distcp")
-    seen.last = must(run.start())
+    seen.last = must(run.start(background=True))
     seen.resumed_after = run.resumed_after()
     seen.damaged = sorted(path.name for path in (run.checkpoints / "damaged").iterdir())
     seen.history = run.history()
@@ -120,31 +132,24 @@ def kills_on_two_ranks(place: Place) -> Any:
 
 
 @scenario()
-def background_saves(place: Place) -> Any:
-    """Saves in the background, as on a GPU: killed while the shards of step 8 are written, then to the end."""
-    run = place.experiment()
-    seen = SimpleNamespace(run=run)
-    must(run.start(fault="save.shards 8 0 kill", background=True), 1)
-    seen.after_kill = run.whole()
-    seen.last = must(run.start(background=True))
-    seen.whole = run.whole()
-    seen.history = run.history()
-    return seen
-
-
-@scenario()
 def signals(place: Place) -> Any:
-    """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in a folder with an odd name; then more steps."""
-    run = Experiment(place.corpus, place.folder / ODD_NAME)
-    seen = SimpleNamespace(run=run, codes=[], whole=[], record=place.folder / "record")
-    record = seen.record
-    for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT), (0, signal.SIGTERM), (10, signal.SIGUSR1)):
+    """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in folders with odd names; then more steps.
+
+    The tokenizer's folder holds code and a pickle that must not run.
+    """
+    corpus = place.folder / f"corpus {ODD_NAME}"
+    shutil.copytree(place.corpus, corpus)
+    write_code(corpus / "tokenizer", place.folder / "it ran", "PreTrainedTokenizerFast")
+    run = Experiment(corpus, place.folder / ODD_NAME)
+    seen = SimpleNamespace(run=run, codes=[], whole=[], outputs=[], record=place.folder / "record")
+    seen.trap, record = place.folder / "it ran", seen.record
+    for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT), (0, signal.SIGUSR1)):
         if step:
             start = run.start(when=at_step(step), send=number, slow=0.3, record=record)
         else:
-            start = run.start(fault="validation 8 0 term", record=record)
+            start = run.start(fault="validation 8 0 usr1", record=record)
         seen.codes.append(start.code)
-        seen.outputs = [*getattr(seen, "outputs", []), start.output]
+        seen.outputs.append(start.output)
         seen.whole.append(run.whole())
     must(run.start(record=record))
     seen.history = run.history()
@@ -156,12 +161,13 @@ def signals(place: Place) -> Any:
 
 @scenario()
 def nan(place: Place) -> Any:
-    """A NaN gradient on rank 1 of two: stop, then the same with --on-nan skip 1, then one too many."""
+    """A NaN gradient on rank 1 of two: stop; then the same with --on-nan skip 1. The saves are in the background."""
     run = place.experiment(ranks=2, flags=("--save-every", "100"))
-    seen = SimpleNamespace(run=run, stopped=must(run.start(fault="step 3 1 nan"), 1))
+    seen = SimpleNamespace(run=run, stopped=must(run.start(fault="step 3 1 nan", background=True), 1))
     seen.event = next(e for e in events.read(run.folder / events.FILE) if e["event"] == "nonfinite")
     seen.whole = run.whole()
-    seen.skipped = must(run.start("--on-nan", "skip", "1", fault="step 3 1 nan", steps=5))
+    seen.skipped = must(run.start("--on-nan", "skip", "1", fault="step 3 1 nan", steps=5, background=True))
+    seen.whole_at_end = run.whole()
     seen.history = run.history()
     return seen
 
@@ -180,14 +186,6 @@ def disk(place: Place) -> Any:
     return SimpleNamespace(**json.loads((kept / "facts.json").read_text(encoding="utf-8")))
 
 
-@scenario()
-def hung(place: Place) -> Any:
-    """Rank 1 of two is stopped by SIGSTOP in step 3."""
-    run = place.experiment(ranks=2)
-    start = run.start("--timeout-minutes", "0.75", fault="step 3 1 stop")
-    return SimpleNamespace(run=run, start=start, gone=none_left(run.folder))
-
-
 def _continued(place: Place, name: str, keep: int, *more: str, ranks: int, **keywords: Any) -> Any:
     """The one-rank run's checkpoint of step `keep`, continued with other flags."""
     reference = place.result_of("one_rank").run
@@ -201,8 +199,9 @@ def _continued(place: Place, name: str, keep: int, *more: str, ranks: int, **key
 
 @scenario("one_rank")
 def other_layouts(place: Place) -> Any:
-    """The checkpoint of one rank continued on two: tensor parallel, pipeline parallel."""
+    """The checkpoint of one rank continued on two: data, tensor and pipeline parallel."""
     return {
+        "DP2": _continued(place, "DP2", 8, ranks=2),
         "TP2": _continued(place, "TP2", 8, "-TP", "2", ranks=2),
         "PP2": _continued(place, "PP2", 8, "-PP", "2", ranks=2),
     }
@@ -210,18 +209,5 @@ def other_layouts(place: Place) -> Any:
 
 @scenario("one_rank")
 def other_batch(place: Place) -> Any:
-    return _continued(place, "batch", 8, "-gbs", "8", ranks=1)
-
-
-@scenario("one_rank")
-def other_split(place: Place) -> Any:
-    return _continued(place, "split", 8, "--split", "800,150,50", "--allow-change", "split", ranks=1)
-
-
-@scenario()
-def deterministic(place: Place) -> Any:
-    """Two runs of their own with --deterministic."""
-    runs = [place.experiment(name=name, steps=4, flags=("--deterministic",)) for name in ("a", "b")]
-    for run in runs:
-        must(run.start())
-    return runs
+    """Another batch; and flags that may change with no more than a word, or without one."""
+    return _continued(place, "batch", 8, "-gbs", "8", "--micro-batch-size", "4", "--lr", "0.002", ranks=1)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow import events
-from tests.run.harness import REPOSITORY, manifest
+from tests.run.harness import REPOSITORY, manifest, samples
+from tests.run.scenarios import ODD_NAME
 
 pytestmark = pytest.mark.e2e
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.e2e
 def test_one_rank_ends_as_if_nothing_had_happened(kills_on_one_rank: Any, one_rank: Any) -> None:
     assert len(one_rank.history["steps"]) == 12 and len(one_rank.history["validations"]) == 3
     assert kills_on_one_rank.history == one_rank.history
+    assert samples(kills_on_one_rank.record) == samples(one_rank.record)  # in the same order, with the same tokens
 
 
 def test_killed_in_the_first_save_ever(kills_on_one_rank: Any) -> None:
@@ -42,9 +44,16 @@ def test_ranks_whose_launcher_was_killed_save_and_end(kills_on_one_rank: Any) ->
     assert kills_on_one_rank.before_save == steps
 
 
+def test_killed_before_the_last_validation_the_same_command_makes_it(kills_on_one_rank: Any) -> None:
+    said = kills_on_one_rank.validation.output
+    assert "resuming after step 12 of 12" in said and "step 12: validation loss" in said
+    assert "step 12/12" not in said and "checkpoint saved" not in said  # nothing else is made anew
+    assert "already trained to step 12" in kills_on_one_rank.again.output
+
+
 def test_killed_while_an_old_checkpoint_is_removed(kills_on_one_rank: Any) -> None:
     assert ".removing-step_00000008" in kills_on_one_rank.pruning
-    assert "finished the removal of checkpoint step_00000008" in kills_on_one_rank.last.output
+    assert "finished the removal of checkpoint step_00000008" in kills_on_one_rank.validation.output
     assert kills_on_one_rank.at_the_end == ["step_00000012", "step_00000013"]  # keep 1, and the one resumed from
 
 
@@ -53,9 +62,8 @@ def test_two_ranks_end_as_if_nothing_had_happened(kills_on_two_ranks: Any, two_r
 
 
 def test_the_killed_rank_is_named_with_its_log(kills_on_two_ranks: Any) -> None:
-    for start in (kills_on_two_ranks.in_step, kills_on_two_ranks.in_save):
-        last = start.output.strip().splitlines()[-1]
-        assert "rank 1 was ended by SIGKILL" in last and last.endswith("rank1.log")
+    last = kills_on_two_ranks.in_save.output.strip().splitlines()[-1]
+    assert "rank 1 was ended by SIGKILL" in last and last.endswith("rank1.log")
 
 
 def test_a_kill_in_a_save_leaves_the_one_before(kills_on_two_ranks: Any) -> None:
@@ -71,12 +79,6 @@ def test_a_flipped_bit_is_found_named_and_set_aside(kills_on_two_ranks: Any) -> 
     assert kills_on_two_ranks.damaged == ["step_00000008"]
 
 
-def test_saves_in_the_background(background_saves: Any, one_rank: Any) -> None:
-    assert 8 not in background_saves.after_kill
-    assert background_saves.history == one_rank.history
-    assert background_saves.whole == [4, 8, 12]  # the newest two, and the one resumed from
-
-
 def export(source: Path, output: Path) -> list[str]:
     return [
         sys.executable, "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", str(source), "--output-path",
@@ -84,14 +86,17 @@ def export(source: Path, output: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_an_export_killed_half_way_is_made_whole_by_the_same_command(one_rank: Any, tmp_path: Path) -> None:
-    source = one_rank.run.checkpoints / "step_00000012"
+def test_an_export_killed_half_way_is_made_whole_by_the_same_command(signals: Any, tmp_path: Path) -> None:
+    """From and to folders with odd names."""
+    source = signals.run.checkpoints / "step_00000016"
     subprocess.run(export(source, tmp_path / "whole"), cwd=REPOSITORY, check=True, capture_output=True)
-    output = tmp_path / "killed"
+    folder = tmp_path / ODD_NAME
+    folder.mkdir()
+    output = folder / "killed"
     process = subprocess.Popen(
         export(source, output), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    while not any(file.stat().st_size for file in tmp_path.glob(".killed.*/*")):
+    while not any(file.stat().st_size for file in folder.glob(".killed.*/*")):
         assert process.poll() is None
         time.sleep(0.001)
     process.kill()

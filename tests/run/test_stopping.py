@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import events
-from tests.run.harness import Experiment, manifest
+from tests.run.harness import manifest
 from tests.run.scenarios import ODD_NAME
 
 pytestmark = pytest.mark.e2e
 
 
 def test_each_signal_has_its_exit_code_and_a_checkpoint(signals: Any) -> None:
-    assert signals.codes == [143, 130, 143, 138]
+    assert signals.codes == [143, 130, 138]
     for steps, output in zip(signals.whole, signals.outputs, strict=True):
         assert f"stopped: step {steps[-1]} is saved" in output
         assert "Traceback" not in output
@@ -34,7 +33,15 @@ def test_a_finished_run_says_so(signals: Any) -> None:
 
 def test_names_with_blanks_quotes_and_dollars_run_nothing(signals: Any) -> None:
     assert signals.run.output.name == ODD_NAME
-    assert not list(Path(__file__).parents[2].glob("pwned")) and not list(signals.run.output.rglob("pwned"))
+    assert not list(Path(__file__).parents[2].glob("pwned")) and not list(signals.trap.parent.rglob("pwned"))
+
+
+def test_code_and_pickles_beside_a_tokenizer_are_neither_run_nor_copied(signals: Any) -> None:
+    assert not signals.trap.exists()
+    left = [path.name for path in signals.run.folder.rglob("*") if path.suffix in (".py", ".pkl")]
+    assert not {"evil.py", "tokenization_evil.py", "vocab.pkl"} & set(left)
+    context = signals.run.checkpoints / "step_00000016" / "context"
+    assert list(context.rglob("tokenizer.json")) and list(context.rglob("tokenizer_config.json"))
 
 
 def test_a_nan_stops_before_the_update_with_step_rank_and_samples(nan: Any) -> None:
@@ -53,6 +60,10 @@ def test_a_nan_is_skipped_and_counted(nan: Any) -> None:
     assert "step left out, 1 of 1" in nan.skipped.output
     losses = [row[1] for row in nan.history["steps"]]
     assert len(losses) == 5 and all(loss is not None and math.isfinite(loss) for loss in losses)
+
+
+def test_the_last_save_is_whole_though_it_was_begun_in_the_background(nan: Any) -> None:
+    assert nan.whole_at_end == [2, 5]
 
 
 def test_a_disk_that_fills_during_a_save_stops_the_run_with_that_reason(disk: Any) -> None:
@@ -84,18 +95,17 @@ def test_a_first_start_without_room_makes_no_step(disk: Any) -> None:
     assert "step 1/12" not in output
 
 
-def test_a_hung_rank_is_found_and_shown(hung: Any) -> None:
-    assert hung.start.code == 1
-    assert "no step for 0.75 min; rank 1 was stopped (SIGSTOP)" in hung.start.output
-    assert hung.gone
+def test_a_hung_rank_is_found_and_shown(kills_on_two_ranks: Any) -> None:
+    seen = kills_on_two_ranks
+    assert "no step for 1 min; rank 1 was stopped (SIGSTOP)" in seen.hung.output
+    assert seen.hung_gone
     for rank in (0, 1):
-        log = (hung.run.attempt() / f"rank{rank}.log").read_text(encoding="utf-8", errors="replace")
+        log = (seen.hung_attempt / f"rank{rank}.log").read_text(encoding="utf-8", errors="replace")
         assert "most recent call first" in log and "worker.py" in log, rank
-    steps = [e["step"] for e in events.read(hung.run.folder / events.FILE) if e["event"] == "step"]
-    assert steps == [1, 2]
+    assert seen.hung_steps == [1, 2, 3, 4]
 
 
-def test_deterministic_runs_are_equal_bit_for_bit(deterministic: list[Experiment]) -> None:
-    first, second = (run.history() for run in deterministic)
-    assert len(first["steps"]) == 4
-    assert first == second
+def test_deterministic_runs_are_equal_bit_for_bit(one_rank: Any, kills_on_one_rank: Any) -> None:
+    for run in (one_rank.run, kills_on_one_rank.run):
+        assert "--deterministic" in run.flags and "deterministic: true" in (run.folder / "config.yaml").read_text()
+    assert one_rank.history == kills_on_one_rank.history

@@ -16,16 +16,7 @@ import pytest
 from nemo_workflow import trust
 from nemo_workflow.errors import Refusal
 from tests.run.harness import REPOSITORY
-
-
-class Call:
-    """Unpickled, it calls a function."""
-
-    def __init__(self, function: Any, *arguments: Any):
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.call
+from tests.run.hostile import Call
 
 
 def archive(value: Any) -> bytes:
@@ -86,6 +77,22 @@ def test_what_is_no_pickle_is_refused(tmp_path: Path) -> None:
     model = nemo_model(tmp_path / "model")
     (model / "weights" / ".metadata").write_bytes(b"\x80\x04garbage")
     with pytest.raises(Refusal, match=r"\.metadata"):
+        trust.check_weights(model / "weights")
+
+
+@pytest.mark.parametrize("name", ["common.pt", ".metadata"])
+def test_a_pipe_among_the_weights(tmp_path: Path, name: str) -> None:
+    model = nemo_model(tmp_path / "model")
+    (model / "weights" / name).unlink()
+    os.mkfifo(model / "weights" / name)  # reading it would wait for ever
+    with pytest.raises(Refusal, match=f"{name}.*(no plain file|missing)"):
+        trust.check_weights(model / "weights")
+
+
+def test_a_pickle_that_unpacks_to_more_than_any_checkpoint_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "LARGEST", 1000)
+    model = nemo_model(tmp_path / "model", None, archive("a" * 2000))
+    with pytest.raises(Refusal, match=r"its pickle has 2\.0 KiB when unpacked"):
         trust.check_weights(model / "weights")
 
 

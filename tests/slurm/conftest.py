@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import demo
+from nemo_workflow import demo, events
 from nemo_workflow.slurm import jobs
+from nemo_workflow.slurm.cluster import Cluster
 from nemo_workflow.slurm.jobs import Job
 from tests.slurm import daemons
 
@@ -51,6 +53,7 @@ def train(plan, attempt):
         if rank == 0:
             _write(plan, {{"event": "step", "step": step, "time": time.time(), "loss": 1.0, "lr": 1.0, "grad_norm": 1.0,
                           "seconds": 0.1, "tokens_per_second": 1.0, "memory_bytes": 1}})
+            print(f"stand-in at step {{step}}", flush=True)
         if step == how.get("fail_at") and rank == how.get("fail_rank", 0):
             (folder / f"rank{{rank}}.error").write_text(f"{{time.time()}}\\nValueError: made to fail at step {{step}}\\n")
             sys.exit(1)
@@ -82,7 +85,7 @@ def _write(plan, event):
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[daemons.Daemons]:
-    """Two nodes of 8 GPUs each, partitions `batch` and `closed`, account `a1`."""
+    """Six nodes of 8 GPUs each and account `a1`; the partitions are in daemons.SLURM_CONF."""
     reason = daemons.missing()
     if reason:
         pytest.skip(reason)
@@ -120,8 +123,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Runs:
     """The command as a user types it, with an output folder of the test's own."""
 
-    def __init__(self, corpus: Path, place: Path):
+    def __init__(self, corpus: Path, place: Path, environment: dict[str, str] | None = None):
         self.corpus, self.out = corpus, place / "out"
+        self.environment = environment or dict(os.environ)
         self.how = place / "how.json"  # read by the stand-in
         self.how.write_text("{}")
 
@@ -137,32 +141,40 @@ class Runs:
     def pretrain(self, name: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.words(name, *flags), capture_output=True, text=True, timeout=300, check=False,
-            env=os.environ | variables,
+            env=self.environment | variables,
         )  # fmt: skip
 
-    def environment(self, rank: int) -> dict[str, str]:
+    def found_by(self, rank: int) -> dict[str, str]:
         """What the stand-in of a rank found in its environment."""
         return json.loads(self.how.with_name(f"rank{rank}.environment").read_text())
 
-    def start(self, name: str, *flags: str, **options: Any) -> subprocess.Popen[str]:
+    def start(self, name: str, *flags: str, **variables: str) -> subprocess.Popen[str]:
         """The command in the background, as with --wait."""
         return subprocess.Popen(
-            self.words(name, *flags), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
-        )
+            self.words(name, *flags), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=self.environment | variables,
+        )  # fmt: skip
 
     def control(self, *words: str) -> subprocess.CompletedProcess[str]:
         """python -m nemo_workflow.runs."""
         command = [sys.executable, "-m", "nemo_workflow.runs", "--output-dir", str(self.out), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=REPOSITORY)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=REPOSITORY,
+                              env=self.environment)  # fmt: skip
 
     def jobs(self, name: str) -> list[Job]:
         return jobs.jobs_of(self.out / name)
 
-    def stand_in(self, slurm: daemons.Daemons, name: str, *flags: str, **how: Any) -> list[Job]:
+    def stand_in(
+        self, slurm: daemons.Daemons, name: str, *flags: str, variables: dict[str, str] | None = None, **how: Any
+    ) -> list[Job]:
         """Submit held jobs, put the stand-in into the code that was submitted, and let them go."""
-        self.how.write_text(json.dumps(how))
-        done = self.pretrain(name, "--slurm-arg", "hold", *flags)
+        done = self.pretrain(name, "--slurm-arg", "hold", *flags, **variables or {})
         assert done.returncode == 0, done.stderr
+        return self.replace(slurm, name, **how)
+
+    def replace(self, slurm: daemons.Daemons, name: str, **how: Any) -> list[Job]:
+        """Put the stand-in into the held jobs of a run, and let them go."""
+        self.how.write_text(json.dumps(how))
         submitted = jobs.latest(self.out / name)
         for job in submitted:
             worker = job.attempt / "code" / "nemo_workflow" / "worker.py"
@@ -177,7 +189,7 @@ def runs(corpus: Path, tmp_path: Path) -> Runs:
     return Runs(corpus, tmp_path)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -186,3 +198,65 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
             return value
         time.sleep(0.1)
     raise AssertionError(f"not true within {seconds:.0f} s")
+
+
+def history(runs: Runs, name: str) -> list[dict[str, Any]]:
+    """The metrics events of a run."""
+    return events.read(runs.out / name / events.FILE)
+
+
+def losses(runs: Runs, name: str) -> dict[int, tuple[float, float, int]]:
+    """Loss, gradient norm and consumed samples by step, of the history that counts."""
+    return {
+        event["step"]: (event["loss"], event["grad_norm"], event["consumed_samples"])
+        for event in events.effective(history(runs, name))
+        if event["event"] == "step"
+    }
+
+
+@pytest.fixture(scope="session")
+def limited(
+    slurm: daemons.Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[tuple[Runs, subprocess.Popen[str]] | None]:
+    """A real training behind all other tests, for Slurm looks at limits twice a minute.
+
+    Its time limit stops it; it comes back and takes some steps; its node is lost; it comes back, and is cancelled.
+    """
+    if "test_time_limit_and_lost_node" not in [item.name for item in request.session.items]:
+        yield None
+        return
+    runs = Runs(corpus, tmp_path_factory.mktemp("limited"))
+    setup = runs.how.with_name("setup.sh")
+    setup.write_text("renice -n 5 $$ >/dev/null\n")  # the tests in front come first
+    process = runs.start(
+        "limit", "--wait", "-P", "spare", "--time", "20", "--stop-before", "20", "--requeue", "2", "--max-steps", "5000",
+        "--save-every", "5000", "--val-check-interval", "5000", "--setup-file", str(setup),
+    )  # fmt: skip
+    watcher = threading.Thread(target=_lead, args=(slurm, runs), daemon=True)
+    watcher.start()
+    yield runs, process
+    watcher.join(300)
+    process.kill()
+    process.communicate()
+
+
+def _lead(slurm: daemons.Daemons, runs: Runs) -> None:
+    def steps_since(start: int) -> bool:
+        starts = [event["step"] for event in history(runs, "limit") if event["event"] == "start"]
+        return len(starts) > start and max(losses(runs, "limit"), default=0) >= starts[start] + 2
+
+    wait_for(lambda: steps_since(0), 300)
+    (job,) = runs.jobs("limit")
+    begun = (job.attempt / "begun-0").stat().st_mtime
+    minutes = int(time.time() - begun + 40) // 60 + 1  # some 40 to 100 s are left from now
+    slurm.run("scontrol", "update", f"JobId={job.job_id}", f"TimeLimit={minutes}")
+    wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 1, 200)
+    slurm.run("scontrol", "update", f"JobId={job.job_id}", "TimeLimit=20")
+    wait_for(lambda: steps_since(1), 300)
+    slurm.lose_node(4)
+    try:
+        wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 2)
+    finally:
+        slurm.start_node(4)
+    wait_for(lambda: steps_since(2), 300)
+    runs.control("cancel", "limit")

@@ -1,4 +1,4 @@
-"""A real Slurm on this host's loopback: munged, mariadbd, slurmdbd, slurmctld and two slurmd, all started by us.
+"""A real Slurm on this host's loopback: munged, mariadbd, slurmdbd, slurmctld and six slurmd, all started by us.
 
 Everything lies in one folder, with ports and sockets of its own, so that a Slurm that is already here is left alone.
 The nodes' GPUs are device files of /dev/null's kind: Slurm counts, binds and refuses them as it would real ones.
@@ -21,7 +21,7 @@ import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "srun", "sacct", "mariadbd", "mariadb-install-db")
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server"
-NODES, GPUS, CPUS = 2, 8, 8
+NODES, GPUS, CPUS = 6, 8, 8
 
 SLURM_CONF = """\
 ClusterName=ci
@@ -47,7 +47,7 @@ JobAcctGatherType=jobacct_gather/linux
 MpiDefault=none
 ReturnToService=2
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout=5
 GresTypes=gpu
 KillWait=20
 MinJobAge=300
@@ -57,8 +57,15 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort={dbd}
 AccountingStoragePass={root}/munge.socket
 AccountingStorageEnforce=associations
-PartitionName=batch Nodes=n[1-{nodes}] Default=YES MaxTime=INFINITE State=UP
-PartitionName=closed Nodes=n1 AllowAccounts=others State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PropagatePrioProcess=1
+PartitionName=batch Nodes=n[1-2] Default=YES State=UP PreemptMode=OFF
+PartitionName=closed Nodes=n1 AllowAccounts=others State=UP PreemptMode=OFF
+PartitionName=lossy Nodes=n3 State=UP PreemptMode=OFF
+PartitionName=spare Nodes=n4 State=UP PreemptMode=OFF
+PartitionName=low Nodes=n[5-6] State=UP PriorityTier=1 GraceTime=60
+PartitionName=high Nodes=n[5-6] State=UP PriorityTier=9 PreemptMode=OFF
 """
 NODE = (
     "NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Sockets=1 CoresPerSocket={cpus}"
@@ -157,9 +164,10 @@ class Daemons:
                 variables = process.environ()
                 if variables.get("SLURMD_NODENAME") == node and variables.get("SLURM_CONF") == str(self.conf):
                     doomed |= {process, *(p for p in process.parents() if p.name().startswith("slurmstepd"))}
-        for process in doomed:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        for end in (psutil.Process.suspend, psutil.Process.kill):  # at once: none may tell Slurm of another's death
+            for process in doomed:
+                with contextlib.suppress(psutil.Error):
+                    end(process)
 
     def end(self, name: str) -> None:
         """End one of our daemons by its pid."""
@@ -173,8 +181,8 @@ class Daemons:
 
     def _write_configuration(self) -> None:
         host = socket.gethostname().partition(".")[0]
-        ports = _free_ports(2 + NODES)
-        values = {"host": host, "root": self.root, "ctld": ports[0], "dbd": ports[1], "nodes": NODES}
+        ports = free_ports(2 + NODES)
+        values = {"host": host, "root": self.root, "ctld": ports[0], "dbd": ports[1]}
         for folder in ("state", "my", *(f"spool/n{n}" for n in range(1, NODES + 1))):
             (self.root / folder).mkdir(parents=True)
         nodes = "".join(
@@ -239,7 +247,7 @@ class Daemons:
         raise RuntimeError(f"waited {seconds:.0f} s for {what}: {error}{logs}")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

@@ -8,8 +8,10 @@ import pty
 import re
 import signal
 import subprocess
-import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +19,12 @@ from nemo_workflow import events
 from nemo_workflow.plan import Plan
 from nemo_workflow.slurm import script
 from nemo_workflow.slurm.cluster import Cluster
-from tests.slurm import plans
+from tests.slurm import login, plans
 from tests.slurm.conftest import REPOSITORY, Runs, wait_for
 from tests.slurm.daemons import Daemons
 from tests.slurm.test_script import made
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("limited")]
 
 
 def steps_of(runs: Runs, name: str) -> list[int]:
@@ -53,26 +55,33 @@ def test_slurm_takes_the_golden_scripts(variant: str, slurm: Daemons, monkeypatc
     assert not Cluster().ask("sbatch", "--test-only", text=too_many).ok
 
 
-REFUSED = [
-    (["-P", "nope"], "--partition nope: no such partition on this cluster; there are: batch, closed"),
-    (["-P", "closed"], "--account a1: partition closed admits only others"),
-    (["-A", "nope"], "--account nope: you are not a member; your accounts are: a1"),
+REFUSED: list[tuple[list[str], list[str]]] = [
+    (["-P", "nope"], ["--partition nope: no such partition on this cluster; there are: batch, closed,"]),
     (
-        ["--accelerator", "gpu", "-G", "9", "-gbs", "72"],
-        "--num-gpus 9: 0 usable nodes of partition batch have that many GPUs",
+        ["-P", "closed", "--accelerator", "gpu", "-G", "9", "-gbs", "72", "--qos", "nope"],
+        [
+            "--account a1: partition closed admits only others",
+            "--num-gpus 9: 0 usable nodes of partition closed have that many GPUs",
+            "--qos nope: account a1 may use normal",
+        ],
     ),
-    (["-N", "3", "-gbs", "24"], "--num-nodes 3: partition batch has 2 usable nodes"),
-    (["--qos", "nope"], "--qos nope: account a1 may use normal"),
-    (["--mem", "900G"], "Requested node configuration is not available; see -N/--num-nodes"),
-    (["--slurm-arg", "frob=1"], "unrecognized option '--frob=1'; see --slurm-arg"),
+    (
+        ["-A", "nope", "-N", "3", "-gbs", "24"],
+        [
+            "--account nope: you are not a member; your accounts are: a1",
+            "--num-nodes 3: partition batch has 2 usable nodes",
+        ],
+    ),
+    (["--mem", "900G"], ["Requested node configuration is not available; see -N/--num-nodes"]),
+    (["--slurm-arg", "frob=1"], ["unrecognized option '--frob=1'; see --slurm-arg"]),
 ]
 
 
-def test_refusals(slurm: Daemons, runs: Runs, tmp_path: Path) -> None:
-    for flags, text in REFUSED:
+def test_refusals(slurm: Daemons, runs: Runs, tmp_path: Path, under_way: Any) -> None:
+    for flags, texts in REFUSED:
         done = runs.pretrain("x", *flags)
         assert (done.returncode, done.stdout) == (2, ""), done
-        assert text in done.stderr
+        assert all(text in done.stderr for text in texts), done.stderr
         assert "Traceback" not in done.stderr
     words = [word for word in runs.words("x") if word != "--no-container"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
@@ -82,25 +91,26 @@ def test_refusals(slurm: Daemons, runs: Runs, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--executor slurm: sbatch can't be run on this machine" in done.stderr
     assert not runs.out.exists()
-    assert slurm.run("squeue", "-h") == ""
+    assert slurm.run("squeue", "-h", "--name=x.train") == ""
 
 
 # -- one job from beginning to end ------------------------------------------------------------------------------------
 
 
-def test_submitted_as_shown_and_unaffected_by_later_changes(slurm: Daemons, runs: Runs, tmp_path: Path) -> None:
+def test_submitted_as_shown_and_unaffected_by_later_changes(
+    slurm: Daemons, runs: Runs, tmp_path: Path, under_way: Any
+) -> None:
     """Detached; the script is the one that --dry-run shows; the environment arrives; GPUs are bound."""
     odd = "a b'\"$HOME;`x`\nsecond line"
     new = REPOSITORY / "nemo_workflow" / "uncommitted.tmp"
     setup = tmp_path / "setup.sh"
     setup.write_text("export FROM_SETUP='c d'\n")
     new.write_text("travels too")
+    variables = {"ODD": odd, "HF_TOKEN": "hf_secretOfTheTest", "SBATCH_PARTITION": "nope"}
+    flags = ("--accelerator", "gpu", "-G", "2", "--setup-file", str(setup))
     try:
-        os.environ |= {"ODD": odd, "HF_TOKEN": "hf_secretOfTheTest", "SBATCH_PARTITION": "nope"}
-        (job,) = runs.stand_in(slurm, "one", "--accelerator", "gpu", "-G", "2", "--setup-file", str(setup))
+        (job,) = runs.stand_in(slurm, "one", *flags, variables=variables)
     finally:
-        for name in ("ODD", "HF_TOKEN", "SBATCH_PARTITION"):
-            os.environ.pop(name, None)
         new.unlink()
     assert (job.attempt / "code" / "nemo_workflow" / "uncommitted.tmp").read_text() == "travels too"
     plan = Plan.from_json((job.attempt / "plan.json").read_text())
@@ -109,7 +119,7 @@ def test_submitted_as_shown_and_unaffected_by_later_changes(slurm: Daemons, runs
     assert ended(job.job_id) == "COMPLETED"
     assert steps_of(runs, "one") == list(range(1, 21))
     for rank in (0, 1):
-        found = runs.environment(rank)
+        found = runs.found_by(rank)
         assert found["ODD"] == odd
         assert found["HF_TOKEN"] == "hf_secretOfTheTest"
         assert found["FROM_SETUP"] == "c d"
@@ -122,7 +132,7 @@ def test_submitted_as_shown_and_unaffected_by_later_changes(slurm: Daemons, runs
     assert runs.control("cancel", "one").returncode == 2
 
 
-def secrets_in(folder: Path) -> list[Path]:
+def secrets_in(folder: Path, secret: bytes = b"hf_secretOfTheTest") -> list[Path]:
     """Files that hold the test's token, in clear or as nemo_run packs its settings (base64 of zlib)."""
     import base64
     import zlib
@@ -136,12 +146,12 @@ def secrets_in(folder: Path) -> list[Path]:
                     content += zlib.decompress(base64.urlsafe_b64decode(packed))
                 except (ValueError, zlib.error):
                     continue
-            if b"hf_secretOfTheTest" in content:
+            if secret in content:
                 found.append(path)
     return found
 
 
-def test_a_failing_rank(slurm: Daemons, runs: Runs) -> None:
+def a_failing_rank(slurm: Daemons, runs: Runs) -> None:
     """Two nodes; --requeue brings a failed job back only as long as it had saved something new."""
     (job,) = runs.stand_in(slurm, "bad", "-N", "2", "--requeue", "3", save_at=4, fail_at=6, fail_rank=1)
     assert ended(job.job_id) == "FAILED"
@@ -168,7 +178,7 @@ def broken_python(runs: Runs) -> Path:
     return path
 
 
-def test_cancel(slurm: Daemons, runs: Runs) -> None:
+def cancel(slurm: Daemons, runs: Runs) -> None:
     """Ours saves and is not requeued; a second start is refused meanwhile; Slurm's scancel is told as what it is."""
     (job,) = runs.stand_in(slurm, "c", "--max-steps", "900", "--requeue", "3")
     reach(runs, "c", 5)
@@ -186,39 +196,95 @@ def test_cancel(slurm: Daemons, runs: Runs) -> None:
     assert "CANCELLED" in runs.control("status", "d").stdout
 
 
-def test_requeue(slurm: Daemons, runs: Runs) -> None:
+def requeue(slurm: Daemons, runs: Runs) -> None:
     """SIGUSR1 to the ranks, scontrol requeue, and a lost node: each time the job comes back and goes on."""
-    (job,) = runs.stand_in(slurm, "r", "--requeue", "3", "--max-steps", "150")
+    (job,) = runs.stand_in(slurm, "r", "-P", "lossy", "--requeue", "3", "--max-steps", "100")
     reach(runs, "r", 3)
     slurm.run("scancel", "--signal=USR1", job.job_id)
-    _restart(job.job_id, 1)
+    _goes_on(runs, "r", 1)
     slurm.run("scontrol", "requeue", job.job_id)
-    _restart(job.job_id, 2)
-    node = Cluster().job(job.job_id)
-    assert node is not None
-    number = int(node.nodes.removeprefix("n"))
-    slurm.lose_node(number)
+    _goes_on(runs, "r", 2)
+    slurm.lose_node(3)
     try:
         wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 3, 90)
     finally:
-        slurm.start_node(number)
+        slurm.start_node(3)
     assert ended(job.job_id) == "COMPLETED"
     # two clean stops lose no step; the lost node loses what was not saved
     steps = steps_of(runs, "r")
-    assert steps[-1] == 150
-    assert sorted(set(steps)) == list(range(1, 151))
+    assert steps[-1] == 100
+    assert sorted(set(steps)) == list(range(1, 101))
 
 
-def _restart(job_id: str, number: int) -> None:
-    def running() -> bool:
-        state = Cluster().job(job_id)
-        return state is not None and state.name == "RUNNING" and state.restarts == number
+def _goes_on(runs: Runs, name: str, restart: int) -> None:
+    """Wait until a run has taken steps after a restart."""
 
-    wait_for(running)
-    time.sleep(2.5)  # until the stand-in takes steps
+    def stepping() -> bool:
+        kinds = [event["event"] for event in events.read(runs.out / name / events.FILE)]
+        return kinds.count("start") == restart + 1 and kinds[-3:] == ["step"] * 3
+
+    wait_for(stepping, 90)
 
 
-def test_chain(slurm: Daemons, runs: Runs) -> None:
+def preemption(slurm: Daemons, runs: Runs) -> None:
+    """A job of a higher partition takes the node; without --requeue the run has saved and is over."""
+    (job,) = runs.stand_in(slurm, "p", "-P", "low", "-N", "2", "--max-steps", "900")
+    reach(runs, "p", 3)
+    other = preempt(slurm)
+    assert ended(job.job_id) == "FAILED"
+    assert job.exit_code(0) == 75
+    assert "(stopped when asked)" in runs.control("status", "p").stdout
+    assert ended(other) == "COMPLETED"
+
+
+def preempt(slurm: Daemons) -> str:
+    """Submit a short job that Slurm makes room for in partition `low`; returns its id."""
+    words = ("-A", "a1", "-p", "high", "-N", "2", "-t", "1", "--mem=19500", "-o", "/dev/null", "--wrap", "sleep 1")
+    return slurm.run("sbatch", "--parsable", *words).strip()
+
+
+def through_ssh(slurm: Daemons, runs: Runs) -> None:
+    """A machine without Slurm submits over ssh, follows, shows and cancels; its environment stays behind."""
+    reason = login.missing()
+    if reason:
+        pytest.skip(reason)
+    place = runs.out.parent
+    secret, setup = place / "secret.sh", place / "setup.sh"
+    secret.write_text("export HF_TOKEN=hf_secretOfTheTest\n")
+    secret.chmod(0o600)
+    setup.write_text(f". {secret}\n")
+    node = login.Login(place, slurm.conf)
+    try:
+        runs.environment = node.environment
+        done = runs.pretrain("far", HF_TOKEN="hf_otherSecret")
+        assert (done.returncode, "sbatch can't be run on this machine" in done.stderr) == (2, True), done
+        done = runs.pretrain("far", "--ssh", "nowhere.test")
+        assert (done.returncode, "--ssh nowhere.test: ssh can't log in" in done.stderr) == (2, True), done
+        flags = ("--ssh", login.HOST, "--setup-file", str(setup), "--slurm-arg", "hold", "--max-steps", "900")
+        process = runs.start("far", *flags, "--wait", HF_TOKEN="hf_otherSecret")
+        (job,) = wait_for(lambda: runs.jobs("far"), 120)
+        assert "PENDING" in runs.control("status", "far").stdout
+        runs.replace(slurm, "far")
+        reach(runs, "far", 5)
+        assert "stand-in at step 5\n" in runs.control("logs", "far").stdout
+        done = runs.control("cancel", job.job_id)
+        assert (done.returncode, "is saved" in done.stdout) == (0, True), done
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 143, out
+        assert "HF_TOKEN of this shell does not travel" in out
+        assert "FAILED on n" in runs.control("status", "far").stdout
+        assert runs.found_by(0)["HF_TOKEN"] == "hf_secretOfTheTest"
+        assert secrets_in(runs.out) == []
+        assert secrets_in(runs.out, b"hf_otherSecret") == []
+        node.settings.write_text(f"Include {node.move_settings()}\n")
+        done = runs.pretrain("other", "--ssh", login.HOST)  # OpenSSH gets in, paramiko reads no Include
+        assert (done.returncode, "nemo_run's own client (paramiko) does not" in done.stderr) == (2, True), done
+        assert not (runs.out / "other").exists()
+    finally:
+        node.stop()
+
+
+def chain(slurm: Daemons, runs: Runs) -> None:
     """A link that saved and stopped lets the next begin; a failed one ends the chain."""
     first, second = runs.stand_in(slurm, "ch", "--chain", "2", "--max-steps", "60")
     reach(runs, "ch", 3)
@@ -233,7 +299,26 @@ def test_chain(slurm: Daemons, runs: Runs) -> None:
     assert not (runs.out / "cf" / "attempts" / second.attempt.name / "begun-0").exists()
 
 
-def test_without_accounting(slurm: Daemons, runs: Runs) -> None:
+# -- the scenarios above wait more than they compute: each has a thread -----------------------------------------------
+
+SCENARIOS = (a_failing_rank, cancel, requeue, preemption, chain, through_ssh)
+
+
+@pytest.fixture(scope="module")
+def under_way(
+    slurm: Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[str, Future[None]]]:
+    """The scenarios that were selected, by name; all begin with the first test that asks."""
+    selected = [item.name for item in request.session.items]
+    chosen = [one for one in SCENARIOS if f"test_scenario[{one.__name__}]" in selected]
+    with ThreadPoolExecutor(len(SCENARIOS)) as pool:
+        yield {
+            one.__name__: pool.submit(one, slurm, Runs(corpus, tmp_path_factory.mktemp(one.__name__)))
+            for one in chosen
+        }  # fmt: skip
+
+
+def test_without_accounting(slurm: Daemons, runs: Runs, under_way: Any) -> None:
     slurm.end("slurmdbd")
     try:
         (job,) = runs.stand_in(slurm, "na")
@@ -246,7 +331,7 @@ def test_without_accounting(slurm: Daemons, runs: Runs) -> None:
         slurm.start_accounting()
 
 
-def test_following(slurm: Daemons, runs: Runs) -> None:
+def test_following(slurm: Daemons, runs: Runs, under_way: Any) -> None:
     """Ctrl-C asks once: detach leaves the job, cancel ends it. A job that Slurm has forgotten is told by its own code."""
     (job,) = runs.stand_in(slurm, "f", "--max-steps", "900")
     code, text = _answer(runs, "f", "d")
@@ -300,3 +385,8 @@ def _answer(runs: Runs, name: str, reply: str) -> tuple[int, str]:
         read_until("\0")  # until its end
     os.close(master)
     return process.wait(60), text
+
+
+@pytest.mark.parametrize("name", [scenario.__name__ for scenario in SCENARIOS])
+def test_scenario(name: str, under_way: dict[str, Future[None]]) -> None:
+    under_way[name].result()

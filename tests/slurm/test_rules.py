@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from nemo_workflow import options
-from nemo_workflow.slurm import cluster, rules
+from nemo_workflow.errors import Refusal
+from nemo_workflow.slurm import cluster, login, rules
 from nemo_workflow.slurm.cluster import Answer, Cluster, JobState
 from nemo_workflow.slurm.jobs import Job
 from nemo_workflow.slurm.preflight import gpu_count
@@ -98,6 +101,14 @@ def test_the_reason_of_an_error_is_its_last_telling_line() -> None:
     assert Answer(1, "", "sbatch: error: Batch job submission failed: Invalid qos\n").reason.endswith("Invalid qos")
 
 
+def test_a_cluster_that_cannot_be_asked_has_not_forgotten_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"scontrol": Answer(255, "", "ssh: connect to host login port 22: Connection refused\n")}
+    monkeypatch.setattr(Cluster, "ask", lambda self, *words, **_: said.get(words[0], Answer(255, "", "")))
+    assert Cluster("login").job("7") == JobState("UNKNOWN", "connect to host login port 22: Connection refused")
+    said["scontrol"] = Answer(1, "", "slurm_load_jobs error: Invalid job id specified\n")
+    assert Cluster("login").job("7") is None
+
+
 def test_a_missing_and_a_silent_command() -> None:
     assert Cluster().ask("no-such-command").code == 127
     assert "no answer" in Cluster().ask("sleep", "5", seconds=0.2).reason
@@ -115,3 +126,33 @@ def test_a_jobs_restarts_are_counted_by_what_its_script_left(tmp_path: Path) -> 
         (tmp_path / f"begun-{number}").touch()
     (tmp_path / "exit-10").write_text("75\n")
     assert (job.restarts, job.exit_code(10), job.exit_code(1)) == (10, 75, None)
+
+
+@pytest.fixture
+def ssh_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A settings file that the real ssh reads in place of the user's."""
+    ssh = shutil.which("ssh")
+    if not ssh:
+        pytest.skip("OpenSSH's client is not installed")
+    path, wrapper = tmp_path / "config", tmp_path / "ssh"
+    wrapper.write_text(f'#!/bin/sh\nexec {ssh} -F {path} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return path
+
+
+def test_a_login_is_what_ssh_makes_of_it(ssh_config: Path) -> None:
+    key = ssh_config.with_name("key")
+    key.touch()
+    ssh_config.write_text(f"Host far\n  HostName real.test\n  User bob\n  Port 2022\n  IdentityFile {key}\n")
+    assert login.resolve("far") == login.Login("far", "bob", 2022, str(key))
+    assert login.resolve("eve@real.test:23") == login.Login("real.test", "eve", 23, None)
+
+
+def test_a_setting_that_rsync_would_lose_is_refused(ssh_config: Path) -> None:
+    text = "Host far {}\n  ProxyJump gate\nHost far\n  HostName real.test\n"
+    ssh_config.write_text(text.format(""))
+    with pytest.raises(Refusal, match=r"--ssh far: ~/.ssh/config sets proxyjump for far .* write `Host far real.test`"):
+        login.resolve("far")
+    ssh_config.write_text(text.format("real.test"))
+    assert login.resolve("far").name == "far"

@@ -46,6 +46,22 @@ def test_the_links_of_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "after_stop=75 " in last
 
 
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("nvcr.io/nvidia/nemo:25.09", "nvcr.io#nvidia/nemo:25.09"),
+        ("nvcr.io#nvidia/nemo:25.09", "nvcr.io#nvidia/nemo:25.09"),
+        ("ubuntu:24.04", "ubuntu:24.04"),
+        ("org/image", "org/image"),
+        ("/shared/images/nemo.sqsh", "/shared/images/nemo.sqsh"),
+        ("./nemo.v2/x.sqsh", "./nemo.v2/x.sqsh"),
+        ("dockerd://a.b/c", "dockerd://a.b/c"),
+    ],
+)
+def test_an_image_is_named_as_every_enroot_takes_it(image: str, name: str) -> None:
+    assert script.image_name(image) == name
+
+
 def test_mounts_cover_what_the_ranks_open() -> None:
     assert script.container_mounts(plans.plan("container"))[:2] == [
         "/shared/data:/shared/data:ro",

@@ -15,11 +15,12 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
              fill             the disk fills up but for 20 MB, until the run goes on (point save.begun only)
-             term             SIGTERM to the launcher
+             usr1             SIGUSR1 to the launcher
              launcher         kill -9 of the launcher
              group            kill -9 of the launcher, torchrun and every rank at once
 
-RECORD=FILE appends a line "rank part index epoch number source" for each sample that a rank reads.
+RECORD=FILE appends a line "rank part index epoch number source tokens" for each sample that a rank reads; of the tokens
+a hash.
 SLOW=SECONDS makes each step take that much longer. ASYNC=1 leaves saves in the background on, as on a GPU.
 """
 
@@ -63,8 +64,8 @@ def _act(action: str) -> None:
     if action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
-    if action == "term":
-        os.kill(launcher, signal.SIGTERM)
+    if action == "usr1":
+        os.kill(launcher, signal.SIGUSR1)
     if action == "launcher":
         os.kill(launcher, signal.SIGKILL)
     if action == "group":
@@ -213,26 +214,32 @@ def _load(step: int, action: str) -> None:
 
 
 def _record(path: str) -> None:
+    import xxhash
+
     from nemo_workflow import order
 
     out = open(path, "a", buffering=1)  # noqa: SIM115, PTH123
-
-    def note(self, index) -> None:
-        place = order.describe(self, index)
-        fields = (os.environ["RANK"], self.part, index, place["epoch"], place["number_in_epoch"], place["source"])
-        out.write("\t".join(map(str, fields)) + "\n")
-
     # Megatron's loader asks the outermost dataset: a blend, or the one source there is
-    blended = [False]
-    order.OrderedDataset.part = property(lambda self: self.index_split.name)
-    order.OrderedBlend.part = property(lambda self: self.split.name)
+    outermost: list = []
 
-    def note_blend(self, index) -> None:
-        blended[0] = True
-        note(self, index)
+    def noted(dataset_class, part) -> None:
+        read = dataset_class.__getitem__
 
-    _wrap(order.OrderedBlend, "__getitem__", before=note_blend)
-    _wrap(order.OrderedDataset, "__getitem__", before=lambda s, i: None if blended[0] else note(s, i))
+        def note_and_read(self, index):
+            if not outermost:
+                outermost.append(dataset_class)
+            item = read(self, index)
+            if dataset_class is outermost[0]:
+                place = order.describe(self, index)
+                tokens = xxhash.xxh3_64_hexdigest(item["tokens"].numpy().tobytes())
+                fields = (os.environ["RANK"], part(self), index, place["epoch"], place["number_in_epoch"])
+                out.write("\t".join(map(str, (*fields, Path(place["source"]).name, tokens))) + "\n")
+            return item
+
+        dataset_class.__getitem__ = note_and_read
+
+    noted(order.OrderedDataset, lambda dataset: dataset.index_split.name)
+    noted(order.OrderedBlend, lambda dataset: dataset.split.name)
 
 
 _POINTS = {

@@ -88,7 +88,7 @@ if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER
 
 # Command 1
 
-srun --output /shared/runs/gold/attempts/20260102-030405/log-gold.train_%j_${SLURM_RESTART_COUNT:-0}.out --container-image nvcr.io/nvidia/nemo:dev --container-mounts /shared/data:/shared/data:ro,/shared/runs:/shared/runs,/shared/runs/gold/slurm/experiments/pretrain/pretrain_20260102-030405/train:/nemo_run --container-workdir /nemo_run/code --container-env TOKENIZERS_PARALLELISM,CUDA_DEVICE_MAX_CONNECTIONS,TORCH_NCCL_AVOID_RECORD_STREAMS --wait=60 --kill-on-bad-exit=1 "$python" "$attempt/code/rank.py" "$attempt"
+srun --output /shared/runs/gold/attempts/20260102-030405/log-gold.train_%j_${SLURM_RESTART_COUNT:-0}.out --container-image nvcr.io#nvidia/nemo:dev --container-mounts /shared/data:/shared/data:ro,/shared/runs:/shared/runs,/shared/runs/gold/slurm/experiments/pretrain/pretrain_20260102-030405/train:/nemo_run --container-workdir /nemo_run/code --container-env TOKENIZERS_PARALLELISM,CUDA_DEVICE_MAX_CONNECTIONS,TORCH_NCCL_AVOID_RECORD_STREAMS --wait=60 --kill-on-bad-exit=1 "$python" "$attempt/code/rank.py" "$attempt"
 
 exitcode=$?
 

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""The cases of docs/performance.md, docs/memory.md and docs/gpu.md for run_cases.py, in parts of under ten minutes on an H100.
+
+    python benchmarks/gpu/cases.py FOLDER        writes FOLDER/0.json … 4.json
+
+0 tests/gpu, with a small vocabulary (--data with tokenizer/, dataset/ and dense/, a checkpoint of multi_gpu_models.py); 1 the command itself; 2 llama32_1b against stock and transformers, and what each setting brings; 3 other models and fp8
+recipes; 4 losses over hundreds of steps, memory, the largest models. In each part what matters most comes first.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+Case = dict[str, Any]
+ONE_B = "llama32_1b"
+DATA = ["--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}", "--seed", "1234"]
+UNIFORM = "--recompute-granularity full --recompute-method uniform --recompute-num-layers"
+BLOCK = "--recompute-granularity full --recompute-method block --recompute-num-layers"
+
+
+def ours(name: str, model: str = ONE_B, flags: str = "", batch: int = 16, steps: int = 8, **more: Any) -> Case:
+    """Our command with no tuning flags but those named; the micro batch is the memory plan's."""
+    words = ["--model-name", model, *DATA, "-E", name, "-gbs", str(batch), "--max-steps", str(steps)]
+    return {"name": name, "flags": [*words, "--val-check-interval", str(steps), *flags.split()], **more}
+
+
+def stock(name: str, model: str = ONE_B, micro: int = 1, batch: int = 16, steps: int = 8, **more: Any) -> Case:
+    """NeMo's recipe as it is."""
+    sizes = {"micro_batch": micro, "global_batch": batch, "vocabulary": 128256, "steps": steps}
+    return {"name": name, "kind": "stock", "model": model, **sizes, **more}
+
+
+def memory(name: str, flags: str, model: str = ONE_B, batch: int = 4, **more: Any) -> Case:
+    """Three steps: a run's memory is that of its second step."""
+    return ours(name, model, flags, batch, steps=3, seconds=20, timeout=90, **more)
+
+
+def tests_part() -> list[Case]:
+    from tests.gpu.cases import all_cases
+
+    same = (
+        "-mbs 2 --seq-length 256 --lr 1e-3 --save-every 30 --nemo-model {model}"  # as multi_gpu.py's one rank on a CPU
+    )
+    return [*all_cases(), {**ours("from_weights", "llama_tiny", same, steps=30), "small": True}]
+
+
+def first_part() -> list[Case]:
+    command = ["-M", ONE_B, *DATA, "-E", "command", "-gbs", "16", "--max-steps", "8", "--val-check-interval", "8"]
+    return [
+        {"name": "command", "kind": "launch", "flags": command, "seconds": 60},
+        {"name": "command_again", "kind": "launch", "flags": command, "seconds": 60},  # with compiled kernels on disk
+    ]
+
+
+def second_part() -> list[Case]:
+    graphs = {
+        "model.config.cuda_graph_impl": "local",
+        "model.config.use_te_rng_tracker": True,
+        "trainer.strategy.use_te_rng_tracker": True,
+    }
+    return [
+        ours("ours_bf16", first=True),
+        stock("stock_mbs1"),
+        ours("ours_kernels", kernels=True),
+        ours("ours_fp8", flags="--fp8"),
+        {"name": "peer_mbs2", "kind": "peer", "micro_batch": 2, "global_batch": 16, "steps": 7, "seconds": 60},
+        stock("stock_mbs2", micro=2),
+        ours("ours_fp8_kernels", flags="--fp8", kernels=True),
+        ours("ours_bf16_second", kernels=True),  # how far two runs of one thing lie apart
+        stock("stock_mbs1_second"),
+        ours("kernels_no_guard", kernels=True, no_guard=True),
+        ours("kernels_graphs", kernels=True, set=graphs),
+        ours("kernels_expandable", kernels=True, env={"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
+        ours("te_activation", set={"model.config.use_te_activation_func": True}),
+        ours("plain_head", plain_head=True),
+        ours("kernels_bf16_gradients", kernels=True, set={"trainer.plugins.grad_reduce_in_fp32": False}),
+        ours("kernels_connections", kernels=True, env={"CUDA_DEVICE_MAX_CONNECTIONS": "8"}),
+        ours("kernels_profile", kernels=True, profile=True, steps=10),
+        ours("kernels_batch64", kernels=True, batch=64, steps=7, timeout=150, seconds=90),
+        stock("stock_batch64", batch=64, steps=6, timeout=150, seconds=100),
+    ]
+
+
+def third_part() -> list[Case]:
+    return [
+        ours("qwen25_500m", "qwen25_500m", batch=32),
+        stock("qwen25_500m_stock", "qwen25_500m", micro=2, batch=32),
+        ours("qwen25_1p5b", "qwen25_1p5b", batch=32),
+        stock("qwen25_1p5b_stock", "qwen25_1p5b", micro=1, batch=32),
+        ours("llama32_3b_block8", "llama32_3b", f"-mbs 1 {BLOCK} 8", batch=8, steps=7),
+        ours("llama32_3b_plain", "llama32_3b", "-mbs 1", batch=8, steps=7),
+        stock("llama32_3b_stock", "llama32_3b", batch=8, steps=6),
+        ours("tiny", "llama_tiny", batch=256, steps=20),
+        stock("tiny_stock", "llama_tiny", micro=1, batch=256, steps=8),
+        stock("tiny_stock_mbs64", "llama_tiny", micro=64, batch=256, steps=20),
+        ours("fp8_tensorwise", flags="--fp8 --fp8-recipe tensorwise"),
+        ours("fp8_blockwise", flags="--fp8 --fp8-recipe blockwise"),
+        ours("fp8_attention", flags="--fp8", set={"trainer.plugins.fp8_dot_product_attention": True}),
+        ours("fp8_profile", flags="--fp8", profile=True, kernels=True, steps=10),
+        ours("llama32_3b_uniform", "llama32_3b", f"{UNIFORM} 1", batch=16, steps=6),
+        ours("llama32_3b_fp8", "llama32_3b", f"-mbs 1 --fp8 {BLOCK} 8", batch=8, steps=7),
+    ]
+
+
+def fourth_part() -> list[Case]:
+    short = "--seq-length 2048 -mbs 4 --lr 3e-4 --warmup-steps 20"
+    long = {"timeout": 260, "seconds": 120}
+    return [
+        ours("losses_bf16", flags=short, batch=8, steps=500, **long),
+        ours("losses_fp8", flags=f"{short} --fp8", batch=8, steps=500, **long),
+        ours("losses_stock", flags=short, batch=8, steps=200, stock=True, timeout=150, seconds=80),
+        memory("m_optim1", "-mbs 2 --optim-cpu-offloading"),
+        memory("m_optim05", "-mbs 2 --optim-cpu-offloading --optim-cpu-offloading-frac 0.5"),
+        memory("m_act8", "-mbs 2 --cpu-offloading --cpu-offloading-layers 8 --cpu-offloading-activations"),
+        memory("m_weights8", "-mbs 2 --cpu-offloading --cpu-offloading-layers 8 --cpu-offloading-weights"),
+        memory("m_uniform", f"-mbs 4 {UNIFORM} 1", batch=8),
+        memory("m_block8", f"-mbs 2 {BLOCK} 8"),
+        memory("m_selective", "-mbs 2 --recompute-granularity selective"),
+        memory("largest_offload", f"-mbs 1 --seq-length 2048 --optim-cpu-offloading {UNIFORM} 1", "nemotron3_8b", 2),
+        memory("largest_recompute", f"-mbs 1 --seq-length 2048 {UNIFORM} 1", "qwen3_4b", 2),
+        memory("largest_plain", "-mbs 1 --seq-length 2048", "phi3_mini_4k_instruct", 2),
+        memory("m_plain", "-mbs 2"),
+        memory("m_fp32", "-mbs 1 --precision 32 --seq-length 2048", batch=2),
+        memory("m_1", "-mbs 1", batch=2),
+        memory("m_fp8", "-mbs 2 --fp8"),
+    ]
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate((tests_part(), first_part(), second_part(), third_part(), fourth_part())):
+        (folder / f"{number}.json").write_text(json.dumps(part, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""pretrain_llm.py as a user starts it, timed from outside: where the time from the command to the first step goes.
+
+A case of run_cases.py: `flags`. The rank's own events and the times of its log files are what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    case, folder, data = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer")}
+    flags = [places.get(word, word) for word in case["flags"]]
+    if case.get("rehearse"):
+        flags += ["--accelerator", "cpu"]
+    sys.stdin.readline()
+    began = time.time()
+    command = [sys.executable, "pretrain_llm.py", *flags, "-G", "1", "--output-dir", str(folder)]
+    code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+    ended = time.time()
+    if code:
+        sys.exit(code)
+    (folder / "result.json").write_text(json.dumps(measured(folder, began, ended)))
+    shutil.rmtree(next(folder.glob("*/checkpoints")))  # 14 bytes a parameter
+
+
+def measured(folder: Path, began: float, ended: float) -> dict[str, Any]:
+    """Seconds from the command to each stage of the start, and the run's own numbers."""
+    metrics = next(folder.glob("*/metrics.jsonl"))
+    history = [json.loads(line) for line in metrics.read_text().splitlines()]
+    start = next(event for event in history if event["event"] == "start")
+    steps = [event for event in history if event["event"] == "step"]
+    log = next(metrics.parent.glob("attempts/*/rank0.log"))
+    timed = steps[4:] or steps
+    return {
+        "start": {
+            "command to the rank's process and its first line": round(birth(log) - began, 2),
+            "imports": round(start["time"] - start["setup_seconds"] - birth(log), 2),
+            "model, data, optimizer": start["setup_seconds"],
+            "first step": steps[0]["seconds"],
+            "command to the end of the first step": round(start["time"] + steps[0]["seconds"] - began, 2),
+            "last step to the command's end": round(ended - steps[-1]["time"], 2),
+        },
+        "tok_s": statistics.median(event["tokens_per_second"] for event in timed),
+        "mfu": statistics.median(event.get("mfu", 0) for event in timed),
+        "alloc": steps[-1]["memory_bytes"] / 2**30,
+        "loss": steps[-1]["loss"],
+        "step_seconds": [event["seconds"] for event in steps],
+    }
+
+
+def birth(path: Path) -> float:
+    """When a file was made, where the file system remembers; else when its folder last changed."""
+    found = subprocess.run(
+        ["stat", "-c", "%.3W", str(path)], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return float(found) if found not in ("", "-", "0.000") else path.parent.stat().st_mtime
+
+
+if __name__ == "__main__":
+    main()

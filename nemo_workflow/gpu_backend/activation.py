@@ -1,0 +1,60 @@
+"""SwiGLU's backward pass as one kernel that writes both halves of the gradient where they belong.
+
+megatron-core compiles it from PyTorch with a concatenation at the end, and that kernel reaches 2.3 TB/s of the 3.0 TB/s
+that an H100 copies with. The arithmetic is the same: fp32 inside, rounded once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK, WARPS = 2048, 8  # columns a program: 16 bytes a thread and load
+
+
+@triton.jit
+def _gradient(gradient, joint, result, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """d/d(gate, up) of silu(gate) x up, for a row of `joint` = (gate, up), each `width` wide."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    gate = tl.load(joint + row * 2 * width + column, mask=inside).to(tl.float32)
+    up = tl.load(joint + row * 2 * width + width + column, mask=inside).to(tl.float32)
+    above = tl.load(gradient + row * width + column, mask=inside).to(tl.float32)
+    open_ = 1.0 / (1.0 + tl.exp(-gate))
+    of_gate = above * up * open_ * (1.0 + gate * (1.0 - open_))
+    of_up = above * gate * open_
+    kind = result.dtype.element_ty
+    tl.store(result + row * 2 * width + column, of_gate.to(kind), mask=inside)
+    tl.store(result + row * 2 * width + width + column, of_up.to(kind), mask=inside)
+
+
+def swiglu_gradient(gradient: torch.Tensor, joint: torch.Tensor) -> torch.Tensor:
+    """Gradient (…, 2 f) of SwiGLU's input `joint` (…, 2 f) from that of its output (…, f); both contiguous."""
+    width = gradient.shape[-1]
+    result = torch.empty_like(joint)
+    rows = gradient.numel() // width
+    grid = (rows, triton.cdiv(width, BLOCK))
+    _gradient[grid](gradient, joint, result, width, BLOCK=BLOCK, num_warps=WARPS)
+    return result
+
+
+def install() -> None:
+    """Let megatron-core's SwiGLU take this way for plain bf16 tensors. Imports megatron-core."""
+    from megatron.core.fusions.fused_bias_swiglu import SwiGLUFunction
+
+    stock = SwiGLUFunction.backward
+
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        if ctx.fp8_input_store or not fits(gradient, ctx.saved_tensors[0]):
+            return stock(ctx, gradient)
+        return swiglu_gradient(gradient, ctx.saved_tensors[0]), None, None
+
+    SwiGLUFunction.backward = staticmethod(backward)
+
+
+def fits(gradient: torch.Tensor, joint: torch.Tensor) -> bool:
+    return gradient.dtype == joint.dtype == torch.bfloat16 and gradient.is_contiguous() and joint.is_contiguous()

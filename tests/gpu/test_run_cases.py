@@ -1,0 +1,98 @@
+"""How run_cases.py spends its time, with small scripts in place of trainings: no GPU, no NeMo."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "benchmarks" / "gpu"))
+
+import cases as all_parts  # noqa: E402
+import run_cases  # noqa: E402
+
+SCRIPT = """
+import json, pathlib, sys, time
+case, folder = json.loads(sys.argv[1]), pathlib.Path(sys.argv[2])
+sys.stdin.readline()
+began = time.time()
+time.sleep(case.get("sleep", 0))
+if case.get("fail"):
+    sys.exit("OutOfMemoryError: it was too much")
+(folder / "result.json").write_text(json.dumps({"tok_s": 5, "began": began, "ended": time.time()}))
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    monkeypatch.setitem(run_cases.SCRIPTS, "train", str(script))
+    monkeypatch.setattr(run_cases, "SECONDS", 0.1)
+
+    def run(*cases: dict[str, Any], limit: float = 60) -> dict[str, dict[str, Any]]:
+        options = argparse.Namespace(out=tmp_path / "out", data=tmp_path, limit=limit, ahead=6)
+        options.stop_after_first = bool(cases[0].get("first"))
+        (tmp_path / "out").mkdir()
+        results = run_cases.Runner(list(cases), options).run()
+        written = [json.loads(text) for text in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+        assert {result["name"] for result in written} == {case["name"] for case in cases}
+        return {result["name"]: result for result in results}
+
+    return run
+
+
+def test_a_case_that_fails_or_hangs_costs_only_itself(run: Any) -> None:
+    found = run({"name": "oom", "fail": True}, {"name": "hangs", "sleep": 60, "timeout": 0.5}, {"name": "good"})
+    assert "it was too much" in found["oom"]["error"]
+    assert found["hangs"]["error"].startswith("killed, too late")
+    assert found["good"]["tok_s"] == 5
+
+
+def test_trainings_never_overlap_but_small_ones(run: Any) -> None:
+    alone = [{"name": f"alone{n}", "sleep": 0.2} for n in range(3)]
+    small = [{"name": f"small{n}", "sleep": 0.7, "small": True} for n in range(3)]
+    found = run(*alone, *small, {"name": "last", "sleep": 0.1})
+    times = [(found[name]["began"], found[name]["ended"]) for name in ("alone0", "alone1", "alone2")]
+    times += [(found["small0"]["began"], max(found[f"small{n}"]["ended"] for n in range(3)))]
+    times += [(found["last"]["began"], found["last"]["ended"])]
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(times))
+    assert max(found[f"small{n}"]["began"] for n in range(3)) < min(found[f"small{n}"]["ended"] for n in range(3))
+
+
+def test_a_run_gone_on_with_waits_for_its_first_part(run: Any) -> None:
+    found = run({"name": "one", "sleep": 0.5, "small": True}, {"name": "again", "again": "one", "small": True})
+    assert found["one"]["ended"] <= found["again"]["began"]
+
+
+def test_the_limit_ends_what_runs_and_starts_nothing_that_needs_longer(run: Any) -> None:
+    began = time.monotonic()
+    found = run({"name": "long", "sleep": 60}, {"name": "next", "seconds": 9}, limit=1.5)
+    assert time.monotonic() - began < 20
+    assert found["long"]["error"].startswith("killed, too late")
+    assert found["next"]["error"] == "not run: out of time"
+
+
+def test_nothing_is_run_after_a_first_case_that_fails(run: Any) -> None:
+    found = run({"name": "one", "fail": True, "first": True}, {"name": "two"})
+    assert found["two"]["error"] == "not run: out of time"
+
+
+def test_every_case_can_be_rehearsed_and_named_once() -> None:
+    parts = [all_parts.tests_part(), all_parts.first_part(), all_parts.second_part(), all_parts.third_part()]
+    parts.append(all_parts.fourth_part())
+    for part in parts:
+        assert len({case["name"] for case in part}) == len(part)
+        for case in part:
+            rehearsed = run_cases.rehearsed(case)
+            assert not {"--fp8", "--precision", "--optim-cpu-offloading"} & set(rehearsed.get("flags", ()))
+            assert rehearsed["model"] == "llama_tiny"
+            if case.get("again"):
+                assert case["again"] in {other["name"] for other in part}

@@ -1,0 +1,45 @@
+"""What is set beyond the stock recipe, on recipes that are plain objects: no NeMo here."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nemo_workflow import performance
+
+LLAMA = {
+    "cross_entropy_loss_fusion": True,
+    "position_embedding_type": "rope",
+    "rotary_percent": 1.0,
+    "qk_layernorm": False,
+    "rotary_interleaved": False,
+}
+
+
+def applied(pipeline: int = 1, virtual: int = 1, context: int = 1, **config: Any) -> dict[str, Any]:
+    recipe = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(**{**LLAMA, **config})))
+    layout = SimpleNamespace(pipeline=pipeline, virtual_pipeline=virtual, context=context)
+    done = performance.apply(recipe, SimpleNamespace(layout=layout))
+    values = vars(recipe.model.config)
+    return {field.rpartition(".")[2]: values[field.rpartition(".")[2]] for field in done}
+
+
+def test_a_llama_gets_the_fused_loss_and_rotary() -> None:
+    assert applied() == {"cross_entropy_fusion_impl": "te", "fused_single_qkv_rope": True}
+
+
+@pytest.mark.parametrize(
+    "config", [{"qk_layernorm": True}, {"rotary_percent": 0.5}, {"position_embedding_type": "yarn"}]
+)
+def test_queries_that_are_not_turned_whole_keep_their_own_way(config: dict[str, Any]) -> None:
+    assert "fused_single_qkv_rope" not in applied(**config)
+
+
+def test_virtual_stages_overlap_their_transfers() -> None:
+    """Batched sends with two stages go to one rank and can't be told apart."""
+    found = applied(pipeline=2, virtual=2)
+    assert found["overlap_p2p_comm"] is True
+    assert found["batch_p2p_comm"] is False
+    assert "overlap_p2p_comm" not in applied(pipeline=2)
