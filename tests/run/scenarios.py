@@ -54,7 +54,7 @@ def at_step(step: int) -> Callable[[dict[str, Any]], bool]:
 
 @scenario()
 def one_rank(place: Place) -> Any:
-    """The uninterrupted run on one rank, all checkpoints kept; --deterministic, as the run that is killed and compared."""
+    """The uninterrupted run on one rank, all checkpoints kept; --deterministic, as all runs that are compared with it."""
     run = place.experiment(flags=("--keep-checkpoints", "-1", "--deterministic"))
     must(run.start(record=place.folder / "record"))
     return SimpleNamespace(run=run, record=place.folder / "record", history=run.history())
@@ -140,7 +140,7 @@ def signals(place: Place) -> Any:
     corpus = place.folder / f"corpus {ODD_NAME}"
     shutil.copytree(place.corpus, corpus)
     write_code(corpus / "tokenizer", place.folder / "it ran", "PreTrainedTokenizerFast")
-    run = Experiment(corpus, place.folder / ODD_NAME)
+    run = Experiment(corpus, place.folder / ODD_NAME, flags=("--deterministic",))
     seen = SimpleNamespace(run=run, codes=[], whole=[], outputs=[], record=place.folder / "record")
     seen.trap, record = place.folder / "it ran", seen.record
     for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT), (0, signal.SIGUSR1)):

@@ -19,7 +19,7 @@ def main() -> None:
     corpus, folder, facts = map(Path, sys.argv[1:])
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}m", "tmpfs", folder], check=True)
-    run = Experiment(corpus, folder)
+    run = Experiment(corpus, folder, flags=("--deterministic",))
     stopped = run.start(fault="save.begun 8 0 fill")
     found = {"stopped": [stopped.code, stopped.output], "whole": run.whole()}
     (folder / FILLER).unlink()
