@@ -6,6 +6,7 @@ A process and not a thread: both would wait for each other at Python's lock, and
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import pickle
 import sys
@@ -44,6 +45,7 @@ def beside(work: Callable[[], None], what: str) -> Iterator[None]:
 
 
 def _run(work: Callable[[], None], sender: Connection) -> None:
+    gc.freeze()  # what lies here is the other process's to destroy: a process group's destructor waits for its threads
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # OpenMP's threads don't survive a fork, and waiting for them would never end
     error: BaseException | None = None
