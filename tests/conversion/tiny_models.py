@@ -166,7 +166,8 @@ def make(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
                 values.normal_(std=0.15)
         for buffer, values in model.named_buffers():
             if buffer.endswith("e_score_correction_bias"):
-                values.normal_(std=0.3)
+                # a score below zero loses against the experts that transformers masks: they score 0
+                values.uniform_(0.0, 0.6)
     model = model.to(getattr(torch, dtype))
     model.config.dtype = getattr(torch, dtype)
     model.save_pretrained(folder)
