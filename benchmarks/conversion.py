@@ -4,7 +4,9 @@
 
 `shape` writes a random bf16 model of 2.5 GB and runs, each in a process of its own: our import and export, with and without
 verification, and NeMo's `import_ckpt` and `export_ckpt` in the same run. Wall time is the whole process, imports included;
-peak memory is the kernel's ru_maxrss. NeMo's time without imports is printed beside it.
+peak memory is the sum over the command's processes (resident sets, every 20 ms; pages that they share count twice), or the
+kernel's ru_maxrss if that is more. The runs of a round follow each other, so that what else the machine does meets all alike.
+NeMo's time without imports is printed beside it.
 `limit` writes a model of 9 GB in 20 layers and converts it both ways with RLIMIT_DATA (private memory) below its size, then
 lets NeMo try the same. WORK_DIR needs 12 GB for `shape`, 40 GB for `limit`; it is removed afterwards, unless --keep.
 Prints a JSON line a run and a table of medians.
@@ -13,6 +15,7 @@ Prints a JSON line a run and a table of medians.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -20,6 +23,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +108,20 @@ def make(folder: Path, shape: dict[str, Any]) -> int:
     return sum(item.nbytes for item in planned)
 
 
+def resident(pid: int) -> int:
+    """Bytes resident in a process and its children; 0 once it has ended."""
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return pages * resource.getpagesize() + sum(resident(int(child)) for child in children)
+    return 0
+
+
+def watch(pid: int, ended: threading.Event, peak: list[int]) -> None:
+    while not ended.wait(0.02):
+        peak[0] = max(peak[0], resident(pid))
+
+
 def run(command: list[str], limit: int | None = None) -> dict[str, Any]:
     """Wall seconds, peak bytes and exit code of one process."""
 
@@ -117,13 +135,18 @@ def run(command: list[str], limit: int | None = None) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert process.stdout is not None
+    ended, peak = threading.Event(), [0]
+    watcher = threading.Thread(target=watch, args=(process.pid, ended, peak))
+    watcher.start()
     text = process.stdout.read().decode(errors="replace")
     _, status, usage = os.wait4(process.pid, 0)
+    ended.set()
+    watcher.join()
     process.returncode = os.waitstatus_to_exitcode(status)
     result = {
         "seconds": time.monotonic() - start,
         "cpu": usage.ru_utime + usage.ru_stime,
-        "peak": usage.ru_maxrss * 1024,
+        "peak": max(usage.ru_maxrss * 1024, peak[0]),
         "code": process.returncode,
     }
     inner = [line.split()[1] for line in text.splitlines() if line.startswith("SECONDS")]
@@ -209,7 +232,7 @@ def main() -> None:
             limit = int(args.limit_gib * 2**30)
             print(f"RLIMIT_DATA {limit / 1e9:.2f} GB, {limit / nbytes:.2f} of the model")
             names = ("import, verified", "export, verified", "NeMo's import_ckpt")
-            table(measure(work, 1, limit, names), nbytes)
+            table(measure(work, args.repeats, limit, names), nbytes)
         if not args.keep:
             shutil.rmtree(work)
 

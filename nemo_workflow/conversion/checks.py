@@ -74,13 +74,15 @@ def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, 
     return biases | (set(allowed) & set(tensors))
 
 
-def redundant(reader: HFReader, hf: Config) -> set[str]:
+def redundant(reader: HFReader, family: Family, hf: Config) -> set[str]:
     """Tensors that repeat others: rotary tables, and the output layer of a tied model, if it does repeat the embedding."""
     found = {name for name in reader.tensors if name.endswith("rotary_emb.inv_freq")}
     if hf["tie_word_embeddings"] and "lm_head.weight" in reader.tensors:
         import torch
 
-        if not torch.equal(reader.read("lm_head.weight"), reader.read("model.embed_tokens.weight")):
+        rules = {rule.nemo: rule.hf for rule in family.rules(hf)}
+        (embedding,) = rules["embedding.word_embeddings.weight"]
+        if not torch.equal(reader.read("lm_head.weight"), reader.read(embedding)):
             raise Refusal(
                 "config.json tie_word_embeddings is true, but lm_head.weight differs from the embedding: set it to false"
             )

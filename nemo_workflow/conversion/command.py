@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from nemo_workflow.console import Meter, human_bytes, human_time
 from nemo_workflow.conversion import checks, fields, hf_folder, source
+from nemo_workflow.conversion.beside import beside
 from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.output import check_output, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
@@ -85,6 +87,11 @@ def _spell(argv: list[str] | None) -> list[str]:
     ]
 
 
+def _large_pages() -> None:
+    """Have torch ask for pages of 2 MB: fresh memory, of which a conversion needs much, then costs a third of the time."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read when torch is first used
+
+
 # --- Hugging Face -> NeMo ---------------------------------------------------------------------------------------------
 @dataclass
 class Import:
@@ -106,11 +113,12 @@ class Import:
 def import_main(argv: list[str] | None = None) -> int:
     """Run convert_from_hf_to_nemo2.py."""
     args = import_parser().parse_args(_spell(argv))
+    _large_pages()
     job = _checked_import(args)
     report = Report("hf to nemo2", args.source, str(args.output_path))
     model = {"family": job.family.name, "model_class": job.family.model_class, "config_class": job.config_class}
     report.entries |= {"model": model, "lossy": args.allow_lossy}
-    meter = Meter()
+    meter = Meter(_terminal())
     with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
         _write_nemo(job, aside, report, meter, verify=not args.no_verify)
         _finish(report, aside, args.output_path)
@@ -135,26 +143,26 @@ def _checked_import(args: argparse.Namespace) -> Import:
 def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: bool) -> None:
     with quiet():
         from nemo_workflow.conversion import context, convert
-        from nemo_workflow.conversion.logits import compare_logits
+        from nemo_workflow.conversion.logits import prove
         from nemo_workflow.conversion.nemo_folder import NemoReader
-        from nemo_workflow.conversion.verify import compare_tensors
+        from nemo_workflow.conversion.verify import Comparison
 
     model = convert.Model(job.family, job.hf)
     reader = hf_folder.HFReader(job.tensors)
-    chunks = convert.plan_import(model, reader, job.dropped | checks.redundant(reader, job.hf))
-    convert.write_nemo(aside, model, chunks, _progress(meter, "writing", job.nbytes))
-    meter.show("writing context/ (imports NeMo)", always=True)
-    with quiet():
+    chunks = convert.plan_import(model, reader, job.dropped | checks.redundant(reader, job.family, job.hf))
+    on_bytes = _progress(meter, "writing", job.nbytes)
+    with beside(lambda: convert.write_nemo(aside, model, chunks, on_bytes), "writing weights/"), quiet():
         context.write_context(aside, job.family, job.config_class, job.nemo, job.folder)
     if not hf_folder.tokenizer_files(job.folder):
         report.notes.append("the source has no tokenizer files, so the checkpoint has none")
     if verify:
-        written = NemoReader(aside / "weights")
-        report.entries["tensors"] = compare_tensors(model, reader, written, _progress(meter, "comparing", job.nbytes))
-        meter.show("computing the logits of both models", always=True)
+        comparison = Comparison(
+            model, reader, NemoReader(aside / "weights"), _progress(meter, "comparing tensors and logits,", job.nbytes)
+        )
         with quiet():
-            logits = compare_logits(model, job.folder, reader, written, job.config_class, job.nemo)
-        report.entries["logits"] = logits
+            report.entries["tensors"], report.entries["logits"] = prove(
+                comparison, job.folder, job.config_class, job.nemo
+            )
     meter.close()
 
 
@@ -162,10 +170,11 @@ def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: 
 def export_main(argv: list[str] | None = None) -> int:
     """Run convert_from_nemo2_to_hf.py."""
     args = export_parser().parse_args(_spell(argv))
+    _large_pages()
     check_output(args.output_path, args.overwrite)
     folder = source.find_nemo(args.source)
     report = Report("nemo2 to hf", args.source, str(args.output_path))
-    meter = Meter()
+    meter = Meter(_terminal())
     with checks.full_disk(args.output_path):
         _write_hf(folder, args, report, meter)
     return _say(report, args.output_path)
@@ -174,9 +183,9 @@ def export_main(argv: list[str] | None = None) -> int:
 def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:
     with quiet():
         from nemo_workflow.conversion import context, convert, hf_config
-        from nemo_workflow.conversion.logits import compare_logits
+        from nemo_workflow.conversion.logits import prove
         from nemo_workflow.conversion.nemo_folder import NemoReader
-        from nemo_workflow.conversion.verify import compare_tensors
+        from nemo_workflow.conversion.verify import Comparison
 
     model_class, nemo, tokenizer_fields = context.read_model(folder)
     family = context.family_of(model_class, nemo)
@@ -197,23 +206,30 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     checks.resources(args.output_path, sum(sizes), max(sizes))
     report.entries["model"] = {"family": family.name, "model_class": model_class, "architecture": family.architecture}
     with whole_folder(args.output_path) as aside:
-        convert.write_hf(aside, model, reader, plan, _progress(meter, "writing", sum(sizes)))
-        with quiet():
+        on_bytes = _progress(meter, "writing", sum(sizes))
+        with beside(lambda: convert.write_hf(aside, model, reader, plan, on_bytes), "writing the weights"), quiet():
             hf_config.write_config(aside, config, dtype=plan[0][3][0].dtype, tokenizer=tokenizer)
-        report.entries["tokenizer_files"] = hf_config.copy_tokenizer(aside, tokenizer)
+            report.entries["tokenizer_files"] = hf_config.copy_tokenizer(aside, tokenizer)
+            if not args.no_verify:
+                context.import_nemo(family)
         if not args.no_verify:
             written = hf_folder.HFReader(hf_folder.list_tensors(aside))
-            tensors = compare_tensors(model, written, reader, _progress(meter, "comparing", sum(sizes)))
-            meter.show("computing the logits of both models (imports NeMo)", always=True)
+            comparison = Comparison(
+                model, written, reader, _progress(meter, "comparing tensors and logits,", sum(sizes))
+            )
+            config_class, trained = family.nemo_class(config.complete), fields.computed(config.nemo, family)
             with quiet():
-                config_class, trained = family.nemo_class(config.complete), fields.computed(config.nemo, family)
-                logits = compare_logits(model, aside, written, reader, config_class, trained)
-            report.entries |= {"tensors": tensors, "logits": logits}
+                report.entries["tensors"], report.entries["logits"] = prove(comparison, aside, config_class, trained)
         meter.close()
         _finish(report, aside, args.output_path)
 
 
 # --- the end of both --------------------------------------------------------------------------------------------------
+def _terminal() -> TextIO:
+    """stderr, also while `quiet` has it point elsewhere."""
+    return os.fdopen(os.dup(2), "w")
+
+
 def _progress(meter: Meter, verb: str, total: int) -> Callable[[int], None]:
     done = 0
 

@@ -6,8 +6,8 @@ NeMo's loader builds whatever io.json names, so an export never uses it: model.y
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -69,15 +69,23 @@ def build_config(family: Family, config_class: str, fields: Config, generation: 
 
 
 def prepare() -> None:
-    """Without Transformer Engine NeMo's configs refuse their own defaults: install the CPU backend then."""
-    if importlib.util.find_spec("transformer_engine") is None:
-        from nemo_workflow import cpu_backend
+    """Compute on the CPU, by Megatron's own layers, whether or not this machine has a GPU and Transformer Engine.
 
-        cpu_backend.install()
-    else:
-        from nemo_workflow.gpu_backend import memory_pool
+    Transformer Engine computes on a GPU only, and its products there are TF32, too coarse to tell a wrong
+    model from rounding.
+    """
+    from nemo_workflow import cpu_backend
 
-        memory_pool.leave_out()
+    for module in cpu_backend.GPU_ONLY:
+        if sys.modules.setdefault(module, None) is not None:  # type: ignore[arg-type]  # None: it can't be imported
+            return  # this process uses the GPU already
+    cpu_backend.install(strict=False)
+
+
+def import_nemo(family: Family) -> None:
+    """Import what the family's models need (13 s)."""
+    prepare()
+    find_class(family, family.model_class)
 
 
 def find_class(family: Family, name: str) -> Any:

@@ -95,7 +95,7 @@ def plan_export(model: Model, reader: NemoReader) -> list[Export]:
         place = find(reader, item)
         if place is None:
             raise Refusal(f"{reader.weights}: has no tensor {item.label}: this is no whole {model.family.model_class}")
-        used |= {place[0], *(other[0] for other in [_alias(reader, item)] if other)}
+        used |= {place[0], *(other[0] for other in [find_alias(reader, item)] if other)}
         try:
             parts = KINDS[item.kind].split(reader.meta(*place), model.dims)
         except RuntimeError as error:
@@ -118,10 +118,11 @@ def plan_export(model: Model, reader: NemoReader) -> list[Export]:
 
 def find(reader: NemoReader, item: Item) -> Place | None:
     """Where a Megatron tensor is in a checkpoint, under its name or its other name."""
-    return reader.locate(item.nemo, item.layer, item.expert) or _alias(reader, item)
+    return reader.locate(item.nemo, item.layer, item.expert) or find_alias(reader, item)
 
 
-def _alias(reader: NemoReader, item: Item) -> Place | None:
+def find_alias(reader: NemoReader, item: Item) -> Place | None:
+    """Where it is under its other name."""
     return reader.locate(item.alias, item.layer, item.expert) if item.alias else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nemo_workflow.conversion import deepseek_families, dense_families, gemma_families, moe_families
+from nemo_workflow.conversion import deepseek_families, dense_families, gemma_families, moe_families, starcoder_families
 from nemo_workflow.conversion.family import Family
 
 FAMILIES: tuple[Family, ...] = (
@@ -16,6 +16,7 @@ FAMILIES: tuple[Family, ...] = (
     dense_families.NEMOTRON,
     dense_families.PHI3,
     dense_families.STARCODER2,
+    starcoder_families.STARCODER,
     moe_families.MIXTRAL,
     moe_families.QWEN3_MOE,
     moe_families.GPT_OSS,
@@ -35,7 +36,6 @@ NOT_CONVERTED = {
     "LlamaNemotronModel": "its layers differ from one another (heterogeneous blocks) and its Hugging Face model is Python code that comes with the weights",
     "MambaModel": "Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name",
     "ReRankerModel": "an encoder that ranks, not a causal language model",
-    "StarcoderModel": "its learned position embeddings (GPTBigCode) are fp32 in NeMo's importer whatever the model's dtype",
     "T5Model": "an encoder and decoder, not a causal language model",
     "HuggingFaceBertModel": "an encoder, not a causal language model",
     "BertEmbeddingModel": "an encoder for embeddings, not a causal language model",
@@ -47,7 +47,6 @@ NOT_CONVERTED_TYPES = {
     "baichuan": "Baichuan2Model",
     "bert": "BertModel",
     "chatglm": "ChatGLMModel",
-    "gpt_bigcode": "StarcoderModel",
     "mamba2": "MambaModel",
     "nemotron-nas": "LlamaNemotronModel",
     "nemotron_h": "MambaModel",

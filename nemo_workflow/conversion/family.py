@@ -27,7 +27,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Field:
-    """One config.json field carried to one NeMo field. `default` is what transformers takes when config.json lacks it."""
+    """One config.json field carried to one NeMo field.
+
+    `default` is what transformers takes when config.json lacks it, or a function of the other fields that gives it.
+    """
 
     hf: str
     nemo: str
@@ -45,6 +48,9 @@ class Family:
     `special_fields`, `special_nemo`: the config.json and NeMo fields that it speaks of. `special_back(nemo) -> config.json fields`: its inverse.
     `experts(hf)`: experts a layer. `stacked(hf)`: all layers are alike, so Megatron stacks them in one tensor.
     `tanh_gelu`: NeMo says F.gelu and computes its tanh form, in a fused kernel.
+    `hf_layers`: the Hugging Face model's list of decoder layers.
+    `renamed`: config.json's own names of fields -> the names that most families, and the rules here, have for them.
+    `learned_positions`: a position has a row of a table, so seq_length is part of the weights' shape.
     `local_spec`: the function of `local_specs` to compute logits with where Transformer Engine is missing.
     """
 
@@ -68,6 +74,9 @@ class Family:
     stacked: Callable[[Config], bool] = lambda hf: True
     tanh_gelu: bool = False
     local_spec: str | None = None
+    hf_layers: str = "model.layers"
+    renamed: dict[str, str] = field(default_factory=dict)
+    learned_positions: bool = False
 
     def nemo_class(self, hf: Config) -> str:
         """Name of the NeMo config class for this config.json."""

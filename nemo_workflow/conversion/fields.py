@@ -12,7 +12,7 @@ def complete(hf: Config, family: Family) -> Config:
 
     transformers 5 keeps the rope fields in `rope_parameters`; they are moved to where version 4 has them.
     """
-    full = dict(hf)
+    full = {family.renamed.get(name, name): value for name, value in hf.items()}
     rope = full.pop("rope_parameters", None)
     if rope:
         full.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
@@ -20,7 +20,7 @@ def complete(hf: Config, family: Family) -> Config:
             full.setdefault("rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"})
     for rule in family.fields:
         if full.get(rule.hf) is None and rule.default is not None:
-            full[rule.hf] = rule.default
+            full[rule.hf] = rule.default(full) if callable(rule.default) else rule.default
     names = {rule.hf for rule in family.fields}
     if "num_key_value_heads" in names and full.get("num_key_value_heads") is None:
         full["num_key_value_heads"] = full["num_attention_heads"]
@@ -45,6 +45,7 @@ def to_nemo(hf: Config, family: Family) -> tuple[Config, list[tuple[str, str]]]:
 def unknown(hf: Config, family: Family) -> list[tuple[str, Any]]:
     """Fields of a config.json that no rule speaks of and that are set to something."""
     known = {rule.hf for rule in family.fields} | set(family.fixed) | WITHOUT_EFFECT | family.special_fields
+    known |= set(family.renamed)
     return [(name, value) for name, value in hf.items() if name not in known and value not in (None, False, [], {})]
 
 

@@ -60,7 +60,7 @@ def exported(nemo: Config, family: Family, tokenizer: Path | None, reader: NemoR
     for name in ("initializer_range", "attention_dropout"):  # a recipe's, of no effect on the model
         if name in fields:
             fields[name] = before.get(name, fields[name])
-    if "max_position_embeddings" in fields:  # training shortens seq_length
+    if "max_position_embeddings" in fields and not family.learned_positions:  # training shortens seq_length
         fields["max_position_embeddings"] = max(before["max_position_embeddings"], fields["max_position_embeddings"])
     return Exported(family, nemo, fields, origin, notes)
 
@@ -104,17 +104,26 @@ def write_config(folder: Path, config: Exported, dtype: str, tokenizer: Path | N
     family, origin = config.family, config.origin
     if origin:
         known = complete(origin, family)
-        written = {**origin, **{name: value for name, value in config.fields.items() if known.get(name) != value}}
+        changed = {name: value for name, value in config.fields.items() if known.get(name) != value}
+        written = {**origin, **spelled(changed, family)}
         for key in {"torch_dtype", "dtype"} & set(written) or {"torch_dtype"}:
             written[key] = dtype
         written.setdefault("architectures", [family.architecture])
     else:
         from transformers import AutoConfig
 
-        built = AutoConfig.for_model(family.model_type, **config.fields, **special_token_ids(tokenizer))
+        built = AutoConfig.for_model(
+            family.model_type, **spelled(config.fields, family), **special_token_ids(tokenizer)
+        )
         written = {"architectures": [family.architecture], **built.to_diff_dict(), "torch_dtype": dtype}
     write_json(folder / "config.json", written)
     _write_generation(folder, written, tokenizer)
+
+
+def spelled(fields: Config, family: Family) -> Config:
+    """Fields under the names that this family's config.json has for them."""
+    own = {common: name for name, common in family.renamed.items()}
+    return {own.get(name, name): value for name, value in fields.items()}
 
 
 def _write_generation(folder: Path, config: Config, tokenizer: Path | None) -> None:

@@ -1,8 +1,10 @@
-"""Both models' logits on one fixed batch, a decoder layer at a time, so that neither model is ever in memory whole.
+"""Both models' logits on one fixed batch, a stage at a time (embedding, each decoder layer, output), so that neither model is
+ever in memory whole.
 
-Each model is built without weights; hooks read a layer's weights when its turn comes and let go of them after it. Both are
-computed in fp32, where rounding explains differences of about 1e-5 of the logits' spread, and a lost bias, a wrong rotary
-table or a swapped projection makes differences that are thousands of times larger.
+Each model is built without weights. Both compute at once, in step: when both have come to a stage, its tensors are read and
+compared (`verify`), hooks give each module its weights, and let go of them after it. Both are computed in fp32, where rounding
+explains differences of about 1e-5 of the logits' spread, and a lost bias, a wrong rotary table or a swapped projection makes
+differences that are thousands of times larger.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,35 +22,42 @@ from typing import Any
 import torch
 
 from nemo_workflow.conversion import context
-from nemo_workflow.conversion.convert import Model
+from nemo_workflow.conversion.convert import Model, Place
 from nemo_workflow.conversion.family import Config
-from nemo_workflow.conversion.hf_folder import HFReader
 from nemo_workflow.conversion.nemo_folder import NemoReader
+from nemo_workflow.conversion.verify import Comparison, Weights
+from nemo_workflow.errors import Failure
 
 TOKENS = 64
 ALLOWED = 1e-3  # of the logits' standard deviation
 
 Read = Callable[[str], torch.Tensor]
+Forward = Callable[[], torch.Tensor]
 
 
-def compare_logits(
-    model: Model, hf_folder: Path, hf: HFReader, nemo: NemoReader, config_class: str, fields: Config
-) -> dict[str, Any]:
-    """The report's `logits` entry. `fields` are the NeMo config's. Imports NeMo.
+def prove(comparison: Comparison, hf_folder: Path, config_class: str, fields: Config) -> tuple[Config, Config]:
+    """The report's `tensors` and `logits` entries. `fields` are the NeMo config's. Imports NeMo.
 
     Logits are [tokens, vocabulary] in fp32; the batch is the same for every model of a vocabulary size.
     """
+    model = comparison.model
     tokens = fixed_tokens(model)
-    with torch.no_grad():
-        ours = megatron_logits(model, nemo, config_class, fields, tokens)
-        theirs = transformers_logits(model, hf_folder, hf, tokens)
+    walk = Walk(comparison)
+    with one_rank():
+        theirs = transformers_forward(model, hf_folder, walk, tokens)
+        ours = megatron_forward(model, walk, config_class, fields, tokens)
+        logits = compare_logits(*walk.run(ours, theirs))
+    return comparison.result(), {**logits, "tokens": tokens.numel()}
+
+
+def compare_logits(ours: torch.Tensor, theirs: torch.Tensor) -> Config:
+    """The verdict on NeMo's and the Hugging Face model's logits."""
     difference = (ours - theirs).abs().max().item()
     spread = theirs.std().item()
     agreement = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
     same = difference <= ALLOWED * spread and torch.isfinite(ours).all().item()
     return {
         "verdict": "same" if same else "different",
-        "tokens": tokens.numel(),
         "computed_in": "float32",
         "largest_difference": difference,
         "allowed_difference": ALLOWED * spread,
@@ -63,23 +74,85 @@ def fixed_tokens(model: Model) -> torch.Tensor:
     return torch.randint(model.dims.vocab, (1, count), generator=torch.Generator().manual_seed(1234))
 
 
+# --- two models in step -----------------------------------------------------------------------------------------------
+class Walk:
+    """Leads both models through the stages of a Comparison; one that comes to a stage first waits for the other."""
+
+    def __init__(self, comparison: Comparison):
+        self.comparison = comparison
+        self.last = len(comparison.stages) - 1
+        self.weights, self._kept = Weights(), Weights()
+        self._number = -1
+        self._both = threading.Barrier(2, action=self._next)
+
+    def _next(self) -> None:
+        self.weights = self._kept
+        self._number += 1
+        found = self.comparison.stage(self._number)
+        if self._number == 0 and self.comparison.model.hf["tie_word_embeddings"]:
+            self._kept = found
+        self.weights = Weights(self._kept.nemo | found.nemo, self._kept.hf | found.hf)
+
+    def enter(self, number: int) -> None:
+        """Wait for the other model; from then on `weights` are those of stage `number`."""
+        self._both.wait()
+        if self._number != number:
+            raise AssertionError(f"stage {number} of one model is stage {self._number} of the other")
+
+    def run(self, ours: Forward, theirs: Forward) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both models' logits; if one fails, its error."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // 2))
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                other = pool.submit(self._guarded, theirs)
+                try:
+                    first = self._guarded(ours)
+                except threading.BrokenBarrierError:
+                    other.result()
+                    raise
+                return first, other.result()
+        finally:
+            torch.set_num_threads(threads)
+
+    def _guarded(self, forward: Forward) -> torch.Tensor:
+        try:
+            with torch.no_grad():
+                return forward()
+        except BaseException:
+            self._both.abort()
+            raise
+
+
 # --- transformers -----------------------------------------------------------------------------------------------------
-def transformers_logits(model: Model, folder: Path, reader: HFReader, tokens: torch.Tensor) -> torch.Tensor:
-    """[tokens, vocabulary] logits of the Hugging Face folder, computed by transformers."""
+def transformers_forward(model: Model, folder: Path, walk: Walk, tokens: torch.Tensor) -> Forward:
+    """Gives [tokens, vocabulary] logits of the Hugging Face folder, computed by transformers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with parameters_on_meta():
         built = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32, attn_implementation="eager")
     built.eval()
-    tied = built.get_input_embeddings().weight is built.get_output_embeddings().weight
+    embedding, output = built.get_input_embeddings(), built.get_output_embeddings()
+    names = {module: name for name, module in built.named_modules()}
+    tied = {f"{names[output]}.weight": f"{names[embedding]}.weight"} if embedding.weight is output.weight else {}
 
     def read(name: str) -> torch.Tensor:
-        return reader.read("model.embed_tokens.weight" if tied and name == "lm_head.weight" else name)
+        name = tied.get(name, name)
+        if name not in walk.comparison.hf.tensors:
+            raise Failure(f"{name} is a parameter of the Hugging Face model and not in its folder")
+        found = walk.weights.hf.get(name)
+        return walk.comparison.hf.read(name).float() if found is None else found
 
-    layers = {f"model.layers.{i}": layer for i, layer in enumerate(built.model.layers)}
-    with weights_on_demand(built, layers, read, keep=set()):
-        return built(input_ids=tokens, use_cache=False).logits[0]
+    layers = {
+        name: module for name, module in built.named_modules() if name.rsplit(".", 1)[0] == model.family.hf_layers
+    }
+
+    def forward() -> torch.Tensor:
+        with weights_on_demand(built, layers, walk, read, keep=set()):
+            return built(input_ids=tokens, use_cache=False).logits[0]
+
+    return forward
 
 
 # --- Megatron ---------------------------------------------------------------------------------------------------------
@@ -91,36 +164,38 @@ CHECKPOINT_NAMES = (
 )
 
 
-def megatron_logits(
-    model: Model, reader: NemoReader, config_class: str, fields: Config, tokens: torch.Tensor
-) -> torch.Tensor:
-    """[tokens, vocabulary] logits of the NeMo checkpoint, computed by Megatron as NeMo configures it."""
-    with one_rank():
-        config = context.build_config(model.family, config_class, {**fields, "params_dtype": "float32"})
-        config.perform_initialization = False
-        config.moe_token_dispatcher_type = "allgather"  # one rank: nothing to dispatch, and no CUDA stream to wait for
-        config.moe_shared_expert_overlap = False  # which only the other dispatcher computes
-        if model.family.local_spec:
-            from nemo_workflow.conversion import local_specs
+def megatron_forward(model: Model, walk: Walk, config_class: str, fields: Config, tokens: torch.Tensor) -> Forward:
+    """Gives [tokens, vocabulary] logits of the NeMo checkpoint, computed by Megatron as NeMo configures it."""
+    config = context.build_config(model.family, config_class, {**fields, "params_dtype": "float32"})
+    config.perform_initialization = False
+    config.moe_token_dispatcher_type = "allgather"  # one rank: nothing to dispatch, and no CUDA stream to wait for
+    config.moe_shared_expert_overlap = False  # which only the other dispatcher computes
+    if model.family.local_spec:
+        from nemo_workflow.conversion import local_specs
 
-            config.transformer_layer_spec = getattr(local_specs, model.family.local_spec)
-        if model.family.tanh_gelu:
-            config.activation_func = partial(torch.nn.functional.gelu, approximate="tanh")
-        with parameters_on_meta():
-            built = nemo_model(model, config_class, config)
-        built.eval()
+        config.transformer_layer_spec = getattr(local_specs, model.family.local_spec)
+    if model.family.tanh_gelu:
+        config.activation_func = partial(torch.nn.functional.gelu, approximate="tanh")
+    with parameters_on_meta():
+        built = nemo_model(model, config_class, config)
+    built.eval()
 
-        def read(name: str) -> torch.Tensor:
-            tensor = read_megatron(reader, name)
-            return tensor[: model.dims.vocab] if "word_embeddings" in name or "output_layer" in name else tensor
+    def read(name: str) -> torch.Tensor:
+        place = place_of(walk.comparison.nemo, name)
+        found = walk.weights.nemo.get(place)
+        tensor = walk.comparison.nemo.read(*place).float() if found is None else found
+        return tensor[: model.dims.vocab] if "word_embeddings" in name or "output_layer" in name else tensor
 
-        layers = {f"decoder.layers.{i}": layer for i, layer in enumerate(built.decoder.layers)}
-        tied = built.share_embeddings_and_output_weights
-        keep = {"embedding.word_embeddings"} if tied else set()
-        count = tokens.shape[1]
-        with weights_on_demand(built, layers, read, keep):
+    layers = {f"decoder.layers.{i}": layer for i, layer in enumerate(built.decoder.layers)}
+    keep = {"embedding.word_embeddings"} if built.share_embeddings_and_output_weights else set()
+    count = tokens.shape[1]
+
+    def forward() -> torch.Tensor:
+        with weights_on_demand(built, layers, walk, read, keep):
             mask = torch.ones(1, 1, count, count).tril() < 0.5
             return built(tokens, torch.arange(count)[None], mask).float()[0, :, : model.dims.vocab]
+
+    return forward
 
 
 def nemo_model(model: Model, config_class: str, config: Any) -> torch.nn.Module:
@@ -130,8 +205,8 @@ def nemo_model(model: Model, config_class: str, config: Any) -> torch.nn.Module:
     return lightning.module
 
 
-def read_megatron(reader: NemoReader, name: str) -> torch.Tensor:
-    """A parameter of Megatron's own layers, by the name that it has there."""
+def place_of(reader: NemoReader, name: str) -> Place:
+    """Where in a checkpoint a parameter of Megatron's own layers is, by the name that it has there."""
     names = [name]
     for pattern, replacement in CHECKPOINT_NAMES:
         names += [re.sub(pattern, replacement, known) for known in list(names)]
@@ -142,8 +217,8 @@ def read_megatron(reader: NemoReader, name: str) -> torch.Tensor:
         template = re.sub(r"experts\.experts\.\d+\.", "experts.experts.{e}.", template)
         place = reader.locate(template, int(layer[1]) if layer else None, int(expert[1]) if expert else None)
         if place is not None:
-            return reader.read(*place)
-    raise KeyError(f"{name} is a parameter of NeMo's model and not in the checkpoint")
+            return place
+    raise Failure(f"{name} is a parameter of NeMo's model and not in the checkpoint")
 
 
 @contextlib.contextmanager
@@ -189,20 +264,31 @@ def parameters_on_meta() -> Iterator[None]:
 
 @contextlib.contextmanager
 def weights_on_demand(
-    root: torch.nn.Module, layers: dict[str, torch.nn.Module], read: Read, keep: set[str]
+    root: torch.nn.Module, layers: dict[str, torch.nn.Module], walk: Walk, read: Read, keep: set[str]
 ) -> Iterator[None]:
-    """Give each layer, and each module outside the layers, its weights (in fp32) for its own forward pass only.
+    """Give each layer, and each module outside the layers, its weights for its own forward pass only.
 
-    Modules named in `keep` hold theirs until the end.
+    `layers` are in order. Modules named in `keep` hold theirs until the end.
     """
     inside = {id(module) for layer in layers.values() for module in layer.modules()}
-    units = dict(layers)
-    for name, module in root.named_modules():
-        if id(module) not in inside and module._parameters:
-            units[name] = module
+    outside = {name: module for name, module in root.named_modules() if id(module) not in inside and module._parameters}
+    stages = {id(layer): number for number, layer in enumerate(layers.values(), start=1)}
+    at = -1
+
+    def load(prefix: str) -> Callable[..., None]:
+        def hook(unit: torch.nn.Module, inputs: Any) -> None:
+            nonlocal at
+            stage = stages.get(id(unit), 0 if at <= 0 else walk.last)
+            if stage != at:
+                walk.enter(stage)
+                at = stage
+            _fill(unit, prefix, read)
+
+        return hook
+
     handles = []
-    for name, unit in units.items():
-        handles.append(unit.register_forward_pre_hook(_load(name, read)))
+    for name, unit in {**layers, **outside}.items():
+        handles.append(unit.register_forward_pre_hook(load(name)))
         if name not in keep:
             handles.append(unit.register_forward_hook(_release))
     try:
@@ -213,20 +299,24 @@ def weights_on_demand(
         _release(root, None, None)  # what was kept: the module itself waits for the garbage collector
 
 
-def _load(prefix: str, read: Read) -> Callable[..., None]:
-    def hook(unit: torch.nn.Module, inputs: Any) -> None:
-        for name, module in unit.named_modules():
-            for own, param in module._parameters.items():
-                if param is not None and param.is_meta:
-                    path = ".".join(part for part in (prefix, name, own) if part)
-                    value = read(path)
-                    if value.shape != param.shape:
-                        raise ValueError(
-                            f"{path}: {tuple(value.shape)} in the files, {tuple(param.shape)} in the model"
-                        )
-                    module._parameters[own] = torch.nn.Parameter(value.float(), requires_grad=False)
+def _fill(unit: torch.nn.Module, prefix: str, read: Read) -> None:
+    """Give `unit` its weights, and the buffers that are saved with them (the bias that DeepSeek's router keeps)."""
 
-    return hook
+    def value(path: str, wanted: torch.Size) -> torch.Tensor:
+        found = read(path)
+        if found.shape != wanted:
+            raise Failure(f"{path}: {tuple(found.shape)} in the files, {tuple(wanted)} in the model")
+        return found
+
+    for name, module in unit.named_modules():
+        path = ".".join(part for part in (prefix, name) if part)
+        for own, param in module._parameters.items():
+            if param is not None and param.is_meta:
+                weight = value(f"{path}.{own}", param.shape)
+                module._parameters[own] = torch.nn.Parameter(weight, requires_grad=False)
+        for own, buffer in module._buffers.items():
+            if buffer is not None and own not in module._non_persistent_buffers_set:
+                module._buffers[own] = value(f"{path}.{own}", buffer.shape)
 
 
 def _release(unit: torch.nn.Module, inputs: Any, output: Any) -> None:

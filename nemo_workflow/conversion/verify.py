@@ -1,14 +1,19 @@
-"""Every tensor mapped back from what was written and compared, bit for bit, with what was read."""
+"""The proof: every tensor mapped back from what was written and compared, bit for bit, with what was read.
+
+It goes through the model a stage at a time: embedding, each decoder layer, output. Each tensor is read once from either side.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from nemo_workflow.conversion.convert import Model, find
+from nemo_workflow.conversion.convert import Model, Place, find, find_alias
 from nemo_workflow.conversion.hf_folder import HFReader
+from nemo_workflow.conversion.mapping import Item
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.conversion.transforms import KINDS
 
@@ -17,43 +22,98 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal shape, dtype and bytes: NaN equals NaN, 0.0 differs from -0.0."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
+    a, b = _bytes(a), _bytes(b)
+    words = a.numel() // 8 * 8  # torch compares element by element, so eight bytes at a time
+    return torch.equal(a[:words].view(torch.int64), b[:words].view(torch.int64)) and torch.equal(a[words:], b[words:])
 
 
-def compare_tensors(model: Model, hf: HFReader, nemo: NemoReader, on_bytes: Callable[[int], None]) -> dict[str, Any]:
-    """Map each NeMo tensor back to Hugging Face form and compare it with the Hugging Face tensors.
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Its bytes, from an offset at which eight of them may be taken for a word."""
+    flat = tensor.contiguous().view(-1).view(torch.uint8)
+    return flat.clone() if flat.storage_offset() % 8 else flat
 
-    Used after both directions, on freshly opened files. Returns the report's `tensors` entry.
+
+@dataclass
+class Weights:
+    """The fp32 weights of one stage: NeMo's by their place in the checkpoint, the Hugging Face model's by their name."""
+
+    nemo: dict[Place, torch.Tensor] = field(default_factory=dict)
+    hf: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Comparison:
+    """Compares a Hugging Face folder with a NeMo checkpoint, both freshly opened, whichever was made of the other.
+
+    `stages` are numbered: 0 the embedding, 1 to the number of layers the layers, then the output. `on_bytes(n)` is called for
+    every n bytes compared.
     """
-    compared, nbytes, different, padded_rows = 0, 0, [], 0
-    seen = set()
-    for item in model.items():
-        place = find(nemo, item)
-        if place is None:
-            different.append(f"{item.label}: is missing in the NeMo checkpoint")
-            continue
-        fused = nemo.read(*place)
-        if item.kind == "vocab":
-            padded_rows = max(padded_rows, fused.shape[0] - model.dims.vocab)
-        for name, part in zip(item.hf, KINDS[item.kind].split(fused, model.dims), strict=True):
-            seen.add(name)
-            if name not in hf.tensors:
-                different.append(f"{name}: is missing in the Hugging Face folder")
+
+    def __init__(self, model: Model, hf: HFReader, nemo: NemoReader, on_bytes: Callable[[int], None]):
+        self.model, self.hf, self.nemo, self.on_bytes = model, hf, nemo, on_bytes
+        self.stages: list[list[Item]] = [[] for _ in range(model.hf["num_hidden_layers"] + 2)]
+        for item in model.items():
+            before = item.nemo.startswith("embedding.")
+            self.stages[0 if before else -1 if item.layer is None else item.layer + 1].append(item)
+        self.different: list[str] = []
+        self._compared = self._nbytes = self._padded_rows = 0
+
+    def stage(self, number: int) -> Weights:
+        """Compare the tensors of a stage, and give them in fp32.
+
+        What is the same bits on both sides is read and widened once, and both models hold the same numbers.
+        """
+        weights = Weights()
+        for item in self.stages[number]:
+            place = find(self.nemo, item)
+            if place is None:
+                self.different.append(f"{item.label}: is missing in the NeMo checkpoint")
                 continue
-            original = hf.read(name)
-            if not same_bits(part, original):
-                different.append(
-                    f"{name}: {tuple(original.shape)} {original.dtype} in the Hugging Face folder, "
-                    f"{tuple(part.shape)} {part.dtype} or other numbers in the NeMo checkpoint"
-                )
-            compared += 1
-            nbytes += original.nbytes
-            on_bytes(original.nbytes)
-    return {
-        "compared": compared,
-        "bytes": nbytes,
-        "different": different,
-        "vocabulary_rows": model.dims.vocab,
-        "padded_rows_cut": padded_rows,
-        "not_carried": sorted(set(hf.tensors) - seen),
-    }
+            self._item(item, place, weights)
+            other = find_alias(self.nemo, item)
+            if other and other != place:
+                weights.nemo[other] = weights.nemo[place]
+                if not same_bits(self.nemo.read(*other), self.nemo.read(*place)):
+                    self.different.append(f"{item.label}: is written twice, with other numbers under {other[0]}")
+        return weights
+
+    def _item(self, item: Item, place: Place, weights: Weights) -> None:
+        fused, split = self.nemo.read(*place), KINDS[item.kind].split
+        if item.kind == "vocab":
+            self._padded_rows = max(self._padded_rows, fused.shape[0] - self.model.dims.vocab)
+        wrong = [
+            name
+            for name, part in zip(item.hf, split(fused, self.model.dims), strict=True)
+            if not self._same(name, part)
+        ]
+        wide = weights.nemo[place] = fused.float()
+        weights.hf |= dict(zip(item.hf, split(wide, self.model.dims), strict=True))
+        for name in wrong:
+            del weights.hf[name]  # the models then compute with what their own files hold
+
+    def _same(self, name: str, part: torch.Tensor) -> bool:
+        if name not in self.hf.tensors:
+            self.different.append(f"{name}: is missing in the Hugging Face folder")
+            return False
+        original = self.hf.read(name)
+        same = same_bits(part, original)
+        if not same:
+            self.different.append(
+                f"{name}: {tuple(original.shape)} {original.dtype} in the Hugging Face folder, "
+                f"{tuple(part.shape)} {part.dtype} or other numbers in the NeMo checkpoint"
+            )
+        self._compared += 1
+        self._nbytes += original.nbytes
+        self.on_bytes(original.nbytes)
+        return same
+
+    def result(self) -> dict[str, Any]:
+        """The report's `tensors` entry, when all stages have been compared."""
+        names = {name for stage in self.stages for item in stage for name in item.hf}
+        return {
+            "compared": self._compared,
+            "bytes": self._nbytes,
+            "different": self.different,
+            "vocabulary_rows": self.model.dims.vocab,
+            "padded_rows_cut": self._padded_rows,
+            "not_carried": sorted(set(self.hf.tensors) - names),
+        }

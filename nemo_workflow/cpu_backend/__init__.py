@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import os
 
-from nemo_workflow.cpu_backend.patching import LibraryChanged, Patch, apply, check
+from nemo_workflow.cpu_backend.patching import GPU_ONLY, LibraryChanged, Patch, apply, check, fitting
 from nemo_workflow.gpu_backend import memory_pool
 
-__all__ = ["LibraryChanged", "install"]
+__all__ = ["GPU_ONLY", "LibraryChanged", "install"]
 
 _installed = False
 
 
-def install() -> None:
+def install(strict: bool = True) -> None:
     """Apply every patch, all or none; a second call does nothing. Takes as long as importing NeMo (10-15 s of CPU).
+
+    `strict=False` is for a caller that proves what it computes, as a conversion does: any version will do, and a patch that
+    does not fit is left out.
 
     Raises:
         LibraryChanged: a library is not the version that the patches were written for, one of the patched functions has
@@ -35,7 +38,10 @@ def install() -> None:
     )
     memory_pool.leave_out()  # with a CUDA build of torch its compilation fails here, and megatron-core's import with it
     patches = all_patches()
-    check(patches)
+    if strict:
+        check(patches)
+    else:
+        patches = fitting(patches)
     apply(patches)
     _installed = True
 

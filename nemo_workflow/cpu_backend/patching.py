@@ -77,6 +77,11 @@ def check(patches: Iterable[Patch]) -> None:
         )
 
 
+def fitting(patches: Iterable[Patch]) -> list[Patch]:
+    """The patches of which every target is there and takes the arguments that it is expected to take."""
+    return [patch for patch in patches if not any(_target_problems(patch, target) for target in patch.targets)]
+
+
 def apply(patches: Iterable[Patch]) -> None:
     """Put every replacement in place of its original."""
     for patch in patches:

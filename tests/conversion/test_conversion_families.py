@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from nemo_workflow.conversion.report import NAME
 from nemo_workflow.errors import Failure, Refusal
 
 pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", tiny.EXACT)
@@ -92,6 +94,20 @@ def test_loss_with_permission(tmp_path: Path) -> None:
     assert report["lossy"] == ["attention_bias", "mlp_bias"]
     assert report["logits"]["verdict"] == "different"
     assert "model.layers.0.mlp.up_proj.bias" in report["tensors"]["not_carried"]
+
+
+def test_with_transformer_engine_installed(tmp_path: Path) -> None:
+    """The models are computed on the CPU all the same. The package is a stand-in: the real one needs a GPU to be installed."""
+    source = tiny.make("llama3", tmp_path / "hf")
+    package = tmp_path / "site" / "transformer_engine"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('no GPU')\n")
+    command = [sys.executable, "ckpt_conversion/convert_from_hf_to_nemo2.py", "--source", str(source)]
+    command += ["--output-path", str(tmp_path / "nemo")]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "nemo" / NAME).read_text())["verified"]
 
 
 @pytest.mark.parametrize("harm", ["a tensor", "the rotary base"])

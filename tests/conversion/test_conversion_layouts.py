@@ -21,7 +21,7 @@ from nemo_workflow.conversion.report import NAME
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
-LAYOUTS = {"tp2": ["-TP", "2"], "pp2": ["-PP", "2"], "dp2": []}
+LAYOUTS = {"tp2": ["-TP", "2"], "pp2": ["-PP", "2"], "vpp2": ["-PP", "2", "-VPP", "2"], "dp2": []}
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from nemo_workflow.conversion import checks, fields, hf_folder, source
+from nemo_workflow.conversion.beside import beside
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.families import FAMILIES, by_model_type
 from nemo_workflow.conversion.mapping import items
@@ -262,6 +263,41 @@ def test_remains_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
 def test_full_disk_is_a_failure_in_words(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no space left"), checks.full_disk(tmp_path / "out"):
         raise OSError(28, "No space left on device")
+
+
+# --- the process beside ------------------------------------------------------------------------------------------------
+def test_beside_hands_on_what_went_wrong(tmp_path: Path) -> None:
+    with beside(lambda: (tmp_path / "done").touch(), "writing"):
+        pass
+    assert (tmp_path / "done").exists()
+
+    def fill_the_disk() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space") as caught, beside(fill_the_disk, "writing"):
+        pass
+    assert caught.value.errno == 28
+
+
+def test_beside_is_killed() -> None:
+    with (
+        pytest.raises(Failure, match="writing was ended from outside"),
+        beside(lambda: os.kill(os.getpid(), 9), "writing"),
+    ):
+        pass
+
+
+def test_an_error_here_ends_the_work_beside(tmp_path: Path) -> None:
+    def work() -> None:
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt), beside(work, "writing"):
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------

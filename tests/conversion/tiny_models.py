@@ -79,6 +79,19 @@ def _deepseek_v3(tf: Any, **changes: Any) -> Any:
     return tf.DeepseekV3ForCausalLM(tf.DeepseekV3Config(**{**SIZES, **LATENT, **sizes, **changes}))
 
 
+def _starcoder(tf: Any, **changes: Any) -> Any:
+    sizes = {
+        "n_positions": 96,
+        "n_embd": 64,
+        "n_inner": 160,
+        "n_layer": 2,
+        "n_head": 4,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    return tf.GPTBigCodeForCausalLM(tf.GPTBigCodeConfig(vocab_size=1003, **sizes, **changes))
+
+
 # name in the table -> a function of the transformers module that makes the model
 MODELS: dict[str, Callable[[Any], Any]] = {
     "llama2": lambda tf: _llama(tf, num_key_value_heads=4),
@@ -119,6 +132,8 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "deepseek_v2": _deepseek_v2,
     "deepseek_v3": _deepseek_v3,
     "deepseek_v3_yarn": lambda tf: _deepseek_v3(tf, rope_scaling=YARN),
+    "starcoder": lambda tf: _starcoder(tf),
+    "starcoder_untied": lambda tf: _starcoder(tf, tie_word_embeddings=False),
     "starcoder2": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES)),
 }
 EXACT = list(MODELS)  # those that come back as they went
@@ -142,13 +157,17 @@ def make(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
         for parameter, values in model.named_parameters():
             if values.dim() == 1:
                 values.normal_(
-                    mean=1.0 if "norm.weight" in parameter or "layernorm.weight" in parameter else 0.0, std=0.3
+                    mean=1.0
+                    if parameter.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
+                    else 0.0,
+                    std=0.3,
                 )
             else:
                 values.normal_(std=0.15)
         for buffer, values in model.named_buffers():
             if buffer.endswith("e_score_correction_bias"):
-                values.normal_(std=0.3)
+                # a score below zero loses against the experts that transformers masks: they score 0
+                values.uniform_(0.0, 0.6)
     model = model.to(getattr(torch, dtype))
     model.config.dtype = getattr(torch, dtype)
     model.save_pretrained(folder)
