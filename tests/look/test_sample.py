@@ -37,7 +37,7 @@ def test_the_run_ends_with_its_own_text(experiment: Experiment, trained: Start) 
 def test_a_finished_run_tells_its_text_too_and_trains_no_more(experiment: Experiment, trained: Start) -> None:
     """Other words go on in another way; the model is the same."""
     before = experiment.whole()
-    again = experiment.start("--sample", "-import", "--tensor-model-parallel-size", "2")
+    again = experiment.start("--sample=-import", "--tensor-model-parallel-size", "2")
     assert again.code == 0, again.output
     assert "already trained to step 4" in again.output and "\n-import" in again.output
     assert experiment.whole() == before
