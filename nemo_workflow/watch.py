@@ -42,9 +42,12 @@ def launcher_alive(mark: str) -> bool:
 
 
 def dump_stacks_on_signal(stream: TextIO) -> None:
-    """On SIGUSR2 write every thread's stack to `stream`; works while the rank hangs in C code."""
+    """On SIGUSR2 write the main thread's stack to `stream`; works while the rank hangs in C code.
+
+    Only that one: faulthandler reads the others while they run, and a rank that is asked could die of it.
+    """
     faulthandler.enable(stream, all_threads=True)
-    faulthandler.register(DUMP_STACKS, stream, all_threads=True, chain=False)
+    faulthandler.register(DUMP_STACKS, stream, all_threads=False, chain=False)
 
 
 def lock_run(folder: Path) -> TextIO:
