@@ -216,7 +216,8 @@ class _Local:
         if stopped:
             self.hung += f"; rank {', '.join(map(str, stopped))} was stopped (SIGSTOP)"
         self.monitor.note(f"{self.hung}: writing all ranks' stacks to their logs and ending them")
-        _send(ranks, watch.DUMP_STACKS)
+        for rank in ranks:
+            watch.ask_for_stacks(rank)
         time.sleep(STACK_SECONDS)
         asleep = [rank for rank in ranks if _status(rank) == psutil.STATUS_STOPPED]
         _send([rank for rank in ranks if rank not in asleep], signal.SIGKILL)  # first: training must not go on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import fcntl
 import os
@@ -48,6 +49,12 @@ def dump_stacks_on_signal(stream: TextIO) -> None:
     """
     faulthandler.enable(stream, all_threads=True)
     faulthandler.register(DUMP_STACKS, stream, all_threads=False, chain=False)
+
+
+def ask_for_stacks(rank: psutil.Process) -> None:
+    """Send SIGUSR2 to a rank's main thread: when a process is stopped, any of its threads may take a signal to it."""
+    if rank.is_running():
+        ctypes.CDLL(None).tgkill(rank.pid, rank.pid, DUMP_STACKS)
 
 
 def lock_run(folder: Path) -> TextIO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -90,13 +89,27 @@ def test_stacks_on_request(tmp_path: Path) -> None:
     """Asked while its other thread is at work, again and again, the rank lives on."""
     process = rank(tmp_path, watch.launcher_mark())
     for _ in range(20):
-        process.send_signal(signal.SIGUSR2)
+        watch.ask_for_stacks(psutil.Process(process.pid))
         time.sleep(0.02)
     assert process.poll() is None
     process.kill()
     assert process.stderr
     assert "most recent call first" in process.stderr.read()
     process.wait()
+
+
+def test_stacks_of_a_stopped_rank(tmp_path: Path) -> None:
+    """Its main thread's, though as it wakes any thread could take a signal that was sent to the process."""
+    for _ in range(5):
+        process = rank(tmp_path, watch.launcher_mark())
+        own = psutil.Process(process.pid)
+        own.suspend()
+        watch.ask_for_stacks(own)
+        own.resume()
+        time.sleep(0.2)
+        process.kill()
+        assert process.stderr and 'File "<string>"' in process.stderr.read()
+        process.wait()
 
 
 # as megatron-core writes shards: the rank joins a queue, its forked writer marks the work as done; and a writer's own child
