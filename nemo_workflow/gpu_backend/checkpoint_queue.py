@@ -5,8 +5,7 @@ megatron-core spawns it, since CUDA must not be in a fork, and after `kill -9` o
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from nemo_workflow.shard_queue import ShardQueue
 
 
 def install() -> None:
@@ -16,24 +15,4 @@ def install() -> None:
 
     if not hasattr(filesystem_async, "_get_write_results_queue"):
         return
-    filesystem_async._get_write_results_queue = _Queue(torch.multiprocessing.get_context("spawn"))
-
-
-class _Queue:
-    """Makes the queue at the first call and hands out the same one from then on."""
-
-    def __init__(self, context: Any):
-        self.context = context
-        self.manager: Any = None
-        self.queue: Any = None
-
-    def __call__(self) -> Any:
-        if self.queue is None:
-            from multiprocessing.managers import SyncManager
-
-            from nemo_workflow.signals import die_with_parent
-
-            self.manager = SyncManager(ctx=self.context)
-            self.manager.start(die_with_parent, (os.getpid(),))
-            self.queue = self.manager.Queue()
-        return self.queue
+    filesystem_async._get_write_results_queue = ShardQueue(torch.multiprocessing.get_context("spawn"))
