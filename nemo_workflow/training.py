@@ -287,10 +287,11 @@ class MissedValidation(pl.Callback):
 
     def _look(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
-        if self.looked or not self.plan.schedule.validates(step):
-            self.looked = True
+        if self.looked:
             return
         self.looked = True
+        if not self.plan.schedule.validates(step):
+            return
         missed = [trainer.is_global_zero and not events.validated(self.plan.folder, step)]
         dist.broadcast_object_list(missed, src=0)
         if missed[0]:  # as Lightning does between two steps
