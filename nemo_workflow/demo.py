@@ -25,8 +25,8 @@ from nemo_workflow.errors import Failure, run_command
 from nemo_workflow.files import write_json, written_aside
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-MAX_STEPS = 150
-STOP_AT = 75
+MAX_STEPS = 100
+STOP_AT = 60
 VOCABULARY = 4096
 CORPUS_BYTES = 8_000_000
 SAMPLE_TEXT = "def read(self, size=-1):"
