@@ -25,7 +25,7 @@ demo: install
 	$(BIN)/python -m nemo_workflow.demo
 
 test: install
-	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2
 
 check: install
 	$(BIN)/ruff check .
