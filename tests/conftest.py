@@ -15,7 +15,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 TOGETHER = ("run", "slurm", "preprocess", "wikipedia", "plan")  # folders whose session fixtures are made once
 # What takes longest goes first, so that no process is left with it at the end.
-FIRST = ("run", "slurm", "pipeline/test_demo", "conversion/test_conversion_layouts", "cpu_backend/test_parity", "plan")
+FIRST = (
+    "run", "slurm", "pipeline/test_demo", "conversion/test_conversion_layouts", "look/test_loggers",
+    "cpu_backend/test_parity", "look/test_sample", "plan", "preprocess", "wikipedia", "pipeline/test_readme",
+)  # fmt: skip
 
 
 def group_of(nodeid: str) -> str:
