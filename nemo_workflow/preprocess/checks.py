@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_workflow.preprocess.inputs import sample_texts
-from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, examine
 
 if TYPE_CHECKING:
@@ -30,14 +28,13 @@ PROBES = (
 
 
 def reference_ids(
-    args: argparse.Namespace, folder: Path, sources: list[Source], keys: tuple[str, ...]
+    args: argparse.Namespace, folder: Path, texts: list[str]
 ) -> tuple[TokenizerSpec, list[str], list[list[int]]]:
     """The spec, the texts to check with, and the Hugging Face tokenizer's ids of each. To be run in a child."""
-    texts = sample_texts(sources, keys)
     spec, reference = examine(args.tokenizer, folder, args.eod_token, args.trust_remote_code)
     if not spec.fast:
         return spec, [], []
-    texts += [*PROBES, *(f"a{token}b {token} \n{token}" for token in spec.added[:20])]
+    texts = [*texts, *PROBES, *(f"a{token}b {token} \n{token}" for token in spec.added[:20])]
     return spec, texts, [reference.encode_ids(text, args.special_tokens) for text in texts]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.preprocess.checks import reference_ids
+from nemo_workflow.preprocess.inputs import sample_texts
 from nemo_workflow.preprocess.pool import Child
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, resolve_folder
@@ -34,7 +35,7 @@ class Loading:
     def __init__(self, args: argparse.Namespace, sources: list[Source], keys: tuple[str, ...]):
         self.wanted = args.engine != "tokenizers"
         self.file = resolve_folder(args.tokenizer, args.trust_remote_code) / "tokenizer.json"
-        self._child = Child(reference_ids, args, self.file.parent, sources, keys)
+        self._child = Child(reference_ids, args, self.file.parent, sample_texts(sources, keys))
         self.fast: Any = None
         self.not_fast = "there is no tokenizer.json"
 
