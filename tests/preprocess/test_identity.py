@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from nemo_workflow.preprocess.engines import FastokensEngine, TokenizersEngine
 from nemo_workflow.preprocess.loading import load_fastokens
 from nemo_workflow.preprocess.pool import Child
+from nemo_workflow.preprocess.tasks import Lines, Place
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, examine
-from nemo_workflow.preprocess.worker import Encoder, Job, Lines, Place
+from nemo_workflow.preprocess.worker import Encoder, Job
 from nemo_workflow.preprocess.writer import PairWriter
 from tests.preprocess.helpers import pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import MAKERS, WORDS, training_texts
