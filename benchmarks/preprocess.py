@@ -4,6 +4,7 @@
     python benchmarks/preprocess.py BENCH_DIR --part megatron --megatron CLONE
     python benchmarks/preprocess.py BENCH_DIR --part datatrove --datatrove-python PYTHON
     python benchmarks/preprocess.py BENCH_DIR --part scaling
+    python benchmarks/preprocess.py BENCH_DIR --part ceiling
     python benchmarks/preprocess.py BENCH_DIR --part memory
 
 CLONE is a clone of NVIDIA/Megatron-LM (checked out at core_v0.15.3 for the dated page) and runs in the Python that runs
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,10 +107,10 @@ def pss(pid: int) -> int:
     return 0
 
 
-def ours(bench: Path, corpus: Path, workers: int, repeats: int, memory: bool = True) -> Run:
-    shutil.rmtree(bench / "ours", ignore_errors=True)  # the first run replaces nothing; with repeats, the others do
+def ours(bench: Path, corpus: Path, workers: int, repeats: int, memory: bool = True, out: str = "ours") -> Run:
+    shutil.rmtree(bench / out, ignore_errors=True)  # the first run replaces nothing; with repeats, the others do
     command = [sys.executable, "-m", "nemo_workflow.preprocess", "--tokenizer", str(bench / "tokenizer")]
-    command += ["--input", str(corpus), "--output-dir", str(bench / "ours"), "--workers", str(workers), "--overwrite"]
+    command += ["--input", str(corpus), "--output-dir", str(bench / out), "--workers", str(workers), "--overwrite"]
     return measure(command, repeats, {"PYTHONPATH": str(ROOT)}, memory=memory)
 
 
@@ -199,6 +201,26 @@ def part_scaling(args: argparse.Namespace) -> None:
     big.unlink()
 
 
+def part_ceiling(args: argparse.Namespace) -> None:
+    """What the machine allows: commands with one worker and 0.6 GB each, alone and two side by side."""
+    half = repeated(args.bench, 0.6)
+
+    def run(out: str) -> float:
+        return ours(args.bench, half, 1, 1, memory=False, out=out).wall
+
+    alone: list[float] = []
+    beside: list[float] = []
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(args.repeats):
+            alone.append(run("ours"))
+            beside += pool.map(run, ("ours", "beside"))
+    for name, walls in (("alone", alone), ("beside another", beside)):
+        print(f"{name}: {statistics.median(walls):.2f} s ({', '.join(f'{wall:.1f}' for wall in walls)})")
+    print(f"two at once do {2 * statistics.median(alone) / statistics.median(beside):.2f} times the work of one")
+    half.unlink()
+    shutil.rmtree(args.bench / "beside")
+
+
 def part_memory(args: argparse.Namespace) -> None:
     """3 GB of documents, and one document of 200 MB."""
     print(HEADER)
@@ -232,10 +254,19 @@ def one_long_document(bench: Path, megabytes: int) -> Path:
     return path
 
 
+PARTS = {
+    "megatron": part_megatron,
+    "datatrove": part_datatrove,
+    "scaling": part_scaling,
+    "ceiling": part_ceiling,
+    "memory": part_memory,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", type=Path, help="folder made by preprocess_corpus.py")
-    parser.add_argument("--part", choices=("megatron", "datatrove", "scaling", "memory"), required=True)
+    parser.add_argument("--part", choices=tuple(PARTS), required=True)
     parser.add_argument("--megatron", type=Path, metavar="CLONE")
     parser.add_argument("--datatrove-python", type=Path, metavar="PYTHON")
     parser.add_argument("--repeats", type=int, default=3)
@@ -244,8 +275,7 @@ def main() -> None:
     args = parser.parse_args()
     args.bench = args.bench.resolve()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    parts = {"megatron": part_megatron, "datatrove": part_datatrove, "scaling": part_scaling, "memory": part_memory}
-    parts[args.part](args)
+    PARTS[args.part](args)
 
 
 if __name__ == "__main__":

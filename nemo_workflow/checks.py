@@ -187,10 +187,13 @@ def precision_flags(run: Run) -> Iterator[str]:
             yield f"--fp8: {tokens:g} tokens a rank is no multiple of 16; change --seq-length or --micro-batch-size"
 
 
+def _optimizer(run: Run) -> str:
+    return run.settings.optimizer or (run.recipe.fields["optim.config.optimizer"] if run.recipe else "adam")
+
+
 def optimizer_flags(run: Run) -> Iterator[str]:
-    settings, schedule = run.settings, run.schedule
-    optimizer = settings.optimizer or (run.recipe.fields["optim.config.optimizer"] if run.recipe else "adam")
-    idle = run.given("adam_beta1", "adam_beta2") if optimizer == "sgd" else []
+    schedule = run.schedule
+    idle = run.given("adam_beta1", "adam_beta2") if _optimizer(run) == "sgd" else []
     if idle:
         yield f"{', '.join(idle)}: does nothing with --optimizer sgd; leave it out"
     if schedule is None:
@@ -402,12 +405,15 @@ def cpu_offloading(run: Run) -> Iterator[str]:
     idle = run.given("cpu_offloading_layers", "cpu_offloading_activations", "cpu_offloading_weights")
     if idle and not settings.cpu_offloading:
         yield f"{', '.join(idle)}: does nothing without --cpu-offloading; add --cpu-offloading or leave it out"
-    if run.given("optim_cpu_offloading_frac") and not settings.optim_cpu_offloading:
-        yield "--optim-cpu-offloading-frac: does nothing without --optim-cpu-offloading; add it or leave this out"
     if not settings.cpu_offloading:
         return
     if not settings.cpu_offloading_activations and not settings.cpu_offloading_weights:
-        yield "--cpu-offloading: nothing to offload; add --cpu-offloading-activations or --cpu-offloading-weights"
+        yield "--cpu-offloading: nothing to offload; add --cpu-offloading-activations"
+    elif not settings.cpu_offloading_activations:
+        yield (
+            "--cpu-offloading-weights: Transformer Engine 2.9 offloads no weights any more, and a run with weights alone"
+            " breaks off at its first step; use --cpu-offloading-activations"
+        )
     layers = settings.cpu_offloading_layers
     if layers is None:
         yield "--cpu-offloading: needs --cpu-offloading-layers, the number of layers to offload"
@@ -424,6 +430,19 @@ def cpu_offloading(run: Run) -> Iterator[str]:
         )
     if settings.fp8:
         yield "--cpu-offloading: can't be combined with --fp8; leave one of them out"
+
+
+def optimizer_offloading(run: Run) -> Iterator[str]:
+    """megatron-core's optimizer on the host is Adam, over the shards of the distributed optimizer."""
+    settings = run.settings
+    if not settings.optim_cpu_offloading:
+        if run.given("optim_cpu_offloading_frac"):
+            yield "--optim-cpu-offloading-frac: does nothing without --optim-cpu-offloading; add it or leave this out"
+        return
+    if settings.disable_dist_optim:
+        yield "--optim-cpu-offloading: needs the distributed optimizer; leave --disable-dist-optim out"
+    if _optimizer(run) == "sgd":
+        yield "--optim-cpu-offloading: only Adam's states can be offloaded; leave it or --optimizer sgd out"
 
 
 def checkpoint_fits(run: Run) -> Iterator[str]:
@@ -500,6 +519,7 @@ RULES = (
     sequence_length,
     recompute,
     cpu_offloading,
+    optimizer_offloading,
     enough_data,
     tokenizer_fits,
     wandb_flags,

@@ -77,4 +77,6 @@ def _offload_values(plan: Plan) -> dict[str, Any]:
             values[f"{MODEL}.cpu_offloading_{what}"] = plan.setting(f"cpu_offloading_{what}")
     if plan.setting("optim_cpu_offloading"):
         values["optim.config.optimizer_offload_fraction"] = plan.setting("optim_cpu_offloading_frac")
+        # without it megatron-core 0.15.3 saves an optimizer that it can't load
+        values["optim.config.use_precision_aware_optimizer"] = True
     return values

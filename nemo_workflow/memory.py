@@ -42,7 +42,7 @@ class Job:
     fp8: bool = False
     distributed_optimizer: bool = True
     sgd: bool = False
-    optimizer_offload: float = 0.0  # fraction of Adam's moments in host memory
+    optimizer_offload: float = 0.0  # fraction of Adam's moments and fp32 weights in host memory
     offloaded_layers: int = 0  # layers whose activations go to host memory
     recompute_granularity: str | None = None
     recompute_method: str | None = None
@@ -161,13 +161,12 @@ def _parameters_on(job: Job, stage: int) -> tuple[int, int]:
 def _bytes_a_parameter(job: Job) -> tuple[float, float, float]:
     """Bytes of weight, gradient and optimizer state a parameter.
 
-    fp8 weights are kept with their transpose: two bytes too. Offloading moves Adam's two moments, not the fp32 weights.
+    fp8 weights are kept with their transpose: two bytes too. Offloading moves Adam's two moments and the fp32 weights.
     """
-    moments = 4.0 if job.sgd else 8.0
-    moments *= 1 - job.optimizer_offload
+    moments, here = 4.0 if job.sgd else 8.0, 1 - job.optimizer_offload
     if job.precision == "32":
-        return 4, 4, moments
-    return 2, 4 if job.fp32_grad_reduce else 2, 4 + moments
+        return 4, 4, here * moments
+    return 2, 4 if job.fp32_grad_reduce else 2, here * (4 + moments)
 
 
 def _optimizer_share(job: Job, dense: int, expert: int) -> float:
@@ -184,7 +183,9 @@ def _tokens(job: Job) -> float:
 
 
 def _logits(job: Job) -> float:
-    return LOGIT_BYTES[job.cross_entropy] * _tokens(job) * job.vocabulary / job.layout.tensor
+    """The logits and, where the loss is fused, what the fused weight gradient hands to autograd in its place: bf16 of the matrix's size."""
+    stand_in = 2 * job.sizes["hidden_size"] if job.cross_entropy == "te" else 0
+    return (LOGIT_BYTES[job.cross_entropy] * _tokens(job) + stand_in) * job.vocabulary / job.layout.tensor
 
 
 def _activations(job: Job, stage: int) -> tuple[float, float]:
@@ -269,10 +270,11 @@ def _norm_bytes(job: Job) -> float:
 
 
 def _attention_bytes(job: Job) -> float:
-    """Queries, keys, values, and the output that the next product takes."""
-    sizes = job.sizes
+    """Queries, keys, values, and the output, of which the next product keeps a copy of its own in fp8."""
+    sizes, copy = job.sizes, 1 if job.fp8 else 0
     heads, groups = sizes["num_attention_heads"], sizes["num_query_groups"] or sizes["num_attention_heads"]
-    return _norm_bytes(job) + 2 * (2 * heads + 2 * groups) * sizes["kv_channels"] / job.layout.tensor
+    kept = 2 * (2 * heads + 2 * groups) + copy * heads
+    return _norm_bytes(job) + kept * sizes["kv_channels"] / job.layout.tensor
 
 
 def _latent_attention_bytes(job: Job) -> float:
@@ -283,7 +285,8 @@ def _latent_attention_bytes(job: Job) -> float:
     expanded = heads * (2 * query + value)
     if job.recompute_granularity == "selective" and "mla_up_proj" in job.recompute_modules:
         expanded = 0
-    return _norm_bytes(job) + 4 * low_rank + 2 * (expanded + heads * value) / job.layout.tensor
+    output = (3 if job.fp8 else 2) * heads * value
+    return _norm_bytes(job) + 4 * low_rank + (2 * expanded + output) / job.layout.tensor
 
 
 def _gate(job: Job, width: float) -> float:

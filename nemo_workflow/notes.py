@@ -23,6 +23,8 @@ def add(run: Run) -> None:
         _data_of_another_tokenizer(run, run.tokenizer)
     if run.recipe and run.nemo_model:
         _sizes_of_checkpoint(run, run.recipe)
+    if run.settings.cpu_offloading_weights:
+        run.notes.append("--cpu-offloading-weights: does nothing, Transformer Engine 2.9 offloads no weights any more")
     if run.schedule and not run.schedule.limit_val_batches:
         run.notes.append("no validation: --split leaves nothing for it")
 

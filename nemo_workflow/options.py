@@ -181,8 +181,8 @@ _GUIDE = [
     Option("cpu-offloading", OFFLOAD, "keep part of the activations or weights in host memory", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading",)),
     Option("cpu-offloading-layers", OFFLOAD, "number of layers to offload", type=int, sets=(f"{MODEL}.cpu_offloading_num_layers",), least=1),
     Option("cpu-offloading-activations", OFFLOAD, "offload activations", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_activations",)),
-    Option("cpu-offloading-weights", OFFLOAD, "offload weights", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_weights",)),
-    Option("optim-cpu-offloading", OFFLOAD, "keep optimizer states in host memory", switch=True, default=False, sets=(f"{OPTIM}.optimizer_cpu_offload",)),
+    Option("cpu-offloading-weights", OFFLOAD, "offload weights (Transformer Engine 2.9 no longer does)", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_weights",)),
+    Option("optim-cpu-offloading", OFFLOAD, "keep Adam's states and fp32 weights in host memory", switch=True, default=False, sets=(f"{OPTIM}.optimizer_cpu_offload",)),
     Option("optim-cpu-offloading-frac", OFFLOAD, "fraction of the optimizer states to offload, 0 to 1", type=float, default=1.0, least=0),
 ]
 

@@ -12,10 +12,13 @@ from __future__ import annotations
 import shutil
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Refusal
-from nemo_workflow.plan import Plan
+
+if TYPE_CHECKING:
+    from nemo_workflow.plan import Plan
 
 # of all tokenizers that transformers has; no weights, no pickles, no code
 ENDINGS = {".json", ".model", ".txt", ".tiktoken", ".jinja", ".spm", ".vocab", ".bpe", ".codes"}

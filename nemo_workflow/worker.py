@@ -66,7 +66,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
     if plan.accelerator == "gpu":
         gpu_backend.fuse_output_layer()
-        gpu_backend.end_queue_with_rank()
+        gpu_backend.fuse_elementwise()
+        gpu_backend.mend_checkpoints()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
     trainer = pretrain.keywords["trainer"]

@@ -8,6 +8,7 @@ FOLDER/result.json. With `ranks` in the case it is one of that many processes th
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -45,17 +46,18 @@ def main() -> None:
         gpu_backend.install = memory_pool.leave_out  # the import only: nothing of the training
     if case.get("stock") or case.get("plain_head"):
         gpu_backend.fuse_output_layer = lambda: None
+    if case.get("stock") or case.get("plain_elementwise"):
+        gpu_backend.fuse_elementwise = lambda: None
     if plan.accelerator == "gpu":
         gpu_backend.install()
     else:
         cpu_backend.install()
     from nemo_workflow import recipe, saving, training
 
-    if case.get("kernels"):
-        fuse = gpu_backend.fuse_output_layer
-        gpu_backend.fuse_output_layer = lambda: (fuse(), gpu_backend.fuse_elementwise())
     watch = Watch(case, folder)
     patch(case, recipe, training, saving, watch)
+    if case.get("module"):
+        importlib.import_module(case["module"])
     watch.ready = time.time()
     if ranks == 1:
         sys.stdin.readline()

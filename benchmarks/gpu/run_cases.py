@@ -9,11 +9,12 @@ CASES.json holds a list of objects in the order of their worth:
   kind               "train" (default), "stock" for NeMo's recipe without us, "peer" for transformers with torch.compile,
                      "check" for the kernels by themselves, "launch" for pretrain_llm.py with its own launcher
   set, none          recipe fields laid over the recipe; those that may be set to null
-  stock, plain_head, kernels   nothing of ours; without the fused output layer; with the element-wise kernels
+  stock, plain_head, plain_elementwise   nothing of ours; without the fused output layer; without the element-wise kernels
   profile, save      torch profiler on the sixth step; checkpoints are written
   again, forget      the run of that case goes on, its checkpoint of step `forget` gone
   small              may run beside other small ones: its speed says nothing
   seconds, timeout   what it needs at least to be started before the limit; when it is killed
+  module             a Python module that is imported before the training, to try a patch
   first              nothing else is run when it fails
 
 The imports of the next cases happen while one trains, so that the GPU hardly waits. Each result is appended to OUT/results.jsonl
@@ -168,7 +169,8 @@ def result_of(item: Running, options: argparse.Namespace, late: bool) -> dict[st
     if (folder / "result.json").exists():
         return {**known, **json.loads((folder / "result.json").read_text())}
     text = (folder / "log").read_text(errors="replace")
-    for rank_log in sorted(folder.rglob("rank0.error")):
+    run = options.out / item.case.get("again", item.case["name"])  # its newest attempt
+    for rank_log in sorted(run.rglob("rank0.error"))[-1:]:
         text += rank_log.read_text(errors="replace")
     said = " | ".join(text.strip().splitlines()[-4:])[-600:]
     return {**known, "error": f"{'killed, too late: ' if late else ''}{said}"}

@@ -1,4 +1,4 @@
-"""What NeMo lacks on a GPU for its best speed. `install` is called in a worker before NeMo is imported.
+"""What NeMo lacks on a GPU, for its best speed and for checkpoints that hold. `install` is called in a worker before NeMo is imported, the others after.
 
 Each part changes no result beyond rounding and stands aside where it doesn't fit.
 """
@@ -21,19 +21,17 @@ def fuse_output_layer() -> None:
     output_layer.install()
 
 
-def end_queue_with_rank() -> None:
-    """Leave no process of a checkpoint's writers behind; see checkpoint_queue.py. Imports megatron-core."""
-    from nemo_workflow.gpu_backend import checkpoint_queue
-
-    checkpoint_queue.install()
-
-
 def fuse_elementwise() -> None:
-    """SwiGLU's gradient and the rotary embedding in kernels of ours; see activation.py and rotary.py. Imports megatron-core.
-
-    Not called by a run yet: right by Triton's interpreter, not yet measured on a card (benchmarks/gpu, case ours_kernels).
-    """
+    """SwiGLU's gradient and the rotary embedding in kernels of ours; see activation.py and rotary.py. Imports megatron-core."""
     from nemo_workflow.gpu_backend import activation, rotary
 
     activation.install()
     rotary.install()
+
+
+def mend_checkpoints() -> None:
+    """No process of a checkpoint's writers stays behind, and an offloaded optimizer's can be read. Imports megatron-core."""
+    from nemo_workflow.gpu_backend import checkpoint_queue, offloaded_optimizer
+
+    checkpoint_queue.install()
+    offloaded_optimizer.install()

@@ -1,11 +1,15 @@
-"""Does an engine give the Hugging Face tokenizer's ids? Told on a sample: a smoke test, no proof."""
+"""Does an engine give the Hugging Face tokenizer's ids? Told on a sample: a smoke test, no proof. Light: no numpy."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nemo_workflow.preprocess.engines import Engine
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, examine
+
+if TYPE_CHECKING:
+    from nemo_workflow.preprocess.engines import Engine
 
 # Texts on which tokenizers are known to differ: composition, runs of white space, digits, joiners, scripts, controls.
 PROBES = (
@@ -24,14 +28,14 @@ PROBES = (
 
 
 def reference_ids(
-    name: str, folder: Path, eod_token: str | None, trust_remote_code: bool, texts: list[str], special: bool
+    args: argparse.Namespace, folder: Path, texts: list[str]
 ) -> tuple[TokenizerSpec, list[str], list[list[int]]]:
     """The spec, the texts to check with, and the Hugging Face tokenizer's ids of each. To be run in a child."""
-    spec, reference = examine(name, folder, eod_token, trust_remote_code)
+    spec, reference = examine(args.tokenizer, folder, args.eod_token, args.trust_remote_code)
     if not spec.fast:
         return spec, [], []
     texts = [*texts, *PROBES, *(f"a{token}b {token} \n{token}" for token in spec.added[:20])]
-    return spec, texts, [reference.encode_ids(text, special) for text in texts]
+    return spec, texts, [reference.encode_ids(text, args.special_tokens) for text in texts]
 
 
 def first_difference(engine: Engine, texts: list[str], expected: list[list[int]], special: bool) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from nemo_workflow.console import Meter
 from nemo_workflow.errors import Refusal
 
 DESCRIPTION = """\
@@ -132,16 +133,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy starts its threads, which nothing here uses, when it is imported
     _check(args)
+    from nemo_workflow.preprocess.folder import clean_up_stale
+    from nemo_workflow.preprocess.loading import Loading
     from nemo_workflow.preprocess.sources import find_sources
 
     began = time.monotonic()
     sources = find_sources(args.input, args.input_dir, args.data_prefix)
     keys = tuple(dict.fromkeys(args.json_keys))
     folder = Path(args.output_dir).expanduser() / "preprocessed"
+    meter = Meter()
+    for line in clean_up_stale(folder):
+        meter.note(line)
+    if not args.overwrite:
+        _refuse_existing(folder, [f"{source.prefix}_{key}_document" for source in sources for key in keys])
+    loading = Loading(args, sources, keys)
+    loading.load(beside="nemo_workflow.preprocess.run")
     from nemo_workflow.preprocess.run import Run
 
-    run = Run(args, sources, keys, folder)
-    for line in run.execute(began):
+    for line in Run(args, sources, keys, folder, loading, meter).execute(began):
         print(line)
     return 0
 
@@ -165,6 +174,13 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"--output-dir {args.output_dir}: a file; give a folder")
     if problems:
         raise Refusal(problems)
+
+
+def _refuse_existing(folder: Path, stems: list[str]) -> None:
+    existing = [path for stem in stems for end in (".bin", ".idx") if (path := folder / f"{stem}{end}").exists()]
+    if existing:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise Refusal(f"{existing[0]}{more}: exists already; --overwrite replaces it")
 
 
 def _stop(*_: object) -> NoReturn:

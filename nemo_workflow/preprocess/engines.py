@@ -28,16 +28,9 @@ class FastokensEngine:
 
     name = "fastokens"
 
-    def __init__(self, backend: str, split_special: bool = False):
-        # One thread a process: the workers are the parallelism. Both are read when the library first encodes.
-        os.environ.update(RAYON_NUM_THREADS="1", FASTOKENS_BPE_THREADS="1")
-        from fastokens._native import Tokenizer  # the public package pulls in its patches of transformers
-
-        self.split_special = split_special
-        self.tokenizer = Tokenizer.from_json_str(backend)
-        # The file may ask for both; transformers switches both off unless asked.
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+    def __init__(self, tokenizer: Any, split_special: bool = False):
+        """`tokenizer` is what `loading.load_fastokens` returned."""
+        self.tokenizer, self.split_special = tokenizer, split_special
 
     def encode(self, texts: list[str], special: bool) -> tuple[Ids, Lengths]:
         ids, offsets = self.tokenizer.encode_batch_flat(

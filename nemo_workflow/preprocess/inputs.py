@@ -13,7 +13,7 @@ from nemo_workflow.errors import Refusal
 from nemo_workflow.preprocess.documents import BOM, parse_lines
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
-from nemo_workflow.preprocess.worker import Lines, LinesInFile, Rows, Task
+from nemo_workflow.preprocess.tasks import Lines, LinesInFile, Rows, Task
 
 GIANT = 32 << 20  # a line longer than this is never held in memory
 

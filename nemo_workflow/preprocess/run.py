@@ -14,16 +14,19 @@ import numpy as np
 
 from nemo_workflow import console
 from nemo_workflow.errors import Refusal
-from nemo_workflow.preprocess.checks import first_difference, reference_ids
+from nemo_workflow.preprocess.checks import first_difference
 from nemo_workflow.preprocess.documents import Reject
 from nemo_workflow.preprocess.engines import Engine, FastokensEngine, PythonEngine, TokenizersEngine
-from nemo_workflow.preprocess.inputs import Reader, sample_texts
-from nemo_workflow.preprocess.pool import Child, Pool
+from nemo_workflow.preprocess.folder import OutputFolder, disk_errors
+from nemo_workflow.preprocess.inputs import Reader
+from nemo_workflow.preprocess.loading import Loading
+from nemo_workflow.preprocess.pool import Pool
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.summary import Tally, lines_for_people, tokenizer_json
-from nemo_workflow.preprocess.tokenizer import TokenizerSpec, resolve_folder
-from nemo_workflow.preprocess.worker import Encoder, Job, Place, Result
-from nemo_workflow.preprocess.writer import OutputFolder, PairWriter, clean_up_stale, disk_errors
+from nemo_workflow.preprocess.tasks import Place, Result
+from nemo_workflow.preprocess.tokenizer import TokenizerSpec
+from nemo_workflow.preprocess.worker import Encoder, Job
+from nemo_workflow.preprocess.writer import PairWriter
 
 CHUNK = 4 << 20  # bytes of input a task
 ENOUGH_LINES = 10_000  # from here on a share of bad lines is judged before the end of the file
@@ -126,58 +129,32 @@ class Output:
 
 
 class Run:
-    """The whole run for checked arguments."""
+    """The whole run for checked arguments, with a tokenizer that is loaded or about to be."""
 
-    def __init__(self, args: argparse.Namespace, sources: list[Source], keys: tuple[str, ...], folder: Path):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        sources: list[Source],
+        keys: tuple[str, ...],
+        folder: Path,
+        loading: Loading,
+        meter: console.Meter,
+    ):
         self.args, self.sources, self.keys, self.folder = args, sources, keys, folder
-        self.meter = console.Meter()
+        self.loading, self.meter = loading, meter
 
     def execute(self, began: float) -> Iterator[str]:
         """Do it all; yields the lines of the closing summary."""
-        if self.folder.is_dir():
-            for line in clean_up_stale(self.folder):
-                self.meter.note(line)
-        self._refuse_existing()
-        args = self.args
-        where = resolve_folder(args.tokenizer, args.trust_remote_code)
-        texts = sample_texts(self.sources, self.keys)
-        ask = Child(
-            reference_ids, args.tokenizer, where, args.eod_token, args.trust_remote_code, texts, args.special_tokens
-        )
-        if args.engine != "tokenizers":
-            self._preload(where / "tokenizer.json")
-        self.spec, self.sample, self.expected = ask.result()
-        if args.append_eod and self.spec.eod is None:
+        self.spec, self.sample, self.expected = self.loading.reference()
+        if self.args.append_eod and self.spec.eod is None:
             raise Refusal(
-                f"--tokenizer {args.tokenizer}: it names no eos_token to end documents with; "
+                f"--tokenizer {self.args.tokenizer}: it names no eos_token to end documents with; "
                 "give --eod-token TOKEN, or --no-append-eod"
             )
         with disk_errors(self.folder), OutputFolder(self.folder) as output:
             outputs = self._encode_all(output)
             lines = self._finish(output, outputs, began)
         yield from lines
-
-    def _refuse_existing(self) -> None:
-        if self.args.overwrite:
-            return
-        names = [f"{s.prefix}_{key}_document{e}" for s in self.sources for key in self.keys for e in (".bin", ".idx")]
-        existing = [name for name in names if (self.folder / name).exists()]
-        if existing:
-            more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-            raise Refusal(f"{self.folder / existing[0]}{more}: exists already; --overwrite replaces it")
-
-    def _preload(self, file: Path) -> None:
-        """Load fastokens while the child loads the reference: each takes a second for a large vocabulary."""
-        self.fast: FastokensEngine | None = None
-        self.not_fast = "there is no tokenizer.json"
-        if file.is_file():
-            self._load_fast(file.read_text(encoding="utf-8", errors="replace"))
-
-    def _load_fast(self, backend: str) -> None:
-        try:
-            self.fast = FastokensEngine(backend)
-        except Exception as error:  # noqa: BLE001 - a library that will not take it raises what it likes
-            self.fast, self.not_fast = None, (str(error) or type(error).__name__).splitlines()[0]
 
     def _engine(self) -> Engine:
         """The engine that the flags and the tokenizer allow, loaded here so that the workers share its memory."""
@@ -190,12 +167,11 @@ class Run:
             self.why = "as --engine says"
             return TokenizersEngine(self.spec)
         if self.spec.backend is not None:  # transformers changes the file as it loads it
-            self._load_fast(self.spec.backend)
-        if self.fast is not None:
+            self.loading.load_fast(self.spec.backend)
+        if self.loading.fast is not None:
             self.why = "takes this tokenizer"
-            self.fast.split_special = self.spec.split_special
-            return self.fast
-        self.why = f"fastokens does not take this tokenizer ({self.not_fast})"
+            return FastokensEngine(self.loading.fast, self.spec.split_special)
+        self.why = f"fastokens does not take this tokenizer ({self.loading.not_fast})"
         if self.args.engine == "fastokens":
             raise Refusal(f"--engine fastokens: {self.why}; leave --engine out")
         return TokenizersEngine(self.spec)

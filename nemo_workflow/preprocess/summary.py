@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from nemo_workflow.console import human_bytes, human_count
+from nemo_workflow.preprocess.tasks import Tokens
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
-from nemo_workflow.preprocess.worker import Tokens
 
 
 class Tally:

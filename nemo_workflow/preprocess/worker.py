@@ -19,77 +19,11 @@ from nemo_workflow.preprocess.documents import BOM, BadLine, Reject, check_text,
 from nemo_workflow.preprocess.engines import Engine
 from nemo_workflow.preprocess.giant import read_giant
 from nemo_workflow.preprocess.longtext import PIECE, pieces
+from nemo_workflow.preprocess.tasks import Lines, LinesInFile, Place, Result, Task, Tokens
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
 
 LONG_TEXT = 2 * PIECE  # characters; longer ones are cut
-
-
-@dataclass(frozen=True)
-class LinesInFile:
-    """Whole lines of an uncompressed file: bytes start to end. `done`: bytes of the inputs read when this task is."""
-
-    source: int
-    done: int
-    path: Path
-    start: int
-    end: int
-    giant: bool = False  # a single line too long for memory
-    delete: bool = False  # the file is ours, and done with after this
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Whole lines, decompressed."""
-
-    source: int
-    done: int
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a Parquet file: a column of values a key."""
-
-    source: int
-    done: int
-    columns: list[list[Any]]
-
-
-Task = LinesInFile | Lines | Rows
-
-
-@dataclass(frozen=True)
-class Place:
-    """The order to write the tokens of the worker's oldest result that is not yet written: a file and an offset a key."""
-
-    files: list[tuple[Path, int]]
-
-
-@dataclass
-class Tokens:
-    """Tokens of one key of a task. The worker keeps them, in `data` or, if there are many, in the file `spool`, until it
-    is told where in the .bin they belong; `size` is in bytes, `lengths` is int32, 0 for no tokens."""
-
-    lengths: bytes
-    size: int
-    utf8_bytes: int
-    eod_inside: int
-    seen: bytes  # a bit for each id, np.packbits
-    data: bytes | memoryview = b""
-    spool: Path | None = None
-
-    def without_data(self) -> Tokens:
-        """What is sent to the parent."""
-        return replace(self, data=b"", spool=None)
-
-
-@dataclass
-class Result:
-    """Of one task. `rejects` are numbered within the task's `lines`."""
-
-    tokens: list[Tokens]
-    rejects: list[Reject]
-    lines: int
+WRITTEN_BEHIND = 64 << 20  # bytes of a .bin before the place just written that may still be on their way to the disk
 
 
 @dataclass(frozen=True)
@@ -139,8 +73,10 @@ class Encoder:
                 view = memoryview(tokens.data)
                 while view:
                     view = view[out.write(view) :]
-                # the disk begins now, not at the parent's fsync when everybody else is done
-                os.posix_fadvise(out.fileno(), offset, tokens.size, os.POSIX_FADV_DONTNEED)
+                # The disk begins now, not at the parent's fsync when everybody else is done; and what is on it by now
+                # leaves the page cache, so that the next tokens reuse its memory: memory new to the kernel costs more.
+                begin = max(0, offset - WRITTEN_BEHIND)
+                os.posix_fadvise(out.fileno(), begin, offset + tokens.size - begin, os.POSIX_FADV_DONTNEED)
 
     def _lines(self, data: bytes) -> Result:
         columns, rejects, count = parse_lines(data, self.job.keys)
@@ -203,10 +139,11 @@ class Encoder:
     def _pack(self, ids: np.ndarray, lengths: np.ndarray, utf8_bytes: int) -> Tokens:
         """Add the end-of-document token to every text that has tokens (Megatron adds none to an empty one)."""
         eod, documents = self.job.spec.eod, int((lengths > 0).sum())
-        seen = self._seen(ids, documents > 0)
-        inside = 0 if eod is None else int((ids == eod).sum()) - self.eod_around * len(lengths)
+        counts = self._counts(ids)
+        inside = 0 if eod is None else int(counts[eod]) - self.eod_around * len(lengths)
         if not self.job.append_eod:
-            return self._tokens(lengths, ids.astype(self.dtype), utf8_bytes, inside, seen)
+            return self._tokens(lengths, ids.astype(self.dtype), utf8_bytes, inside, counts)
+        counts[eod] += documents
         full = lengths + (lengths > 0)
         out = np.empty(len(ids) + documents, self.dtype)
         is_text = np.ones(len(out), bool)
@@ -214,23 +151,21 @@ class Encoder:
         is_text[ends] = False
         out[ends] = eod
         out[is_text] = ids
-        return self._tokens(full, out, utf8_bytes, inside, seen)
+        return self._tokens(full, out, utf8_bytes, inside, counts)
 
-    def _tokens(self, lengths: np.ndarray, ids: np.ndarray, utf8_bytes: int, inside: int, seen: bytes) -> Tokens:
-        return Tokens(lengths.astype(np.int32).tobytes(), ids.nbytes, utf8_bytes, inside, seen, data=ids.data.cast("B"))
+    def _tokens(self, lengths: np.ndarray, ids: np.ndarray, utf8_bytes: int, inside: int, counts: np.ndarray) -> Tokens:
+        sizes, seen = lengths.astype(np.int32).tobytes(), np.packbits(counts > 0).tobytes()
+        return Tokens(sizes, ids.nbytes, utf8_bytes, inside, seen, data=ids.data.cast("B"))
 
-    def _seen(self, ids: np.ndarray, eod_added: bool) -> bytes:
-        seen = np.zeros(self.job.spec.largest_id + 1, bool)
-        seen[ids] = True
-        if self.job.append_eod and eod_added:
-            seen[self.job.spec.eod] = True
-        return np.packbits(seen).tobytes()
+    def _counts(self, ids: np.ndarray) -> np.ndarray:
+        """How often each id of the vocabulary is there."""
+        return np.bincount(ids, minlength=self.job.spec.largest_id + 1)
 
     def _encode_stream(self, stream: Iterable[str]) -> Tokens:
         """One document of any length; its tokens go to a file."""
         spec, special = self.job.spec, self.job.special
         count = utf8_bytes = inside = 0
-        seen = np.zeros(spec.largest_id + 1, bool)
+        counts = self._counts(np.empty(0, np.uint32))
 
         def measured() -> Iterable[str]:
             nonlocal utf8_bytes
@@ -250,16 +185,16 @@ class Encoder:
         descriptor, name = tempfile.mkstemp(prefix="tokens-", dir=self.job.spool_dir)
         with os.fdopen(descriptor, "wb") as spool:
             for ids in arrays():
-                seen[ids] = True
+                counts += self._counts(ids)
                 count += len(ids)
                 spool.write(ids.astype(self.dtype).tobytes())
             if self.job.append_eod and count:
                 spool.write(np.array([spec.eod], self.dtype).tobytes())
-                seen[spec.eod] = True
+                counts[spec.eod] += 1
                 count += 1
         lengths = np.array([count], np.int32).tobytes()
         size = count * self.dtype.itemsize
-        return Tokens(lengths, size, utf8_bytes, inside, np.packbits(seen).tobytes(), spool=Path(name))
+        return Tokens(lengths, size, utf8_bytes, inside, np.packbits(counts > 0).tobytes(), spool=Path(name))
 
 
 def _read(task: LinesInFile) -> bytes:

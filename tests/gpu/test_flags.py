@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import pytest
 
-from tests.gpu.cases import FLAGS, SAVED, STEPS
+from tests.gpu.cases import FLAGS, length
 
 pytestmark = pytest.mark.gpu
 Results = dict[str, dict[str, Any]]
@@ -19,15 +20,16 @@ def losses(results: Results, name: str) -> dict[int, float]:
 
 @pytest.mark.parametrize("name", ["plain", *FLAGS])
 def test_it_trains(results: Results, name: str) -> None:
-    found = losses(results, name)
-    assert list(found) == list(range(1, STEPS + 1))
-    assert found[STEPS] < found[1] - 0.5
+    found, (steps, _) = losses(results, name), length(name)
+    assert list(found) == list(range(1, steps + 1))
+    assert found[steps] < found[1] - 0.5
 
 
 @pytest.mark.parametrize("name", ["plain", *FLAGS])
 def test_it_goes_on_from_its_checkpoint(results: Results, name: str) -> None:
     whole, again = losses(results, name), losses(results, f"{name}_again")
-    assert list(again) == list(range(SAVED + 1, STEPS + 1))
+    steps, saved = length(name)
+    assert list(again) == list(range(saved + 1, steps + 1))
     # fp8's scaling history is part of the checkpoint; atomic adds in the backward pass leave the last bits open
     for step, loss in again.items():
         assert loss == pytest.approx(whole[step], abs=0.02)
@@ -60,7 +62,10 @@ def test_fp8_is_on(results: Results) -> None:
 
 def test_the_run_measures_itself_right(results: Results) -> None:
     """The metrics file against a clock read from outside, with the GPU idle at both readings."""
-    assert results["clock"]["tok_s"] == pytest.approx(results["clock"]["outside_tok_s"], rel=0.1)
+    clock = results["clock"]
+    tokens_a_step = clock["tok_s"] * statistics.median(clock["step_seconds"][4:])
+    own = tokens_a_step / statistics.mean(clock["step_seconds"][4:])  # a step of a tenth of a second varies
+    assert own == pytest.approx(clock["outside_tok_s"], rel=0.02)
 
 
 def test_kernels(results: Results) -> None:

@@ -72,18 +72,31 @@ MEASURED = [
         job(2, recompute_granularity="full", recompute_method="block", recompute_layers=8),
         35.2,
     ),
-    ("optimizer offloaded", job(2, optimizer_offload=1.0), 34.7),
     ("activations of 8 of 16 layers offloaded", job(2, offloaded_layers=8), 34.7),
-    ("our defaults, micro batch 4", job(4), 66.7),
-    ("our defaults with fp8 (delayed), micro batch 4", job(4, fp8=True), 61.7),
+    ("our defaults, micro batch 4", job(4), 66.8),
+    ("our defaults with fp8 (delayed), micro batch 4", job(4, fp8=True), 61.8),
+    ("our defaults, micro batch 4 of 2048 tokens", job(4, seq_length=2048), 32.8),
+    ("fp8 (delayed), micro batch 4 of 2048 tokens", job(4, seq_length=2048, fp8=True), 31.5),
+    (
+        "our defaults, every layer recomputed, micro batch 4",
+        job(4, recompute_granularity="full", recompute_method="uniform", recompute_layers=1),
+        31.7,
+    ),
+    ("our defaults, activations of 8 of 16 layers offloaded", job(2, offloaded_layers=8), 34.8),
 ]
 
 
 @pytest.mark.parametrize(("what", "planned", "gib"), MEASURED, ids=[row[0] for row in MEASURED])
-def test_the_formula_is_within_3_percent_of_the_card(what: str, planned: Job, gib: float) -> None:
+def test_the_formula_is_close_to_the_card(what: str, planned: Job, gib: float) -> None:
     usage = fullest(planned)
     allocated = (usage.total - usage.libraries) / GIB  # the allocator doesn't count the libraries
-    assert allocated == pytest.approx(gib, rel=0.03), what
+    assert allocated == pytest.approx(gib, rel=0.015), what
+
+
+def test_an_offloaded_optimizer_leaves_its_fraction_on_the_host() -> None:
+    assert fullest(job(1, optimizer_offload=0.5)).optimizer == fullest(job(1)).optimizer // 2
+    assert fullest(job(1, optimizer_offload=1.0)).optimizer == 0
+    assert fullest(job(1, optimizer_offload=1.0)).weights == fullest(job(1)).weights
 
 
 def on(planned: Job, **sizes: Any) -> Job:

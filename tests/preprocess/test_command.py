@@ -390,6 +390,13 @@ def test_help_is_light_and_quick(preprocess):
     assert began is not None
 
 
+def test_loading_begins_before_numpy_is_imported():
+    """It is imported while the tokenizer loads, which takes a second."""
+    program = "import sys; from nemo_workflow.preprocess import command, folder, loading; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_hot_path_imports_nothing_heavy(tokenizers_dir, tmp_path):
     """Start-up time comes from imports: torch takes 4 s, transformers 1 s."""
     docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)

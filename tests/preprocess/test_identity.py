@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_workflow.preprocess.engines import FastokensEngine, TokenizersEngine
+from nemo_workflow.preprocess.loading import load_fastokens
 from nemo_workflow.preprocess.pool import Child
+from nemo_workflow.preprocess.tasks import Lines, Place
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, examine
-from nemo_workflow.preprocess.worker import Encoder, Job, Lines, Place
+from nemo_workflow.preprocess.worker import Encoder, Job
 from nemo_workflow.preprocess.writer import PairWriter
 from tests.preprocess.helpers import pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import MAKERS, WORDS, training_texts
@@ -117,7 +119,7 @@ def encoders(tokenizers_dir, tmp_path_factory):
         job = Job(spec, ("text",), True, True, spool)
         made[kind] = [Encoder(job, TokenizersEngine(spec))]
         if kind != "unigram":
-            made[kind].append(Encoder(job, FastokensEngine(spec.read_json(), spec.split_special)))
+            made[kind].append(Encoder(job, FastokensEngine(load_fastokens(spec.read_json()), spec.split_special)))
     return made
 
 
@@ -188,7 +190,7 @@ def test_loaded_as_transformers_loads_it(variant, tokenizers_dir, reference, tmp
     texts = training_texts(3, seed=2) + TRICKY + ["a <|new|> b <|pad|>", " lead"]
     expected = reference(folder, texts)
     assert (spec.vocab_size, spec.eod) == (reference.answer["vocab_size"], reference.answer["eod"])
-    engines = [TokenizersEngine(spec), FastokensEngine(spec.read_json(), spec.split_special)]
+    engines = [TokenizersEngine(spec), FastokensEngine(load_fastokens(spec.read_json()), spec.split_special)]
     for engine in engines:
         encoder = Encoder(Job(spec, ("text",), True, True, tmp_path), engine)
         assert encode_pair(encoder, texts, tmp_path) == expected, engine.name
@@ -209,7 +211,7 @@ def test_truncation_and_padding_in_the_file_are_not_applied(tokenizers_dir, refe
     (folder / "tokenizer.json").write_text(json.dumps(raw))
     spec = spec_of(folder)
     texts = training_texts(3, seed=2)
-    for engine in (TokenizersEngine(spec), FastokensEngine(spec.read_json(), spec.split_special)):
+    for engine in (TokenizersEngine(spec), FastokensEngine(load_fastokens(spec.read_json()), spec.split_special)):
         encoder = Encoder(Job(spec, ("text",), True, True, tmp_path), engine)
         assert encode_pair(encoder, texts, tmp_path) == reference(folder, texts), engine.name
 

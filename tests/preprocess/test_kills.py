@@ -19,7 +19,7 @@ import pytest
 from nemo_workflow.dataset import COMMIT_NAME, read_pair
 from nemo_workflow.dataset_report import check_pair
 from nemo_workflow.errors import Failure, Refusal
-from nemo_workflow.preprocess import writer
+from nemo_workflow.preprocess.folder import OutputFolder, clean_up_stale
 from nemo_workflow.preprocess.pool import Pool
 from tests.preprocess.helpers import ROOT, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
@@ -199,14 +199,14 @@ def test_killed_between_two_renames(renames, docs, tokenizers_dir, tmp_path, mon
     replace, done = Path.replace, []
 
     def counted(self, target):
-        if Path(target).name != writer.COMMIT_NAME:
+        if Path(target).name != COMMIT_NAME:
             if len(done) == renames:
                 raise Killed
             done.append(target)
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", counted)
-    output = writer.OutputFolder(folder).__enter__()
+    output = OutputFolder(folder).__enter__()
     for ending in ("json", "bin", "idx"):
         (output.run_dir / f"{STEM}.{ending}").write_bytes(
             (tmp_path / "new" / "preprocessed" / f"{STEM}.{ending}").read_bytes()
@@ -222,9 +222,9 @@ def test_killed_between_two_renames(renames, docs, tokenizers_dir, tmp_path, mon
         output.commit([])
     monkeypatch.undo()
     if renames >= 3:
-        assert writer.clean_up_stale(folder) == []  # the lock says that the run lives
+        assert clean_up_stale(folder) == []  # the lock says that the run lives
         fcntl.flock(output._lock, fcntl.LOCK_UN)
-    [said] = writer.clean_up_stale(folder)
+    [said] = clean_up_stale(folder)
     assert ("finished the renames" in said) == (renames < 3)
     assert pair_now(out) == new != old
     assert not list(folder.glob(".preprocess-*"))
