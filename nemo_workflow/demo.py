@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -25,8 +26,9 @@ from nemo_workflow.errors import Failure, run_command
 from nemo_workflow.files import write_json, written_aside
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-MAX_STEPS = 150
-STOP_AT = 75
+MAX_STEPS = 100
+STOP_AT = 60
+LAST = 20  # steps whose mean loss counts: one batch's is anywhere within half a nat of it
 VOCABULARY = 4096
 CORPUS_BYTES = 8_000_000
 SAMPLE_TEXT = "def read(self, size=-1):"
@@ -201,10 +203,11 @@ def finish(place: Path, experiment: Path, exported: Path, curve: Path, seconds: 
     """Print what came out and what to try next; raises Failure when the model did not learn."""
     summary = json.loads((experiment / events.SUMMARY).read_text(encoding="utf-8"))
     here = Path.cwd()
-    start, end = summary["first_loss"], summary["final_loss"]
+    steps = [e["loss"] for e in events.effective(events.read(experiment / events.FILE)) if e["event"] == "step"]
+    start, end = summary["first_loss"], statistics.fmean(steps[-LAST:])
     print(f"""
 done in {human_time(seconds)}
-  loss         {start:.2f} -> {end:.2f} in {summary["steps"]} steps, stopped and resumed on the way
+  loss         {start:.2f} -> {end:.2f} (mean of the last {LAST}) in {summary["steps"]} steps, stopped and resumed on the way
   checkpoints  {os.path.relpath(experiment / "checkpoints", here)}
   HF model     {os.path.relpath(exported, here)}
   loss curve   {os.path.relpath(curve, here)}

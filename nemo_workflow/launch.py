@@ -10,7 +10,6 @@ import signal
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import write_json, written_aside
 from nemo_workflow.monitor import Monitor
+from nemo_workflow.nemo_run_import import import_nemo_run
 from nemo_workflow.plan import Plan
 from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.run_config import config_text
@@ -133,12 +133,9 @@ class _Local:
 
     def _run(self, place: Path) -> int:
         """`place` leads to the attempt's folder."""
-        # read at nemo_run's import: its files lie in the run's folder, none in the user's home
-        os.environ["NEMORUN_HOME"] = str(place / "launcher")
         os.environ[watch.LAUNCHER] = watch.launcher_mark()
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
-        warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
-        import nemo_run as run
+        run = import_nemo_run(place / "launcher")
         from torchx.specs import AppState, is_terminal
 
         from nemo_workflow import executors

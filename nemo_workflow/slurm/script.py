@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from nemo_workflow.errors import Refusal
 from nemo_workflow.launch import TITLE, new_attempt
+from nemo_workflow.nemo_run_import import import_nemo_run
 from nemo_workflow.plan import Plan
 from nemo_workflow.slurm import login
 from nemo_workflow.slurm.rules import is_below, needed_folders, slurm_arguments
@@ -72,7 +72,7 @@ def command() -> list[str]:
 
 def executor(plan: Plan, attempt: Path, link: Link) -> Any:
     """The executor of one job, not yet assigned to an experiment."""
-    run = _nemo_run(plan)
+    run = import_nemo_run(launcher_home(plan))
     from nemo_run.core.execution.slurm import SlurmJobDetails
 
     setting = plan.setting
@@ -103,22 +103,8 @@ def executor(plan: Plan, attempt: Path, link: Link) -> Any:
     )
 
 
-def _nemo_run(plan: Plan) -> Any:
-    """The module nemo_run, with its files in the run's folder."""
-    os.environ["NEMORUN_HOME"] = str(launcher_home(plan))  # read at import: nothing is written into the user's home
-    hidden = "torch" not in sys.modules
-    if hidden:  # half of the import's time, for writing torch.dtype into YAML, which we never do
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        import nemo_run
-    finally:
-        if hidden:
-            del sys.modules["torch"]
-    return nemo_run
-
-
 def _tunnel(plan: Plan) -> Any:
-    run = _nemo_run(plan)
+    run = import_nemo_run(launcher_home(plan))
     base = launcher_home(plan)
     if not plan.setting("ssh"):
         return run.LocalTunnel(job_dir=str(base / "experiments"))

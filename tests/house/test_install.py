@@ -46,7 +46,5 @@ def test_what_is_installed_is_what_is_locked():
 
 
 @pytest.mark.e2e
-def test_nemo_llm_is_complete():
-    program = "from nemo.collections import llm; assert llm.pretrain and llm.import_ckpt and llm.llama32_1b"
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+def test_what_is_installed_fits_together():
     subprocess.run([sys.executable, "-m", "pip", "check"], check=True, capture_output=True)

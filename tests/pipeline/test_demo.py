@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow import demo as demo_module
 from nemo_workflow import events
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -49,8 +51,10 @@ def history(demo):
 
 def test_the_model_learns(demo):
     summary = json.loads((demo[0] / "nemo_experiments" / "demo" / "summary.json").read_text())
-    assert summary["final_loss"] < 0.6 * summary["first_loss"]
-    assert summary["state"] == "finished" and summary["steps"] == 150 and summary["consumed_samples"] == 150 * 16
+    losses = [event["loss"] for event in history(demo) if event["event"] == "step"]
+    assert statistics.fmean(losses[-demo_module.LAST :]) < 0.6 * losses[0]
+    assert (summary["first_loss"], summary["final_loss"]) == (losses[0], losses[-1])
+    assert summary["state"] == "finished" and summary["steps"] == 100 and summary["consumed_samples"] == 100 * 16
     assert summary["tokens_per_second"] > 0 and summary["peak_memory_bytes"] > 2**28
     assert summary["val_loss"] < summary["first_loss"]
     assert summary["versions"]["nemo_toolkit"] and "--hf-model-id" in summary["command"]
@@ -58,9 +62,9 @@ def test_the_model_learns(demo):
 
 def test_it_was_stopped_and_resumed(demo):
     starts = [event for event in history(demo) if event["event"] == "start"]
-    assert starts[0]["step"] == 0 and 75 <= starts[1]["step"] < 90
+    assert starts[0]["step"] == 0 and 60 <= starts[1]["step"] < 75
     steps = [event["step"] for event in history(demo) if event["event"] == "step"]
-    assert steps == list(range(1, 151))  # nothing repeated, nothing left out
+    assert steps == list(range(1, 101))  # nothing repeated, nothing left out
     assert "exit code 130" in demo[1]
 
 
@@ -79,7 +83,7 @@ def test_there_is_a_curve(demo):
 
 def test_there_is_a_report_of_the_finished_run(demo):
     report = (demo[0] / "nemo_experiments" / "demo" / "report.html").read_text()
-    assert "reached step 150" in report and "Learning rate" in report
+    assert "reached step 100" in report and "Learning rate" in report
 
 
 def test_the_model_goes_on_with_a_text(demo):
@@ -102,6 +106,6 @@ def test_a_second_time_is_quick_and_harmless(demo):
     checkpoints = demo[0] / "nemo_experiments" / "demo" / "checkpoints"
     before = {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")}
     output, seconds = run_demo(demo[0].parent)
-    assert "already trained to step 150" in output
+    assert "already trained to step 100" in output
     assert {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")} == before
     print(f"second time: {seconds:.0f} s")

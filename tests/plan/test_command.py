@@ -46,8 +46,9 @@ def test_a_plan_and_a_list_write_nothing(place: Place) -> None:
 @pytest.mark.e2e
 def test_a_run_logs_to_wandb_and_keeps_the_secrets_to_itself(place: Place) -> None:
     words = place.flags(
-        "--wandb", "--wandb-project", "tests", "--max-steps", "4", "--hf-token", "hf-secret", "--seq-length=64"
-    )
+        "--wandb", "--wandb-project", "tests", "--max-steps", "4", "--hf-token", "hf-secret", "--seq-length=64",
+        "--micro-batch-size=8", "--val-check-interval=4", "--save-every=4",
+    )  # fmt: skip
     done = run(*words, cwd=place.root, WANDB_MODE="offline", WANDB_API_KEY="wandb-secret" + "0" * 28)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "--hf-token" in done.stderr and "HF_TOKEN" in done.stderr

@@ -105,6 +105,12 @@ def value_at(recipe: Any, path: str) -> Any:
     return recipe
 
 
+def test_nemo_llm_is_complete() -> None:
+    from nemo.collections import llm
+
+    assert llm.pretrain and llm.import_ckpt and llm.llama32_1b
+
+
 def test_every_flag_arrives_at_its_field_in_every_recipe(large: Place) -> None:
     """No rule stops them, NeMo's recipe is built, and each value stands where the table of options says."""
     from nemo_workflow.recipe import build

@@ -258,7 +258,7 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("a.jsonl", b'{"text": ""}\n', "every 'text' is empty"),
         ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "UTF-16; convert it first: iconv"),
         ("a.json", b'[{"text": "a"}]', "one JSON array"),
-        ("a.jsonl", gzip.compress(b'{"text": "a"}'), "gzip data without a .gz ending"),
+        ("a.jsonl", gzip.compress(b'{"text": "a"}', mtime=0), "gzip data without a .gz ending"),
         ("a.jsonl.gz", b'{"text": "a"}', "not what its ending says"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-20], "damaged gzip data"),
         ("b.jsonl.zst", b'{"text": "a"}', "not what its ending says"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -83,7 +84,7 @@ def _write(plan, event):
 '''
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not session: no test of another folder shall find a Slurm
 def slurm() -> Iterator[daemons.Daemons]:
     """Six nodes of 8 GPUs each and account `a1`; the partitions are in daemons.SLURM_CONF."""
     reason = daemons.missing()
@@ -104,7 +105,7 @@ def slurm() -> Iterator[daemons.Daemons]:
                 os.environ[name] = value
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tokenizer/ and dataset/ made from the standard library's sources."""
     place = tmp_path_factory.mktemp("corpus")
@@ -184,6 +185,17 @@ class Runs:
         return submitted
 
 
+SMALL = ("-gbs", "4", "-mbs", "2", "--seq-length", "64")
+
+
+def slow_steps(runs: Runs, more: str = "") -> tuple[str, str]:
+    """Flags that make a real training take half a second a step: asleep, so that the tests beside it have the cores."""
+    setup = runs.how.with_name("setup.sh")
+    faults = shlex.quote(str(REPOSITORY / "tests" / "run" / "faults"))
+    setup.write_text(f'export SLOW=0.5 RANK= PYTHONPATH={faults}:"$attempt/code"\n{more}')
+    return "--setup-file", str(setup)
+
+
 @pytest.fixture
 def runs(corpus: Path, tmp_path: Path) -> Runs:
     return Runs(corpus, tmp_path)
@@ -214,7 +226,7 @@ def losses(runs: Runs, name: str) -> dict[int, tuple[float, float, int]]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def limited(
     slurm: daemons.Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Runs, subprocess.Popen[str]] | None]:
@@ -226,11 +238,10 @@ def limited(
         yield None
         return
     runs = Runs(corpus, tmp_path_factory.mktemp("limited"))
-    setup = runs.how.with_name("setup.sh")
-    setup.write_text("renice -n 5 $$ >/dev/null\n")  # the tests in front come first
+    setup = slow_steps(runs, "renice -n 5 $$ >/dev/null\n")  # the tests in front come first
     process = runs.start(
         "limit", "--wait", "-P", "spare", "--time", "20", "--stop-before", "20", "--requeue", "2", "--max-steps", "5000",
-        "--save-every", "5000", "--val-check-interval", "5000", "--setup-file", str(setup),
+        "--save-every", "5000", "--val-check-interval", "5000", *SMALL, *setup,
     )  # fmt: skip
     watcher = threading.Thread(target=_lead, args=(slurm, runs), daemon=True)
     watcher.start()

@@ -164,8 +164,11 @@ class Daemons:
                 variables = process.environ()
                 if variables.get("SLURMD_NODENAME") == node and variables.get("SLURM_CONF") == str(self.conf):
                     doomed |= {process, *(p for p in process.parents() if p.name().startswith("slurmstepd"))}
-        for end in (psutil.Process.suspend, psutil.Process.kill):  # at once: none may tell Slurm of another's death
-            for process in doomed:
+        # at once: none may tell Slurm of another's death; and the youngest first: a job script whose parent dies while it is
+        # suspended is woken by the kernel (SIGHUP, SIGCONT), and would write down that it has ended well
+        youngest_first = sorted(doomed, key=psutil.Process.create_time, reverse=True)
+        for end in (psutil.Process.suspend, psutil.Process.kill):
+            for process in youngest_first:
                 with contextlib.suppress(psutil.Error):
                     end(process)
 

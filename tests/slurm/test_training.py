@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from nemo_workflow.slurm.cluster import Cluster
-from tests.slurm.conftest import Runs, history, losses, wait_for
+from tests.slurm.conftest import SMALL, Runs, history, losses, slow_steps, wait_for
 from tests.slurm.daemons import Daemons
 from tests.slurm.test_cluster import preempt, secrets_in
 
@@ -23,7 +23,9 @@ def at_step(runs: Runs, name: str, step: int) -> None:
     wait_for(lambda: any(e["event"] == "step" and e["step"] >= step for e in history(runs, name)), 240)
 
 
-TWO_NODES = ("-N", "2", "-G", "1", "--max-steps", "45", "--save-every", "45", "--val-check-interval", "45")
+TWO_NODES = (
+    "-N", "2", "-G", "1", "--max-steps", "45", "--save-every", "45", "--val-check-interval", "45", *SMALL,
+)  # fmt: skip
 
 
 class Trained:
@@ -31,9 +33,9 @@ class Trained:
 
     def __init__(self, runs: Runs):
         self.runs = runs
-        flags = ("-G", "2", "-TP", "2", "--max-steps", "10")
+        flags = ("-G", "2", "-TP", "2", "--max-steps", "10", *SMALL, *slow_steps(runs))
         self._tp2 = runs.start("tp2", *flags, "--wait", HF_TOKEN="hf_secretOfTheTest")
-        self._whole = runs.start("whole", *TWO_NODES, "--wait")
+        self._whole = runs.start("whole", *TWO_NODES, *slow_steps(runs), "--wait")
 
     def tp2(self) -> str:
         return self._end(self._tp2)
@@ -85,7 +87,7 @@ def _environments(runs: Runs, name: str) -> list[dict[str, str]]:
 def test_two_nodes_stopped_and_continued(slurm: Daemons, trained: Trained) -> None:
     """DP=2 over two nodes: cancelled, started again as another job, preempted by a third, requeued: the same losses."""
     runs = trained.runs
-    assert runs.pretrain("parts", *TWO_NODES).returncode == 0
+    assert runs.pretrain("parts", *TWO_NODES, *slow_steps(runs)).returncode == 0
     at_step(runs, "parts", 3)
     done = runs.control("cancel", "parts")
     assert done.returncode == 0, done

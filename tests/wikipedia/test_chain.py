@@ -36,7 +36,7 @@ def test_download_preprocess_train(site: DumpSite, tmp_path: Path) -> None:
     call(sys.executable, ROOT / "pretrain_llm.py", "--accelerator", "cpu", "--num-gpus", 1, "--experiment", "wiki",
          "--model-name", "llama_tiny", "--hf-model-id", tmp_path / "tokenizer", "--dataset-dir", tmp_path / "dataset",
          "--output-dir", tmp_path / "experiments", "--max-steps", STEPS, "--global-batch-size", 8,
-         "--micro-batch-size", 8)  # fmt: skip
+         "--micro-batch-size", 8, "--seq-length", 64)  # fmt: skip
     run = tmp_path / "experiments" / "wiki"
     losses = [event["loss"] for event in events.read(run / events.FILE) if event["event"] == "step"]
     assert len(losses) == STEPS and all(map(math.isfinite, losses))

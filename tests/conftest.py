@@ -1,0 +1,47 @@
+"""How the tests are dealt out to pytest-xdist's processes (`make test`); without xdist they run in their own order."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
+# a thread of OpenMP's that waits for another gives its core to the tests beside it, instead of spinning
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+TOGETHER = ("run", "slurm", "preprocess", "wikipedia", "plan")  # folders whose session fixtures are made once
+# What takes longest goes first, so that no process is left with it at the end.
+FIRST = (
+    "run", "slurm", "pipeline/test_demo", "conversion/test_conversion_layouts", "look/test_loggers",
+    "cpu_backend/test_parity", "look/test_sample", "plan", "preprocess", "wikipedia", "pipeline/test_readme",
+)  # fmt: skip
+
+
+def group_of(nodeid: str) -> str:
+    """What one process takes as a whole: a folder, or a file."""
+    name = nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py")
+    folder = name.partition("/")[0]
+    return folder if folder in TOGETHER else name
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a process of xdist's
+        places = {name: place for place, name in enumerate(FIRST)}
+        items.sort(key=lambda item: places.get(group_of(item.nodeid), len(places)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """xdist's own marks for groups (xdist_group) have no effect with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
