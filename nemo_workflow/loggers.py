@@ -22,7 +22,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from nemo_workflow import events, wandb_file
-from nemo_workflow.checks import wandb_logged_in
+from nemo_workflow.checks.outputs import wandb_logged_in
 from nemo_workflow.files import write_json
 from nemo_workflow.plan import Plan
 from nemo_workflow.run_config import config_of

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from nemo_workflow.catalog import Recipe
-from nemo_workflow.checks import Run, wandb_logged_in
+from nemo_workflow.checks.outputs import wandb_logged_in
+from nemo_workflow.checks.run import Run
 from nemo_workflow.largest_token import figures
 from nemo_workflow.options import BY_ATTRIBUTE, TABLE
 from nemo_workflow.pretrained import Tokenizer
