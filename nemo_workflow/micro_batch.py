@@ -16,7 +16,7 @@ from nemo_workflow import catalog, events, machine, memory
 from nemo_workflow.plan import Plan
 
 AUTO = "auto"
-SHARE = 0.93  # of the GPU's memory that the plan may fill; its formula is within 3 % of the measured peak
+SHARE = 0.93  # of the GPU's memory that the plan may fill; its formula is within 1 % of what tensors took, and the allocator holds more than that
 SHARE_OF_EXPERTS = 0.75  # the plan counts experts as evenly used
 ENOUGH_TOKENS = 65_536  # a rank's matrix products gain nothing from more at once
 WORK_A_STAGE = 4  # micro batches a pipeline stage that a step must keep, or its bubble grows
