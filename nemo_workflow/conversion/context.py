@@ -25,7 +25,7 @@ KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, s
 
 
 def write_context(folder: Path, family: Family, config_class: str, fields: Config, source: Path) -> None:
-    """Write `folder`/context as NeMo's `import_ckpt` does. Imports NeMo (13 s)."""
+    """Write `folder`/context as NeMo's `import_ckpt` does. Imports NeMo (9 s)."""
     import_nemo(family)
     from nemo import lightning as nl
     from nemo.collections.common.tokenizers import AutoTokenizer
@@ -84,7 +84,7 @@ def prepare() -> None:
 
 
 def import_nemo(family: Family) -> None:
-    """Import what the family's models need (13 s)."""
+    """Import what the family's models need (9 s)."""
     with collector_paused():
         prepare()
         find_class(family, family.model_class)
