@@ -1,4 +1,4 @@
-"""nemo_run, imported for one run's folder, and in half the time."""
+"""nemo_run, imported for one run's folder, and in a quarter of the time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+
+from nemo_workflow.importing import collector_paused
 
 
 def import_nemo_run(home: Path) -> ModuleType:
@@ -15,7 +17,8 @@ def import_nemo_run(home: Path) -> ModuleType:
     if hidden:  # half of the import's time, for writing torch.dtype into YAML, which we never do
         sys.modules["torch"] = None  # type: ignore[assignment]
     try:
-        import nemo_run
+        with collector_paused():  # half of what is left
+            import nemo_run
     finally:
         if hidden:
             del sys.modules["torch"]

@@ -16,6 +16,7 @@ from typing import TextIO
 
 from nemo_workflow import watch
 from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.importing import collector_paused
 from nemo_workflow.plan import Plan
 
 GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
@@ -45,17 +46,18 @@ def train(plan: str, attempt: str) -> None:
 
 def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     _quieten()
-    import fiddle as fdl
+    with collector_paused():
+        import fiddle as fdl
 
-    from nemo_workflow import cpu_backend, gpu_backend
+        from nemo_workflow import cpu_backend, gpu_backend
 
-    if plan.accelerator == "cpu":
-        cpu_backend.install()
-    else:
-        gpu_backend.install()
-    from nemo_workflow import guard, order, recipe, training
-    from nemo_workflow.resuming import choose_checkpoint, identity_for
-    from nemo_workflow.saving import Checkpoints
+        if plan.accelerator == "cpu":
+            cpu_backend.install()
+        else:
+            gpu_backend.install()
+        from nemo_workflow import guard, order, recipe, training
+        from nemo_workflow.resuming import choose_checkpoint, identity_for
+        from nemo_workflow.saving import Checkpoints
 
     log = training.RunLog(plan, console, started=time.time(), heartbeat=watch.Heartbeat(folder))
     start = choose_checkpoint(plan, folder, rank, world=int(os.environ.get("WORLD_SIZE", "1")), say=log.note)

@@ -18,14 +18,15 @@ from nemo_workflow.conversion.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import tokenizer_files
 from nemo_workflow.errors import Refusal
+from nemo_workflow.importing import collector_paused
 
 TOKENIZER = "nemo_tokenizer"  # the name that NeMo's importers use
 KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, so that an export gives back what came in
 
 
 def write_context(folder: Path, family: Family, config_class: str, fields: Config, source: Path) -> None:
-    """Write `folder`/context as NeMo's `import_ckpt` does. Imports NeMo (13 s)."""
-    prepare()
+    """Write `folder`/context as NeMo's `import_ckpt` does. Imports NeMo (9 s)."""
+    import_nemo(family)
     from nemo import lightning as nl
     from nemo.collections.common.tokenizers import AutoTokenizer
     from nemo.lightning.io.pl import TrainerContext
@@ -83,9 +84,10 @@ def prepare() -> None:
 
 
 def import_nemo(family: Family) -> None:
-    """Import what the family's models need (13 s)."""
-    prepare()
-    find_class(family, family.model_class)
+    """Import what the family's models need (9 s)."""
+    with collector_paused():
+        prepare()
+        find_class(family, family.model_class)
 
 
 def find_class(family: Family, name: str) -> Any:

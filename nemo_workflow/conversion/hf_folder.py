@@ -112,25 +112,19 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 class HFReader:
-    """Reads tensors one at a time, straight into their own memory: no shard is mapped or held."""
+    """Reads tensors one at a time: each maps its own part of a shard, for as long as it lives."""
 
     def __init__(self, tensors: dict[str, TensorInfo]):
         self.tensors = tensors
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor `name`, in the file's dtype."""
+        """The tensor `name`, in the file's dtype; not to be written to."""
         import torch
 
+        from nemo_workflow.conversion.memory import mapped
+
         info = self.tensors[name]
-        flat = torch.empty(info.nbytes, dtype=torch.uint8)
-        with info.file.open("rb", buffering=0) as stream:
-            stream.seek(info.begin)
-            view, done = memoryview(flat.numpy()), 0
-            while done < info.nbytes:
-                count = stream.readinto(view[done : done + (1 << 30)])
-                if not count:
-                    raise OSError(f"{info.file}: ended while {name} was read")
-                done += count
+        flat = mapped(info.file, info.begin, info.nbytes)
         return flat.view(getattr(torch, TORCH_NAMES[info.dtype])).reshape(info.shape)
 
     def meta(self, name: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ import torch
 from nemo_workflow.conversion import context
 from nemo_workflow.conversion.convert import Model, Place
 from nemo_workflow.conversion.family import Config
+from nemo_workflow.conversion.memory import only_rows
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.conversion.verify import Comparison, Weights
 from nemo_workflow.errors import Failure
 
 TOKENS = 64
 ALLOWED = 1e-3  # of the logits' standard deviation
+PIECE = 8192  # entries of the vocabulary
 
 Read = Callable[[str], torch.Tensor]
 Forward = Callable[[], torch.Tensor]
@@ -76,22 +79,25 @@ def fixed_tokens(model: Model) -> torch.Tensor:
 
 # --- two models in step -----------------------------------------------------------------------------------------------
 class Walk:
-    """Leads both models through the stages of a Comparison; one that comes to a stage first waits for the other."""
+    """Leads both models through the stages of a Comparison; one that comes to a stage first waits for the other.
+
+    While they compute a stage, the next one is compared.
+    """
 
     def __init__(self, comparison: Comparison):
         self.comparison = comparison
         self.last = len(comparison.stages) - 1
-        self.weights, self._kept = Weights(), Weights()
+        self.weights = Weights()
         self._number = -1
+        self._pool = ThreadPoolExecutor(2)  # one model, and the comparison
+        self._coming = self._pool.submit(comparison.stage, 0)
         self._both = threading.Barrier(2, action=self._next)
 
     def _next(self) -> None:
-        self.weights = self._kept
+        self.weights = self._coming.result()
         self._number += 1
-        found = self.comparison.stage(self._number)
-        if self._number == 0 and self.comparison.model.hf["tie_word_embeddings"]:
-            self._kept = found
-        self.weights = Weights(self._kept.nemo | found.nemo, self._kept.hf | found.hf)
+        if self._number < self.last:
+            self._coming = self._pool.submit(self.comparison.stage, self._number + 1)
 
     def enter(self, number: int) -> None:
         """Wait for the other model; from then on `weights` are those of stage `number`."""
@@ -104,8 +110,8 @@ class Walk:
         threads = torch.get_num_threads()
         torch.set_num_threads(max(1, threads // 2))
         try:
-            with ThreadPoolExecutor(1) as pool:
-                other = pool.submit(self._guarded, theirs)
+            with self._pool:
+                other = self._pool.submit(self._guarded, theirs)
                 try:
                     first = self._guarded(ours)
                 except threading.BrokenBarrierError:
@@ -142,14 +148,16 @@ def transformers_forward(model: Model, folder: Path, walk: Walk, tokens: torch.T
         if name not in walk.comparison.hf.tensors:
             raise Failure(f"{name} is a parameter of the Hugging Face model and not in its folder")
         found = walk.weights.hf.get(name)
-        return walk.comparison.hf.read(name).float() if found is None else found
+        return walk.comparison.hf.read(name) if found is None else found
 
     layers = {
         name: module for name, module in built.named_modules() if name.rsplit(".", 1)[0] == model.family.hf_layers
     }
 
+    ends = Ends(embedding, output, f"{names[output]}.weight")
+
     def forward() -> torch.Tensor:
-        with weights_on_demand(built, layers, walk, read, keep=set()):
+        with weights_on_demand(built, layers, walk, read, ends, tokens):
             return built(input_ids=tokens, use_cache=False).logits[0]
 
     return forward
@@ -183,15 +191,20 @@ def megatron_forward(model: Model, walk: Walk, config_class: str, fields: Config
     def read(name: str) -> torch.Tensor:
         place = place_of(walk.comparison.nemo, name)
         found = walk.weights.nemo.get(place)
-        tensor = walk.comparison.nemo.read(*place).float() if found is None else found
+        tensor = walk.comparison.nemo.read(*place) if found is None else found
         return tensor[: model.dims.vocab] if "word_embeddings" in name or "output_layer" in name else tensor
 
     layers = {f"decoder.layers.{i}": layer for i, layer in enumerate(built.decoder.layers)}
-    keep = {"embedding.word_embeddings"} if built.share_embeddings_and_output_weights else set()
+    tied = built.share_embeddings_and_output_weights
+    ends = Ends(
+        built.embedding.word_embeddings,
+        built.output_layer,
+        "embedding.word_embeddings.weight" if tied else "output_layer.weight",
+    )
     count = tokens.shape[1]
 
     def forward() -> torch.Tensor:
-        with weights_on_demand(built, layers, walk, read, keep):
+        with weights_on_demand(built, layers, walk, read, ends, tokens):
             mask = torch.ones(1, 1, count, count).tril() < 0.5
             return built(tokens, torch.arange(count)[None], mask).float()[0, :, : model.dims.vocab]
 
@@ -262,15 +275,25 @@ def parameters_on_meta() -> Iterator[None]:
         torch.nn.Module.register_parameter = original
 
 
+@dataclass(frozen=True)
+class Ends:
+    """A model's embedding and output layer, and the name of the latter's weight, which may be the embedding's."""
+
+    embedding: torch.nn.Module
+    output: torch.nn.Module
+    output_weight: str
+
+
 @contextlib.contextmanager
 def weights_on_demand(
-    root: torch.nn.Module, layers: dict[str, torch.nn.Module], walk: Walk, read: Read, keep: set[str]
+    root: torch.nn.Module, layers: dict[str, torch.nn.Module], walk: Walk, read: Read, ends: Ends, tokens: torch.Tensor
 ) -> Iterator[None]:
     """Give each layer, and each module outside the layers, its weights for its own forward pass only.
 
-    `layers` are in order. Modules named in `keep` hold theirs until the end.
+    `layers` are in order. `read` gives a parameter by its name, in any dtype. Of the embedding only the rows of `tokens` are
+    widened, of the output layer some rows at a time.
     """
-    inside = {id(module) for layer in layers.values() for module in layer.modules()}
+    inside = {id(module) for layer in layers.values() for module in layer.modules()} | {id(ends.output)}
     outside = {name: module for name, module in root.named_modules() if id(module) not in inside and module._parameters}
     stages = {id(layer): number for number, layer in enumerate(layers.values(), start=1)}
     at = -1
@@ -282,31 +305,60 @@ def weights_on_demand(
             if stage != at:
                 walk.enter(stage)
                 at = stage
-            _fill(unit, prefix, read)
+            widen = partial(only_rows, rows=tokens) if unit is ends.embedding else torch.Tensor.float
+            _fill(unit, prefix, read, widen)
 
         return hook
+
+    def output_weight() -> torch.Tensor:
+        return _checked(ends.output_weight, read(ends.output_weight), ends.embedding.weight.shape)
 
     handles = []
     for name, unit in {**layers, **outside}.items():
         handles.append(unit.register_forward_pre_hook(load(name)))
-        if name not in keep:
-            handles.append(unit.register_forward_hook(_release))
+        handles.append(unit.register_forward_hook(_release))
+    ends.output.forward = partial(_in_pieces, ends.output, ends.output.forward, output_weight)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        _release(root, None, None)  # what was kept: the module itself waits for the garbage collector
+        del ends.output.forward
+        _release(root, None, None)  # after an error: the module itself waits for the garbage collector
 
 
-def _fill(unit: torch.nn.Module, prefix: str, read: Read) -> None:
+def _in_pieces(
+    unit: torch.nn.Module,
+    forward: Callable[..., Any],
+    read_table: Callable[[], torch.Tensor],
+    hidden: torch.Tensor,
+    **given: Any,
+) -> Any:
+    """The logits [..., vocabulary] of an output layer, computed for PIECE entries at a time, which are widened for it."""
+    given.pop("weight", None)  # Megatron hands a tied model's embedding over
+    table = read_table()
+    room = torch.empty(PIECE, table.shape[1])
+    found = []
+    for rows in table.split(PIECE):
+        unit.weight = torch.nn.Parameter(room[: len(rows)].copy_(rows), requires_grad=False)
+        found.append(forward(hidden, **given))
+    _release(unit, None, None)
+    if isinstance(found[0], tuple):  # Megatron's layers give their bias too, which no family has here
+        return torch.cat([logits for logits, _ in found], -1), None
+    return torch.cat(found, -1)
+
+
+def _checked(path: str, found: torch.Tensor, wanted: torch.Size) -> torch.Tensor:
+    if found.shape != wanted:
+        raise Failure(f"{path}: {tuple(found.shape)} in the files, {tuple(wanted)} in the model")
+    return found
+
+
+def _fill(unit: torch.nn.Module, prefix: str, read: Read, widen: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Give `unit` its weights, and the buffers that are saved with them (the bias that DeepSeek's router keeps)."""
 
     def value(path: str, wanted: torch.Size) -> torch.Tensor:
-        found = read(path)
-        if found.shape != wanted:
-            raise Failure(f"{path}: {tuple(found.shape)} in the files, {tuple(wanted)} in the model")
-        return found
+        return widen(_checked(path, read(path), wanted))
 
     for name, module in unit.named_modules():
         path = ".".join(part for part in (prefix, name) if part)

@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
+from nemo_workflow.conversion.memory import mapped
 from nemo_workflow.errors import Refusal
 
 PREFIX = "module."
@@ -146,7 +147,7 @@ class NemoReader:
         return torch.empty(info.size[len(lead) :], dtype=info.properties.dtype, device="meta")
 
     def read(self, key: str, lead: tuple[int, ...] = ()) -> torch.Tensor:
-        """`key[lead]`, put together from its chunks."""
+        """`key[lead]`, put together from its chunks; one that is whole in its file is mapped, not copied."""
         info = self.tensors[key]
         shape = tuple(info.size[len(lead) :])
         whole: torch.Tensor | None = None
@@ -171,8 +172,13 @@ class NemoReader:
 
     def _load(self, key: str, offsets: tuple[int, ...]) -> torch.Tensor:
         info = self._storage[key, offsets]
-        with _Slice(self.weights / info.relative_path, info.offset, info.length) as stream:
-            return torch.load(stream, map_location="cpu", weights_only=True)
+        path = self.weights / info.relative_path
+        with _Slice(path, info.offset, info.length) as stream:
+            shell: torch.Tensor = torch.load(stream, map_location="meta", weights_only=True)
+        storage = shell.untyped_storage()
+        begin = info.offset + storage._checkpoint_offset  # type: ignore[attr-defined]  # torch's notes on serialization
+        flat = mapped(path, begin, storage.nbytes()).view(shell.dtype)
+        return flat.as_strided(shell.shape, shell.stride(), shell.storage_offset())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from nemo_workflow.conversion.convert import Model, Place, find, find_alias
 from nemo_workflow.conversion.hf_folder import HFReader
 from nemo_workflow.conversion.mapping import Item
+from nemo_workflow.conversion.memory import Scratch
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.conversion.transforms import KINDS
 
@@ -35,7 +36,10 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Weights:
-    """The fp32 weights of one stage: NeMo's by their place in the checkpoint, the Hugging Face model's by their name."""
+    """The fp32 weights of one stage: NeMo's by their place in the checkpoint, the Hugging Face model's by their name.
+
+    The embedding and the output layer's are not here: a model takes the rows that it needs from its own files.
+    """
 
     nemo: dict[Place, torch.Tensor] = field(default_factory=dict)
     hf: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -55,37 +59,42 @@ class Comparison:
             before = item.nemo.startswith("embedding.")
             self.stages[0 if before else -1 if item.layer is None else item.layer + 1].append(item)
         self.different: list[str] = []
+        self._wide = Scratch(), Scratch()
         self._compared = self._nbytes = self._padded_rows = 0
 
     def stage(self, number: int) -> Weights:
         """Compare the tensors of a stage, and give them in fp32.
 
-        What is the same bits on both sides is read and widened once, and both models hold the same numbers.
+        What is the same bits on both sides is read and widened once, and both models hold the same numbers. They lie where
+        those of the stage before the last did, which may not be used any more.
         """
-        weights = Weights()
+        weights, wide = Weights(), self._wide[number % 2]
+        wide.clear()
         for item in self.stages[number]:
             place = find(self.nemo, item)
             if place is None:
                 self.different.append(f"{item.label}: is missing in the NeMo checkpoint")
                 continue
-            self._item(item, place, weights)
+            self._item(item, place, weights, wide)
             other = find_alias(self.nemo, item)
             if other and other != place:
-                weights.nemo[other] = weights.nemo[place]
+                if place in weights.nemo:
+                    weights.nemo[other] = weights.nemo[place]
                 if not same_bits(self.nemo.read(*other), self.nemo.read(*place)):
                     self.different.append(f"{item.label}: is written twice, with other numbers under {other[0]}")
         return weights
 
-    def _item(self, item: Item, place: Place, weights: Weights) -> None:
+    def _item(self, item: Item, place: Place, weights: Weights, scratch: Scratch) -> None:
         fused, split = self.nemo.read(*place), KINDS[item.kind].split
-        if item.kind == "vocab":
-            self._padded_rows = max(self._padded_rows, fused.shape[0] - self.model.dims.vocab)
         wrong = [
             name
             for name, part in zip(item.hf, split(fused, self.model.dims), strict=True)
             if not self._same(name, part)
         ]
-        wide = weights.nemo[place] = fused.float()
+        if item.kind == "vocab":
+            self._padded_rows = max(self._padded_rows, fused.shape[0] - self.model.dims.vocab)
+            return
+        wide = weights.nemo[place] = scratch.take(fused.shape).copy_(fused)
         weights.hf |= dict(zip(item.hf, split(wide, self.model.dims), strict=True))
         for name in wrong:
             del weights.hf[name]  # the models then compute with what their own files hold

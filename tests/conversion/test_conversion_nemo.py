@@ -57,6 +57,45 @@ def test_same_bits() -> None:
     assert not same_bits(numbers, numbers.float()) and not same_bits(numbers, numbers[:, None])
 
 
+@pytest.mark.parametrize("name", ["llama_tiny", "gemma3"])  # four layers, seven; untied, tied
+def test_the_logits_are_those_of_the_whole_models(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against transformers with all weights in memory: what both models share must not be wrong for both."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from nemo_workflow.conversion import logits
+
+    source, seen, compare, draw = tiny.make(name, tmp_path / "hf"), {}, logits.compare_logits, logits.fixed_tokens
+    monkeypatch.setattr(logits, "PIECE", 100)
+    monkeypatch.setattr(logits, "fixed_tokens", lambda model: seen.setdefault("tokens", draw(model)))
+    monkeypatch.setattr(logits, "compare_logits", lambda *both: seen.setdefault("both", both) and compare(*both))
+    import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo")])
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        whole = model(input_ids=seen["tokens"], use_cache=False).logits[0]
+    for found in seen["both"]:
+        assert (found - whole).abs().max() <= 1e-4 * whole.std()
+
+
+def test_a_stage_stays_while_the_next_is_compared(tmp_path: Path) -> None:
+    """They are in memory at once; the one after them may take the first one's."""
+    from nemo_workflow.conversion import convert, source
+    from nemo_workflow.conversion.hf_folder import HFReader, list_tensors
+    from nemo_workflow.conversion.nemo_folder import NemoReader
+    from nemo_workflow.conversion.verify import Comparison
+
+    folder = tiny.make("llama_tiny", tmp_path / "hf")
+    import_main(["--source", str(folder), "--output-path", str(tmp_path / "nemo"), "--no-verify"])
+    reader, model = HFReader(list_tensors(folder)), convert.Model(*source.read_hf(folder))
+    comparison = Comparison(model, reader, NemoReader(tmp_path / "nemo" / "weights"), lambda count: None)
+    stages = [comparison.stage(number) for number in range(2)]
+    for number in range(2, len(comparison.stages)):
+        stages.append(comparison.stage(number))
+        for found in stages[-2:]:
+            assert all((values == reader.read(name).float()).all() for name, values in found.hf.items())
+    assert stages[-1].hf and comparison.different == []
+
+
 @pytest.fixture(scope="module")
 def nemos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama imported by NeMo's own `import_ckpt`."""
