@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 # a thread of OpenMP's that waits for another gives its core to the tests beside it, instead of spinning
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# a shell's background job ignores Ctrl-C, and so would all that the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOGETHER = ("run", "slurm", "preprocess", "wikipedia", "plan")  # folders whose session fixtures are made once
 # What takes longest goes first, so that no process is left with it at the end.

@@ -36,7 +36,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     yield server
     if server.process is not None:
         server.process.stdin.close()
-        server.process.wait(20)
+        server.process.wait(120)
 
 
 @pytest.fixture
