@@ -270,11 +270,16 @@ def _norm_bytes(job: Job) -> float:
 
 
 def _attention_bytes(job: Job) -> float:
-    """Queries, keys, values, and the output, of which the next product keeps a copy of its own in fp8."""
-    sizes, copy = job.sizes, 1 if job.fp8 else 0
+    """Queries, keys, values, and the output."""
+    sizes = job.sizes
     heads, groups = sizes["num_attention_heads"], sizes["num_query_groups"] or sizes["num_attention_heads"]
-    kept = 2 * (2 * heads + 2 * groups) + copy * heads
+    kept = 2 * (heads + 2 * groups) + _attention_output_bytes(job) * heads
     return _norm_bytes(job) + kept * sizes["kv_channels"] / job.layout.tensor
+
+
+def _attention_output_bytes(job: Job) -> int:
+    """Bytes an element of attention's output: its own for the backward pass, and in fp8 the next product's copy."""
+    return 3 if job.fp8 else 2
 
 
 def _latent_attention_bytes(job: Job) -> float:
@@ -285,8 +290,8 @@ def _latent_attention_bytes(job: Job) -> float:
     expanded = heads * (2 * query + value)
     if job.recompute_granularity == "selective" and "mla_up_proj" in job.recompute_modules:
         expanded = 0
-    output = (3 if job.fp8 else 2) * heads * value
-    return _norm_bytes(job) + 4 * low_rank + (2 * expanded + output) / job.layout.tensor
+    kept = 2 * expanded + _attention_output_bytes(job) * heads * value
+    return _norm_bytes(job) + 4 * low_rank + kept / job.layout.tensor
 
 
 def _gate(job: Job, width: float) -> float:
