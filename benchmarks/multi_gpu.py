@@ -14,13 +14,12 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +32,6 @@ import multi_gpu_models  # noqa: E402
 
 BATCH = 16
 TOLERANCE = 0.02  # of a loss in bf16, over other orders of summation
-RUN_SECONDS = 900  # that one run may take before it is killed
 DEATH_SECONDS = 60  # within which a run must end after one of its ranks has died
 
 
@@ -62,6 +60,9 @@ RECIPES = {"dense": "llama_tiny", "experts": "mixtral_8x7b"}
 MOVES = ((1, ""), (2, "-TP 2"), (2, ""), (4, "-TP 2"))  # one run, part by part: 1 -> 2 -> 4 ranks, TP to DP
 
 
+ONE_B = "llama32_1b"
+
+
 class Big(NamedTuple):
     """A model of the scaling rows: least GPUs, sequences a GPU and step, flags, what it must reach on 8 GPUs."""
 
@@ -72,7 +73,7 @@ class Big(NamedTuple):
 
 
 BIG = {
-    "llama32_1b": Big(1, 16, "", {}),
+    ONE_B: Big(1, 16, "", {}),
     "llama31_8b": Big(4, 16, "-CP 2", {"bf16": 10_500, "fp8": 14_500}),
 }
 # what the recipes overlap when nothing is said -> the field that turns it off, and the least ranks at which it matters
@@ -87,6 +88,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
+        self.cpu = options.accelerator == "cpu"
         self.data: Path = options.out / "data"
         self.rows: list[dict[str, str]] = []
 
@@ -110,7 +112,7 @@ class Bench:
 
     def run(self, name: str, ranks: int, flags: Sequence[str]) -> list[dict[str, Any]]:
         """The step events of a run; raises RuntimeError with the end of its log."""
-        ended(self.start(name, ranks, flags), self.options.out / f"{name}.log")
+        ended(self.start(name, ranks, flags), self.options.out / f"{name}.log", self.options.limit)
         return self.steps(name)
 
     def steps(self, name: str) -> list[dict[str, Any]]:
@@ -127,15 +129,15 @@ class Bench:
         return [*base.split(), "--nemo-model", str(self.data / model), *flags.split()]
 
 
-def ended(process: subprocess.Popen[bytes], log: Path) -> None:
+def ended(process: subprocess.Popen[bytes], log: Path, seconds: float) -> None:
     """Wait for a run; raises RuntimeError with the end of its log if it fails or takes too long."""
     try:
-        code = process.wait(RUN_SECONDS)
+        code = process.wait(seconds)
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait()
-        raise RuntimeError(f"took more than {RUN_SECONDS} s") from None
+        raise RuntimeError(f"took more than {seconds:g} s") from None
     if code:
         raise RuntimeError(log.read_text(errors="replace").strip()[-300:])
 
@@ -147,19 +149,30 @@ def parity(bench: Bench) -> None:
     """From the same weights every layout gives one rank's losses."""
     chosen = bench.options.layouts.split(",") if bench.options.layouts else list(LAYOUTS)
     wanted = {name: layout for name, layout in LAYOUTS.items() if name in chosen and layout.ranks <= bench.options.gpus}
-    single = {}
-    for model in dict.fromkeys(layout.model for layout in wanted.values()):
-        single[model] = losses(bench.run(f"one_{model}", 1, bench.tiny(model, "")))
-    for name, layout in wanted.items():
-        if bench.options.accelerator == "cpu" and not layout.cpu:
-            bench.row(f"losses {name}", "not on a CPU: needs Transformer Engine's attention")
-            continue
+
+    def run(name: str, layout: Layout) -> dict[int, float] | RuntimeError | None:
+        if bench.cpu and not layout.cpu:
+            return None
         try:
-            found = losses(bench.run(name.replace("+", "_"), layout.ranks, bench.tiny(layout.model, layout.flags)))
+            return losses(bench.run(name.replace("+", "_"), layout.ranks, bench.tiny(layout.model, layout.flags)))
         except RuntimeError as error:
-            bench.row(f"losses {name}", short(error), False)
-            continue
-        bench.row(f"losses {name}", *compared(found, single[layout.model]))
+            return error
+
+    models = dict.fromkeys(layout.model for layout in wanted.values())
+    single = {f"one_{model}": Layout(1, model=model) for model in models}
+    runs = {**single, **wanted}
+    with ThreadPoolExecutor(bench.options.together) as pool:
+        found = dict(zip(runs, pool.map(run, runs, runs.values()), strict=True))
+    for name, layout in wanted.items():
+        seen, one = found[name], found[f"one_{layout.model}"]
+        if isinstance(one, RuntimeError):
+            raise one
+        if seen is None or one is None:
+            bench.row(f"losses {name}", "not on a CPU: needs Transformer Engine's attention")
+        elif isinstance(seen, RuntimeError):
+            bench.row(f"losses {name}", short(seen), False)
+        else:
+            bench.row(f"losses {name}", *compared(seen, one))
 
 
 def resume(bench: Bench) -> None:
@@ -180,21 +193,21 @@ def resume(bench: Bench) -> None:
 
 def stop_after(bench: Bench, name: str, step: int, process: subprocess.Popen[bytes]) -> None:
     """Ask a run to stop, as Ctrl-C would, once it has done `step` steps; one that is to end by itself is let go on."""
-    end = time.monotonic() + RUN_SECONDS
+    end = time.monotonic() + bench.options.limit
     while process.poll() is None and time.monotonic() < end:
         if step < bench.options.steps and any(event["step"] >= step for event in bench.steps(name)):
             process.send_signal(signal.SIGINT)
             break
         time.sleep(0.1)
     with contextlib.suppress(RuntimeError):  # stopped runs end with another code than 0
-        ended(process, bench.options.out / f"{name}.log")
+        ended(process, bench.options.out / f"{name}.log", bench.options.limit)
 
 
 def dead_rank(bench: Bench) -> None:
     """kill -9 of one rank ends the whole run within a minute, and the same command continues it."""
     steps, flags = bench.options.steps, bench.tiny("dense", "", save_every=5)
     process = bench.start("dead", bench.options.gpus, flags)
-    end = time.monotonic() + RUN_SECONDS
+    end = time.monotonic() + bench.options.limit
     while process.poll() is None and not any(event["step"] > 5 for event in bench.steps("dead")):
         if time.monotonic() > end:
             process.terminate()
@@ -235,7 +248,7 @@ def overlap(bench: Bench) -> None:
     rates: dict[str, float] = {}
     for name, fields in (("all on", {}), *((f"without {name}", dict([off])) for name, off in OVERLAPS.items())):
         try:
-            rates[name] = case(bench, f"overlap {name}", fields)
+            rates[name] = case(bench, f"overlap {name}", ONE_B, bench.options.gpus, fields=fields)
         except RuntimeError as error:
             bench.row(f"overlap: {name}", short(error), False)
             continue
@@ -243,40 +256,50 @@ def overlap(bench: Bench) -> None:
             bench.row(f"overlap: {name}", "ran; over gloo both are off, so its speed says nothing")
             continue
         gain = f", {rates['all on'] / rates[name] - 1:+.1%} with it" if name != "all on" and "all on" in rates else ""
-        bench.row(f"overlap: {name}", f"{rates[name] / bench.options.gpus:,.0f} tokens/s/GPU{gain}")
+        bench.row(f"overlap: {name}", f"{rates[name]:,.0f} tokens/s/GPU{gain}")
 
 
-def case(bench: Bench, name: str, fields: dict[str, Any]) -> float:
-    """Tokens/s of a run with recipe fields laid over our recipe (benchmarks/gpu/case.py under torchrun)."""
-    options = bench.options
-    cpu = options.accelerator == "cpu"
-    model, share = ("llama_tiny", 8) if cpu else ("llama32_1b", BIG["llama32_1b"].share)
-    flags = [
-        "--model-name",
-        model,
-        "-gbs",
-        str(share * options.gpus),
-        "--max-steps",
-        "10",
-        "-E",
-        name.replace(" ", "_"),
-    ]
-    flags += ["--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}", "--val-check-interval", "10"]
-    words = {"name": name, "flags": flags, "set": fields, "ranks": options.gpus, "accelerator": options.accelerator}
-    folder = options.out / "cases" / name.replace(" ", "_")
+def speeds(bench: Bench) -> None:
+    """The speed of one model at every layout of as many ranks as there are GPUs."""
+    for name, layout in LAYOUTS.items():
+        if layout.ranks != bench.options.gpus or layout.model != "dense" or (bench.cpu and not layout.cpu):
+            continue
+        try:
+            rate = case(bench, f"speed {name}", ONE_B, layout.ranks, layout.flags)
+        except RuntimeError as error:
+            bench.row(f"speed {name}", short(error), False)
+            continue
+        bench.row(f"speed {name}", f"{rate:,.0f} tokens/s/GPU")
+
+
+def case(bench: Bench, name: str, model: str, ranks: int, flags: str = "", fields: Any = None) -> float:
+    """Tokens/s/GPU of a run that saves nothing, with recipe fields laid over our recipe (benchmarks/gpu/case.py under torchrun)."""
+    share = BIG[model].share
+    if bench.cpu:
+        model, share = "llama_tiny", 8
+    place = name.replace(" ", "_")
+    words = (
+        f"--model-name {model} -gbs {share * ranks} --max-steps 12 --val-check-interval 12 -E {place} {flags}".split()
+    )
+    words += ["--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}"]
+    told = {"name": name, "flags": words, "set": fields or {}, "ranks": ranks, "accelerator": bench.options.accelerator}
+    folder = bench.options.out / "cases" / place
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.gpus)]
-    command += [str(REPOSITORY / "benchmarks" / "gpu" / "case.py"), json.dumps(words), str(folder), str(bench.data)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command += [str(REPOSITORY / "benchmarks" / "gpu" / "case.py"), json.dumps(told), str(folder)]
+    command.append(str(bench.options.data or bench.data))
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    ended(process, folder / "log")
-    return float(json.loads((folder / "result.json").read_text())["tok_s"])
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    ended(process, folder / "log", bench.options.limit)
+    return float(json.loads((folder / "result.json").read_text())["tok_s"]) / ranks
 
 
 def scaling(bench: Bench) -> None:
     """Tokens a second and GPU at 1, 2, 4, … GPUs, the same work for each GPU."""
-    if bench.options.accelerator == "cpu":
+    if bench.cpu:
         bench.row("scaling", "not on a CPU: the models are too large")
         return
     for model, big in BIG.items():
@@ -288,18 +311,15 @@ def scale(bench: Bench, model: str, big: Big, precision: str) -> None:
     first = 0.0
     ranks = big.least
     while ranks <= bench.options.gpus:
-        name = f"{model}_{precision}_{ranks}"
-        flags = f"--model-name {model} -gbs {big.share * ranks} --max-steps 12 --val-check-interval 12 {big.flags}"
+        name = f"scaling {model} {precision} {ranks}"
         try:
-            seen = bench.run(name, ranks, [*flags.split(), *(["--fp8"] if precision == "fp8" else [])])
+            rate = case(bench, name, model, ranks, big.flags + (" --fp8" if precision == "fp8" else ""))
         except RuntimeError as error:
-            bench.row(f"scaling {name}", short(error), False)
+            bench.row(name, short(error), False)
             return
-        rate = statistics.median(event["tokens_per_second"] for event in seen[4:]) / ranks
         first = first or rate
         wanted = big.wanted.get(precision, 0) if ranks == 8 else 0
-        bench.row(f"scaling {name}", *scaled(rate, first, big.least, wanted))
-        shutil.rmtree(bench.options.out / name / "checkpoints", ignore_errors=True)
+        bench.row(name, *scaled(rate, first, big.least, wanted))
         ranks *= 2
 
 
@@ -344,8 +364,10 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "resume": resume,
     "dead_rank": dead_rank,
     "overlap": overlap,
+    "speeds": speeds,
     "scaling": scaling,
 }
+SPEED = {"overlap", "speeds", "scaling"}  # what trains a model of full size
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -356,12 +378,19 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=50, help="of the tiny models")
     parser.add_argument("--parts", default=",".join(PARTS), help="which of " + ", ".join(PARTS))
     parser.add_argument("--layouts", default="", help="of parity: which of " + ", ".join(LAYOUTS))
+    parser.add_argument(
+        "--data", type=Path, help="tokenizer/ and dataset/ for what measures speed; unset: a tiny vocabulary"
+    )
+    parser.add_argument("--together", type=int, default=1, help="runs of parity at once (their speed says nothing)")
+    parser.add_argument("--limit", type=float, default=900, help="seconds after which a run is ended")
     options = parser.parse_args(words)
     options.out = options.out.absolute()
     options.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(options)
-    multi_gpu_models.prepare(bench.data)
-    for part in options.parts.split(","):
+    parts = options.parts.split(",")
+    if not options.data or not set(parts) <= SPEED:
+        multi_gpu_models.prepare(bench.data)
+    for part in parts:
         try:
             PARTS[part](bench)
         except RuntimeError as error:  # the run that the part's others are compared with
