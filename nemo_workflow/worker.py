@@ -55,7 +55,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             cpu_backend.install()
         else:
             gpu_backend.install()
-        from nemo_workflow import guard, order, recipe, training
+        from nemo_workflow import guard, loss_scale, order, recipe, training
         from nemo_workflow.resuming import choose_checkpoint, identity_for
         from nemo_workflow.saving import Checkpoints
 
@@ -69,6 +69,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.accelerator == "gpu":
         gpu_backend.fuse_output_layer()
         gpu_backend.fuse_elementwise()
+        gpu_backend.fast_attention()
         gpu_backend.mend_checkpoints()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
@@ -82,6 +83,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         *trainer.callbacks,
         training.Stopper(log),
     ]
+    if plan.settings.get("precision") == "16-mixed":
+        trainer.callbacks.append(loss_scale.LossScale(log))
     order.arrange(pretrain.keywords["data"], plan, start)
     pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
     pretrain()

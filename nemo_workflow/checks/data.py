@@ -49,12 +49,18 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
             f"--hf-model-id {name}: the tokenizer has no end-of-document token; set eos_token in its"
             " tokenizer_config.json"
         )
-    vocabulary = max(tokenizer.vocab_size or 0, run.sizes.get("vocab_size") or 0)
+    rows = run.sizes.get("vocab_size") or 0  # of an embedding whose size doesn't follow the tokenizer
     if not tokenizer.vocab_size:
         return
+    vocabulary = max(tokenizer.vocab_size, rows)
     for source in run.sources:
         largest = largest_token(source.pair)
-        if largest is not None and largest >= vocabulary:
+        if largest is not None and rows and run.recipe and largest >= rows:
+            yield (
+                f"{source.pair.prefix}.bin: holds token id {largest}, but the embedding of --model-name"
+                f" {run.recipe.name} has {rows} rows; preprocess it with the model's own tokenizer, or train another model"
+            )
+        elif largest is not None and largest >= vocabulary:
             yield (
                 f"{source.pair.prefix}.bin: holds token id {largest}, but the tokenizer of --hf-model-id {name} has"
                 f" {vocabulary} entries; preprocess it with this tokenizer or give the one it was made with"

@@ -34,8 +34,6 @@ def cpu_limits(run: Run) -> Iterator[str]:
         yield f"--{name.replace('_', '-')}: a CPU can't; {GPU_ONLY}"
     if settings.context_parallel_size > 1:
         yield f"--context-parallel-size {settings.context_parallel_size}: needs Transformer Engine; {GPU_ONLY}"
-    if settings.precision == "16-mixed":
-        yield "--precision 16-mixed: its loss scaling needs a GPU; use bf16-mixed or 32"
     if run.recipe is None:
         return
     if run.sizes.get("multi_latent_attention"):

@@ -29,6 +29,13 @@ def fuse_elementwise() -> None:
     rotary.install()
 
 
+def fast_attention() -> None:
+    """Attention by FlashAttention 4 where it is installed and fits; see attention.py. Imports megatron-core."""
+    from nemo_workflow.gpu_backend import attention
+
+    attention.install()
+
+
 def mend_checkpoints() -> None:
     """No process of a checkpoint's writers stays behind, and an offloaded optimizer's can be read. Imports megatron-core."""
     from nemo_workflow.gpu_backend import checkpoint_queue, offloaded_optimizer

@@ -76,7 +76,6 @@ FLAGS = [
     ("--optim-cpu-offloading", "--optim-cpu-offloading: a CPU can't; train on a GPU, or leave it out"),
     ("-M deepseek_v2_lite -EP 1 --seq-length 128", "--model-name deepseek_v2_lite: multi-latent attention needs Transformer Engine; train on a GPU"),
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
-    ("--precision 16-mixed", "--precision 16-mixed: its loss scaling needs a GPU; use bf16-mixed or 32"),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
@@ -210,6 +209,15 @@ def test_damaged_files_are_refused_in_these_words(place: Place, damage: Callable
     damage(place)
     expected = message.format(data=place.data, folder=place.data.parent, hf=place.hf)
     assert refusal(place) == [expected]
+
+
+def test_tokens_beyond_an_embedding_of_fixed_size_are_refused(place: Place) -> None:
+    write_tokenizer(place.hf, vocabulary=40_000)
+    write_pair(place.data, [300] * 1000, largest=32_064)
+    assert refusal(place, model_name="phi3_mini_4k_instruct", seq_length=64) == [
+        f"{place.data}.bin: holds token id 32064, but the embedding of --model-name phi3_mini_4k_instruct has 32064 rows;"
+        " preprocess it with the model's own tokenizer, or train another model"
+    ]
 
 
 def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:

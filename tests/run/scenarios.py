@@ -61,6 +61,15 @@ def one_rank(place: Place) -> Any:
 
 
 @scenario()
+def half_precision(place: Place) -> Any:
+    """16-mixed, stopped once its loss scale fits, and gone on with."""
+    run = place.experiment(steps=28, flags=("--precision", "16-mixed"))
+    code = run.start(when=at_step(22)).code
+    must(run.start())
+    return SimpleNamespace(run=run, code=code)
+
+
+@scenario()
 def two_ranks(place: Place) -> Any:
     """The uninterrupted run on two ranks, and a second start of the same experiment while it runs."""
     run = place.experiment(ranks=2)
