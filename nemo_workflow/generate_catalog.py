@@ -40,6 +40,7 @@ SIZES = (
     "vocab_size",
     "position_embedding_type",
     "gated_linear_unit",
+    "bias_activation_fusion",
     "add_bias_linear",
     "add_qkv_bias",
     "normalization",
@@ -231,6 +232,11 @@ def parameters_on_cpu(recipe: Any, vocabulary: int) -> int | None:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def _sizes(config: Any) -> dict[str, Any]:
+    found = {field: _plain(getattr(config, field)) for field in SIZES if hasattr(config, field)}
+    return {**found, "activation": getattr(config.activation_func, "__name__", str(config.activation_func))}
+
+
 def describe(name: str, recipe: Any) -> dict[str, Any]:
     """One entry of the catalogue."""
     config = fdl.build(recipe.model.config)
@@ -238,7 +244,7 @@ def describe(name: str, recipe: Any) -> dict[str, Any]:
         "model_class": recipe.model.__fn_or_cls__.__name__,
         "config_class": type(config).__name__,
         "family": _family(type(config)),
-        "sizes": {field: _plain(getattr(config, field)) for field in SIZES if hasattr(config, field)},
+        "sizes": _sizes(config),
         "layout": _layout(recipe.trainer),
         "fields": _fields(recipe, config),
         "fp32_grad_reduce": _grad_reduce_in_fp32(recipe.trainer),

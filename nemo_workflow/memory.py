@@ -21,7 +21,7 @@ from nemo_workflow.plan import Plan
 
 GIB = 2**30
 LIBRARIES = int(1.5 * GIB)  # CUDA context, cuBLAS workspaces, NCCL buffers, what the allocator can't use
-LOGIT_BYTES = {"native": 10, "te": 2}  # bytes a logit: bf16, and for Megatron's own cross entropy two fp32 copies
+LOGIT_BYTES = {"native": 8, "te": 0}  # bytes a logit beside itself: two fp32 copies in Megatron's own cross entropy
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Job:
     recompute_layers: int = 0
     recompute_modules: tuple[str, ...] = ()
     cross_entropy: str = "te"
+    score_matrices: bool = False  # attention keeps its probabilities: Transformer Engine has no fused kernel for fp32
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def job_of(plan: Plan, recipe: Recipe) -> Job:
         recompute_layers=settings["recompute_num_layers"] or sizes.get("recompute_num_layers") or 0,
         recompute_modules=tuple(sizes.get("recompute_modules") or ()),
         # performance.py takes Transformer Engine's wherever a recipe fuses the loss
-        cross_entropy="te" if sizes.get("cross_entropy_loss_fusion") else "native",
+        cross_entropy="te" if sizes.get("cross_entropy_loss_fusion") and precision != "16-mixed" else "native",
+        score_matrices=precision == "32" and plan.accelerator == "gpu",
     )
 
 
@@ -183,17 +185,25 @@ def _tokens(job: Job) -> float:
 
 
 def _logits(job: Job) -> float:
-    """The logits and, where the loss is fused, what the fused weight gradient hands to autograd in its place: bf16 of the matrix's size."""
-    stand_in = 2 * job.sizes["hidden_size"] if job.cross_entropy == "te" else 0
-    return (LOGIT_BYTES[job.cross_entropy] * _tokens(job) + stand_in) * job.vocabulary / job.layout.tensor
+    """The logits and, where the loss is fused, what the fused weight gradient hands to autograd in its place: a tensor of the matrix's size."""
+    stand_in = _element(job) * job.sizes["hidden_size"] if job.cross_entropy == "te" else 0
+    a_logit = _element(job) + LOGIT_BYTES[job.cross_entropy]
+    return (a_logit * _tokens(job) + stand_in) * job.vocabulary / job.layout.tensor
+
+
+def _element(job: Job) -> int:
+    """Bytes of a number of the forward pass."""
+    return 4 if job.precision == "32" else 2
 
 
 def _activations(job: Job, stage: int) -> tuple[float, float]:
     """(bytes kept for the backward passes in flight, bytes of the largest group of layers while it is worked on)."""
     tokens, layout = _tokens(job), job.layout
     each = [tokens * activation_bytes(job, number) for number in stage_layers(job, stage)]
-    entry = 2 * tokens * job.sizes["hidden_size"] / (layout.tensor if layout.sequence_parallel else 1)
+    entry = _element(job) * tokens * job.sizes["hidden_size"] / (layout.tensor if layout.sequence_parallel else 1)
     kept, working = _kept(job, each, entry)
+    if job.score_matrices:  # the gradient of one and the scores are there beside the probabilities
+        kept += 2 * tokens * _scores(job)
     if job.offloaded_layers:
         kept = sum(sorted(each)[: max(0, len(each) - job.offloaded_layers)])
     in_flight = _in_flight(job, stage)
@@ -232,10 +242,17 @@ def activation_bytes(job: Job, number: int) -> float:
     kind = _kind(job, number)
     bytes_ = 0.0
     for part in kind:
-        bytes_ += _PARTS[part](job)
+        bytes_ += _PARTS[part](job) * _element(job) / 2  # the parts are counted in bf16
+        if job.score_matrices and part == "attention":
+            bytes_ += _scores(job)
     if job.sizes.get("hidden_dropout"):
         bytes_ += 2 * job.sizes["hidden_size"] / _sequence_split(job)  # two masks of a byte an element
     return bytes_
+
+
+def _scores(job: Job) -> float:
+    """Bytes a token of one layer's matrix of attention scores in fp32."""
+    return 4 * job.seq_length * job.sizes["num_attention_heads"] / job.layout.tensor
 
 
 def _kind(job: Job, number: int) -> tuple[str, ...]:
@@ -274,6 +291,8 @@ def _attention_bytes(job: Job) -> float:
     sizes = job.sizes
     heads, groups = sizes["num_attention_heads"], sizes["num_query_groups"] or sizes["num_attention_heads"]
     kept = 2 * (heads + 2 * groups) + _attention_output_bytes(job) * heads
+    if sizes.get("qk_layernorm"):  # queries and keys before their norms
+        kept += 2 * (heads + groups)
     return _norm_bytes(job) + kept * sizes["kv_channels"] / job.layout.tensor
 
 
@@ -295,9 +314,15 @@ def _latent_attention_bytes(job: Job) -> float:
 
 
 def _gate(job: Job, width: float) -> float:
-    """Input and output of the activation function of an MLP `width` wide."""
-    first = 2 if job.sizes["gated_linear_unit"] else 1
-    return (2 * first + _product_input(job)) * width
+    """Input and output of the activation function of an MLP `width` wide.
+
+    Where a gate is not one kernel, its two factors are kept too. performance.py takes one kernel for every SwiGLU.
+    """
+    sizes = job.sizes
+    first = 2 if sizes["gated_linear_unit"] else 1
+    one_kernel = sizes.get("bias_activation_fusion") or sizes.get("activation") == "silu"
+    factors = 4 if sizes["gated_linear_unit"] and not one_kernel else 0
+    return (2 * first + factors + _product_input(job)) * width
 
 
 def _mlp_bytes(job: Job) -> float:

@@ -58,6 +58,27 @@ def job(micro_batch: int, **change: Any) -> Job:
     return Job(**values | change)
 
 
+def on(planned: Job, **sizes: Any) -> Job:
+    layout = {"nodes": 1, "tensor": 1, "pipeline": 1, "virtual_pipeline": 1, "context": 1, "expert": 1}
+    layout |= {"sequence_parallel": False} | sizes
+    ranks = layout["tensor"] * layout["pipeline"] * layout["context"] * layout.pop("data", 1)
+    pipeline = layout["pipeline"]
+    return Job(
+        **planned.__dict__ | {"layout": Layout(ranks_per_node=ranks, **layout), "stages": (16 // pipeline,) * pipeline}
+    )
+
+
+def other(name: str, micro_batch: int, **change: Any) -> Job:
+    """Another model on one GPU, with sequences of 4096, and a vocabulary of its own or the tokenizer's."""
+    recipe = catalog.find(name)
+    vocabulary = parameters.padded_vocabulary(recipe.sizes, 128_256)
+    same = {"family": recipe.family, "model_class": recipe.model_class, "sizes": recipe.sizes, "vocabulary": vocabulary}
+    return job(micro_batch, stages=(recipe.sizes["num_layers"],), **same, **{"seq_length": 4096, **change})
+
+
+BLOCK_OF_8 = {"recompute_granularity": "full", "recompute_method": "block", "recompute_layers": 8}
+
+
 # torch.cuda.max_memory_allocated on an H100 80GB, torch 2.11, TE 2.9, megatron-core 0.15.3 (docs/memory.md)
 MEASURED = [
     ("stock, micro batch 1", job(1, cross_entropy="native"), 39.9),
@@ -83,6 +104,25 @@ MEASURED = [
         31.7,
     ),
     ("our defaults, activations of 8 of 16 layers offloaded", job(2, offloaded_layers=8), 34.8),
+    ("our defaults, micro batch 1", job(1), 32.8),
+    ("our defaults, micro batch 2, selective recompute", job(2, recompute_granularity="selective"), 44.1),
+    ("our defaults, 8 of 16 layers recomputed, micro batch 2", job(2, **BLOCK_OF_8), 35.3),
+    ("our defaults, optimizer offloaded, micro batch 2", job(2, optimizer_offload=1.0), 30.3),
+    ("our defaults, half of the optimizer offloaded, micro batch 2", job(2, optimizer_offload=0.5), 37.1),
+    (
+        "fp32, micro batch 1 of 2048 tokens",
+        job(1, seq_length=2048, precision="32", score_matrices=True),
+        34.1,
+    ),
+    ("two GPUs, micro batch 4", on(job(4), data=2), 59.9),
+    ("two GPUs with fp8, micro batch 4", on(job(4, fp8=True), data=2), 54.9),
+    ("two GPUs, TP2 with sequence parallelism, micro batch 8", on(job(8), tensor=2, sequence_parallel=True), 56.5),
+    ("Qwen2.5-0.5B, micro batch 8 of 4096 tokens", other("qwen25_500m", 8), 50.1),
+    (
+        "Llama-3.2-3B, 8 of 28 layers recomputed, micro batch 1 of 8192 tokens",
+        other("llama32_3b", 1, seq_length=8192, **BLOCK_OF_8),
+        71.2,
+    ),
 ]
 
 
@@ -97,16 +137,6 @@ def test_an_offloaded_optimizer_leaves_its_fraction_on_the_host() -> None:
     assert fullest(job(1, optimizer_offload=0.5)).optimizer == fullest(job(1)).optimizer // 2
     assert fullest(job(1, optimizer_offload=1.0)).optimizer == 0
     assert fullest(job(1, optimizer_offload=1.0)).weights == fullest(job(1)).weights
-
-
-def on(planned: Job, **sizes: Any) -> Job:
-    layout = {"nodes": 1, "tensor": 1, "pipeline": 1, "virtual_pipeline": 1, "context": 1, "expert": 1}
-    layout |= {"sequence_parallel": False} | sizes
-    ranks = layout["tensor"] * layout["pipeline"] * layout["context"] * layout.pop("data", 1)
-    pipeline = layout["pipeline"]
-    return Job(
-        **planned.__dict__ | {"layout": Layout(ranks_per_node=ranks, **layout), "stages": (16 // pipeline,) * pipeline}
-    )
 
 
 def test_each_kind_of_parallelism_saves_what_it_splits() -> None:

@@ -9,19 +9,30 @@ import pytest
 
 from nemo_workflow import performance
 
+
+def silu() -> None: ...
+def gelu() -> None: ...
+
+
 LLAMA = {
     "cross_entropy_loss_fusion": True,
     "position_embedding_type": "rope",
     "rotary_percent": 1.0,
     "qk_layernorm": False,
     "rotary_interleaved": False,
+    "apply_rope_fusion": True,
+    "activation_func": silu,
+    "gated_linear_unit": True,
+    "bias_activation_fusion": True,
 }
 
 
-def applied(pipeline: int = 1, virtual: int = 1, context: int = 1, **config: Any) -> dict[str, Any]:
+def applied(
+    pipeline: int = 1, virtual: int = 1, context: int = 1, precision: str | None = None, **config: Any
+) -> dict[str, Any]:
     recipe = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(**{**LLAMA, **config})))
     layout = SimpleNamespace(pipeline=pipeline, virtual_pipeline=virtual, context=context)
-    done = performance.apply(recipe, SimpleNamespace(layout=layout))
+    done = performance.apply(recipe, SimpleNamespace(layout=layout, settings={"precision": precision}))
     values = vars(recipe.model.config)
     return {field.rpartition(".")[2]: values[field.rpartition(".")[2]] for field in done}
 
@@ -35,6 +46,28 @@ def test_a_llama_gets_the_fused_loss_and_rotary() -> None:
 )
 def test_queries_that_are_not_turned_whole_keep_their_own_way(config: dict[str, Any]) -> None:
     assert "fused_single_qkv_rope" not in applied(**config)
+
+
+def test_a_qwen_gets_what_its_recipe_leaves_in_parts() -> None:
+    found = applied(bias_activation_fusion=False, apply_rope_fusion=False)
+    assert found["bias_activation_fusion"] is True
+    assert found["apply_rope_fusion"] is True
+
+
+@pytest.mark.parametrize(
+    "config", [{"activation_func": gelu}, {"gated_linear_unit": False}, {"glu_linear_offset": 1.0}]
+)
+def test_another_activation_keeps_its_own_way(config: dict[str, Any]) -> None:
+    assert "bias_activation_fusion" not in applied(bias_activation_fusion=False, **config)
+
+
+@pytest.mark.parametrize("config", [{"multi_latent_attention": True}, {"rotary_interleaved": True}])
+def test_another_rotary_embedding_keeps_its_own_way(config: dict[str, Any]) -> None:
+    assert "apply_rope_fusion" not in applied(apply_rope_fusion=False, **config)
+
+
+def test_fp16_keeps_the_loss_in_fp32() -> None:
+    assert "cross_entropy_fusion_impl" not in applied(precision="16-mixed")
 
 
 def test_virtual_stages_overlap_their_transfers() -> None:
