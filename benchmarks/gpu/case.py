@@ -3,7 +3,7 @@
     python case.py CASE_JSON FOLDER DATA
 
 Imports, waits for a line on standard input, trains as `pretrain_llm.py` with the case's flags would, and writes
-FOLDER/result.json. With `ranks` in the case it is one of that many processes that torchrun has started, and doesn't wait.
+FOLDER/result.json. With `ranks` in the case it is one of that many processes that torchrun has started.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def main() -> None:
         gpu_backend.fuse_output_layer = lambda: None
     if case.get("stock") or case.get("plain_elementwise"):
         gpu_backend.fuse_elementwise = lambda: None
+    if case.get("stock") or case.get("plain_attention"):
+        gpu_backend.fast_attention = lambda: None
     if plan.accelerator == "gpu":
         gpu_backend.install()
     else:
@@ -59,8 +61,7 @@ def main() -> None:
     if case.get("module"):
         importlib.import_module(case["module"])
     watch.ready = time.time()
-    if ranks == 1:
-        sys.stdin.readline()
+    sys.stdin.readline()  # ranks share it: one gets the line, the others its end
     if "again" in case:  # go on with another case's run as if it had ended after an earlier checkpoint
         shutil.rmtree(plan.folder / "checkpoints" / f"step_{case['forget']:08d}")
     watch.go = time.perf_counter()

@@ -29,7 +29,7 @@ def main() -> None:
     sys.stdin.readline()
     torch.manual_seed(0)
     found: Found = {}
-    for part in (output_layer, weight_gradient, swiglu, rotary):
+    for part in (output_layer, weight_gradient, swiglu, rotary, attention):
         try:
             part(found)
         except Exception as error:  # noqa: BLE001 - the others are still worth their time
@@ -158,6 +158,41 @@ def rotary(found: Found) -> None:
             lambda made=made: torch.autograd.grad(made, joint, gradients, retain_graph=True)
         )
     found["rotary floor ms"] = 4 * joint.numel() / SPEED * 1e3
+
+
+def attention(found: Found) -> None:
+    from nemo_workflow.gpu_backend import attention
+
+    if not attention.available():
+        return
+    from transformer_engine.pytorch import DotProductAttention
+
+    heads = GROUPS * QUERIES
+    sizes = {"num_gqa_groups": GROUPS, "attention_dropout": 0.0, "qkv_format": "sbhd", "attn_mask_type": "causal"}
+    stock = DotProductAttention(heads, HEAD, **sizes).cuda()
+    ways = {"te": stock, "ours": lambda q, k, v: attention.Attention.apply(q, k, v, HEAD**-0.5)}
+    short = [random(1024, 1, number, HEAD).requires_grad_() for number in (heads, GROUPS, GROUPS)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in short]
+    q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in exact)
+    scores = (q @ k.repeat_interleave(QUERIES, 1).transpose(-1, -2)) * HEAD**-0.5
+    future = torch.ones(1024, 1024, device=DEVICE, dtype=torch.bool).triu(1)
+    wanted = scores.masked_fill(future, float("-inf")).softmax(-1) @ v.repeat_interleave(QUERIES, 1)
+    above = random(1, heads, 1024, HEAD)
+    wanted.backward(above.double())
+    long = [random(LENGTH, BATCH, number, HEAD).requires_grad_() for number in (heads, GROUPS, GROUPS)]
+    for name, way in ways.items():
+        out = way(*short).reshape(1024, 1, heads, HEAD).permute(1, 2, 0, 3)
+        gradients = torch.autograd.grad(out, short, above)
+        found[f"attention {name} error"] = far(out, wanted)
+        for letter, gradient, right in zip("qkv", gradients, exact, strict=True):
+            found[f"attention {name} d{letter} error"] = far(gradient, right.grad)
+        with torch.no_grad():
+            found[f"attention {name} ms"] = milliseconds(lambda way=way: way(*long))
+        made = way(*long)
+        back = torch.randn_like(made)
+        found[f"attention {name} backward ms"] = milliseconds(
+            lambda made=made, back=back: torch.autograd.grad(made, long, back, retain_graph=True)
+        )
 
 
 def turned(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:

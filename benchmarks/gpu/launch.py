@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+STEPS = 4  # after which the start is written down
 
 
 def main() -> None:
@@ -26,20 +27,34 @@ def main() -> None:
     sys.stdin.readline()
     began = time.time()
     command = [sys.executable, "pretrain_llm.py", *flags, "-G", "1", "--output-dir", str(folder)]
-    code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+    process = subprocess.Popen(command, cwd=REPOSITORY)
+    while process.poll() is None:  # the start is known before the save at the run's end, which can take minutes
+        time.sleep(0.2)
+        if not (folder / "result.json").exists() and len(steps_of(folder)) >= STEPS:
+            (folder / "result.json").write_text(json.dumps(measured(folder, began)))
     ended = time.time()
-    if code:
-        sys.exit(code)
+    if process.returncode:
+        (folder / "result.json").unlink(missing_ok=True)
+        sys.exit(process.returncode)
     (folder / "result.json").write_text(json.dumps(measured(folder, began, ended)))
     shutil.rmtree(next(folder.glob("*/checkpoints")))  # 14 bytes a parameter
 
 
-def measured(folder: Path, began: float, ended: float) -> dict[str, Any]:
+def history_of(folder: Path) -> list[dict[str, Any]]:
+    """The run's events; a line that is still being written is left out."""
+    lines = [line for metrics in folder.glob("*/metrics.jsonl") for line in metrics.read_text().split("\n")[:-1]]
+    return [json.loads(line) for line in lines]
+
+
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    return [event for event in history_of(folder) if event["event"] == "step"]
+
+
+def measured(folder: Path, began: float, ended: float | None = None) -> dict[str, Any]:
     """Seconds from the command to each stage of the start, and the run's own numbers."""
     metrics = next(folder.glob("*/metrics.jsonl"))
-    history = [json.loads(line) for line in metrics.read_text().splitlines()]
-    start = next(event for event in history if event["event"] == "start")
-    steps = [event for event in history if event["event"] == "step"]
+    start = next(event for event in history_of(folder) if event["event"] == "start")
+    steps = steps_of(folder)
     log = next(metrics.parent.glob("attempts/*/rank0.log"))
     timed = steps[4:] or steps
     return {
@@ -49,7 +64,7 @@ def measured(folder: Path, began: float, ended: float) -> dict[str, Any]:
             "model, data, optimizer": start["setup_seconds"],
             "first step": steps[0]["seconds"],
             "command to the end of the first step": round(start["time"] + steps[0]["seconds"] - began, 2),
-            "last step to the command's end": round(ended - steps[-1]["time"], 2),
+            "last step to the command's end": round(ended - steps[-1]["time"], 2) if ended else None,
         },
         "tok_s": statistics.median(event["tokens_per_second"] for event in timed),
         "mfu": statistics.median(event.get("mfu", 0) for event in timed),

@@ -9,9 +9,11 @@ CASES.json holds a list of objects in the order of their worth:
   kind               "train" (default), "stock" for NeMo's recipe without us, "peer" for transformers with torch.compile,
                      "check" for the kernels by themselves, "launch" for pretrain_llm.py with its own launcher
   set, none          recipe fields laid over the recipe; those that may be set to null
-  stock, plain_head, plain_elementwise   nothing of ours; without the fused output layer; without the element-wise kernels
+  stock              nothing of ours
+  plain_head, plain_elementwise, plain_attention   without the fused output layer, the element-wise kernels, FlashAttention 4
   profile, save      torch profiler on the sixth step; checkpoints are written
   again, forget      the run of that case goes on, its checkpoint of step `forget` gone
+  ranks              GPUs of one run, by torchrun (default 1)
   small              may run beside other small ones: its speed says nothing
   seconds, timeout   what it needs at least to be started before the limit; when it is killed
   module             a Python module that is imported before the training, to try a patch
@@ -35,6 +37,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -136,8 +140,13 @@ def start(case: Case, options: argparse.Namespace) -> subprocess.Popen[bytes]:
         environment[name] = value
     environment["MASTER_PORT"] = str(29500 + sum(map(ord, case["name"])) * 7 % 2000)
     kind = case.get("kind", "train")
+    ranks = case.get("ranks", 1)
+    if ranks > 1 and environment["CUDA_VISIBLE_DEVICES"] == "0":
+        del environment["CUDA_VISIBLE_DEVICES"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     words = [
         sys.executable,
+        *(torchrun if ranks > 1 else []),
         str(HERE / SCRIPTS.get(kind, "launch.py")),
         json.dumps(case),
         str(folder),
@@ -156,9 +165,19 @@ def start(case: Case, options: argparse.Namespace) -> subprocess.Popen[bytes]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """No process of the case may hold GPU memory when the next one trains: its data loader's, its writer's."""
+    """No process of the case may hold GPU memory when the next one trains: its ranks', its data loader's, its writer's."""
+    below = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(process.pid).children(recursive=True)
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        process.terminate()
+        process.wait(5)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for child in below:  # torchrun's ranks are in sessions of their own
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(below, 20)
     process.wait()
 
 

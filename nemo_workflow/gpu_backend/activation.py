@@ -44,14 +44,15 @@ def swiglu_gradient(gradient: torch.Tensor, joint: torch.Tensor) -> torch.Tensor
 
 def install() -> None:
     """Let megatron-core's SwiGLU take this way for plain bf16 tensors. Imports megatron-core."""
-    from megatron.core.fusions.fused_bias_swiglu import SwiGLUFunction
+    from megatron.core.fusions.fused_bias_swiglu import SwiGLUFunction, swiglu_back
 
     stock = SwiGLUFunction.backward
 
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        if ctx.fp8_input_store or not fits(gradient, ctx.saved_tensors[0]):
+        if ctx.fp8_input_store:
             return stock(ctx, gradient)
-        return swiglu_gradient(gradient, ctx.saved_tensors[0]), None, None
+        joint = ctx.saved_tensors[0]  # once: of an offloaded activation the second reading fails
+        return (swiglu_gradient if fits(gradient, joint) else swiglu_back)(gradient, joint), None, None
 
     SwiGLUFunction.backward = staticmethod(backward)
 

@@ -70,6 +70,6 @@ def test_the_run_measures_itself_right(results: Results) -> None:
 
 def test_kernels(results: Results) -> None:
     errors = {name: value for name, value in results["kernels"]["kernels"].items() if name.endswith("error")}
-    assert len(errors) == 9
+    assert len(errors) >= 9
     for name, value in errors.items():
         assert value < 5e-3, name  # not a number where a part failed

@@ -32,6 +32,18 @@ saved["state"][0]["master_param"] = torch.full((4,), 5.0)
 optimizer.load_state_dict(saved)
 assert weights.tolist() == [5.0] * 4, weights
 assert optimizer.param_groups[0]["lr"] == 0.1 and len(optimizer.sub_optimizers) == 1
+
+from types import SimpleNamespace
+from nemo.lightning.pytorch.strategies import megatron_strategy
+part = SimpleNamespace(optimizer=optimizer)
+whole = SimpleNamespace(mcore_optimizer=SimpleNamespace(chained_optimizers=[part]), state=optimizer.state)
+megatron_strategy._optimizer_to_device(whole, torch.device("meta"))
+assert {tensor.device.type for state in optimizer.state.values() for tensor in state.values()} == {"cpu"}
+plain = torch.optim.AdamW([weights])
+plain.state[weights] = {"exp_avg": torch.ones(4)}
+whole = SimpleNamespace(mcore_optimizer=SimpleNamespace(chained_optimizers=[SimpleNamespace(optimizer=plain)]), state=plain.state)
+megatron_strategy._optimizer_to_device(whole, torch.device("meta"))
+assert plain.state[weights]["exp_avg"].device.type == "meta"
 """
 
 
