@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -96,3 +98,22 @@ def test_every_case_can_be_rehearsed_and_named_once() -> None:
             assert rehearsed["model"] == "llama_tiny"
             if case.get("again"):
                 assert case["again"] in {other["name"] for other in part}
+
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def test_no_rank_in_a_session_of_its_own_outlives_its_case() -> None:
+    """torchrun starts ranks so: one that was left held the memory of all cases after it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout
+        child = psutil.Process(int(process.stdout.readline()))
+        run_cases.end(process)
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
