@@ -17,6 +17,8 @@ import torch
 HOPPER = 9  # compute capability; on others it is untried
 WIDTHS = (64,)  # of a head; wider ones are unmeasured
 CAUSAL_WINDOWS = (None, (-1, 0), (-1, -1))
+FAR = 0.02  # of a result's norm; in bf16 0.002 to 0.003 are seen
+LOG = logging.getLogger(__name__)
 
 
 def install() -> None:
@@ -26,6 +28,13 @@ def install() -> None:
     from megatron.core.extensions.transformer_engine import TEDotProductAttention
 
     stock = TEDotProductAttention.forward
+    works: dict[tuple[int, int], bool] = {}  # by heads of query and of key
+
+    def proven(query: torch.Tensor, key: torch.Tensor) -> bool:
+        heads = query.shape[2], key.shape[2]
+        if heads not in works:
+            works[heads] = agrees(*heads, query.shape[3], query.device)
+        return works[heads]
 
     def forward(
         module: Any,
@@ -38,7 +47,8 @@ def install() -> None:
         packed_seq_params: Any = None,
     ) -> Any:
         plain = attention_bias is None and packed_seq_params is None
-        if not (plain and suits(module, attn_mask_type) and fits(query, key, value)):
+        fit = plain and suits(module, attn_mask_type) and fits(query, key, value)
+        if not (fit and proven(query, key)):
             return stock(module, query, key, value, attention_mask, attn_mask_type, attention_bias, packed_seq_params)
         out = Attention.apply(query, key, value, module.flash_attention.softmax_scale)
         return out.reshape(*query.shape[:2], -1)
@@ -89,9 +99,46 @@ def available() -> bool:
     try:
         importlib.import_module("flash_attn.cute.interface")
     except ImportError as error:
-        logging.getLogger(__name__).warning("flash-attn-4 is left out: %s", error)
+        LOG.warning("flash-attn-4 is left out: %s", error)
         return False
     return True
+
+
+def agrees(heads: int, groups: int, width: int, device: torch.device) -> bool:
+    """Whether the kernels, compiled for this GPU, give plain attention's output and gradients; if not, the log says why.
+
+    The package is young and compiles its kernels where it runs, at the first call in any case.
+    """
+    source = torch.Generator(device).manual_seed(0)  # of its own: training's random numbers stay
+    shapes = [(256, 1, number, width) for number in (heads, groups, groups, heads)]
+    query, key, value, above = (torch.randn(shape, generator=source, device=device) for shape in shapes)
+    scale = width**-0.5
+    try:
+        ours = _with_gradients(Attention.apply, (query, key, value), above, torch.bfloat16, scale)
+        exact = _with_gradients(_plain, (query, key, value), above, torch.float32, scale)
+    except Exception as error:  # noqa: BLE001 - whatever it is, there is another way to train
+        LOG.warning("flash-attn-4 is left out: %s: %s", type(error).__name__, error)
+        return False
+    far = max(float((mine - right).norm() / right.norm()) for mine, right in zip(ours, exact, strict=True))
+    if not far < FAR:
+        LOG.warning("flash-attn-4 is left out: its results are %.3g from plain attention's", far)
+    return far < FAR
+
+
+def _with_gradients(attend: Any, inputs: Any, above: torch.Tensor, kind: torch.dtype, scale: float) -> list[Any]:
+    with torch.enable_grad():
+        leaves = [tensor.to(kind).requires_grad_() for tensor in inputs]
+        out = attend(*leaves, scale)
+        gradients = torch.autograd.grad(out, leaves, above.to(kind))
+    return [tensor.detach().float() for tensor in (out, *gradients)]
+
+
+def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    shared = query.shape[2] // key.shape[2]
+    q, k, v = query, key.repeat_interleave(shared, 2), value.repeat_interleave(shared, 2)
+    q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (q, k, v))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    return out.permute(2, 0, 1, 3)
 
 
 def suits(module: Any, kind: Any) -> bool:

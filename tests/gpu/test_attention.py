@@ -149,6 +149,30 @@ def test_megatrons_call_takes_this_way_where_it_fits(attention_class: Any) -> No
     )
 
 
+@pytest.mark.parametrize("fault", ["wrong", "raises"])
+def test_kernels_that_fail_or_are_wrong_are_left_out(
+    fault: str, attention_class: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def spoiled(*tensors: Any, **named: Any) -> Any:
+        if fault == "raises":
+            raise RuntimeError("no kernel image for this device")
+        result = backward(*tensors, **named)
+        named["dk"].mul_(1.1)
+        return result
+
+    monkeypatch.setattr(sys.modules["flash_attn.cute.interface"], "_flash_attn_bwd", spoiled)
+    for _ in range(2):
+        found = attention_class.forward(module(), *tensors(kind=torch.bfloat16), None, CAUSAL)
+        assert found == "Transformer Engine's"
+    assert [record.message.startswith("flash-attn-4 is left out") for record in caplog.records] == [True]
+
+
+def test_the_proof_takes_none_of_trainings_random_numbers(stand_in: None) -> None:
+    before = torch.get_rng_state()
+    assert attention.agrees(4, 2, 64, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_without_the_package_or_a_hopper_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))

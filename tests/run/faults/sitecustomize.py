@@ -14,6 +14,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
     action   kill             kill -9 of the rank
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
+             oom              the rank runs out of memory as a GPU does, where a micro batch holds more than one (point step only)
              fill             the disk fills up but for 20 MB, until the run goes on (point save.begun only)
              usr1             SIGUSR1 to the launcher
              launcher         kill -9 of the launcher
@@ -110,6 +111,8 @@ def _at_step(do) -> None:
 def _step(step: int, action: str) -> None:
     if action == "nan":
         _nan(step)
+    elif action == "oom":
+        _out_of_memory(step)
     else:
         _at_step(lambda now: _act(action) if now == step else None)
 
@@ -126,6 +129,18 @@ def _nan(step: int) -> None:
                 bucket.grad_data.fill_(float("nan"))
 
     _wrap(_ParamAndGradBucketGroup, "start_grad_sync", before=spoil)
+
+
+def _out_of_memory(step: int) -> None:
+    import torch
+
+    from nemo_workflow.training import RunLog
+
+    def before(log, trainer, *_) -> None:
+        if trainer.global_step + 1 == step and log.plan.setting("micro_batch_size") > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 280.00 MiB.")
+
+    RunLog.on_train_batch_start = before
 
 
 def _of_step(step: int, path) -> bool:
