@@ -19,6 +19,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import turn
+
 GIB = 2**30
 FIRST = 4  # steps before this one are warm-up
 
@@ -61,7 +63,7 @@ def main() -> None:
     if case.get("module"):
         importlib.import_module(case["module"])
     watch.ready = time.time()
-    sys.stdin.readline()  # ranks share it: one gets the line, the others its end
+    turn.wait(folder)
     if "again" in case:  # go on with another case's run as if it had ended after an earlier checkpoint
         shutil.rmtree(plan.folder / "checkpoints" / f"step_{case['forget']:08d}")
     watch.go = time.perf_counter()

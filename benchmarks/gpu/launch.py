@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import turn
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 4  # after which the start is written down
 
@@ -24,7 +26,7 @@ def main() -> None:
     flags = [places.get(word, word) for word in case["flags"]]
     if case.get("rehearse"):
         flags += ["--accelerator", "cpu"]
-    sys.stdin.readline()
+    turn.wait(folder)
     began = time.time()
     command = [sys.executable, "pretrain_llm.py", *flags, "-G", "1", "--output-dir", str(folder)]
     process = subprocess.Popen(command, cwd=REPOSITORY)

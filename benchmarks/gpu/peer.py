@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import turn
+
 
 def main() -> None:
     case, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
@@ -30,7 +32,7 @@ def main() -> None:
         config = LlamaConfig(
             vocab_size=128256, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2
         )
-    sys.stdin.readline()
+    turn.wait(folder)
     model = LlamaForCausalLM(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     forward = torch.compile(model, backend="eager" if case.get("rehearse") else "inductor")

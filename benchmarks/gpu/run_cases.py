@@ -40,6 +40,10 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import turn
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 BESIDE = 4  # small cases at once
@@ -61,6 +65,7 @@ class Running:
     process: subprocess.Popen[bytes]
     began: float = field(default_factory=time.monotonic)  # of the process, later of the training
     training: bool = False
+    ready: bool = False  # has imported: its time counts from here
 
 
 class Runner:
@@ -106,7 +111,10 @@ class Runner:
                     item.process.stdin.close()
 
     def look_after(self, item: Running) -> None:
-        limit = min(item.began + item.case.get("timeout", TIMEOUT), self.end)
+        if not item.ready and (self.options.out / item.case["name"] / turn.READY).exists():
+            item.ready, item.began = True, time.monotonic()
+        seconds = item.case.get("timeout", TIMEOUT) if item.ready else TIMEOUT
+        limit = min(item.began + seconds, self.end)
         if item.process.poll() is None and time.monotonic() < limit:
             return
         late = item.process.poll() is None
@@ -133,6 +141,7 @@ def start(case: Case, options: argparse.Namespace) -> subprocess.Popen[bytes]:
     """The case's process: imports, then waits for a line on its standard input."""
     folder = (options.out / case["name"]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / turn.READY).unlink(missing_ok=True)
     environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ, "PYTHONUNBUFFERED": "1", **case.get("env", {})}
     environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     environment["STARTED_AT"] = str(time.time())

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import turn
+
 FIRST = 3  # steps whose end lies before the first that is timed
 
 
@@ -30,7 +32,7 @@ def main() -> None:
     made = fdl.build(recipe)
     ends: list[float] = []
     made.keywords["trainer"].callbacks.append(timer(ends, cpu))
-    sys.stdin.readline()
+    turn.wait(folder)
     go = time.perf_counter()
     made()
     (folder / "result.json").write_text(json.dumps(measured(case, recipe.data.seq_length, go, ends, cpu)))

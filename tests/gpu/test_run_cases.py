@@ -23,6 +23,8 @@ import run_cases  # noqa: E402
 SCRIPT = """
 import json, pathlib, sys, time
 case, folder = json.loads(sys.argv[1]), pathlib.Path(sys.argv[2])
+time.sleep(case.get("imports", 0))
+(folder / "ready").touch()
 sys.stdin.readline()
 began = time.time()
 time.sleep(case.get("sleep", 0))
@@ -117,3 +119,11 @@ def test_no_rank_in_a_session_of_its_own_outlives_its_case() -> None:
         child = psutil.Process(int(process.stdout.readline()))
         run_cases.end(process)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_cases_time_begins_when_it_has_imported(run: Any) -> None:
+    found = run(
+        {"name": "slow", "imports": 1.5, "sleep": 0.2, "timeout": 1.0}, {"name": "late", "sleep": 3, "timeout": 1.0}
+    )
+    assert "error" not in found["slow"]
+    assert found["late"]["error"].startswith("killed, too late")
