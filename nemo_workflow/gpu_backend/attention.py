@@ -151,7 +151,7 @@ def suits(module: Any, kind: Any) -> bool:
     return bool(
         kind.name == "causal"
         and module.attention_type == "self"
-        and module.softmax_type == "vanilla"
+        and getattr(module, "softmax_type", "vanilla") == "vanilla"  # an older Transformer Engine has no other
         and module.window_size in CAUSAL_WINDOWS
         and not module.attention_dropout
         and not module.deterministic
