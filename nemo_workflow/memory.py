@@ -202,13 +202,13 @@ def _activations(job: Job, stage: int) -> tuple[float, float]:
     each = [tokens * activation_bytes(job, number) for number in stage_layers(job, stage)]
     entry = _element(job) * tokens * job.sizes["hidden_size"] / (layout.tensor if layout.sequence_parallel else 1)
     kept, working = _kept(job, each, entry)
-    if job.score_matrices:  # the gradient of one and the scores are there beside the probabilities
-        kept += 2 * tokens * _scores(job)
     if job.offloaded_layers:
         kept = sum(sorted(each)[: max(0, len(each) - job.offloaded_layers)])
     in_flight = _in_flight(job, stage)
     ends = entry if stage == 0 else 0  # embedding
     ends += 3 * entry if stage == layout.pipeline - 1 else 0  # last norm, its input and output
+    if job.score_matrices:  # of the layer at work, beside its probabilities: the scores and a gradient
+        ends += 2 * tokens * _scores(job)
     return kept * in_flight + ends, working
 
 
