@@ -26,9 +26,12 @@ from typing import Any, NamedTuple
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks"), str(REPOSITORY / "benchmarks" / "gpu")]
 
 import multi_gpu_models  # noqa: E402
+import run_cases  # noqa: E402
+
+from nemo_workflow import events  # noqa: E402
 
 BATCH = 16
 TOLERANCE = 0.02  # of a loss in bf16, over other orders of summation
@@ -116,9 +119,8 @@ class Bench:
         return self.steps(name)
 
     def steps(self, name: str) -> list[dict[str, Any]]:
-        path = self.options.out / name / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [event for event in map(json.loads, lines) if event["event"] == "step"]
+        history = events.read(self.options.out / name / events.FILE)
+        return [event for event in history if event["event"] == "step"]
 
     def tiny(self, model: str, flags: str, save_every: int | None = None) -> list[str]:
         steps = self.options.steps
@@ -273,7 +275,7 @@ def speeds(bench: Bench) -> None:
 
 
 def case(bench: Bench, name: str, model: str, ranks: int, flags: str = "", fields: Any = None) -> float:
-    """Tokens/s/GPU of a run that saves nothing, with recipe fields laid over our recipe (benchmarks/gpu/case.py under torchrun)."""
+    """Tokens/s/GPU of a run that saves nothing, with recipe fields laid over our recipe (a case of benchmarks/gpu/run_cases.py)."""
     share = BIG[model].share
     if bench.cpu:
         model, share = "llama_tiny", 8
@@ -282,17 +284,17 @@ def case(bench: Bench, name: str, model: str, ranks: int, flags: str = "", field
         f"--model-name {model} -gbs {share * ranks} --max-steps 12 --val-check-interval 12 -E {place} {flags}".split()
     )
     words += ["--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}"]
-    told = {"name": name, "flags": words, "set": fields or {}, "ranks": ranks, "accelerator": bench.options.accelerator}
-    folder = bench.options.out / "cases" / place
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += [str(REPOSITORY / "benchmarks" / "gpu" / "case.py"), json.dumps(told), str(folder)]
-    command.append(str(bench.options.data or bench.data))
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
+    told = {
+        "name": place,
+        "flags": words,
+        "set": fields or {},
+        "ranks": ranks,
+        "accelerator": bench.options.accelerator,
+    }
+    where = argparse.Namespace(out=bench.options.out / "cases", data=bench.options.data or bench.data)
+    folder, process = where.out / place, run_cases.start(told, where)
+    assert process.stdin
+    process.stdin.close()  # nothing else trains: it need not wait
     ended(process, folder / "log", bench.options.limit)
     return float(json.loads((folder / "result.json").read_text())["tok_s"]) / ranks
 

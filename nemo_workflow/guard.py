@@ -29,8 +29,8 @@ class NotFinite(Failure):
 class NanGuard(pl.Callback):
     """Stops before an update with a NaN or infinite gradient, or leaves it out, as --on-nan says.
 
-    With a loss scale (16-mixed) infinite gradients are part of finding the scale and Megatron leaves such steps out
-    itself; the guard is off then.
+    Not for 16-mixed, where infinite gradients are part of finding the loss scale and Megatron leaves such steps out
+    itself: loss_scale.py is there in its place.
     """
 
     def __init__(self, plan: Plan, run_log: Any):
@@ -43,8 +43,6 @@ class NanGuard(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         optimizer = trainer.optimizers[0].mcore_optimizer
-        if self.plan.settings.get("precision") == "16-mixed":
-            return
         self.group = dist.new_group(backend="gloo")
         guard = self
 

@@ -25,14 +25,21 @@ class Setting:
     applies: Callable[[Any, Plan], bool] = lambda recipe, plan: True
 
 
+def _plain_rotary(config: Any) -> bool:
+    """Rotary embedding by halves, as Transformer Engine's kernels do it."""
+    return (
+        _value(config, "position_embedding_type") == "rope"
+        and not _value(config, "multi_latent_attention")
+        and not _value(config, "rotary_interleaved")
+    )
+
+
 def _decoder(recipe: Any, plan: Plan) -> bool:
     """A GPT-like model with rotary embeddings whose queries and keys go to attention as they are."""
     config = recipe.model.config
     return (
-        _value(config, "position_embedding_type") == "rope"
+        _plain_rotary(config)
         and not _value(config, "qk_layernorm")
-        and not _value(config, "multi_latent_attention")
-        and not _value(config, "rotary_interleaved")
         and _value(config, "rotary_percent") in (None, 1.0)
         and plan.layout.context == 1
     )
@@ -59,14 +66,9 @@ def _swiglu(recipe: Any, plan: Plan) -> bool:
 
 
 def _separate_rotary(recipe: Any, plan: Plan) -> bool:
-    """Rotary embedding that the recipe computes operation by operation; Transformer Engine's kernel is for the plain one."""
+    """Rotary embedding that the recipe computes operation by operation."""
     config = recipe.model.config
-    return (
-        _value(config, "position_embedding_type") == "rope"
-        and not _value(config, "multi_latent_attention")
-        and not _value(config, "rotary_interleaved")
-        and not _value(config, "apply_rope_fusion")
-    )
+    return _plain_rotary(config) and not _value(config, "apply_rope_fusion")
 
 
 def _virtual_stages(recipe: Any, plan: Plan) -> bool:

@@ -79,12 +79,10 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         log,  # first: a save is not part of a step's time
         training.Schedule(plan, log),
         training.MissedValidation(plan),
-        guard.NanGuard(plan, log),
+        loss_scale.LossScale(log) if plan.settings.get("precision") == "16-mixed" else guard.NanGuard(plan, log),
         *trainer.callbacks,
         training.Stopper(log),
     ]
-    if plan.settings.get("precision") == "16-mixed":
-        trainer.callbacks.append(loss_scale.LossScale(log))
     order.arrange(pretrain.keywords["data"], plan, start)
     pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
     pretrain()

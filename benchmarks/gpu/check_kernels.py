@@ -174,15 +174,12 @@ def attention(found: Found) -> None:
     ways = {"te": stock, "ours": lambda q, k, v: attention.Attention.apply(q, k, v, HEAD**-0.5)}
     short = [random(1024, 1, number, HEAD).requires_grad_() for number in (heads, GROUPS, GROUPS)]
     exact = [tensor.detach().double().requires_grad_() for tensor in short]
-    q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in exact)
-    scores = (q @ k.repeat_interleave(QUERIES, 1).transpose(-1, -2)) * HEAD**-0.5
-    future = torch.ones(1024, 1024, device=DEVICE, dtype=torch.bool).triu(1)
-    wanted = scores.masked_fill(future, float("-inf")).softmax(-1) @ v.repeat_interleave(QUERIES, 1)
-    above = random(1, heads, 1024, HEAD)
+    wanted = attention.plain(*exact, HEAD**-0.5)
+    above = random(1024, 1, heads, HEAD)
     wanted.backward(above.double())
     long = [random(LENGTH, BATCH, number, HEAD).requires_grad_() for number in (heads, GROUPS, GROUPS)]
     for name, way in ways.items():
-        out = way(*short).reshape(1024, 1, heads, HEAD).permute(1, 2, 0, 3)
+        out = way(*short).reshape(above.shape)
         gradients = torch.autograd.grad(out, short, above)
         found[f"attention {name} error"] = far(out, wanted)
         for letter, gradient, right in zip("qkv", gradients, exact, strict=True):

@@ -16,6 +16,8 @@ from typing import Any
 
 import turn
 
+from nemo_workflow import events
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 4  # after which the start is written down
 
@@ -32,7 +34,7 @@ def main() -> None:
     process = subprocess.Popen(command, cwd=REPOSITORY)
     while process.poll() is None:  # the start is known before the save at the run's end, which can take minutes
         time.sleep(0.2)
-        if not (folder / "result.json").exists() and len(steps_of(folder)) >= STEPS:
+        if not (folder / "result.json").exists() and len(steps_of(history_of(folder))) >= STEPS:
             (folder / "result.json").write_text(json.dumps(measured(folder, began)))
     ended = time.time()
     if process.returncode:
@@ -43,20 +45,18 @@ def main() -> None:
 
 
 def history_of(folder: Path) -> list[dict[str, Any]]:
-    """The run's events; a line that is still being written is left out."""
-    lines = [line for metrics in folder.glob("*/metrics.jsonl") for line in metrics.read_text().split("\n")[:-1]]
-    return [json.loads(line) for line in lines]
+    return [event for metrics in folder.glob("*/metrics.jsonl") for event in events.read(metrics)]
 
 
-def steps_of(folder: Path) -> list[dict[str, Any]]:
-    return [event for event in history_of(folder) if event["event"] == "step"]
+def steps_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in history if event["event"] == "step"]
 
 
 def measured(folder: Path, began: float, ended: float | None = None) -> dict[str, Any]:
     """Seconds from the command to each stage of the start, and the run's own numbers."""
     metrics = next(folder.glob("*/metrics.jsonl"))
-    start = next(event for event in history_of(folder) if event["event"] == "start")
-    steps = steps_of(folder)
+    history = history_of(folder)
+    start, steps = next(event for event in history if event["event"] == "start"), steps_of(history)
     log = next(metrics.parent.glob("attempts/*/rank0.log"))
     timed = steps[4:] or steps
     return {

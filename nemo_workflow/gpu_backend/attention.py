@@ -46,8 +46,8 @@ def install() -> None:
         attention_bias: Any = None,
         packed_seq_params: Any = None,
     ) -> Any:
-        plain = attention_bias is None and packed_seq_params is None
-        fit = plain and suits(module, attn_mask_type) and fits(query, key, value)
+        bare = attention_bias is None and packed_seq_params is None
+        fit = bare and suits(module, attn_mask_type) and fits(query, key, value)
         if not (fit and proven(query, key)):
             return stock(module, query, key, value, attention_mask, attn_mask_type, attention_bias, packed_seq_params)
         out = Attention.apply(query, key, value, module.flash_attention.softmax_scale)
@@ -115,7 +115,7 @@ def agrees(heads: int, groups: int, width: int, device: torch.device) -> bool:
     scale = width**-0.5
     try:
         ours = _with_gradients(Attention.apply, (query, key, value), above, torch.bfloat16, scale)
-        exact = _with_gradients(_plain, (query, key, value), above, torch.float32, scale)
+        exact = _with_gradients(plain, (query, key, value), above, torch.float32, scale)
     except Exception as error:  # noqa: BLE001 - whatever it is, there is another way to train
         LOG.warning("flash-attn-4 is left out: %s: %s", type(error).__name__, error)
         return False
@@ -133,7 +133,8 @@ def _with_gradients(attend: Any, inputs: Any, above: torch.Tensor, kind: torch.d
     return [tensor.detach().float() for tensor in (out, *gradients)]
 
 
-def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """What Attention computes, by PyTorch in the tensors' own precision."""
     shared = query.shape[2] // key.shape[2]
     q, k, v = query, key.repeat_interleave(shared, 2), value.repeat_interleave(shared, 2)
     q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (q, k, v))

@@ -140,7 +140,7 @@ def _out_of_memory(step: int) -> None:
         if trainer.global_step + 1 == step and log.plan.setting("micro_batch_size") > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 280.00 MiB.")
 
-    RunLog.on_train_batch_start = before
+    _wrap(RunLog, "on_train_batch_start", before=before)
 
 
 def _of_step(step: int, path) -> bool:
