@@ -180,12 +180,12 @@ def parity(bench: Bench) -> None:
 def resume(bench: Bench) -> None:
     """A run goes on with other numbers of ranks: the samples go on too, and the losses are one rank's."""
     name, every = "one_dense", 5
-    single = losses(bench.steps(name) or bench.run(name, 1, bench.tiny("dense", "")))
     moves = [move for move in MOVES if move[0] <= bench.options.gpus]
     for part, (ranks, flags) in enumerate(moves, 1):
         process = bench.start("moved", ranks, bench.tiny("dense", flags, every))
         stop_after(bench, "moved", bench.options.steps * part // len(moves), process)
     steps = bench.steps("moved")
+    single = losses(bench.steps(name) or bench.run(name, 1, bench.tiny("dense", "")))
     apart, right = compared(losses(steps), single)
     consumed = [event["consumed_samples"] for event in steps]
     once = consumed == [BATCH * event["step"] for event in steps] == [BATCH * step for step in single]

@@ -1,4 +1,5 @@
-"""gpu_backend's kernels against float64, and their times against Transformer Engine's and PyTorch's. A case of run_cases.py.
+"""gpu_backend's kernels against float64, and their times against Transformer Engine's and PyTorch's. A case of run_cases.py,
+whose `head` is the width of an attention head (64).
 
 Without a GPU (a rehearsal) only the errors are looked at, on small tensors, with Triton's interpreter.
 """
@@ -24,6 +25,8 @@ Found = dict[str, float]
 
 
 def main() -> None:
+    global HEAD
+    HEAD = json.loads(sys.argv[1]).get("head", HEAD)
     folder = Path(sys.argv[2])
     if not GPU:
         os.environ["TRITON_INTERPRET"] = "1"
