@@ -182,7 +182,7 @@ def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
         return None
     usage: Usage = memory.fullest(memory.job_of(plan, recipe))
     limit = int(plan.settings["gpu_memory"] * GIB)
-    parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries")
+    parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup")
     return {
         "stage": usage.stage,
         "parameters_on_gpu": usage.parameters,
@@ -316,7 +316,9 @@ def _memory_text(plan: dict[str, Any]) -> list[str]:
     limit, total = usage["gpu_memory"], usage["total"]
     stage = f" (stage {usage['stage']})" if plan["layout"]["pipeline"] > 1 else ""
     lines = ["", f"Memory of the fullest GPU{stage}, {human_count(usage['parameters_on_gpu'])} parameters on it:"]
-    for part in ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "total"):
+    for part in ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup", "total"):
+        if part == "setup" and usage["setup"] + usage["libraries"] < total:
+            continue  # a step takes more
         bar = "█" * min(BAR, round(BAR * usage[part] / limit))
         lines.append(f"  {part:11} {usage[part] / GIB:8.1f} GiB  {bar}")
     share = total / limit

@@ -63,11 +63,13 @@ class Usage:
     optimizer: int
     activations: int
     logits: int  # or what one layer takes while it is recomputed and differentiated, where that is more
+    setup: int  # before the first step: the most where the optimizer is offloaded or shared by many ranks
     libraries: int = LIBRARIES
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.libraries
+        step = self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        return max(step, self.setup) + self.libraries
 
 
 def job_of(plan: Plan, recipe: Recipe) -> Job:
@@ -114,14 +116,17 @@ def usage_of(job: Job, stage: int) -> Usage:
     weight, gradient, state = _bytes_a_parameter(job)
     stored, layer = _activations(job, stage)
     last = stage == job.layout.pipeline - 1
+    weights, gradients = int(weight * (dense + expert)), int(gradient * (dense + expert))
     return Usage(
         stage=stage,
         parameters=dense + expert,
-        weights=int(weight * (dense + expert)),
-        gradients=int(gradient * (dense + expert)),
+        weights=weights,
+        gradients=gradients,
         optimizer=int(state * _optimizer_share(job, dense, expert)),
         activations=int(stored),
         logits=int(max(_logits(job) if last else 0, layer)),
+        # the distributed optimizer's buffers, and the model's own weights until they are copied into them
+        setup=weights + gradients + (weights if job.distributed_optimizer else 0),
     )
 
 

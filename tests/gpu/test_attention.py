@@ -109,7 +109,7 @@ def test_it_stands_aside_for_all_but_plain_causal_attention(change: dict[str, An
 def test_it_stands_aside_for_tensors_it_was_not_measured_with() -> None:
     assert attention.fits(*tensors(kind=torch.bfloat16))
     assert not attention.fits(*tensors(kind=torch.float32))
-    wide = [torch.zeros(6, 3, 2, 128, dtype=torch.bfloat16) for _ in range(3)]
+    wide = [torch.zeros(6, 3, 2, 256, dtype=torch.bfloat16) for _ in range(3)]
     assert not attention.fits(*wide)
     query, key, value = tensors(heads=4, groups=3, kind=torch.bfloat16)
     assert not attention.fits(query, key, value)

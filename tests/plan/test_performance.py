@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,3 +78,28 @@ def test_virtual_stages_overlap_their_transfers() -> None:
     assert found["overlap_p2p_comm"] is True
     assert found["batch_p2p_comm"] is False
     assert "overlap_p2p_comm" not in applied(pipeline=2)
+
+
+class Backend(Enum):
+    """As megatron-core's, which this test does without."""
+
+    flash = 1
+    fused = 2
+    auto = 5
+
+
+def test_a_recipe_that_allows_flash_attn_alone_may_take_another_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    present: set[str] = {"flash-attn-4"}  # not one that Transformer Engine knows
+
+    def version(name: str) -> str:
+        if name not in present:
+            raise metadata.PackageNotFoundError(name)
+        return "2.8.3"
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert applied(attention_backend=Backend.flash)["attention_backend"] is Backend.auto
+    assert "attention_backend" not in applied(attention_backend=Backend.fused)
+    present.add("flash-attn")
+    assert "attention_backend" not in applied(attention_backend=Backend.flash)
