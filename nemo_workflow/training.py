@@ -313,7 +313,8 @@ class _FitLoop(lightning_fit_loop._FitLoop):
 class Stopper(pl.Callback):
     """SIGTERM, SIGINT or SIGUSR1 to any rank: all ranks finish the step, save and leave with exit code STOPPED.
 
-    A validation is left where it is; the next start makes it anew.
+    A validation is left where it is; the next start makes it anew. A second signal changes nothing, as Slurm sends one at the time
+    limit to a run that may still be saving: who wants the ranks gone at once (launcher, Slurm) kills them.
     """
 
     def __init__(self, run_log: RunLog):
@@ -334,9 +335,7 @@ class Stopper(pl.Callback):
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.asked:  # asked twice: leave at once
-            os._exit(128 + number)
-        self.asked = number
+        self.asked = self.asked or number
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         self._stop_if_asked(trainer)

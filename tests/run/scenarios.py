@@ -144,7 +144,7 @@ def kills_on_two_ranks(place: Place) -> Any:
 def signals(place: Place) -> Any:
     """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in folders with odd names; then more steps.
 
-    The tokenizer's folder holds code and a pickle that must not run.
+    The save after the first is asked to end once more, as Slurm does at the time limit. The tokenizer's folder holds code and a pickle that must not run.
     """
     corpus = place.folder / f"corpus {ODD_NAME}"
     shutil.copytree(place.corpus, corpus)
@@ -154,7 +154,8 @@ def signals(place: Place) -> Any:
     seen.trap, record = place.folder / "it ran", seen.record
     for step, number in ((2, signal.SIGTERM), (5, signal.SIGINT), (0, signal.SIGUSR1)):
         if step:
-            start = run.start(when=at_step(step), send=number, slow=0.3, record=record)
+            fault = "save.manifest 0 0 term" if number == signal.SIGTERM else None
+            start = run.start(when=at_step(step), send=number, slow=0.3, record=record, fault=fault)
         else:
             start = run.start(fault="validation 8 0 usr1", record=record)
         seen.codes.append(start.code)

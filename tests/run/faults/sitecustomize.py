@@ -6,7 +6,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              save.before      as the save after step STEP begins, before its mark is set
              save.begun       when the room for it has been checked
              save.shards      while its shards are written: as soon as one of the rank's files has a megabyte
-             save.manifest    before its manifest is written
+             save.manifest    before its manifest is written (STEP 0: in any save)
              save.mark        after that, before NeMo's mark of an unfinished checkpoint goes
              save.prune       while an older checkpoint is removed, between its renaming and its removal
              validation       in the validation after step STEP
@@ -16,6 +16,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              nan              the rank's gradients of the step are NaN (point step only)
              oom              the rank runs out of memory as a GPU does, where a micro batch holds more than one (point step only)
              fill             the disk fills up but for 20 MB, until the run goes on (point save.begun only)
+             term             SIGTERM to the rank
              usr1             SIGUSR1 to the launcher
              launcher         kill -9 of the launcher
              group            kill -9 of the launcher, torchrun and every rank at once
@@ -64,6 +65,8 @@ def _act(action: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+    if action == "term":
+        os.kill(os.getpid(), signal.SIGTERM)
     launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
     if action == "usr1":
         os.kill(launcher, signal.SIGUSR1)
@@ -144,7 +147,7 @@ def _out_of_memory(step: int) -> None:
 
 
 def _of_step(step: int, path) -> bool:
-    return f"step_{step:08d}" in str(path)
+    return step == 0 or f"step_{step:08d}" in str(path)
 
 
 def _save_before(step: int, action: str) -> None:
