@@ -91,12 +91,17 @@ def second_part() -> list[Case]:
 
 def third_part() -> list[Case]:
     small = "--seq-length 2048 -mbs 4"  # a step of which the host can take longer than the GPU
+    in_parts = {"model.config.bias_activation_fusion": False, "model.config.apply_rope_fusion": False}
     return [
         ours("qwen25_500m", "qwen25_500m", batch=32),
         stock("qwen25_500m_stock", "qwen25_500m", micro=2, batch=32),
         ours("qwen25_1p5b", "qwen25_1p5b", batch=32),
         stock("qwen25_1p5b_stock", "qwen25_1p5b", micro=1, batch=32),
         ours("llama32_3b_block8", "llama32_3b", f"-mbs 1 {BLOCK} 8", batch=8, steps=7),
+        ours("llama32_3b_plain_attention", "llama32_3b", f"-mbs 1 {BLOCK} 8", batch=8, steps=7, plain_attention=True),
+        ours("qwen25_1p5b_plain_attention", "qwen25_1p5b", batch=32, plain_attention=True),
+        ours("qwen25_500m_parts", "qwen25_500m", batch=32, set=in_parts),
+        {"name": "kernels_128", "kind": "check", "head": 128},
         ours("llama32_3b_plain", "llama32_3b", "-mbs 1", batch=8, steps=7),
         stock("llama32_3b_stock", "llama32_3b", batch=8, steps=6),
         ours("fp8_small", flags=f"--fp8 {small}", batch=8, steps=20),

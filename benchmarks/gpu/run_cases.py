@@ -13,6 +13,7 @@ CASES.json holds a list of objects in the order of their worth:
   plain_head, plain_elementwise, plain_attention   without the fused output layer, the element-wise kernels, FlashAttention 4
   profile, save      torch profiler on the sixth step; checkpoints are written
   again, forget      the run of that case goes on, its checkpoint of step `forget` gone
+  head               of a check: the width of an attention head (default 64)
   ranks              GPUs of one run, by torchrun (default 1)
   small              may run beside other small ones: its speed says nothing
   seconds, timeout   what it needs at least to be started before the limit; when it is killed
