@@ -57,7 +57,7 @@ def make_schedule(settings: Any, recipe: Recipe, train_samples: int, val_samples
         min_lr=settings.min_lr if settings.min_lr is not None else _min_lr(stock, lr, settings.lr is not None),
         val_check_interval=interval,
         save_every=settings.save_every or interval,
-        limit_val_batches=min(stock["trainer.limit_val_batches"], -(-val_samples // batch)) if val_samples else 0,
+        limit_val_batches=min(stock["trainer.limit_val_batches"], max(1, val_samples // batch)) if val_samples else 0,
     )
 
 

@@ -6,12 +6,14 @@ Megatron cuts the list of sequences (not of tokens) at the rounded fractions of 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemo_workflow.dataset import DTYPES, HEADER, Pair
 
+NUMBER = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)  # Megatron looks for digits and dots: 9e2 would be two numbers to it
 PARTS = ("training", "validation", "test")
 
 
@@ -30,7 +32,10 @@ class Part:
 
 def parse_split(text: str) -> tuple[float, float, float]:
     """'900,50,50' -> (0.9, 0.05, 0.05); raises ValueError."""
-    numbers = [float(part) for part in text.split(",")]
+    parts = [part.strip() for part in text.split(",")]
+    if not all(map(NUMBER.fullmatch, parts)):
+        raise ValueError(text)
+    numbers = [float(part) for part in parts]
     if len(numbers) != 3 or min(numbers) < 0 or sum(numbers) <= 0 or numbers[0] == 0:
         raise ValueError(text)
     return tuple(number / sum(numbers) for number in numbers)  # type: ignore[return-value]

@@ -74,6 +74,17 @@ class Extracted:
         self.counts.characters = sum(len(orjson.loads(line)["text"]) for line in self.lines)
 
 
+def _pages(articles: Path, stream: Stream) -> Iterator[RawPage | BrokenPage]:
+    """The pages of a stream; what goes wrong here is the file's fault, not that of the disk that is written to."""
+    try:
+        yield from read_pages(partial(decompress, articles, stream.offset, stream.length))
+    except (OSError, EOFError) as error:
+        raise Failure(
+            f"{articles}: the stream at byte {stream.offset}: {error}; "
+            "delete the file and run the same command again, or take another --date"
+        ) from None
+
+
 class Extractor:
     """Turns streams into JSON lines; one a worker."""
 
@@ -89,24 +100,18 @@ class Extractor:
             self.convert = opencc.OpenCC(rules.convert).convert
 
     def stream(self, articles: Path, stream: Stream) -> Extracted:
-        """Extract one stream of a multistream file; raises Failure for bz2 that doesn't decompress."""
+        """Extract one stream of a multistream file; raises Failure for bz2 that doesn't decompress, OSError for a full disk."""
         made = Extracted()
-        try:
-            for page in read_pages(partial(decompress, articles, stream.offset, stream.length)):
-                made.counts.read += 1
-                if isinstance(page, BrokenPage):
-                    made.counts.broken += 1
-                    made.notes.append(
-                        f"{articles.name}: page {page.title!r} in the stream at byte {stream.offset}: {page.reason}; "
-                        "left out; a later --date may have it whole"
-                    )
-                elif line := self.page(page, made.counts):
-                    made.add(line, articles.parent)
-        except (OSError, EOFError) as error:
-            raise Failure(
-                f"{articles}: the stream at byte {stream.offset}: {error}; "
-                "delete the file and run the same command again, or take another --date"
-            ) from None
+        for page in _pages(articles, stream):
+            made.counts.read += 1
+            if isinstance(page, BrokenPage):
+                made.counts.broken += 1
+                made.notes.append(
+                    f"{articles.name}: page {page.title!r} in the stream at byte {stream.offset}: {page.reason}; "
+                    "left out; a later --date may have it whole"
+                )
+            elif line := self.page(page, made.counts):
+                made.add(line, articles.parent)
         return made
 
     def page(self, page: RawPage, counts: Counts) -> bytes | None:

@@ -36,7 +36,7 @@ Data: 1 file, 1,000 documents, 300,000 tokens
 
 Training: 65 steps of 16 x 256 = 4.1k tokens; 266k tokens in all, 0.99 epochs (1.3% of the samples never seen)
   learning rate 0.0005 after 6 steps of warm-up, down to 5e-05  ▂▄▅▇█████████▇▇▇▇▆▆▆▅▅▅▄▄▄▄▃▃▃▃▂▂▂▂▂▁▁▁▁
-  validation every 6 steps, 4 batches
+  validation every 6 steps, 3 batches
 
 Checkpoints: every 6 steps, 11 in all, 2 kept; 70.0 MiB each, at most 210.1 MiB on disk
 
@@ -45,7 +45,7 @@ Differs from the stock recipe:
   optim.config.lr                  0.001 -> 0.0005
   optim.lr_scheduler.min_lr        0.0001 -> 5e-05
   optim.lr_scheduler.warmup_steps  20 -> 6
-  trainer.limit_val_batches        8 -> 4
+  trainer.limit_val_batches        8 -> 3
   trainer.max_steps                200 -> 65
   trainer.val_check_interval       50 -> 6
 

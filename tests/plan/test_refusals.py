@@ -112,6 +112,9 @@ FLAGS = [
     ("--split 9999,0,1", "--split 9999,0,1: no test sample in d_text_document (0 documents, 0 tokens); give this part more, or 0 to do without"),
     ("--split 9,1", "--split 9,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 0,1,1", "--split 0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
+    ("--split 9e2,50,50", "--split 9e2,50,50: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
+    ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
+    ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder"),
     ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name"),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,16 @@ def test_a_broken_stream(part: tuple[Path, Path], spoil: str) -> None:
         Extractor(SITE, Rules()).stream(articles, first)
     for word in (str(articles), f"byte {first.offset}", "delete the file"):
         assert word in str(failed.value)
+
+
+def test_a_full_disk_is_not_blamed_on_the_dump(part: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(made: Extracted, line: bytes, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Extracted, "add", full)  # it writes only from SPILL bytes on
+    articles, index = part
+    with pytest.raises(OSError, match="No space left"):
+        Extractor(SITE, Rules()).stream(articles, read_index(index, articles)[0])
 
 
 def test_which_pages_are_kept(part: tuple[Path, Path]) -> None:
