@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from nemo_workflow import console
+from nemo_workflow.command_line import Parser
 from nemo_workflow.dataset import DTYPES, HEADER, Pair, find_prefixes, read_pair
 from nemo_workflow.errors import Refusal
 
@@ -19,13 +20,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 22  # numbers read at a time
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Refusal(f"{message}; --help lists the flags")
-
-
 def parser() -> argparse.ArgumentParser:
-    p = _Parser(prog="python -m nemo_workflow.dataset", description="Check .bin/.idx pairs and print their figures.")
+    p = Parser(prog="python -m nemo_workflow.dataset", description="Check .bin/.idx pairs and print their figures.")
     p.add_argument(
         "path",
         metavar="DIR_OR_PREFIX",

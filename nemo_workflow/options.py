@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.command_line import Parser
 from nemo_workflow.errors import Refusal
 
 STRATEGY = "trainer.strategy"
@@ -282,19 +283,13 @@ class Settings:
         }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise Refusal(f"{message} (see --help)")
-
-
 def parser() -> argparse.ArgumentParser:
     """The argparse parser built from the table; every value it returns is one that the user gave."""
-    made = _Parser(
+    made = Parser(
         prog="pretrain_llm.py",
         description="Pretrain a language model with NVIDIA NeMo 2.0, on this machine or on a Slurm cluster.",
         epilog="exit codes: 0 done, 1 the run failed, 2 refused before anything was started, 130/143 stopped by Ctrl-C/SIGTERM",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     groups = {name: made.add_argument_group(name) for name in GROUPS}
     for option in TABLE:

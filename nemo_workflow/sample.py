@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from nemo_workflow.checkpoints import newest_whole
+from nemo_workflow.command_line import Parser
 from nemo_workflow.errors import Failure, Refusal, run_command
 from nemo_workflow.plan import Plan
 
@@ -19,7 +19,7 @@ EXPORTED = "hf_model"  # in the run's folder
 
 def main() -> int:
     """`python -m nemo_workflow.sample --hf-model DIR TEXT`; prints the text and what the model makes of it."""
-    parser = argparse.ArgumentParser(prog="python -m nemo_workflow.sample", description=__doc__)
+    parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__)
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
