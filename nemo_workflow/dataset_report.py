@@ -32,18 +32,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR_OR_ID",
         help="Hugging Face tokenizer: decodes a document, checks the ids against its vocabulary",
     )
-    p.add_argument(
-        "--document", metavar="N", type=int, default=0, help="the document to decode, counted from 0 (default: 0)"
-    )
-    p.add_argument(
-        "--characters", metavar="N", type=int, default=2000, help="print at most so much of it (default: 2000)"
-    )
+    p.add_argument("--document", metavar="N", type=int, help="the document to decode, counted from 0 (default: 0)")
+    p.add_argument("--characters", metavar="N", type=int, help="print at most so much of it (default: 2000)")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     path = Path(args.path)
+    idle = [name for name in ("document", "characters") if getattr(args, name) is not None]
+    if idle and not args.tokenizer:
+        raise Refusal(f"--{idle[0]}: a document is only printed with --tokenizer; add it or leave this out")
     if path.is_dir():
         prefixes = find_prefixes(path)
     else:
@@ -221,8 +220,9 @@ def _decode(args: argparse.Namespace, pair: Pair, figures: Figures) -> list[str]
             f"{pair.prefix}.bin: holds token id {figures.largest_id}, but {args.tokenizer} has ids up to "
             f"{spec.largest_id}: it was made with another tokenizer"
         ]
-    ids = document_ids(pair, args.document)
-    text = reference.tokenizer.decode(ids[: 4 * args.characters].tolist(), skip_special_tokens=False)
-    print(f"  document {args.document}, {len(ids):,} tokens:")
-    print(text[: args.characters] + (" …" if len(text) > args.characters else ""))
+    number, characters = args.document or 0, 2000 if args.characters is None else args.characters
+    ids = document_ids(pair, number)
+    text = reference.tokenizer.decode(ids[: 4 * characters].tolist(), skip_special_tokens=False)
+    print(f"  document {number}, {len(ids):,} tokens:")
+    print(text[:characters] + (" …" if len(text) > characters else ""))
     return []

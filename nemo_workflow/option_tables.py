@@ -67,7 +67,7 @@ def _longs(option: Option) -> list[str]:
 
 def _default(option: Option) -> str:
     if option.required:
-        return "**(required)**"
+        return f"**(required, or `--{option.unless}`)**" if option.unless else "**(required)**"
     if option.env:
         return f"`${option.env}`"
     if option.switch:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import machine, options
+from nemo_workflow import dataset_report, machine, options
 from nemo_workflow.errors import Refusal
 from nemo_workflow.planning import make_plan
 from tests.plan.conftest import Place, write_nemo_model, write_pair, write_tokenizer
@@ -89,7 +89,9 @@ FLAGS = [
     ("--optimizer sgd --adam-beta1 0.9", "--adam-beta1: does nothing with --optimizer sgd; leave it out"),
     ("--adam-beta2 1", "--adam-beta2 1.0: must be below 1"),
     ("--lr 0", "--lr 0.0: must be above 0"),
-    ("--lr nan", "--lr nan: must be 0 or more"),
+    ("--lr=-1", "--lr -1.0: must be above 0"),
+    ("--lr nan", "--lr nan: must be above 0"),
+    ("--lr inf", "--lr inf: must be above 0"),
     ("--keep-checkpoints 0", "--keep-checkpoints 0: would delete the run's only checkpoint; keep 1 or more, or -1 for all"),
     ("-mbs 0", "--micro-batch-size 0: must be 1 or more"),
     ("--max-steps=-5", "--max-steps -5: must be 1 or more"),
@@ -115,7 +117,7 @@ FLAGS = [
     ("--split 9e2,50,50", "--split 9e2,50,50: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
-    ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder"),
+    ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or mend the path"),
     ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name"),
 ]  # fmt: skip
 
@@ -212,6 +214,26 @@ def test_damaged_files_are_refused_in_these_words(place: Place, damage: Callable
     damage(place)
     expected = message.format(data=place.data, folder=place.data.parent, hf=place.hf)
     assert refusal(place) == [expected]
+
+
+@pytest.mark.parametrize("ending", ["", ".bin", ".idx"])
+def test_a_pair_may_be_named_by_either_of_its_files(shared: Place, ending: str) -> None:
+    plan = shared.plan(dataset_dir=f"{shared.data}{ending}")
+    assert [source.pair.prefix for source in plan.sources] == [str(shared.data)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("nowhere", "nowhere: no such folder or pair; give a folder of .bin/.idx files, or a pair without its ending"),
+        ("nowhere --document 0", "--document: a document is only printed with --tokenizer; add it or leave this out"),
+        ("nowhere --tokeniser x", "unrecognized arguments: --tokeniser x; did you mean --tokenizer? (see --help)"),
+    ],
+)
+def test_the_dataset_command_refuses_in_these_words(words: str, message: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        dataset_report.main(words.split())
+    assert caught.value.problems == [message]
 
 
 def test_tokens_beyond_an_embedding_of_fixed_size_are_refused(place: Place) -> None:

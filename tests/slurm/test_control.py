@@ -77,7 +77,9 @@ def test_nothing_runs(run: Path) -> None:
     done = call(run, "cancel", "local")
     assert (done.returncode, "nothing to cancel" in done.stderr) == (2, True)
     done = call(run, "logs", "local", "--rank", "7")
-    assert (done.returncode, "--rank 7: local has ranks 0 to 1; use one of them" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "--rank 7: local has ranks 0 to 1; use one of them" in done.stderr) == (2, True), (
+        done.stderr
+    )
     done = call(run, "logs", "local", "--rank", "0")
     assert (done.returncode, "rank 0 has no log yet" in done.stderr) == (1, True)
 
