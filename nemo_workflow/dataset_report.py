@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_workflow import console
 from nemo_workflow.command_line import Parser
+from nemo_workflow.console import counted
 from nemo_workflow.dataset import DTYPES, HEADER, Pair, find_prefixes, read_pair
 from nemo_workflow.errors import Refusal
 
@@ -170,7 +171,7 @@ def lines_for_people(pair: Pair, figures: Figures) -> list[str]:
     last = ", ".join(f"{id_} ({number / max(1, pair.sequences):.0%})" for id_, number in figures.last_tokens.items())
     lines = [
         f"{pair.prefix}: whole",
-        f"  {pair.documents:,} documents{empty}, {pair.sequences:,} sequences, {pair.tokens:,} tokens "
+        f"  {counted(pair.documents, 'document')}{empty}, {counted(pair.sequences, 'sequence')}, {counted(pair.tokens, 'token')} "
         f"({pair.dtype}, {console.human_bytes(size)})",
         f"  {pair.tokens / max(1, pair.sequences):,.1f} tokens a sequence, shortest {figures.shortest:,}, "
         f"longest {figures.longest:,}; largest id {figures.largest_id}; last ids {last or 'none'}",

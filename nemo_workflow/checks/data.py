@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.checks.run import Run
+from nemo_workflow.console import counted
 from nemo_workflow.largest_token import largest_token
 from nemo_workflow.splits import PARTS
 
@@ -30,7 +31,7 @@ def enough_data(run: Run) -> Iterator[str]:
                 mend = "give this part more, or 0 to do without" if index else "give it more, or leave this file out"
                 yield (
                     f"--split {run.settings.split}: no {name} sample in {Path(source.pair.prefix).name}"
-                    f" ({parts[index].sequences} documents, {parts[index].tokens} tokens); {mend}"
+                    f" ({counted(parts[index].sequences, 'document')}, {counted(parts[index].tokens, 'token')}); {mend}"
                 )
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from nemo_workflow import catalog, dry_run
+from nemo_workflow.console import counted
 from nemo_workflow.errors import Refusal
 from tests.plan.conftest import Place
 
@@ -50,6 +51,21 @@ Differs from the stock recipe:
   trainer.val_check_interval       50 -> 6
 
 Run folder: {out}/pretraining"""
+
+
+def test_one_of_a_thing_is_written_in_the_singular(shared: Place) -> None:
+    words = ("-mbs", "16", "--max-steps", "1", "--warmup-steps", "1", "--split", "97,2,1")
+    text = dry_run.render(shared.plan(*words), "text")
+    for line in (
+        "  1 micro batch a step",
+        "Training: 1 step of 16 x 256",
+        "after 1 step of warm-up",
+        "validation every step, 1 batch\n",
+        "Checkpoints: every step, 1 in all",
+    ):
+        assert line in text, text
+    assert "1 x 1 GPU, DP only" in catalog.listing("llama_tiny")
+    assert counted(2, "batch") == "2 batches" and counted(1000, "CPU process") == "1,000 CPU processes"
 
 
 def test_programs_get_the_same_facts(shared: Place) -> None:

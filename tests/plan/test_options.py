@@ -188,7 +188,7 @@ def test_slurm_time_limits(limit: str, right: bool) -> None:
     if right:
         assert options.parse([*REQUIRED, "--time", limit]).time == limit
     else:
-        with pytest.raises(Refusal, match="^--time .*: expected minutes, hours:minutes:seconds or days-hours"):
+        with pytest.raises(Refusal, match=r"^--time .*: expected minutes, hours:minutes:seconds or days-hours"):
             options.parse([*REQUIRED, "--time", limit])
 
 
