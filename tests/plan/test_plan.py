@@ -135,6 +135,19 @@ def test_a_checkpoint_names_the_recipe_and_its_sizes_win(place: Place) -> None:
     assert "sizes of the checkpoint instead of llama_tiny's: num_layers 2, hidden_size 64" in plan.notes[0]
 
 
+def test_sizes_that_a_runs_own_checkpoint_leaves_open_are_filled(place: Place) -> None:
+    sizes = {
+        "num_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "kv_channels": None,
+        "num_query_groups": None,
+    }
+    folder = write_nemo_model(place.root / "m", ffn_hidden_size=None, **sizes)
+    plan = place.plan("--dry-run", "-G", "1", accelerator="gpu", nemo_model=str(folder))  # with a memory plan
+    assert [plan.sizes[name] for name in ("kv_channels", "num_query_groups", "ffn_hidden_size")] == [16, 4, 256]
+
+
 def test_a_tokenizer_in_the_hub_cache_is_read(place: Place, tmp_path: Path) -> None:
     plan = place.plan(hf_model_id="some/model")
     assert plan.vocab_size == 4096  # the recipe's usual one
