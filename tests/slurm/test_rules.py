@@ -70,6 +70,47 @@ def test_a_secret_in_the_setup_file_is_refused(tmp_path: Path) -> None:
     assert problems("--executor", "slurm", "--setup-file", str(path)) == []
 
 
+TOKEN, KEY = "hf_" + "aB3" * 8, "0123456789" * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (f"export A=1 HF_TOKEN={TOKEN}", "value of HF_TOKEN"),
+        (f"module load x; export HF_TOKEN={TOKEN}", "value of HF_TOKEN"),
+        (f"declare -x HF_TOKEN={TOKEN}", "value of HF_TOKEN"),
+        (f'if true; then export HF_TOKEN="{TOKEN}"; fi', "value of HF_TOKEN"),
+        ("DB_PASSWORD='a b!c?d,e'", "value of DB_PASSWORD"),
+        (f"wandb login {KEY}", "value of wandb login"),
+        (f"wandb login --relogin --host https://wandb.example.org '{KEY}'", "value of wandb login"),
+        ("huggingface-cli login --token abcdefgh12345678", "value of --token"),
+        ("hf auth login --token=abcdefgh12345678", "value of token"),
+        (f"curl -H 'Authorization: Bearer {TOKEN}' https://x", "a token or a password"),
+        ("export https_proxy=http://user:pass@proxy:3128", "a token or a password"),
+    ],
+)
+def test_a_secret_is_found_wherever_it_stands(line: str, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "setup.sh"
+    path.write_text(f"set -e\n{line}\n")
+    (found,) = problems("--executor", "slurm", "--setup-file", str(path))
+    assert "line 2 holds " in found and what in found
+    assert not any(secret in found for secret in (TOKEN, KEY, "abcdefgh", "pass@", "a b!c"))
+
+
+def test_what_only_leads_to_a_secret_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "setup.sh"
+    path.write_text("""
+export HF_TOKEN_PATH=/home/me/secrets/token MAX_TOKENS=100000000 TOKENIZERS_PARALLELISM=falsehood
+export HF_TOKEN=$HF_TOKEN; export HF_TOKEN="${HF_TOKEN:-}"; export HF_TOKEN=
+export HF_TOKEN=$(cat /home/me/secrets/token) WANDB_API_KEY=`cat key_of_wandb` SECRET="$(</home/me/secret)"
+wandb login; wandb login "$WANDB_API_KEY"; wandb login --host https://wandb.an-organisation-with-a-long-name.org
+hf auth login --token "$HF_TOKEN"; huggingface-cli login --token $(cat ~/.token)
+export https_proxy=http://proxy:3128 http_proxy=http://$USER:$PASSWORD@proxy:3128
+git clone ssh://git@example.org/hf_tokenizers_and_models; python train_hf_tokenizers_on_everything.py
+""")
+    assert problems("--executor", "slurm", "--setup-file", str(path)) == []
+
+
 def test_time_limits_in_slurms_forms() -> None:
     forms = {"90": 5400, "1:30": 90, "2:00:00": 7200, "1-2": 93600, "1-0:30": 88200, "1-1:1:1": 90061}
     assert {form: rules.seconds_of(form) for form in forms} == forms
