@@ -302,13 +302,13 @@ def test_too_many_bad_lines_are_refused(go, with_bad_lines, tmp_path):
 
 
 def test_bad_lines_all_at_the_beginning(go, tmp_path):
-    """1.5 % of the file, more than 5 % of each beginning."""
-    bad, good = b'{"text": 5}\n' * 3_000, b'{"text": "a"}\n' * 197_000
+    """3.6 % of the lines, longer than the rest, and more than 5 % of each beginning."""
+    bad, good = b'{"text": 5, "more": "%s"}\n' % (b"x" * 180) * 9_000, b'{"text": "a"}\n' * 241_000
     (tmp_path / "plain.jsonl").write_bytes(bad + good)
     (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(bad + good))
     code, err = go("--input", tmp_path / "plain.jsonl", tmp_path / "packed.jsonl.gz", "--on-error", "skip")
     assert code == 0, err
-    assert figures(tmp_path / "out", "packed")["bad_lines"] == {"not a string": 3_000}
+    assert figures(tmp_path / "out", "packed")["bad_lines"] == {"not a string": 9_000}
 
 
 def test_hopeless_input_is_refused_early(go, tmp_path):
