@@ -81,9 +81,17 @@ def test_a_blend_file_sets_the_weights(place: Place) -> None:
     (place.root / "blend").write_text("3 data  # the large one\n\n1 x\n")
     plan = place.plan(dataset_dir=None, blend=str(place.root / "blend"))
     assert [source.weight for source in plan.sources] == pytest.approx([0.75, 0.0625, 0.1875])
-    (place.root / "blend").write_text(f"3 {place.data}\n1 x/b\n")
+    (place.root / "blend").write_text(f"3 {place.data}\t # the large one\n1\tx/b\n  # 1 x/a\n")
     plan = place.plan(dataset_dir=None, blend=str(place.root / "blend"))
     assert [Path(source.pair.prefix).name for source in plan.sources] == ["d_text_document", "b"]
+
+
+def test_a_blend_path_may_hold_a_number_sign(place: Place) -> None:
+    for name in ("c", "c#"):
+        write_pair(place.root / name / "d", [300] * 100)
+    (place.root / "blend").write_text("1 c#\n2 c #comment\n")
+    plan = place.plan(dataset_dir=None, blend=str(place.root / "blend"))
+    assert [Path(source.pair.prefix).parent.name for source in plan.sources] == ["c#", "c"]
 
 
 def test_a_plan_survives_its_journey_as_json(shared: Place) -> None:
