@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from nemo_workflow import catalog, memory
+from nemo_workflow import catalog, memory, resuming
 from nemo_workflow.catalog import LAYOUT_FIELDS, Recipe
+from nemo_workflow.checkpoints import newest_whole
 from nemo_workflow.console import counted, every, human_bytes, human_count
 from nemo_workflow.fields import field_values
 from nemo_workflow.largest_token import figures
@@ -72,7 +73,7 @@ def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     return {
         "name": plan.model_name,
         "class": recipe.model_class,
-        "start": plan.settings["nemo_model"] or "random weights",
+        "start": _start(plan),
         "parameters": count.total,
         "active_parameters": round(count.total - idle),
         "layers": len(count.layers),
@@ -80,6 +81,17 @@ def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "vocabulary": plan.vocab_size,
         "padded_vocabulary": job.vocabulary,
     }
+
+
+def _start(plan: Plan) -> str:
+    """Where the run's weights come from; raises Refusal where its newest checkpoint is of another run."""
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    if newest is None:
+        return plan.settings["nemo_model"] or "random weights"
+    if resuming.finished_already(plan):
+        return f"{newest.path.name}, which has all steps: nothing is left to train"
+    resuming.check_changes(plan)
+    return f"{newest.path.name} of this run"
 
 
 def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:

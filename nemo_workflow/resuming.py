@@ -22,7 +22,7 @@ from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Failure
 from nemo_workflow.events import validated
 from nemo_workflow.files import write_json
-from nemo_workflow.identity import compare, identity_of
+from nemo_workflow.identity import compare, identity_of, recipe_defaults
 from nemo_workflow.plan import Plan
 
 WAIT_SECONDS = 3600.0
@@ -39,6 +39,11 @@ def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
     if newest is None:
         return now, []
     then = newest.manifest().get("identity") or {}
+    # an older version wrote down less: nothing for what was left out, no sizes that a checkpoint leaves open
+    for name, defaults in (("optimizer", recipe_defaults(plan)), ("model", now["model"])):
+        if name in then:
+            known = {key: value for key, value in then[name].items() if value is not None}
+            then = then | {name: defaults | known}
     return now, compare(now, then, tuple(plan.settings.get("allow_change") or ()), f"checkpoint {newest.path.name}")
 
 

@@ -28,6 +28,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not (arguments.hf_model / "config.json").is_file():
         raise Refusal(f"--hf-model {arguments.hf_model}: no config.json there; export a checkpoint first")
+    if not arguments.text.strip():
+        raise Refusal("TEXT is empty: give the model a word to go on from")
     if arguments.tokens < 1 or arguments.temperature < 0:
         raise Refusal("--tokens must be at least 1, and --temperature not below 0")
     print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
@@ -65,9 +67,12 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
     logging.set_verbosity_error()
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    begin = tokenizer(text, return_tensors="pt")
+    if not begin["input_ids"].numel():
+        raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model a word to go on from")
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", **spread).eval()
-    begin = tokenizer(text, return_tensors="pt").to(model.device)
+    begin = begin.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with torch.inference_mode():
         made = model.generate(

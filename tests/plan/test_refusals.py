@@ -242,9 +242,37 @@ def test_tokens_beyond_an_embedding_of_fixed_size_are_refused(place: Place) -> N
     write_tokenizer(place.hf, vocabulary=40_000)
     write_pair(place.data, [300] * 1000, largest=32_064)
     assert refusal(place, model_name="phi3_mini_4k_instruct", seq_length=64) == [
+        f"--hf-model-id {place.hf}: the tokenizer has 40000 entries, but the embedding of --model-name phi3_mini_4k_instruct"
+        " has 32064 rows; give the model's own tokenizer",
         f"{place.data}.bin: holds token id 32064, but the embedding of --model-name phi3_mini_4k_instruct has 32064 rows;"
-        " preprocess it with the model's own tokenizer, or train another model"
+        " preprocess it with the model's own tokenizer, or train another model",
     ]
+
+
+def test_a_tokenizer_of_another_model_does_not_fit_a_checkpoint(place: Place) -> None:
+    folder = write_nemo_model(place.root / "m", num_layers=2, hidden_size=64, vocab_size=4096)
+    write_tokenizer(place.hf, vocabulary=13_096)
+    assert refusal(place, nemo_model=str(folder)) == [
+        f"--hf-model-id {place.hf}: the tokenizer has 13096 entries, but the embedding of --nemo-model {folder} has 4096 rows;"
+        " give the model's own tokenizer"
+    ]
+    write_tokenizer(place.hf, vocabulary=1000)
+    write_pair(place.data, [300] * 1000, largest=4095)  # within the embedding, and still another tokenizer's
+    assert "holds token id 4095, but the tokenizer" in refusal(place, nemo_model=str(folder))[0]
+
+
+def test_a_mistyped_folder_is_no_hub_id(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.root)
+    for typed, why in (
+        ("nothing", "not of the form organisation/name"),
+        ("hf/tok", "hf is a folder here and has no tok"),
+    ):
+        assert why in refusal(place, hf_model_id=typed)[0]
+
+
+def test_a_model_larger_than_the_machine_is_refused_on_a_cpu(place: Place) -> None:
+    (problem,) = refusal(place, "-G", "8", model_name="llama31_405b", seq_length="64")
+    assert problem.startswith("--model-name llama31_405b: without a GPU, 8 CPU ranks of it take ")
 
 
 def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:
