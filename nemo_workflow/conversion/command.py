@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from nemo_workflow.command_line import Parser
 from nemo_workflow.console import Meter, human_bytes, human_time
 from nemo_workflow.conversion import checks, fields, hf_folder, source
 from nemo_workflow.conversion.beside import beside
@@ -34,9 +35,8 @@ def _shared(parser: argparse.ArgumentParser) -> None:
 
 def import_parser() -> argparse.ArgumentParser:
     """Flags of convert_from_hf_to_nemo2.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Convert a Hugging Face model to a NeMo 2 checkpoint (context/ and weights/) and prove it. Needs no GPU.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B"
@@ -62,12 +62,11 @@ def import_parser() -> argparse.ArgumentParser:
 
 def export_parser() -> argparse.ArgumentParser:
     """Flags of convert_from_nemo2_to_hf.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Convert a NeMo 2 checkpoint (any TP/PP/VPP/DP layout) to a Hugging Face folder and prove it. Needs no GPU.",
-        allow_abbrev=False,
     )
     parser.add_argument(
-        "--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/<name>-last"
+        "--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/step_*"
     )
     _shared(parser)
     parser.add_argument(

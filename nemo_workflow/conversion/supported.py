@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.command_line import Parser
 from nemo_workflow.conversion.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.conversion.family import Family
 from nemo_workflow.files import write_json, written_aside
@@ -39,9 +40,8 @@ def state(model_class: str) -> tuple[str, str]:
 
 def parser() -> argparse.ArgumentParser:
     """Flags of list_supported_model_config.py."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         description="Write supported_model.txt, supported_config.txt and supported_model_name.txt (recipes), each with its state.",
-        allow_abbrev=False,
     )
     made.add_argument(
         "--output-dir", type=Path, default=ROOT, help="where to write them (default: the project's folder)"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from nemo_workflow.command_line import Parser
 from nemo_workflow.console import Meter
 from nemo_workflow.errors import Refusal, os_errors_refused
 from nemo_workflow.preprocess.sources import not_utf8
@@ -30,17 +31,10 @@ def with_hyphens(argv: Sequence[str]) -> list[str]:
     return words
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Refusal(f"{message}; --help lists the flags")
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags, spelled with hyphens."""
     program = os.environ.get("PREPROCESS_PROGRAM", "python -m nemo_workflow.preprocess")
-    p = _Parser(
-        prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = Parser(prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = p.add_argument_group("input")
     group.add_argument(
         "--input-dir",
