@@ -123,6 +123,8 @@ class _Local:
         self.asked_at = 0.0
         self.insisted = False
         self.hung = ""  # what was found when no step was made for too long
+        self.signs: tuple[int, ...] = ()  # of life, as they were at the last look
+        self.signs_changed = time.monotonic()
         self.looked = 0.0
         self.last_seen: float | None = None  # when a process of the run was last there
         self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
@@ -205,7 +207,7 @@ class _Local:
     def _stop_if_hung(self) -> None:
         """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
         limit = 60 * float(self.plan.settings.get("timeout_minutes") or 0)
-        if not limit or self.hung or time.time() - self._last_sign_of_life() < limit:
+        if not limit or self.hung or self._seconds_without_sign() < limit:
             return
         ranks = self._ranks()
         stopped = [number for number, rank in enumerate(ranks) if _status(rank) == psutil.STATUS_STOPPED]
@@ -222,13 +224,22 @@ class _Local:
         time.sleep(STACK_SECONDS if asleep else 0)
         self._leave_nothing_running()
 
-    def _last_sign_of_life(self) -> float:
-        """When a step, a validation batch, a line of the metrics file or this start was last seen, in epoch seconds."""
-        times = [self.attempt.stat().st_mtime]
-        for path in (self.attempt / watch.HEARTBEAT, self.plan.folder / events.FILE):
+    def _seconds_without_sign(self) -> float:
+        """How long no step, validation batch or line of the metrics file was seen; a sleep of the machine counts nothing.
+
+        Only that a file's time has changed is looked at: the clock may be set, and a file server has its own.
+        """
+        signs = self._signs_of_life()
+        if signs != self.signs:
+            self.signs, self.signs_changed = signs, time.monotonic()
+        return time.monotonic() - self.signs_changed
+
+    def _signs_of_life(self) -> tuple[int, ...]:
+        times = []
+        for path in (self.attempt, self.attempt / watch.HEARTBEAT, self.plan.folder / events.FILE):
             with contextlib.suppress(FileNotFoundError):
-                times.append(path.stat().st_mtime)
-        return max(times)
+                times.append(path.stat().st_mtime_ns)
+        return tuple(times)
 
     def _ranks(self) -> list[psutil.Process]:
         """The training processes in the order of their ranks: children of torchrun."""
