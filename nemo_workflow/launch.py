@@ -18,7 +18,7 @@ import psutil
 
 from nemo_workflow import events, micro_batch, resuming, tokenizer_files, watch
 from nemo_workflow.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole
-from nemo_workflow.console import human_bytes
+from nemo_workflow.console import Meter, human_bytes
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import write_json, written_aside
 from nemo_workflow.monitor import Monitor
@@ -118,9 +118,10 @@ class _Local:
         self.plan = plan
         self.changes = changes
         self.attempt = attempt
-        self.monitor = Monitor(plan)
+        self.monitor = Monitor(plan, outlive=True)
         self.asked: int | None = None  # signal that asked us to stop
         self.asked_at = 0.0
+        self.told = False  # that the ranks were asked
         self.insisted = False
         self.hung = ""  # what was found when no step was made for too long
         self.signs: tuple[int, ...] = ()  # of life, as they were at the last look
@@ -138,7 +139,7 @@ class _Local:
         os.environ[watch.LAUNCHER] = watch.launcher_mark()
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
         run = import_nemo_run(place / "launcher")
-        from torchx.specs import AppState, is_terminal
+        from torchx.specs import AppState
 
         from nemo_workflow import executors
         from nemo_workflow.worker import train
@@ -159,22 +160,32 @@ class _Local:
                 executor=executors.local(self.plan, place / "code"),
                 name="train",
             )
-            experiment.run()
-            job = experiment.jobs[0]
-            with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-                state = job.status(experiment._runner)
-                while not is_terminal(state) and not self._all_gone():
-                    self.monitor.update()
-                    self._stop_if_asked()
-                    self._stop_if_hung()
-                    time.sleep(0.2)
-                    state = job.status(experiment._runner)
-            self._leave_nothing_running()
+            try:
+                experiment.run()
+                state = self._follow(experiment)
+            finally:  # after an error too: nemo_run would wait for the whole run, with nobody to stop it
+                self._leave_nothing_running()
             self.monitor.update()
             self.monitor.close()
         if not self.insisted:
             Refresher(self.plan.folder).finish(REPORT_SECONDS if self.asked is None else STOPPED_REPORT_SECONDS)
         return self._verdict(state == AppState.SUCCEEDED)
+
+    def _follow(self, experiment: Any) -> Any:
+        """The state in which nemo_run's job ended."""
+        from torchx.specs import is_terminal
+
+        job = experiment.jobs[0]
+        with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            state = job.status(experiment._runner)
+            while not is_terminal(state) and not self._all_gone():
+                self.monitor.update()
+                self._tell_if_asked()
+                self._stop_if_asked()
+                self._stop_if_hung()
+                time.sleep(0.2)
+                state = job.status(experiment._runner)
+        return state
 
     # -- stopping -------------------------------------------------------------------------------------------------
 
@@ -183,8 +194,13 @@ class _Local:
             self.insisted = True
             return
         self.asked, self.asked_at = number, time.monotonic()
-        self.monitor.note("stopping: the ranks finish their step and save (once more to stop at once)")
         _send(self._ranks(), signal.SIGTERM)
+
+    def _tell_if_asked(self) -> None:
+        """Not where the signal is taken: it may have come in the middle of a line."""
+        if self.asked is not None and not self.told:
+            self.told = True
+            self.monitor.note("stopping: the ranks finish their step and save (once more to stop at once)")
 
     def _stop_if_asked(self) -> None:
         if self.asked is None:
@@ -243,7 +259,10 @@ class _Local:
 
     def _ranks(self) -> list[psutil.Process]:
         """The training processes in the order of their ranks: children of torchrun."""
-        found = [child for launcher in self._launchers() for child in launcher.children()]
+        found = []
+        for launcher in self._launchers():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
+                found += launcher.children()
         return sorted(found, key=_rank)
 
     def _launchers(self) -> list[psutil.Process]:
@@ -264,7 +283,7 @@ class _Local:
             newest, _ = newest_whole(self.plan.folder / "checkpoints")
             kept = f"step {newest.step} is saved" if newest else "no checkpoint yet"
             if any(self.attempt.glob("rank*.error")):
-                print(f"while stopping: {explain_failure(self.attempt)}", file=sys.stderr)
+                Meter(sys.stderr, outlive=True).note(f"while stopping: {explain_failure(self.attempt)}")
             self.monitor.note(f"stopped: {kept}; the same command continues from there")
             return 128 + self.asked
         if self.hung:
