@@ -9,7 +9,6 @@ import sys
 import time
 from typing import TextIO
 
-
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a log on a full disk: room may come again
 
 

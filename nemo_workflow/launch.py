@@ -59,9 +59,16 @@ def run_local(plan: Plan) -> int:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; raises Refusal if another start holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with watch.lock_run(folder):
+    """Hold the run's lock; raises Refusal if another start holds it, or where the folder can't be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = watch.lock_run(folder)
+    except OSError as error:
+        raise Refusal(
+            f"--output-dir {folder.parent}: {folder} can't be written ({error.strerror}); give another folder, or make"
+            " this one writable"
+        ) from None
+    with lock:
         yield
 
 

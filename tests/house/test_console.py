@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_a_closed_pipe_ends_only_what_is_made_to_be_seen(kind: str, code: int, t
 def test_a_log_on_a_full_disk_goes_on_when_there_is_room() -> None:
     """/dev/full says that the disk is full; it stays the log."""
     program = PROGRAM.replace('print("of', 'import os; assert os.readlink("/proc/self/fd/1") == "/dev/full"; #')
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", program, "outlive"], cwd=REPOSITORY, input="\n", text=True, stdout=full,
             stderr=subprocess.PIPE, check=False,

@@ -130,7 +130,9 @@ def test_a_console_that_is_gone_neither_stops_a_run_nor_keeps_it_from_stopping(t
         metrics.write('{"event": "note", "text": "nobody sees it"}\n')
     console = Path(f"/proc/{process.pid}/fd/1")
     end = time.monotonic() + 60
-    while process.poll() is None and os.readlink(console) != os.devnull and time.monotonic() < end:  # until it notices
+    while (
+        process.poll() is None and str(console.readlink()) != os.devnull and time.monotonic() < end
+    ):  # until it notices
         time.sleep(0.1)
     time.sleep(0.5)
     assert process.poll() is None and not (tmp_path / "asked").exists()
