@@ -17,6 +17,7 @@ from typing import TextIO
 import psutil
 
 from nemo_workflow.errors import Refusal
+from nemo_workflow.files import flock
 from nemo_workflow.signals import die_with_parent
 
 LAUNCHER = "NEMO_WORKFLOW_LAUNCHER"  # environment variable: "pid start-ticks" of the process that started the ranks
@@ -71,7 +72,10 @@ def lock_run(folder: Path) -> TextIO:
     """Take the run's lock; it goes with the process, so a crash leaves none behind. Raises Refusal if another holds it."""
     stream = (folder / RUN_LOCK).open("a")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            print(
+                f"note: {folder}: the disk has no locks, so a second start of the run is not noticed", file=sys.stderr
+            )
     except BlockingIOError:
         stream.close()
         raise Refusal(
@@ -83,18 +87,18 @@ def lock_run(folder: Path) -> TextIO:
 def hold_ranks_lock(folder: Path) -> TextIO:
     """Take the shared lock that says that ranks of the run live; it goes with the last process that inherits it."""
     stream = (folder / RANKS_LOCK).open("a")
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(stream, fcntl.LOCK_SH)
+    with contextlib.suppress(OSError):  # a rank can do without
+        flock(stream, fcntl.LOCK_SH)
     return stream
 
 
 def ranks_gone(folder: Path, wait_seconds: float) -> bool:
-    """Whether no rank of an earlier start lives, at the latest after `wait_seconds`."""
+    """Whether no rank of an earlier start lives, at the latest after `wait_seconds`; a disk without locks knows of none."""
     end = time.monotonic() + wait_seconds
     with (folder / RANKS_LOCK).open("a") as stream:
         while True:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
             except BlockingIOError:
                 if time.monotonic() > end:

@@ -141,9 +141,9 @@ def test_an_output_folder_that_can_not_be_made_is_refused(
     file.touch()
     for output in (file, file / "deeper"):
         assert refusal(shared, output_dir=str(output)) == [f"--output-dir {output}: {file} is a file; give a folder"]
-    with pytest.raises(Refusal, match=r"--output-dir /proc/x: /proc/x/run can't be written \(No such file"):
-        with launch.locked(Path("/proc/x/run")):
-            raise AssertionError
+    words = r"--output-dir /proc/x: /proc/x/run can't be written \(No such file"
+    with pytest.raises(Refusal, match=words), launch.locked(Path("/proc/x/run")):
+        raise AssertionError
     access = os.access  # a mock: root, who often runs the tests, may write everywhere
     monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and access(path, mode))
     (problem,) = refusal(shared, output_dir=str(tmp_path / "new"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -92,6 +93,22 @@ def test_the_lock_of_the_ranks_goes_with_the_last_of_them(tmp_path: Path) -> Non
     second.kill()
     second.wait()
     assert watch.ranks_gone(tmp_path, 5)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_trained_on(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mock: here every disk has locks."""
+
+    def no_lock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    watch.lock_run(tmp_path).close()
+    assert "the disk has no locks" in capsys.readouterr().err
+    watch.hold_ranks_lock(tmp_path).close()
+    assert watch.ranks_gone(tmp_path, 0)
 
 
 def test_a_start_is_refused_while_old_ranks_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
