@@ -47,10 +47,11 @@ def run_local(plan: Plan) -> int:
             identity, changes = resuming.check_changes(plan)
             attempt = prepare(plan)
             write_json(attempt / resuming.IDENTITY, identity)
+            tail = events.Tail(plan.folder / events.FILE, from_end=True)
             try:
                 return _Local(plan, attempt, changes).run()
             except Failure:
-                smaller = micro_batch.smaller_after_failure(plan, attempt)
+                smaller = micro_batch.smaller_after_failure(plan, attempt, tail.new())
                 if smaller is None:
                     raise
                 print(smaller.notes[-1], flush=True)
