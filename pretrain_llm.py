@@ -30,9 +30,12 @@ def main() -> int:
         print(f"note: {note}", file=sys.stderr)
     options.export_secrets(settings)
     from nemo_workflow import launch, resuming
+    from nemo_workflow.checkpoints import newest_whole
 
     if resuming.finished_already(plan):
-        print(f"{plan.run_dir}: already trained to step {plan.schedule.max_steps}; a larger --max-steps continues it")
+        newest, _ = newest_whole(plan.folder / "checkpoints")
+        step = newest.step if newest else plan.schedule.max_steps
+        print(f"{plan.run_dir}: already trained to step {step}; a larger --max-steps continues it")
         code = 0
     elif settings.executor == "slurm":
         from nemo_workflow.slurm.submit import run_slurm

@@ -27,7 +27,7 @@ FILES, SIZE, ROUNDS = 4, 256 << 20, 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     folder = parser.parse_args().folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -213,7 +213,9 @@ def table(found: dict[str, list[dict[str, Any]]], nbytes: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("work", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--part", choices=["shape", "limit", "all"], default="all")

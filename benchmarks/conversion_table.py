@@ -6,8 +6,8 @@ python benchmarks/conversion_table.py rows.jsonl
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,12 @@ def row(entry: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    entries = {entry["model"]: entry for entry in map(json.loads, Path(sys.argv[1]).read_text().splitlines())}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("rows", type=Path, help="file that the tests noted their rows in")
+    text = parser.parse_args().rows.read_text()
+    entries = {entry["model"]: entry for entry in map(json.loads, text.splitlines())}
     lines = [
         "| Model | NeMo model | NeMo config | Tensors | Largest difference | Argmax agrees |",
         "|---|---|---|---|---|---|",

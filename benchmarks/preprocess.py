@@ -264,7 +264,9 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bench", type=Path, help="folder made by preprocess_corpus.py")
     parser.add_argument("--part", choices=tuple(PARTS), required=True)
     parser.add_argument("--megatron", type=Path, metavar="CLONE")

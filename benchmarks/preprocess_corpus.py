@@ -128,7 +128,9 @@ def train_tokenizer(folder: Path, vocab: int, seed: int = 11) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--megabytes", type=float, default=120)
     parser.add_argument("--vocab", type=int, default=131_072)

@@ -36,7 +36,9 @@ POINTS = ("save.before", "save.begun", "save.shards", "save.manifest", "save.mar
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True, help="where runs are written; removed first")

@@ -6,6 +6,7 @@ command, the median of wall time and of CPU time (user + system) over the repeti
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -24,6 +25,9 @@ REPETITIONS = 15
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    ).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         flags = make_inputs(folder)

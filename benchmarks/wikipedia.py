@@ -186,7 +186,9 @@ def long_pages(count: int, size: int) -> Iterator[Page]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument(
         "--other-python", type=Path, required=True, help="python of a venv with wikiextractor and mwparserfromhell"
     )

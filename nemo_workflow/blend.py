@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from nemo_workflow.dataset import Pair, find_prefixes, read_pair
 from nemo_workflow.errors import Refusal
 from nemo_workflow.plan import Source
+
+COMMENT = re.compile(r"(?:^|\s)#.*")  # a # within a word belongs to a path
 
 
 def from_folders(folders: tuple[str, ...], problems: list[str]) -> tuple[Source, ...]:
@@ -18,7 +21,7 @@ def from_folders(folders: tuple[str, ...], problems: list[str]) -> tuple[Source,
 
 
 def from_file(path: str, problems: list[str]) -> tuple[Source, ...]:
-    """The sources of a --blend file: `WEIGHT PATH` a line, # starts a comment, weights need not sum to 1.
+    """The sources of a --blend file: `WEIGHT PATH` a line, # after white space starts a comment, weights need not sum to 1.
 
     The weight of a folder with several pairs is shared out by tokens. What is wrong is added to `problems`.
     """
@@ -30,7 +33,7 @@ def from_file(path: str, problems: list[str]) -> tuple[Source, ...]:
     entries: list[tuple[float, list[Pair]]] = []
     before = len(problems)
     for number, line in enumerate(lines, 1):
-        text = line.split("#", 1)[0].strip()
+        text = COMMENT.sub("", line).strip()
         if text:
             entries += _entry(path, number, text, problems)
     if not entries and len(problems) == before:
@@ -41,16 +44,17 @@ def from_file(path: str, problems: list[str]) -> tuple[Source, ...]:
 
 
 def _entry(path: str, number: int, text: str, problems: list[str]) -> list[tuple[float, list[Pair]]]:
-    weight_text, _, place = text.partition(" ")
+    weight_text, *rest = text.split(None, 1)
+    place = rest[0] if rest else ""
     try:
         weight = float(weight_text)
     except ValueError:
         weight = -1.0
-    if not 0 < weight < float("inf") or not place.strip():
+    if not 0 < weight < float("inf") or not place:
         problems.append(f"--blend {path}, line {number}: expected `WEIGHT PATH` with a weight above 0, found {text!r}")
         return []
     # a relative path is relative to the file that names it
-    pairs = _pairs_at(str(Path(path).parent / Path(place.strip()).expanduser()), problems)
+    pairs = _pairs_at(str(Path(path).parent / Path(place).expanduser()), problems)
     return [(weight, pairs)] if pairs else []
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.console import counted, human_count
 from nemo_workflow.errors import Refusal
 
 FILE = Path(__file__).with_name("catalog.json")
@@ -77,7 +78,6 @@ def find(name: str) -> Recipe:
 def listing(word: str) -> str:
     """A table of the recipes whose names contain `word`; raises Refusal with the nearest names if none does."""
     from nemo_workflow import parameters
-    from nemo_workflow.console import human_count
 
     found = [recipe for recipe in load().values() if word.lower().replace("-", "_") in recipe.name]
     if not found:
@@ -100,4 +100,5 @@ def _own_layout(recipe: Recipe) -> str:
     layout = recipe.layout
     parts = {"TP": "tensor", "PP": "pipeline", "VPP": "virtual_pipeline", "CP": "context", "EP": "expert"}
     split = " ".join(f"{short} {layout[name]}" for short, name in parts.items() if layout[name] > 1) or "DP only"
-    return f"{layout['nodes']} x {layout['gpus']} GPUs, {split}" + (", SP" if layout["sequence_parallel"] else "")
+    gpus = counted(layout["gpus"], "GPU")
+    return f"{layout['nodes']} x {gpus}, {split}" + (", SP" if layout["sequence_parallel"] else "")

@@ -59,6 +59,11 @@ def list_checkpoints(folder: str | Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def save_under_way(folder: str | Path) -> bool:
+    """Whether a checkpoint below <run>/checkpoints is being written (or was when its writer died)."""
+    return any(Path(folder).glob(f"step_*{UNFINISHED}"))
+
+
 def interrupted(checkpoint: Checkpoint) -> bool:
     """Whether its writing was cut short (or goes on)."""
     return checkpoint.path.with_name(checkpoint.path.name + UNFINISHED).exists()
@@ -66,6 +71,14 @@ def interrupted(checkpoint: Checkpoint) -> bool:
 
 def problem_of(checkpoint: Checkpoint) -> str | None:
     """Why a checkpoint can't be resumed from, or None if it is whole: marks and file sizes, not contents."""
+    try:
+        return damage_by_size(checkpoint)
+    except OSError as error:
+        return f"{error.filename} can't be read: {error.strerror}"
+
+
+def damage_by_size(checkpoint: Checkpoint) -> str | None:
+    """As problem_of, but raises OSError where the disk doesn't answer, which is no damage."""
     path = checkpoint.path
     if interrupted(checkpoint):
         return "its writing was interrupted"
@@ -74,7 +87,7 @@ def problem_of(checkpoint: Checkpoint) -> str | None:
     try:
         files = checkpoint.manifest()["files"]
         sizes = {name: int(entry["bytes"]) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return f"its {MANIFEST} is damaged"
     for name, size in sizes.items():
         file = path / name
@@ -133,20 +146,25 @@ def write_manifest(path: Path, known: dict[str, dict[str, Any]] | None = None, *
     `known` are entries that are described already (by the ranks that wrote the files), `more` further fields.
     """
     known = known or {}
-    names = files_of(path)
+    names = sorted(
+        {*files_of(path), *known}
+    )  # one that this rank doesn't see yet (NFS) is told of by the rank that wrote it
     files = describe_files(path, [name for name in names if name not in known]) | known
     write_json(path / MANIFEST, {"version": 1, "files": {name: files[name] for name in names}, **more})
     return sum(files[name]["bytes"] for name in names)
 
 
 def damage_of(checkpoint: Checkpoint, part: int = 0, parts: int = 1) -> str | None:
-    """Read the files back and compare their hashes; returns the first that differs. `part` of `parts` shares the work."""
+    """Read the files back and compare their hashes; returns the first that differs. `part` of `parts` shares the work.
+
+    Raises OSError where the disk doesn't answer, which is no damage.
+    """
     files = checkpoint.manifest()["files"]
     mine = _share(files, part, parts)
     try:
         found = describe_files(checkpoint.path, mine)
-    except OSError as error:
-        return f"{error.filename} can't be read: {error.strerror}"
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
     for name in mine:
         if found[name][HASH] != files[name].get(HASH):
             return f"the content of {name} has changed since it was written"
@@ -187,7 +205,7 @@ def remove(path: Path) -> None:
 
 
 def clean_leftovers(folder: str | Path) -> list[str]:
-    """Remove what killed starts left half written or half removed; returns a line for each.
+    """Remove what killed starts left half written or half removed; returns a line for each, also for what can't be removed.
 
     Only what can't be of use: folders that were being removed, and checkpoints with NeMo's mark of an unfinished
     write. Call it only while no other process writes to the run.
@@ -195,8 +213,12 @@ def clean_leftovers(folder: str | Path) -> list[str]:
     folder = Path(folder)
     told = []
     for path in sorted(folder.glob(f"{REMOVING}*")):
-        shutil.rmtree(path)
-        told.append(f"finished the removal of checkpoint {path.name.removeprefix(REMOVING)}")
+        try:
+            shutil.rmtree(path)
+        except OSError as error:  # NFS keeps a file that somebody still reads
+            told.append(f"{path} can't be removed: {error.strerror}; the next start tries again")
+        else:
+            told.append(f"finished the removal of checkpoint {path.name.removeprefix(REMOVING)}")
     for mark in sorted(folder.glob(f"step_*{UNFINISHED}")):
         half = mark.with_name(mark.name.removesuffix(UNFINISHED))
         if half.is_dir():

@@ -93,6 +93,16 @@ def human_count(count: float) -> str:
     raise AssertionError
 
 
+def counted(count: int, noun: str) -> str:
+    """(1, 'step') -> '1 step', (6000, 'step') -> '6,000 steps'."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith(('ch', 's')) else 's'}"
+
+
+def every(steps: int) -> str:
+    """1 -> 'every step', 6 -> 'every 6 steps'."""
+    return "every step" if steps == 1 else f"every {steps:,} steps"
+
+
 def human_time(seconds: float) -> str:
     """3725 -> '1 h 02 min', 95 -> '1 min 35 s', 8 -> '8 s'."""
     seconds = max(0, round(seconds))

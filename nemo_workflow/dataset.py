@@ -43,6 +43,10 @@ class Pair:
 def read_pair(prefix: str | Path) -> Pair:
     """Read the header of PREFIX.idx and check it against PREFIX.bin in constant time; raises Refusal."""
     idx, bin_ = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+    if not idx.is_file() and not bin_.is_file():
+        raise Refusal(
+            f"{prefix}: no such folder or pair; give a folder of .bin/.idx files, or a pair without its ending"
+        )
     for path, other in ((idx, bin_), (bin_, idx)):
         if not path.is_file():
             raise Refusal(f"{path}: missing, though {other.name} is there; preprocess this file again")
@@ -73,10 +77,15 @@ def read_pair(prefix: str | Path) -> Pair:
 
 
 def find_prefixes(folder: str | Path) -> list[Path]:
-    """Prefixes of all pairs in a folder, or in its preprocessed/, sorted; raises Refusal when there are none."""
+    """Prefixes of all pairs in a folder, or in its preprocessed/, sorted; raises Refusal when there are none.
+
+    One file of a pair stands for the pair.
+    """
     folder = Path(folder)
+    if folder.suffix in (".bin", ".idx") and folder.is_file():
+        return [folder.with_suffix("").absolute()]
     if not folder.is_dir():
-        raise Refusal(f"--dataset-dir {folder}: no such folder")
+        raise Refusal(f"--dataset-dir {folder}: no such folder or pair; run preprocess_data.sh, or mend the path")
     for place in (folder, folder / "preprocessed"):
         names = sorted({path.with_suffix("") for pattern in ("*.bin", "*.idx") for path in place.glob(pattern)})
         if names:

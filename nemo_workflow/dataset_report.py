@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from nemo_workflow import console
+from nemo_workflow.command_line import Parser
+from nemo_workflow.console import counted
 from nemo_workflow.dataset import DTYPES, HEADER, Pair, find_prefixes, read_pair
 from nemo_workflow.errors import Refusal
 
@@ -19,13 +21,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 22  # numbers read at a time
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Refusal(f"{message}; --help lists the flags")
-
-
 def parser() -> argparse.ArgumentParser:
-    p = _Parser(prog="python -m nemo_workflow.dataset", description="Check .bin/.idx pairs and print their figures.")
+    p = Parser(prog="python -m nemo_workflow.dataset", description="Check .bin/.idx pairs and print their figures.")
     p.add_argument(
         "path",
         metavar="DIR_OR_PREFIX",
@@ -36,18 +33,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR_OR_ID",
         help="Hugging Face tokenizer: decodes a document, checks the ids against its vocabulary",
     )
-    p.add_argument(
-        "--document", metavar="N", type=int, default=0, help="the document to decode, counted from 0 (default: 0)"
-    )
-    p.add_argument(
-        "--characters", metavar="N", type=int, default=2000, help="print at most so much of it (default: 2000)"
-    )
+    p.add_argument("--document", metavar="N", type=int, help="the document to decode, counted from 0 (default: 0)")
+    p.add_argument("--characters", metavar="N", type=int, help="print at most so much of it (default: 2000)")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     path = Path(args.path)
+    idle = [name for name in ("document", "characters") if getattr(args, name) is not None]
+    if idle and not args.tokenizer:
+        raise Refusal(f"--{idle[0]}: a document is only printed with --tokenizer; add it or leave this out")
     if path.is_dir():
         prefixes = find_prefixes(path)
     else:
@@ -175,7 +171,7 @@ def lines_for_people(pair: Pair, figures: Figures) -> list[str]:
     last = ", ".join(f"{id_} ({number / max(1, pair.sequences):.0%})" for id_, number in figures.last_tokens.items())
     lines = [
         f"{pair.prefix}: whole",
-        f"  {pair.documents:,} documents{empty}, {pair.sequences:,} sequences, {pair.tokens:,} tokens "
+        f"  {counted(pair.documents, 'document')}{empty}, {counted(pair.sequences, 'sequence')}, {counted(pair.tokens, 'token')} "
         f"({pair.dtype}, {console.human_bytes(size)})",
         f"  {pair.tokens / max(1, pair.sequences):,.1f} tokens a sequence, shortest {figures.shortest:,}, "
         f"longest {figures.longest:,}; largest id {figures.largest_id}; last ids {last or 'none'}",
@@ -225,8 +221,9 @@ def _decode(args: argparse.Namespace, pair: Pair, figures: Figures) -> list[str]
             f"{pair.prefix}.bin: holds token id {figures.largest_id}, but {args.tokenizer} has ids up to "
             f"{spec.largest_id}: it was made with another tokenizer"
         ]
-    ids = document_ids(pair, args.document)
-    text = reference.tokenizer.decode(ids[: 4 * args.characters].tolist(), skip_special_tokens=False)
-    print(f"  document {args.document}, {len(ids):,} tokens:")
-    print(text[: args.characters] + (" …" if len(text) > args.characters else ""))
+    number, characters = args.document or 0, 2000 if args.characters is None else args.characters
+    ids = document_ids(pair, number)
+    text = reference.tokenizer.decode(ids[: 4 * characters].tolist(), skip_special_tokens=False)
+    print(f"  document {number}, {len(ids):,} tokens:")
+    print(text[:characters] + (" …" if len(text) > characters else ""))
     return []

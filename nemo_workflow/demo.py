@@ -21,6 +21,7 @@ from typing import Any
 
 from nemo_workflow import events
 from nemo_workflow.checkpoints import newest_whole
+from nemo_workflow.command_line import Parser
 from nemo_workflow.console import human_time
 from nemo_workflow.errors import Failure, run_command
 from nemo_workflow.files import write_json, written_aside
@@ -37,6 +38,11 @@ END_OF_TEXT = "<|endoftext|>"
 
 def main() -> int:
     """Run the demo in demo_output/ of the current folder."""
+    Parser(
+        prog="python -m nemo_workflow.demo",
+        description="Run the whole pipeline on a CPU with a tiny model, without a network, in demo_output/ of the"
+        " current folder (minutes). What is done already is skipped.",
+    ).parse_args()
     began = time.monotonic()
     place = Path("demo_output").absolute()
     corpus, tokenizer = place / "data" / "stdlib.jsonl", place / "tokenizer"

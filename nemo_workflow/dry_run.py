@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from nemo_workflow import catalog, memory
+from nemo_workflow import catalog, memory, resuming
 from nemo_workflow.catalog import LAYOUT_FIELDS, Recipe
-from nemo_workflow.console import human_bytes, human_count
+from nemo_workflow.checkpoints import newest_whole
+from nemo_workflow.console import counted, every, human_bytes, human_count
 from nemo_workflow.fields import field_values
 from nemo_workflow.largest_token import figures
 from nemo_workflow.layout import layers_a_stage
@@ -72,7 +73,7 @@ def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     return {
         "name": plan.model_name,
         "class": recipe.model_class,
-        "start": plan.settings["nemo_model"] or "random weights",
+        "start": _start(plan),
         "parameters": count.total,
         "active_parameters": round(count.total - idle),
         "layers": len(count.layers),
@@ -80,6 +81,17 @@ def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "vocabulary": plan.vocab_size,
         "padded_vocabulary": job.vocabulary,
     }
+
+
+def _start(plan: Plan) -> str:
+    """Where the run's weights come from; raises Refusal where its newest checkpoint is of another run."""
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    if newest is None:
+        return plan.settings["nemo_model"] or "random weights"
+    if resuming.finished_already(plan):
+        return f"{newest.path.name}, which has all steps: nothing is left to train"
+    resuming.check_changes(plan)
+    return f"{newest.path.name} of this run"
 
 
 def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
@@ -233,7 +245,7 @@ def _model_text(plan: dict[str, Any]) -> list[str]:
 
 def _layout_text(plan: dict[str, Any]) -> list[str]:
     layout = plan["layout"]
-    ranks = f"{layout['ranks']} {layout['accelerator'].upper()} rank{'s' if layout['ranks'] > 1 else ''}"
+    ranks = counted(layout["ranks"], f"{layout['accelerator'].upper()} rank")
     if layout["nodes"] > 1:
         ranks += f" on {layout['nodes']} nodes"
     sizes = f"TP {layout['tensor']} x PP {layout['pipeline']} x CP {layout['context']} x DP {layout['data']}"
@@ -241,7 +253,7 @@ def _layout_text(plan: dict[str, Any]) -> list[str]:
     more += [f"EP {layout['expert']}"] if layout["expert"] > 1 else []
     more += ["sequence parallel"] if layout["sequence_parallel"] else []
     lines = ["", f"Layout: {ranks} = {sizes}" + "".join(f", {word}" for word in more)]
-    work = f"  {layout['micro_batches']} micro batches a step"
+    work = f"  {counted(layout['micro_batches'], 'micro batch')} a step"
     if layout["pipeline"] > 1:
         stages = ", ".join(str(number) for number in layout["layers_a_stage"])
         work += f"; layers a stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
@@ -252,8 +264,8 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
     sources = plan["data"]["sources"]
     tokens = sum(source["tokens"] for source in sources)
     documents = sum(source["documents"] for source in sources)
-    count = f"{len(sources)} file{'s' if len(sources) > 1 else ''}"
-    lines = ["", f"Data: {count}, {documents:,} documents, {tokens:,} tokens"]
+    counts = counted(len(sources), "file"), counted(documents, "document"), counted(tokens, "token")
+    lines = ["", f"Data: {', '.join(counts)}"]
     for source in sources:
         text = source["text_bytes_a_token"]
         lines.append(
@@ -266,7 +278,7 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
     validation = sum(source["validation_samples"] for source in sources)
     return [
         *lines,
-        f"  training / validation / test: {parts}; {training:,} training and {validation:,} validation samples",
+        f"  training / validation / test: {parts}; {training:,} training and {counted(validation, 'validation sample')}",
     ]
 
 
@@ -279,7 +291,7 @@ def _training_text(plan: dict[str, Any]) -> list[str]:
         seen = f"{run['samples_seen_more_than_once'] / run['samples_an_epoch']:.1%} of the samples more than once"
     return [
         "",
-        f"Training: {run['steps']:,} steps of {run['global_batch_size']:,} x {run['seq_length']:,} ="
+        f"Training: {counted(run['steps'], 'step')} of {run['global_batch_size']:,} x {run['seq_length']:,} ="
         f" {human_count(run['tokens_a_step'])} tokens; {human_count(run['tokens'])} tokens in all,"
         f" {run['epochs']:.2f} epochs ({seen})",
     ]
@@ -289,12 +301,12 @@ def _schedule_text(plan: dict[str, Any]) -> list[str]:
     schedule = plan["schedule"]
     top = schedule["lr"] or 1
     curve = "".join(BLOCKS[min(7, int(8 * rate / top))] for _, rate in schedule["curve"])
-    validation = f"every {schedule['val_check_interval']:,} steps, {schedule['limit_val_batches']} batches"
+    validation = f"{every(schedule['val_check_interval'])}, {counted(schedule['limit_val_batches'], 'batch')}"
     if not schedule["limit_val_batches"]:
         validation = "none"
-    constant = f", constant for {schedule['constant_steps']:,} steps" if schedule["constant_steps"] else ""
+    constant = f", constant for {counted(schedule['constant_steps'], 'step')}" if schedule["constant_steps"] else ""
     return [
-        f"  learning rate {schedule['lr']:g} after {schedule['warmup_steps']:,} steps of warm-up, down to"
+        f"  learning rate {schedule['lr']:g} after {counted(schedule['warmup_steps'], 'step')} of warm-up, down to"
         f" {schedule['min_lr']:g}{constant}  {curve}",
         f"  validation {validation}",
     ]
@@ -304,7 +316,7 @@ def _checkpoint_text(plan: dict[str, Any]) -> list[str]:
     saved = plan["checkpoints"]
     return [
         "",
-        f"Checkpoints: every {saved['every']:,} steps, {saved['written']} in all, {saved['kept']} kept;"
+        f"Checkpoints: {every(saved['every'])}, {saved['written']} in all, {saved['kept']} kept;"
         f" {human_bytes(saved['bytes_each'])} each, at most {human_bytes(saved['bytes_at_most'])} on disk",
     ]
 

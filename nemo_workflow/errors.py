@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -17,6 +18,16 @@ class Refusal(Exception):
 
 class Failure(Exception):
     """The work was started and did not succeed (exit code 1): a failed verification, a failed rank, a full disk."""
+
+
+@contextmanager
+def os_errors_refused(flag: str) -> Iterator[None]:
+    """Around what is looked at before any work starts: no permission, a broken disk, a name too long."""
+    try:
+        yield
+    except OSError as error:
+        where = "" if not error.filename or flag.endswith(str(error.filename)) else f" {error.filename}:"
+        raise Refusal(f"{flag}:{where} {error.strerror or error}; check the path and its permissions") from None
 
 
 def program_name() -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow import events
+from nemo_workflow.command_line import Parser
 from nemo_workflow.errors import Failure, Refusal, run_command
 from nemo_workflow.plan import Plan
 from nemo_workflow.quiet import quiet
@@ -17,7 +17,7 @@ TOLERANCE = 0.01  # relative
 
 def main() -> int:
     """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %."""
-    parser = argparse.ArgumentParser(prog="python -m nemo_workflow.evaluate", description=__doc__)
+    parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__)
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--run", required=True, type=Path, help="folder of the run, <output-dir>/<experiment>")
     arguments = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> int:
     print(
         f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)"
     )
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:  # a NaN too
         raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed")
     return 0
 

@@ -22,6 +22,8 @@ from typing import Any
 import fiddle as fdl
 
 from nemo_workflow.catalog import FILE, LAYOUT_FIELDS
+from nemo_workflow.command_line import Parser
+from nemo_workflow.errors import run_command
 from nemo_workflow.files import written_aside
 from nemo_workflow.options import TABLE
 
@@ -131,6 +133,16 @@ EXTRA = {  # set by what the plan works out
     "optim.lr_scheduler.warmup_ratio",
     "trainer.limit_val_batches",
 }
+
+
+def command() -> None:
+    """Parse the command line, and write the catalogue."""
+    parser = Parser(
+        prog="python -m nemo_workflow.generate_catalog",
+        description="Write the catalogue of recipes from NeMo itself (imports NeMo; half a minute).",
+    )
+    parser.add_argument("file", nargs="?", type=Path, default=FILE, help="where to (default: the package's own)")
+    main(parser.parse_args().file)
 
 
 def main(file: Path = FILE) -> None:
@@ -367,4 +379,4 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    run_command(command)

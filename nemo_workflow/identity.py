@@ -13,6 +13,7 @@ from typing import Any
 
 import xxhash
 
+from nemo_workflow import catalog
 from nemo_workflow.errors import Refusal
 from nemo_workflow.plan import Plan
 
@@ -29,7 +30,7 @@ REFUSED = {
 }
 NEVER = {
     "model": "weights fit no other model; start another --experiment",
-    "optimizer": "the optimizer's state fits no other --optimizer or --precision; start another --experiment",
+    "optimizer": "put --optimizer and --precision back, or start another --experiment: its state fits no others",
 }
 TOLD = {
     "max-steps": "--max-steps",
@@ -64,7 +65,7 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "seq-length": plan.seq_length,
         "seed": setting("seed"),
         "tokenizer": tokenizer_digest(setting("hf_model_id")),
-        "optimizer": {name: setting(name) for name in ("optimizer", "precision")},
+        "optimizer": {name: setting(name) or value for name, value in recipe_defaults(plan).items()},
         "model": {"name": plan.model_name, **{k: v for k, v in sorted(plan.sizes.items()) if isinstance(v, int | str)}},
         "max-steps": plan.schedule.max_steps,
         "global-batch-size": setting("global_batch_size"),
@@ -77,6 +78,12 @@ def identity_of(plan: Plan) -> dict[str, Any]:
             "virtual pipeline": layout.virtual_pipeline, "context": layout.context, "expert": layout.expert,
         },
     }  # fmt: skip
+
+
+def recipe_defaults(plan: Plan) -> dict[str, Any]:
+    """What --optimizer and --precision are when they are left out."""
+    recipe = catalog.find(plan.model_name)
+    return {"optimizer": recipe.fields["optim.config.optimizer"], "precision": recipe.precision["precision"]}
 
 
 def digest(path: str | Path) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from nemo_workflow import events, micro_batch, resuming, tokenizer_files, watch
-from nemo_workflow.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole
+from nemo_workflow.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
 from nemo_workflow.console import Meter, human_bytes
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import write_json, written_aside
@@ -213,8 +213,9 @@ class _Local:
     def _stop_if_asked(self) -> None:
         if self.asked is None:
             return
-        waited = time.monotonic() - self.asked_at
-        out_of_time = waited > grace_seconds(self.plan) and not self.monitor.saving
+        if self.monitor.saving or save_under_way(self.plan.folder / "checkpoints"):
+            self.asked_at = time.monotonic()  # the grace time begins when the save is done
+        out_of_time = time.monotonic() - self.asked_at > grace_seconds(self.plan)
         if self.insisted or out_of_time or not self.monitor.started:
             self._leave_nothing_running()
 
@@ -287,7 +288,7 @@ class _Local:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def _verdict(self, succeeded: bool) -> int:
-        if self.asked is not None:
+        if self.asked is not None and not succeeded:
             newest, _ = newest_whole(self.plan.folder / "checkpoints")
             kept = f"step {newest.step} is saved" if newest else "no checkpoint yet"
             if any(self.attempt.glob("rank*.error")):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nemo_workflow.command_line import Parser
+from nemo_workflow.errors import run_command
 from nemo_workflow.files import written_aside
 from nemo_workflow.options import COMMAND_ATTRIBUTES, GROUPS, TABLE, Option, type_name
 
@@ -65,7 +67,7 @@ def _longs(option: Option) -> list[str]:
 
 def _default(option: Option) -> str:
     if option.required:
-        return "**(required)**"
+        return f"**(required, or `--{option.unless}`)**" if option.unless else "**(required)**"
     if option.env:
         return f"`${option.env}`"
     if option.switch:
@@ -75,6 +77,10 @@ def _default(option: Option) -> str:
 
 def main() -> None:
     """Write docs/flags.md and the tables in the README."""
+    Parser(
+        prog="python -m nemo_workflow.option_tables",
+        description="Write docs/flags.md and the tables in README.md from the table of options.",
+    ).parse_args()
     with written_aside(FILE) as stream:
         stream.write(HEAD + "\n" + markdown())
     text = with_tables(README.read_text(encoding="utf-8"))
@@ -83,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -10,11 +10,12 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.command_line import Parser
 from nemo_workflow.errors import Refusal
 
 STRATEGY = "trainer.strategy"
@@ -38,11 +39,13 @@ class Option:
     metavar: str | None = None
     sets: tuple[str, ...] = ()  # dotted recipe fields that take the value as it is
     required: bool = False
+    unless: str | None = None  # the attribute of a flag that stands in place of a required one
     many: bool = False  # may be given more than once; the value is a tuple
     switch: bool = False  # store_true
     env: str | None = None  # the default comes from this environment variable
     bare: str | None = None  # what the flag means without a value, where the value may be left out
     least: float | None = None  # the smallest value allowed
+    above: float | None = None  # a value that every allowed one is above
     words: bool = False  # the value may be written as several words
     guide: bool = False
 
@@ -62,6 +65,18 @@ class Option:
             longs += [f"--{name}", f"--{name.replace('-', '_')}"]
         return (*self.short, *dict.fromkeys(longs))
 
+    @property
+    def form(self) -> str:
+        """What a value looks like, for the refusal of another."""
+        return FORMS.get(self.type) or type_name(self)
+
+    def from_command_line(self, text: str) -> Any:
+        """Convert a value of the command line; raises Refusal with what was expected."""
+        try:
+            return self.type(text)
+        except ValueError:
+            raise Refusal(f"--{self.name} {text}: expected {self.form}") from None
+
     def from_yaml(self, value: Any) -> Any:
         """Check and convert a value of a --config file; raises ValueError with what was expected."""
         if value is None:
@@ -76,11 +91,11 @@ class Option:
 
     def _one(self, value: Any) -> Any:
         if isinstance(value, bool | list | dict):
-            raise ValueError(f"expected {type_name(self)}")
+            raise ValueError(f"expected {self.form}")
         try:
             converted = self.type(str(value))
-        except (ValueError, argparse.ArgumentTypeError) as error:
-            raise ValueError(f"expected {type_name(self)}") from error
+        except ValueError as error:
+            raise ValueError(f"expected {self.form}") from error
         if self.choices and converted not in self.choices:
             raise ValueError(f"expected one of {', '.join(self.choices)}")
         return converted
@@ -119,6 +134,13 @@ def int_or_auto(text: str) -> int | str:
 
 
 int_or_auto.type_name = "int"  # type: ignore[attr-defined]
+
+FORMS: dict[Callable[[str], Any], str] = {
+    int: "a whole number in digits, such as 1000",
+    float: "a number without a unit, such as 80, 0.001 or 1e-3",
+    int_or_auto: "a whole number in digits, or auto",
+    slurm_time: "minutes, hours:minutes:seconds or days-hours, such as 240, 4:00:00 or 1-12",
+}
 
 EXECUTION = "Experiment Execution Method"
 SLURM = "Slurm Parameter Settings"
@@ -170,7 +192,7 @@ _GUIDE = [
     Option("virtual-pipeline-model-parallel-size", PARALLEL, "model chunks a pipeline stage; 1 is off", type=int, default=1, short=("-VPP",), least=1),
     Option("context-parallel-size", PARALLEL, "split each sequence over this many ranks (GPU with Transformer Engine)", type=int, default=1, short=("-CP",), sets=(f"{STRATEGY}.context_parallel_size",), least=1),
     Option("sequence-parallel", PARALLEL, "split norms and dropouts along the sequence too (needs tensor parallelism)", switch=True, default=False, short=("-SP",), sets=(f"{STRATEGY}.sequence_parallel",)),
-    Option("dataset-dir", DATA, "folder with .bin/.idx files, or the folder above its preprocessed/; may be given more than once", aliases=("dataset-path",), required=True, many=True, metavar="DIR"),
+    Option("dataset-dir", DATA, "folder with .bin/.idx files, or the folder above its preprocessed/; may be given more than once", aliases=("dataset-path",), required=True, unless="blend", many=True, metavar="DIR"),
     Option("wandb", LOGGING, "log to Weights & Biases", switch=True, default=False),
     Option("wandb-project", LOGGING, "Weights & Biases project"),
     Option("wandb-name", LOGGING, "Weights & Biases run name; unset: the experiment's name"),
@@ -215,7 +237,7 @@ _OURS = [
     Option("seq-length", TRAINING, "tokens a sequence; unset: the recipe's", type=int, sets=("data.seq_length", f"{MODEL}.seq_length"), least=1),
     Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",), least=0),
     Option("optimizer", OPTIMIZER, "adam or sgd; unset: the recipe's", choices=("adam", "sgd"), sets=(f"{OPTIM}.optimizer",)),
-    Option("lr", OPTIMIZER, "highest learning rate; unset: the recipe's", type=float, sets=(f"{OPTIM}.lr",), least=0),
+    Option("lr", OPTIMIZER, "highest learning rate; unset: the recipe's", type=float, sets=(f"{OPTIM}.lr",), above=0),
     Option("min-lr", OPTIMIZER, "learning rate at the end of the decay; unset: the recipe's, never above a tenth of --lr", type=float, sets=(f"{SCHEDULE}.min_lr",), least=0),
     Option("warmup-steps", OPTIMIZER, "steps of linear warm-up; unset: the recipe's, at most a tenth of the run", type=int, sets=(f"{SCHEDULE}.warmup_steps",), least=0),
     Option("constant-steps", OPTIMIZER, "steps at the lowest rate after the decay; unset: the recipe's", type=int, sets=(f"{SCHEDULE}.constant_steps",), least=0),
@@ -233,7 +255,7 @@ _OURS = [
     Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
     Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
     Option("deterministic", TRAINING, "only algorithms whose results are the same bit for bit in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),
-    Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends; 0 is never", type=float, default=30.0, least=0),
+    Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends; 0 is never; not with --executor slurm", type=float, default=30.0, least=0),
     Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: 8 on a CPU, 60 on GPUs", type=float, least=0),
     Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT"),
     Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, least=1),
@@ -282,19 +304,13 @@ class Settings:
         }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise Refusal(f"{message} (see --help)")
-
-
 def parser() -> argparse.ArgumentParser:
     """The argparse parser built from the table; every value it returns is one that the user gave."""
-    made = _Parser(
+    made = Parser(
         prog="pretrain_llm.py",
         description="Pretrain a language model with NVIDIA NeMo 2.0, on this machine or on a Slurm cluster.",
-        epilog="exit codes: 0 done, 1 the run failed, 2 refused before anything was started, 130/143 stopped by Ctrl-C/SIGTERM",
+        epilog="exit codes: 0 done, 1 the run failed, 2 refused before anything was started, 129/130/138/143 stopped by SIGHUP/Ctrl-C/SIGUSR1/SIGTERM",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     groups = {name: made.add_argument_group(name) for name in GROUPS}
     for option in TABLE:
@@ -303,7 +319,7 @@ def parser() -> argparse.ArgumentParser:
             keywords["action"] = "store_true"
         else:
             keywords |= {
-                "type": option.type,
+                "type": option.from_command_line,
                 "metavar": option.metavar or type_name(option).upper().split()[0],
             }
             if option.choices:
@@ -332,11 +348,9 @@ def parse(argv: Sequence[str]) -> Settings:
     from_file = read_config(flags["config"]) if "config" in flags else {}
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
-    missing = [o for o in TABLE if o.required and not values[o.attribute]]
-    if values["blend"]:
-        missing = [o for o in missing if o.name != "dataset-dir"]
+    missing = [o for o in TABLE if o.required and not values[o.attribute] and not (o.unless and values[o.unless])]
     if missing and values["list_models"] is None:
-        raise Refusal([f"--{o.name} is required: {o.help}" for o in missing])
+        raise Refusal([f"--{o.name}{f' (or --{o.unless})' if o.unless else ''} is required: {o.help}" for o in missing])
     return Settings(values, frozenset(given))
 
 
@@ -368,17 +382,20 @@ def read_config(path: str) -> dict[str, Any]:
     import yaml  # 30 ms that only --config needs
 
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        loaded, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"--config {path}: cannot be read: {error}") from None
     if not isinstance(loaded, dict):
         raise Refusal(f"--config {path}: expected lines of the form `flag-name: value`")
-    problems: list[str] = []
+    problems = [f"--config {path}: {problem}" for problem in _repeated([str(key.value) for key, _ in node.value])]
     values: dict[str, Any] = {}
     for key, value in loaded.items():
         attribute = _attribute_of(str(key))
         option = BY_ATTRIBUTE.get(attribute)
-        if option is None or attribute in COMMAND_ATTRIBUTES:
+        if attribute in COMMAND_ATTRIBUTES:
+            problems.append(f"--config {path}: {key}: stands on the command line only; take it out and give it there")
+        elif option is None:
             problems.append(f"--config {path}: unknown key {key!r}{nearest(str(key))}")
         elif option.secret:
             problems.append(f"--config {path}: {key} is a secret; set {option.env} in the environment instead")
@@ -390,6 +407,16 @@ def read_config(path: str) -> dict[str, Any]:
     if problems:
         raise Refusal(problems)
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _repeated(keys: list[str]) -> Iterator[str]:
+    """A problem for each flag that stands in a file more than once, under whatever names: YAML would take the last."""
+    names: dict[str, list[str]] = {}
+    for key in keys:
+        names.setdefault(_attribute_of(key), []).append(key)
+    for found in names.values():
+        if len(found) > 1:
+            yield f"{' and '.join(dict.fromkeys(found))}: given {len(found)} times; keep one"
 
 
 def _attribute_of(key: str) -> str:

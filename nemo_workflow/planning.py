@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from nemo_workflow import blend, catalog, checks, machine, memory, micro_batch, notes, pretrained
 from nemo_workflow.catalog import Recipe
+from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Refusal
 from nemo_workflow.layout import make_layout
 from nemo_workflow.options import TABLE, Settings
@@ -55,10 +56,26 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
 
 def _with_memory_note(plan: Plan, recipe: Recipe) -> Plan:
     if plan.accelerator == "cpu":
+        _check_host_memory(plan, recipe)
         return plan
     need = memory.fullest(memory.job_of(plan, recipe)).total
     note = notes.memory_note(need, int(plan.setting("gpu_memory") * memory.GIB))
     return replace(plan, notes=(*plan.notes, note)) if note else plan
+
+
+def _check_host_memory(plan: Plan, recipe: Recipe) -> None:
+    """Raise Refusal for CPU ranks whose weights, gradients and optimizer alone are more than this machine has."""
+    if plan.setting("executor") != "local":
+        return
+    job = memory.job_of(plan, recipe)
+    stages = [memory.usage_of(job, stage) for stage in range(plan.layout.pipeline)]
+    need = sum(u.weights + u.gradients + u.optimizer for u in stages) * plan.layout.ranks // plan.layout.pipeline
+    here = machine.facts()["memory"]
+    if need > here:
+        raise Refusal(
+            f"--model-name {plan.model_name}: without a GPU, {plan.layout.ranks} CPU ranks of it take {human_bytes(need)} for weights,"
+            f" gradients and optimizer, and this machine has {human_bytes(here)}; take a smaller model (--list-models) or a GPU"
+        )
 
 
 def without_secrets(command: Sequence[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from nemo_workflow.errors import Refusal
 from nemo_workflow.tokenizer_files import files_of, readable
 from nemo_workflow.trust import check_weights
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # model_type of a Hugging Face config.json -> NeMo's model class
 MODEL_CLASSES = {
@@ -82,9 +82,12 @@ def hf_folder(hf_model_id: str) -> Path | None:
     folder = Path(hf_model_id).expanduser()
     if folder.is_dir():
         return folder.absolute()
-    if not HUB_ID.fullmatch(hf_model_id):
+    cached = _cached_snapshot(hf_model_id)
+    if cached is None and not HUB_ID.fullmatch(hf_model_id):
         raise Refusal(f"--hf-model-id {hf_model_id}: no such folder, and not of the form organisation/name")
-    return _cached_snapshot(hf_model_id)
+    if cached is None and folder.parent.is_dir():
+        raise Refusal(f"--hf-model-id {hf_model_id}: {folder.parent} is a folder here and has no {folder.name}")
+    return cached
 
 
 def _cached_snapshot(hub_id: str) -> Path | None:
@@ -177,8 +180,22 @@ def read_nemo_model(path: str) -> NemoModel:
         folder,
         model_class=str(raw.get("_target_", "")).rpartition(".")[2],
         config_class=str(config.get("_target_", "")).rpartition(".")[2],
-        sizes={k: v for k, v in config.items() if isinstance(v, int | float | str | list | None) and k[0] != "_"},
+        sizes=_filled(
+            {k: v for k, v in config.items() if isinstance(v, int | float | str | list | None) and k[0] != "_"}
+        ),
     )
+
+
+def _filled(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Sizes that a configuration leaves open, as megatron-core's TransformerConfig fills them; a run's own checkpoint has them open."""
+    hidden, heads = sizes.get("hidden_size"), sizes.get("num_attention_heads")
+    if not (isinstance(hidden, int) and isinstance(heads, int) and heads):
+        return sizes
+    ffn = sizes.get("ffn_hidden_size") or 4 * hidden
+    defaults = {"kv_channels": hidden // heads, "num_query_groups": heads, "ffn_hidden_size": ffn}
+    if sizes.get("num_moe_experts"):
+        defaults["moe_ffn_hidden_size"] = ffn
+    return sizes | {name: value for name, value in defaults.items() if sizes.get(name) is None}
 
 
 def _load_yaml(path: Path) -> dict[str, Any]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.checkpoints import (
     Checkpoint,
     clean_leftovers,
+    damage_by_size,
     damage_of,
     list_checkpoints,
     newest_whole,
-    problem_of,
     set_aside,
 )
 from nemo_workflow.console import human_bytes
+from nemo_workflow.errors import Failure
 from nemo_workflow.events import validated
 from nemo_workflow.files import write_json
-from nemo_workflow.identity import compare, identity_of
+from nemo_workflow.identity import compare, identity_of, recipe_defaults
 from nemo_workflow.plan import Plan
 
 WAIT_SECONDS = 3600.0
@@ -37,6 +39,11 @@ def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
     if newest is None:
         return now, []
     then = newest.manifest().get("identity") or {}
+    # an older version wrote down less: nothing for what was left out, no sizes that a checkpoint leaves open
+    for name, defaults in (("optimizer", recipe_defaults(plan)), ("model", now["model"])):
+        if name in then:
+            known = {key: value for key, value in then[name].items() if value is not None}
+            then = then | {name: defaults | known}
     return now, compare(now, then, tuple(plan.settings.get("allow_change") or ()), f"checkpoint {newest.path.name}")
 
 
@@ -57,7 +64,7 @@ def choose_checkpoint(
     Rank 0 first removes what killed starts left half written. Then every rank reads its share of the candidate's
     files back and compares hashes; a damaged one is named, moved to checkpoints/damaged and the one before it tried.
     Ranks agree through files in `attempt`, since no process group exists yet. Raises TimeoutError when one of them
-    does not answer within an hour.
+    does not answer within an hour, Failure when the disk doesn't answer: nothing is set aside for that.
     """
     if rank == 0:
         return _lead(plan, attempt, world, say)
@@ -71,9 +78,8 @@ def _lead(plan: Plan, attempt: Path, world: int, say: Callable[[str], None]) -> 
         say(line)
     chosen: Checkpoint | None = None
     for number, candidate in enumerate(reversed(list_checkpoints(folder))):
-        problem = problem_of(candidate)
-        if problem is None:
-            problem = _read_back(candidate, attempt, number, world, say)
+        with _reading(candidate):
+            problem = damage_by_size(candidate) or _read_back(candidate, attempt, number, world, say)
         if problem is None:
             chosen = candidate
             break
@@ -85,6 +91,18 @@ def _lead(plan: Plan, attempt: Path, world: int, say: Callable[[str], None]) -> 
         {"path": str(chosen.path) if chosen else None, "step": chosen.step if chosen else 0, "notes": notes},
     )
     return chosen
+
+
+@contextlib.contextmanager
+def _reading(candidate: Checkpoint) -> Iterator[None]:
+    """An evicted client of a file system, or missing rights, is no damage."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(
+            f"checkpoint {candidate.path}: {error.filename or 'a file'} can't be read: {error.strerror}; nothing was moved. "
+            "Run the same command again when the disk answers, or move that folder away to go on from the one before it"
+        ) from error
 
 
 def _read_back(candidate: Checkpoint, attempt: Path, number: int, world: int, say: Callable[[str], None]) -> str | None:
@@ -118,7 +136,9 @@ def _follow(plan: Plan, attempt: Path, rank: int, world: int) -> Checkpoint | No
         for path in attempt.glob("candidate*.json"):
             if path.name.count(".") == 1 and path.name not in answered:
                 asked = json.loads(path.read_text(encoding="utf-8"))
-                problem = damage_of(Checkpoint(Path(asked["path"]), asked["step"]), rank, world)
+                candidate = Checkpoint(Path(asked["path"]), asked["step"])
+                with _reading(candidate):
+                    problem = damage_of(candidate, rank, world)
                 write_json(path.with_name(f"{path.stem}.rank{rank}.json"), {"problem": problem})
                 answered.add(path.name)
         if time.monotonic() > end:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from nemo_workflow.checkpoints import newest_whole
+from nemo_workflow.command_line import Parser
 from nemo_workflow.errors import Failure, Refusal, run_command
 from nemo_workflow.plan import Plan
 
@@ -19,7 +19,7 @@ EXPORTED = "hf_model"  # in the run's folder
 
 def main() -> int:
     """`python -m nemo_workflow.sample --hf-model DIR TEXT`; prints the text and what the model makes of it."""
-    parser = argparse.ArgumentParser(prog="python -m nemo_workflow.sample", description=__doc__)
+    parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__)
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
@@ -28,6 +28,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not (arguments.hf_model / "config.json").is_file():
         raise Refusal(f"--hf-model {arguments.hf_model}: no config.json there; export a checkpoint first")
+    if not arguments.text.strip():
+        raise Refusal("TEXT is empty: give the model a word to go on from")
     if arguments.tokens < 1 or arguments.temperature < 0:
         raise Refusal("--tokens must be at least 1, and --temperature not below 0")
     print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
@@ -65,9 +67,12 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
     logging.set_verbosity_error()
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    begin = tokenizer(text, return_tensors="pt")
+    if not begin["input_ids"].numel():
+        raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model a word to go on from")
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", **spread).eval()
-    begin = tokenizer(text, return_tensors="pt").to(model.device)
+    begin = begin.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with torch.inference_mode():
         made = model.generate(

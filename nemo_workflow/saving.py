@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from nemo_workflow.checkpoints import (
     SPACE_MARGIN,
     UNFINISHED,
+    Checkpoint,
     bytes_of_one,
     describe_files,
     files_of,
@@ -32,6 +33,7 @@ from nemo_workflow.console import human_bytes
 from nemo_workflow.errors import Failure
 from nemo_workflow.plan import Plan
 
+CONTEXT = "context/io.json"
 NO_SPACE = "no space left on device"
 STATE_BYTES = 12  # a parameter: Adam's two moments and the master weight, 4 bytes each
 
@@ -128,15 +130,17 @@ class Checkpoints(nl.ModelCheckpoint):
 
     def _check_context(self, trainer: pl.Trainer, filepath: str) -> None:
         """NeMo only logs that the context could not be written."""
-        missing = trainer.is_global_zero and not (_folder_of(filepath) / "context" / "io.json").exists()
+        missing = trainer.is_global_zero and not (_folder_of(filepath) / CONTEXT).exists()
         if self._any_rank(missing):
             raise SaveFailed("NeMo could not write its context/; see rank0.log")
 
     def _failed(self, trainer: pl.Trainer, filepath: str, error: BaseException) -> None:
         """Megatron raises on all ranks when one fails to write, so all come here together."""
+        place = _folder_of(filepath)
+        if _whole(place):
+            raise error  # something after it: metrics.jsonl could not be written, for one
         together = isinstance(error, SaveFailed | CheckpointException) or dist.get_world_size() == 1
         reason = self._shared_reason(error) if together else self._reason(error)
-        place = _folder_of(filepath)
         if trainer.is_global_zero:
             shutil.rmtree(place, ignore_errors=True)  # half written by this very process
             place.with_name(place.name + UNFINISHED).unlink(missing_ok=True)
@@ -185,9 +189,15 @@ class Checkpoints(nl.ModelCheckpoint):
             if trainer.is_global_zero:
                 seconds = round(time.perf_counter() - began, 2)
                 self.run_log.event("checkpoint", step=global_step, path=str(path), bytes=size, seconds=seconds)
-                prune(path.parent, self.plan.setting("keep_checkpoints"), spare=self.resumed_from)
+                self._prune(path.parent)
 
         return finalize
+
+    def _prune(self, folder: Path) -> None:
+        try:
+            prune(folder, self.plan.setting("keep_checkpoints"), spare=self.resumed_from)
+        except OSError as error:  # the new one is whole; NFS keeps a folder from which somebody still reads
+            self.run_log.note(f"an older checkpoint can't be removed: {error}; the next start tries again")
 
     def _hash_own_files(self, trainer: pl.Trainer, path: Path) -> dict[str, dict[str, Any]]:
         """Entries of all ranks' shards on rank 0; a rank's files are named __<rank>_<n>.distcp."""
@@ -228,6 +238,10 @@ class Checkpoints(nl.ModelCheckpoint):
 
 def _folder_of(filepath: str) -> Path:
     return Path(filepath.removesuffix(".ckpt"))
+
+
+def _whole(place: Path) -> bool:
+    return (place / CONTEXT).exists() and problem_of(Checkpoint(place, 0)) is None
 
 
 def _estimate(trainer: pl.Trainer) -> int:

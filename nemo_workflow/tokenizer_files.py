@@ -68,9 +68,11 @@ def files_of(folder: Path) -> list[Path]:
 def stage(plan: Plan) -> None:
     """Copy the tokenizer's files into <run>/tokenizer; a Hub id is left to the workers and the Hub's cache."""
     source = Path(plan.setting("hf_model_id")).expanduser()
-    if not source.is_dir():
-        return
     target = plan.folder / FOLDER
+    if not source.is_dir():
+        if target.is_dir():  # of an earlier start, with another tokenizer
+            shutil.rmtree(target)
+        return
     aside = target.with_name(f".{FOLDER}.new")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

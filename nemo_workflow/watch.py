@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -25,6 +26,7 @@ RUN_LOCK = ".lock"  # in the run's folder, held by its launcher, or by rank 0 of
 RANKS_LOCK = ".ranks.lock"  # in the run's folder, held shared by every rank as long as it lives
 HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every step
 DUMP_STACKS = signal.SIGUSR2
+SAVE_SECONDS = 3600.0  # after which a save without a launcher is taken for one that hangs
 BEAT_SECONDS = 1.0
 
 
@@ -125,8 +127,8 @@ def end_children_with_rank() -> None:
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
-def stop_with_launcher(grace_seconds: float) -> None:
-    """Ask this rank to stop when the launcher dies, and end it when it has not stopped after `grace_seconds`.
+def stop_with_launcher(grace_seconds: float, saving: Callable[[], bool]) -> None:
+    """Ask this rank to stop when the launcher dies, and end it when it has not stopped after `grace_seconds` without a save.
 
     A rank whose own parent (torchrun) died ends at once: its peers can't be told any more.
     """
@@ -134,19 +136,21 @@ def stop_with_launcher(grace_seconds: float) -> None:
     if not mark:
         return  # a Slurm job: the ranks live on the cluster, the launcher may go
     threading.Thread(
-        target=_follow, args=(mark, os.getppid(), grace_seconds), name="launcher watch", daemon=True
+        target=_follow, args=(mark, os.getppid(), grace_seconds, saving), name="launcher watch", daemon=True
     ).start()
 
 
-def _follow(mark: str, parent: int, grace_seconds: float) -> None:
+def _follow(mark: str, parent: int, grace_seconds: float, saving: Callable[[], bool]) -> None:
     while launcher_alive(mark):
         if os.getppid() != parent:
             _leave("torchrun, this rank's parent, has died: leaving at once")
         time.sleep(1)
     print("the launcher has died: stopping as after SIGTERM", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
-    end = time.monotonic() + grace_seconds
-    while time.monotonic() < end and os.getppid() == parent:
+    end, last = time.monotonic() + grace_seconds, time.monotonic() + SAVE_SECONDS
+    while time.monotonic() < min(end, last) and os.getppid() == parent:
+        if saving():
+            end = time.monotonic() + grace_seconds
         time.sleep(0.5)
     _leave(f"not stopped within {grace_seconds:.0f} s after the launcher's death: leaving at once")
 

@@ -11,10 +11,12 @@ import sys
 import time
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from nemo_workflow import watch
+from nemo_workflow.checkpoints import save_under_way
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.importing import collector_paused
 from nemo_workflow.plan import Plan
@@ -34,7 +36,7 @@ def train(plan: str, attempt: str) -> None:
     lock = watch.hold_ranks_lock(read.folder)
     watch.end_children_with_rank()
     try:
-        watch.stop_with_launcher(grace_seconds(read))
+        watch.stop_with_launcher(grace_seconds(read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):

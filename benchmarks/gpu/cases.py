@@ -9,6 +9,7 @@ recipes; 4 losses over hundreds of steps, memory, the largest models. In each pa
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -144,7 +145,11 @@ def fourth_part() -> list[Case]:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where to write them")
+    folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     for number, part in enumerate((tests_part(), first_part(), second_part(), third_part(), fourth_part())):
         (folder / f"{number}.json").write_text(json.dumps(part, indent=1))

@@ -247,7 +247,9 @@ def rehearsed(case: Case) -> Case:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cases", type=Path)
     parser.add_argument("--only", default="*", help="patterns of names, separated by commas")
     parser.add_argument("--data", type=Path, default=Path("/tmp/data"), help="folder with dataset/ and tokenizer/")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.checks.run import Run
+from nemo_workflow.console import counted
 from nemo_workflow.largest_token import largest_token
 from nemo_workflow.splits import PARTS
 
@@ -30,7 +31,7 @@ def enough_data(run: Run) -> Iterator[str]:
                 mend = "give this part more, or 0 to do without" if index else "give it more, or leave this file out"
                 yield (
                     f"--split {run.settings.split}: no {name} sample in {Path(source.pair.prefix).name}"
-                    f" ({parts[index].sequences} documents, {parts[index].tokens} tokens); {mend}"
+                    f" ({counted(parts[index].sequences, 'document')}, {counted(parts[index].tokens, 'token')}); {mend}"
                 )
 
 
@@ -52,16 +53,21 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
     rows = run.sizes.get("vocab_size") or 0  # of an embedding whose size doesn't follow the tokenizer
     if not tokenizer.vocab_size:
         return
-    vocabulary = max(tokenizer.vocab_size, rows)
+    model = f"--nemo-model {run.settings.nemo_model}" if run.nemo_model else f"--model-name {run.settings.model_name}"
+    if rows and tokenizer.vocab_size > rows:
+        yield (
+            f"--hf-model-id {name}: the tokenizer has {tokenizer.vocab_size} entries, but the embedding of {model} has"
+            f" {rows} rows; give the model's own tokenizer"
+        )
     for source in run.sources:
         largest = largest_token(source.pair)
         if largest is not None and rows and run.recipe and largest >= rows:
             yield (
-                f"{source.pair.prefix}.bin: holds token id {largest}, but the embedding of --model-name"
-                f" {run.recipe.name} has {rows} rows; preprocess it with the model's own tokenizer, or train another model"
+                f"{source.pair.prefix}.bin: holds token id {largest}, but the embedding of {model} has"
+                f" {rows} rows; preprocess it with the model's own tokenizer, or train another model"
             )
-        elif largest is not None and largest >= vocabulary:
+        elif largest is not None and largest >= tokenizer.vocab_size:
             yield (
                 f"{source.pair.prefix}.bin: holds token id {largest}, but the tokenizer of --hf-model-id {name} has"
-                f" {vocabulary} entries; preprocess it with this tokenizer or give the one it was made with"
+                f" {tokenizer.vocab_size} entries; preprocess it with this tokenizer or give the one it was made with"
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 from nemo_workflow.catalog import Recipe
 from nemo_workflow.checks.run import Run
+from nemo_workflow.console import counted
 from nemo_workflow.layout import Layout, layers_a_stage
 
 
@@ -97,23 +100,34 @@ def pipeline_split(run: Run) -> Iterator[str]:
     try:
         stages = layers_a_stage(run.sizes, recipe.layout, layout)
     except ValueError as error:
-        yield f"--pipeline-model-parallel-size {layout.pipeline}: can't split {error} of {recipe.name} evenly"
+        even = _even_stages(run, layout, recipe)
+        yield f"--pipeline-model-parallel-size {layout.pipeline}: can't split {error} of {recipe.name} evenly; use {even}"
         return
     if layout.virtual_pipeline > 1:
         yield from _virtual_split(run, layout, recipe, stages, virtual)
+
+
+def _even_stages(run: Run, layout: Layout, recipe: Recipe) -> str:
+    """The numbers of stages that the layers can be split into: '1, 2 or 4'."""
+    found = []
+    for stages in range(1, run.sizes["num_layers"] + 1):
+        with contextlib.suppress(ValueError):
+            if min(layers_a_stage(run.sizes, recipe.layout, replace(layout, pipeline=stages))) > 0:
+                found.append(str(stages))
+    return " or ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
 
 
 def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], named: str) -> Iterator[str]:
     if recipe.family != "gpt":
         yield f"{named}: the models of {recipe.name} can't be cut into virtual stages; leave it out"
         return
-    counted = sum(stages) + recipe.layout["embedding_counts"] + recipe.layout["loss_counts"]
-    if counted // layout.pipeline % layout.virtual_pipeline:
-        yield f"{named}: doesn't divide the {counted // layout.pipeline} layers of a stage; use a divisor of it"
+    each = (sum(stages) + recipe.layout["embedding_counts"] + recipe.layout["loss_counts"]) // layout.pipeline
+    if each % layout.virtual_pipeline:
+        yield f"{named}: doesn't divide the {counted(each, 'layer')} of a stage; use a divisor of it"
     micro = layout.micro_batches(run.settings.global_batch_size, run.settings.micro_batch_size)
     if micro % layout.pipeline:
         yield (
-            f"{named}: the {micro} micro batches of a step are no multiple of"
+            f"{named}: the {counted(micro, 'micro batch')} of a step {'is' if micro == 1 else 'are'} no multiple of"
             f" --pipeline-model-parallel-size {layout.pipeline}; change --global-batch-size"
         )
 

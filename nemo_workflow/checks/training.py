@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemo_workflow.checks.run import Run
+from nemo_workflow.console import counted
 from nemo_workflow.options import TABLE
 
 
@@ -23,17 +24,17 @@ def optimizer_flags(run: Run) -> Iterator[str]:
         yield f"--min-lr {schedule.min_lr:g}: above the learning rate {schedule.lr:g}; lower --min-lr or raise --lr"
     if schedule.warmup_steps > schedule.max_steps:
         yield (
-            f"--warmup-steps {schedule.warmup_steps}: longer than the run of {schedule.max_steps} steps;"
+            f"--warmup-steps {schedule.warmup_steps}: longer than the run of {counted(schedule.max_steps, 'step')};"
             " lower --warmup-steps or raise --max-steps"
         )
     elif schedule.warmup_steps + schedule.constant_steps > schedule.max_steps:
         yield (
-            f"--constant-steps {schedule.constant_steps}: with {schedule.warmup_steps} steps of warm-up longer than the"
-            f" run of {schedule.max_steps} steps; lower --constant-steps or raise --max-steps"
+            f"--constant-steps {schedule.constant_steps}: with {counted(schedule.warmup_steps, 'step')} of warm-up longer than the"
+            f" run of {counted(schedule.max_steps, 'step')}; lower --constant-steps or raise --max-steps"
         )
     if schedule.val_check_interval > schedule.max_steps:
         yield (
-            f"--val-check-interval {schedule.val_check_interval}: longer than the run of {schedule.max_steps} steps, so"
+            f"--val-check-interval {schedule.val_check_interval}: longer than the run of {counted(schedule.max_steps, 'step')}, so"
             " it would never validate; lower it"
         )
 

@@ -15,14 +15,14 @@ def smallest_values(run: Run) -> Iterator[str]:
         value = run.settings.values[option.attribute]
         if option.least is not None and value is not None and not option.least <= value < float("inf"):
             yield f"--{option.name} {value}: must be {option.least} or more"
+        if option.above is not None and value is not None and not option.above < value < float("inf"):
+            yield f"--{option.name} {value}: must be above {option.above}"
     settings = run.settings
     if settings.keep_checkpoints == 0:
         yield "--keep-checkpoints 0: would delete the run's only checkpoint; keep 1 or more, or -1 for all"
     for name in ("adam_beta1", "adam_beta2"):
         if (value := getattr(settings, name)) is not None and value >= 1:
             yield f"--{name.replace('_', '-')} {value}: must be below 1"
-    if settings.lr == 0:
-        yield "--lr 0.0: must be above 0"
     if settings.optim_cpu_offloading_frac > 1:
         yield f"--optim-cpu-offloading-frac {settings.optim_cpu_offloading_frac}: must be between 0 and 1"
 

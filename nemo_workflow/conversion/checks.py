@@ -17,6 +17,7 @@ from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
 from nemo_workflow.errors import Failure, Refusal
 
+ROTARY = "rotary_emb.inv_freq"  # a table that older checkpoints hold, in fp32 whatever the weights are
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
 LIBRARIES_BYTES = 1_300_000_000  # what torch, transformers, Megatron and NeMo take once imported
 
@@ -76,7 +77,7 @@ def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, 
 
 def redundant(reader: HFReader, family: Family, hf: Config) -> set[str]:
     """Tensors that repeat others: rotary tables, and the output layer of a tied model, if it does repeat the embedding."""
-    found = {name for name in reader.tensors if name.endswith("rotary_emb.inv_freq")}
+    found = {name for name in reader.tensors if name.endswith(ROTARY)}
     if hf["tie_word_embeddings"] and "lm_head.weight" in reader.tensors:
         import torch
 
@@ -94,9 +95,8 @@ def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
     """The one torch dtype of the weights."""
     kinds: dict[str, str] = {}
     for name, info in tensors.items():
-        if name.endswith(
-            "e_score_correction_bias"
-        ):  # DeepSeek V3 keeps it in fp32 among bf16 weights, and so does NeMo
+        # DeepSeek V3 keeps its bias in fp32 among bf16 weights, and so does NeMo; rotary tables are not carried
+        if name.endswith(("e_score_correction_bias", ROTARY)):
             continue
         kinds.setdefault(info.dtype, name)
     strange = sorted(set(kinds) - set(TORCH_NAMES))
@@ -112,7 +112,7 @@ def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
 
 def resources(output: Path, total: int, largest: int) -> None:
     """Disk space for the output, memory for the largest tensors."""
-    parent = output.absolute().parent
+    parent = output.resolve().parent
     while not parent.exists():
         parent = parent.parent
     free = shutil.disk_usage(parent).free

@@ -14,7 +14,7 @@ from nemo_workflow.console import Meter, human_bytes, human_time
 from nemo_workflow.conversion import checks, fields, hf_folder, source
 from nemo_workflow.conversion.beside import beside
 from nemo_workflow.conversion.family import Config, Family
-from nemo_workflow.conversion.output import check_output, whole_folder
+from nemo_workflow.conversion.output import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.errors import Failure
 from nemo_workflow.quiet import quiet
@@ -27,7 +27,7 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace an existing --output-path (it stays until the new one is proved)",
+        help="replace a model that is at --output-path (it stays until the new one is proved)",
     )
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
 
@@ -128,13 +128,15 @@ def import_main(argv: list[str] | None = None) -> int:
 def _checked_import(args: argparse.Namespace) -> Import:
     check_output(args.output_path, args.overwrite)
     folder = source.fetch(args.source, args.revision, args.hf_token or os.environ.get("HF_TOKEN"))
+    check_apart(args.output_path, folder)
     family, hf = source.read_hf(folder)
     checks.model_name(args.model_name, family)
     nemo, losses = fields.to_nemo(hf, family)
     config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     tensors = hf_folder.list_tensors(folder)
     dropped = checks.losses(losses, args.allow_lossy, tensors, hf["num_hidden_layers"])
-    nemo["params_dtype"] = checks.dtype(tensors, folder)
+    carried = {name: info for name, info in tensors.items() if name not in dropped}
+    nemo["params_dtype"] = checks.dtype(carried, folder)
     job = Import(folder, family, hf, nemo, config_class, tensors, dropped)
     checks.resources(args.output_path, job.nbytes, max(info.nbytes for info in tensors.values()))
     return job
@@ -173,6 +175,7 @@ def export_main(argv: list[str] | None = None) -> int:
     _large_pages()
     check_output(args.output_path, args.overwrite)
     folder = source.find_nemo(args.source)
+    check_apart(args.output_path, folder)
     report = Report("nemo2 to hf", args.source, str(args.output_path))
     meter = Meter(_terminal())
     with checks.full_disk(args.output_path):
@@ -192,6 +195,7 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     tokenizer, named = context.tokenizer_folder(folder, tokenizer_fields)
     if args.hf_tokenizer:
         tokenizer = source.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"), "--hf-tokenizer")
+        check_apart(args.output_path, tokenizer, "--hf-tokenizer")
     elif tokenizer is None:
         report.notes.append(
             f"the checkpoint lacks its tokenizer's files (it names {named!r}); --hf-tokenizer adds them"
@@ -246,7 +250,7 @@ def _finish(report: Report, aside: Path, output: Path) -> None:
     report.write(aside / NAME)
     failures = report.failures()
     if failures:
-        kept = output.absolute().parent / f"{output.name}.failed_{NAME}"
+        kept = resolved(output).with_name(f"{resolved(output).name}.failed_{NAME}")
         report.write(kept)
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise Failure(

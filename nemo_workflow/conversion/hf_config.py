@@ -51,7 +51,7 @@ def exported(nemo: Config, family: Family, tokenizer: Path | None, reader: NemoR
     origin, notes = origin_config(tokenizer, family), []
     if origin is not None and not _same_sizes(fields, complete(origin, family), family):
         origin, notes = None, ["the config.json beside the tokenizer belongs to another model; NeMo's config is taken"]
-    nemo = {**nemo, "vocab_size": nemo.get("vocab_size") or _rows(origin, tokenizer, reader)}
+    nemo = {**nemo, "vocab_size": _rows(nemo.get("vocab_size"), origin, tokenizer, reader)}
     fields["vocab_size"] = nemo["vocab_size"]
     if origin is None:
         return Exported(family, nemo, fields, {}, notes)
@@ -71,21 +71,39 @@ def _same_sizes(fields: Config, before: Config, family: Family) -> bool:
     return all(before.get(name) == fields[name] for name in names & set(fields) if fields[name] is not None)
 
 
-def _rows(origin: Config | None, tokenizer: Path | None, reader: NemoReader) -> int:
-    """The vocabulary of a model whose NeMo config doesn't say: its config.json's, else its tokenizer's length.
+def _rows(said: int | None, origin: Config | None, tokenizer: Path | None, reader: NemoReader) -> int:
+    """The model's vocabulary: what NeMo's config says, else its config.json; at least every id that its tokenizer has.
 
     What training added to fill up the last ranks lies beyond.
     """
-    if origin is not None and origin["vocab_size"] <= reader.tensors["embedding.word_embeddings.weight"].size[0]:
-        return int(origin["vocab_size"])
-    if tokenizer is None:
+    embedding = reader.tensors.get("embedding.word_embeddings.weight")
+    held = embedding.size[0] if embedding else 0
+    if not said and origin is not None and origin["vocab_size"] <= held:
+        said = int(origin["vocab_size"])
+    used = tokenizer_rows(tokenizer)
+    if said:  # a tokenizer may have tokens that its model never had rows for
+        return max(said, min(used, held))
+    if not used:
         raise Refusal(
             "context/model.yaml: vocab_size isn't set and the tokenizer isn't in the checkpoint, so the padded rows of the "
             "embedding can't be told from the real ones; --hf-tokenizer names the tokenizer that it was trained with"
         )
+    return used
+
+
+def tokenizer_rows(tokenizer: Path | None) -> int:
+    """One more than a tokenizer's highest id, added tokens included (its length doesn't count gaps); 0 without its files."""
+    if tokenizer is None or not tokenizer_files(tokenizer):
+        return 0
     from transformers import AutoTokenizer
 
-    return len(AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False))
+    try:
+        loaded = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise Refusal(
+            f"{tokenizer}: the tokenizer can't be loaded ({error}); name another by --hf-tokenizer"
+        ) from error
+    return int(max(loaded.get_vocab().values(), default=-1)) + 1
 
 
 def _keep_spelling(fields: Config, before: Config, nemo: Config, family: Family) -> Config:

@@ -35,15 +35,16 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 
 from nemo_workflow.conversion.memory import mapped
 from nemo_workflow.errors import Refusal
+from nemo_workflow.trust import NAMES
 
 PREFIX = "module."
 
-# what a .metadata file of torch or Megatron is made of, beside torch's own data classes
-ALLOWED_NAMES = {
-    ("torch", "Size"), ("torch.serialization", "_get_layout"), ("collections", "OrderedDict"),
-    ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"), ("pathlib", "Path"),
-    ("builtins", "set"), ("builtins", "dict"), ("builtins", "list"), ("builtins", "tuple"),
-}  # fmt: skip
+# what a .metadata file of torch or Megatron is made of: plain data, of the names that training allows
+DATA = (
+    "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.planner",
+    "torch.distributed.checkpoint.filesystem", "torch.serialization", "collections", "pathlib", "builtins",
+)  # fmt: skip
+ALLOWED_NAMES = {("torch", "Size")} | {(module, name) for module in DATA for name in NAMES[module]}
 
 
 class _Inert:
@@ -58,11 +59,21 @@ class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("megatron.core.dist_checkpointing."):
             return _MegatronMetadata if name == "MCoreMetadata" else _Inert
-        data_class = module.startswith("torch.distributed.checkpoint.") and name.lstrip("_")[:1].isupper()
-        torch_value = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if data_class or torch_value or (module, name) in ALLOWED_NAMES:
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if dtype or (module, name) in ALLOWED_NAMES:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint's .metadata")
+
+
+def _read_metadata(path: Path) -> Metadata:
+    try:
+        with path.open("rb") as stream:
+            found = _MetadataUnpickler(stream).load()
+    except Exception as error:  # what is no pickle of ours can raise anything
+        raise Refusal(f"{path}: can't be read ({error}): save or copy the checkpoint again") from error
+    if not isinstance(found, Metadata):
+        raise Refusal(f"{path}: holds a {type(found).__name__}, not a checkpoint's index: save or copy it again")
+    return found
 
 
 class _Slice(io.RawIOBase):
@@ -104,10 +115,14 @@ class NemoReader:
     def __init__(self, weights: Path):
         self.weights = weights
         try:
-            with (weights / ".metadata").open("rb") as stream:
-                metadata = _MetadataUnpickler(stream).load()
-        except (OSError, pickle.UnpicklingError, EOFError, AttributeError) as error:
-            raise Refusal(f"{weights}/.metadata: can't be read ({error})") from error
+            self._index(_read_metadata(weights / ".metadata"))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise Refusal(
+                f"{weights}/.metadata: not the index of a checkpoint ({error}): save or copy it again"
+            ) from error
+
+    def _index(self, metadata: Metadata) -> None:
+        weights = self.weights
         self.tensors: dict[str, TensorStorageMetadata] = {
             key.removeprefix(PREFIX): value
             for key, value in metadata.state_dict_metadata.items()
@@ -118,6 +133,13 @@ class NemoReader:
             for index, info in metadata.storage_data.items()
             if index.offset is not None
         }
+        unplaced = [
+            name
+            for name, tensor in self.tensors.items()
+            if any((name, tuple(chunk.offsets)) not in self._storage for chunk in tensor.chunks)
+        ]
+        if unplaced:
+            raise Refusal(f"{weights}/.metadata: doesn't say where {unplaced[0]} lies: the checkpoint is not whole")
         lost = sorted({i.relative_path for i in self._storage.values() if not (weights / i.relative_path).is_file()})
         if lost:
             raise Refusal(f"{weights}: {lost[0]} is named by .metadata and missing: the checkpoint is not whole")

@@ -28,15 +28,22 @@ class Report:
     started: float = field(default_factory=time.monotonic)
 
     def failures(self) -> list[str]:
-        """What the verification found; empty if all is proved."""
+        """What ends a conversion without an output. With a loss that was permitted, the logits may differ."""
         found = list(self.entries.get("tensors", {}).get("different", []))
-        logits = self.entries.get("logits", {})
-        if logits.get("verdict") == "different" and not self.entries.get("lossy"):
-            found.append(
-                f"logits differ by up to {logits['largest_difference']:.3g} where {logits['allowed_difference']:.3g} is the most "
-                f"that rounding explains; argmax agrees on {logits['argmax_agreement']:.1%}"
-            )
+        if self.logits_differ and not self.entries.get("lossy"):
+            found.append(self._difference())
         return found
+
+    def _difference(self) -> str:
+        logits = self.entries["logits"]
+        return (
+            f"logits differ by up to {logits['largest_difference']:.3g} where {logits['allowed_difference']:.3g} is the most "
+            f"that rounding explains; argmax agrees on {logits['argmax_agreement']:.1%}"
+        )
+
+    @property
+    def logits_differ(self) -> bool:
+        return bool(self.entries.get("logits", {}).get("verdict") == "different")
 
     def as_dict(self) -> dict[str, Any]:
         versions = {}
@@ -49,7 +56,8 @@ class Report:
             "direction": self.direction,
             "source": self.source,
             "output": self.output,
-            "verified": not self.failures() and "tensors" in self.entries,
+            # a permitted loss is no proof that the logits agree
+            "verified": "tensors" in self.entries and not self.failures() and not self.logits_differ,
             **self.entries,
             "notes": self.notes,
             "seconds": round(time.monotonic() - self.started, 2),
@@ -79,5 +87,7 @@ class Report:
                 f"{logits['standard_deviation']:.3g}), argmax agrees on {logits['argmax_agreement']:.1%} of {logits['tokens']} tokens"
             )
         if self.entries.get("lossy"):
-            found.append(f"lost with permission: {', '.join(self.entries['lossy'])}; the logits need not agree")
+            found.append(f"lost with permission: {', '.join(self.entries['lossy'])}")
+            if self.logits_differ:
+                found.append(f"not verified, with that permission: {self._difference()}")
         return found + [f"note: {note}" for note in self.notes]

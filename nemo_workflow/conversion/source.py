@@ -107,6 +107,8 @@ def find_nemo(source: str) -> Path:
         if (folder / "config.json").exists():
             hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
         raise Refusal(f"--source {source}: has no {' and no '.join(parts)} folder, so it is no NeMo 2 checkpoint{hint}")
-    if not (folder / "weights" / ".metadata").exists():
-        raise Refusal(f"--source {source}: weights/.metadata is missing: the checkpoint was not written to its end")
+    if not (folder / "weights" / ".metadata").is_file():
+        raise Refusal(
+            f"--source {source}: weights/.metadata is missing or no plain file: the checkpoint was not written to its end"
+        )
     return folder

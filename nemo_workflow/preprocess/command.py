@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from nemo_workflow.console import Meter
-from nemo_workflow.errors import Refusal
+from nemo_workflow.errors import Refusal, os_errors_refused
+from nemo_workflow.preprocess.sources import not_utf8
 
 DESCRIPTION = """\
 Turn JSON lines into the .bin/.idx pairs that pretrain_llm.py reads:
@@ -132,20 +133,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(with_hyphens(sys.argv[1:] if argv is None else argv))
     signal.signal(signal.SIGTERM, _stop)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy starts its threads, which nothing here uses, when it is imported
-    _check(args)
+    with os_errors_refused(f"--output-dir {args.output_dir}"):
+        _check(args)
     from nemo_workflow.preprocess.folder import clean_up_stale
     from nemo_workflow.preprocess.loading import Loading
     from nemo_workflow.preprocess.sources import find_sources
 
     began = time.monotonic()
-    sources = find_sources(args.input, args.input_dir, args.data_prefix)
     keys = tuple(dict.fromkeys(args.json_keys))
+    sources, notes = find_sources(args.input, args.input_dir, args.data_prefix, keys)
     folder = Path(args.output_dir).expanduser() / "preprocessed"
     meter = Meter()
-    for line in clean_up_stale(folder):
-        meter.note(line)
-    if not args.overwrite:
-        _refuse_existing(folder, [f"{source.prefix}_{key}_document" for source in sources for key in keys])
+    with os_errors_refused(f"--output-dir {args.output_dir}"):
+        for line in [*notes, *clean_up_stale(folder)]:
+            meter.note(line)
+        if not args.overwrite:
+            _refuse_existing(folder, [stem for source in sources for stem in source.stems(keys)])
     loading = Loading(args, sources, keys)
     loading.load(beside="nemo_workflow.preprocess.run")
     from nemo_workflow.preprocess.run import Run
@@ -169,6 +172,11 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"--max-bad {args.max_bad:g}: a percentage from 0 to 100")
     if any(not key or "/" in key for key in args.json_keys):
         problems.append("--json-keys: a key names an output file, so it must not be empty or hold a /")
+    for flag, name in (("--output-dir", args.output_dir), ("--tokenizer", args.tokenizer)):
+        if not_utf8(Path(name).absolute()):
+            problems.append(f"{flag} {name}: the path is not UTF-8; rename what is not")
+    if any(map(not_utf8, args.json_keys)):
+        problems.append("--json-keys: a key is not UTF-8")
     output = Path(args.output_dir).expanduser()
     if output.exists() and not output.is_dir():
         problems.append(f"--output-dir {args.output_dir}: a file; give a folder")

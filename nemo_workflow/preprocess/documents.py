@@ -104,8 +104,8 @@ def pick_texts(record: Any, keys: tuple[str, ...]) -> list[str]:
     return texts
 
 
-def check_text(value: Any, key: str) -> str:
-    """`value` if it is a text that UTF-8 can hold; raises BadLine."""
+def check_text(value: Any, key: str, before: int = 0) -> str:
+    """`value`, which begins after `before` characters, if it is a text that UTF-8 can hold; raises BadLine."""
     if not isinstance(value, str):
         raise BadLine("not a string", f"{key!r} holds a JSON {_kind(value)}")
     if not value.isascii():
@@ -113,7 +113,8 @@ def check_text(value: Any, key: str) -> str:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
             raise BadLine(
-                "lone surrogate", f"{key!r} holds U+{ord(value[error.start]):04X} at character {error.start + 1}"
+                "lone surrogate",
+                f"{key!r} holds U+{ord(value[error.start]):04X} at character {before + error.start + 1}",
             ) from None
     return value
 

@@ -3,6 +3,8 @@
     <preprocessed>/.preprocess-XXXX/     this run's folder: `lock` (flock held while the run lives), the files to be
     <preprocessed>/.preprocess-XXXX/commit.json    the list of renames, written before the first of them
 
+Runs may share an output folder: one at a time begins, cleans up or renames in it.
+
 A run killed before the list is there leaves a folder that the next run deletes; one killed after it leaves renames that
 the next run finishes, and readers refuse the pairs of the folder until then (dataset.read_pair).
 """
@@ -17,7 +19,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nemo_workflow.dataset import COMMIT_NAME, RUN_DIR_PREFIX
@@ -28,14 +30,15 @@ from nemo_workflow.files import fsync_dir, write_json
 class OutputFolder:
     """<output-dir>/preprocessed and this run's folder in it. Use it with `with`: without commit() nothing remains."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, overwrite: bool):
+        self.folder, self.overwrite = folder, overwrite
 
     def __enter__(self) -> OutputFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.run_dir = Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX, dir=self.folder))
-            self._lock = _take_lock(self.run_dir)
+            with _one_at_a_time(self.folder):  # or a clean-up takes the folder before its lock is taken
+                self.run_dir = Path(tempfile.mkdtemp(prefix=RUN_DIR_PREFIX, dir=self.folder))
+                self._lock = _take_lock(self.run_dir)
         except OSError as error:
             raise Refusal(f"--output-dir {self.folder.parent}: cannot write there: {error.strerror}") from None
         self.moves: list[tuple[str, str]] = []
@@ -52,25 +55,48 @@ class OutputFolder:
         self.moves.append((name, name))
 
     def commit(self, remove: list[str]) -> None:
-        """Rename everything; `remove` are old files that the new ones replace by being absent."""
+        """Rename everything; `remove` are old files that the new ones replace by being absent.
+
+        Raises Failure where another run has written one of the pairs and nobody said --overwrite.
+        """
         for name, _ in self.moves:
             descriptor = os.open(self.run_dir / name, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            write_json(self.run_dir / COMMIT_NAME, {"moves": self.moves, "remove": remove})
-            _finish_commit(self.run_dir)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with _one_at_a_time(self.folder):
+            _clean_up(self.folder)  # renames that another run left half done come before ours
+            self._check_absent()
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            try:
+                write_json(self.run_dir / COMMIT_NAME, {"moves": self.moves, "remove": remove})
+                _finish_commit(self.run_dir)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _check_absent(self) -> None:
+        """They were absent when the run started."""
+        pairs = [self.folder / name for _, name in self.moves if name.endswith((".bin", ".idx"))]
+        there = [path for path in pairs if path.exists()]
+        if there and not self.overwrite:
+            raise Failure(
+                f"{there[0]}: another run wrote it meanwhile, and it is left as it is; nothing of this run was written. "
+                "Run it again with --overwrite to replace it, or with another --output-dir to keep both"
+            )
 
 
 def clean_up_stale(folder: Path) -> list[str]:
     """Finish or delete what killed runs left in `folder`; says what it did."""
+    if not folder.is_dir():
+        return []
+    with _one_at_a_time(folder):
+        return _clean_up(folder)
+
+
+def _clean_up(folder: Path) -> list[str]:
     done = []
     for run_dir in sorted(folder.glob(f"{RUN_DIR_PREFIX}*")):
         lock = _take_lock(run_dir)
-        if lock is None:  # that run is alive
+        if lock is None:  # that run is alive, or another user's
             continue
         if (run_dir / COMMIT_NAME).exists():
             _finish_commit(run_dir)
@@ -94,10 +120,10 @@ def _finish_commit(run_dir: Path) -> None:
 
 
 def _take_lock(run_dir: Path) -> int | None:
-    """A file descriptor that holds the run's lock, or None if another process does."""
+    """A file descriptor that holds the run's lock, or None if another process does or the run is not ours."""
     try:
         descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except FileNotFoundError:  # just deleted by its own run
+    except (FileNotFoundError, PermissionError):  # just deleted by its own run, or another user's
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,6 +131,18 @@ def _take_lock(run_dir: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other run begins, cleans up or renames in `folder`, and keep them waiting meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # NFS locks no folders, and some file systems nothing: there a moment is left to chance
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

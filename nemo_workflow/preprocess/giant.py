@@ -18,20 +18,33 @@ _CUT = re.compile(rb"(?<=[^\\]{12})[\x20-\x7f\xc2-\xf4]|(?<!\\)\\(?!u[dD][c-fC-F
 
 
 class RawString:
-    """A JSON string on disk: `data[start:end]` without its quotes."""
+    """A JSON string on disk: `data[start:end]` without its quotes; `key` is the one that it was asked for under."""
+
+    key = ""
 
     def __init__(self, data: mmap.mmap, start: int, end: int):
         self.data, self.start, self.end = data, start, end
 
     def pieces(self) -> Iterator[str]:
         """The text in pieces of about 1 MiB; raises BadLine."""
+        before = 0
+        for piece in self._parsed():
+            yield check_text(piece, self.key, before)
+            before += len(piece)
+
+    def check_json(self) -> None:
+        """Raise BadLine where it is no JSON string; as in a short line, it may hold a lone surrogate if nobody reads it."""
+        for _ in self._parsed():
+            pass
+
+    def _parsed(self) -> Iterator[str]:
         at = self.start
         while at < self.end:
             cut = self.end
             if self.end - at > 2 * PIECE:
                 found = _CUT.search(self.data, at + PIECE, self.end)
                 cut = found.start() if found else self.end
-            yield check_text(parse_line(b'"' + self.data[at:cut] + b'"'), "text")
+            yield parse_line(b'"' + self.data[at:cut] + b'"')
             at = cut
 
 
@@ -47,13 +60,13 @@ def read_giant(data: mmap.mmap, start: int, end: int, keys: tuple[str, ...]) -> 
             raise BadLine("key missing", f"no {key!r} among {', '.join(map(repr, list(record)[:5]))}")
         value: Any = record[key]
         if isinstance(value, str) and value in strings:
+            strings[value].key = key
             values.append(strings[value])
         else:
             values.append(check_text(value, key))
     for string in strings.values():
         if string not in values:  # the ones that nobody will read must be sound, too
-            for _ in string.pieces():
-                pass
+            string.check_json()
     return values
 
 

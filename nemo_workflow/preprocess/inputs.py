@@ -130,6 +130,9 @@ def open_parquet(path: Path, keys: tuple[str, ...]) -> Any:
         raise Refusal(
             f"{path}: no column {missing[0]!r} among {', '.join(map(repr, names[:8]))}; name it with --json-keys"
         )
+    twice = [key for key in keys if names.count(key) > 1]
+    if twice:
+        raise Refusal(f"{path}: {names.count(twice[0])} columns are named {twice[0]!r}; rename all but one")
     if file.metadata.num_rows == 0:
         raise Refusal(f"{path}: no rows; there is nothing to train on")
     return file

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.errors import os_errors_refused
 from nemo_workflow.preprocess.checks import reference_ids
 from nemo_workflow.preprocess.inputs import sample_texts
 from nemo_workflow.preprocess.pool import Child
@@ -34,7 +35,9 @@ class Loading:
 
     def __init__(self, args: argparse.Namespace, sources: list[Source], keys: tuple[str, ...]):
         self.wanted = args.engine != "tokenizers"
-        self.file = resolve_folder(args.tokenizer, args.trust_remote_code) / "tokenizer.json"
+        self.flag = f"--tokenizer {args.tokenizer}"
+        with os_errors_refused(self.flag):
+            self.file = resolve_folder(args.tokenizer, args.trust_remote_code) / "tokenizer.json"
         self._child = Child(reference_ids, args, self.file.parent, sample_texts(sources, keys))
         self.fast: Any = None
         self.not_fast = "there is no tokenizer.json"
@@ -55,4 +58,5 @@ class Loading:
 
     def reference(self) -> tuple[TokenizerSpec, list[str], list[list[int]]]:
         """What `reference_ids` returned or raised."""
-        return self._child.result()
+        with os_errors_refused(self.flag):
+            return self._child.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections import Counter
@@ -29,7 +30,9 @@ from nemo_workflow.preprocess.worker import Encoder, Job
 from nemo_workflow.preprocess.writer import PairWriter
 
 CHUNK = 4 << 20  # bytes of input a task
-ENOUGH_LINES = 10_000  # from here on a share of bad lines is judged before the end of the file
+READ_AHEAD = 1 << 20  # bytes of a compressed file that may be read but not yet in a task
+ENOUGH_LINES = 10_000  # before so many are read, nothing is expected of the rest
+MARGIN = 4  # the rest of a file may have this many times the lines that the part read so far lets expect
 
 
 class Output:
@@ -37,7 +40,7 @@ class Output:
 
     def __init__(self, source: Source, keys: tuple[str, ...], spec: TokenizerSpec, folder: OutputFolder):
         self.source, self.keys, self.folder = source, keys, folder
-        self.stems = [f"{source.prefix}_{key}_document" for key in keys]
+        self.stems = source.stems(keys)
         self.writers = [PairWriter(folder.run_dir, stem, spec.dtype) for stem in self.stems]
         self.tallies = [Tally(spec) for _ in keys]
         self.rejected: Counter[str] = Counter()
@@ -73,13 +76,23 @@ class Output:
 
     def check_share(self, most: float) -> None:
         """Refuse a file of which more than `most` per cent is bad."""
-        bad = sum(self.rejected.values())
-        if self.lines and 100 * bad > most * self.lines:
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.rejected.most_common(3))
-            raise Refusal(
-                f"{self.source.path}: {bad:,} of {self.lines:,} lines are bad ({reasons}), more than --max-bad {most:g} %; "
-                "nothing was written. Mend the file, or allow more"
-            )
+        if self.lines and 100 * sum(self.rejected.values()) > most * self.lines:
+            raise self._too_many(f"{self.lines:,}", most)
+
+    def check_hope(self, most: float, read: int) -> None:
+        """Refuse a file early, after `read` bytes, if more than `most` per cent will be bad however good the rest is."""
+        if self.lines < ENOUGH_LINES:
+            return
+        expected = MARGIN * self.lines * self.source.size / max(1, read - READ_AHEAD)
+        if 100 * sum(self.rejected.values()) > most * expected:
+            raise self._too_many(f"the first {self.lines:,}", most)
+
+    def _too_many(self, lines: str, most: float) -> Refusal:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.rejected.most_common(3))
+        return Refusal(
+            f"{self.source.path}: {sum(self.rejected.values()):,} of {lines} lines are bad ({reasons}), "
+            f"more than --max-bad {most:g} %; nothing was written. Mend the file, or allow more"
+        )
 
     def close(self) -> None:
         """No more results come."""
@@ -151,7 +164,7 @@ class Run:
                 f"--tokenizer {self.args.tokenizer}: it names no eos_token to end documents with; "
                 "give --eod-token TOKEN, or --no-append-eod"
             )
-        with disk_errors(self.folder), OutputFolder(self.folder) as output:
+        with disk_errors(self.folder), OutputFolder(self.folder, self.args.overwrite) as output:
             outputs = self._encode_all(output)
             lines = self._finish(output, outputs, began)
         yield from lines
@@ -228,10 +241,11 @@ class Run:
         reader = Reader(self.sources, self.keys, output.run_dir, chunk)
         progress = Progress(self.meter, total)
         outputs: list[Output] = []
+        before = list(itertools.accumulate((source.size for source in self.sources), initial=0))
         try:
             for task, result, worker in pool.run(reader.tasks(), progress.show):
                 self._open_up_to(task.source, outputs, output)
-                place = self._take(outputs[-1], result)
+                place = self._take(outputs[-1], result, task.done - before[task.source])
                 outputs[-1].unwritten += 1
                 pool.order(worker, place, outputs[-1].written)
                 progress.add(task.done, result)
@@ -254,7 +268,7 @@ class Run:
             outputs[-1].check_share(self.args.max_bad)
             outputs[-1].close()
 
-    def _take(self, output: Output, result: Result) -> Place:
+    def _take(self, output: Output, result: Result, read: int) -> Place:
         if result.rejects and self.args.on_error == "stop":
             bad = result.rejects[0]
             kind = "row" if output.source.is_parquet else "line"
@@ -263,8 +277,7 @@ class Run:
                 "written. Mend it, or leave such lines out with --on-error skip"
             )
         place = output.add(result)
-        if output.lines >= ENOUGH_LINES:
-            output.check_share(self.args.max_bad)
+        output.check_hope(self.args.max_bad, read)
         return place
 
     def _finish(self, output: OutputFolder, outputs: list[Output], began: float) -> list[str]:

@@ -17,9 +17,10 @@ BLOCK = 1 << 20
 def open_text(path: Path, raw: IO[bytes] | None = None) -> IO[bytes]:
     """The file's bytes, decompressed as its ending says; `raw` is the open file, if the caller wants to follow it."""
     raw = raw or path.open("rb")
-    if path.name.endswith(".gz"):
+    name = path.name.lower()
+    if name.endswith(".gz"):
         return gzip.GzipFile(fileobj=raw, mode="rb")  # type: ignore[return-value]
-    if path.name.endswith((".zst", ".zstd")):
+    if name.endswith((".zst", ".zstd")):
         import pyarrow  # unlike zstandard's reader, its one takes a file that was cut off for damaged
 
         return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd")

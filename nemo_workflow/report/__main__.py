@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
+from nemo_workflow.command_line import Parser
 from nemo_workflow.errors import Failure, Refusal, run_command
 from nemo_workflow.report.run_folder import RunFolder
 
 
 def main() -> int:
     """Exit code 1 with one line when the plotting library is missing."""
-    parser = argparse.ArgumentParser(prog="python -m nemo_workflow.report", description=__doc__)
+    parser = Parser(prog="python -m nemo_workflow.report", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--running", action="store_true", help="the run goes on; work at low priority")
     arguments = parser.parse_args()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.console import human_bytes, human_count, human_time
+from nemo_workflow.console import counted, every, human_bytes, human_count, human_time
 from nemo_workflow.files import written_aside
 from nemo_workflow.report.run_folder import RunFolder
 from nemo_workflow.slurm.jobs import Job, jobs_of
@@ -166,19 +166,19 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     ranks = layout["nodes"] * layout["ranks_per_node"]
     data_parallel = ranks // (layout["tensor"] * layout["pipeline"] * layout["context"])
     sizes = [f"{plan['sizes'][key]} {word}" for key, word in SIZES.items() if plan.get("sizes", {}).get(key)]
-    device = "GPUs" if plan["accelerator"] == "gpu" else "CPU processes"
+    device = "GPU" if plan["accelerator"] == "gpu" else "CPU process"
     rows = [
         ("model", ", ".join([plan["model_name"], *sizes])),
         ("vocabulary", f"{plan.get('vocab_size', 0):,}"),
-        ("ranks", f"{ranks} {device} on {layout['nodes']} node{'s' if layout['nodes'] > 1 else ''}"),
+        ("ranks", f"{counted(ranks, device)} on {counted(layout['nodes'], 'node')}"),
         ("layout", f"TP {layout['tensor']}, PP {layout['pipeline']}, VPP {layout['virtual_pipeline']}, "
                    f"CP {layout['context']}, EP {layout['expert']}, DP {data_parallel}"),
-        ("batch", f"{settings['global_batch_size']} sequences of {plan['seq_length']} tokens a step, "
+        ("batch", f"{counted(settings['global_batch_size'], 'sequence')} of {plan['seq_length']} tokens a step, "
                   f"{settings['micro_batch_size']} at once"),
-        ("learning rate", f"{schedule['lr']:.3g} after {schedule['warmup_steps']} steps of warm-up, "
+        ("learning rate", f"{schedule['lr']:.3g} after {counted(schedule['warmup_steps'], 'step')} of warm-up, "
                           f"then down to {schedule['min_lr']:.3g}"),
-        ("validation", f"every {schedule['val_check_interval']} steps"),
-        ("checkpoints", f"every {schedule['save_every']} steps, {settings.get('keep_checkpoints')} kept"),
+        ("validation", every(schedule["val_check_interval"])),
+        ("checkpoints", f"{every(schedule['save_every'])}, {settings.get('keep_checkpoints')} kept"),
     ]  # fmt: skip
     return rows + [("note", note) for note in plan.get("notes", [])]
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import SUPPRESS
 
+from nemo_workflow.command_line import Parser
 from nemo_workflow.errors import run_command
 from nemo_workflow.runs import control, overview
+
+HELP = "folder of the experiments"
 
 
 def main() -> int:
     """Parse the subcommand and run it; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m nemo_workflow.runs", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--output-dir", default="nemo_experiments", help="folder of the experiments (default %(default)s)"
+    parser = Parser(
+        prog="python -m nemo_workflow.runs",
+        description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",
     )
+    parser.add_argument("--output-dir", default="nemo_experiments", metavar="DIR", help=f"{HELP} (default %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     overview.add_commands(commands)
     control.add_commands(commands)
+    for command in commands.choices.values():  # taken after the subcommand too; unset there, the one before it holds
+        command.add_argument("--output-dir", default=SUPPRESS, metavar="DIR", help=HELP)
     arguments = parser.parse_args()
     return arguments.run(arguments)
 

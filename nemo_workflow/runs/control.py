@@ -35,7 +35,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _command(commands: Any, name: str, text: str, function: Any) -> Any:
-    made = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made = commands.add_parser(name, help=text, description=text)
     made.add_argument("name", help="experiment, Slurm job id, or the experiment id that was printed")
     made.set_defaults(run=function)
     return made
@@ -133,6 +133,8 @@ def _progress(plan: Plan) -> str:
 
 def _logs(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
+    if arguments.rank is not None:
+        _check_rank(run, arguments.rank)
     shown: dict[Path, int] = {}
     found = _print_new(run, arguments.rank, shown)
     try:
@@ -149,6 +151,13 @@ def _logs(arguments: Any) -> int:
         what = f"rank {arguments.rank} has" if arguments.rank is not None else "the run has"
         raise Failure(f"{run.name}: {what} no log yet")
     return 0
+
+
+def _check_rank(run: Path, rank: int) -> None:
+    ranks = _plan(run).layout.ranks
+    if not 0 <= rank < ranks:
+        there = f"ranks 0 to {ranks - 1}; use one of them" if ranks > 1 else "one rank; use 0"
+        raise Refusal(f"--rank {rank}: {run.name} has {there}")
 
 
 def _print_new(run: Path, rank: int | None, shown: dict[Path, int]) -> bool:
@@ -169,7 +178,13 @@ def _log_files(run: Path, rank: int | None) -> list[Path]:
         return [log for folder in _last_folders(run) if (log := folder / f"rank{rank}.log").is_file()]
     if latest := jobs.latest(run):
         return [path for job in latest for path in job.logs()]
-    return [path for start in _last_folders(run) for path in sorted(start.glob("launcher/**/stdout.log"))]
+    return [path for start in _last_folders(run) for path in _own_logs(start)]
+
+
+def _own_logs(start: Path) -> list[Path]:
+    """What the ranks of a start printed; without torchrun's copy of it, where they have files of their own."""
+    paths = sorted(start.glob("launcher/**/stdout.log"))
+    return [path for path in paths if "torchelastic" in path.relative_to(start).parts] or paths
 
 
 def _last_folders(run: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _command(commands: Any, name: str, text: str, function: Any) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     made.set_defaults(run=function)
     return made
 
@@ -59,7 +59,7 @@ def open_run(output_dir: str, name: str) -> RunFolder:
 def _list(arguments: Any) -> int:
     root = Path(arguments.output_dir).expanduser().absolute()
     if not root.is_dir():
-        raise Refusal(f"--output-dir {root}: no such folder; give it before the subcommand: --output-dir DIR list")
+        raise Refusal(f"--output-dir {root}: no such folder; give the one that the runs were started with")
     runs = [RunFolder(path.parent, control.holder) for path in root.glob("*/plan.json")]
     if not runs:
         print(f"no runs in {root}")

@@ -19,6 +19,9 @@ from nemo_workflow.worker import STOPPED
 
 POLL_SECONDS, SSH_POLL_SECONDS = 2.0, 5.0  # over ssh each look is a login
 FORGOTTEN_SECONDS = 60.0  # how long Slurm may not know the job before we believe it
+UNSEEN_SECONDS = (
+    60.0  # how long NFS may keep from us what the job script left: the longest it trusts a folder it has read
+)
 STOP = 128 + signal.SIGTERM  # exit code of a run that saved and stopped, or was cancelled
 
 
@@ -112,8 +115,7 @@ def _question(job_id: str) -> str:
 
 def verdict(plan: Plan, job: Job, state: JobState | None, monitor: Monitor) -> int:
     """The exit code of a job that has ended: 0 done, 143 stopped with its state saved. Raises Failure."""
-    restart = job.restarts
-    code = job.exit_code(restart)
+    restart, code = _left(job, state)
     if state is None and code is None:
         raise Failure(f"Slurm no longer knows job {job.job_id}, and its script left no exit code; logs: {job.attempt}")
     name = state.name if state else "ended"
@@ -129,6 +131,18 @@ def verdict(plan: Plan, job: Job, state: JobState | None, monitor: Monitor) -> i
         monitor.note(f"job {job.job_id} was {what}: {kept}; the same command continues from there")
         return STOP
     raise Failure(explain(job, state, restart, kept))
+
+
+def _left(job: Job, state: JobState | None) -> tuple[int, int | None]:
+    """The last restart and the exit code that its script left; waits for the latter where Slurm's word says it is there."""
+    end = time.monotonic() + UNSEEN_SECONDS
+    while True:
+        restart = job.restarts
+        code = job.exit_code(restart)
+        surely = state is not None and (state.name == "COMPLETED" or state.exit_code == STOPPED)
+        if code is not None or not surely or time.monotonic() > end:
+            return restart, code
+        time.sleep(0.5)
 
 
 HINTS = {

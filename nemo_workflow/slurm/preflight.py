@@ -30,9 +30,10 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
             f"--executor slurm: sbatch can't be run on this machine ({found.reason}); use a login node, or --ssh HOST"
         )
     with ThreadPoolExecutor(8) as pool:  # each question waits for the network
-        partition = pool.submit(cluster.ask, "scontrol", "show", "partition", "--oneliner", plan.setting("partition"))
-        partitions = pool.submit(cluster.ask, "sinfo", "-h", "-o", "%R")
-        nodes = pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", plan.setting("partition"), "-o", "%N|%T|%G|%c")
+        names = plan.setting("partition").split(",")
+        shown = [pool.submit(cluster.ask, "scontrol", "show", "partition", "--oneliner", name) for name in names]
+        nodes = [pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", name, "-o", "%N|%T|%G|%c") for name in names]
+        listed = pool.submit(cluster.ask, "sinfo", "-h", "-o", "%R")
         config = pool.submit(cluster.ask, "scontrol", "show", "config")
         associations = pool.submit(_associations, cluster, plan)
         accounting = pool.submit(cluster.keeps_accounts)
@@ -41,10 +42,9 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
         rsync = pool.submit(cluster.ask, "rsync", "--version")
     if not config.result().ok:
         raise Refusal(f"--executor slurm: the Slurm controller of {where} does not answer: {config.result().reason}")
-    problems = list(_partition(plan, partition.result(), partitions.result()))
-    if not problems:
-        problems += _nodes(plan, nodes.result())
-    problems += _account(plan, config.result().out, associations.result(), partition.result().out)
+    answers = {name: (one.result(), two.result()) for name, one, two in zip(names, shown, nodes, strict=True)}
+    problems = _partitions(plan, answers, listed.result())
+    problems += _account(plan, config.result().out, associations.result())
     if not plan.setting("no_container") and "--container-image" not in help_text.result().out:
         problems.append(
             "--container-image: this cluster's srun has no such option (the pyxis plugin is missing); ask for pyxis, or"
@@ -107,22 +107,45 @@ def _existing(plan: Plan) -> str:
     return str(folder)
 
 
-def _partition(plan: Plan, shown: Answer, listed: Answer) -> Iterator[str]:
-    name = plan.setting("partition")
-    names = list(dict.fromkeys(listed.out.split()))
-    if not shown.ok or "PartitionName=" not in shown.out:
-        there = f"; there are: {', '.join(names)}" if names else ""
-        yield f"--partition {name}: no such partition on this cluster{there}"
-        return
-    fields = _fields(shown.out)
+def _partitions(plan: Plan, answers: dict[str, tuple[Answer, Answer]], listed: Answer) -> list[str]:
+    """What stands against the partitions asked for, with the answers on each and its nodes.
+
+    All must exist, and one that takes the job is enough: Slurm chooses among them.
+    """
+    names = ", ".join(dict.fromkeys(listed.out.split()))
+    there = f"; there are: {names}" if names else ""
+    unknown = [name for name, (shown, _) in answers.items() if not shown.ok or "PartitionName=" not in shown.out]
+    if unknown:
+        return [f"--partition {name}: no such partition on this cluster{there}" for name in unknown]
+    problems = []
+    for name, (shown, nodes) in answers.items():
+        fields = _fields(shown.out)
+        against = list(_partition(plan, name, fields, names)) or list(_nodes(plan, name, nodes))
+        against += _admission(plan, name, fields)
+        if not against:
+            return []
+        problems += against
+    return problems
+
+
+def _partition(plan: Plan, name: str, fields: dict[str, str], names: str) -> Iterator[str]:
     if fields.get("State", "UP") != "UP":
-        yield f"--partition {name}: its state is {fields['State']}; choose another, there are: {', '.join(names)}"
+        yield f"--partition {name}: its state is {fields['State']}; choose another, there are: {names}"
     most = fields.get("MaxNodes", "")
     if most.isdigit() and plan.layout.nodes > int(most):
         yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes a job"
 
 
-def _nodes(plan: Plan, answer: Answer) -> Iterator[str]:
+def _admission(plan: Plan, name: str, fields: dict[str, str]) -> Iterator[str]:
+    account = plan.setting("account")
+    allowed, denied = fields.get("AllowAccounts", "ALL"), fields.get("DenyAccounts", "")
+    if allowed not in ("ALL", "(null)") and account not in allowed.split(","):
+        yield f"--account {account}: partition {name} admits only {allowed}"
+    if account in denied.split(","):
+        yield f"--account {account}: partition {name} does not admit it"
+
+
+def _nodes(plan: Plan, name: str, answer: Answer) -> Iterator[str]:
     """Whether enough nodes of the partition, busy or not, have the GPUs asked for."""
     if not answer.ok:
         return
@@ -131,7 +154,7 @@ def _nodes(plan: Plan, answer: Answer) -> Iterator[str]:
         node, state, gres, _ = line.split("|")
         if not any(word in state.lower() for word in UNUSABLE):
             gpus_of[node] = gpu_count(gres)
-    name, needed = plan.setting("partition"), plan.layout.nodes
+    needed = plan.layout.nodes
     if len(gpus_of) < needed:
         yield f"--num-nodes {needed}: partition {name} has {len(gpus_of)} usable nodes; lower it or choose another"
     elif plan.accelerator == "gpu":
@@ -160,14 +183,8 @@ def _associations(cluster: Cluster, plan: Plan) -> list[dict[str, str]] | None:
     return [dict(zip(names, line.split("|"), strict=False)) for line in answer.out.splitlines() if line]
 
 
-def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None, partition: str) -> Iterator[str]:
+def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None) -> Iterator[str]:
     account, name = plan.setting("account"), plan.setting("partition")
-    fields = _fields(partition)
-    allowed, denied = fields.get("AllowAccounts", "ALL"), fields.get("DenyAccounts", "")
-    if allowed not in ("ALL", "(null)") and account not in allowed.split(","):
-        yield f"--account {account}: partition {name} admits only {allowed}"
-    if account in denied.split(","):
-        yield f"--account {account}: partition {name} does not admit it"
     enforced = re.search(r"AccountingStorageEnforce\s*=\s*(\S+)", config)
     if rows is None or not enforced or enforced[1] == "none":
         return
@@ -176,7 +193,7 @@ def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None, partiti
         accounts = ", ".join(dict.fromkeys(row["account"] for row in rows)) or "none"
         yield f"--account {account}: you are not a member; your accounts are: {accounts}"
         return
-    if all(row["partition"] and row["partition"] != name for row in mine):
+    if all(row["partition"] and row["partition"] not in name.split(",") for row in mine):
         partitions = ", ".join(dict.fromkeys(row["partition"] for row in mine))
         yield f"--partition {name}: account {account} may use only {partitions}"
     qos = plan.setting("qos")

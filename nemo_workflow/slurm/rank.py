@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,9 +33,15 @@ def main(attempt: Path) -> None:
         signal.signal(number, lambda number, frame: _leave_before_training(attempt, restart))
     text = (attempt / "plan.json").read_text(encoding="utf-8")
     plan = Plan.from_json(text)
-    if finished_already(plan):
+    finished, goes_on = attempt / f"finished-{restart}", attempt / f"training-{restart}"
+    if os.environ["RANK"] != "0":
+        threading.Thread(target=_end_if_finished, args=(finished, goes_on), daemon=True).start()
+    elif finished_already(plan):
+        finished.touch()
         print(f"already trained to step {plan.schedule.max_steps}", flush=True)
         return
+    else:
+        goes_on.touch()
     if plan.accelerator == "cpu":
         cores = len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores)))
@@ -67,6 +74,17 @@ def take_lock(run: Path) -> TextIO | None:
             time.sleep(1)
         except OSError:
             return None
+
+
+def _end_if_finished(finished: Path, goes_on: Path) -> None:
+    """Follow rank 0, which alone looks for the last checkpoint: a network disk may show another rank an older state.
+
+    Meanwhile the rank gets ready, for the same disk may show the answer late.
+    """
+    while not goes_on.exists():
+        if finished.exists():
+            os._exit(0)
+        time.sleep(1)
 
 
 def _leave_before_training(attempt: Path, restart: int) -> None:

@@ -15,7 +15,17 @@ from nemo_workflow.plan import Source
 PLAIN_PATH = re.compile(r"[\w./+@=-]+", re.ASCII)
 PLAIN_NAME = re.compile(r"[\w.+@=-]+", re.ASCII)
 REWRITTEN = "/nemo_run"  # nemo_run replaces it in a job script without a container
-SECRET = re.compile(r"(?im)^\s*(?:export\s+)?(\w*(?:TOKEN|SECRET|PASSWORD|API_KEY)\w*)=(?=['\"]?[\w+/-]{8})")
+# a name or a flag with its value, wherever in the line; what a login command is told; Hugging Face's own form; a URL's password
+SECRET = re.compile(
+    r"""(?P<name>(?<!\w)\w*(?:TOKEN(?!S|IZ)|SECRET|PASSWORD|API_?KEY)(?!\w*_(?:PATH|FILE|DIR)=)\w*)=
+            (?:['"]?[\w+/-]{8}|['"][^'"$`]{8})
+      | (?<!\S)(?P<flag>--[\w-]*(?:token|password|api-key))\s+['"]?\w[\w+/-]{7}
+      | (?P<command>\bwandb\s+login)\b[^;|&]*[\s'"][\w-]{32}
+      | \bhf_[a-z0-9]{20}
+      | ://[^\s/:@'"$]*:[^\s/:@'"$`]+@
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 OWNED = {
     "account": "--account",
     "partition": "--partition",
@@ -52,6 +62,11 @@ def find_problems(run: Any) -> Iterator[str]:
     yield from _slurm_args(settings.slurm_arg)
     yield from _setup_file(settings.setup_file)
     yield from _containers(run)
+    if "timeout_minutes" in settings.given and settings.timeout_minutes:
+        yield (
+            f"--timeout-minutes {settings.timeout_minutes:g}: a Slurm job is not watched for hung ranks; leave it out, and"
+            " let --time end a job that hangs"
+        )
     if settings.ssh and not re.fullmatch(r"([\w.-]+@)?[\w.-]+(:\d+)?", settings.ssh):
         yield f"--ssh {settings.ssh}: expected [USER@]HOST[:PORT]"
     if settings.ssh:
@@ -134,12 +149,14 @@ def _setup_file(path: str | None) -> Iterator[str]:
     except (OSError, UnicodeDecodeError) as error:
         yield f"--setup-file {path}: cannot be read: {error}"
         return
-    for found in SECRET.finditer(text):
-        line = text.count("\n", 0, found.start(1)) + 1
-        yield (
-            f"--setup-file {path}: line {line} holds the value of {found[1]}; the file is copied into the run's folder,"
-            " so keep the value in a file that only you can read and write `. THAT_FILE` instead"
-        )
+    for number, line in enumerate(text.splitlines(), 1):
+        found = SECRET.search(line)
+        if found:
+            what = f"the value of {found[found.lastgroup]}" if found.lastgroup else "a token or a password"
+            yield (
+                f"--setup-file {path}: line {number} holds {what}; the file is copied into the run's folder, so keep the"
+                " value in a file that only you can read and write `. THAT_FILE` instead"
+            )
 
 
 def _containers(run: Any) -> Iterator[str]:

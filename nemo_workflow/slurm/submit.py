@@ -6,7 +6,9 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import written_aside
 from nemo_workflow.options import TABLE, Settings
 from nemo_workflow.plan import Plan
+from nemo_workflow.signals import handled
 from nemo_workflow.slurm import jobs, preflight, script
 from nemo_workflow.slurm.cluster import Cluster, without_slurm
 from nemo_workflow.slurm.jobs import Job
@@ -37,10 +40,11 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
         refuse_second(plan.folder)  # another start may have come first
         launch.check_space(plan)
         notes += resuming.check_changes(plan)[1]
-        submitted = _submit_chain(plan, first)
-    for note in notes:
-        print(f"note: {note}")
-    print(announcement(plan, submitted), flush=True)
+        with signals_held_back():
+            submitted = _submit_chain(plan, first)
+            for note in notes:
+                print(f"note: {note}")
+            print(announcement(plan, submitted), flush=True)
     if not settings.wait:
         return 0
     from nemo_workflow.slurm.follow import follow
@@ -80,6 +84,22 @@ def refuse_second(run: Path) -> None:
                 f"--experiment {run.name}: job {job.job_id} of it is {state.name.lower()}; wait for it, cancel it"
                 f" ({control('cancel', run)}), or choose another name"
             )
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Act on Ctrl-C, SIGTERM and SIGHUP at the end of the block: a job that Slurm took must be recorded and announced."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    came: list[int] = []
+    with handled(lambda number, frame: came.append(number), *numbers):
+        # sbatch inherits the mask, for a terminal sends Ctrl-C to it too; other threads may still take a signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number in came[:1]:
+        signal.raise_signal(number)
 
 
 def _submit_chain(plan: Plan, first: Path) -> list[Job]:

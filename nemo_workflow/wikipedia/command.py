@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.command_line import Parser
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.wikipedia.rules import Rules
 
@@ -18,7 +19,7 @@ MOST_WORKERS = 8  # by default: 8 keep up with any line to the site, and with th
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         description='Download a Wikipedia and write its articles as JSON Lines, one {"text": …} a page.',
         epilog="Interrupted? The same command goes on. What is already there and right isn't fetched again.",
     )
@@ -64,10 +65,9 @@ def parser() -> argparse.ArgumentParser:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of 1 or more")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -183,32 +183,152 @@ def test_a_strangers_metadata_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-def test_padded_rows_are_cut(tmp_path: Path) -> None:
-    """A model trained from scratch: NeMo pads the tokenizer's rows to a multiple of 128 times TP, and vocab_size stays unset."""
+def test_a_dotted_name_in_a_strangers_metadata_runs_nothing(tmp_path: Path) -> None:
+    """From a class of torch's it leads to every built-in function."""
+    from nemo_workflow.conversion.nemo_folder import NemoReader
+
+    def text(value: str) -> bytes:
+        return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
+
+    call = pickle.TUPLE1 + pickle.REDUCE
+    name = "FileSystemWriter.__init__.__builtins__.__getitem__"
+    evil = text("torch.distributed.checkpoint.filesystem") + text(name) + pickle.STACK_GLOBAL + text("eval") + call
+    evil += text(f"open({str(tmp_path / 'owned')!r}, 'w')") + call
+    (tmp_path / ".metadata").write_bytes(pickle.PROTO + b"\x04" + evil + pickle.STOP)
+    with pytest.raises(Refusal, match="has no place"):
+        NemoReader(tmp_path)
+    assert not (tmp_path / "owned").exists()
+
+
+FOREIGN = {
+    "empty": b"",
+    "text": b"a b c",
+    "cut": pickle.dumps([1, 2, 3])[:-3],
+    "no such object": b"\x80\x04h\x05.",
+    "not on the stack": b"\x80\x040.",
+    "no text": b"\x80\x04\x8c\x02\xff\xff.",
+    "a dict": pickle.dumps({"state_dict_metadata": {}}),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_metadata_that_is_none_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    from nemo_workflow.conversion.nemo_folder import NemoReader
+
+    (tmp_path / ".metadata").write_bytes(content)
+    with pytest.raises(Refusal, match=rf"{tmp_path}/\.metadata: .*again"):
+        NemoReader(tmp_path)
+
+
+def test_an_index_of_nothing_known_is_refused_by_name(tmp_path: Path) -> None:
+    from torch.distributed.checkpoint.metadata import Metadata, TensorProperties, TensorStorageMetadata
+
+    from nemo_workflow.conversion.nemo_folder import NemoReader
+
+    def said(**fields: Any) -> str:
+        (tmp_path / ".metadata").write_bytes(pickle.dumps(Metadata(**fields)))
+        with pytest.raises(Refusal) as caught:
+            NemoReader(tmp_path)
+        return str(caught.value)
+
+    assert f"{tmp_path}/.metadata: not the index" in said(state_dict_metadata=[])
+    assert f"{tmp_path}/.metadata: not the index" in said(state_dict_metadata={}, storage_data=None)
+    tensor = TensorStorageMetadata(TensorProperties(), torch_size(4), [whole_chunk(4)])
+    assert "doesn't say where a lies" in said(state_dict_metadata={"module.a": tensor}, storage_data={})
+
+
+def torch_size(*sizes: int) -> Any:
     import torch
-    import yaml
+
+    return torch.Size(sizes)
+
+
+def whole_chunk(rows: int) -> Any:
+    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
+
+    return ChunkStorageMetadata(torch_size(0), torch_size(rows))
+
+
+def train_from_scratch(place: Path) -> Path:
+    """An imported llama_scratch as training leaves one: NeMo pads the tokenizer's rows to a multiple of 128 times TP, with
+    values here, and vocab_size stays unset."""
+    import torch
 
     from nemo_workflow.conversion.nemo_folder import Chunk, NemoReader, write_weights
 
-    source = tiny.make("llama_scratch", tmp_path / "hf")
-    import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo"), "--no-verify"])
-    reader = NemoReader(tmp_path / "nemo" / "weights")
+    source, nemo = tiny.make("llama_scratch", place / "hf"), place / "nemo"
+    import_main(["--source", str(source), "--output-path", str(nemo), "--no-verify"])
+    reader = NemoReader(nemo / "weights")
     tensors = {key: reader.read(key) for key in reader.tensors}
     for key in ("embedding.word_embeddings.weight", "output_layer.weight"):
         rows = tensors[key]
         tensors[key] = torch.cat((rows, rows.new_ones(512 - len(rows), rows.shape[1])))
-    (tmp_path / "nemo" / "weights").rename(tmp_path / "before")
+    (nemo / "weights").rename(place / "before")
     chunks = [
         Chunk(key, tuple(t.shape), (0,) * t.dim(), tuple(t.shape), t.dtype, lambda t=t: t) for key, t in tensors.items()
     ]
-    write_weights(tmp_path / "nemo" / "weights", chunks, [])
-    context = tmp_path / "nemo" / "context"
-    (context / "nemo_tokenizer" / "config.json").unlink()
-    model = yaml.safe_load((context / "model.yaml").read_text())
-    model["config"]["vocab_size"] = None
-    (context / "model.yaml").write_text(yaml.safe_dump(model))
+    write_weights(nemo / "weights", chunks, [])
+    set_vocabulary(nemo, None)
+    return nemo
 
-    export_main(["--source", str(tmp_path / "nemo"), "--output-path", str(tmp_path / "back")])
-    same_tensors(source, tmp_path / "back")
+
+def set_vocabulary(nemo: Path, size: int | None) -> None:
+    import yaml
+
+    path = nemo / "context" / "model.yaml"
+    model = yaml.safe_load(path.read_text())
+    model["config"]["vocab_size"] = size
+    path.write_text(yaml.safe_dump(model))
+
+
+def test_padded_rows_are_cut(tmp_path: Path) -> None:
+    nemo = train_from_scratch(tmp_path)
+    (nemo / "context" / "nemo_tokenizer" / "config.json").unlink()
+    export_main(["--source", str(nemo), "--output-path", str(tmp_path / "back")])
+    same_tensors(tmp_path / "hf", tmp_path / "back")
     report = json.loads((tmp_path / "back" / NAME).read_text())
     assert report["verified"] and report["tensors"]["padded_rows_cut"] == 512 - report["tensors"]["vocabulary_rows"]
+
+
+@pytest.mark.parametrize("said", [None, tiny.TOKENIZER_SIZE])
+def test_rows_of_added_tokens_are_kept(said: int | None, tmp_path: Path) -> None:
+    """The config.json beside the tokenizer, and NeMo's config where it says, are those of the model before tokens were added."""
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    nemo = train_from_scratch(tmp_path)
+    set_vocabulary(nemo, said)
+    folder = nemo / "context" / "nemo_tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<tool>", "<think>"])
+    tokenizer.save_pretrained(folder)
+    export_main(["--source", str(nemo), "--output-path", str(tmp_path / "back"), "--no-verify"])
+    size = tiny.TOKENIZER_SIZE + 2
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["vocab_size"] == size
+    tensors = load_file(tmp_path / "back" / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert len(tensors[name]) == size and (tensors[name][-2:] == 1).all()
+
+
+def test_ids_are_counted_past_gaps(tmp_path: Path) -> None:
+    from nemo_workflow.conversion.hf_config import tokenizer_rows
+
+    tiny.save_tokenizer(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    ids = content["model"]["vocab"]
+    ids[max(ids, key=ids.get)] = 299
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert tokenizer_rows(tmp_path) == 300
+
+
+def test_a_tokenizer_beyond_the_embedding_changes_nothing(tmp_path: Path) -> None:
+    """Llama 2's with a padding token that the model has no row for: what went in comes back."""
+    from transformers import AutoTokenizer
+
+    source = tiny.make("llama_scratch", tmp_path / "hf")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(source)
+    for main, before, after in ((import_main, "hf", "nemo"), (export_main, "nemo", "back")):
+        main(["--source", str(tmp_path / before), "--output-path", str(tmp_path / after), "--no-verify"])
+    same_tensors(source, tmp_path / "back")

@@ -17,10 +17,11 @@ from safetensors.numpy import save_file
 
 from nemo_workflow.conversion import checks, fields, hf_folder, source
 from nemo_workflow.conversion.beside import beside
-from nemo_workflow.conversion.command import export_main, import_main
+from nemo_workflow.conversion.command import _checked_import, export_main, import_main, import_parser
 from nemo_workflow.conversion.families import FAMILIES, by_model_type
 from nemo_workflow.conversion.mapping import items
-from nemo_workflow.conversion.output import whole_folder
+from nemo_workflow.conversion.output import check_output, whole_folder
+from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.errors import Failure, Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +149,20 @@ def test_several_dtypes(folder: Path) -> None:
     assert "several dtypes" in convert(folder)
 
 
+def test_tensors_that_are_not_carried_may_have_another_dtype(folder: Path) -> None:
+    """A rotary table, which older checkpoints hold in fp32, and what --allow-lossy drops."""
+    weights = {"model.norm.weight": hf_folder.TensorInfo(folder, "BF16", (4,), 0, 8)}
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": hf_folder.TensorInfo(folder, "F32", (4,), 8, 16)}
+    assert checks.dtype(weights | table, folder) == "bfloat16"
+    save_file({"model.positions": np.ones(8, np.int32)}, folder / "extra.safetensors")
+    index = json.loads((folder / hf_folder.INDEX).read_text())
+    index["weight_map"]["model.positions"] = "extra.safetensors"
+    (folder / hf_folder.INDEX).write_text(json.dumps(index))
+    output = str(folder.parent / "nemo")
+    flags = ["--source", str(folder), "--output-path", output, "--allow-lossy", "model.positions"]
+    assert _checked_import(import_parser().parse_args(flags)).nemo["params_dtype"] == "float32"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -250,6 +265,144 @@ def test_failure_leaves_the_old_output_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and not (output / "old").exists()
 
 
+@pytest.mark.parametrize("output", ["run", "run/ck", "run/ck/hf", "link", "run/ck/weights/.."])
+def test_the_source_is_not_overwritten(output: str, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "ck"
+    for part in ("context", "weights"):
+        (checkpoint / part).mkdir(parents=True)
+    (checkpoint / "weights" / ".metadata").touch()
+    (tmp_path / "run" / NAME).touch()  # a model's folder for --overwrite
+    (tmp_path / "link").symlink_to(checkpoint)
+    flags = ["--source", str(checkpoint), "--output-path", str(tmp_path / output), "--overwrite"]
+    assert "choose a path outside it" in refusal(lambda: export_main(flags))
+    assert (checkpoint / "weights" / ".metadata").exists()
+
+
+def test_the_import_does_not_overwrite_its_source(folder: Path) -> None:
+    said = refusal(lambda: import_main(["--source", str(folder), "--output-path", str(folder), "--overwrite"]))
+    assert "--source" in said and "choose a path outside it" in said and (folder / "config.json").exists()
+
+
+def test_only_a_models_folder_is_overwritten(tmp_path: Path) -> None:
+    def files(*names: str) -> Path:
+        output = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        for name in names:
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            (output / name).touch()
+        return output
+
+    for model in (
+        files("config.json", "model.safetensors", "notes.txt"),
+        files("config.json", "pytorch_model.bin"),
+        files("context/model.yaml", "weights/.metadata"),
+        files(NAME),
+    ):
+        check_output(model, overwrite=True)
+    for other in (files("thesis.txt", "ck/context/model.yaml", "ck/weights/.metadata"), files("config.json")):
+        said = refusal(lambda other=other: check_output(other, overwrite=True))
+        assert str(other) in said and "choose another path, or empty the folder" in said
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty", overwrite=True)
+
+
+def test_the_output_is_where_a_link_leads(tmp_path: Path) -> None:
+    """To a folder that is replaced, and to one that is not there yet."""
+    (tmp_path / "disk" / "old").mkdir(parents=True)
+    (tmp_path / "disk" / "old" / NAME).touch()
+    for name in ("old", "new"):
+        link = tmp_path / f"to_{name}"
+        link.symlink_to(tmp_path / "disk" / name)
+        check_output(link, overwrite=True)
+        with whole_folder(link) as aside:
+            (aside / "weights").touch()
+        assert link.is_symlink() and [path.name for path in link.iterdir()] == ["weights"]
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["new", "old"]
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    assert "a link that leads in a circle" in refusal(lambda: check_output(tmp_path / "round", overwrite=True))
+
+
+@pytest.mark.parametrize("mount", [("-t", "tmpfs", "tmpfs"), ("--bind", ".")])
+def test_a_mount_point_is_refused_before_the_work(mount: tuple[str, ...], tmp_path: Path) -> None:
+    """A disk of its own, and a folder of the same disk, which looks like any other; names with spaces are escaped in /proc."""
+    output = tmp_path / "an output"
+    output.mkdir()
+    command = ["mount", *mount, str(output)]
+    if subprocess.run(command, cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here (not root)")
+    try:
+        for overwrite in (False, True):
+            said = refusal(lambda overwrite=overwrite: check_output(output, overwrite))
+            assert "is a mount point" in said and f"name a folder below it, {output}/model" in said
+        check_output(output / "model", overwrite=False)
+    finally:
+        subprocess.run(["umount", str(output)], check=True)
+
+
+def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "can't be written to" in refusal(lambda: check_output(tmp_path / "file" / "out", overwrite=False))
+
+
+def test_an_output_that_somebody_made_meanwhile_stays(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="somebody else made it"), whole_folder(tmp_path / "out"):
+        (tmp_path / "out").mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def kill_between_the_renames(output: Path) -> None:
+    """Replace `output` in another process, which is gone before the new folder has its name."""
+    code = "import os, sys; from pathlib import Path; from nemo_workflow.conversion import output\n"
+    code += "rename = Path.rename\n"
+    code += "Path.rename = lambda *both: (rename(*both), os.kill(os.getpid(), 9))\n"
+    code += "with output.whole_folder(Path(sys.argv[1])) as aside: (aside / 'new').touch()\n"
+    assert subprocess.run([sys.executable, "-c", code, str(output)], cwd=ROOT).returncode == -9
+    assert not output.exists() and len(list(output.parent.iterdir())) == 2
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path) -> None:
+    """The next start gives the old folder its name back, and asks before it replaces it."""
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / NAME).touch()
+    kill_between_the_renames(output)
+    assert "add --overwrite" in refusal(lambda: check_output(output, overwrite=False))
+    assert (output / NAME).exists()
+    with pytest.raises(KeyboardInterrupt), whole_folder(output):
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (output / NAME).exists()
+
+
+def test_what_was_replaced_goes_though_the_removal_was_killed(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    kill_between_the_renames(output)
+    (tmp_path / "out").mkdir()  # somebody has put a folder there
+    (output / "mine").touch()
+    with pytest.raises(KeyboardInterrupt), whole_folder(output):
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (output / "mine").exists()
+
+
+def test_the_old_output_comes_back_if_the_new_one_cannot_be_named(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "old").touch()
+    with pytest.raises(FileNotFoundError), whole_folder(output) as aside:
+        aside.rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (output / "old").exists()
+
+
+def test_remains_of_another_output_are_left_alone(tmp_path: Path) -> None:
+    """Of llama.2, whose name goes on like that of llama's own remains."""
+    done = subprocess.Popen(["true"])
+    done.wait()
+    other = tmp_path / f".llama.{done.pid}.{os.getpid()}.abc.partial"
+    other.mkdir()
+    with whole_folder(tmp_path / "llama"):
+        pass
+    assert other.exists()
+
+
 def test_remains_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
     done = subprocess.Popen(["true"])
     done.wait()
@@ -263,6 +416,17 @@ def test_remains_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
 def test_full_disk_is_a_failure_in_words(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no space left"), checks.full_disk(tmp_path / "out"):
         raise OSError(28, "No space left on device")
+
+
+# --- the report ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("verdict", "proved"), [("same", True), ("different", False)])
+def test_a_loss_with_permission_is_no_proof_of_the_logits(verdict: str, proved: bool) -> None:
+    tensors = {"compared": 1, "bytes": 1, "different": [], "vocabulary_rows": 1, "padded_rows_cut": 0}
+    logits = {"verdict": verdict, "largest_difference": 3.0, "allowed_difference": 1.0, "standard_deviation": 1.0}
+    logits |= {"argmax_agreement": 0.5, "tokens": 64}
+    report = Report("hf to nemo2", "a", "b", {"tensors": tensors, "logits": logits, "lossy": ["model.positions"]})
+    assert report.failures() == [] and report.as_dict()["verified"] is proved
+    assert any(line.startswith("not verified") for line in report.lines()) is not proved
 
 
 # --- the process beside ------------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
 """run_command: what a person sees and which exit code a shell sees."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from nemo_workflow.command_line import Parser
+from nemo_workflow.errors import Refusal
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nemo_workflow"
 
@@ -57,10 +61,47 @@ def modules() -> list[str]:
     return sorted(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in ends)
 
 
-@pytest.mark.parametrize("module", [m.removesuffix(".__main__") for m in modules() if "demo" not in m])
+@pytest.mark.parametrize("module", [m.removesuffix(".__main__") for m in modules()])
 def test_an_error_begins_with_the_command_as_it_was_typed(module):
     command = [sys.executable, "-m", module]
     words = {"runs": ["show", "x"], "sample": ["--hf-model", "x", "y"], "evaluate": ["--hf-model", "x", "--run", "y"],
-             "report": ["x"], "dataset": ["x"], "preprocess": ["--input", "x"]}[module.rpartition(".")[2]]  # fmt: skip
+             "report": ["x"], "dataset": ["x"], "preprocess": ["--input", "x"], "demo": ["x"], "option_tables": ["x"],
+             "generate_catalog": ["x", "y"]}[module.rpartition(".")[2]]  # fmt: skip
     done = subprocess.run([*command, *words], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith(f"python -m {module}: error: "), done.stderr
+
+
+@pytest.mark.parametrize("module", [m.removesuffix(".__main__") for m in modules()])
+def test_help_is_printed_and_nothing_done(module, tmp_path):
+    command = [sys.executable, "-m", module, "--help"]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def own_parser():
+    made = Parser(prog="x")
+    made.add_argument("-mbs", "--micro-batch-size", "--micro_batch_size")
+    made.add_argument("-N", "--num-nodes", type=int)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("--micro-batch 2", "unrecognized arguments: --micro-batch 2; did you mean --micro-batch-size? (see --help)"),
+        ("--num_node=2", "unrecognized arguments: --num_node=2; did you mean --num-nodes? (see --help)"),
+        ("-mb 2", "unrecognized arguments: -mb 2; did you mean -mbs? (see --help)"),
+        ("--zzz", "unrecognized arguments: --zzz (see --help)"),
+        ("-N x", "argument -N/--num-nodes: invalid int value: 'x' (see --help)"),
+    ],
+)
+def test_a_mistyped_flag_is_refused_with_the_nearest_one(words, problem):
+    with pytest.raises(Refusal) as caught:
+        own_parser().parse_args(words.split())
+    assert caught.value.problems == [problem]
+
+
+def test_a_value_may_follow_a_short_flag_at_once():
+    assert own_parser().parse_args(["-N2", "-mbs=4"]).__dict__ == {"num_nodes": 2, "micro_batch_size": "4"}

@@ -104,6 +104,11 @@ def test_a_name_that_is_not_there_is_refused(folder: Path) -> None:
     assert "no such folder" in runs("--output-dir", folder / "no", "list", code=2)
 
 
+def test_the_folder_may_be_named_before_and_after_the_subcommand(folder: Path) -> None:
+    assert runs("list", "--output-dir", folder) == runs("--output-dir", folder, "list")
+    assert "did you mean --output-dir?" in runs("list", "--output-dri", folder, code=2)
+
+
 def test_200_runs_are_listed_quickly(tmp_path: Path) -> None:
     fake_runs.write_run(tmp_path / "run0", steps=3000, every=500)
     for number in range(1, 200):

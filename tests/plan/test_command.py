@@ -43,6 +43,15 @@ def test_a_plan_and_a_list_write_nothing(place: Place) -> None:
     assert "--list-models" in run("--help", cwd=place.root).stdout
 
 
+def test_a_run_that_is_further_says_how_far(place: Place) -> None:
+    checkpoint = place.root / "out" / "pretraining" / "checkpoints" / "step_00000100"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text('{"version": 1, "files": {}, "step": 100}')
+    done = run(*place.flags("--max-steps", "50"), cwd=place.root)
+    assert done.returncode == 0, done.stderr
+    assert "already trained to step 100; a larger --max-steps continues it" in done.stdout
+
+
 @pytest.mark.e2e
 def test_a_run_logs_to_wandb_and_keeps_the_secrets_to_itself(place: Place) -> None:
     words = place.flags(

@@ -7,7 +7,10 @@ import json
 import pytest
 
 from nemo_workflow import catalog, dry_run
+from nemo_workflow.checkpoints import write_manifest
+from nemo_workflow.console import counted
 from nemo_workflow.errors import Refusal
+from nemo_workflow.identity import identity_of
 from tests.plan.conftest import Place
 
 GPU = ("--accelerator", "gpu", "--dry-run")
@@ -52,6 +55,21 @@ Differs from the stock recipe:
 Run folder: {out}/pretraining"""
 
 
+def test_one_of_a_thing_is_written_in_the_singular(shared: Place) -> None:
+    words = ("-mbs", "16", "--max-steps", "1", "--warmup-steps", "1", "--split", "97,2,1")
+    text = dry_run.render(shared.plan(*words), "text")
+    for line in (
+        "  1 micro batch a step",
+        "Training: 1 step of 16 x 256",
+        "after 1 step of warm-up",
+        "validation every step, 1 batch\n",
+        "Checkpoints: every step, 1 in all",
+    ):
+        assert line in text, text
+    assert "1 x 1 GPU, DP only" in catalog.listing("llama_tiny")
+    assert counted(2, "batch") == "2 batches" and counted(1000, "CPU process") == "1,000 CPU processes"
+
+
 def test_programs_get_the_same_facts(shared: Place) -> None:
     plan = described(shared, "--max-steps", "150")
     assert set(plan) == {
@@ -73,6 +91,22 @@ def test_programs_get_the_same_facts(shared: Place) -> None:
     assert training["samples_seen_more_than_once"] == 1054
     assert described(shared, "--max-steps", "70")["training"]["samples_seen_more_than_once"] == 70 * 16 - 1054
     assert plan["memory"] is None  # a CPU
+
+
+def test_a_run_that_goes_on_says_so_or_is_refused(place: Place) -> None:
+    """A dry run knows what the real one would do with the checkpoints that are there."""
+    plan = place.plan()
+    folder = plan.folder / "checkpoints" / "step_00000004"
+    folder.mkdir(parents=True)
+    # as an older version wrote it: nothing for an optimizer and a precision that were left out
+    then = identity_of(plan) | {"optimizer": {"optimizer": None, "precision": None}}
+    write_manifest(folder, step=4, identity=then)
+    for flags in ((), ("--optimizer", "adam", "--precision", "bf16-mixed")):
+        assert described(place, *flags)["model"]["start"] == "step_00000004 of this run"
+    with pytest.raises(Refusal, match="--seed"):
+        described(place, "--seed", "1")
+    with pytest.raises(Refusal, match="put --optimizer and --precision back"):
+        described(place, "--precision", "32")
 
 
 def test_memory_and_its_verdict(shared: Place) -> None:

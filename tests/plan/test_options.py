@@ -114,12 +114,16 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     ("text", "message"),
     [
         ("globalbatch-size: 1", "unknown key 'globalbatch-size'; did you mean global-batch-size?"),
-        ("max-steps: ten", "max-steps: 'ten': expected int"),
-        ("max-steps: true", "max-steps: True: expected int"),
+        ("max-steps: ten", "max-steps: 'ten': expected a whole number in digits"),
+        ("max-steps: true", "max-steps: True: expected a whole number in digits"),
         ("fp8: 1", "fp8: 1: expected true or false"),
         ("executor: cloud", "executor: 'cloud': expected one of local, slurm"),
         ("hf-token: abc", "hf-token is a secret; set HF_TOKEN in the environment instead"),
-        ("config: other.yaml", "unknown key 'config'"),
+        ("config: other.yaml", "config: stands on the command line only; take it out and give it there"),
+        ("dry-run: text", "dry-run: stands on the command line only; take it out and give it there"),
+        ("max-steps: 50\nmax_steps: 60", "max-steps and max_steps: given 2 times; keep one"),
+        ("lr: 1\nlr: 2", "lr: given 2 times; keep one"),
+        ("dataset-dir: a\ndataset-path: b", "dataset-dir and dataset-path: given 2 times; keep one"),
         ("- a\n- b", "expected lines of the form `flag-name: value`"),
         ("a: [", "cannot be read: while parsing a flow node"),
     ],
@@ -184,8 +188,31 @@ def test_slurm_time_limits(limit: str, right: bool) -> None:
     if right:
         assert options.parse([*REQUIRED, "--time", limit]).time == limit
     else:
-        with pytest.raises(Refusal, match="--time: invalid"):
+        with pytest.raises(Refusal, match=r"^--time .*: expected minutes, hours:minutes:seconds or days-hours"):
             options.parse([*REQUIRED, "--time", limit])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("-mbs foo", "--micro-batch-size foo: expected a whole number in digits, or auto"),
+        ("--gpu-memory 80GB", "--gpu-memory 80GB: expected a number without a unit, such as 80, 0.001 or 1e-3"),
+        ("--lr 0,001", "--lr 0,001: expected a number without a unit, such as 80, 0.001 or 1e-3"),
+        ("--max-steps 1e3", "--max-steps 1e3: expected a whole number in digits, such as 1000"),
+        ("--max-step 10", "unrecognized arguments: --max-step 10; did you mean --max-steps? (see --help)"),
+    ],
+)
+def test_a_value_of_another_form_is_refused_with_the_form(flags: str, message: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        options.parse([*REQUIRED, *flags.split()])
+    assert caught.value.problems == [message]
+
+
+def test_a_flag_that_stands_in_for_a_required_one_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"^--dataset-dir \(or --blend\) is required: "):
+        options.parse(["--hf-model-id", "x"])
+    assert options.parse(["--hf-model-id", "x", "--blend", "b"]).dataset_dir == ()
+    assert "| **(required, or `--blend`)** |" in option_tables.markdown()
 
 
 def test_docs_are_generated_from_the_table() -> None:

@@ -81,9 +81,17 @@ def test_a_blend_file_sets_the_weights(place: Place) -> None:
     (place.root / "blend").write_text("3 data  # the large one\n\n1 x\n")
     plan = place.plan(dataset_dir=None, blend=str(place.root / "blend"))
     assert [source.weight for source in plan.sources] == pytest.approx([0.75, 0.0625, 0.1875])
-    (place.root / "blend").write_text(f"3 {place.data}\n1 x/b\n")
+    (place.root / "blend").write_text(f"3 {place.data}\t # the large one\n1\tx/b\n  # 1 x/a\n")
     plan = place.plan(dataset_dir=None, blend=str(place.root / "blend"))
     assert [Path(source.pair.prefix).name for source in plan.sources] == ["d_text_document", "b"]
+
+
+def test_a_blend_path_may_hold_a_number_sign(place: Place) -> None:
+    for name in ("c", "c#"):
+        write_pair(place.root / name / "d", [300] * 100)
+    (place.root / "blend").write_text("1 c#\n2 c #comment\n")
+    plan = place.plan(dataset_dir=None, blend=str(place.root / "blend"))
+    assert [Path(source.pair.prefix).parent.name for source in plan.sources] == ["c#", "c"]
 
 
 def test_a_plan_survives_its_journey_as_json(shared: Place) -> None:
@@ -133,6 +141,19 @@ def test_a_checkpoint_names_the_recipe_and_its_sizes_win(place: Place) -> None:
     plan = place.plan(nemo_model=str(small))
     assert (plan.sizes["num_layers"], plan.sizes["hidden_size"]) == (2, 64)
     assert "sizes of the checkpoint instead of llama_tiny's: num_layers 2, hidden_size 64" in plan.notes[0]
+
+
+def test_sizes_that_a_runs_own_checkpoint_leaves_open_are_filled(place: Place) -> None:
+    sizes = {
+        "num_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "kv_channels": None,
+        "num_query_groups": None,
+    }
+    folder = write_nemo_model(place.root / "m", ffn_hidden_size=None, **sizes)
+    plan = place.plan("--dry-run", "-G", "1", accelerator="gpu", nemo_model=str(folder))  # with a memory plan
+    assert [plan.sizes[name] for name in ("kv_channels", "num_query_groups", "ffn_hidden_size")] == [16, 4, 256]
 
 
 def test_a_tokenizer_in_the_hub_cache_is_read(place: Place, tmp_path: Path) -> None:

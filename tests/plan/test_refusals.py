@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import launch, machine, options
+from nemo_workflow import dataset_report, launch, machine, options
 from nemo_workflow.errors import Refusal
 from nemo_workflow.planning import make_plan
 from tests.plan.conftest import Place, write_nemo_model, write_pair, write_tokenizer
@@ -32,12 +32,13 @@ FLAGS = [
     (GPU + "-TP 8", "--tensor-model-parallel-size 8: doesn't divide the 4 groups of keys and values of llama_tiny; use a divisor of 4"),
     ("-G 3 -TP 3 -gbs 3", "--tensor-model-parallel-size 3: doesn't divide the 8 attention heads of llama_tiny; use a divisor of 8"),
     (GPU + "-G 4 -TP 4 -M mamba2_130m", "--tensor-model-parallel-size 4: doesn't divide the 1 Mamba groups of mamba2_130m; use a divisor of 1"),
-    ("-G 3 -PP 3", "--pipeline-model-parallel-size 3: can't split 4 layers over 3 stages of llama_tiny evenly"),
-    (GPU + "-G 6 -PP 6 -M llama31_405b -gbs 12", "--pipeline-model-parallel-size 6: can't split 128 layers (embedding and loss count as a layer each) over 6 stages of llama31_405b evenly"),
+    ("-G 3 -PP 3", "--pipeline-model-parallel-size 3: can't split 4 layers over 3 stages of llama_tiny evenly; use 1, 2 or 4"),
+    (GPU + "-G 6 -PP 6 -M llama31_405b -gbs 12", "--pipeline-model-parallel-size 6: can't split 128 layers (embedding and loss count as a layer each) over 6 stages of llama31_405b evenly; use 1, 2, 4, 8, 16, 32 or 64"),
     ("-VPP 2", "--virtual-pipeline-model-parallel-size 2: needs --pipeline-model-parallel-size 2 or more; leave it out"),
     ("-G 2 -PP 2 -VPP 3", "--virtual-pipeline-model-parallel-size 3: doesn't divide the 2 layers of a stage; use a divisor of it"),
     ("-G 2 -PP 2 -VPP 2 -gbs 15", "--virtual-pipeline-model-parallel-size 2: the 15 micro batches of a step are no multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
     (GPU + "-G 4 -PP 4 -VPP 2 -M mamba2_130m", "--virtual-pipeline-model-parallel-size 2: the models of mamba2_130m can't be cut into virtual stages; leave it out"),
+    ("-G 2 -PP 2 -VPP 2 -gbs 1", "--virtual-pipeline-model-parallel-size 2: the 1 micro batch of a step is no multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
     ("-SP", "--sequence-parallel: needs --tensor-model-parallel-size 2 or more; leave it out"),
     ("-G 2 -TP 2 -SP --seq-length 255", "--seq-length 255: the 255 tokens of a context parallel rank are no multiple of --tensor-model-parallel-size 2, as --sequence-parallel needs; use one"),
     (GPU + "-G 2 -CP 2 --seq-length 254", "--seq-length 254: no multiple of 2 x --context-parallel-size = 4, in which each rank takes an early and a late piece; use one"),
@@ -84,13 +85,16 @@ FLAGS = [
     # optimizer and schedule
     ("--warmup-steps 11 --max-steps 10", "--warmup-steps 11: longer than the run of 10 steps; lower --warmup-steps or raise --max-steps"),
     ("--warmup-steps 5 --constant-steps 6 --max-steps 10", "--constant-steps 6: with 5 steps of warm-up longer than the run of 10 steps; lower --constant-steps or raise --max-steps"),
+    ("--warmup-steps 1 --constant-steps 1 --max-steps 1", "--constant-steps 1: with 1 step of warm-up longer than the run of 1 step; lower --constant-steps or raise --max-steps"),
     ("--lr 1e-4 --min-lr 1e-3", "--min-lr 0.001: above the learning rate 0.0001; lower --min-lr or raise --lr"),
     ("--min-lr 0.01", "--min-lr 0.01: above the learning rate 0.001; lower --min-lr or raise --lr"),
     ("--max-steps 10 --val-check-interval 11", "--val-check-interval 11: longer than the run of 10 steps, so it would never validate; lower it"),
     ("--optimizer sgd --adam-beta1 0.9", "--adam-beta1: does nothing with --optimizer sgd; leave it out"),
     ("--adam-beta2 1", "--adam-beta2 1.0: must be below 1"),
     ("--lr 0", "--lr 0.0: must be above 0"),
-    ("--lr nan", "--lr nan: must be 0 or more"),
+    ("--lr=-1", "--lr -1.0: must be above 0"),
+    ("--lr nan", "--lr nan: must be above 0"),
+    ("--lr inf", "--lr inf: must be above 0"),
     ("--keep-checkpoints 0", "--keep-checkpoints 0: would delete the run's only checkpoint; keep 1 or more, or -1 for all"),
     ("-mbs 0", "--micro-batch-size 0: must be 1 or more"),
     ("--max-steps=-5", "--max-steps -5: must be 1 or more"),
@@ -109,14 +113,14 @@ FLAGS = [
     ("-M llama-3.2-1b", "--model-name llama-3.2-1b: unknown recipe; did you mean llama32_1b or llama32_3b or llama3_8b? (--list-models prints all)"),
     ("-M t5_220m --constant-steps 5 -gbs 1 --accelerator=gpu --dry-run -G 1", "--constant-steps: recipe t5_220m has no field optim.lr_scheduler.constant_steps; leave it out"),
     ("-gbs 2048", "--global-batch-size 2048: the training split holds 1054 samples of 256 tokens, less than one step; lower --global-batch-size or --seq-length, or add data"),
-    ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 documents, 300 tokens); give this part more, or 0 to do without"),
+    ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 document, 300 tokens); give this part more, or 0 to do without"),
     ("--split 9999,0,1", "--split 9999,0,1: no test sample in d_text_document (0 documents, 0 tokens); give this part more, or 0 to do without"),
     ("--split 9,1", "--split 9,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 0,1,1", "--split 0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 9e2,50,50", "--split 9e2,50,50: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
-    ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder"),
+    ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or mend the path"),
     ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name"),
 ]  # fmt: skip
 
@@ -231,13 +235,61 @@ def test_damaged_files_are_refused_in_these_words(place: Place, damage: Callable
     assert refusal(place) == [expected]
 
 
+@pytest.mark.parametrize("ending", ["", ".bin", ".idx"])
+def test_a_pair_may_be_named_by_either_of_its_files(shared: Place, ending: str) -> None:
+    plan = shared.plan(dataset_dir=f"{shared.data}{ending}")
+    assert [source.pair.prefix for source in plan.sources] == [str(shared.data)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("nowhere", "nowhere: no such folder or pair; give a folder of .bin/.idx files, or a pair without its ending"),
+        ("nowhere --document 0", "--document: a document is only printed with --tokenizer; add it or leave this out"),
+        ("nowhere --tokeniser x", "unrecognized arguments: --tokeniser x; did you mean --tokenizer? (see --help)"),
+    ],
+)
+def test_the_dataset_command_refuses_in_these_words(words: str, message: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        dataset_report.main(words.split())
+    assert caught.value.problems == [message]
+
+
 def test_tokens_beyond_an_embedding_of_fixed_size_are_refused(place: Place) -> None:
     write_tokenizer(place.hf, vocabulary=40_000)
     write_pair(place.data, [300] * 1000, largest=32_064)
     assert refusal(place, model_name="phi3_mini_4k_instruct", seq_length=64) == [
+        f"--hf-model-id {place.hf}: the tokenizer has 40000 entries, but the embedding of --model-name phi3_mini_4k_instruct"
+        " has 32064 rows; give the model's own tokenizer",
         f"{place.data}.bin: holds token id 32064, but the embedding of --model-name phi3_mini_4k_instruct has 32064 rows;"
-        " preprocess it with the model's own tokenizer, or train another model"
+        " preprocess it with the model's own tokenizer, or train another model",
     ]
+
+
+def test_a_tokenizer_of_another_model_does_not_fit_a_checkpoint(place: Place) -> None:
+    folder = write_nemo_model(place.root / "m", num_layers=2, hidden_size=64, vocab_size=4096)
+    write_tokenizer(place.hf, vocabulary=13_096)
+    assert refusal(place, nemo_model=str(folder)) == [
+        f"--hf-model-id {place.hf}: the tokenizer has 13096 entries, but the embedding of --nemo-model {folder} has 4096 rows;"
+        " give the model's own tokenizer"
+    ]
+    write_tokenizer(place.hf, vocabulary=1000)
+    write_pair(place.data, [300] * 1000, largest=4095)  # within the embedding, and still another tokenizer's
+    assert "holds token id 4095, but the tokenizer" in refusal(place, nemo_model=str(folder))[0]
+
+
+def test_a_mistyped_folder_is_no_hub_id(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.root)
+    for typed, why in (
+        ("nothing", "not of the form organisation/name"),
+        ("hf/tok", "hf is a folder here and has no tok"),
+    ):
+        assert why in refusal(place, hf_model_id=typed)[0]
+
+
+def test_a_model_larger_than_the_machine_is_refused_on_a_cpu(place: Place) -> None:
+    (problem,) = refusal(place, "-G", "8", model_name="llama31_405b", seq_length="64")
+    assert problem.startswith("--model-name llama31_405b: without a GPU, 8 CPU ranks of it take ")
 
 
 def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:

@@ -40,11 +40,22 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
 
 
 @pytest.fixture
+def bound_by_permissions(tmp_path: Path) -> list[str]:
+    """What stands before a command that file permissions are to bind; root has to give up the rights to pass over them."""
+    locked = tmp_path / "locked"
+    locked.touch(mode=0o000)
+    prefix = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.access(locked, os.R_OK) else []
+    if not prefix or subprocess.run([*prefix, "cat", locked], capture_output=True, check=False).returncode == 1:
+        return prefix
+    pytest.skip("no setpriv, or no right to give up rights")
+
+
+@pytest.fixture
 def preprocess() -> Callable[..., Done]:
     """Run `python -m nemo_workflow.preprocess` as a user does."""
 
     def run(*arguments: object, **kwargs: Any) -> Done:
-        command = [sys.executable, "-m", "nemo_workflow.preprocess", *map(str, arguments)]
+        command = [*kwargs.pop("within", ()), sys.executable, "-m", "nemo_workflow.preprocess", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)} | kwargs.pop("env", {})
         done = subprocess.run(
             command, capture_output=True, text=True, env=environment, timeout=120, check=False, **kwargs

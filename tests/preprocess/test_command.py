@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,77 @@ def test_several_prefixes_are_ready_for_a_blend(go, tmp_path):
     assert [prefix.name for prefix in find_prefixes(tmp_path / "out")] == ["a_text_document", "c_text_document"]
 
 
+def test_two_outputs_of_one_name_are_refused(go, tmp_path):
+    """wiki with the key raw_text and wiki_raw with the key text: both are wiki_raw_text_document."""
+    for name in ("wiki", "wiki_raw"):
+        write_jsonl(tmp_path / "in" / f"{name}.jsonl", TEXTS)
+    code, err = go("--input", tmp_path / "in", "--json-keys", "text", "raw_text")
+    assert code == 2
+    assert "wiki_raw.jsonl: its output would have the name of that of" in err
+    assert "wiki.jsonl (wiki_raw_text_document)" in err
+    assert nothing_written(tmp_path / "out")
+
+
+def test_endings_in_capitals(go, tmp_path):
+    plain = write_jsonl(tmp_path / "in" / "UP.JSONL", TEXTS).read_bytes()
+    (tmp_path / "in" / "Packed.Json.GZ").write_bytes(gzip.compress(plain))
+    (tmp_path / "in" / "Z.jsonl.ZST").write_bytes(zstd(plain))
+    parquet(tmp_path / "in" / "T.Parquet", TEXTS)
+    code, err = go("--input", tmp_path / "in")
+    assert code == 0, err
+    assert "WARNING" not in err
+    for name in ("Packed", "Z", "T"):
+        assert pair_bytes(tmp_path / "out", name) == pair_bytes(tmp_path / "out", "UP")
+    assert go("--input-dir", tmp_path / "in", "--data-prefix", "UP", "T.Parquet", out="named")[0] == 0
+    assert [prefix.name[0] for prefix in find_prefixes(tmp_path / "named")] == ["T", "U"]
+
+
+def test_what_a_folder_holds_besides_is_named(go, tmp_path):
+    folder = write_jsonl(tmp_path / "in" / "docs.jsonl", TEXTS).parent
+    for name in ("a.jsonl.bz2", "b.TXT", "c.jsonl.part", "README.md", "README.txt", ".hidden.txt", "docs.jsonl.sha256"):
+        (folder / name).write_bytes(b"x")
+    (folder / "spark.parquet").mkdir()
+    (folder / "preprocessed").mkdir()
+    code, err = go("--input-dir", folder)
+    assert code == 0
+    assert err.splitlines()[0] == (
+        f"WARNING: --input-dir {folder}: passed over, no input file: a.jsonl.bz2, b.TXT, c.jsonl.part, spark.parquet"
+    )
+    (folder / "docs.jsonl").unlink()
+    assert "no input files in it" in go("--input-dir", folder)[1]
+    assert "passed over, no input file: a.jsonl.bz2" in go("--input-dir", folder)[1]
+
+
+def test_link_that_leads_nowhere(go, tmp_path):
+    folder = write_jsonl(tmp_path / "in" / "docs.jsonl", TEXTS).parent
+    (folder / "lost.jsonl").symlink_to("gone")
+    for arguments in (
+        ["--input-dir", folder],
+        ["--input", folder / "lost.jsonl"],
+        ["--input-dir", folder, "--data-prefix", "lost"],
+    ):
+        code, err = go(*arguments)
+        assert code == 2
+        assert "lost" in err
+        assert "a link that leads nowhere" in err
+    assert nothing_written(tmp_path / "out")
+
+
+def test_names_that_are_no_utf8(go, tmp_path):
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl"))
+    shutil.copy(docs, odd)
+    code, err = go("--input", odd)
+    assert code == 2
+    assert "its name is not UTF-8; rename it" in err
+    assert nothing_written(tmp_path / "out")
+    code, err = go("--input", docs, out="o\udce9", tokenizer="t\udce9")
+    assert code == 2
+    assert "--output-dir" in err
+    assert "--tokenizer" in err
+    assert "--json-keys: a key is not UTF-8" in go("--input", docs, "--json-keys", "\udce9")[1]
+
+
 def test_existing_output_needs_overwrite(go, tmp_path):
     write_jsonl(tmp_path / "docs.jsonl", TEXTS)
     assert go("--input", tmp_path / "docs.jsonl")[0] == 0
@@ -229,6 +301,32 @@ def test_too_many_bad_lines_are_refused(go, with_bad_lines, tmp_path):
     assert nothing_written(tmp_path / "out")
 
 
+def test_bad_lines_all_at_the_beginning(go, tmp_path):
+    """3.6 % of the lines, longer than the rest, and more than 5 % of each beginning."""
+    bad, good = b'{"text": 5, "more": "%s"}\n' % (b"x" * 180) * 9_000, b'{"text": "a"}\n' * 241_000
+    (tmp_path / "plain.jsonl").write_bytes(bad + good)
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(bad + good))
+    code, err = go("--input", tmp_path / "plain.jsonl", tmp_path / "packed.jsonl.gz", "--on-error", "skip")
+    assert code == 0, err
+    assert figures(tmp_path / "out", "packed")["bad_lines"] == {"not a string": 9_000}
+
+
+def test_hopeless_input_is_refused_early(go, tmp_path):
+    (tmp_path / "docs.jsonl").write_bytes(b'{"text": 5, "more": "%s"}\n' % (b"x" * 100) * 200_000)
+    code, err = go("--input", tmp_path / "docs.jsonl", "--on-error", "skip")
+    assert code == 2
+    lines = int(re.search(r"of the first ([\d,]+) lines are bad", err)[1].replace(",", ""))
+    assert lines < 100_000
+
+
+def test_two_columns_of_one_name(go, tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, ["text", "id", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    code, err = go("--input", tmp_path / "t.parquet")
+    assert code == 2
+    assert "t.parquet: 2 columns are named 'text'; rename all but one" in err
+
+
 def test_bad_row_of_parquet(go, tmp_path):
     values = pyarrow.array([b"fine", b"bad \xff", None, b"good"], pyarrow.binary())
     text = pyarrow.Array.from_buffers(pyarrow.string(), 4, values.buffers(), values.null_count)
@@ -281,7 +379,7 @@ def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
     (tmp_path / "empty").mkdir()
     cases = {
         ("--input-dir", tmp_path / "in", "--data-prefix", "none"): "--data-prefix none: no none.jsonl",
-        ("--input-dir", tmp_path / "in", "--data-prefix", "docs"): "docs.jsonl and docs.json are both in",
+        ("--input-dir", tmp_path / "in", "--data-prefix", "docs"): "docs.json and docs.jsonl are both in",
         ("--input-dir", tmp_path / "in"): "its output would have the name of that of",
         ("--input-dir", tmp_path / "nowhere", "--data-prefix", "x"): "nowhere: no such folder",
         ("--input-dir", tmp_path / "empty"): "no input files in it",

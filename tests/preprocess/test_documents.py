@@ -126,6 +126,7 @@ def test_long_text_is_not_held_whole(small_pieces, tmp_path):
         (b'{"text": "' + b"a" * 99 + b'\\ud800 x"}', "lone surrogate"),
         (b'{"text": "' + b"a" * 99 + b'\\q x"}', "broken JSON"),
         (b'{"text": "short", "other": "' + b"a" * 99 + b'\xff"}', "invalid UTF-8"),
+        (b'{"text": "short", "other": "' + b"a" * 99 + b'\\q"}', "broken JSON"),
         (b'{"other": "' + b"a" * 99 + b'"}', "key missing"),
         (b'["' + b"a" * 99 + b'"]', "not an object"),
         (b'{"text": ["' + b"a" * 99 + b'"]}', "not a string"),
@@ -135,3 +136,11 @@ def test_bad_giant_line(line, reason, small_pieces, tmp_path):
     with pytest.raises(BadLine) as caught:
         read_giant(tmp_path / "x", line)
     assert caught.value.reason == reason
+
+
+def test_lone_surrogate_in_a_giant_line(small_pieces, tmp_path):
+    """As in a short line, it matters in a field that is asked for only; that field is named, and the place in all of it."""
+    line = b'{"text": "short", "other": "' + b"a" * 99 + b'\\ud800 x"}'
+    assert read_giant(tmp_path / "x", line) == parse_lines(line, ("text",))[0][0] == ["short"]
+    with pytest.raises(BadLine, match=r"'other' holds U\+D800 at character 100$"):
+        read_giant(tmp_path / "x", line, ("text", "other"))

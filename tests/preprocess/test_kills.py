@@ -206,7 +206,7 @@ def test_killed_between_two_renames(renames, docs, tokenizers_dir, tmp_path, mon
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", counted)
-    output = OutputFolder(folder).__enter__()
+    output = OutputFolder(folder, overwrite=True).__enter__()
     for ending in ("json", "bin", "idx"):
         (output.run_dir / f"{STEM}.{ending}").write_bytes(
             (tmp_path / "new" / "preprocessed" / f"{STEM}.{ending}").read_bytes()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from nemo_workflow import checkpoints
+from nemo_workflow import checkpoints, resuming
 from nemo_workflow.checkpoints import (
     Checkpoint,
     clean_leftovers,
@@ -17,6 +19,7 @@ from nemo_workflow.checkpoints import (
     set_aside,
     write_manifest,
 )
+from nemo_workflow.errors import Failure
 from tests.run.harness import flip_a_byte
 
 
@@ -33,7 +36,7 @@ def make(folder: Path, step: int) -> Checkpoint:
 
 @pytest.fixture
 def three(tmp_path: Path) -> list[Checkpoint]:
-    return [make(tmp_path, step) for step in (4, 8, 12)]
+    return [make(tmp_path / "checkpoints", step) for step in (4, 8, 12)]
 
 
 def test_the_newest_whole_one_is_taken(three: list[Checkpoint]) -> None:
@@ -155,3 +158,36 @@ def test_odd_names(tmp_path: Path) -> None:
     folder = tmp_path / "a b'\"$(touch x)\nü実"
     checkpoint = make(folder, 4)
     assert newest_whole(folder)[0] == checkpoint and damage_of(checkpoint) is None
+
+
+def test_a_file_that_this_rank_does_not_see_yet_is_in_the_manifest(tmp_path: Path) -> None:
+    """NFS: another rank wrote it, and its entry has come by the network."""
+    path = make(tmp_path, 4).path
+    known = {"weights/__1_0.distcp": {"bytes": 7, "xxh3_128": "00"}}
+    assert write_manifest(path, known, step=4) > 7
+    assert "__1_0.distcp is missing" in (checkpoints.problem_of(Checkpoint(path, 4)) or "")
+
+
+def test_a_disk_that_does_not_answer_is_no_damage(three: list[Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    def evicted(path: Path) -> str:
+        raise OSError(errno.ESHUTDOWN, "Cannot send after transport endpoint shutdown", str(path))
+
+    folder = three[0].path.parent
+    monkeypatch.setattr(checkpoints, "hash_file", evicted)
+    plan = SimpleNamespace(folder=folder.parent)
+    attempt = folder.parent / "attempt"
+    attempt.mkdir()
+    with pytest.raises(Failure, match=r"step_00000012: .*Cannot send.*nothing was moved"):
+        resuming.choose_checkpoint(plan, attempt, 0, 1, print)  # type: ignore[arg-type]
+    assert list_checkpoints(folder) == three
+
+
+def test_leftovers_that_can_not_be_removed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, 4).path.rename(tmp_path / ".removing-step_00000004")
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", busy)
+    (told,) = clean_leftovers(tmp_path)
+    assert "can't be removed: Directory not empty" in told

@@ -84,7 +84,7 @@ class Experiment:
         assert self.torchrun.stdout.readline() == "ready\\n"
         os.write(1, b"started")
     def status(self, runner):
-        return AppState.RUNNING if self.torchrun.poll() is None else AppState.SUCCEEDED
+        return AppState.RUNNING if self.torchrun.poll() is None else AppState.FAILED  # a rank that stops says so
     def __enter__(self):
         return self
     def __exit__(self, *_):

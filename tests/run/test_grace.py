@@ -1,10 +1,11 @@
-"""Ranks that were asked to stop have a grace time; only a save under way may last longer."""
+"""Ranks that were asked to stop have a grace time, which begins anew when a save under way is done."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,15 +15,19 @@ from tests.run.harness import REPOSITORY
 LAUNCHER = """
 import json, signal, subprocess, sys, time
 from types import SimpleNamespace
+from pathlib import Path
 from nemo_workflow import launch
 
-saving = sys.argv[1] == "saving"
+saving, folder = sys.argv[1] != "in a step", Path(sys.argv[2])
+if sys.argv[1] == "saving since before":  # NeMo's mark
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step_00000004-unfinished").touch()
 deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(1000)"
 torchrun = subprocess.Popen(["bash", "-c", '"$0" -c "$1"; true', sys.executable, deaf], stdout=subprocess.PIPE, text=True)
 assert torchrun.stdout.readline() == "ready\\n"
 run = object.__new__(launch._Local)
-run.plan = SimpleNamespace(settings={"grace_seconds": 1.0}, accelerator="cpu")
-run.monitor = SimpleNamespace(saving=saving, started=True, note=print)
+run.plan = SimpleNamespace(settings={"grace_seconds": 1.0}, accelerator="cpu", folder=folder)
+run.monitor = SimpleNamespace(saving=sys.argv[1] == "saving", started=True, note=print)
 run.asked, run.insisted, run.seen = None, False, set()
 run._ask(signal.SIGTERM, None)
 asked = time.monotonic()
@@ -38,11 +43,16 @@ print(json.dumps({"alive": alive, "waited": waited, "gone": torchrun.wait(10) is
 """
 
 
-@pytest.mark.parametrize("state", ["saving", "in a step"])
-def test_a_deaf_rank_is_ended_after_the_grace_time_unless_it_saves(state: str) -> None:
+@pytest.mark.parametrize("state", ["saving", "saving since before", "in a step"])
+def test_a_deaf_rank_is_ended_after_the_grace_time_unless_it_saves(state: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, state], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", LAUNCHER, state, tmp_path],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["alive"] == (state == "saving") and told["gone"]
+    assert told["alive"] == (state != "in a step") and told["gone"]
     assert told["waited"] >= 1

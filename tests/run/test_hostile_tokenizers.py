@@ -154,6 +154,15 @@ def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place
     assert trap.exists()
 
 
+def test_a_hub_id_does_not_train_with_the_folder_of_an_earlier_start(place: Place) -> None:
+    plan = make_plan(options.parse(place.flags()))
+    tokenizer_files.stage(plan)
+    assert tokenizer_files.source_of(plan) == str(plan.folder / "tokenizer")
+    plan.settings["hf_model_id"] = "org/model"
+    tokenizer_files.stage(plan)
+    assert tokenizer_files.source_of(plan) == "org/model"
+
+
 def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Path, place: Place) -> None:
     snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
     blobs.mkdir(parents=True)

@@ -25,7 +25,7 @@ from nemo_workflow import watch
 watch.dump_stacks_on_signal(sys.stderr)
 signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
 lock = watch.hold_ranks_lock(Path(sys.argv[2]))
-watch.stop_with_launcher(float(sys.argv[3]))
+watch.stop_with_launcher(float(sys.argv[3]), lambda: os.path.exists(sys.argv[2] + "/saving"))
 print("ready", flush=True)
 while True:
     time.sleep(0.1)
@@ -52,6 +52,18 @@ def test_a_rank_stops_when_its_launcher_is_killed(tmp_path: Path) -> None:
     assert output == "asked to stop\n"  # first politely
     assert "the launcher has died" in errors and "not stopped within 1 s" in errors
     assert watch.ranks_gone(tmp_path, 0)
+
+
+def test_a_rank_that_saves_is_not_ended_before_it_has_saved(tmp_path: Path) -> None:
+    launcher = subprocess.Popen(["sleep", "100"])
+    process = rank(tmp_path, f"{launcher.pid} {psutil.Process(launcher.pid).create_time()}")
+    (tmp_path / "saving").touch()
+    launcher.kill()
+    launcher.wait()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(4)
+    (tmp_path / "saving").unlink()
+    assert process.wait(20) == 1
 
 
 def test_another_process_with_the_launchers_number_does_not_count() -> None:

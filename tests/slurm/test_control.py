@@ -77,7 +77,19 @@ def test_nothing_runs(run: Path) -> None:
     done = call(run, "cancel", "local")
     assert (done.returncode, "nothing to cancel" in done.stderr) == (2, True)
     done = call(run, "logs", "local", "--rank", "7")
-    assert (done.returncode, "rank 7 has no log yet" in done.stderr) == (1, True)
+    assert (done.returncode, "--rank 7: local has ranks 0 to 1; use one of them" in done.stderr) == (2, True), (
+        done.stderr
+    )
+    done = call(run, "logs", "local", "--rank", "0")
+    assert (done.returncode, "rank 0 has no log yet" in done.stderr) == (1, True)
+
+
+def test_logs_leave_torchruns_copy_out(run: Path) -> None:
+    own = run / "attempts" / "20260102-030405" / "launcher" / "torchelastic" / "0" / "stdout.log"
+    own.parent.mkdir(parents=True)
+    own.write_text("step 3/20  loss 1.0\n")
+    (run / "attempts" / "20260102-030405" / "launcher" / "train" / "stdout.log").write_text("[default0]:step 3/20\n")
+    assert call(run, "logs", "local").stdout == "step 3/20  loss 1.0\n"
 
 
 def test_an_unknown_run_is_refused_with_those_that_are_there(run: Path) -> None:

@@ -26,7 +26,8 @@ def problems(*flags: str) -> list[str]:
 
 def test_a_plain_slurm_run_meets_the_rules() -> None:
     assert problems("--executor", "slurm", "--time", "4:00:00", "--container-mounts", "/data:/data:ro") == []
-    assert problems("--executor", "local") == []
+    assert problems("--executor", "slurm", "--timeout-minutes", "0") == []
+    assert problems("--executor", "local", "--timeout-minutes", "5") == []
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,7 @@ def test_a_plain_slurm_run_meets_the_rules() -> None:
         (["--no-container", "--container-mounts", "/a:/b"], "--container-mounts", "leave one out"),
         (["--container-mounts", "a:b"], "--container-mounts", "absolute paths"),
         (["--output-dir", "/runs/x", "--container-mounts", "/o:/runs"], "--container-mounts", "mount /o elsewhere"),
+        (["--timeout-minutes", "30"], "--timeout-minutes 30", "leave it out"),
         (["--ssh", "a b"], "--ssh", "[USER@]HOST"),
         (["--ssh", "login", "--hf-token", "hf_x"], "--hf-token", "--setup-file"),
     ],
@@ -67,6 +69,47 @@ def test_a_secret_in_the_setup_file_is_refused(tmp_path: Path) -> None:
     assert "line 2 holds the value of WANDB_API_KEY" in found
     assert "0123456789" not in found
     path.write_text('module load cuda\nexport WANDB_API_KEY="$(cat ~/.wandb)"\n. ~/.secrets\n')
+    assert problems("--executor", "slurm", "--setup-file", str(path)) == []
+
+
+TOKEN, KEY = "hf_" + "aB3" * 8, "0123456789" * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (f"export A=1 HF_TOKEN={TOKEN}", "value of HF_TOKEN"),
+        (f"module load x; export HF_TOKEN={TOKEN}", "value of HF_TOKEN"),
+        (f"declare -x HF_TOKEN={TOKEN}", "value of HF_TOKEN"),
+        (f'if true; then export HF_TOKEN="{TOKEN}"; fi', "value of HF_TOKEN"),
+        ("DB_PASSWORD='a b!c?d,e'", "value of DB_PASSWORD"),
+        (f"wandb login {KEY}", "value of wandb login"),
+        (f"wandb login --relogin --host https://wandb.example.org '{KEY}'", "value of wandb login"),
+        ("huggingface-cli login --token abcdefgh12345678", "value of --token"),
+        ("hf auth login --token=abcdefgh12345678", "value of token"),
+        (f"curl -H 'Authorization: Bearer {TOKEN}' https://x", "a token or a password"),
+        ("export https_proxy=http://user:pass@proxy:3128", "a token or a password"),
+    ],
+)
+def test_a_secret_is_found_wherever_it_stands(line: str, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "setup.sh"
+    path.write_text(f"set -e\n{line}\n")
+    (found,) = problems("--executor", "slurm", "--setup-file", str(path))
+    assert "line 2 holds " in found and what in found
+    assert not any(secret in found for secret in (TOKEN, KEY, "abcdefgh", "pass@", "a b!c"))
+
+
+def test_what_only_leads_to_a_secret_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "setup.sh"
+    path.write_text("""
+export HF_TOKEN_PATH=/home/me/secrets/token MAX_TOKENS=100000000 TOKENIZERS_PARALLELISM=falsehood
+export HF_TOKEN=$HF_TOKEN; export HF_TOKEN="${HF_TOKEN:-}"; export HF_TOKEN=
+export HF_TOKEN=$(cat /home/me/secrets/token) WANDB_API_KEY=`cat key_of_wandb` SECRET="$(</home/me/secret)"
+wandb login; wandb login "$WANDB_API_KEY"; wandb login --host https://wandb.an-organisation-with-a-long-name.org
+hf auth login --token "$HF_TOKEN"; huggingface-cli login --token $(cat ~/.token)
+export https_proxy=http://proxy:3128 http_proxy=http://$USER:$PASSWORD@proxy:3128
+git clone ssh://git@example.org/hf_tokenizers_and_models; python train_hf_tokenizers_on_everything.py
+""")
     assert problems("--executor", "slurm", "--setup-file", str(path)) == []
 
 

@@ -67,3 +67,27 @@ def test_mounts_cover_what_the_ranks_open() -> None:
         "/shared/data:/shared/data:ro",
         "/shared/runs:/shared/runs",
     ]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "known", "address"),
+    [
+        ("10.0.0.5", True, "10.0.0.5"),
+        ("::1 10.0.0.5", True, "10.0.0.5"),
+        ("fe80::1%eth0 10.0.0.5 10.1.0.5", True, "10.0.0.5"),
+        ("127.0.1.1 10.0.0.5", True, "10.0.0.5"),
+        ("127.0.1.1", True, "node7"),
+        ("::1", True, "node7"),
+        ("2001:db8::5", False, "2001:db8::5"),
+        ("127.0.1.1", False, "127.0.1.1"),
+        ("", True, "node7"),
+    ],
+)
+def test_the_ranks_meet_where_every_node_finds_it(
+    addresses: str, known: bool, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = made("two_nodes", monkeypatch)
+    lines = text[text.index("export MASTER_ADDR") : text.index("export MASTER_PORT")]
+    program = f"head_node=node7 head_node_ip=$1\ngetent() {{ {'true' if known else 'false'}; }}\n{lines}env"
+    done = subprocess.run(["bash", "-euc", program, "-", addresses], text=True, capture_output=True, check=True)
+    assert f"MASTER_ADDR={address}\n" in done.stdout

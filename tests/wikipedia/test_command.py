@@ -182,6 +182,8 @@ def test_progress_in_a_log(wiki: Wiki, site: DumpSite, capsys: pytest.CaptureFix
         (["--date", "2025-01-01"], ["--date 2025-01-01", "YYYYMMDD"]),
         (["--base-url", "dumps.wikimedia.org"], ["--base-url", "https://"]),
         (["--output-dir", "/proc/none"], ["--output-dir /proc/none"]),
+        (["--workers", "x"], ["--workers: x: expected a whole number of 1 or more"]),
+        (["--languag", "en"], ["unrecognized arguments: --languag en", "did you mean --language?"]),
     ],
 )
 def test_refusals(wiki: Wiki, tmp_path: Path, flags: list[str], words: list[str]) -> None:

@@ -70,6 +70,7 @@ def _act(action: str) -> None:
     launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
     if action == "usr1":
         os.kill(launcher, signal.SIGUSR1)
+        time.sleep(2)  # until it has told this rank
     if action == "launcher":
         os.kill(launcher, signal.SIGKILL)
     if action == "group":

@@ -77,10 +77,13 @@ trap finish EXIT
 export TOKENIZERS_PARALLELISM=false
 export CUDA_DEVICE_MAX_CONNECTIONS=1
 export TORCH_NCCL_AVOID_RECORD_STREAMS=1
-export MASTER_ADDR=${head_node_ip%% *}
-case "$MASTER_ADDR" in   # a node that knows itself only by a loopback address is called by its name
-  ''|127.*) if getent hosts "$head_node" >/dev/null; then MASTER_ADDR=$head_node; fi ;;
-esac
+export MASTER_ADDR=
+for address in $head_node_ip; do   # of all that the node knows itself by, the first that other nodes can use
+  case "$address" in 127.*|*:*) ;; *) MASTER_ADDR=$address; break ;; esac
+done
+if [ -z "$MASTER_ADDR" ]; then   # a node that knows itself only by loopback and IPv6 addresses is called by its name
+  if getent hosts "$head_node" >/dev/null; then MASTER_ADDR=$head_node; else MASTER_ADDR=${head_node_ip%% *}; fi
+fi
 export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
 if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
 # -----------------------------------------------------------------------------
