@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 import time
 from typing import TextIO
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a log on a full disk: room may come again
+
 
 class Meter:
     """A live line on a terminal; elsewhere a plain line at most every `every` seconds.
 
-    `show(text)` replaces the live line, `note(text)` prints a lasting line above it, `close()` ends it.
+    `show(text)` replaces the live line, `note(text)` prints a lasting line above it, `close()` ends it. With `outlive`
+    a stream that is gone (a closed pipe, the terminal of an ssh that dropped) is no error: what follows is not seen.
     """
 
-    def __init__(self, stream: TextIO | None = None, every: float = 10.0):
+    def __init__(self, stream: TextIO | None = None, every: float = 10.0, outlive: bool = False):
         self.stream = stream or sys.stderr
+        self.outlive = outlive
         self.live = self.stream.isatty()
         self.every = every
         self._last_shown = float("-inf")
@@ -32,29 +38,41 @@ class Meter:
         if self.live:
             if not always and now - self._last_shown < 0.1:
                 return
-            self.stream.write(f"\r\x1b[K{text[: self.columns]}")
+            self._write(f"\r\x1b[K{text[: self.columns]}")
             self._drawn = True
         else:
             if not always and now - self._last_shown < self.every:
                 return
-            self.stream.write(text + "\n")
+            self._write(text + "\n")
         self._last_shown = now
-        self.stream.flush()
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        if self._drawn:
-            self.stream.write("\r\x1b[K")
-            self._drawn = False
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        self._write(f"\r\x1b[K{text}\n" if self._drawn else f"{text}\n")
+        self._drawn = False
 
     def close(self) -> None:
         """Leave the last live line where it is and go to the next."""
         if self._drawn:
-            self.stream.write("\n")
+            self._write("\n")
             self._drawn = False
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
             self.stream.flush()
+        except OSError as error:
+            if not self.outlive:
+                raise
+            if error.errno not in FULL:
+                _lead_nowhere(self.stream)
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    """Send all that is still written to `stream`, by others and at the process's end too, to /dev/null."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def human_bytes(count: float) -> str:

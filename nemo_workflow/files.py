@@ -1,7 +1,9 @@
-"""Files that are either whole or not there: written aside, flushed to disk, then renamed."""
+"""Files that are either whole or not there (written aside, flushed to disk, then renamed), and locks on files."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import tempfile
@@ -9,6 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre without -o flock, NFS without its lock daemon
+
+
+def flock(stream: IO[Any], how: int) -> bool:
+    """Lock a file; False on a disk without locks. Raises BlockingIOError where another holds it and LOCK_NB is given."""
+    try:
+        fcntl.flock(stream, how)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    return True
 
 
 def fsync_dir(folder: Path) -> None:

@@ -18,7 +18,7 @@ import psutil
 
 from nemo_workflow import events, micro_batch, resuming, tokenizer_files, watch
 from nemo_workflow.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
-from nemo_workflow.console import human_bytes
+from nemo_workflow.console import Meter, human_bytes
 from nemo_workflow.errors import Failure, Refusal
 from nemo_workflow.files import write_json, written_aside
 from nemo_workflow.monitor import Monitor
@@ -47,10 +47,11 @@ def run_local(plan: Plan) -> int:
             identity, changes = resuming.check_changes(plan)
             attempt = prepare(plan)
             write_json(attempt / resuming.IDENTITY, identity)
+            tail = events.Tail(plan.folder / events.FILE, from_end=True)
             try:
                 return _Local(plan, attempt, changes).run()
             except Failure:
-                smaller = micro_batch.smaller_after_failure(plan, attempt)
+                smaller = micro_batch.smaller_after_failure(plan, attempt, tail.new())
                 if smaller is None:
                     raise
                 print(smaller.notes[-1], flush=True)
@@ -59,9 +60,16 @@ def run_local(plan: Plan) -> int:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; raises Refusal if another start holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with watch.lock_run(folder):
+    """Hold the run's lock; raises Refusal if another start holds it, or where the folder can't be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = watch.lock_run(folder)
+    except OSError as error:
+        raise Refusal(
+            f"--output-dir {folder.parent}: {folder} can't be written ({error.strerror}); give another folder, or make"
+            " this one writable"
+        ) from None
+    with lock:
         yield
 
 
@@ -118,11 +126,14 @@ class _Local:
         self.plan = plan
         self.changes = changes
         self.attempt = attempt
-        self.monitor = Monitor(plan)
+        self.monitor = Monitor(plan, outlive=True)
         self.asked: int | None = None  # signal that asked us to stop
         self.asked_at = 0.0
+        self.told = False  # that the ranks were asked
         self.insisted = False
         self.hung = ""  # what was found when no step was made for too long
+        self.signs: tuple[int, ...] = ()  # of life, as they were at the last look
+        self.signs_changed = time.monotonic()
         self.looked = 0.0
         self.last_seen: float | None = None  # when a process of the run was last there
         self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
@@ -136,7 +147,7 @@ class _Local:
         os.environ[watch.LAUNCHER] = watch.launcher_mark()
         os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
         run = import_nemo_run(place / "launcher")
-        from torchx.specs import AppState, is_terminal
+        from torchx.specs import AppState
 
         from nemo_workflow import executors
         from nemo_workflow.worker import train
@@ -157,22 +168,32 @@ class _Local:
                 executor=executors.local(self.plan, place / "code"),
                 name="train",
             )
-            experiment.run()
-            job = experiment.jobs[0]
-            with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-                state = job.status(experiment._runner)
-                while not is_terminal(state) and not self._all_gone():
-                    self.monitor.update()
-                    self._stop_if_asked()
-                    self._stop_if_hung()
-                    time.sleep(0.2)
-                    state = job.status(experiment._runner)
-            self._leave_nothing_running()
+            try:
+                experiment.run()
+                state = self._follow(experiment)
+            finally:  # after an error too: nemo_run would wait for the whole run, with nobody to stop it
+                self._leave_nothing_running()
             self.monitor.update()
             self.monitor.close()
         if not self.insisted:
             Refresher(self.plan.folder).finish(REPORT_SECONDS if self.asked is None else STOPPED_REPORT_SECONDS)
         return self._verdict(state == AppState.SUCCEEDED)
+
+    def _follow(self, experiment: Any) -> Any:
+        """The state in which nemo_run's job ended."""
+        from torchx.specs import is_terminal
+
+        job = experiment.jobs[0]
+        with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            state = job.status(experiment._runner)
+            while not is_terminal(state) and not self._all_gone():
+                self.monitor.update()
+                self._tell_if_asked()
+                self._stop_if_asked()
+                self._stop_if_hung()
+                time.sleep(0.2)
+                state = job.status(experiment._runner)
+        return state
 
     # -- stopping -------------------------------------------------------------------------------------------------
 
@@ -181,8 +202,13 @@ class _Local:
             self.insisted = True
             return
         self.asked, self.asked_at = number, time.monotonic()
-        self.monitor.note("stopping: the ranks finish their step and save (once more to stop at once)")
         _send(self._ranks(), signal.SIGTERM)
+
+    def _tell_if_asked(self) -> None:
+        """Not where the signal is taken: it may have come in the middle of a line."""
+        if self.asked is not None and not self.told:
+            self.told = True
+            self.monitor.note("stopping: the ranks finish their step and save (once more to stop at once)")
 
     def _stop_if_asked(self) -> None:
         if self.asked is None:
@@ -206,7 +232,7 @@ class _Local:
     def _stop_if_hung(self) -> None:
         """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
         limit = 60 * float(self.plan.settings.get("timeout_minutes") or 0)
-        if not limit or self.hung or time.time() - self._last_sign_of_life() < limit:
+        if not limit or self.hung or self._seconds_without_sign() < limit:
             return
         ranks = self._ranks()
         stopped = [number for number, rank in enumerate(ranks) if _status(rank) == psutil.STATUS_STOPPED]
@@ -223,17 +249,29 @@ class _Local:
         time.sleep(STACK_SECONDS if asleep else 0)
         self._leave_nothing_running()
 
-    def _last_sign_of_life(self) -> float:
-        """When a step, a validation batch, a line of the metrics file or this start was last seen, in epoch seconds."""
-        times = [self.attempt.stat().st_mtime]
-        for path in (self.attempt / watch.HEARTBEAT, self.plan.folder / events.FILE):
+    def _seconds_without_sign(self) -> float:
+        """How long no step, validation batch or line of the metrics file was seen; a sleep of the machine counts nothing.
+
+        Only that a file's time has changed is looked at: the clock may be set, and a file server has its own.
+        """
+        signs = self._signs_of_life()
+        if signs != self.signs:
+            self.signs, self.signs_changed = signs, time.monotonic()
+        return time.monotonic() - self.signs_changed
+
+    def _signs_of_life(self) -> tuple[int, ...]:
+        times = []
+        for path in (self.attempt, self.attempt / watch.HEARTBEAT, self.plan.folder / events.FILE):
             with contextlib.suppress(FileNotFoundError):
-                times.append(path.stat().st_mtime)
-        return max(times)
+                times.append(path.stat().st_mtime_ns)
+        return tuple(times)
 
     def _ranks(self) -> list[psutil.Process]:
         """The training processes in the order of their ranks: children of torchrun."""
-        found = [child for launcher in self._launchers() for child in launcher.children()]
+        found = []
+        for launcher in self._launchers():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
+                found += launcher.children()
         return sorted(found, key=_rank)
 
     def _launchers(self) -> list[psutil.Process]:
@@ -254,7 +292,7 @@ class _Local:
             newest, _ = newest_whole(self.plan.folder / "checkpoints")
             kept = f"step {newest.step} is saved" if newest else "no checkpoint yet"
             if any(self.attempt.glob("rank*.error")):
-                print(f"while stopping: {explain_failure(self.attempt)}", file=sys.stderr)
+                Meter(sys.stderr, outlive=True).note(f"while stopping: {explain_failure(self.attempt)}")
             self.monitor.note(f"stopped: {kept}; the same command continues from there")
             return 128 + self.asked
         if self.hung:

@@ -7,12 +7,12 @@ runs out of memory before the third starts over with the next smaller size. A si
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import catalog, events, machine, memory
+from nemo_workflow import catalog, machine, memory
 from nemo_workflow.plan import Plan
 
 AUTO = "auto"
@@ -45,15 +45,16 @@ def chosen(plan: Plan) -> Plan:
     return with_size(plan, size, note)
 
 
-def smaller_after_failure(plan: Plan, attempt: Path) -> Plan | None:
-    """The plan with the next smaller size if this start ran out of memory in its trial steps, else None."""
+def smaller_after_failure(plan: Plan, attempt: Path, happened: Iterable[dict[str, Any]]) -> Plan | None:
+    """The plan with the next smaller size if a start ran out of memory in its trial steps, else None.
+
+    `happened` are the events of this start alone: it may have failed before it wrote any.
+    """
     ours = "micro_batch_size" not in plan.given
     errors = [path.read_text(encoding="utf-8", errors="replace") for path in attempt.glob("rank*.error")]
     if not ours or not any("OutOfMemoryError" in text for text in errors):
         return None
-    steps = 0
-    for event in events.read(plan.folder / events.FILE):
-        steps = 0 if event["event"] == "start" else steps + (event["event"] == "step")
+    steps = sum(event["event"] == "step" for event in happened)
     now = plan.setting("micro_batch_size")
     size = next((n for n in sizes(plan) if n < now), None)
     if steps > TRIAL_STEPS or size is None:

@@ -34,11 +34,14 @@ class TimeLeft:
 
 
 class Monitor:
-    """Follows one start of a run. `saving` tells that a checkpoint is being written, `started` that training began."""
+    """Follows one start of a run. `saving` tells that a checkpoint is being written, `started` that training began.
 
-    def __init__(self, plan: Plan):
+    `outlive`: whoever follows goes on when nobody sees it any more.
+    """
+
+    def __init__(self, plan: Plan, outlive: bool = False):
         self.plan = plan
-        self.meter = Meter(sys.stdout)
+        self.meter = Meter(sys.stdout, outlive=outlive)
         path = plan.folder / events.FILE
         self.tail = events.Tail(path, from_end=True)
         self.val_loss = events.last(path).get("validation", {}).get("val_loss")

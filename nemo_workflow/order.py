@@ -7,12 +7,13 @@ batch without seeing a sample twice. Validation goes round one epoch in one orde
 
 The index of an epoch is three arrays, cached in a folder named after a hash of all that they depend on (the lengths
 of the sequences included). A folder appears whole by a rename, so a kill leaves none half made, and a lock lets one
-of several processes, ranks or jobs, build it.
+of several processes, ranks or jobs, build it; where locks don't reach other nodes, several may, and the first counts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import json
@@ -20,6 +21,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,12 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import Split
 
 from nemo_workflow.checkpoints import Checkpoint
-from nemo_workflow.files import fsync_dir, write_json
+from nemo_workflow.files import flock, fsync_dir, write_json
 from nemo_workflow.plan import Plan
 
 LOG = logging.getLogger(__name__)
 HASHES = "hashes.json"
+LEFTOVER_SECONDS = 6 * 3600.0  # a younger one may be another node's, at work where locks don't reach
 VERSION = "1"  # of the order: a change of it makes other indices, never wrong ones
 Arrays = dict[str, numpy.ndarray]
 
@@ -220,26 +223,43 @@ def _store(place: Path, arrays: Arrays) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
         write_json(aside / HASHES, {name: _digest(array) for name, array in arrays.items()})
-        if place.exists():  # damaged: out of the way, then away
+        if place.exists() and _load(place) is None:  # damaged: out of the way, then away
             old = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
-            place.rename(old / "index")
+            with contextlib.suppress(FileNotFoundError):  # another builder was faster
+                place.rename(old / "index")
             shutil.rmtree(old, ignore_errors=True)
-        aside.rename(place)
-        fsync_dir(place.parent)
-    except BaseException:
+        _into_place(aside, place)
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
+
+
+def _into_place(aside: Path, place: Path) -> None:
+    """Rename; an index that has just appeared there is another builder's, and the same."""
+    try:
+        aside.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    fsync_dir(place.parent)
 
 
 @contextlib.contextmanager
 def _only_one(lock: Path) -> Iterator[None]:
-    """Hold an exclusive lock that goes with the process. Leftovers of killed builders are removed while it is held."""
+    """Hold an exclusive lock that goes with the process. Old leftovers of killed builders are removed while it is held."""
     with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        flock(stream, fcntl.LOCK_EX)
         for leftover in lock.parent.glob(".[0-9a-f]*"):
-            if leftover.is_dir():
+            if leftover.is_dir() and _age(leftover) > LEFTOVER_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)
         yield
+
+
+def _age(path: Path) -> float:
+    """Seconds since a folder was changed; 0 where it has just gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def arrange(data: Any, plan: Plan, start: Checkpoint | None) -> None:

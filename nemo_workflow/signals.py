@@ -14,8 +14,12 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None]:
-    """Call `handler` for these signals inside the block; the handlers of before come back after it."""
-    before = {number: signal.signal(number, handler) for number in numbers}
+    """Call `handler` for these signals inside the block; the handlers of before come back after it.
+
+    A SIGHUP that is ignored stays so: nohup asks for it.
+    """
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    before = {number: signal.signal(number, handler) for number in numbers if number not in ignored}
     try:
         yield
     finally:

@@ -18,9 +18,10 @@ from typing import TextIO
 import psutil
 
 from nemo_workflow.errors import Refusal
+from nemo_workflow.files import flock
 from nemo_workflow.signals import die_with_parent
 
-LAUNCHER = "NEMO_WORKFLOW_LAUNCHER"  # environment variable: "pid start-time" of the process that started the ranks
+LAUNCHER = "NEMO_WORKFLOW_LAUNCHER"  # environment variable: "pid start-ticks" of the process that started the ranks
 RUN_LOCK = ".lock"  # in the run's folder, held by its launcher, or by rank 0 of a Slurm job
 RANKS_LOCK = ".ranks.lock"  # in the run's folder, held shared by every rank as long as it lives
 HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every step
@@ -31,17 +32,27 @@ BEAT_SECONDS = 1.0
 
 def launcher_mark() -> str:
     """What LAUNCHER is set to in the ranks' environment by the process that calls this."""
-    return f"{os.getpid()} {psutil.Process().create_time()}"
+    return mark_of(os.getpid())
+
+
+def mark_of(pid: int) -> str:
+    """The number of a process and when it began, in the kernel's ticks since boot: a clock that is set changes nothing."""
+    return f"{pid} {_stat(pid)[19]}"
 
 
 def launcher_alive(mark: str) -> bool:
     """Whether the process of a mark still runs; another one with its number does not count."""
     pid, _, began = mark.partition(" ")
     try:
-        process = psutil.Process(int(pid))
-        return abs(process.create_time() - float(began)) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        state, *_, ticks = _stat(int(pid))[:20]
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    return ticks == began and state not in "ZX"
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on; the second, the name, may hold blanks and parentheses."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 def dump_stacks_on_signal(stream: TextIO) -> None:
@@ -63,7 +74,10 @@ def lock_run(folder: Path) -> TextIO:
     """Take the run's lock; it goes with the process, so a crash leaves none behind. Raises Refusal if another holds it."""
     stream = (folder / RUN_LOCK).open("a")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            print(
+                f"note: {folder}: the disk has no locks, so a second start of the run is not noticed", file=sys.stderr
+            )
     except BlockingIOError:
         stream.close()
         raise Refusal(
@@ -75,18 +89,18 @@ def lock_run(folder: Path) -> TextIO:
 def hold_ranks_lock(folder: Path) -> TextIO:
     """Take the shared lock that says that ranks of the run live; it goes with the last process that inherits it."""
     stream = (folder / RANKS_LOCK).open("a")
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(stream, fcntl.LOCK_SH)
+    with contextlib.suppress(OSError):  # a rank can do without
+        flock(stream, fcntl.LOCK_SH)
     return stream
 
 
 def ranks_gone(folder: Path, wait_seconds: float) -> bool:
-    """Whether no rank of an earlier start lives, at the latest after `wait_seconds`."""
+    """Whether no rank of an earlier start lives, at the latest after `wait_seconds`; a disk without locks knows of none."""
     end = time.monotonic() + wait_seconds
     with (folder / RANKS_LOCK).open("a") as stream:
         while True:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
             except BlockingIOError:
                 if time.monotonic() > end:

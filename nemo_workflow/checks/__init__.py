@@ -10,7 +10,7 @@ from nemo_workflow.checks.activations import cpu_offloading, recompute
 from nemo_workflow.checks.data import enough_data, tokenizer_fits
 from nemo_workflow.checks.hardware import cpu_limits, machine_size, precision_flags
 from nemo_workflow.checks.layout import pipeline_split, rank_split, sequence_length, tensor_split
-from nemo_workflow.checks.outputs import sample_text, wandb_flags
+from nemo_workflow.checks.outputs import output_folder, sample_text, wandb_flags
 from nemo_workflow.checks.run import Run
 from nemo_workflow.checks.training import checkpoint_fits, lacking_fields, optimizer_flags, optimizer_offloading
 from nemo_workflow.checks.values import experiment_name, paths_are_text, smallest_values
@@ -18,6 +18,7 @@ from nemo_workflow.checks.values import experiment_name, paths_are_text, smalles
 RULES = (
     experiment_name,
     paths_are_text,
+    output_folder,
     machine_size,
     checkpoint_fits,
     lacking_fields,

@@ -1,4 +1,4 @@
-"""W&B, and the sample text of a finished run."""
+"""The folder of the runs, W&B, and the sample text of a finished run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from pathlib import Path
 
 from nemo_workflow.checks.run import Run
 from nemo_workflow.conversion import families
+
+
+def output_folder(run: Run) -> Iterator[str]:
+    """What can be told without making it; the start tells the rest (root may write to /proc, as far as /proc says)."""
+    if run.settings.executor != "local":
+        return
+    output = Path(run.settings.output_dir).expanduser().absolute()
+    folder = output / run.settings.experiment
+    there = next(place for place in (folder, *folder.parents) if os.access(place, os.F_OK))
+    if not there.is_dir():
+        yield f"--output-dir {output}: {there} is a file; give a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield f"--output-dir {output}: {there} can't be written; give another folder, or make this one writable"
 
 
 def wandb_flags(run: Run) -> Iterator[str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import catalog, flops, machine, micro_batch
+from nemo_workflow import catalog, flops, launch, machine, micro_batch
+from nemo_workflow.errors import Failure
 from nemo_workflow.layout import Layout
 from nemo_workflow.options import parse
 from nemo_workflow.plan import Plan
@@ -79,16 +80,38 @@ def test_out_of_memory_in_the_first_steps_takes_the_next_smaller(tmp_path: Path)
     run.folder.mkdir()
     (attempt / "rank0.error").write_text("1.0\ntorch.OutOfMemoryError: CUDA out of memory")
     events = [{"event": "start", "step": 0}, {"event": "step", "step": 1}]
-    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    smaller = micro_batch.smaller_after_failure(run, attempt)
+    smaller = micro_batch.smaller_after_failure(run, attempt, events)
     assert smaller is not None and smaller.setting("micro_batch_size") == 2
     given = replace(run, given=("micro_batch_size",))
-    assert micro_batch.smaller_after_failure(given, attempt) is None
+    assert micro_batch.smaller_after_failure(given, attempt, events) is None
     events += [{"event": "step", "step": 2}, {"event": "step", "step": 3}]
-    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    assert micro_batch.smaller_after_failure(run, attempt) is None
+    assert micro_batch.smaller_after_failure(run, attempt, events) is None
     (attempt / "rank0.error").write_text("1.0\nValueError: something else")
-    assert micro_batch.smaller_after_failure(smaller, attempt) is None
+    assert micro_batch.smaller_after_failure(smaller, attempt, []) is None
+
+
+def test_out_of_memory_in_the_set_up_of_a_resumed_run_takes_the_next_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier start's steps are no trial of this one. Stand-ins for the ranks: a CPU has no such failure."""
+    run = micro_batch.chosen(plan(tmp_path))
+    run.folder.mkdir()
+    steps = [json.dumps({"event": "step", "step": step}) for step in range(1, 10)]
+    (run.folder / "metrics.jsonl").write_text("\n".join(steps) + "\n")
+    tried = []
+
+    def start(self: Any) -> int:
+        tried.append(self.plan.setting("micro_batch_size"))
+        if len(tried) == 1:
+            (self.attempt / "rank0.error").write_text("1.0\ntorch.OutOfMemoryError: CUDA out of memory")
+            raise Failure("rank 0")
+        return 0
+
+    monkeypatch.setattr(launch._Local, "run", start)
+    monkeypatch.setattr(launch.resuming, "check_changes", lambda plan: ({}, []))
+    monkeypatch.setattr(launch.tokenizer_files, "stage", lambda plan: None)
+    assert launch.run_local(run) == 0
+    assert len(tried) == 2 and tried[1] < tried[0]
 
 
 def test_work_of_a_token() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nemo_workflow import dataset_report, machine, options
+from nemo_workflow import dataset_report, launch, machine, options
 from nemo_workflow.errors import Refusal
 from nemo_workflow.planning import make_plan
 from tests.plan.conftest import Place, write_nemo_model, write_pair, write_tokenizer
@@ -135,6 +136,22 @@ def test_wrong_flags_are_refused_in_these_words(shared: Place, flags: str, messa
 def test_wandb_without_a_key_is_told_and_not_refused(shared: Place) -> None:
     assert any("no key" in note and "wandb sync" in note for note in shared.plan("--wandb").notes)
     assert not any("wandb" in note for note in shared.plan().notes)
+
+
+def test_an_output_folder_that_can_not_be_made_is_refused(
+    shared: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for output in (file, file / "deeper"):
+        assert refusal(shared, output_dir=str(output)) == [f"--output-dir {output}: {file} is a file; give a folder"]
+    words = r"--output-dir /proc/x: /proc/x/run can't be written \(No such file"
+    with pytest.raises(Refusal, match=words), launch.locked(Path("/proc/x/run")):
+        raise AssertionError
+    access = os.access  # a mock: root, who often runs the tests, may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and access(path, mode))
+    (problem,) = refusal(shared, output_dir=str(tmp_path / "new"))
+    assert problem.startswith(f"--output-dir {tmp_path}/new: {tmp_path} can't be written; give another")
 
 
 def test_all_problems_come_at_once(shared: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -235,6 +236,7 @@ def test_two_jobs_build_once_and_a_kill_half_way_harms_nothing(tmp_path: Path) -
     while not log.exists():
         time.sleep(0.02)
     (cache / ".0123.half").mkdir()  # what a builder killed while it wrote leaves
+    os.utime(cache / ".0123.half", (time.time() - 86400,) * 2)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     go(first)
@@ -242,6 +244,36 @@ def test_two_jobs_build_once_and_a_kill_half_way_harms_nothing(tmp_path: Path) -
     assert [process.wait(timeout=60) for process in (first, second)] == [0, 0]
     assert log.read_text() == "built\nbuilt\n"  # by the one that was killed, and by one of the two
     assert sorted(path.name for path in cache.iterdir()) == [".lock", "0123"]
+
+
+@pytest.mark.parametrize("moment", ["write_json", "_into_place"])
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("lock", [None, errno.ENOSYS], ids=["of this node only", "none"])
+def test_two_nodes_without_a_common_lock_may_build_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, damaged: bool, lock: int | None
+) -> None:
+    """The other node builds all of it at a moment of our build. A mock for the disk: here every disk has locks."""
+    from nemo_workflow import order
+
+    place, arrays = tmp_path / "0123", {"a": numpy.arange(1000)}
+
+    def other_node(*arguments: Any) -> Any:
+        monkeypatch.setattr(order, moment, ours)
+        assert order.cached(place, lambda: arrays)["a"][-1] == 999
+        return ours(*arguments)
+
+    def no_lock(*_: Any) -> None:
+        if lock:
+            raise OSError(lock, os.strerror(lock))
+
+    if damaged:
+        order.cached(place, lambda: arrays)
+        flip_a_byte(place / "a.npy")
+    ours = getattr(order, moment)
+    monkeypatch.setattr(order, moment, other_node)
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    assert order.cached(place, lambda: arrays)["a"][-1] == 999
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "0123"]
 
 
 def test_evaluation_reads_the_samples_that_validation_read(one_rank: Any) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -40,7 +43,7 @@ def rank(folder: Path, mark: str, grace: float = 1.0) -> subprocess.Popen[str]:
 
 def test_a_rank_stops_when_its_launcher_is_killed(tmp_path: Path) -> None:
     launcher = subprocess.Popen(["sleep", "100"])
-    process = rank(tmp_path, f"{launcher.pid} {psutil.Process(launcher.pid).create_time()}")
+    process = rank(tmp_path, watch.mark_of(launcher.pid))
     assert not watch.ranks_gone(tmp_path, 0.3)
     launcher.kill()
     launcher.wait()
@@ -67,8 +70,30 @@ def test_another_process_with_the_launchers_number_does_not_count() -> None:
     own = watch.launcher_mark()
     assert watch.launcher_alive(own)
     pid, began = own.split()
-    assert not watch.launcher_alive(f"{pid} {float(began) - 100}")
-    assert not watch.launcher_alive("999999999 1.0")
+    assert not watch.launcher_alive(f"{pid} {int(began) - 1}")
+    assert not watch.launcher_alive("999999999 1")
+    dead = subprocess.Popen(["true"])
+    mark = watch.mark_of(dead.pid)
+    assert os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # a zombie
+    assert not watch.launcher_alive(mark)
+    dead.wait()
+
+
+def test_a_clock_that_is_set_does_not_look_like_the_launchers_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock: setting the clock needs a machine of its own. The kernel moves the time of boot by as much."""
+    mark = watch.launcher_mark()
+    booted = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 90)
+    assert watch.launcher_alive(mark)
+
+
+def test_a_name_with_blanks_and_parentheses_hides_no_start_time(tmp_path: Path) -> None:
+    program = tmp_path / "a) Z (b"
+    program.symlink_to(shutil.which("sleep") or "")
+    process = subprocess.Popen([program, "100"])
+    assert watch.launcher_alive(watch.mark_of(process.pid))
+    process.kill()
+    process.wait()
 
 
 def test_the_lock_of_the_ranks_goes_with_the_last_of_them(tmp_path: Path) -> None:
@@ -80,6 +105,22 @@ def test_the_lock_of_the_ranks_goes_with_the_last_of_them(tmp_path: Path) -> Non
     second.kill()
     second.wait()
     assert watch.ranks_gone(tmp_path, 5)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_trained_on(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mock: here every disk has locks."""
+
+    def no_lock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    watch.lock_run(tmp_path).close()
+    assert "the disk has no locks" in capsys.readouterr().err
+    watch.hold_ranks_lock(tmp_path).close()
+    assert watch.ranks_gone(tmp_path, 0)
 
 
 def test_a_start_is_refused_while_old_ranks_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
