@@ -290,10 +290,12 @@ class _Local:
     def _verdict(self, succeeded: bool) -> int:
         if self.asked is not None and not succeeded:
             newest, _ = newest_whole(self.plan.folder / "checkpoints")
-            kept = f"step {newest.step} is saved" if newest else "no checkpoint yet"
+            kept = "no checkpoint yet; the same command starts anew"
+            if newest:
+                kept = f"step {newest.step} is saved; the same command continues from there"
             if any(self.attempt.glob("rank*.error")):
                 Meter(sys.stderr, outlive=True).note(f"while stopping: {explain_failure(self.attempt)}")
-            self.monitor.note(f"stopped: {kept}; the same command continues from there")
+            self.monitor.note(f"stopped: {kept}")
             return 128 + self.asked
         if self.hung:
             raise Failure(f"{self.hung}; all ranks' stacks are in {self.attempt}/rank*.log")
