@@ -56,12 +56,13 @@ def test_no_step_for_too_long_is_a_hang(local: Any) -> None:
 
 # a stand-in for nemo_run, which would take 20 s to start a rank: what counts is that leaving it waits for the whole run
 LAUNCHER = """
-import os, subprocess, sys
+import os, signal, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 from torchx.specs import AppState
 from nemo_workflow import executors, launch
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 folder, error = Path(sys.argv[1]), sys.argv[2]
 RANK = '''
 import signal, sys, time

@@ -31,7 +31,8 @@ esac""",
 }
 # the data that the plan names are not there, so what a resume compares is left out
 PROGRAM = """
-import dataclasses, sys
+import dataclasses, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 from nemo_workflow import resuming
 from nemo_workflow.errors import run_command
 from nemo_workflow.slurm import submit
