@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partialmethod
 from pathlib import Path
 
 import original_behaviour
@@ -53,9 +54,11 @@ from nemo import lightning as nl  # noqa: E402
 from nemo.collections import llm  # noqa: E402
 from nemo.collections.common.tokenizers.huggingface import AutoTokenizer  # noqa: E402
 from nemo.lightning.callback_group import CallbackGroup  # noqa: E402
+from nemo.lightning.io.connector import ModelConnector  # noqa: E402
 from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback  # noqa: E402
 from nemo.utils import AppState  # noqa: E402
 
+SAVE_TOKENIZER = ModelConnector.save_hf_tokenizer_assets
 LAYERS, HIDDEN, SEQ_LENGTH, VOCABULARY = 4, 64, 64, 256
 
 
@@ -177,6 +180,8 @@ def import_start(folder: Path, name: str, *, tied: bool = False) -> dict:
     """Import folder/hf (or folder/hf_tied) into folder/<name>; returns the norm weights that arrived."""
     config = make_config(share_embeddings_and_output_weights=tied)
     hugging_face = folder / ("hf_tied" if tied else "hf")
+    # NeMo's own place is one for all, /tmp/nemo_tokenizer, and the other rank imports too
+    ModelConnector.save_hf_tokenizer_assets = partialmethod(SAVE_TOKENIZER, save_path=str(folder / f"{name}_tokenizer"))
     llm.import_ckpt(llm.LlamaModel(config), f"hf://{hugging_face}", output_path=folder / name)
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)

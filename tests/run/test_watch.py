@@ -56,7 +56,7 @@ def test_a_rank_stops_when_its_launcher_is_killed(tmp_path: Path) -> None:
 
 def test_a_rank_that_saves_is_not_ended_before_it_has_saved(tmp_path: Path) -> None:
     launcher = subprocess.Popen(["sleep", "100"])
-    process = rank(tmp_path, f"{launcher.pid} {psutil.Process(launcher.pid).create_time()}")
+    process = rank(tmp_path, watch.mark_of(launcher.pid))
     (tmp_path / "saving").touch()
     launcher.kill()
     launcher.wait()
