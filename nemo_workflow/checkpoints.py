@@ -146,9 +146,8 @@ def write_manifest(path: Path, known: dict[str, dict[str, Any]] | None = None, *
     `known` are entries that are described already (by the ranks that wrote the files), `more` further fields.
     """
     known = known or {}
-    names = sorted(
-        {*files_of(path), *known}
-    )  # one that this rank doesn't see yet (NFS) is told of by the rank that wrote it
+    # a file that this rank doesn't see yet (NFS) is told of by the rank that wrote it
+    names = sorted({*files_of(path), *known})
     files = describe_files(path, [name for name in names if name not in known]) | known
     write_json(path / MANIFEST, {"version": 1, "files": {name: files[name] for name in names}, **more})
     return sum(files[name]["bytes"] for name in names)

@@ -130,7 +130,7 @@ SETTINGS = (
 )
 # Beside recipe fields: micro_batch.py (size by the memory plan), gpu_backend/weight_gradient.py (0.6 %),
 # gpu_backend/output_layer.py (about 3 % with the two settings above at global batch 16), gpu_backend/activation.py and
-# rotary.py (1.6 % together), gpu_backend/attention.py (4.4 % where flash-attn-4 is installed),
+# rotary.py (1.6 % together), gpu_backend/attention.py (4.3 % where flash-attn-4 is installed),
 # step_clock.py (no wait a step).
 
 

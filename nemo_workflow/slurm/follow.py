@@ -19,9 +19,7 @@ from nemo_workflow.worker import STOPPED
 
 POLL_SECONDS, SSH_POLL_SECONDS = 2.0, 5.0  # over ssh each look is a login
 FORGOTTEN_SECONDS = 60.0  # how long Slurm may not know the job before we believe it
-UNSEEN_SECONDS = (
-    60.0  # how long NFS may keep from us what the job script left: the longest it trusts a folder it has read
-)
+UNSEEN_SECONDS = 60.0  # that NFS may keep from us what the job script left: the longest it trusts a folder it has read
 STOP = 128 + signal.SIGTERM  # exit code of a run that saved and stopped, or was cancelled
 
 

@@ -1,7 +1,7 @@
 """Attention by FlashAttention 4: our autograd around its two functions, and when it stands aside.
 
 Its kernels need a Hopper GPU: where there is none, plain PyTorch stands in for them, with the same arguments and layouts.
-Seen on a card: benchmarks/gpu/check_attention.py, docs/performance.md.
+Seen on a card: benchmarks/gpu/check_kernels.py, docs/performance.md.
 """
 
 from __future__ import annotations
