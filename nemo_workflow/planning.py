@@ -96,13 +96,14 @@ def _gather(settings: Settings, problems: list[str]) -> checks.Run:
     """Everything that the checks look at; what can't be had is left None and its reason added to `problems`."""
     run = checks.Run(settings, accelerator=_accelerator(settings))
     run.hf_folder = _attempt(problems, lambda: pretrained.hf_folder(settings.hf_model_id))
+    hf_refused = bool(problems)
     if run.hf_folder:
         folder = run.hf_folder
         run.hf_config = _attempt(problems, lambda: pretrained.hf_config(folder)) or {}
         run.tokenizer = _attempt(problems, lambda: pretrained.read_tokenizer(folder))
     if settings.nemo_model:
         run.nemo_model = _attempt(problems, lambda: pretrained.read_nemo_model(settings.nemo_model))
-    run.recipe = _attempt(problems, lambda: _recipe(run))
+    run.recipe = _attempt(problems, lambda: _recipe(run, hf_refused))
     if run.recipe:
         run.sizes = _sizes(run, run.recipe)
         run.seq_length = settings.seq_length or run.recipe.fields["data.seq_length"]
@@ -130,7 +131,7 @@ def _accelerator(settings: Settings) -> str:
     return "gpu" if settings.executor == "slurm" or machine.has_gpu() else "cpu"
 
 
-def _recipe(run: checks.Run) -> Recipe | None:
+def _recipe(run: checks.Run, hf_refused: bool) -> Recipe | None:
     """The recipe named, or the one that the checkpoint or the Hugging Face configuration fits."""
     settings = run.settings
     if settings.model_name:
@@ -141,8 +142,8 @@ def _recipe(run: checks.Run) -> Recipe | None:
         name, source = pretrained.recipe_of_nemo(run.nemo_model), "--nemo-model"
     elif run.hf_config:
         name, source = pretrained.recipe_of_hf(run.hf_config), "the config.json of --hf-model-id"
-    elif run.hf_folder is None and not pretrained.HUB_ID.fullmatch(settings.hf_model_id):
-        return None
+    elif hf_refused:
+        return None  # why has been said
     else:
         raise Refusal(
             "--model-name is required: no config.json of --hf-model-id is on this machine (see --list-models)"

@@ -285,6 +285,7 @@ def test_a_mistyped_folder_is_no_hub_id(place: Place, monkeypatch: pytest.Monkey
         ("hf/tok", "hf is a folder here and has no tok"),
     ):
         assert why in refusal(place, hf_model_id=typed)[0]
+        assert len(refusal(place, hf_model_id=typed, model_name=None)) == 1  # no word of a config.json besides
 
 
 def test_a_model_larger_than_the_machine_is_refused_on_a_cpu(place: Place) -> None:
