@@ -47,7 +47,7 @@ def _written(file: Path) -> str | None:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    plain = re.search(r"""^__version__\s*=\s*["']([^"']+)["']""", text, re.MULTILINE)
+    plain = re.search(r"""^__version__\s*=\s*["'](\d[^"']*)["']""", text, re.MULTILINE)
     if plain:
         return plain[1]
     parts = dict(re.findall(r"""^(MAJOR|MINOR|PATCH|PRE_RELEASE)\s*=\s*["']?([\w.]*)["']?""", text, re.MULTILINE))
