@@ -11,9 +11,10 @@ from nemo_workflow.config import checks, memory, micro_batch, warnings
 from nemo_workflow.config.checks import slurm as slurm_rules
 from nemo_workflow.config.flags import TABLE, Settings
 from nemo_workflow.config.parallelism import make_layout
-from nemo_workflow.config.run_config import Plan, Source
+from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import make_schedule
 from nemo_workflow.data import blend
+from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part, parse_split, parts_of
 from nemo_workflow.models import catalog, pretrained
 from nemo_workflow.models.catalog import Recipe

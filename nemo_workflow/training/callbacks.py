@@ -29,8 +29,8 @@ from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
 from nemo_workflow.training.spikes import SpikeWarner
 from nemo_workflow.training.step_clock import Finished, StepClock
-from nemo_workflow.training.worker import STOPPED
 from nemo_workflow.utils import machine
+from nemo_workflow.utils.errors import STOPPED
 
 LAST_REPORT_SECONDS = 15.0  # that the end of a run may be held up for its report
 

@@ -18,11 +18,10 @@ from typing import TextIO
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.training import liveness
-from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 from nemo_workflow.utils.imports import collector_paused
 
 GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
-STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
 
 
 def train(plan: str, attempt: str) -> None:
