@@ -7,7 +7,7 @@ function that yields its problems; it yields nothing where what it needs couldn'
 from __future__ import annotations
 
 from nemo_workflow.checks.activations import cpu_offloading, recompute
-from nemo_workflow.checks.data import enough_data, tokenizer_fits
+from nemo_workflow.checks.data import enough_data, sound_pairs, tokenizer_fits
 from nemo_workflow.checks.hardware import cpu_limits, machine_size, precision_flags
 from nemo_workflow.checks.layout import pipeline_split, rank_split, sequence_length, tensor_split
 from nemo_workflow.checks.outputs import output_folder, sample_text, wandb_flags
@@ -33,6 +33,7 @@ RULES = (
     cpu_offloading,
     optimizer_offloading,
     enough_data,
+    sound_pairs,
     tokenizer_fits,
     wandb_flags,
     sample_text,
