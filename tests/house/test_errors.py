@@ -114,9 +114,9 @@ def test_a_subcommands_flag_does_not_replace_the_one_before_it_in_silence(capsys
     made.add_argument("--output-dir", default="d")
     show = made.add_subparsers().add_parser("show")
     show.add_argument("--output-dir", default=argparse.SUPPRESS)
-    assert made.parse_args("--output-dir a show --output-dir a".split()).output_dir == "a"
+    assert made.parse_args(["--output-dir", "a", "show", "--output-dir", "a"]).output_dir == "a"
     assert capsys.readouterr().err == ""
-    assert made.parse_args("--output-dir a show --output-dir b".split()).output_dir == "b"
+    assert made.parse_args(["--output-dir", "a", "show", "--output-dir", "b"]).output_dir == "b"
     assert "note: --output-dir b replaces --output-dir a" in capsys.readouterr().err
 
 
