@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_workflow.dataset import HEADER, Pair
-from nemo_workflow.errors import Refusal
+from nemo_workflow.data.indexed_dataset import HEADER, Pair
+from nemo_workflow.utils.errors import Refusal
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from nemo_workflow.errors import Refusal
+from nemo_workflow.utils.errors import Refusal
 
 BLOCK = 1 << 20
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

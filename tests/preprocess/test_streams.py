@@ -10,9 +10,9 @@ import subprocess
 import pyarrow
 import pytest
 
-from nemo_workflow.errors import Refusal
 from nemo_workflow.preprocess import streams
 from nemo_workflow.preprocess.streams import DamagedError, open_text
+from nemo_workflow.utils.errors import Refusal
 
 TEXT = b"".join(b'{"text": "line %d"}\n' % number for number in range(5000))
 PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
