@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from nemo_workflow import demo
+from tools import demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PYTHON = Path(os.environ.get("OLDEST_PYTHON", "/usr/bin/python3.11"))
