@@ -58,7 +58,7 @@ class _MegatronMetadata(Metadata):
 
 def _enum_member(owner: Any, name: Any) -> Any:
     """Stands for getattr, by which Python before 3.11.4 pickles a member of an enum."""
-    key = (getattr(owner, "__module__", None), getattr(owner, "__qualname__", None))
+    key = (getattr(owner, "__module__", ""), getattr(owner, "__qualname__", ""))
     if not isinstance(owner, EnumType) or type(name) is not str or name not in ENUMS.get(key, ()):
         raise pickle.UnpicklingError("builtins.getattr for more than the member of an enum has no place in a .metadata")
     return owner[name]
