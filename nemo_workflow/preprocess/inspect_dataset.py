@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemo_workflow.data.index_check import Index, blocks_of, check_index
 from nemo_workflow.data.indexed_dataset import DTYPES, Pair, find_prefixes, read_pair
-from nemo_workflow.index_check import Index, blocks_of, check_index
 from nemo_workflow.utils import console
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted

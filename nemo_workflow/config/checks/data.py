@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.data.dataset_stats import token_range, vouched_for
+from nemo_workflow.data.index_check import SAMPLES, Index, check_index
 from nemo_workflow.data.splits import PARTS
-from nemo_workflow.index_check import SAMPLES, Index, check_index
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 
