@@ -69,9 +69,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         training.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
     if plan.accelerator == "gpu":
-        gpu_backend.fuse_output_layer()
-        gpu_backend.fuse_elementwise()
-        gpu_backend.fast_attention()
+        gpu_backend.speed_up(log.note)
         gpu_backend.mend_checkpoints()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
