@@ -202,6 +202,7 @@ class _Local:
             self.insisted = True
             return
         self.asked, self.asked_at = number, time.monotonic()
+        watch.tell_signal(self.attempt, number)
         _send(self._ranks(), signal.SIGTERM)
 
     def _tell_if_asked(self) -> None:

@@ -11,6 +11,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 import lightning.pytorch as pl
@@ -19,7 +20,7 @@ import nemo.lightning._strategy_lib as strategy_lib
 import torch
 import torch.distributed as dist
 
-from nemo_workflow import catalog, events, flops, loggers, machine, parameters
+from nemo_workflow import catalog, events, flops, loggers, machine, parameters, watch
 from nemo_workflow.plan import Plan
 from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.saving import Checkpoints
@@ -317,8 +318,9 @@ class Stopper(pl.Callback):
     limit to a run that may still be saving: who wants the ranks gone at once (launcher, Slurm) kills them.
     """
 
-    def __init__(self, run_log: RunLog):
+    def __init__(self, run_log: RunLog, attempt: Path):
         self.run_log = run_log  # Lightning puts a method of its own at `log`
+        self.attempt = attempt
         self.asked = 0
         self.group: Any = None
 
@@ -349,7 +351,8 @@ class Stopper(pl.Callback):
         if not int(asked):
             return
         self.run_log.write_pending()
-        self.run_log.event("stopping", step=trainer.global_step, signal=int(asked))
+        number = watch.asked_by_launcher(self.attempt) or int(asked)
+        self.run_log.event("stopping", step=trainer.global_step, signal=number)
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts anew
         saver = trainer.checkpoint_callback
         assert isinstance(saver, Checkpoints)

@@ -57,7 +57,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             cpu_backend.install()
         else:
             gpu_backend.install()
-        from nemo_workflow import guard, loss_scale, order, recipe, training
+        from nemo_workflow import guard, loss_scale, order, recipe, teardown, training
         from nemo_workflow.resuming import choose_checkpoint, identity_for
         from nemo_workflow.saving import Checkpoints
 
@@ -81,9 +81,10 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         training.MissedValidation(plan),
         loss_scale.LossScale(log) if plan.settings.get("precision") == "16-mixed" else guard.NanGuard(plan, log),
         *trainer.callbacks,
-        training.Stopper(log),
+        training.Stopper(log, folder),
     ]
     order.arrange(pretrain.keywords["data"], plan, start)
+    teardown.without_copies(trainer.strategy)
     pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
     pretrain()
     log.finish()
