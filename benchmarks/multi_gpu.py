@@ -31,7 +31,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks"), str(REPOSITORY 
 import multi_gpu_models  # noqa: E402
 import run_cases  # noqa: E402
 
-from nemo_workflow import checkpoints, events  # noqa: E402
+from nemo_workflow.run_dir import checkpoints, metrics  # noqa: E402
 
 BATCH = 16
 TOLERANCE = 0.02  # of a loss in bf16, over other orders of summation
@@ -138,7 +138,7 @@ class Bench:
         return self.steps(name)
 
     def steps(self, name: str) -> list[dict[str, Any]]:
-        history = events.read(self.options.out / name / events.FILE)
+        history = metrics.read(self.options.out / name / metrics.FILE)
         return [event for event in history if event["event"] == "step"]
 
     def tiny(self, model: str, flags: str, save_every: int | None = None) -> list[str]:
@@ -267,7 +267,7 @@ def saved_step(bench: Bench, name: str) -> int:
 
 def starts(bench: Bench, name: str) -> list[int]:
     """The step after which each start of a run went on."""
-    history = events.read(bench.options.out / name / events.FILE)
+    history = metrics.read(bench.options.out / name / metrics.FILE)
     return [event["step"] for event in history if event["event"] == "start"]
 
 

@@ -15,8 +15,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from nemo_workflow import gpu_backend  # noqa: E402
-from nemo_workflow.gpu_backend import aside, attention, weight_gradient  # noqa: E402
+from nemo_workflow.backends import gpu  # noqa: E402
+from nemo_workflow.backends.gpu import aside, attention, weight_gradient  # noqa: E402
 
 
 @pytest.fixture
@@ -79,27 +79,27 @@ def test_a_broken_transformer_engine_leaves_the_fused_weight_gradient_out(packag
     package(
         "transformer_engine.pytorch.cpp_extensions", "raise OSError('libcudnn.so.9: cannot open shared object file')"
     )
-    gpu_backend.install()
+    gpu.install()
     assert weight_gradient.NAME not in sys.modules
     assert len(told) == 1
     assert "libcudnn.so.9" in told[0]
 
 
-@pytest.mark.parametrize("module", sorted(gpu_backend.SPEED_UPS))
+@pytest.mark.parametrize("module", sorted(gpu.SPEED_UPS))
 def test_a_kernel_that_can_not_be_loaded_is_left_out(
     module: str, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in gpu_backend.SPEED_UPS:
+    for name in gpu.SPEED_UPS:
         working = types.SimpleNamespace(install=lambda: None)
-        monkeypatch.setitem(sys.modules, f"nemo_workflow.gpu_backend.{name}", working)
+        monkeypatch.setitem(sys.modules, f"nemo_workflow.backends.gpu.{name}", working)
 
     def broken() -> None:
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
 
-    monkeypatch.setitem(sys.modules, f"nemo_workflow.gpu_backend.{module}", types.SimpleNamespace(install=broken))
-    gpu_backend.speed_up(told.append)
+    monkeypatch.setitem(sys.modules, f"nemo_workflow.backends.gpu.{module}", types.SimpleNamespace(install=broken))
+    gpu.speed_up(told.append)
     assert len(told) == 1
-    assert told[0].startswith(gpu_backend.SPEED_UPS[module])
+    assert told[0].startswith(gpu.SPEED_UPS[module])
     assert "C compiler" in told[0]
 
 
@@ -151,6 +151,6 @@ def test_the_kernels_prove_themselves(module: str) -> None:
     pytest.importorskip("triton")
     from tests.gpu.interpreted import DEVICE
 
-    found = __import__(f"nemo_workflow.gpu_backend.{module}", fromlist=["distance"])
+    found = __import__(f"nemo_workflow.backends.gpu.{module}", fromlist=["distance"])
     kind = (2, 3, 64) if module == "rotary" else ()
     assert found.distance(*kind, torch.device(DEVICE)) < aside.FAR / 2

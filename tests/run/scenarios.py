@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nemo_workflow import events
+from nemo_workflow.run_dir import metrics
 from tests.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_left
 from tests.run.hostile import write_code
 
@@ -86,6 +86,15 @@ def two_ranks(place: Place) -> Any:
 
     must(run.start(when=try_again, slow=0.1))
     return SimpleNamespace(run=run, history=run.history(), second=second[0])
+
+
+@scenario("two_ranks")
+def unlike_cpus(place: Place) -> Any:
+    """The two ranks' run once more, with a CPU that has no bf16 products under rank 0."""
+    run = place.experiment(ranks=2)
+    start = must(run.start(old_cpu=0))
+    logs = [(run.attempt() / f"rank{rank}.log").read_text(encoding="utf-8", errors="replace") for rank in (0, 1)]
+    return SimpleNamespace(output=start.output, logs=logs, history=run.history())
 
 
 @scenario()
@@ -174,7 +183,7 @@ def nan(place: Place) -> Any:
     """A NaN gradient on rank 1 of two: stop; then the same with --on-nan skip 1. The saves are in the background."""
     run = place.experiment(ranks=2, flags=("--save-every", "100"))
     seen = SimpleNamespace(run=run, stopped=must(run.start(fault="step 3 1 nan", background=True), 1))
-    seen.event = next(e for e in events.read(run.folder / events.FILE) if e["event"] == "nonfinite")
+    seen.event = next(e for e in metrics.read(run.folder / metrics.FILE) if e["event"] == "nonfinite")
     seen.whole = run.whole()
     seen.skipped = must(run.start("--on-nan", "skip", "1", fault="step 3 1 nan", steps=5, background=True))
     seen.whole_at_end = run.whole()

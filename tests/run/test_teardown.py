@@ -27,9 +27,9 @@ class Module(torch.nn.Module):  # type: ignore[misc]
 
 @pytest.fixture
 def strategy() -> Any:
-    from nemo_workflow import cpu_backend
+    from nemo_workflow.backends import cpu
 
-    cpu_backend.install()
+    cpu.install()
     from nemo import lightning as nl
 
     made = nl.MegatronStrategy()
@@ -60,7 +60,7 @@ def moves(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_nothing_is_moved(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nemo_workflow import teardown
+    from nemo_workflow.training import teardown
 
     assert len(moves(strategy, monkeypatch)) == 2  # Lightning's way, so that this test would tell
     strategy.lightning_module.moved.clear()
@@ -69,7 +69,7 @@ def test_nothing_is_moved(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_error_in_the_teardown_is_still_an_error(strategy: Any) -> None:
-    from nemo_workflow import teardown
+    from nemo_workflow.training import teardown
 
     def fail() -> None:
         raise RuntimeError("the cluster is gone")

@@ -1,0 +1,50 @@
+"""What NeMo lacks on a GPU, for its best speed and for checkpoints that hold. `install` is called in a worker before NeMo is imported, the others after.
+
+Each part changes no result beyond rounding and stands aside where it doesn't fit.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+
+
+def install() -> None:
+    """Make gradient accumulation fusion possible without Apex, and NeMo's import short. Before NeMo is imported."""
+    from nemo_workflow.backends import memory_pool
+    from nemo_workflow.backends.gpu import aside, weight_gradient
+
+    memory_pool.leave_out()
+    aside.optional("gradient accumulation inside the weight gradient's product", weight_gradient.install)
+
+
+def speed_up(say: Callable[[str], None]) -> None:
+    """Replace what is slow by kernels of ours or of flash-attn-4; one that fails is left out, and `say` is told. Imports megatron-core."""
+    from nemo_workflow.backends.gpu import aside
+
+    aside.tell(say)
+    for module, name in SPEED_UPS.items():
+        aside.optional(name, functools.partial(_install, module))
+
+
+# module -> what its failure is called, if it fails before it can give its own name
+SPEED_UPS = {
+    "output_layer": "the fused output layer and loss",
+    "activation": "the kernel for SwiGLU's gradient",
+    "rotary": "the kernel for the rotary embedding",
+    "attention": "flash-attn-4",
+}
+
+
+def _install(module: str) -> None:
+    importlib.import_module(f"{__name__}.{module}").install()
+
+
+def mend_checkpoints() -> None:
+    """No process of a checkpoint's writers stays behind, and an offloaded optimizer's can be read. Imports megatron-core."""
+    from nemo_workflow.backends import checkpoint_queue
+    from nemo_workflow.backends.gpu import offloaded_optimizer
+
+    checkpoint_queue.install()
+    offloaded_optimizer.install()
