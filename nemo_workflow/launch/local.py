@@ -204,6 +204,7 @@ class _Local:
             self.insisted = True
             return
         self.asked, self.asked_at = number, time.monotonic()
+        liveness.tell_signal(self.attempt, number)
         _send(self._ranks(), signal.SIGTERM)
 
     def _tell_if_asked(self) -> None:

@@ -56,7 +56,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             cpu.install()
         else:
             gpu.install()
-        from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order
+        from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order, teardown
         from nemo_workflow.training.checkpointing import Checkpoints
         from nemo_workflow.training.resume import choose_checkpoint, identity_for
 
@@ -68,9 +68,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
     if plan.accelerator == "gpu":
-        gpu.fuse_output_layer()
-        gpu.fuse_elementwise()
-        gpu.fast_attention()
+        gpu.speed_up(log.note)
         gpu.mend_checkpoints()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
@@ -83,9 +81,10 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         callbacks.MissedValidation(plan),
         loss_scale.LossScale(log) if plan.settings.get("precision") == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
-        callbacks.Stopper(log),
+        callbacks.Stopper(log, folder),
     ]
     sample_order.arrange(pretrain.keywords["data"], plan, start)
+    teardown.without_copies(trainer.strategy)
     pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
     pretrain()
     log.finish()
