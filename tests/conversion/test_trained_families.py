@@ -12,11 +12,11 @@ import pytest
 import tiny_models as tiny
 import train_families
 
-from nemo_workflow.checkpoints import newest_whole
 from nemo_workflow.architecture import ARCHITECTURE, OF_THE_CLASS, TRAINING
-from nemo_workflow.conversion.families import FAMILIES
-from nemo_workflow.errors import Refusal
-from nemo_workflow.pretrained import read_nemo_model
+from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.pretrained import read_nemo_model
+from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.utils.errors import Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [name for name in tiny.EXACT if name != "llama_tiny"]
@@ -87,7 +87,7 @@ def test_every_family_is_trained_here() -> None:
 def test_every_field_of_nemos_configurations_is_in_one_list() -> None:
     code = (
         "import dataclasses, importlib, json, pkgutil, sys\n"
-        "from nemo_workflow.conversion.context import prepare\n"
+        "from nemo_workflow.conversion.nemo_context import prepare\n"
         "prepare()\n"
         "import nemo.collections.llm.gpt.model as package\n"
         "from megatron.core.transformer.transformer_config import TransformerConfig\n"
@@ -119,7 +119,12 @@ def test_what_a_conversion_carries_is_kept_by_training(family: object) -> None:
 # --- where the configuration's class lives ----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "target",
-    ["nemo.collections.llm.gpt.model.llama.Llama99Config", "nemo.collections.llm.gpt.nowhere.LlamaConfig", "os.system", ""],
+    [
+        "nemo.collections.llm.gpt.model.llama.Llama99Config",
+        "nemo.collections.llm.gpt.nowhere.LlamaConfig",
+        "os.system",
+        "",
+    ],
 )
 def test_a_configuration_that_nemo_lacks_is_refused_before_the_start(target: str, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, target)

@@ -20,10 +20,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).par
 
 import tiny_models as tiny
 
-from nemo_workflow import launch, options, worker
 from nemo_workflow.architecture import ARCHITECTURE
-from nemo_workflow.checkpoints import newest_whole
-from nemo_workflow.planning import make_plan
+from nemo_workflow.config import flags as options
+from nemo_workflow.config.resolve import make_plan
+from nemo_workflow.launch import local
+from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.training import worker
 
 STEPS = 3
 # any recipe of the model's class: the checkpoint says what the model is
@@ -92,23 +94,25 @@ def train(name: str, place: Path, data: Path) -> None:
         port = free.getsockname()[1]
     rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
     os.environ |= {key: str(value) for key, value in rank.items()} | {"MASTER_ADDR": "127.0.0.1"}
-    worker.train(plan.to_json(), str(launch.prepare(plan)))
+    worker.train(plan.to_json(), str(local.prepare(plan)))
 
 
 def build_recipe(name: str, place: Path, data: Path) -> None:
     """Build the recipe of a run on a GPU, and hold what it says of the model against the checkpoint's model.yaml."""
-    from nemo_workflow import recipe
-    from nemo_workflow.conversion.context import read_model
+    from nemo_workflow.conversion.nemo_context import read_model
+    from nemo_workflow.training import recipe
 
     plan = make_plan(options.parse(flags(name, place, data)))
-    launch.prepare(plan)
+    local.prepare(plan)
     made = recipe.build(plan).model.config
     saved = read_model(place / "nemo")[1]
     assert f"{made.__fn_or_cls__.__module__}.{made.__fn_or_cls__.__name__}" == saved["_target_"]
     different = {
         field: (getattr(made, field), saved[field])
         for field in ARCHITECTURE & set(saved)
-        if not isinstance(saved[field], dict) and (field, saved[field]) != FILLED and as_list(getattr(made, field)) != saved[field]
+        if not isinstance(saved[field], dict)
+        and (field, saved[field]) != FILLED
+        and as_list(getattr(made, field)) != saved[field]
     }
     assert not different, different
 
@@ -168,13 +172,18 @@ def in_a_process(work: Callable[[], object], output: Path) -> str:
 def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     # before NeMo is imported, as the worker does it: conversion and training on a CPU then share the process
-    from nemo_workflow.conversion import context, convert, hf_config, logits  # noqa: F401
-    from nemo_workflow.conversion.families import FAMILIES
+    from nemo_workflow.conversion import (
+        compare_logits,  # noqa: F401
+        nemo_context,
+    )
+    from nemo_workflow.models.families import FAMILIES
 
-    context.prepare()
+    nemo_context.prepare()
     for family in FAMILIES:
-        context.import_nemo(family)
-    from nemo_workflow import recipe, training  # noqa: F401
+        nemo_context.import_nemo(family)
+    from nemo_workflow.training import (
+        callbacks,  # noqa: F401
+    )
 
     data = write_data(folder / "data")
     for name in names:
