@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.architecture import TRAINING
 from nemo_workflow.conversion.config_fields import complete, to_hf, to_nemo
 from nemo_workflow.conversion.hf_folder import read_json, tokenizer_files
 from nemo_workflow.conversion.nemo_context import KEPT
 from nemo_workflow.conversion.nemo_folder import NemoReader
+from nemo_workflow.models.architecture import TRAINING
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json

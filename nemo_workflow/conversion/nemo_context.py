@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from nemo_workflow.architecture import as_nemo
 from nemo_workflow.conversion.hf_folder import tokenizer_files
+from nemo_workflow.models.architecture import as_nemo
 from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.utils.errors import Refusal

@@ -12,7 +12,7 @@ import pytest
 import tiny_models as tiny
 import train_families
 
-from nemo_workflow.architecture import ARCHITECTURE, OF_THE_CLASS, TRAINING
+from nemo_workflow.models.architecture import ARCHITECTURE, OF_THE_CLASS, TRAINING
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.pretrained import read_nemo_model
 from nemo_workflow.run_dir.checkpoints import newest_whole
@@ -28,7 +28,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders hf, nemo, runs and back of every model; one process has imported NeMo for all of them."""
     folder = tmp_path_factory.mktemp("families")
     script = Path(train_families.__file__)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), str(script.parent)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, str(script), str(folder), *NAMES], env=environment, capture_output=True, text=True
     )

@@ -16,14 +16,12 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)]
-
 import tiny_models as tiny
 
-from nemo_workflow.architecture import ARCHITECTURE
-from nemo_workflow.config import flags as options
+from nemo_workflow.config.flags import parse
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import local
+from nemo_workflow.models.architecture import ARCHITECTURE
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.training import worker
 
@@ -88,7 +86,7 @@ def flags(name: str, place: Path, data: Path) -> list[str]:
 
 def train(name: str, place: Path, data: Path) -> None:
     """Train the imported model as the worker of a launched run does."""
-    plan = make_plan(options.parse(flags(name, place, data)))
+    plan = make_plan(parse(flags(name, place, data)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -102,7 +100,7 @@ def build_recipe(name: str, place: Path, data: Path) -> None:
     from nemo_workflow.conversion.nemo_context import read_model
     from nemo_workflow.training import recipe
 
-    plan = make_plan(options.parse(flags(name, place, data)))
+    plan = make_plan(parse(flags(name, place, data)))
     local.prepare(plan)
     made = recipe.build(plan).model.config
     saved = read_model(place / "nemo")[1]
@@ -162,7 +160,7 @@ def in_a_process(work: Callable[[], object], output: Path) -> str:
     os.dup2(log, 2)
     try:
         work()
-    except BaseException as problem:
+    except BaseException as problem:  # noqa: BLE001  (the parent is told)
         traceback.print_exc()
         os.write(writing, f"{type(problem).__name__}: {problem}".encode())
     sys.stdout.flush()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_workflow.architecture import TRAINING
+from nemo_workflow.models.architecture import TRAINING
 
 Config = dict[str, Any]
 
