@@ -24,8 +24,8 @@ from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models.architecture import ARCHITECTURE, as_nemo
 from nemo_workflow.models.pretrained import NemoModel, no_such_class, read_nemo_model
-from nemo_workflow.models.tokenizer_files import source_of
 from nemo_workflow.run_dir.checkpoints import FILENAME
+from nemo_workflow.run_dir.staged_tokenizer import source_of
 from nemo_workflow.training import gpu_settings, loggers
 from nemo_workflow.utils.errors import Refusal
 
