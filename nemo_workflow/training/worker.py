@@ -50,12 +50,13 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     with collector_paused():
         import fiddle as fdl
 
-        from nemo_workflow.backends import cpu, gpu
+        from nemo_workflow.backends import cpu, gpu, optimizer_arguments
 
         if plan.accelerator == "cpu":
             cpu.install()
         else:
             gpu.install()
+        optimizer_arguments.install()
         from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order, teardown
         from nemo_workflow.training.checkpointing import Checkpoints
         from nemo_workflow.training.recipe_check import check_recipe
