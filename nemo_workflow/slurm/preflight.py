@@ -14,7 +14,9 @@ from nemo_workflow.plan import Plan
 from nemo_workflow.slurm import login
 from nemo_workflow.slurm.cluster import Answer, Cluster
 
-UNUSABLE = ("down", "drain", "fail", "maint", "unk", "boot", "power")
+# of nodes that won't take a job before somebody mends them; one in maintenance, booting or powered down will
+UNUSABLE = ("down", "drain", "fail", "unk")
+ROW = "node_or_partition|"  # before what we ask for: a site's wrapper or a login shell may print lines of its own
 
 
 def check(cluster: Cluster, plan: Plan) -> list[str]:
@@ -32,8 +34,8 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
     with ThreadPoolExecutor(8) as pool:  # each question waits for the network
         names = plan.setting("partition").split(",")
         shown = [pool.submit(cluster.ask, "scontrol", "show", "partition", "--oneliner", name) for name in names]
-        nodes = [pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", name, "-o", "%N|%T|%G|%c") for name in names]
-        listed = pool.submit(cluster.ask, "sinfo", "-h", "-o", "%R")
+        nodes = [pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", name, "-o", ROW + "%N|%T|%G|%c") for name in names]
+        listed = pool.submit(cluster.ask, "sinfo", "-h", "-o", ROW + "%R")
         config = pool.submit(cluster.ask, "scontrol", "show", "config")
         associations = pool.submit(_associations, cluster, plan)
         accounting = pool.submit(cluster.keeps_accounts)
@@ -112,7 +114,7 @@ def _partitions(plan: Plan, answers: dict[str, tuple[Answer, Answer]], listed: A
 
     All must exist, and one that takes the job is enough: Slurm chooses among them.
     """
-    names = ", ".join(dict.fromkeys(listed.out.split()))
+    names = ", ".join(dict.fromkeys(name for (name,) in _rows(listed.out, 1)))
     there = f"; there are: {names}" if names else ""
     unknown = [name for name, (shown, _) in answers.items() if not shown.ok or "PartitionName=" not in shown.out]
     if unknown:
@@ -150,8 +152,7 @@ def _nodes(plan: Plan, name: str, answer: Answer) -> Iterator[str]:
     if not answer.ok:
         return
     gpus_of: dict[str, int] = {}
-    for line in answer.out.splitlines():
-        node, state, gres, _ = line.split("|")
+    for node, state, gres, _ in _rows(answer.out, 4):
         if not any(word in state.lower() for word in UNUSABLE):
             gpus_of[node] = gpu_count(gres)
     needed = plan.layout.nodes
@@ -165,6 +166,14 @@ def _nodes(plan: Plan, name: str, answer: Answer) -> Iterator[str]:
                 f"--num-gpus {gpus}: {fitting} usable nodes of partition {name} have that many GPUs, and --num-nodes is"
                 f" {needed}; the largest has {max(gpus_of.values())}"
             )
+
+
+def _rows(text: str, columns: int) -> Iterator[list[str]]:
+    """The rows that begin with ROW."""
+    for line in text.splitlines():
+        row = line.removeprefix(ROW).split("|")
+        if line.startswith(ROW) and len(row) == columns:
+            yield row
 
 
 def gpu_count(gres: str) -> int:
@@ -202,5 +211,7 @@ def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None) -> Iter
         yield f"--qos {qos}: account {account} may use {', '.join(sorted(known))}"
 
 
-def _fields(line: str) -> dict[str, Any]:
+def _fields(text: str) -> dict[str, Any]:
+    """The fields of a partition."""
+    line = next((line for line in text.splitlines() if line.startswith("PartitionName=")), "")
     return dict(re.findall(r"(\w+)=(\S*)", line))

@@ -15,9 +15,9 @@ from nemo_workflow.launch import TITLE, new_attempt
 from nemo_workflow.nemo_run_import import import_nemo_run
 from nemo_workflow.plan import Plan
 from nemo_workflow.slurm import login
+from nemo_workflow.slurm.jobs import TASK
 from nemo_workflow.slurm.rules import is_below, needed_folders, slurm_arguments
 
-TASK = "train"
 SETUP = "setup.sh"  # copy of --setup-file in the attempt
 
 
