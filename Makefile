@@ -22,7 +22,7 @@ $(VENV)/installed: requirements.txt constraints.txt
 	@touch $@
 
 demo: install
-	$(BIN)/python -m nemo_workflow.demo
+	$(BIN)/python -m tools.demo
 
 test: install
 	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import launch
-from nemo_workflow.slurm import submit
+from nemo_workflow.launch import local
+from nemo_workflow.launch.slurm import submit
 from tests.slurm import plans
 
 SEES = "import os\n\n\ndef finished_already(plan):\n    return os.environ['RANK'] == os.environ['SEES_THE_END']\n"
@@ -26,11 +26,11 @@ def train(plan, attempt):
 def test_rank_0_alone_decides_whether_the_training_is_finished(sees_the_end: str, code: int, tmp_path: Path) -> None:
     plan = dataclasses.replace(plans.plan("no_container"), run_dir=str(tmp_path))
     plan.settings["setup_file"] = None
-    attempt = launch.prepare(plan)
+    attempt = local.prepare(plan)
     submit.write_attempt(plan, attempt)
     package = attempt / "code" / "nemo_workflow"
-    (package / "resuming.py").write_text(SEES)
-    (package / "worker.py").write_text(TRAINS)
+    (package / "training" / "resume.py").write_text(SEES)
+    (package / "training" / "worker.py").write_text(TRAINS)
     slurm = {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "1",
              "SLURM_RESTART_COUNT": "1", "SEES_THE_END": sees_the_end}  # fmt: skip
     ranks = [
