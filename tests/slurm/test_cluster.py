@@ -37,10 +37,7 @@ def reach(runs: Runs, name: str, step: int) -> None:
 
 def ended(job_id: str) -> str:
     """The state's name when the job has ended."""
-    state = Cluster().wait(job_id, 60)
-    assert state is not None
-    assert state.ended, state
-    return state.name
+    return wait_for(lambda: (state := Cluster().job(job_id)) and state.ended and state.name, 60)
 
 
 # -- before anything is submitted -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -129,14 +130,26 @@ def test_gpus_of_a_node(gres: str, count: int) -> None:
 
 SCONTROL = (
     "JobId=12 JobName=one.train UserId=root(0) Priority=1 JobState=PENDING Reason=BeginTime Dependency=(null) Requeue=1"
-    " Restarts=2 BatchFlag=1 ExitCode=0:0 Partition=batch NodeList=(null) NumNodes=2-2 Command=/x y=/z\n"
+    " Restarts=2 BatchFlag=1 ExitCode=0:0 SubmitTime=1767323045 Partition=batch NodeList=(null) NumNodes=2-2 Command=/x y=/z"
+    " StdOut=/runs/one/attempts/a/sbatch_one.out\n"
 )
 
 
 def test_reading_scontrol_and_sacct() -> None:
-    assert cluster._from_scontrol(SCONTROL) == JobState("PENDING", "BeginTime", 0, 2, "")
-    assert cluster._from_sacct("CANCELLED by 1000|0:15|n[1-2]|1") == JobState("CANCELLED", "", 143, 1, "n[1-2]")
-    assert cluster._from_sacct("FAILED|75:0|n1") == JobState("FAILED", "", 75, 0, "n1")
+    greeting = "Welcome | JobState=FINE\n"
+    state = JobState(
+        "PENDING", "BeginTime", 0, 2, "", "one.train", 0, 1767323045, "/runs/one/attempts/a/sbatch_one.out"
+    )
+    assert cluster._from_scontrol(greeting + SCONTROL) == state
+    assert cluster._from_scontrol(greeting) is None
+    row = "12|CANCELLED by 1000|0:15|n[1-2]|one.train|1000|1767323045|ci"
+    state = JobState("CANCELLED", "", 143, 0, "n[1-2]", "one.train", 1000, 1767323045, "", "ci")
+    assert cluster._from_sacct(f"{greeting}{row}\n", "12") == state
+    assert cluster._from_sacct(f"{row}|3\n", "12") == dataclasses.replace(state, restarts=3)
+    assert cluster._from_sacct("12|FAILED|75:0|n1|a|1|Unknown|ci\n", "12") == JobState(
+        "FAILED", "", 75, 0, "n1", "a", 1, None, "", "ci"
+    )
+    assert cluster._from_sacct(greeting, "12") is None
 
 
 def test_the_reason_of_an_error_is_its_last_telling_line() -> None:
@@ -147,7 +160,11 @@ def test_the_reason_of_an_error_is_its_last_telling_line() -> None:
 
 def test_a_cluster_that_cannot_be_asked_has_not_forgotten_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"scontrol": Answer(255, "", "ssh: connect to host login port 22: Connection refused\n")}
-    monkeypatch.setattr(Cluster, "ask", lambda self, *words, **_: said.get(words[0], Answer(255, "", "")))
+    monkeypatch.setattr(
+        Cluster,
+        "ask",
+        lambda self, *words, **_: said.get(words[2] if words[0] == "env" else words[0], Answer(255, "", "")),
+    )
     assert Cluster("login").job("7") == JobState("UNKNOWN", "connect to host login port 22: Connection refused")
     said["scontrol"] = Answer(1, "", "slurm_load_jobs error: Invalid job id specified\n")
     assert Cluster("login").job("7") is None

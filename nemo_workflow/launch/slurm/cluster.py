@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from nemo_workflow.launch.slurm import login
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.users import described
 
 ENDED = frozenset(
     ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
@@ -128,15 +129,6 @@ class Cluster:
         """Whether sacct answers."""
         return self.ask("sacct", "-X", "-n", "-j", "1").ok
 
-    def wait(self, job_id: str, seconds: float) -> JobState | None:
-        """The job's state when it has ended, or after `seconds`."""
-        end = time.monotonic() + seconds
-        while True:
-            state = self.job(job_id)
-            if state is None or state.ended or time.monotonic() > end:
-                return state
-            time.sleep(0.5)
-
 
 @functools.cache
 def cluster_name(host: str | None) -> str:
@@ -161,7 +153,7 @@ def state_of(job: Job) -> JobState | None:
         return JobState(UNKNOWN, f"it was submitted to cluster {job.cluster}, and this is cluster {here}")
     if found is None or found.name == UNKNOWN or _is(job, found):
         return found
-    owner = f" of user {found.uid}" if found.uid is not None else ""
+    owner = f" of {described(found.uid)}" if found.uid is not None else ""
     return JobState(ANOTHERS, f"the number now belongs to another job, {found.job_name}{owner}")
 
 
