@@ -24,8 +24,8 @@ from nemo.lightning.pytorch.plugins.mixed_precision import MegatronMixedPrecisio
 from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models.pretrained import read_nemo_model
-from nemo_workflow.models.tokenizer_files import source_of
 from nemo_workflow.run_dir.checkpoints import FILENAME
+from nemo_workflow.run_dir.staged_tokenizer import source_of
 from nemo_workflow.training import gpu_settings, loggers
 
 BUILT_IN = "nemo_workflow.models.recipes"

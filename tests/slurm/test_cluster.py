@@ -346,11 +346,11 @@ FOLLOW = """
 import sys
 from nemo_workflow.utils.errors import run_command
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.launch.slurm import jobs
+from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.launch.slurm.follow import follow
 from pathlib import Path
 run = Path(sys.argv[1])
-run_command(lambda: follow(Plan.from_json((run / "plan.json").read_text()), jobs.latest(run)))
+run_command(lambda: follow(Plan.from_json((run / "plan.json").read_text()), slurm_jobs.latest(run)))
 """
 
 

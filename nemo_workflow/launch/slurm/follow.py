@@ -13,8 +13,7 @@ from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cancel, state_of
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
-from nemo_workflow.training.worker import STOPPED
-from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.errors import STOPPED, Failure
 from nemo_workflow.utils.processes import handled
 
 POLL_SECONDS, SSH_POLL_SECONDS = 2.0, 5.0  # over ssh each look is a login
