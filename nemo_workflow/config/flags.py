@@ -147,7 +147,7 @@ WHOLE = r"[+-]?[0-9]+"
 NUMBERS: dict[Callable[[str], Any], str] = {
     int: WHOLE,
     int_or_auto: WHOLE,
-    float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?",
+    float: r"[+-]?(inf|nan|([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)",
 }
 FORMS: dict[Callable[[str], Any], str] = {
     int: "a whole number in digits, such as 1000",

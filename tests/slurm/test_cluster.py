@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nemo_workflow.config.checks.slurm import SBATCH_OPTIONS
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.slurm import script
 from nemo_workflow.launch.slurm.cluster import Cluster
@@ -50,6 +51,16 @@ def test_slurm_takes_the_golden_scripts(variant: str, slurm: Daemons, monkeypatc
     assert answer.ok, answer.reason
     too_many = re.sub("--nodes=.*", "--nodes=3", text)
     assert not Cluster().ask("sbatch", "--test-only", text=too_many).ok
+
+
+def test_every_option_of_this_sbatch_is_known(slurm: Daemons) -> None:
+    """It names them all where a beginning of a name could be several."""
+    found: set[str] = set()
+    for letter in "abcdefghijklmnopqrstuvwxyz":
+        answer = Cluster().ask("sbatch", "--test-only", f"--{letter}", text="#!/bin/sh\n")
+        found.update(re.findall(r"'--([a-z-]{2,})'", answer.err))
+    assert len(found) > 50
+    assert {name.replace("-", "_") for name in found} <= set(SBATCH_OPTIONS)
 
 
 REFUSED: list[tuple[list[str], list[str]]] = [
@@ -345,6 +356,7 @@ def test_following(slurm: Daemons, runs: Runs, under_way: Any) -> None:
 FOLLOW = """
 import sys
 from nemo_workflow.utils.errors import run_command
+from nemo_workflow.config.checks.slurm import SBATCH_OPTIONS
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.launch.slurm.follow import follow

@@ -115,6 +115,22 @@ git clone ssh://git@example.org/hf_tokenizers_and_models; python train_hf_tokeni
     assert problems("--executor", "slurm", "--setup-file", str(path)) == []
 
 
+def test_an_abbreviation_is_no_way_round_what_is_ours() -> None:
+    """sbatch takes every beginning of a name that is no other's; each of each option of ours is refused."""
+    for name in (*slurm.OWNED, *slurm.OURS):
+        for written in (name, name.replace("_", "-")):
+            for length in range(1, len(written) + 1):
+                if written[:length] not in slurm.OTHERS.split():
+                    found = problems("--executor", "slurm", "--slurm-arg", f"{written[:length]}=2")
+                    assert len(found) == 1, written[:length]
+    for name in slurm.OTHERS.split():
+        assert problems("--executor", "slurm", "--slurm-arg", f"{name}=2") == []
+    (found,) = problems("--executor", "slurm", "--slurm-arg", "arr=0-2")
+    assert found == "--slurm-arg arr=0-2: sbatch would take it for --array; write the name in full"
+    assert problems("--executor", "slurm", "--slurm-arg", "plugin-option=2") == []  # of a site's own
+    assert len(problems("--executor", "slurm", "--slurm-arg", "comment=a\n#SBATCH --array=0-2")) == 1
+
+
 def test_time_limits_in_slurms_forms() -> None:
     forms = {"90": 5400, "1:30": 90, "2:00:00": 7200, "1-2": 93600, "1-0:30": 88200, "1-1:1:1": 90061}
     assert {form: slurm.seconds_of(form) for form in forms} == forms
