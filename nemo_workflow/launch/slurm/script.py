@@ -6,7 +6,7 @@ import contextlib
 import io
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,14 @@ def executor(plan: Plan, attempt: Path, link: Link) -> Any:
         packager=run.Packager(),  # ships nothing: the attempt holds a copy of our code, uncommitted changes included
         job_details=SlurmJobDetails(folder=str(attempt)),
         tunnel=_tunnel(plan),
-        poll_estimated_start_time=False,
+        **_unless_unknown(run.SlurmExecutor, poll_estimated_start_time=False),
     )
+
+
+def _unless_unknown(executor_class: type, **values: Any) -> dict[str, Any]:
+    """The fields that this version of nemo_run has: `poll_estimated_start_time` came with 0.9."""
+    known = {field.name for field in fields(executor_class)}
+    return {name: value for name, value in values.items() if name in known}
 
 
 def _tunnel(plan: Plan) -> Any:
