@@ -53,7 +53,7 @@ TOKENIZER_FILES = (
 
 def identity_of(plan: Plan) -> dict[str, Any]:
     """The parts of a run that a resumed run may not change in silence, as plain JSON values. Reads the data's files."""
-    setting = plan.setting
+    settings, public = plan.settings, plan.settings.public()
     layout = plan.layout
     return {
         "dataset": [
@@ -61,17 +61,17 @@ def identity_of(plan: Plan) -> dict[str, Any]:
              "weight": round(source.weight, 9)}
             for source in plan.sources
         ],
-        "split": setting("split"),
+        "split": settings.split,
         "seq-length": plan.seq_length,
-        "seed": setting("seed"),
-        "tokenizer": tokenizer_digest(setting("hf_model_id")),
-        "optimizer": {name: setting(name) or value for name, value in recipe_defaults(plan).items()},
+        "seed": settings.seed,
+        "tokenizer": tokenizer_digest(settings.hf_model_id),
+        "optimizer": {name: public[name] or value for name, value in recipe_defaults(plan).items()},
         "model": {"name": plan.model_name, **{k: v for k, v in sorted(plan.sizes.items()) if isinstance(v, int | str)}},
         "max-steps": plan.schedule.max_steps,
-        "global-batch-size": setting("global_batch_size"),
+        "global-batch-size": settings.global_batch_size,
         "schedule": {
             **{name: getattr(plan.schedule, name) for name in ("lr", "min_lr", "warmup_steps", "constant_steps")},
-            **{name: setting(name) for name in ("weight_decay", "adam_beta1", "adam_beta2", "clip_grad")},
+            **{name: public[name] for name in ("weight_decay", "adam_beta1", "adam_beta2", "clip_grad")},
         },
         "layout": {
             "ranks": layout.ranks, "tensor": layout.tensor, "pipeline": layout.pipeline,

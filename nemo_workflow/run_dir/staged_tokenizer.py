@@ -17,7 +17,7 @@ FOLDER = "tokenizer"
 
 def stage(plan: Plan) -> None:
     """Copy the tokenizer's files into <run>/tokenizer; a Hub id is left to the workers and the Hub's cache."""
-    source = Path(plan.setting("hf_model_id")).expanduser()
+    source = Path(plan.settings.hf_model_id).expanduser()
     target = plan.folder / FOLDER
     if not source.is_dir():
         if target.is_dir():  # of an earlier start, with another tokenizer
@@ -36,4 +36,4 @@ def stage(plan: Plan) -> None:
 def source_of(plan: Plan) -> str:
     """Where the workers load the tokenizer from: the staged folder, or the Hub id."""
     staged = plan.folder / FOLDER
-    return str(staged) if staged.is_dir() else plan.setting("hf_model_id")
+    return str(staged) if staged.is_dir() else plan.settings.hf_model_id

@@ -50,7 +50,7 @@ def after_training(plan: Plan) -> None:
     convert = REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py"
     for command in (
         [str(convert), "--source", str(newest.path), "--output-path", str(folder), "--overwrite"],
-        ["-m", "nemo_workflow.sample", "--hf-model", str(folder), "--", plan.setting("sample")],
+        ["-m", "nemo_workflow.sample", "--hf-model", str(folder), "--", plan.settings.sample],
     ):
         if subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=False).returncode:
             raise Failure(f"--sample: no text, for the reason above; the training is done, step {newest.step} is saved")

@@ -34,7 +34,7 @@ def ask(self: Cluster, *words: str, **_: object) -> Answer:
 def refused(partition: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(Cluster, "ask", ask)
     plan = plans.plan(variant)
-    plan = dataclasses.replace(plan, settings=plan.settings | {"partition": partition})
+    plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, partition=partition))
     try:
         preflight.check(Cluster(), plan)
     except Refusal as refusal:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.flags import TABLE, Settings
+from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local
 from nemo_workflow.launch.slurm import preflight, script
 from nemo_workflow.launch.slurm.cluster import Cluster, without_slurm
@@ -30,7 +31,7 @@ SLURM_INPUT = "SBATCH_"
 
 def run_slurm(plan: Plan, settings: Settings) -> int:
     """Submit the run, and follow it with --wait; returns the exit code. Raises Refusal before Slurm takes a job."""
-    cluster = Cluster(plan.setting("ssh"))
+    cluster = Cluster(plan.settings.ssh)
     notes = _prepare_environment(cluster)
     refuse_second(plan.folder)
     notes += preflight.check(cluster, plan)
@@ -106,9 +107,9 @@ def signals_held_back() -> Iterator[None]:
 
 def _submit_chain(plan: Plan, first: Path) -> list[Job]:
     submitted: list[Job] = []
-    for number in range(1, plan.setting("chain") + 1):
+    for number in range(1, plan.settings.chain + 1):
         attempt = first if number == 1 else first.with_name(f"{first.name}-link{number}")
-        link = Link(number, plan.setting("chain"), submitted[-1].job_id if submitted else None)
+        link = Link(number, plan.settings.chain, submitted[-1].job_id if submitted else None)
         try:
             submitted.append(_submit(plan, attempt, link))
         except Exception as error:  # noqa: BLE001 - nemo_run lets its shell's and Slurm's errors through
@@ -147,13 +148,13 @@ def _submit(plan: Plan, attempt: Path, link: Link) -> Job:
         attempt=attempt,
         job_id=job_id,
         experiment_id=script.experiment_id(attempt),
-        host=plan.setting("ssh"),
+        host=plan.settings.ssh,
         submitted=time.time(),
         link=link.number,
         chain=link.chain,
     )
     slurm_jobs.record(job)
-    if not plan.setting("requeue"):  # nemo_run passes --requeue to sbatch whatever we ask for
+    if not plan.settings.requeue:  # nemo_run passes --requeue to sbatch whatever we ask for
         Cluster(job.host).ask("scontrol", "update", f"JobId={job_id}", "Requeue=0")
     return job
 
@@ -163,8 +164,8 @@ def write_attempt(plan: Plan, attempt: Path) -> None:
     with written_aside(attempt / "plan.json") as stream:
         stream.write(plan.to_json())
     shutil.copyfile(Path(__file__).with_name("rank.py"), attempt / "code" / "rank.py")
-    if plan.setting("setup_file"):
-        shutil.copyfile(Path(plan.setting("setup_file")).expanduser(), attempt / script.SETUP)
+    if plan.settings.setup_file:
+        shutil.copyfile(Path(plan.settings.setup_file).expanduser(), attempt / script.SETUP)
 
 
 def _reason(error: Any) -> str:
