@@ -93,9 +93,11 @@ def read_config(path: str) -> dict[str, Any]:
     """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
     import yaml  # 30 ms that only --config needs
 
+    from nemo_workflow.utils import yaml_text
+
     try:
         text = Path(path).read_text(encoding="utf-8")
-        loaded, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        loaded, node = yaml_text.load(text), yaml.compose(text, yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"--config {path}: cannot be read: {error}") from None
     if not isinstance(loaded, dict):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config import micro_batch
-from nemo_workflow.config.flags import AUTO
 from nemo_workflow.config.command_line import parse
+from nemo_workflow.config.flags import AUTO
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule
