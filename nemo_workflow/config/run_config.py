@@ -12,15 +12,8 @@ from typing import Any
 
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair
-
-
-@dataclass(frozen=True)
-class Source:
-    """One .bin/.idx pair of a blend and its weight (weights sum to 1)."""
-
-    pair: Pair
-    weight: float
 
 
 @dataclass(frozen=True)

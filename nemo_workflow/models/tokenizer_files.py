@@ -1,10 +1,7 @@
-"""Which files of a folder a tokenizer is read from, and a run's own copy of them. Light.
+"""Which files of a folder a tokenizer is read from, and copies of them.
 
 A folder from elsewhere is taken for data: its code is never copied or run, and a link, a pipe or a file of a size that
 no tokenizer has is refused before anything reads it.
-
-NeMo copies the folder that a tokenizer comes from into the context of every checkpoint, a model's weights included. So
-training reads a copy that holds the small files only: tokenizer, config.json, generation_config.json.
 """
 
 from __future__ import annotations
@@ -14,13 +11,10 @@ import shutil
 import stat
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Refusal
-
-if TYPE_CHECKING:
-    from nemo_workflow.config.run_config import Plan
 
 # The one list of a tokenizer's files, as patterns of names: no weights, no pickles, no code.
 # Those that decide which id a text has, of every tokenizer that transformers 4.57 has (a test holds the list against it).
@@ -38,7 +32,6 @@ SETTINGS = (CONFIG, ORIGINAL, "special_tokens_map.json", "added_tokens.json", "c
 TOKENIZER = (*VOCABULARY, *SETTINGS)
 KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, so that an export gives back what came in
 LARGEST = 256 << 20  # bytes of a file; the largest tokenizer.json we know of has 35 MB
-FOLDER = "tokenizer"
 POINTER = b"version https://git-lfs.github.com/spec/"  # how a Git LFS pointer begins, in place of a file's content
 
 
@@ -198,35 +191,3 @@ def check_class_named(folder: Path, own_code: bool = False) -> None:
             ' add tokens of its own; add "tokenizer_class" to tokenizer_config.json (make it if need be):'
             ' {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": …} suits most tokenizer.json'
         )
-
-
-def stage(plan: Plan) -> None:
-    """Copy the tokenizer's files into <run>/tokenizer; a Hub id is left to the workers and the Hub's cache."""
-    source = Path(plan.setting("hf_model_id")).expanduser()
-    target = plan.folder / FOLDER
-    if not source.is_dir():
-        if target.is_dir():  # of an earlier start, with another tokenizer
-            shutil.rmtree(target)
-        return
-    aside = target.with_name(f".{FOLDER}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    copy_for_nemo(source, aside)
-    if model := plan.setting("nemo_model"):
-        _add_kept(Path(model).expanduser() / "context", aside)
-    if target.exists():
-        shutil.rmtree(target)
-    aside.rename(target)
-
-
-def _add_kept(context: Path, target: Path) -> None:
-    """Add what the model came with and its tokenizer's folder lacks, so that a later export gives it back."""
-    for name in KEPT:
-        kept = [path for path in sorted(context.glob(f"*/{name}")) if readable(path)]
-        if kept and not (target / name).exists():
-            shutil.copyfile(kept[0], target / name)
-
-
-def source_of(plan: Plan) -> str:
-    """Where the workers load the tokenizer from: the staged folder, or the Hub id."""
-    staged = plan.folder / FOLDER
-    return str(staged) if staged.is_dir() else plan.setting("hf_model_id")

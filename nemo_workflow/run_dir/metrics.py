@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -122,7 +123,9 @@ def _spike(event: dict[str, Any], step: int) -> str:
 
 
 def _stopping(event: dict[str, Any], step: int) -> str:
-    return f"step {step}: asked to stop (signal {event['signal']}); saving a checkpoint"
+    number = event["signal"]
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    return f"step {step}: asked to stop ({name}); saving a checkpoint"
 
 
 def _end(event: dict[str, Any], step: int) -> str | None:

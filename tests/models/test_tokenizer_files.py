@@ -11,6 +11,7 @@ import pytest
 
 from nemo_workflow.models import pretrained, tokenizer_files, tokenizer_loading
 from nemo_workflow.run_dir.fingerprint import tokenizer_digest
+from nemo_workflow.run_dir.staged_tokenizer import add_kept
 from nemo_workflow.utils.errors import Refusal
 from tests.conversion import tiny_models as tiny
 from tests.models import sentencepiece_folders
@@ -77,7 +78,7 @@ def test_what_came_with_the_model_is_staged_for_its_training(tmp_path: Path) -> 
         tmp_path / "model" / "context", ("nemo_tokenizer/config.json", "nemo_tokenizer/generation_config.json")
     )
     staged = fill(tmp_path / "staged", ("generation_config.json",))
-    tokenizer_files._add_kept(context, staged)
+    add_kept(context, staged)
     kept = json.loads((staged / "config.json").read_text())
     assert kept["of"] == "nemo_tokenizer/config.json"
     assert json.loads((staged / "generation_config.json").read_text())["of"] == "generation_config.json"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nemo_workflow.config.checks.activations import cpu_offloading, recompute
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.data import enough_data, tokenizer_fits
+from nemo_workflow.config.checks.data import enough_data, sound_pairs, tokenizer_fits
 from nemo_workflow.config.checks.hardware import cpu_limits, machine_size, precision_flags
 from nemo_workflow.config.checks.outputs import output_folder, sample_text, wandb_flags
 from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
@@ -33,6 +33,7 @@ RULES = (
     cpu_offloading,
     optimizer_offloading,
     enough_data,
+    sound_pairs,
     tokenizer_fits,
     wandb_flags,
     sample_text,

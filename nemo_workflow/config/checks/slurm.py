@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.flags import SLURM, TABLE
-from nemo_workflow.config.run_config import Source
+from nemo_workflow.data.blend import Source
 
 PLAIN_PATH = re.compile(r"[\w./+@=-]+", re.ASCII)
 PLAIN_NAME = re.compile(r"[\w.+@=-]+", re.ASCII)

@@ -13,9 +13,9 @@ from typing import Any
 from nemo_workflow.config.checks.slurm import is_below, needed_folders, slurm_arguments
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.local import TITLE, new_attempt
+from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.slurm import login
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.nemo_run_import import import_nemo_run
 
 TASK = "train"
 SETUP = "setup.sh"  # copy of --setup-file in the attempt
