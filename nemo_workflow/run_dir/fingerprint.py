@@ -15,6 +15,7 @@ import xxhash
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models import catalog
+from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.utils.errors import Refusal
 
 WHOLE = 1 << 30  # files up to this size are hashed whole
@@ -38,17 +39,6 @@ TOLD = {
     "schedule": "flags of the learning rate and the optimizer",
     "layout": "the parallel layout",
 }
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "added_tokens.json",
-)
 
 
 def identity_of(plan: Plan) -> dict[str, Any]:
@@ -104,13 +94,12 @@ def digest(path: str | Path) -> str:
 
 def tokenizer_digest(hf_model_id: str) -> str:
     """Hash of a tokenizer folder's files, or the id of a model on the Hub."""
-    folder = Path(hf_model_id)
+    folder = Path(hf_model_id).expanduser()
     if not folder.is_dir():
         return hf_model_id
     hasher = xxhash.xxh3_128()
-    for name in (*TOKENIZER_FILES, *sorted(path.name for path in folder.glob("*.tiktoken"))):
-        if (folder / name).is_file():
-            hasher.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    for path in files_of(folder):
+        hasher.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return hasher.hexdigest()
 
 

@@ -187,9 +187,9 @@ def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Pa
 
 
 def test_an_export_copies_no_file_from_outside(tmp_path: Path, place: Place) -> None:
-    from nemo_workflow.conversion import hf_folder
+    from nemo_workflow.models.tokenizer_files import files_of
 
-    assert len(hf_folder.tokenizer_files(place.hf)) == 2
+    assert len(files_of(place.hf)) == 2
     link_out(place)
     with pytest.raises(Refusal, match="leads out of the folder"):
-        hf_folder.tokenizer_files(place.hf)
+        files_of(place.hf)
