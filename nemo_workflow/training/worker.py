@@ -18,7 +18,7 @@ from typing import TextIO
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.training import liveness
-from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
+from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 from nemo_workflow.utils.imports import collector_paused
 
 GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
@@ -123,7 +123,8 @@ def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
     """Write the rank's own error where the launcher looks for it; where it needs no traceback, that is in the log."""
     trace = "".join(traceback.format_exception(error))
     sys.stderr.write(trace)
-    text = f"{error}\n" if isinstance(error, Failure | Refusal) else trace
+    missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+    text = f"{error}\n" if isinstance(error, Failure | Refusal) else f"{missing}\n" if missing else trace
     path = folder / f"rank{rank}.error"
     aside = path.with_suffix(".error.tmp")
     try:
