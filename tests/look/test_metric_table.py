@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+from nemo_workflow.models import catalog
 from nemo_workflow.run_dir.metric_table import METRICS, words
 from tests.look import fake_runs
 
@@ -19,6 +21,7 @@ def test_a_rank_computes_every_row(tmp_path: Path) -> None:
     from nemo_workflow.training.step_metrics import StepMetrics
 
     plan = fake_runs.make_plan(tmp_path / "run")
+    plan = dataclasses.replace(plan, sizes=catalog.find(plan.model_name).sizes)
     values = {"step": 3, "consumed_samples": 48, "memory_bytes": 1 << 30}
     finished = Finished(values, {"loss": 2.5, "lr": 1e-3, "grad_norm": 1.0}, 10.0, 12.0)
     event = StepMetrics(plan, on_gpu=False).of(finished)
