@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ VOCABULARY_FILES = (
     "vocab.txt",
     "added_tokens.json",
 )
+CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 HUB_FILES = ("tokenizer*", "*.model", "*.tiktoken", "vocab*", "merges.txt", "*tokens*.json", "config.json")
 
 # Tokens that a class has by default (its __init__ in transformers 4.57).
@@ -79,7 +81,11 @@ class TokenizerSpec:
 def tokenizer_hash(folder: Path) -> str:
     """SHA-256 of the files that decide the ids: tokenizer.json, or the vocabulary files where there is none."""
     names = ["tokenizer.json"] if (folder / "tokenizer.json").is_file() else list(VOCABULARY_FILES)
-    names += [path.name for path in sorted(folder.glob("*.tiktoken"))]
+    return files_hash(folder, (*names, *(path.name for path in sorted(folder.glob("*.tiktoken")))))
+
+
+def files_hash(folder: Path, names: Sequence[str]) -> str:
+    """SHA-256 of those of the files that are there, one after another."""
     digest = hashlib.sha256()
     for name in names:
         if (folder / name).is_file():
