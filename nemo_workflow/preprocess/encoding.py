@@ -25,6 +25,7 @@ from nemo_workflow.utils.errors import Refusal
 READ_AHEAD = 1 << 20  # bytes of a compressed file that may be read but not yet in a task
 ENOUGH_LINES = 10_000  # before so many are read, nothing is expected of the rest
 MARGIN = 4  # the rest of the input may have this many times the lines that the part read so far lets expect
+SETTLE_SECONDS = 5.0  # for the workers to write what they have, when the run ends early
 WORTH_KEEPING = 256 << 20  # bytes of input that a stopped run has encoded
 
 
@@ -102,9 +103,13 @@ class Encoding:
         return out
 
     def run(self, pool: Pool, reader: Reader) -> None:
-        for task, result, worker in pool.run(reader.tasks(), self.progress.show):
-            self._advance_to(task.source)
-            self._take(task, result, pool, worker)
+        try:
+            for task, result, worker in pool.run(reader.tasks(), self.progress.show):
+                self._advance_to(task.source)
+                self._take(task, result, pool, worker)
+        except BaseException:
+            pool.settle(SETTLE_SECONDS)  # so that the next run need not do it again
+            raise
         self._advance_to(len(self.sources))
         self.share.check()
         self.journal.advance()

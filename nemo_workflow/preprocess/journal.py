@@ -18,7 +18,7 @@ from typing import Any
 from nemo_workflow.utils.files import written_aside
 
 NAME = "journal.jsonl"
-LINE_SECONDS = 0.5  # between two lines of one input
+LINE_SECONDS = 0.1  # between two lines of one input
 SYNC_SECONDS = 20.0
 
 

@@ -17,38 +17,13 @@ import pyarrow.parquet
 import pytest
 
 from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
-from nemo_workflow.preprocess import command
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.engines import FastokensEngine
 from nemo_workflow.preprocess.inspect_dataset import check_pair, document_ids
-from nemo_workflow.utils.errors import Refusal
-from tests.preprocess.helpers import ROOT, pair_bytes, write_jsonl
+from tests.preprocess.helpers import ROOT, figures, nothing_written, pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 
 TEXTS = [*training_texts(30, seed=8), "", "end"]
-
-
-@pytest.fixture
-def go(tokenizers_dir, tmp_path, capsys):
-    """Run the command in this process; returns (exit code, stderr)."""
-
-    def run(*arguments: object, tokenizer: str = "byte_bpe", out: str = "out") -> tuple[int, str]:
-        line = ["--tokenizer", tokenizers_dir / tokenizer, "--output-dir", tmp_path / out, "--workers", 2, *arguments]
-        try:
-            code = command.main([str(word) for word in line])
-        except Refusal as refusal:
-            return 2, "\n".join(refusal.problems)
-        return code, capsys.readouterr().err
-
-    return run
-
-
-def figures(folder: Path, stem: str) -> dict:
-    return json.loads((folder / "preprocessed" / f"{stem}_text_document.json").read_text())
-
-
-def nothing_written(folder: Path) -> bool:
-    return not folder.exists() or list((folder / "preprocessed").iterdir()) == []
 
 
 def test_guides_command_through_the_script(tokenizers_dir, tmp_path):
