@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.preprocess.documents import Reject
 from nemo_workflow.preprocess.messages import Kept
 from nemo_workflow.preprocess.sources import Source
-from nemo_workflow.preprocess.tokenizer import CONFIG_FILES, files_hash, tokenizer_hash
+from nemo_workflow.preprocess.tokenizer import tokenizer_hash
 
 if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = 1  # raise it when the same input and flags give other tokens
+CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 SAMPLE = 1 << 16  # bytes at the beginning, in the middle and at the end of an input
 
 
@@ -31,7 +33,10 @@ def recipe_of(args: argparse.Namespace, folder: Path) -> str:
     """A hash of the tokenizer's files and of every flag that decides the tokens. Cheap: nothing is loaded."""
     flags = [args.json_keys, args.separator if args.join_fields else None, args.append_eod, args.eod_token]
     flags += [args.special_tokens, args.trust_remote_code]
-    what = json.dumps([FORMAT, tokenizer_hash(folder), files_hash(folder, CONFIG_FILES), *flags])
+    config = hashlib.sha256()
+    for file in files_of(folder, CONFIG_FILES):
+        config.update(file.read_bytes())
+    what = json.dumps([FORMAT, tokenizer_hash(folder), config.hexdigest(), *flags])
     return hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
 
 
