@@ -90,7 +90,7 @@ class OutputFolder:
         sync_files([self.run_dir / name for name, _ in self.moves])
         self.keep = lambda: False
         with _one_at_a_time(self.folder):
-            _clean_up(self.folder, self.recipe)  # renames that another run left half done come before ours
+            _clean_up(self.folder, only_commits=True)  # renames that another run left half done come before ours
             self._check_absent()
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             try:
@@ -159,11 +159,13 @@ def _recipe(run_dir: Path) -> str | None:
         return None
 
 
-def _clean_up(folder: Path, keep: str | None = None) -> list[str]:
+def _clean_up(folder: Path, keep: str | None = None, only_commits: bool = False) -> list[str]:
     done = []
     for run_dir in sorted(folder.glob(f"{RUN_DIR_PREFIX}*")):
         if keep is not None and _recipe(run_dir) == keep and not (run_dir / COMMIT_NAME).exists():
             keep = None  # one is enough
+            continue
+        if only_commits and not (run_dir / COMMIT_NAME).exists():
             continue
         lock = _take_lock(run_dir)
         if lock is None:  # that run is alive, or another user's
