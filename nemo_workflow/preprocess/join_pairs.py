@@ -19,8 +19,6 @@ from nemo_workflow.utils.errors import Refusal
 if TYPE_CHECKING:
     import numpy as np
 
-    from nemo_workflow.preprocess.inspect_dataset import Figures
-
 COPY = 64 << 20  # bytes at a time
 # What preprocessing says of a pair and what must be the same in all that are joined.
 SAME = ("tokenizer_sha256", "vocabulary_size", "eod_id", "append_eod")
@@ -38,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(argv: Sequence[str], check: Callable[[Pair], Figures]) -> int:
-    """Join; `check` reads a pair whole and raises Refusal."""
+def main(argv: Sequence[str], check: Callable[[Pair], Any]) -> int:
+    """Join; `check` reads a pair whole, tells its `largest_id`, and raises Refusal."""
     args = parser().parse_args(argv)
     out = _without_ending(args.out)
     pairs, figures = _checked(args.pairs, out, check)
@@ -71,7 +69,7 @@ def _without_ending(name: str) -> Path:
     return path.with_suffix("") if path.suffix in (".bin", ".idx") else path
 
 
-def _checked(names: Sequence[str], out: Path, check: Callable[[Pair], Figures]) -> tuple[list[Pair], list[Figures]]:
+def _checked(names: Sequence[str], out: Path, check: Callable[[Pair], Any]) -> tuple[list[Pair], list[Any]]:
     problems: list[str] = []
     pairs, figures = [], []
     for name in names:
