@@ -166,11 +166,17 @@ def main(file: Path = FILE) -> None:
     print(f"{file.name}: {len(entries)} recipes", file=sys.stderr)
 
 
+def fields() -> list[str]:
+    """The recipe fields that a flag sets, each of which every recipe was asked for."""
+    return sorted({path for option in TABLE for path in option.sets})
+
+
 def write(entries: dict[str, dict[str, Any]], file: Path) -> None:
     """One recipe a line, so that a new NeMo shows in the diff."""
     with written_aside(file) as stream:
         rows = (f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items()))
-        stream.write(f'{{"nemo_toolkit": {json.dumps(version("nemo_toolkit"))}, "recipes": {{\n')
+        stream.write(f'{{"nemo_toolkit": {json.dumps(version("nemo_toolkit"))},\n"fields": {json.dumps(fields())},\n')
+        stream.write('"recipes": {\n')
         stream.write(",\n".join(rows) + "\n}}\n")
 
 

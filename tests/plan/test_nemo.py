@@ -39,6 +39,7 @@ def test_the_catalogue_is_what_nemo_says(from_nemo: dict[str, Any]) -> None:
     """Sizes, layouts, stock values, and the parameters of NeMo's own modules (test_memory.py compares ours with them)."""
     ours = json.loads(catalog.FILE.read_text(encoding="utf-8"))
     assert ours["nemo_toolkit"] == from_nemo["nemo_toolkit"]
+    assert ours["fields"] == from_nemo["fields"]
     ours, from_nemo = ours["recipes"], from_nemo["recipes"]
     assert sorted(ours) == sorted(from_nemo)
     for name, entry in from_nemo.items():
