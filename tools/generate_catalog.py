@@ -1,7 +1,7 @@
 """Write catalog.json from NeMo itself: `python -m tools.generate_catalog [FILE]` (imports NeMo, about 20 s).
 
 Every recipe module with a `pretrain_recipe` is built, and so is its model configuration; the catalogue holds what the
-light rooms need of them. Kernel fusions are switched off for the build, because without Transformer Engine some of
+light packages need of them. Kernel fusions are switched off for the build, because without Transformer Engine some of
 them refuse to be configured; they change no size.
 """
 

@@ -80,4 +80,4 @@ def precision_flags(run: Run) -> Iterator[str]:
         )
         tokens = settings.micro_batch_size * run.seq_length / split
         if tokens % 16:
-            yield f"--fp8: {tokens:g} tokens a rank is no multiple of 16; change --seq-length or --micro-batch-size"
+            yield f"--fp8: {tokens:g} tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"
