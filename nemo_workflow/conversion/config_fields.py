@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from nemo_workflow.models.families import transformers5
 from nemo_workflow.models.families.base import WITHOUT_EFFECT, Config, Family
 
 
 def complete(hf: Config, family: Family) -> Config:
-    """`hf` with the defaults that transformers would fill in, so that every carried field has a value.
-
-    transformers 5 keeps the rope fields in `rope_parameters`; they are moved to where version 4 has them.
-    """
-    full = {family.renamed.get(name, name): value for name, value in hf.items()}
-    rope = full.pop("rope_parameters", None)
-    if rope:
-        full.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
-        if rope.get("rope_type", "default") != "default":
-            full.setdefault("rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"})
+    """`hf` in transformers 4's words, with the defaults that it would fill in, so that every carried field has a value."""
+    full = {family.renamed.get(name, name): value for name, value in transformers5.normal(hf, family).items()}
     for rule in family.fields:
         if full.get(rule.hf) is None and rule.default is not None:
             full[rule.hf] = rule.default(full) if callable(rule.default) else rule.default

@@ -13,6 +13,7 @@ from nemo_workflow.conversion.nemo_context import KEPT
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.models.architecture import TRAINING
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.families.transformers5 import respelled
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json
 
@@ -126,7 +127,7 @@ def write_config(folder: Path, config: Exported, dtype: str, tokenizer: Path | N
     if origin:
         known = complete(origin, family)
         changed = {name: value for name, value in config.fields.items() if known.get(name) != value}
-        written = {**origin, **spelled(changed, family)}
+        written = respelled(spelled(changed, family), origin, family)
         for key in {"torch_dtype", "dtype"} & set(written) or {"torch_dtype"}:
             written[key] = dtype
         written.setdefault("architectures", [family.architecture])

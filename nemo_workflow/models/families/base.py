@@ -53,6 +53,7 @@ class Family:
     `hf_layers`: the Hugging Face model's list of decoder layers.
     `renamed`: config.json's own names of fields -> the names that most families, and the rules here, have for them.
     `special_training`: those of `special_fields` that say how a model is trained, such as dropouts.
+    `renamed5`: names that transformers 5 has for fields -> transformers 4's.
     `learned_positions`: a position has a row of a table, so seq_length is part of the weights' shape.
     `local_spec`: the function of `local_specs` to compute logits with where Transformer Engine is missing.
     """
@@ -80,6 +81,7 @@ class Family:
     local_spec: str | None = None
     hf_layers: str = "model.layers"
     renamed: dict[str, str] = field(default_factory=dict)
+    renamed5: dict[str, str] = field(default_factory=dict)
     learned_positions: bool = False
 
     @property
