@@ -52,6 +52,7 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         run_dir=str(Path(settings.output_dir).expanduser().absolute() / settings.experiment),
         sizes=run.sizes,
         vocab_size=run.vocab_size,
+        nemo=catalog.nemo_version(),
         notes=tuple(run.notes),
         command=without_secrets(command),
     )

@@ -32,6 +32,7 @@ class Plan:
     command: tuple[str, ...] = ()  # as typed, secrets replaced
     sizes: dict[str, Any] = field(default_factory=dict)  # the model's: the recipe's under those of --nemo-model
     vocab_size: int = 0  # entries of the tokenizer, unpadded
+    nemo: str = ""  # version of the NeMo that the recipe's sizes and defaults were read from
     notes: tuple[str, ...] = ()  # what the user should know before it starts, a sentence each
 
     def to_json(self) -> str:

@@ -117,7 +117,7 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
         stream.write(plan.to_json())
     staged_tokenizer.stage(plan)
     shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-    write_json(attempt / "versions.json", metrics.versions())
+    write_json(attempt / metrics.VERSIONS, metrics.versions())
     return attempt
 
 

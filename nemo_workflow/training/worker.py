@@ -58,9 +58,12 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             gpu.install()
         from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order, teardown
         from nemo_workflow.training.checkpointing import Checkpoints
+        from nemo_workflow.training.recipe_check import check_recipe
         from nemo_workflow.training.resume import choose_checkpoint, identity_for
 
     log = callbacks.RunLog(plan, console, started=time.time(), heartbeat=liveness.Heartbeat(folder))
+    if rank == 0:
+        check_recipe(plan, folder, log.note)
     start = choose_checkpoint(plan, folder, rank, world=int(os.environ.get("WORLD_SIZE", "1")), say=log.note)
     identity = identity_for(plan, folder) if rank == 0 else {}
     callbacks.seed_everything(plan.setting("seed"))
