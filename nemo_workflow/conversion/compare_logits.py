@@ -143,6 +143,8 @@ def transformers_forward(model: Model, folder: Path, walk: Walk, tokens: torch.T
     with parameters_on_meta():
         built = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32, attn_implementation="eager")
     built.eval()
+    if model.family.mend_reference:
+        model.family.mend_reference(built, model.hf)
     embedding, output = built.get_input_embeddings(), built.get_output_embeddings()
     names = {module: name for name, module in built.named_modules()}
     tied = {f"{names[output]}.weight": f"{names[embedding]}.weight"} if embedding.weight is output.weight else {}
