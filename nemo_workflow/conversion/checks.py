@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nemo_workflow.conversion import config_fields, supported
+from nemo_workflow.conversion import config_fields, hf_folder, supported
 from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
-from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.families import FAMILIES, wrappers
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -71,6 +71,14 @@ def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, 
         {name for name in tensors if name.endswith(".bias")} if {"attention_bias", "mlp_bias"} & set(allowed) else set()
     )
     return biases | (set(allowed) & set(tensors))
+
+
+def text_tensors(tensors: dict[str, TensorInfo], folder: Path) -> tuple[dict[str, TensorInfo], set[str]]:
+    """(the tensors under the names that a model of text has for them, names of those that are left out)."""
+    if hf_folder.read_json(folder / "config.json").get("model_type") not in wrappers.WRAPPERS:
+        return tensors, set()
+    images = wrappers.of_images(tensors)
+    return {wrappers.text_name(name): info for name, info in tensors.items() if name not in images}, images
 
 
 def notes_on(hf: Config, nemo: Config, family: Family, further: set[str]) -> list[str]:

@@ -135,12 +135,16 @@ def _checked_import(args: argparse.Namespace) -> Import:
     checks.model_name(args.model_name, family)
     nemo, losses = config_fields.to_nemo(hf, family)
     config_class = checks.config_class(args.model_config_name, family, hf, nemo)
-    tensors = hf_folder.list_tensors(folder)
+    tensors, images = checks.text_tensors(hf_folder.list_tensors(folder), folder)
     further = checks.further_layers(hf, tensors)
     dropped = checks.losses(losses, args.allow_lossy, tensors) | further
     carried = {name: info for name, info in tensors.items() if name not in dropped}
     nemo["params_dtype"] = checks.dtype(carried, folder)
     notes = checks.notes_on(hf, nemo, family, further)
+    if images:
+        notes.append(
+            f"left out: {len(images)} tensors for images, e.g. {min(images)}; only the model's text part is converted"
+        )
     job = Import(folder, family, hf, nemo, config_class, tensors, dropped, notes)
     checks.resources(args.output_path, job.nbytes, max(info.nbytes for info in tensors.values()))
     return job

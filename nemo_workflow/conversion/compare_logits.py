@@ -30,6 +30,7 @@ from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.models.families import transformers5
 from nemo_workflow.models.families.base import Config
+from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.utils.errors import Failure
 
 TOKENS = 64
@@ -138,7 +139,7 @@ def transformers_forward(model: Model, folder: Path, walk: Walk, tokens: torch.T
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     # in the words of the transformers that computes here: what version 5 says in others it would pass over
-    said = transformers5.normal(read_json(folder / "config.json"), model.family)
+    said = transformers5.normal(text_part(read_json(folder / "config.json")), model.family)
     config = CONFIG_MAPPING[model.family.model_type].from_dict(said)
     with parameters_on_meta():
         built = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32, attn_implementation="eager")

@@ -14,6 +14,7 @@ from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.models.architecture import TRAINING
 from nemo_workflow.models.families import transformers5
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.models.tokenizer_loading import load
 from nemo_workflow.utils.errors import Refusal
@@ -39,7 +40,7 @@ class Beside:
     def origin(self, family: Family) -> Config | None:
         """The config.json that the model came with, if it is of this family."""
         path = self.kept("config.json")
-        origin = read_json(path) if path else {}
+        origin = text_part(read_json(path)) if path else {}
         return origin if origin.get("model_type") == family.model_type else None
 
     @cached_property

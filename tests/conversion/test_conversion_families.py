@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,30 @@ def test_with_transformer_engine_installed(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "nemo" / NAME).read_text())["verified"]
+
+
+@pytest.mark.parametrize("name", tiny.WITH_IMAGES)
+@pytest.mark.parametrize("older", [False, True])
+def test_the_text_part_of_a_model_of_images(name: str, older: bool, tmp_path: Path) -> None:
+    """Under the names that transformers saves today, and those from before version 4.52."""
+    from safetensors.torch import load_file, save_file
+
+    source = tiny.make(name, tmp_path / "hf")
+    weights = load_file(source / "model.safetensors")
+    prefix = re.compile(r"^(model\.language_model|language_model\.model)\.")
+    now = {prefix.sub("model.", key) for key in weights if prefix.match(key)}
+    saved = "language_model.model." if older else "model.language_model."
+    named = {prefix.sub(saved, key): value for key, value in weights.items()}
+    save_file(named, source / "model.safetensors", metadata={"format": "pt"})
+    import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo")])
+    report = json.loads((tmp_path / "nemo" / NAME).read_text())
+    assert report["verified"] and any("tensors for images" in note for note in report["notes"])
+    export_main(["--source", str(tmp_path / "nemo"), "--output-path", str(tmp_path / "back")])
+    assert json.loads((tmp_path / "back" / NAME).read_text())["verified"]
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert now and now <= set(back)
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert config["model_type"] == json.loads((source / "config.json").read_text())["text_config"]["model_type"]
 
 
 @pytest.mark.parametrize("harm", ["a tensor", "the embedding", "the rotary base"])

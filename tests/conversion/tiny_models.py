@@ -54,6 +54,26 @@ def _gemma3(tf: Any, **changes: Any) -> Any:
     return tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**{**SIZES, **sizes, **changes}))
 
 
+# a model of images and text, whose text part alone is converted
+VISION = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
+
+
+def _gemma3_of_images(tf: Any) -> Any:
+    text = _gemma3(tf, rope_scaling={"rope_type": "linear", "factor": 8.0}).config
+    config = tf.Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4)
+    return tf.Gemma3ForConditionalGeneration(config)
+
+
+def _mistral3(tf: Any) -> Any:
+    text = tf.MistralConfig(**SIZES, head_dim=24, sliding_window=None)
+    return tf.Mistral3ForConditionalGeneration(
+        tf.Mistral3Config(text_config=text, vision_config={**VISION, "model_type": "pixtral"})
+    )
+
+
 def _gpt_oss(tf: Any) -> Any:
     sizes = {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 40}
     return tf.GptOssForCausalLM(tf.GptOssConfig(**{**SIZES, **sizes}))
@@ -154,6 +174,8 @@ MODELS: dict[str, Callable[[Any], Any]] = {
 EXACT = list(MODELS)  # those that come back as they went
 MODELS["llama_scratch"] = lambda tf: _llama(tf, vocab_size=TOKENIZER_SIZE)
 MODELS["deepseek_v3_groups"] = lambda tf: _deepseek_v3(tf, topk_group=3, num_experts_per_tok=3)
+WITH_IMAGES = {"gemma3_images": _gemma3_of_images, "mistral3_images": _mistral3}
+MODELS |= WITH_IMAGES
 MODELS["llama_bias"] = lambda tf: _llama(tf, attention_bias=True, mlp_bias=True)
 TEXT = [
     "def add(a, b):\n    return a + b\n",
