@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models import families
+from nemo_workflow.models.families import not_converted
 
 
 def output_folder(run: Run) -> Iterator[str]:
@@ -53,5 +54,5 @@ def sample_text(run: Run) -> Iterator[str]:
             " ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"
         )
     if run.recipe and run.recipe.model_class not in {family.model_class for family in families.FAMILIES}:
-        reason = families.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
+        reason = not_converted.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
         yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"
