@@ -71,6 +71,7 @@ check: install-dev
 generate: install
 	$(BIN)/python -m tools.generate_settings
 	$(BIN)/python -m tools.generate_flag_docs
+	$(BIN)/python -m tools.generate_checks_doc
 
 matrix: install-dev
 	$(BIN)/python -m tools.version_matrix
