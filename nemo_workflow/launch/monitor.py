@@ -34,7 +34,8 @@ class TimeLeft:
 
 
 class Monitor:
-    """Follows one start of a run. `saving` tells that a checkpoint is being written, `started` that training began.
+    """Follows one start of a run. `saving` tells that a checkpoint is being written, `started` that training began,
+    `end` how it ended in the ranks' own words ("finished", "stopped"), `stopped_by` the signal that they were stopped by.
 
     `outlive`: whoever follows goes on when nobody sees it any more.
     """
@@ -49,6 +50,9 @@ class Monitor:
         self.live = ""  # what the live line says
         self.saving = False
         self.started = False
+        self.last_step = 0
+        self.end = ""
+        self.stopped_by = 0
         self.began = time.monotonic()
 
     def update(self) -> None:
@@ -75,11 +79,14 @@ class Monitor:
         kind, max_steps = event["event"], self.plan.schedule.max_steps
         self.started = self.started or kind in ("start", "step")  # a follower may come after the start
         self.saving = kind == "stopping"
+        self.last_step = event["step"] if kind in ("start", "step") else self.last_step
+        self.stopped_by = event["signal"] if kind == "stopping" else self.stopped_by
         if kind == "validation":
             self.val_loss = event["val_loss"]
         if kind == "start":
             self.live = ""
         if kind == "end":
+            self.end = event["reason"]
             self.close()  # the last step stays
         if kind == "step" and self.meter.live:
             left = self.left.after(event, max_steps)
