@@ -11,9 +11,10 @@ from nemo_workflow.config import checks, memory, micro_batch, warnings
 from nemo_workflow.config.checks import slurm as slurm_rules
 from nemo_workflow.config.flags import TABLE, Settings
 from nemo_workflow.config.parallelism import make_layout
-from nemo_workflow.config.run_config import Plan, Source
+from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import make_schedule
 from nemo_workflow.data import blend
+from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part, parse_split, parts_of
 from nemo_workflow.models import catalog, pretrained
 from nemo_workflow.models.catalog import Recipe
@@ -51,19 +52,26 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         run_dir=str(Path(settings.output_dir).expanduser().absolute() / settings.experiment),
         sizes=run.sizes,
         vocab_size=run.vocab_size,
+        nemo=catalog.nemo_version(),
         notes=tuple(run.notes),
         command=without_secrets(command),
     )
-    return _with_memory_note(micro_batch.chosen(plan) if auto else plan, run.recipe)
+    return _with_gpu_notes(micro_batch.chosen(plan) if auto else plan, run.recipe)
 
 
-def _with_memory_note(plan: Plan, recipe: Recipe) -> Plan:
+def _with_gpu_notes(plan: Plan, recipe: Recipe) -> Plan:
     if plan.accelerator == "cpu":
         _check_host_memory(plan, recipe)
         return plan
     need = memory.fullest(memory.job_of(plan, recipe)).total
-    note = warnings.memory_note(need, int(plan.setting("gpu_memory") * memory.GIB))
-    return replace(plan, notes=(*plan.notes, note)) if note else plan
+    found = [
+        warnings.memory_note(need, int(plan.setting("gpu_memory") * memory.GIB)),
+        warnings.short_pieces_note(plan),
+    ]
+    if plan.layout.tensor > 1 and not plan.layout.sequence_parallel and plan.seq_length % plan.layout.tensor == 0:
+        shared = replace(plan, layout=replace(plan.layout, sequence_parallel=True))
+        found.append(warnings.sequence_parallel_note(plan, memory.fullest(memory.job_of(shared, recipe)).total, need))
+    return replace(plan, notes=(*plan.notes, *filter(None, found)))
 
 
 def _check_host_memory(plan: Plan, recipe: Recipe) -> None:
