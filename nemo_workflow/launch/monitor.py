@@ -10,7 +10,10 @@ from typing import Any
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir import metrics
-from nemo_workflow.utils.console import Meter, human_time
+from nemo_workflow.utils.console import Meter, human_count, human_time
+
+WAIT_SECONDS = 20.0  # for the first step, or between two, after which a line says that the run lives
+REPEAT_SECONDS = 60.0  # until the next of such lines
 
 
 class TimeLeft:
@@ -58,14 +61,30 @@ class Monitor:
         self.end = ""
         self.stopped_by = 0
         self.began = time.monotonic()
+        self.waits = self.began  # since when there has been no step
+        self.told = 0  # how often that was said
+        self.last_line = self.began  # when a step was last printed
 
     def update(self) -> None:
         """Show what has happened since the last call."""
         for event in self.tail.new():
             self._show(event)
-        if not self.started:
-            self.live = f"the ranks start ({human_time(time.monotonic() - self.began)})"
+        if self.left.began is None and not self.end:
+            self._say_what_is_waited_for()
         self._draw()
+
+    def _say_what_is_waited_for(self) -> None:
+        """Before the first step of this start: it may take minutes on a CPU, and nobody should take it for dead."""
+        waited = time.monotonic() - self.waits
+        settings, tokens = self.plan.settings, self.plan.setting("global_batch_size") * self.plan.seq_length
+        what = f"the first step: {settings['global_batch_size']} samples, {human_count(tokens)} tokens"
+        if not self.started:
+            what = "the ranks start: they import NeMo and build the model"
+        if self.meter.live:
+            self.live = f"{what} ({human_time(waited)})"
+        elif waited > WAIT_SECONDS + REPEAT_SECONDS * self.told:
+            self.told += 1
+            self.meter.note(f"{what} ({human_time(waited)} so far)")
 
     def note(self, text: str) -> None:
         self.meter.note(text)
@@ -89,14 +108,26 @@ class Monitor:
             self.val_loss = event["val_loss"]
         if kind == "start":
             self.live = ""
+            self.waits, self.told = time.monotonic(), 0
         if kind == "end":
             self.end = event["reason"]
             self.close()  # the last step stays
-        if kind == "step" and self.meter.live:
-            left = self.left.after(event, max_steps)
-            self.live = metrics.progress(event, max_steps, left, self.val_loss, self.meter.columns)
+        if kind == "step":
+            self._show_step(event, max_steps)
             return
         text = metrics.plain(event, max_steps, self.plan.setting("log_every"))
         if text:
             self.meter.note(text)
             self._draw(always=True)  # below the line that stays, until the next step
+
+    def _show_step(self, event: dict[str, Any], max_steps: int) -> None:
+        """On a terminal every step; in a log those asked for, the second, and one after a long wait."""
+        left = self.left.after(event, max_steps)
+        if self.meter.live:
+            self.live = metrics.progress(event, max_steps, left, self.val_loss, self.meter.columns)
+            return
+        now, step = time.monotonic(), event["step"]
+        asked = step % self.plan.setting("log_every") == 0 or step == max_steps
+        if asked or self.left.steps == 1 or now - self.last_line > WAIT_SECONDS:
+            self.meter.note(metrics.progress(event, max_steps, left if step < max_steps else None))
+            self.last_line = now
