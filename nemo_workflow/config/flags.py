@@ -73,7 +73,7 @@ class Option:
     def from_command_line(self, text: str) -> Any:
         """Convert a value of the command line; raises Refusal with what was expected."""
         try:
-            return self.type(text)
+            return self._converted(text)
         except ValueError:
             raise Refusal(f"--{self.name} {text}: expected {self.form}") from None
 
@@ -82,23 +82,31 @@ class Option:
         if value is None:
             return None
         if self.switch:
-            if not isinstance(value, bool):
+            if getattr(value, "kind", "") != "bool":
                 raise ValueError("expected true or false")
-            return value
+            from nemo_workflow.utils.yaml_text import truth
+
+            return truth(value)
         if self.many:
             return tuple(self._one(v) for v in (value if isinstance(value, list) else [value]))
         return self._one(value)
 
     def _one(self, value: Any) -> Any:
-        if isinstance(value, bool | list | dict):
+        if not isinstance(value, str):
             raise ValueError(f"expected {self.form}")
         try:
-            converted = self.type(str(value))
+            converted = self._converted(str(value))
         except ValueError as error:
             raise ValueError(f"expected {self.form}") from error
         if self.choices and converted not in self.choices:
             raise ValueError(f"expected one of {', '.join(self.choices)}")
         return converted
+
+    def _converted(self, text: str) -> Any:
+        """Raises ValueError; Python itself would take 1_000, 0x10 in a YAML file, and digits of other scripts."""
+        if text != "auto" and self.type in NUMBERS and not re.fullmatch(NUMBERS[self.type], text):
+            raise ValueError(text)
+        return self.type(text)
 
 
 def type_name(option: Option) -> str:
@@ -135,6 +143,12 @@ def int_or_auto(text: str) -> int | str:
 
 int_or_auto.type_name = "int"  # type: ignore[attr-defined]
 
+WHOLE = r"[+-]?[0-9]+"
+NUMBERS: dict[Callable[[str], Any], str] = {
+    int: WHOLE,
+    int_or_auto: WHOLE,
+    float: r"[+-]?(inf|nan|([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)",
+}
 FORMS: dict[Callable[[str], Any], str] = {
     int: "a whole number in digits, such as 1000",
     float: "a number without a unit, such as 80, 0.001 or 1e-3",
@@ -381,9 +395,11 @@ def read_config(path: str) -> dict[str, Any]:
     """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
     import yaml  # 30 ms that only --config needs
 
+    from nemo_workflow.utils import yaml_text
+
     try:
         text = Path(path).read_text(encoding="utf-8")
-        loaded, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        loaded, node = yaml_text.load(text), yaml.compose(text, yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"--config {path}: cannot be read: {error}") from None
     if not isinstance(loaded, dict):

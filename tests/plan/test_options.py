@@ -111,6 +111,61 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     assert "micro_batch_size" not in settings.given
 
 
+TEXTS = ("0123", "1.10", "1e5", "yes", "no", "on", "Off", "true", "2026-01-02", "4:00:00", "12:30", "0x1F", "0b1", "1_000",
+         ".5", ".inf", "nan", "+7", "=", "10", "'0123'", '"null"')  # fmt: skip
+BY_FORM = ("time", "on-nan", "split")  # of a form of their own
+
+
+@pytest.mark.parametrize("written", TEXTS)
+def test_a_text_flag_of_the_file_is_taken_as_written(tmp_path: Path, written: str) -> None:
+    """Every one of them, and each value of those that may be given more than once."""
+    file = tmp_path / "run.yaml"
+    text = [option for option in options.TABLE if option.type is str and not option.switch and not option.choices
+            and not option.secret and option.attribute not in options.COMMAND_ATTRIBUTES
+            and option.name not in BY_FORM]  # fmt: skip
+    assert {"account", "experiment", "partition", "wandb-name", "slurm-arg"} <= {option.name for option in text}
+    file.write_text("".join(f"{option.name}: {f'[{written}]' if option.many else written}\n" for option in text))
+    settings = options.parse([*REQUIRED, "--config", str(file)])
+    plain = written.strip("'\"")
+    for option in (option for option in text if option.name not in ("hf-model-id", "dataset-dir")):
+        assert settings.values[option.attribute] == ((plain,) if option.many else plain), option.name
+
+
+@pytest.mark.parametrize("written", ["4:00:00", "12:30", "0240", "1-12", "90"])
+def test_a_time_limit_of_the_file_is_the_one_that_is_written(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"time: {written}\n")
+    assert options.parse([*REQUIRED, "--config", str(file)]).time == written
+
+
+@pytest.mark.parametrize("written", ["0x10", "0b11", "1:30", "1_000", "0o17", "1.0", "1e5", "yes", "\u0663"])
+def test_numbers_are_of_decimal_digits(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"max-steps: {written}\n")
+    for flags in (["--config", str(file)], ["--max-steps", written]):
+        with pytest.raises(Refusal, match="expected a whole number in digits"):
+            options.parse([*REQUIRED, *flags])
+    file.write_text("max-steps: 0100\nlr: 1.5e-4\nweight-decay: .1\n")
+    settings = options.parse([*REQUIRED, "--config", str(file)])
+    assert (settings.max_steps, settings.lr, settings.weight_decay) == (100, 1.5e-4, 0.1)
+
+
+@pytest.mark.parametrize("written", ["", "~", "null"])
+def test_nothing_in_the_file_leaves_a_flag_unset(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"qos: {written}\nmax-steps: {written}\nfp8: {written}\n")
+    settings = options.parse([*REQUIRED, "--config", str(file)])
+    assert (settings.qos, settings.max_steps, settings.fp8) == (None, None, False)
+    assert not settings.given & {"qos", "max_steps", "fp8"}
+
+
+def test_anchors_and_merged_parts_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("account: &a 0123\npartition: *a\nfp8: on\nwandb: No\n")
+    settings = options.parse([*REQUIRED, "--config", str(file)])
+    assert (settings.account, settings.partition, settings.fp8, settings.wandb) == ("0123", "0123", True, False)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -24,7 +24,7 @@ esac""",
   *config*) ;;
   *) exit 1 ;;
 esac""",
-    "sinfo": """case "$*" in *%N*) echo "n1|idle|(null)|4" ;; *) echo batch ;; esac""",
+    "sinfo": """case "$*" in *%N*) echo "node_or_partition|n1|idle|(null)|4" ;; *) echo "node_or_partition|batch" ;; esac""",
     "sacct": "exit 1",
     "sacctmgr": "exit 1",
     "srun": "exit 1",

@@ -33,6 +33,7 @@ OWNED = {
     "nodes": "--num-nodes",
     "ntasks": "--num-gpus",
     "ntasks_per_node": "--num-gpus",
+    "tasks_per_node": "--num-gpus",
     "gpus": "--num-gpus",
     "gpus_per_node": "--num-gpus",
     "time": "--time",
@@ -49,7 +50,17 @@ OWNED = {
     "requeue": "--requeue",
     "no_requeue": "--requeue",
 }
-OURS = ("job_name", "output", "error", "open_mode", "array", "export", "test_only", "wait", "parsable", "wrap", "chdir")
+OURS = ("job_name", "output", "error", "open_mode", "array", "export", "export_file", "test_only", "wait", "parsable", "wrap",
+        "chdir", "cluster", "clusters", "uid", "gid", "help", "usage", "version")  # fmt: skip
+# every other long option of sbatch 22.05 to 25.05, for it takes any beginning of a name that is no other's
+OTHERS = """acctg-freq batch bb bbf begin cluster-constraint comment container container-id context contiguous core-spec
+    cores-per-socket cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot distribution exclude extra extra-node-info
+    get-user-env gpu-bind gpu-freq gpus-per-socket gpus-per-task gres gres-flags hint hold ignore-pbs input
+    kill-on-invalid-dep licenses mcs-label mem-bind mem-per-cpu mem-per-gpu mincpus network nice no-kill nodefile
+    ntasks-per-core ntasks-per-gpu ntasks-per-socket ntasks-per-tres oom-kill-step overcommit oversubscribe power prefer
+    priority profile propagate quiet reboot resv-ports segment sockets-per-node spread-job stepmgr switches thread-spec
+    threads-per-core time-min tmp tres-bind tres-per-task use-min-nodes verbose wait-all-nodes wckey"""
+SBATCH_OPTIONS = (*OWNED, *OURS, *OTHERS.replace("-", "_").split())
 
 
 def find_problems(run: Any) -> Iterator[str]:
@@ -140,6 +151,11 @@ def _slurm_args(arguments: tuple[str, ...]) -> Iterator[str]:
             yield f"--slurm-arg {argument}: use {OWNED[name]}"
         elif name in OURS:
             yield f"--slurm-arg {argument}: can't be changed, following the run depends on it; leave it out"
+        elif name not in SBATCH_OPTIONS and (meant := [one for one in SBATCH_OPTIONS if one.startswith(name)]):
+            names = " or ".join(f"--{one.replace('_', '-')}" for one in meant[:3])
+            yield f"--slurm-arg {argument}: sbatch would take it for {names}; write the name in full"
+        elif not argument.isprintable():
+            yield f"--slurm-arg {argument!r}: a line of the job script can't hold this; leave out what is not printable"
 
 
 def _setup_file(path: str | None) -> Iterator[str]:

@@ -15,9 +15,9 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.local import TITLE, new_attempt
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.slurm import login
+from nemo_workflow.run_dir.slurm_jobs import TASK
 from nemo_workflow.utils.errors import Refusal
 
-TASK = "train"
 SETUP = "setup.sh"  # copy of --setup-file in the attempt
 
 
