@@ -18,14 +18,18 @@ import pytest
 from nemo_workflow.run_dir.stopping import grace_seconds
 from tests.run.harness import REPOSITORY
 
-# torchx, nemo_run's runner, asks a process that it has started as this stand-in does: Popen.poll, which says 0 of one
-# that somebody else has reaped
+# torchx, nemo_run's runner, asks a process that it has started as this stand-in does: by Popen.poll
 LAUNCHER = """
 import os, signal, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
-from torchx.specs import AppState
-from nemo_workflow.launch import executors, local as launch
+
+RUNNING, ENDED = "running", "ended"  # importing nemo_run and torchx takes 5 s
+sys.modules["torchx.specs"] = SimpleNamespace(is_terminal=lambda state: state == ENDED)
+executors = sys.modules["nemo_workflow.launch.executors"] = SimpleNamespace(local=lambda *_: None)
+import nemo_workflow.launch
+nemo_workflow.launch.executors = executors
+from nemo_workflow.launch import local as launch
 from nemo_workflow.utils.errors import run_command
 
 for number in (signal.SIGHUP, signal.SIGINT):  # the tests themselves may run under nohup, or in the background
@@ -41,8 +45,7 @@ class Experiment:
         words = ["bash", "-c", '"$0" -c "$1" "$2" "$3"; exit $?', sys.executable, RANK, str(folder), way]
         self.torchrun = subprocess.Popen(words)
     def status(self, runner):
-        code = self.torchrun.poll()
-        return AppState.RUNNING if code is None else AppState.FAILED if code else AppState.SUCCEEDED
+        return RUNNING if self.torchrun.poll() is None else ENDED
     def __enter__(self):
         return self
     def __exit__(self, *_):
@@ -92,10 +95,9 @@ time.sleep(1000)
 
 launch.import_nemo_run = lambda home: SimpleNamespace(Experiment=Experiment, Partial=lambda *_, **__: None)
 launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)
-executors.local = lambda *_: None
-settings = {"timeout_minutes": 0, "grace_seconds": float(grace), "log_every": 1}
+settings = {"timeout_minutes": 0, "grace_seconds": float(grace), "log_every": 1, "global_batch_size": 4}
 plan = SimpleNamespace(folder=folder, settings=settings, setting=settings.get, accelerator="cpu", to_json=str)
-plan.schedule = SimpleNamespace(max_steps=3)
+plan.schedule, plan.seq_length = SimpleNamespace(max_steps=3), 64
 run_command(launch._Local(plan, folder, []).run, "pretrain_llm.py")
 """
 
