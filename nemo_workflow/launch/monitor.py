@@ -76,8 +76,8 @@ class Monitor:
     def _say_what_is_waited_for(self) -> None:
         """Before the first step of this start: it may take minutes on a CPU, and nobody should take it for dead."""
         waited = time.monotonic() - self.waits
-        settings, tokens = self.plan.settings, self.plan.setting("global_batch_size") * self.plan.seq_length
-        what = f"the first step: {settings['global_batch_size']} samples, {human_count(tokens)} tokens"
+        samples = self.plan.settings.global_batch_size
+        what = f"the first step: {samples} samples, {human_count(samples * self.plan.seq_length)} tokens"
         if not self.started:
             what = "the ranks start: they import NeMo and build the model"
         if self.meter.live:
@@ -115,7 +115,7 @@ class Monitor:
         if kind == "step":
             self._show_step(event, max_steps)
             return
-        text = metrics.plain(event, max_steps, self.plan.setting("log_every"))
+        text = metrics.plain(event, max_steps, self.plan.settings.log_every)
         if text:
             self.meter.note(text)
             self._draw(always=True)  # below the line that stays, until the next step
@@ -127,7 +127,7 @@ class Monitor:
             self.live = metrics.progress(event, max_steps, left, self.val_loss, self.meter.columns)
             return
         now, step = time.monotonic(), event["step"]
-        asked = step % self.plan.setting("log_every") == 0 or step == max_steps
+        asked = step % self.plan.settings.log_every == 0 or step == max_steps
         if asked or self.left.steps == 1 or now - self.last_line > WAIT_SECONDS:
             self.meter.note(metrics.progress(event, max_steps, left if step < max_steps else None))
             self.last_line = now

@@ -14,11 +14,11 @@ STEPS = 2.0  # of the run's last step's time that the grace time has at least: t
 
 def grace_seconds(plan: Plan) -> float:
     """Seconds that ranks asked to stop have to finish their step; a save under way is waited for in any case."""
-    given = plan.settings.get("grace_seconds")
+    given = plan.settings.grace_seconds
     if given is not None:
         return float(given)
     step = metrics.last(plan.folder / metrics.FILE).get("step", {})
-    return max(GRACE_SECONDS[plan.accelerator], STEPS * step.get("seconds", 0.0))
+    return max(GRACE_SECONDS[plan.accelerator], STEPS * float(step.get("seconds", 0.0)))
 
 
 def what_is_saved(folder: Path, last_step: int) -> str:

@@ -19,6 +19,7 @@ from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
+from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import Failure, Refusal
 
 ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step and save
@@ -126,7 +127,7 @@ def _progress(plan: Plan) -> str:
     if not steps:
         return f"no step of {plan.schedule.max_steps} yet"
     age = time.time() - steps[-1]["time"]
-    return f"{metrics.progress(steps[-1], plan.schedule.max_steps)}  ({metrics.human_time(age)} ago)"
+    return f"{metrics.progress(steps[-1], plan.schedule.max_steps)}  ({human_time(age)} ago)"
 
 
 # -- logs -------------------------------------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def _stop_local(run: Path, pid: int, at_once: bool) -> None:
 def _resubmit(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
     script = REPOSITORY / "pretrain_llm.py"
-    past = [] if _plan(run).settings.get("dependency") is None else ["--dependency="]  # the old job's is over
+    past = [] if _plan(run).settings.dependency is None else ["--dependency="]  # the old job's is over
     flags = [flag for flag in arguments.flags if flag != "--"]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(script), "--config", str(run / "config.yaml"), *past, *flags])

@@ -30,7 +30,7 @@ from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.config.run_config import Plan
 from tests.look import fake_runs
 plan = Plan.from_json((Path(sys.argv[1]) / "plan.json").read_text())
-plan.settings["log_every"] = 10
+plan.settings.log_every = 10
 monitor = Monitor(plan)
 monitor.update()
 time = fake_runs.BEGAN
@@ -134,7 +134,7 @@ def test_a_log_says_what_a_slow_start_waits_for(
 ) -> None:
     """As on a CPU, where a first step may take minutes: no more than 20 s without a word, then one a minute."""
     plan = fake_runs.make_plan(tmp_path / "slow", steps=100, every=50)
-    plan.settings["log_every"] = 50
+    plan.settings.log_every = 50
     plan.folder.mkdir(parents=True, exist_ok=True)
     follower = monitor.Monitor(plan)
 
@@ -152,8 +152,8 @@ def test_a_log_says_what_a_slow_start_waits_for(
     assert "(1 min 21 s so far)" in said(81)
     assert said(90, begin).startswith("starting: 100 steps")
     assert said(109) == ""
-    tokens = human_count(plan.setting("global_batch_size") * plan.seq_length)
-    samples = plan.setting("global_batch_size")
+    tokens = human_count(plan.settings.global_batch_size * plan.seq_length)
+    samples = plan.settings.global_batch_size
     assert said(111) == f"the first step: {samples} samples, {tokens} tokens (21 s so far)\n"
     first = said(130, steps[0])
     assert first.startswith("step 1/100  loss") and "tokens/s" in first and "left" not in first

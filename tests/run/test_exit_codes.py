@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.run_dir.stopping import grace_seconds
 from tests.run.harness import REPOSITORY
 
@@ -29,6 +30,7 @@ sys.modules["torchx.specs"] = SimpleNamespace(is_terminal=lambda state: state ==
 executors = sys.modules["nemo_workflow.launch.executors"] = SimpleNamespace(local=lambda *_: None)
 import nemo_workflow.launch
 nemo_workflow.launch.executors = executors
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local as launch
 from nemo_workflow.utils.errors import run_command
 
@@ -95,8 +97,8 @@ time.sleep(1000)
 
 launch.import_nemo_run = lambda home: SimpleNamespace(Experiment=Experiment, Partial=lambda *_, **__: None)
 launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)
-settings = {"timeout_minutes": 0, "grace_seconds": float(grace), "log_every": 1, "global_batch_size": 4}
-plan = SimpleNamespace(folder=folder, settings=settings, setting=settings.get, accelerator="cpu", to_json=str)
+settings = Settings(timeout_minutes=0, grace_seconds=float(grace), log_every=1, global_batch_size=4)
+plan = SimpleNamespace(folder=folder, settings=settings, accelerator="cpu", to_json=str)
 plan.schedule, plan.seq_length = SimpleNamespace(max_steps=3), 64
 run_command(launch._Local(plan, folder, []).run, "pretrain_llm.py")
 """
@@ -141,12 +143,12 @@ def test_every_end(way: str, grace: int, send: list[int], code: int, word: str, 
 def test_the_grace_time_follows_the_steps(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    plan = SimpleNamespace(folder=tmp_path, settings={}, accelerator="cpu")
+    plan = SimpleNamespace(folder=tmp_path, settings=Settings(), accelerator="cpu")
     assert grace_seconds(plan) == 8  # type: ignore[arg-type]
     with (tmp_path / "metrics.jsonl").open("w") as stream:
         for seconds in (0.5, 35.0):
             stream.write(json.dumps({"event": "step", "time": 0, "step": 1, "seconds": seconds}) + "\n")
             stream.flush()
             assert grace_seconds(plan) == max(8, 2 * seconds)  # type: ignore[arg-type]
-    plan.settings["grace_seconds"] = 3
+    plan.settings.grace_seconds = 3
     assert grace_seconds(plan) == 3  # type: ignore[arg-type]  # the user's word
