@@ -26,7 +26,7 @@ def what_is_saved(folder: Path, last_step: int) -> str:
     newest, _ = newest_whole(folder / "checkpoints")
     if newest is None:
         lost = f", so {_steps(1, last_step)} lost" if last_step else ""
-        return f"no checkpoint yet{lost}; the same command starts from the beginning"
+        return f"no checkpoint yet{lost}; the same command starts again from the beginning"
     if newest.step >= last_step:
         return f"step {newest.step} is saved; the same command continues from there"
     return (
