@@ -17,11 +17,10 @@ from typing import TextIO
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
+from nemo_workflow.run_dir.stopping import grace_seconds
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 from nemo_workflow.utils.imports import collector_paused
-
-GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
 
 
 def train(plan: str, attempt: str) -> None:
@@ -35,7 +34,7 @@ def train(plan: str, attempt: str) -> None:
     lock = liveness.hold_ranks_lock(read.folder)
     liveness.end_children_with_rank()
     try:
-        liveness.stop_with_launcher(grace_seconds(read), partial(save_under_way, read.folder / "checkpoints"))
+        liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
@@ -92,12 +91,6 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
     pretrain()
     log.finish()
-
-
-def grace_seconds(plan: Plan) -> float:
-    """Seconds that ranks asked to stop have to finish their step; a save under way is waited for in any case."""
-    given = plan.settings.grace_seconds
-    return float(given) if given is not None else GRACE_SECONDS[plan.accelerator]
 
 
 def _own_log(path: Path) -> TextIO:
