@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -162,7 +163,7 @@ class _Local:
     def _start(self, place: Path) -> None:
         """Start the ranks and follow them to their end; `place` leads to the attempt's folder."""
         os.environ[liveness.LAUNCHER] = liveness.launcher_mark()
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
+        os.environ["PATH"] = os.pathsep.join(filter(None, [str(_torchrun_folder(place)), os.environ.get("PATH")]))
         run = import_nemo_run(place / "launcher")
 
         from nemo_workflow.launch import executors
@@ -365,6 +366,21 @@ def _status(process: psutil.Process) -> str:
         return process.status()
     except psutil.Error:
         return ""
+
+
+def _torchrun_folder(place: Path) -> Path:
+    """Where nemo_run finds torchrun: beside this Python, or, where torch is another environment's, made below `place`."""
+    beside = Path(sys.executable).parent
+    if (beside / "torchrun").exists():
+        return beside
+    made = place / "launcher" / "bin"
+    made.mkdir(parents=True, exist_ok=True)
+    script = made / "torchrun"
+    script.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m torch.distributed.run "$@"\n', encoding="utf-8"
+    )
+    script.chmod(0o755)
+    return made
 
 
 @contextlib.contextmanager
