@@ -24,6 +24,7 @@ _SILENT = re.compile(
 )
 _UNITS = {"sqmi": "sq mi", "sqkm": "km²", "km2": "km²", "m2": "m²", "m3": "m³", "km3": "km³", "C": "°C", "F": "°F"}
 _RANGES = {"-": "–", "–": "–", "to": " to ", "and": " and ", "x": " × ", "by": " by ", "or": " or ", "to(-)": " to "}
+_FUNCTIONS = ("formatnum", "lc", "uc", "ucfirst", "lcfirst")
 _SIGNS = {
     "nbsp": " ", "spaces": " ", "space": " ", "snd": " – ", "spnd": " – ", "spaced ndash": " – ", "ndash": "–", "–": "–",
     "mdash": "—", "—": "—", "!": "|", "=": "=", "·": " · ", "dot": " · ", "middot": " · ", "bull": " • ", "•": " • ",
@@ -77,6 +78,10 @@ def _nihongo(args: list[str], _: dict[str, str]) -> str:
     return f"{args[0]} ({inside})" if args and args[0] and inside else (args[0] if args else "") or inside
 
 
+def _after(sign: str) -> Shown:
+    return lambda args, _: sign + (args[0] if args else "")
+
+
 def _tag(name: str) -> Shown:
     return lambda args, _: f"<{name}>{args[0]}</{name}>" if args else ""
 
@@ -104,6 +109,7 @@ def _table() -> dict[str, Shown]:
         _tag("sub"): "sub",
     }
     made = {name.replace("_", " "): show for show, words in names.items() for name in words.split()}
+    made |= {name: _after(sign) for name, sign in _MONEY.items()}
     made["tsl"] = lambda args, _: next((text for text in (*args[3:4], *args[2:3], *args[1:2]) if text), "")
     return made
 
@@ -121,33 +127,33 @@ def shown(body: str, within_line: bool) -> str:
     head, bar, rest = body.partition("|")
     name = head.strip().replace("_", " ")
     name = name[:1].lower() + name[1:]
-    function, colon, value = name.partition(":")
-    if colon and function.lower() in ("formatnum", "lc", "uc", "ucfirst", "lcfirst"):
-        return _function(function.lower(), value)
+    if ":" in name:
+        function, _, value = name.partition(":")
+        return _function(function.lower(), value) if function.lower() in _FUNCTIONS else ""
     low = name.lower()
     if low in _SIGNS:
         return _SIGNS[low] + (rest.split("|")[0].strip() if low in ("circa", "c.") else "")
     if not bar:
         return ""
-    args, named = _arguments(rest)
-    if low in _MONEY:
-        return _MONEY[low] + (args[0] if args else "")
     show = _TABLE.get(low)
     if show is not None:
-        return show(args, named)
+        return show(*_arguments(rest))
     if _LANG.fullmatch(low):
+        args, named = _arguments(rest)
         if low.startswith(("link", "ilh")) and len(args) > 2:
             return args[2]
         return named.get("lt") or (args[0] if args else "")
-    return _guess(low, args, named) if within_line else ""
+    return _guess(low, rest) if within_line and len(rest) <= 2 * LONGEST_GUESS else ""
 
 
-def _guess(name: str, args: list[str], named: dict[str, str]) -> str:
+def _guess(name: str, rest: str) -> str:
     """A template that nobody listed: its one argument where that is a short text."""
-    if named or len(args) != 1 or len(name) < 2 or ":" in name or _SILENT.match(name):
+    text = rest.strip()
+    if "[[" in text:
+        text = _LINK.sub(lambda link: link[0].strip("[]").rpartition("|")[2], text)
+    if len(text) > LONGEST_GUESS or not _TEXT.fullmatch(text) or len(name) < 2 or _SILENT.match(name):
         return ""
-    text = _LINK.sub(lambda link: link[0].strip("[]").rpartition("|")[2], args[0])
-    return args[0] if len(text) <= LONGEST_GUESS and _TEXT.fullmatch(text) else ""
+    return rest.strip()
 
 
 def _arguments(rest: str) -> tuple[list[str], dict[str, str]]:

@@ -36,7 +36,7 @@ _HIDDEN = re.compile(r"<(?i:(span|div))\s(?>[^<>]*?(?i:display\s*:\s*none))[^<>]
 _SPAN_OR_DIV = {name: re.compile(rf"<(/?)(?i:{name})(?=[\s/>])[^<>]*>") for name in ("span", "div")}
 _CODE = re.compile(r"<(?i:code|tt|kbd|samp)(?=[\s>])[^<>]*(?<!/)>(.*?)</(?i:code|tt|kbd|samp)\s*>", re.DOTALL)
 CODE = "\x02", "\x03"  # round what is code, until the text is tidied
-_RAISED = re.compile(r"(.?)<(?i:(su[pb]))(?=[\s>])[^<>]*>([^<>]*)</(?i:\2)\s*>")
+_RAISED = re.compile(r"<(?i:(su[pb]))(?=[\s>])[^<>]*>([^<>]*)</(?i:\1)\s*>")
 _TERM = re.compile(r"[-−+]?\w+")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _BLOCK = re.compile(rf"</?(?i:{_BLOCKS})(?=[\s/>])[^<>]*>")
@@ -132,16 +132,17 @@ def _drop_hidden(text: str) -> str:
 
 def _raised(found: re.Match[str]) -> str:
     """10<sup>23</sup> is 10^23, H<sub>2</sub>O is H2O, 5<sub>10</sub> is 5_10, 1<sup>st</sup> is 1st."""
-    before, kind, text = found[1], found[2].lower(), found[3].strip()
+    before = found.string[found.start() - 1 : found.start()]
+    kind, text = found[1].lower(), found[2].strip()
     plain = text.replace("−", "-")
     letters = bool(text) and text.isalpha()
     if not plain.isascii() or (before and letters and not before.isascii()):
-        return before + text
+        return text
     if kind == "sup":
         # an ordinal's letters, a sign of a note
         if not (before.isalnum() or before in ")]") or not before or (letters and len(text) > 1) or text[:1] in "[(*†":
-            return before + text
-        return f"{before}^{text if _TERM.fullmatch(text) else f'({text})'}"
+            return text
+        return f"^{text if _TERM.fullmatch(text) else f'({text})'}"
     if before.isdigit() or (letters and before.isalpha()):
-        return f"{before}_{text if _TERM.fullmatch(text) else f'({text})'}"
-    return before + text
+        return f"_{text if _TERM.fullmatch(text) else f'({text})'}"
+    return text

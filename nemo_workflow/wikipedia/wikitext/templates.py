@@ -44,11 +44,9 @@ def drop_templates(text: str) -> str:
 
 def _shown(out: list[str], start: int) -> str:
     """What is to stand for the template that begins at `start`."""
-    pieces = out[start + 1 :]
-    if sum(map(len, pieces)) > inline.LONGEST:
-        return GONE
+    body = "".join(out[start + 1 :])
     before = out[start - 1] if start else ""
-    return inline.shown("".join(pieces), bool(before) and not before.endswith("\n")) or GONE
+    return inline.shown(body, bool(before) and not before.endswith("\n")) or GONE
 
 
 def drop_tables(text: str) -> str:
