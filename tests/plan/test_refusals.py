@@ -84,7 +84,7 @@ FLAGS = [
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
-    (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens a rank is no multiple of 16; change --seq-length or --micro-batch-size"),
+    (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"),
     # optimizer and schedule
     ("--warmup-steps 11 --max-steps 10", "--warmup-steps 11: longer than the run of 10 steps; lower --warmup-steps or raise --max-steps"),
     ("--warmup-steps 5 --constant-steps 6 --max-steps 10", "--constant-steps 6: with 5 steps of warm-up longer than the run of 10 steps; lower --constant-steps or raise --max-steps"),
@@ -330,6 +330,22 @@ def test_a_mistyped_folder_is_no_hub_id(place: Place, monkeypatch: pytest.Monkey
 def test_a_model_larger_than_the_machine_is_refused_on_a_cpu(place: Place) -> None:
     (problem,) = refusal(place, "-G", "8", model_name="llama31_405b", seq_length="64")
     assert problem.startswith("--model-name llama31_405b: without a GPU, 8 CPU ranks of it take ")
+
+
+def test_a_large_model_without_a_gpu_is_asked_for(place: Place) -> None:
+    flags = ("-M", "llama32_1b", "--seq-length", "128", "-gbs", "4")
+    (problem,) = refusal(place, *flags, accelerator="auto", model_name=None)
+    assert re.fullmatch(
+        r"--model-name llama32_1b: no GPU was found, and on this machine's CPU a step would take some [\w ]+"
+        r" \([\d.]+[MB] parameters, 512 tokens\); add --accelerator cpu to train on it all the same, or take a smaller model"
+        r" \(llama_tiny\) or --global-batch-size",
+        problem,
+    )
+    flags_of_hours = ("-gbs", "1000000", "--max-steps", "1", "--seq-length", "64")
+    problem = next(p for p in refusal(place, *flags_of_hours, accelerator="auto") if "no GPU was found" in p)
+    assert " h " in problem and "--global-batch-size" in problem  # a small model, but hours a step
+    assert place.plan("-G", "1", accelerator="auto").accelerator == "cpu"  # llama_tiny
+    assert place.plan("--dry-run", *flags, accelerator="auto", model_name=None).model_name == "llama32_1b"
 
 
 def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:

@@ -17,6 +17,7 @@ SHOWN = 3  # names of files in one line
 
 
 def enough_data(run: Run) -> Iterator[str]:
+    """Megatron builds every part of every source, and never ends on a part without tokens."""
     if not run.parts or not run.seq_length or run.recipe is None:
         return
     batch = run.settings.global_batch_size
