@@ -25,6 +25,7 @@ def output_folder(run: Run) -> Iterator[str]:
 
 
 def wandb_flags(run: Run) -> Iterator[str]:
+    """Without --wandb, NeMo's logger drops these in silence."""
     settings = run.settings
     idle = run.given("wandb_project", "wandb_name", "wandb_token")
     if idle and not settings.wandb:
@@ -41,6 +42,7 @@ def wandb_logged_in() -> bool:
 
 
 def sample_text(run: Run) -> Iterator[str]:
+    """What the export and the text after a training need, told before the hours of training."""
     text = run.settings.sample
     if text is None:
         return
