@@ -195,3 +195,5 @@ GEMMA3 = Family(
     tanh_gelu=True,
     local_spec="gemma3",
 )
+
+FAMILIES = (GEMMA2, GEMMA3)
