@@ -81,10 +81,10 @@ def test_a_recipe_that_is_another_model_there_is_refused_before_it_is_built(corp
 _CHECK = """
 import sys
 from pathlib import Path
-from nemo_workflow.config import flags
+from nemo_workflow.config.command_line import parse
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.training.recipe_check import check_recipe
-plan = make_plan(flags.parse([*sys.argv[1:], "--dry-run"]))
+plan = make_plan(parse([*sys.argv[1:], "--dry-run"]))
 Path(plan.run_dir).mkdir(parents=True, exist_ok=True)
 check_recipe(plan, Path(plan.run_dir), print)
 """
