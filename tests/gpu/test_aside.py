@@ -90,10 +90,10 @@ def test_a_kernel_that_can_not_be_loaded_is_left_out(
     module: str, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in gpu.SPEED_UPS:
-        working = types.SimpleNamespace(install=lambda: None)
+        working = types.SimpleNamespace(install=lambda **more: None)
         monkeypatch.setitem(sys.modules, f"nemo_workflow.backends.gpu.{name}", working)
 
-    def broken() -> None:
+    def broken(**more: bool) -> None:
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
 
     monkeypatch.setitem(sys.modules, f"nemo_workflow.backends.gpu.{module}", types.SimpleNamespace(install=broken))
