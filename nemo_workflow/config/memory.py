@@ -75,8 +75,8 @@ class Usage:
 def job_of(plan: Plan, recipe: Recipe) -> Job:
     """The plan as the memory formula sees it."""
     settings, layout, sizes = plan.settings, plan.layout, plan.sizes
-    precision = settings["precision"] or recipe.precision["precision"]
-    granularity = settings["recompute_granularity"] or sizes.get("recompute_granularity")
+    precision = settings.precision or recipe.precision["precision"]
+    granularity = settings.recompute_granularity or sizes.get("recompute_granularity")
     return Job(
         family=recipe.family,
         model_class=recipe.model_class,
@@ -84,20 +84,20 @@ def job_of(plan: Plan, recipe: Recipe) -> Job:
         vocabulary=parameters.padded_vocabulary(sizes, plan.vocab_size, layout.tensor),
         layout=layout,
         seq_length=plan.seq_length,
-        micro_batch=settings["micro_batch_size"],
-        micro_batches=layout.micro_batches(settings["global_batch_size"], settings["micro_batch_size"]),
+        micro_batch=settings.micro_batch_size,
+        micro_batches=layout.micro_batches(settings.global_batch_size, settings.micro_batch_size),
         stages=tuple(layers_a_stage(sizes, recipe.layout, layout)),
         precision=precision,
         # of NeMo's own plugins only those for fp16 reduce gradients in 16 bits
-        fp32_grad_reduce=precision != "16-mixed" if settings["precision"] else recipe.fp32_grad_reduce,
-        fp8=settings["fp8"] or (settings["precision"] is None and bool(recipe.precision["fp8"])),
-        distributed_optimizer=not settings["disable_dist_optim"],
-        sgd=(settings["optimizer"] or recipe.fields["optim.config.optimizer"]) == "sgd",
-        optimizer_offload=settings["optim_cpu_offloading_frac"] if settings["optim_cpu_offloading"] else 0.0,
-        offloaded_layers=settings["cpu_offloading_layers"] or 0 if settings["cpu_offloading_activations"] else 0,
+        fp32_grad_reduce=precision != "16-mixed" if settings.precision else recipe.fp32_grad_reduce,
+        fp8=settings.fp8 or (settings.precision is None and bool(recipe.precision["fp8"])),
+        distributed_optimizer=not settings.disable_dist_optim,
+        sgd=(settings.optimizer or recipe.fields["optim.config.optimizer"]) == "sgd",
+        optimizer_offload=settings.optim_cpu_offloading_frac if settings.optim_cpu_offloading else 0.0,
+        offloaded_layers=settings.cpu_offloading_layers or 0 if settings.cpu_offloading_activations else 0,
         recompute_granularity=granularity,
-        recompute_method=settings["recompute_method"] or sizes.get("recompute_method"),
-        recompute_layers=settings["recompute_num_layers"] or sizes.get("recompute_num_layers") or 0,
+        recompute_method=settings.recompute_method or sizes.get("recompute_method"),
+        recompute_layers=settings.recompute_num_layers or sizes.get("recompute_num_layers") or 0,
         recompute_modules=tuple(sizes.get("recompute_modules") or ()),
         # performance.py takes Transformer Engine's wherever a recipe fuses the loss
         cross_entropy="te" if sizes.get("cross_entropy_loss_fusion") and precision != "16-mixed" else "native",
@@ -243,7 +243,7 @@ def _in_flight(job: Job, stage: int) -> float:
 
 
 def activation_bytes(job: Job, number: int) -> float:
-    """Bytes a token that layer `number` keeps for its backward pass, on one rank."""
+    """Bytes per token that layer `number` keeps for its backward pass, on one rank."""
     kind = _kind(job, number)
     bytes_ = 0.0
     for part in kind:
@@ -256,8 +256,8 @@ def activation_bytes(job: Job, number: int) -> float:
 
 
 def _scores(job: Job) -> float:
-    """Bytes a token of one layer's matrix of attention scores in fp32."""
-    return 4 * job.seq_length * job.sizes["num_attention_heads"] / job.layout.tensor
+    """Bytes per token of one layer's matrix of attention scores in fp32."""
+    return float(4 * job.seq_length * job.sizes["num_attention_heads"] / job.layout.tensor)
 
 
 def _kind(job: Job, number: int) -> tuple[str, ...]:
@@ -288,7 +288,7 @@ def _norm_bytes(job: Job) -> float:
     """A norm and the product that follows it: its input and its output, unless the norm is recomputed."""
     h, split = job.sizes["hidden_size"], _sequence_split(job)
     recomputed = job.recompute_granularity == "selective" and "layernorm" in job.recompute_modules
-    return (2 * h + (0 if recomputed else _product_input(job) * h)) / split
+    return float((2 * h + (0 if recomputed else _product_input(job) * h)) / split)
 
 
 def _attention_bytes(job: Job) -> float:
@@ -298,7 +298,7 @@ def _attention_bytes(job: Job) -> float:
     kept = 2 * (heads + 2 * groups) + _attention_output_bytes(job) * heads
     if sizes.get("qk_layernorm"):  # queries and keys before their norms
         kept += 2 * (heads + groups)
-    return _norm_bytes(job) + kept * sizes["kv_channels"] / job.layout.tensor
+    return float(_norm_bytes(job) + kept * sizes["kv_channels"] / job.layout.tensor)
 
 
 def _attention_output_bytes(job: Job) -> int:
@@ -315,7 +315,7 @@ def _latent_attention_bytes(job: Job) -> float:
     if job.recompute_granularity == "selective" and "mla_up_proj" in job.recompute_modules:
         expanded = 0
     kept = 2 * expanded + _attention_output_bytes(job) * heads * value
-    return _norm_bytes(job) + 4 * low_rank + kept / job.layout.tensor
+    return float(_norm_bytes(job) + 4 * low_rank + kept / job.layout.tensor)
 
 
 def _gate(job: Job, width: float) -> float:
@@ -339,7 +339,7 @@ def _expert_bytes(job: Job) -> float:
     sizes, layout = job.sizes, job.layout
     routed = sizes["moe_router_topk"] * (4 * sizes["hidden_size"] + _gate(job, sizes["moe_ffn_hidden_size"]))
     shared = _gate(job, sizes.get("moe_shared_expert_intermediate_size") or 0) / layout.tensor
-    return _norm_bytes(job) + routed / (layout.expert_tensor or layout.tensor) + shared
+    return float(_norm_bytes(job) + routed / (layout.expert_tensor or layout.tensor) + shared)
 
 
 def _mamba_bytes(job: Job) -> float:
@@ -348,12 +348,12 @@ def _mamba_bytes(job: Job) -> float:
     heads = sizes.get("mamba_num_heads") or 2 * sizes["hidden_size"] // sizes["mamba_head_dim"]
     inner = heads * sizes["mamba_head_dim"]
     projected = 2 * inner + 2 * sizes["mamba_num_groups"] * sizes["mamba_state_dim"] + heads
-    return _norm_bytes(job) + 2 * (projected + 2 * inner) / job.layout.tensor
+    return float(_norm_bytes(job) + 2 * (projected + 2 * inner) / job.layout.tensor)
 
 
 def _convolution_bytes(job: Job) -> float:
     """Hyena: three projections before and after the short convolution, the gated product, the output."""
-    return _norm_bytes(job) + 2 * 8 * job.sizes["hidden_size"] / job.layout.tensor
+    return float(_norm_bytes(job) + 2 * 8 * job.sizes["hidden_size"] / job.layout.tensor)
 
 
 _PARTS = {

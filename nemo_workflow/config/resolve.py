@@ -1,4 +1,4 @@
-"""Settings -> Plan. Light: imports neither torch nor NeMo, and reads only headers of the data."""
+"""Settings -> Plan. It reads only headers of the data."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any, TypeVar
 
 from nemo_workflow.config import checks, memory, micro_batch, warnings
 from nemo_workflow.config.checks import slurm as slurm_rules
-from nemo_workflow.config.flags import TABLE, Settings
+from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
-from nemo_workflow.config.run_config import Plan, Source
+from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import make_schedule
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.data import blend
+from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part, parse_split, parts_of
 from nemo_workflow.models import catalog, pretrained
 from nemo_workflow.models.catalog import Recipe
@@ -31,7 +34,7 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
     accelerator = _accelerator(settings)
     auto = micro_batch.is_ours(settings, accelerator)
     if auto:  # the smallest keeps every rule that a larger one of micro_batch.sizes keeps
-        settings = replace(settings, values={**settings.values, "micro_batch_size": 1})
+        settings = replace(settings, micro_batch_size=1)
     run = _gather(settings, problems)
     problems += checks.find_problems(run)
     problems += slurm_rules.find_problems(run)
@@ -51,6 +54,7 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         run_dir=str(Path(settings.output_dir).expanduser().absolute() / settings.experiment),
         sizes=run.sizes,
         vocab_size=run.vocab_size,
+        nemo=catalog.nemo_version(),
         notes=tuple(run.notes),
         command=without_secrets(command),
     )
@@ -63,7 +67,7 @@ def _with_gpu_notes(plan: Plan, recipe: Recipe) -> Plan:
         return plan
     need = memory.fullest(memory.job_of(plan, recipe)).total
     found = [
-        warnings.memory_note(need, int(plan.setting("gpu_memory") * memory.GIB)),
+        warnings.memory_note(need, int(plan.settings.gpu_memory * memory.GIB)),
         warnings.short_pieces_note(plan),
     ]
     if plan.layout.tensor > 1 and not plan.layout.sequence_parallel and plan.seq_length % plan.layout.tensor == 0:
@@ -74,7 +78,7 @@ def _with_gpu_notes(plan: Plan, recipe: Recipe) -> Plan:
 
 def _check_host_memory(plan: Plan, recipe: Recipe) -> None:
     """Raise Refusal for CPU ranks whose weights, gradients and optimizer alone are more than this machine has."""
-    if plan.setting("executor") != "local":
+    if plan.settings.executor != "local":
         return
     job = memory.job_of(plan, recipe)
     stages = [memory.usage_of(job, stage) for stage in range(plan.layout.pipeline)]
@@ -101,17 +105,17 @@ def without_secrets(command: Sequence[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _gather(settings: Settings, problems: list[str]) -> checks.Run:
+def _gather(settings: Settings, problems: list[str]) -> Run:
     """Everything that the checks look at; what can't be had is left None and its reason added to `problems`."""
-    run = checks.Run(settings, accelerator=_accelerator(settings))
+    run = Run(settings, accelerator=_accelerator(settings))
     run.hf_folder = _attempt(problems, lambda: pretrained.hf_folder(settings.hf_model_id))
     hf_refused = bool(problems)
     if run.hf_folder:
         folder = run.hf_folder
         run.hf_config = _attempt(problems, lambda: pretrained.hf_config(folder)) or {}
         run.tokenizer = _attempt(problems, lambda: pretrained.read_tokenizer(folder))
-    if settings.nemo_model:
-        run.nemo_model = _attempt(problems, lambda: pretrained.read_nemo_model(settings.nemo_model))
+    if place := settings.nemo_model:
+        run.nemo_model = _attempt(problems, lambda: pretrained.read_nemo_model(place))
     run.recipe = _attempt(problems, lambda: _recipe(run, hf_refused))
     if run.recipe:
         run.sizes = _sizes(run, run.recipe)
@@ -140,7 +144,7 @@ def _accelerator(settings: Settings) -> str:
     return "gpu" if settings.executor == "slurm" or machine.has_gpu() else "cpu"
 
 
-def _recipe(run: checks.Run, hf_refused: bool) -> Recipe | None:
+def _recipe(run: Run, hf_refused: bool) -> Recipe | None:
     """The recipe named, or the one that the checkpoint or the Hugging Face configuration fits."""
     settings = run.settings
     if settings.model_name:
@@ -161,7 +165,7 @@ def _recipe(run: checks.Run, hf_refused: bool) -> Recipe | None:
     return catalog.find(name)
 
 
-def _sizes(run: checks.Run, recipe: Recipe) -> dict[str, Any]:
+def _sizes(run: Run, recipe: Recipe) -> dict[str, Any]:
     """The recipe's sizes under those of the checkpoint that the run starts from."""
     if run.nemo_model is None or run.nemo_model.model_class != recipe.model_class:
         return recipe.sizes
@@ -169,10 +173,10 @@ def _sizes(run: checks.Run, recipe: Recipe) -> dict[str, Any]:
     return recipe.sizes | {name: value for name, value in saved.items() if not name.startswith(OF_THE_RUN)}
 
 
-def _vocab_size(run: checks.Run) -> int:
+def _vocab_size(run: Run) -> int:
     """Entries of the tokenizer; else of the Hugging Face model; else of the family's usual tokenizer."""
     if run.tokenizer and run.tokenizer.vocab_size:
-        return run.tokenizer.vocab_size
+        return int(run.tokenizer.vocab_size)
     return int(run.hf_config.get("vocab_size") or (run.recipe.reference_vocab if run.recipe else 0))
 
 
@@ -184,7 +188,7 @@ def _sources(settings: Settings, problems: list[str]) -> tuple[Source, ...]:
     return blend.from_folders(settings.dataset_dir, problems)
 
 
-def _parts(run: checks.Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]:
+def _parts(run: Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]:
     """Training, validation and test part of every source."""
     try:
         shares = parse_split(run.settings.split)
@@ -197,18 +201,26 @@ def _parts(run: checks.Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]
     return tuple(parts_of(source.pair, shares) for source in run.sources)
 
 
-def _resolved(run: checks.Run) -> dict[str, Any]:
-    """The public settings with absolute paths and the values found for the flags left out."""
+def _resolved(run: Run) -> Settings:
+    """The settings without secrets, with absolute paths and the values found for the flags left out."""
     assert run.recipe is not None and run.layout is not None
-    values = run.settings.public()
-    for name in ("nemo_model", "output_dir", "blend"):
-        if values[name]:
-            values[name] = str(Path(values[name]).expanduser().absolute())
-    values["dataset_dir"] = [str(Path(folder).expanduser().absolute()) for folder in values["dataset_dir"]]
-    if Path(values["hf_model_id"]).expanduser().is_dir():
-        values["hf_model_id"] = str(Path(values["hf_model_id"]).expanduser().absolute())
-    return values | {
-        "model_name": run.recipe.name,
-        "num_gpus": run.layout.ranks_per_node,
-        "expert_model_parallel_size": run.layout.expert,
-    }
+    public = Settings.from_public(run.settings.public(), run.settings.given)
+    return replace(
+        public,
+        nemo_model=_absolute(public.nemo_model) if public.nemo_model else public.nemo_model,
+        output_dir=_absolute(public.output_dir),
+        blend=_absolute(public.blend) if public.blend else public.blend,
+        dataset_dir=tuple(map(_absolute, public.dataset_dir)),
+        hf_model_id=_absolute(public.hf_model_id) if _is_folder(public.hf_model_id) else public.hf_model_id,
+        model_name=run.recipe.name,
+        num_gpus=run.layout.ranks_per_node,
+        expert_model_parallel_size=run.layout.expert,
+    )
+
+
+def _is_folder(place: str) -> bool:
+    return Path(place).expanduser().is_dir()
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())

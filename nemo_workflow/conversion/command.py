@@ -15,6 +15,7 @@ from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.tokenizer_files import copy_back, files_of
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
 from nemo_workflow.utils.errors import Failure
@@ -30,6 +31,13 @@ def _shared(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace a model that is at --output-path (it stays until the new one is proved)",
     )
+    parser.add_argument(
+        "--allow-lossy",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
+    )
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
 
 
@@ -42,13 +50,6 @@ def import_parser() -> argparse.ArgumentParser:
         "--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B"
     )
     _shared(parser)
-    parser.add_argument(
-        "--allow-lossy",
-        action="append",
-        default=[],
-        metavar="FIELD",
-        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
-    )
     parser.add_argument(
         "--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given"
     )
@@ -103,6 +104,7 @@ class Import:
     config_class: str
     tensors: dict[str, hf_folder.TensorInfo]
     dropped: set[str]
+    notes: list[str]
 
     @property
     def nbytes(self) -> int:
@@ -117,6 +119,7 @@ def import_main(argv: list[str] | None = None) -> int:
     report = Report("hf to nemo2", args.source, str(args.output_path))
     model = {"family": job.family.name, "model_class": job.family.model_class, "config_class": job.config_class}
     report.entries |= {"model": model, "lossy": args.allow_lossy}
+    report.notes += job.notes
     meter = Meter(_terminal())
     with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
         _write_nemo(job, aside, report, meter, verify=not args.no_verify)
@@ -132,11 +135,17 @@ def _checked_import(args: argparse.Namespace) -> Import:
     checks.model_name(args.model_name, family)
     nemo, losses = config_fields.to_nemo(hf, family)
     config_class = checks.config_class(args.model_config_name, family, hf, nemo)
-    tensors = hf_folder.list_tensors(folder)
-    dropped = checks.losses(losses, args.allow_lossy, tensors, hf["num_hidden_layers"])
+    tensors, images = checks.text_tensors(hf_folder.list_tensors(folder), folder)
+    further = checks.further_layers(hf, tensors)
+    dropped = checks.losses(losses, args.allow_lossy, tensors) | further
     carried = {name: info for name, info in tensors.items() if name not in dropped}
     nemo["params_dtype"] = checks.dtype(carried, folder)
-    job = Import(folder, family, hf, nemo, config_class, tensors, dropped)
+    notes = checks.notes_on(hf, nemo, family, further)
+    if images:
+        notes.append(
+            f"left out: {len(images)} tensors for images, e.g. {min(images)}; only the model's text part is converted"
+        )
+    job = Import(folder, family, hf, nemo, config_class, tensors, dropped, notes)
     checks.resources(args.output_path, job.nbytes, max(info.nbytes for info in tensors.values()))
     return job
 
@@ -153,9 +162,7 @@ def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: 
     chunks = convert.plan_import(model, reader, job.dropped | checks.redundant(reader, job.family, job.hf))
     on_bytes = _progress(meter, "writing", job.nbytes)
     with beside(lambda: convert.write_nemo(aside, model, chunks, on_bytes), "writing weights/"), quiet():
-        nemo_context.write_context(aside, job.family, job.config_class, job.nemo, job.folder)
-    if not hf_folder.tokenizer_files(job.folder):
-        report.notes.append("the source has no tokenizer files, so the checkpoint has none")
+        report.notes += nemo_context.write_context(aside, job.family, job.config_class, job.nemo, job.folder)
     if verify:
         comparison = Comparison(
             model, reader, NemoReader(aside / "weights"), _progress(meter, "comparing tensors and logits,", job.nbytes)
@@ -191,18 +198,20 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
 
     model_class, nemo, tokenizer_fields = nemo_context.read_model(folder)
     family = nemo_context.family_of(model_class, nemo)
-    tokenizer, named = nemo_context.tokenizer_folder(folder, tokenizer_fields)
+    kept, named = nemo_context.tokenizer_folder(folder, tokenizer_fields)
+    tokenizer = kept
     if args.hf_tokenizer:
         tokenizer = inputs.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"), "--hf-tokenizer")
         check_apart(args.output_path, tokenizer, "--hf-tokenizer")
-    elif tokenizer is None:
-        report.notes.append(
-            f"the checkpoint lacks its tokenizer's files (it names {named!r}); --hf-tokenizer adds them"
-        )
+    elif tokenizer is None or not files_of(tokenizer):
+        it_names = f" (it names {named!r})" if named else ""
+        report.notes.append(f"the checkpoint lacks its tokenizer's files{it_names}; --hf-tokenizer adds them")
     reader = NemoReader(folder / "weights")
     with quiet():
-        config = hf_config.exported(nemo, family, tokenizer, reader)
+        config = hf_config.exported(nemo, family, hf_config.Beside(tokenizer, kept), reader)
     report.notes += config.notes
+    checks.losses(config.losses, args.allow_lossy, {})
+    report.entries["lossy"] = args.allow_lossy
     model = convert.Model(family, config.complete)
     plan = convert.plan_export(model, reader)
     sizes = [entry.nbytes for *_, entries in plan for entry in entries]
@@ -211,8 +220,8 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     with whole_folder(args.output_path) as aside:
         on_bytes = _progress(meter, "writing", sum(sizes))
         with beside(lambda: convert.write_hf(aside, model, reader, plan, on_bytes), "writing the weights"), quiet():
-            hf_config.write_config(aside, config, dtype=plan[0][3][0].dtype, tokenizer=tokenizer)
-            report.entries["tokenizer_files"] = hf_config.copy_tokenizer(aside, tokenizer)
+            hf_config.write_config(aside, config, dtype=plan[0][3][0].dtype)
+            report.entries["tokenizer_files"] = copy_back(tokenizer, aside) if tokenizer else []
             if not args.no_verify:
                 nemo_context.import_nemo(family)
         if not args.no_verify:

@@ -8,9 +8,12 @@ sequences, uint64 number of document boundaries, int32 lengths, int64 byte point
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from nemo_workflow.utils.errors import Refusal
 
@@ -18,6 +21,7 @@ MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
 RUN_DIR_PREFIX = ".preprocess-"  # a preprocessing run's own folder beside the pairs it is to replace
+OUTPUT_NAME = "preprocessed"  # the folder that preprocessing writes into
 COMMIT_NAME = "commit.json"  # in it while files are renamed
 DTYPES = {
     1: ("uint8", 1),
@@ -50,7 +54,7 @@ def read_pair(prefix: str | Path) -> Pair:
     for path, other in ((idx, bin_), (bin_, idx)):
         if not path.is_file():
             raise Refusal(f"{path}: missing, though {other.name} is there; preprocess this file again")
-    for commit in idx.parent.glob(f"{RUN_DIR_PREFIX}*/{COMMIT_NAME}"):
+    for commit in _commits_above(idx):
         raise Refusal(f"{commit.parent}: a preprocessing run was killed while it renamed its files; run it again first")
     size = idx.stat().st_size
     with idx.open("rb") as stream:
@@ -64,32 +68,70 @@ def read_pair(prefix: str | Path) -> Pair:
         if size != expected:
             raise Refusal(f"{idx}: truncated: {size} bytes instead of {expected}; preprocess this file again")
         dtype, width = DTYPES[code]
-        end = 0
-        if sequences:
-            stream.seek(HEADER.size + 4 * (sequences - 1))
-            (length,) = struct.unpack("<i", stream.read(4))
-            stream.seek(HEADER.size + 4 * sequences + 8 * (sequences - 1))
-            (pointer,) = struct.unpack("<q", stream.read(8))
-            end = pointer + length * width
+        end = _end_of_tokens(stream, sequences, width)
+        if boundaries < 1 or _last_boundary(stream, sequences, boundaries) != sequences:
+            # megatron-core's IndexedDataset asserts it, in the ranks and without a word
+            raise Refusal(
+                f"{idx}: its documents do not cover its sequences (a merge that lost some leaves this); preprocess again, or "
+                "join the pairs it was made of: python -m nemo_workflow.dataset join"
+            )
     if bin_.stat().st_size != end:
         raise Refusal(f"{bin_}: {bin_.stat().st_size} bytes, but its .idx describes {end}; preprocess this file again")
     return Pair(str(prefix), dtype, sequences, max(0, boundaries - 1), end // width)
 
 
-def find_prefixes(folder: str | Path) -> list[Path]:
-    """Prefixes of all pairs in a folder, or in its preprocessed/, sorted; raises Refusal when there are none.
+def _end_of_tokens(stream: IO[bytes], sequences: int, width: int) -> int:
+    """Bytes of the .bin that the last sequence's pointer and length lead to."""
+    if not sequences:
+        return 0
+    stream.seek(HEADER.size + 4 * (sequences - 1))
+    (length,) = struct.unpack("<i", stream.read(4))
+    stream.seek(HEADER.size + 4 * sequences + 8 * (sequences - 1))
+    (pointer,) = struct.unpack("<q", stream.read(8))
+    return int(pointer + length * width)
 
-    One file of a pair stands for the pair.
+
+def _last_boundary(stream: IO[bytes], sequences: int, boundaries: int) -> int:
+    stream.seek(HEADER.size + 12 * sequences + 8 * (boundaries - 1))
+    return int(struct.unpack("<q", stream.read(8))[0])
+
+
+def _commits_above(idx: Path) -> Iterator[Path]:
+    """Renames half done in the folder of a pair, or in the preprocessed/ that it lies in."""
+    places = [idx.parent]
+    if OUTPUT_NAME in idx.parts:
+        places = [place for place in idx.parents if OUTPUT_NAME in place.parts]
+    for place in places:
+        yield from place.glob(f"{RUN_DIR_PREFIX}*/{COMMIT_NAME}")
+
+
+def find_prefixes(folder: str | Path) -> list[Path]:
+    """Prefixes of all pairs in a folder or in its preprocessed/, sorted; raises Refusal when there are none.
+
+    A preprocessed/ is searched with all folders below it. One file of a pair stands for the pair.
     """
     folder = Path(folder)
     if folder.suffix in (".bin", ".idx") and folder.is_file():
         return [folder.with_suffix("").absolute()]
     if not folder.is_dir():
         raise Refusal(f"--dataset-dir {folder}: no such folder or pair; run preprocess_data.sh, or mend the path")
-    for place in (folder, folder / "preprocessed"):
-        names = sorted({path.with_suffix("") for pattern in ("*.bin", "*.idx") for path in place.glob(pattern)})
+    for place in (folder, folder / OUTPUT_NAME):
+        below = _pairs_below(place) if OUTPUT_NAME in place.absolute().parts else ()
+        names = sorted({*_pairs_in(place), *below})
         if names:
             return [name.absolute() for name in names]
     raise Refusal(
         f"--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"
     )
+
+
+def _pairs_in(folder: Path) -> Iterator[Path]:
+    for pattern in ("*.bin", "*.idx"):
+        yield from (path.with_suffix("") for path in folder.glob(pattern))
+
+
+def _pairs_below(folder: Path) -> Iterator[Path]:
+    """In the folders of a preprocessed/, which has the tree of its input; not in hidden ones."""
+    for place, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        yield from (Path(place, name).with_suffix("") for name in names if name.endswith((".idx", "_document.bin")))

@@ -21,6 +21,7 @@ from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.training import resume
 from nemo_workflow.utils.console import counted, every, human_bytes, human_count
 
+SOURCES = 10  # lines of data sources in the text
 BAR = 30  # characters of a full bar
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -33,7 +34,7 @@ def render(plan: Plan, form: str) -> str:
 def parts(plan: Plan, form: str) -> Iterator[str]:
     """What `render` joins: the job script comes last, for nemo_run needs a second or two to write it."""
     described = describe(plan)
-    slurm = plan.settings["executor"] == "slurm"
+    slurm = plan.settings.executor == "slurm"
     if form != "json":
         yield text(described)
         if slurm:
@@ -75,6 +76,7 @@ def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     return {
         "name": plan.model_name,
         "class": recipe.model_class,
+        "nemo": plan.nemo,
         "start": _start(plan),
         "parameters": count.total,
         "active_parameters": round(count.total - idle),
@@ -89,7 +91,7 @@ def _start(plan: Plan) -> str:
     """Where the run's weights come from; raises Refusal where its newest checkpoint is of another run."""
     newest, _ = newest_whole(plan.folder / "checkpoints")
     if newest is None:
-        return plan.settings["nemo_model"] or "random weights"
+        return plan.settings.nemo_model or "random weights"
     if resume.finished_already(plan):
         return f"{newest.path.name}, which has all steps: nothing is left to train"
     resume.check_changes(plan)
@@ -98,7 +100,7 @@ def _start(plan: Plan) -> str:
 
 def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     layout, settings = plan.layout, plan.settings
-    batches = settings["global_batch_size"], settings["micro_batch_size"]
+    batches = settings.global_batch_size, settings.micro_batch_size
     return {
         "accelerator": plan.accelerator,
         "nodes": layout.nodes,
@@ -117,8 +119,8 @@ def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
 
 
 def _data(plan: Plan) -> dict[str, Any]:
-    shares = parse_split(plan.settings["split"])
-    drawn = plan.schedule.max_steps * plan.settings["global_batch_size"]
+    shares = parse_split(plan.settings.split)
+    drawn = plan.schedule.max_steps * plan.settings.global_batch_size
     sources = []
     for source in plan.sources:
         parts = parts_of(source.pair, shares)
@@ -141,15 +143,15 @@ def _data(plan: Plan) -> dict[str, Any]:
 
 
 def _training(plan: Plan) -> dict[str, Any]:
-    shares = parse_split(plan.settings["split"])
+    shares = parse_split(plan.settings.split)
     samples = sum(parts_of(source.pair, shares)[0].samples(plan.seq_length) for source in plan.sources)
-    batch = plan.settings["global_batch_size"]
+    batch = plan.settings.global_batch_size
     drawn = plan.schedule.max_steps * batch
     passes, rest = divmod(drawn, samples)
     return {
         "seq_length": plan.seq_length,
         "global_batch_size": batch,
-        "micro_batch_size": plan.settings["micro_batch_size"],
+        "micro_batch_size": plan.settings.micro_batch_size,
         "tokens_a_step": batch * plan.seq_length,
         "steps": plan.schedule.max_steps,
         "tokens": drawn * plan.seq_length,
@@ -178,7 +180,7 @@ def _checkpoints(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     job = memory.job_of(plan, recipe)
     size = memory.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
     written = math.ceil(plan.schedule.max_steps / plan.schedule.save_every)
-    keep = plan.settings["keep_checkpoints"]
+    keep = plan.settings.keep_checkpoints
     # the newest is whole before the oldest goes
     at_once = written if keep < 0 else min(written, keep + 1)
     return {
@@ -195,7 +197,7 @@ def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
     if plan.accelerator == "cpu":
         return None
     usage: Usage = memory.fullest(memory.job_of(plan, recipe))
-    limit = int(plan.settings["gpu_memory"] * GIB)
+    limit = int(plan.settings.gpu_memory * GIB)
     parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup")
     return {
         "stage": usage.stage,
@@ -239,7 +241,7 @@ def _model_text(plan: dict[str, Any]) -> list[str]:
     active = model["active_parameters"]
     partly = f", {human_count(active)} of them used for a token" if active != model["parameters"] else ""
     return [
-        f"Model: {model['name']} ({model['class']}), {model['parameters']:,} parameters{partly}",
+        f"Model: {model['name']} ({model['class']} of NeMo {model['nemo']}), {model['parameters']:,} parameters{partly}",
         f"  {model['layers']} layers, hidden size {model['hidden_size']}, vocabulary {model['vocabulary']:,}"
         f" (padded to {model['padded_vocabulary']:,}); starts from {model['start']}",
     ]
@@ -258,7 +260,7 @@ def _layout_text(plan: dict[str, Any]) -> list[str]:
     work = f"  {counted(layout['micro_batches'], 'micro batch')} a step"
     if layout["pipeline"] > 1:
         stages = ", ".join(str(number) for number in layout["layers_a_stage"])
-        work += f"; layers a stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
+        work += f"; layers per stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
     return [*lines, work]
 
 
@@ -268,13 +270,17 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
     documents = sum(source["documents"] for source in sources)
     counts = counted(len(sources), "file"), counted(documents, "document"), counted(tokens, "token")
     lines = ["", f"Data: {', '.join(counts)}"]
-    for source in sources:
+    shown = sorted(sources, key=lambda source: -source["weight"])[:SOURCES] if len(sources) > SOURCES else sources
+    for source in shown:
         text = source["text_bytes_a_token"]
         lines.append(
             f"  {source['weight']:6.1%}  {source['prefix']}: {human_count(source['tokens'])} tokens, {source['dtype']}"
             + (f", {text:.2f} bytes of text a token" if text else "")
             + f", {source['epochs']:.2f} epochs"
         )
+    if len(sources) > SOURCES:
+        weight = 1 - sum(source["weight"] for source in shown)
+        lines.append(f"  {weight:6.1%}  {len(sources) - SOURCES:,} more (all of them: --dry-run=json)")
     parts = " / ".join(f"{share:.1%}" for share in plan["data"]["split"])
     training = sum(source["training_samples"] for source in sources)
     validation = sum(source["validation_samples"] for source in sources)

@@ -31,7 +31,7 @@ class BadLine(ValueError):
 def parse_lines(buffer: bytes, keys: tuple[str, ...]) -> tuple[list[list[str]], list[Reject], int]:
     """All documents of whole lines: texts by key, bad lines (numbered from 1 within `buffer`), number of lines.
 
-    Blank lines are no documents. A line that lacks one of several keys is bad as a whole, so that outputs stay aligned.
+    Blank lines are no documents, and a byte order mark at the start of a line is none of its text. A line that lacks one of several keys is bad as a whole, so that outputs stay aligned.
     """
     lines = buffer.split(b"\n")
     if not lines[-1]:
@@ -41,6 +41,8 @@ def parse_lines(buffer: bytes, keys: tuple[str, ...]) -> tuple[list[list[str]], 
         return columns, [], len(lines)
     columns, rejects = [[] for _ in keys], []
     for number, line in enumerate(lines, start=1):
+        while line.startswith(BOM):  # of files that were joined; json reads none
+            line = line[len(BOM) :]
         if not line.strip():
             continue
         try:
@@ -97,11 +99,21 @@ def pick_texts(record: Any, keys: tuple[str, ...]) -> list[str]:
         raise BadLine("not an object", f"a JSON {_kind(record)} instead of an object with a {keys[0]!r} key")
     texts = []
     for key in keys:
-        if key not in record:
+        texts.append(check_text(value_at(record, key), key))
+    return texts
+
+
+def value_at(record: dict[str, Any], key: str) -> Any:
+    """What stands under `key`; with dots it leads into objects within objects. Raises BadLine."""
+    if key in record:
+        return record[key]
+    value: Any = record
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
             found = ", ".join(map(repr, list(record)[:5])) or "no keys"
             raise BadLine("key missing", f"no {key!r} among {found}")
-        texts.append(check_text(record[key], key))
-    return texts
+        value = value[part]
+    return value
 
 
 def check_text(value: Any, key: str, before: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Subcommands that follow and steer a run: status, logs, cancel, resubmit. For local and Slurm runs alike. Light."""
+"""Subcommands that follow and steer a run: status, logs, cancel, resubmit. For local and Slurm runs alike."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typing import Any
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.local import explain_failure
+from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
+from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import Failure, Refusal
 
 ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step and save
@@ -98,15 +100,14 @@ def _status(arguments: Any) -> int:
 
 
 def _job_line(job: Job) -> str:
-    state = job.cluster.job(job.job_id)
+    state = state_of(job)
     text = f"job {job.job_id}"
     if job.chain > 1:
         text += f" (link {job.link} of {job.chain})"
-    if state is None:
+    if state is None or state.name == ANOTHERS:
         code = job.exit_code(job.restarts)
-        return f"{text}: Slurm no longer knows it" + (
-            f"; its script ended with code {code}" if code is not None else ""
-        )
+        left = f"; its script ended with code {code}" if code is not None else ""
+        return f"{text}: Slurm no longer knows it{f', {state.reason}' if state else ''}{left}"
     text += f": {state.name}"
     if state.nodes:
         text += f" on {state.nodes}"
@@ -126,7 +127,7 @@ def _progress(plan: Plan) -> str:
     if not steps:
         return f"no step of {plan.schedule.max_steps} yet"
     age = time.time() - steps[-1]["time"]
-    return f"{metrics.progress(steps[-1], plan.schedule.max_steps)}  ({metrics.human_time(age)} ago)"
+    return f"{metrics.progress(steps[-1], plan.schedule.max_steps)}  ({human_time(age)} ago)"
 
 
 # -- logs -------------------------------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def _last_folders(run: Path) -> list[Path]:
 def _active(run: Path) -> bool:
     if holder(run) is not None:
         return True
-    states = [job.cluster.job(job.job_id) for job in slurm_jobs.latest(run)]
+    states = [state_of(job) for job in slurm_jobs.latest(run)]
     return any(state is not None and not state.ended for state in states)
 
 
@@ -208,9 +209,9 @@ def _active(run: Path) -> bool:
 
 def _cancel(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
-    active = [job for job in slurm_jobs.latest(run) if (state := job.cluster.job(job.job_id)) and not state.ended]
+    active = [job for job in slurm_jobs.latest(run) if (state := state_of(job)) and not state.ended]
     for job in reversed(active):  # the waiting links of a chain first
-        state = job.cluster.cancel(job.job_id, at_once=arguments.now)
+        state = cancel(job, at_once=arguments.now)
         if state is not None and not state.ended:
             raise Failure(f"job {job.job_id} is still {state.name.lower()}; try again with --now")
         print(f"job {job.job_id} ended")
@@ -244,7 +245,7 @@ def _stop_local(run: Path, pid: int, at_once: bool) -> None:
 def _resubmit(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
     script = REPOSITORY / "pretrain_llm.py"
-    past = [] if _plan(run).settings.get("dependency") is None else ["--dependency="]  # the old job's is over
+    past = [] if _plan(run).settings.dependency is None else ["--dependency="]  # the old job's is over
     flags = [flag for flag in arguments.flags if flag != "--"]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(script), "--config", str(run / "config.yaml"), *past, *flags])

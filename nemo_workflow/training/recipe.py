@@ -1,4 +1,4 @@
-"""Plan -> NeMo recipe: the only room that knows how NeMo recipes look inside. Imported in the workers only.
+"""Plan -> NeMo recipe: the only module that knows how NeMo recipes look inside. Imported in the workers only.
 
 A recipe is a `run.Partial` of `llm.pretrain` whose arguments are configurations: nothing of the model is built here.
 """
@@ -15,7 +15,6 @@ import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.model_parallel_config import ModelParallelConfig
 from nemo import lightning as nl
-from nemo.collections import llm
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.collections.llm.recipes.precision import mixed_precision
@@ -23,10 +22,12 @@ from nemo.lightning.pytorch.plugins.mixed_precision import MegatronMixedPrecisio
 
 from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.models.pretrained import read_nemo_model
-from nemo_workflow.models.tokenizer_files import source_of
+from nemo_workflow.models.architecture import ARCHITECTURE, as_nemo
+from nemo_workflow.models.pretrained import NemoModel, no_such_class, read_nemo_model
 from nemo_workflow.run_dir.checkpoints import FILENAME
+from nemo_workflow.run_dir.staged_tokenizer import source_of
 from nemo_workflow.training import gpu_settings, loggers
+from nemo_workflow.utils.errors import Refusal
 
 BUILT_IN = "nemo_workflow.models.recipes"
 INDEX_CACHE = ".index_cache"  # below --output-dir: its entries depend on the data only, so experiments share them
@@ -40,7 +41,7 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
     when the recipe lacks a field that the plan sets.
     """
     recipe = stock(plan)
-    if plan.setting("nemo_model"):
+    if plan.settings.nemo_model:
         _take_model_of_checkpoint(recipe, plan)
     recipe.data = _data(recipe, plan)
     _set_ddp(recipe, plan)
@@ -48,7 +49,7 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
         set_field(recipe, path, value, plan.model_name)
     _set_precision(recipe, plan)
     if plan.layout.pipeline > 1:
-        recipe.trainer.strategy.pipeline_dtype = torch.float32 if plan.setting("precision") == "32" else torch.bfloat16
+        recipe.trainer.strategy.pipeline_dtype = torch.float32 if plan.settings.precision == "32" else torch.bfloat16
     _set_trainer(recipe, plan)
     recipe.log = _log(plan, resume_from)
     recipe.resume = _resume(plan, resume_from)
@@ -132,14 +133,14 @@ FP8_RECIPES = {  # --fp8-recipe -> the name of NeMo's configuration, after the 1
 
 def _set_precision(recipe: run.Partial, plan: Plan) -> None:
     """--precision and --fp8 as NeMo's plugin; without them the recipe's own stays."""
-    precision, fp8 = plan.setting("precision"), plan.setting("fp8")
+    precision, fp8 = plan.settings.precision, plan.settings.fp8
     if not precision and not fp8:
         return
     short = {None: "bf16", "bf16-mixed": "bf16", "16-mixed": "fp16", "32": "fp32"}[precision]
     if short == "fp32":
         plugin = run.Config(MegatronMixedPrecision, precision="32", params_dtype=torch.float32)
     elif fp8:
-        plugin = getattr(mixed_precision, f"{short}_{FP8_RECIPES[plan.setting('fp8_recipe') or 'delayed']}")()
+        plugin = getattr(mixed_precision, f"{short}_{FP8_RECIPES[plan.settings.fp8_recipe or 'delayed']}")()
     else:
         plugin = getattr(mixed_precision, f"{short}_mixed")()
     others = recipe.trainer.plugins
@@ -156,7 +157,7 @@ def _set_trainer(recipe: run.Partial, plan: Plan) -> None:
     trainer.num_sanity_val_steps = 0
     trainer.limit_test_batches = 0
     # TensorBoard's values are read from the GPU, which then waits for the host
-    trainer.log_every_n_steps = 1 if plan.accelerator == "cpu" else plan.setting("log_every")
+    trainer.log_every_n_steps = 1 if plan.accelerator == "cpu" else plan.settings.log_every
     if "ckpt_optim_fully_reshardable" in inspect.signature(trainer.strategy.__fn_or_cls__).parameters:
         # a checkpoint that any other TP, PP and DP can go on from; NeMo's default fits another DP only
         trainer.strategy.ckpt_optim_fully_reshardable = True
@@ -185,107 +186,39 @@ def _log(plan: Plan, resume_from: str | None) -> run.Config:
         update_logger_directory=False,
         ckpt=ckpt,
         tensorboard=run.Config(loggers.RunTensorBoard, **loggers.tensorboard(plan, resumed_at)),
-        wandb=run.Config(loggers.RunWandb, **loggers.wandb(plan)) if plan.setting("wandb") else None,
+        wandb=run.Config(loggers.RunWandb, **loggers.wandb(plan)) if plan.settings.wandb else None,
     )
 
 
 def _resume(plan: Plan, resume_from: str | None) -> run.Config:
     start = None
-    if plan.setting("nemo_model"):
+    if plan.settings.nemo_model:
         # no artifacts: NeMo would build whatever the checkpoint's context/io.json names; the tokenizer has its own flag
-        start = run.Config(nl.RestoreConfig, path=plan.setting("nemo_model"), load_artifacts=False)
+        start = run.Config(nl.RestoreConfig, path=plan.settings.nemo_model, load_artifacts=False)
     return run.Config(nl.AutoResume, resume_from_path=resume_from, restore_config=start)
 
 
 def _take_model_of_checkpoint(recipe: run.Partial, plan: Plan) -> None:
     """The checkpoint's class of configuration and its architecture win over the recipe's: an import may have any."""
-    saved = read_nemo_model(plan.setting("nemo_model"))
-    kind = getattr(llm, saved.config_class, None)
-    if not isinstance(kind, type) or not issubclass(kind, ModelParallelConfig):
-        raise AttributeError(f"--nemo-model {saved.folder}: nemo.collections.llm has no {saved.config_class}")
+    saved = read_nemo_model(plan.settings.nemo_model or "")
+    kind = _config_class(saved)
     config = run.Config(kind)
     known = {field.name for field in dataclasses.fields(kind)}
     for name, value in recipe.model.config.__arguments__.items():
         if name in known and name not in ARCHITECTURE:
             setattr(config, name, value)
     for name in ARCHITECTURE & known & saved.sizes.keys():
-        setattr(config, name, saved.sizes[name])
+        setattr(config, name, as_nemo(name, saved.sizes[name]))
     recipe.model.config = config
 
 
-# Fields of a model's configuration that say what it computes; all others say how, and stay the recipe's and the flags'.
-ARCHITECTURE = frozenset(
-    [
-        "num_layers",
-        "hidden_size",
-        "ffn_hidden_size",
-        "num_attention_heads",
-        "num_query_groups",
-        "kv_channels",
-        "head_dim",
-        "vocab_size",
-        "make_vocab_size_divisible_by",
-        "share_embeddings_and_output_weights",
-        "normalization",
-        "layernorm_zero_centered_gamma",
-        "layernorm_epsilon",
-        "qk_layernorm",
-        "add_bias_linear",
-        "add_qkv_bias",
-        "gated_linear_unit",
-        "init_method_std",
-        "rotary_base",
-        "rotary_percent",
-        "seq_len_interpolation_factor",
-        "scale_factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "old_context_len",
-        "rope_scaling_factor",
-        "original_max_position_embeddings",
-        "rope_local_base_freq",
-        "softmax_scale",
-        "query_pre_attn_scalar",
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "window_size",
-        "window_attn_skip_freq",
-        "sliding_window",
-        "interleaved_attn_pattern",
-        "num_moe_experts",
-        "moe_router_topk",
-        "moe_ffn_hidden_size",
-        "moe_shared_expert_intermediate_size",
-        "moe_layer_freq",
-        "moe_router_pre_softmax",
-        "moe_router_score_function",
-        "moe_router_topk_scaling_factor",
-        "moe_router_num_groups",
-        "moe_router_group_topk",
-        "moe_router_enable_expert_bias",
-        "moe_n_group",
-        "moe_shared_expert_gate",
-        "multi_latent_attention",
-        "q_lora_rank",
-        "kv_lora_rank",
-        "qk_head_dim",
-        "qk_pos_emb_head_dim",
-        "v_head_dim",
-        "rope_type",
-        "mscale",
-        "mscale_all_dim",
-        "beta_fast",
-        "beta_slow",
-        "yarn_rotary_scaling_factor",
-        "yarn_original_max_position_embeddings",
-        "yarn_beta_fast",
-        "yarn_beta_slow",
-        "yarn_mscale",
-        "yarn_mscale_all_dim",
-        "yarn_correction_range_round_to_int",
-        "position_embedding_type",
-    ]
-)
+def _config_class(saved: NemoModel) -> type:
+    """The checkpoint's class of configuration, from the module of NeMo's that it names; raises Refusal."""
+    # pretrained.read_nemo_model has refused any module that isn't NeMo's
+    kind = getattr(importlib.import_module(saved.config_module), saved.config_class, None)
+    if not isinstance(kind, type) or not issubclass(kind, ModelParallelConfig):
+        raise Refusal(no_such_class(saved))
+    return kind
 
 
 def _fit_cpu(recipe: run.Partial, plan: Plan) -> None:

@@ -17,12 +17,10 @@ from typing import TextIO
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
+from nemo_workflow.run_dir.stopping import grace_seconds
 from nemo_workflow.training import liveness
-from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 from nemo_workflow.utils.imports import collector_paused
-
-GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
-STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
 
 
 def train(plan: str, attempt: str) -> None:
@@ -36,7 +34,7 @@ def train(plan: str, attempt: str) -> None:
     lock = liveness.hold_ranks_lock(read.folder)
     liveness.end_children_with_rank()
     try:
-        liveness.stop_with_launcher(grace_seconds(read), partial(save_under_way, read.folder / "checkpoints"))
+        liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
@@ -51,25 +49,29 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     with collector_paused():
         import fiddle as fdl
 
-        from nemo_workflow.backends import cpu, gpu
+        from nemo_workflow.backends import cpu, gpu, optimizer_arguments
 
         if plan.accelerator == "cpu":
             cpu.install()
         else:
             gpu.install()
+        optimizer_arguments.install()
         from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order, teardown
         from nemo_workflow.training.checkpointing import Checkpoints
+        from nemo_workflow.training.recipe_check import check_recipe
         from nemo_workflow.training.resume import choose_checkpoint, identity_for
 
     log = callbacks.RunLog(plan, console, started=time.time(), heartbeat=liveness.Heartbeat(folder))
+    if rank == 0:
+        check_recipe(plan, folder, log.note)
     start = choose_checkpoint(plan, folder, rank, world=int(os.environ.get("WORLD_SIZE", "1")), say=log.note)
     identity = identity_for(plan, folder) if rank == 0 else {}
-    callbacks.seed_everything(plan.setting("seed"))
-    if plan.settings.get("deterministic"):
+    callbacks.seed_everything(plan.settings.seed)
+    if plan.settings.deterministic:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
     if plan.accelerator == "gpu":
-        gpu.speed_up(log.note, bool(plan.settings.get("fp8_output_layer")))
+        gpu.speed_up(log.note, plan.settings.fp8_output_layer)
         gpu.mend_checkpoints()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
@@ -80,7 +82,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         *([callbacks.SlowProducts(log)] if plan.accelerator == "cpu" else []),
         callbacks.Schedule(plan, log),
         callbacks.MissedValidation(plan),
-        loss_scale.LossScale(log) if plan.settings.get("precision") == "16-mixed" else nonfinite.NanGuard(plan, log),
+        loss_scale.LossScale(log) if plan.settings.precision == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
         callbacks.Stopper(log, folder),
     ]
@@ -89,12 +91,6 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
     pretrain()
     log.finish()
-
-
-def grace_seconds(plan: Plan) -> float:
-    """Seconds that ranks asked to stop have to finish their step; a save under way is waited for in any case."""
-    given = plan.settings.get("grace_seconds")
-    return float(given) if given is not None else GRACE_SECONDS[plan.accelerator]
 
 
 def _own_log(path: Path) -> TextIO:
@@ -120,7 +116,8 @@ def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
     """Write the rank's own error where the launcher looks for it; where it needs no traceback, that is in the log."""
     trace = "".join(traceback.format_exception(error))
     sys.stderr.write(trace)
-    text = f"{error}\n" if isinstance(error, Failure | Refusal) else trace
+    missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+    text = f"{error}\n" if isinstance(error, Failure | Refusal) else f"{missing}\n" if missing else trace
     path = folder / f"rank{rank}.error"
     aside = path.with_suffix(".error.tmp")
     try:

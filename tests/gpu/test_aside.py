@@ -124,6 +124,22 @@ def test_a_kernel_is_tried_once_and_left_out_for_good(
     assert "more lines" not in told[0]
 
 
+def test_a_trial_is_kept_from_hooks_that_offload_activations(told: list[str]) -> None:
+    offloaded: list[Any] = []
+
+    def distance(device: Any) -> float:
+        with torch.enable_grad():
+            leaf = torch.ones(2, device=device, requires_grad=True)
+            torch.autograd.grad((leaf * leaf).sum(), leaf)
+        return 0.0
+
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: offloaded.append(tensor) or tensor, lambda tensor: tensor
+    ):
+        assert aside.Proof("the kernel", distance).holds(device=torch.device("cpu"))
+    assert offloaded == []
+
+
 def test_a_kernel_that_works_is_used_and_nothing_is_said(told: list[str]) -> None:
     assert aside.Proof("the kernel", lambda device: 0.003).holds(device=torch.device("cpu"))
     assert told == []

@@ -1,4 +1,4 @@
-"""The light rooms against NeMo itself: catalogue, parameter counts, and every flag at its recipe field."""
+"""The light packages against NeMo itself: catalogue, parameter counts, and every flag at its recipe field."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import flags as options
+from nemo_workflow.config import flags
 from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch import dry_run
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="module")
 def from_nemo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The catalogue made anew, from NeMo and every model that a CPU can build on the meta device.
+    """The catalogue made again, from NeMo and every model that a CPU can build on the meta device.
 
     In a process of its own: NeMo's experts take real address space there, hundreds of gigabytes, and the process that
     holds them can fork no more.
@@ -38,6 +38,9 @@ def from_nemo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_catalogue_is_what_nemo_says(from_nemo: dict[str, Any]) -> None:
     """Sizes, layouts, stock values, and the parameters of NeMo's own modules (test_memory.py compares ours with them)."""
     ours = json.loads(catalog.FILE.read_text(encoding="utf-8"))
+    assert ours["nemo_toolkit"] == from_nemo["nemo_toolkit"]
+    assert ours["fields"] == from_nemo["fields"]
+    ours, from_nemo = ours["recipes"], from_nemo["recipes"]
     assert sorted(ours) == sorted(from_nemo)
     for name, entry in from_nemo.items():
         assert ours[name] == entry, f"{name}: run python -m tools.generate_catalog"
@@ -123,23 +126,23 @@ def test_every_flag_arrives_at_its_field_in_every_recipe(large: Place) -> None:
             recipe = build(plan)
             for path, value in field_values(plan).items():
                 assert value_at(recipe, path) == value, (name, path)
-            for option in options.TABLE:
-                value = plan.settings.get(option.attribute)
+            for option in flags.TABLE:
+                value = plan.settings.of(option)
                 if option.attribute in plan.given and option.sets and value is not None:
                     for path in option.sets:
                         assert value_at(recipe, path) == value, (name, option.name, path)
                     arrived.add(option.name)
             assert_precision(recipe, plan)
-    assert arrived == {option.name for option in options.TABLE if option.sets}
+    assert arrived == {option.name for option in flags.TABLE if option.sets}
 
 
 def assert_precision(recipe: Any, plan: Plan) -> None:
     plugin = recipe.trainer.plugins
     plugin = plugin[0] if isinstance(plugin, list) else plugin
     optimizer = recipe.optim.config
-    if plan.settings["precision"] == "32":
+    if plan.settings.precision == "32":
         assert (plugin.precision, optimizer.bf16, optimizer.fp16) == ("32", False, False)
-    elif plan.settings["fp8"]:
+    elif plan.settings.fp8:
         assert (plugin.precision, plugin.fp8, plugin.fp8_recipe, optimizer.bf16) == (
             "bf16-mixed",
             "hybrid",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.config import flags as options
+from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import local
 from nemo_workflow.preprocess import inspect_dataset
@@ -23,7 +23,7 @@ ONE = GPU + "-G 1 "
 
 def refusal(place: Place, *more: str, **change: str | None) -> list[str]:
     with pytest.raises(Refusal) as caught:
-        make_plan(options.parse(place.flags(*more, **change)))
+        make_plan(command_line.parse(place.flags(*more, **change)))
     return caught.value.problems
 
 
@@ -83,8 +83,9 @@ FLAGS = [
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
+    ("--fp8-output-layer", "--fp8-output-layer: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
-    (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens a rank is no multiple of 16; change --seq-length or --micro-batch-size"),
+    (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"),
     # optimizer and schedule
     ("--warmup-steps 11 --max-steps 10", "--warmup-steps 11: longer than the run of 10 steps; lower --warmup-steps or raise --max-steps"),
     ("--warmup-steps 5 --constant-steps 6 --max-steps 10", "--constant-steps 6: with 5 steps of warm-up longer than the run of 10 steps; lower --constant-steps or raise --max-steps"),
@@ -202,6 +203,37 @@ def big_ids_in_figures(place: Place) -> None:
     Path(f"{place.data}.json").write_text('{"tokens": 300000, "largest_token_id": 5000}')
 
 
+def negative_ids(place: Place) -> None:
+    write_pair(place.data, [300] * 1000, dtype="int32", largest=-5)
+
+
+def at_index(place: Place, offset: int, data: bytes) -> None:
+    """Write into the .idx of 1000 sequences: lengths begin at byte 34, pointers at 4034, boundaries at 12034."""
+    idx = Path(f"{place.data}.idx")
+    whole = idx.read_bytes()
+    idx.write_bytes(whole[:offset] + data + whole[offset + len(data) :])
+
+
+def half_the_documents(place: Place) -> None:
+    """As the old merge of two pairs left it: the documents of the first half only."""
+    idx = Path(f"{place.data}.idx")
+    whole = idx.read_bytes()
+    idx.write_bytes(whole[:26] + (501).to_bytes(8, "little") + whole[34 : 12034 + 8 * 501])
+
+
+def no_length(place: Place) -> None:
+    at_index(place, 34 + 4 * 10, bytes(4))
+
+
+def wrong_boundary(place: Place) -> None:
+    at_index(place, 12034 + 8 * 10, bytes(8))
+
+
+def wrong_pointer_beside_figures(place: Place) -> None:
+    Path(f"{place.data}.json").write_text('{"tokens": 300000, "largest_token_id": 50}')
+    at_index(place, 4034 + 8 * 10, bytes(8))
+
+
 def no_eos(place: Place) -> None:
     write_tokenizer(place.hf, eos=None)
 
@@ -224,6 +256,11 @@ FILES: list[tuple[Callable[[Place], None], str]] = [
     (no_token, "--dataset-dir {folder}: no token in its files; preprocess text into it"),
     (big_ids, "{data}.bin: holds token id 4096, but the tokenizer of --hf-model-id {hf} has 4096 entries; preprocess it with this tokenizer or give the one it was made with"),
     (big_ids_in_figures, "{data}.bin: holds token id 5000, but the tokenizer of --hf-model-id {hf} has 4096 entries; preprocess it with this tokenizer or give the one it was made with"),
+    (negative_ids, "{data}.bin: holds a negative token id (-5); preprocess this file again"),
+    (half_the_documents, "{data}.idx: its documents do not cover its sequences (a merge that lost some leaves this); preprocess again, or join the pairs it was made of: python -m nemo_workflow.dataset join"),
+    (no_length, "{data}.idx: sequence 10 has no tokens; preprocess again"),
+    (wrong_boundary, "{data}.idx: document 9 ends before it begins; preprocess again"),
+    (wrong_pointer_beside_figures, "{data}.idx: the pointer of sequence 10 is wrong; preprocess again"),
     (no_eos, "--hf-model-id {hf}: the tokenizer has no end-of-document token; set eos_token in its tokenizer_config.json"),
     (no_tokenizer, "--hf-model-id {hf}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id"),
     (broken_tokenizer, "{hf}/tokenizer_config.json: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
@@ -294,6 +331,22 @@ def test_a_mistyped_folder_is_no_hub_id(place: Place, monkeypatch: pytest.Monkey
 def test_a_model_larger_than_the_machine_is_refused_on_a_cpu(place: Place) -> None:
     (problem,) = refusal(place, "-G", "8", model_name="llama31_405b", seq_length="64")
     assert problem.startswith("--model-name llama31_405b: without a GPU, 8 CPU ranks of it take ")
+
+
+def test_a_large_model_without_a_gpu_is_asked_for(place: Place) -> None:
+    flags = ("-M", "llama32_1b", "--seq-length", "128", "-gbs", "4")
+    (problem,) = refusal(place, *flags, accelerator="auto", model_name=None)
+    assert re.fullmatch(
+        r"--model-name llama32_1b: no GPU was found, and on this machine's CPU a step would take some [\w ]+"
+        r" \([\d.]+[MB] parameters, 512 tokens\); add --accelerator cpu to train on it all the same, or take a smaller model"
+        r" \(llama_tiny\) or --global-batch-size",
+        problem,
+    )
+    flags_of_hours = ("-gbs", "1000000", "--max-steps", "1", "--seq-length", "64")
+    problem = next(p for p in refusal(place, *flags_of_hours, accelerator="auto") if "no GPU was found" in p)
+    assert " h " in problem and "--global-batch-size" in problem  # a small model, but hours a step
+    assert place.plan("-G", "1", accelerator="auto").accelerator == "cpu"  # llama_tiny
+    assert place.plan("--dry-run", *flags, accelerator="auto", model_name=None).model_name == "llama32_1b"
 
 
 def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:

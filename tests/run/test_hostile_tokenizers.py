@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.config import flags
+from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
-from nemo_workflow.models import pretrained, tokenizer_files
+from nemo_workflow.models import pretrained
 from nemo_workflow.preprocess.tokenizer import resolve_folder
+from nemo_workflow.run_dir import staged_tokenizer
 from nemo_workflow.utils.errors import Refusal
 from tests.plan.conftest import Place
 from tests.run.harness import REPOSITORY
@@ -106,7 +107,7 @@ HOSTILE: dict[Callable[[Place], None], str] = {
 def test_a_hostile_folder_is_refused_before_anything_is_written(place: Place, make: Callable[[Place], None]) -> None:
     make(place)
     with pytest.raises(Refusal) as refused:
-        make_plan(flags.parse(place.flags()))
+        make_plan(command_line.parse(place.flags()))
     assert any(HOSTILE[make] in problem for problem in refused.value.problems), refused.value.problems
     assert not (place.root / "out").exists() and not (place.root / "it ran").exists()
 
@@ -140,9 +141,9 @@ def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place
     trap = place.root / "it ran"
     write_code(place.hf, trap, NATIVE)
     (place.hf / "model.safetensors").write_bytes(b"x")
-    plan = make_plan(flags.parse(place.flags()))
+    plan = make_plan(command_line.parse(place.flags()))
     plan.folder.mkdir(parents=True)
-    tokenizer_files.stage(plan)
+    staged_tokenizer.stage(plan)
     copied = sorted(path.name for path in (plan.folder / "tokenizer").iterdir())
     assert copied == ["tokenizer.json", "tokenizer_config.json"]
     assert not trap.exists()
@@ -156,12 +157,12 @@ def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place
 
 
 def test_a_hub_id_does_not_train_with_the_folder_of_an_earlier_start(place: Place) -> None:
-    plan = make_plan(flags.parse(place.flags()))
-    tokenizer_files.stage(plan)
-    assert tokenizer_files.source_of(plan) == str(plan.folder / "tokenizer")
-    plan.settings["hf_model_id"] = "org/model"
-    tokenizer_files.stage(plan)
-    assert tokenizer_files.source_of(plan) == "org/model"
+    plan = make_plan(command_line.parse(place.flags()))
+    staged_tokenizer.stage(plan)
+    assert staged_tokenizer.source_of(plan) == str(plan.folder / "tokenizer")
+    plan.settings.hf_model_id = "org/model"
+    staged_tokenizer.stage(plan)
+    assert staged_tokenizer.source_of(plan) == "org/model"
 
 
 def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Path, place: Place) -> None:
@@ -171,7 +172,7 @@ def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Pa
     for number, path in enumerate(sorted(snapshot.iterdir())):
         path.rename(blobs / str(number))
         path.symlink_to(f"../../blobs/{number}")
-    assert [path.name for path in tokenizer_files.files_of(snapshot)] == ["tokenizer.json", "tokenizer_config.json"]
+    assert [path.name for path in staged_tokenizer.files_of(snapshot)] == ["tokenizer.json", "tokenizer_config.json"]
     assert pretrained.read_tokenizer(snapshot) == pretrained.read_tokenizer(place.hf).__class__(
         **(vars(pretrained.read_tokenizer(place.hf)) | {"folder": snapshot})
     )
@@ -179,16 +180,16 @@ def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Pa
     link = tmp_path / "link to the folder"
     link.symlink_to(place.hf)
     assert resolve_folder(str(link)) == link
-    assert len(tokenizer_files.files_of(link)) == 3
+    assert len(staged_tokenizer.files_of(link)) == 3
     (snapshot / "vocab.txt").symlink_to("../../../data/d_text_document.bin")
     with pytest.raises(Refusal, match="leads out of the folder"):
-        tokenizer_files.files_of(snapshot)
+        staged_tokenizer.files_of(snapshot)
 
 
 def test_an_export_copies_no_file_from_outside(tmp_path: Path, place: Place) -> None:
-    from nemo_workflow.conversion import hf_folder
+    from nemo_workflow.models.tokenizer_files import files_of
 
-    assert len(hf_folder.tokenizer_files(place.hf)) == 2
+    assert len(files_of(place.hf)) == 2
     link_out(place)
     with pytest.raises(Refusal, match="leads out of the folder"):
-        hf_folder.tokenizer_files(place.hf)
+        files_of(place.hf)

@@ -24,7 +24,7 @@ def test_each_signal_has_its_exit_code_and_a_checkpoint(signals: Any) -> None:
 
 
 def test_a_run_stopped_three_times_equals_one_that_was_not(signals: Any, one_rank: Any) -> None:
-    assert signals.history == one_rank.history  # the validation after step 8 was left and made anew
+    assert signals.history == one_rank.history  # the validation after step 8 was left and made again
 
 
 def test_a_finished_run_says_so(signals: Any) -> None:
@@ -43,6 +43,21 @@ def test_code_and_pickles_beside_a_tokenizer_are_neither_run_nor_copied(signals:
     assert not {"evil.py", "tokenization_evil.py", "vocab.pkl"} & set(left)
     context = signals.run.checkpoints / "step_00000016" / "context"
     assert list(context.rglob("tokenizer.json")) and list(context.rglob("tokenizer_config.json"))
+
+
+def test_ctrl_c_in_a_step_that_outlasts_the_grace_time_says_130_and_what_is_lost(ends: Any) -> None:
+    code, output = ends.in_a_step.code, ends.in_a_step.output
+    assert code == 130 and ends.in_a_step_gone
+    assert "stopped in the middle of a step, which did not end within 1 s (--grace-seconds)" in output
+    assert "step 4 is saved, step 5 is not; the same command continues from there" in output
+    assert ends.saved == [4]
+
+
+def test_a_killed_torchrun_is_named_and_its_ranks_go_with_it(ends: Any) -> None:
+    code, output = ends.torchrun.code, ends.torchrun.output
+    assert code == 1 and ends.torchrun_gone and ends.resumed_after == 4
+    assert "torchrun, which runs the ranks, was ended by SIGKILL" in output
+    assert "step 4 is saved, steps 5 to 6 are not" in output
 
 
 def test_a_nan_stops_before_the_update_with_step_rank_and_samples(nan: Any) -> None:

@@ -96,7 +96,7 @@ def install(fp8: bool = False) -> None:
 
     stock = gpt_model.GPTModel._postprocess
     proof = aside.Proof(NAME, distance)
-    in_fp8 = _fp8_where_it_works() if fp8 else None
+    step_for = _fp8_where_it_works() if fp8 else lambda hidden, weight: _OutputLoss
 
     def postprocess(self: Any, *args: Any, **kwargs: Any) -> Any:
         if args or not fits(self, kwargs) or not proof.holds(device=kwargs["hidden_states"].device):
@@ -113,7 +113,7 @@ def install(fp8: bool = False) -> None:
         fused = self.config.gradient_accumulation_fusion and hasattr(weight, "main_grad")
         labels = labels.t().reshape(-1)
         hidden = hidden.reshape(rows * batch, width)
-        losses = (in_fp8(hidden, weight) if fp8 else _OutputLoss).apply(hidden, weight, labels, fused)
+        losses = step_for(hidden, weight).apply(hidden, weight, labels, fused)
         return losses.view(rows, batch).t().contiguous()
 
     gpt_model.GPTModel._postprocess = postprocess

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models import families
+from nemo_workflow.models.families import not_converted
+from nemo_workflow.utils import libraries
 
 
 def output_folder(run: Run) -> Iterator[str]:
@@ -24,10 +26,15 @@ def output_folder(run: Run) -> Iterator[str]:
 
 
 def wandb_flags(run: Run) -> Iterator[str]:
+    """Without --wandb, NeMo's logger drops these in silence."""
     settings = run.settings
     idle = run.given("wandb_project", "wandb_name", "wandb_token")
     if idle and not settings.wandb:
         yield f"{', '.join(idle)}: does nothing without --wandb; add --wandb or leave it out"
+    # a container's packages can't be told from here
+    here = settings.executor == "local" or settings.no_container
+    if settings.wandb and here and not settings.dry_run and not libraries.importable("wandb"):
+        yield "--wandb: the package wandb is not installed; pip install wandb, or leave it out"
 
 
 def wandb_logged_in() -> bool:
@@ -40,6 +47,7 @@ def wandb_logged_in() -> bool:
 
 
 def sample_text(run: Run) -> Iterator[str]:
+    """What the export and the text after a training need, told before the hours of training."""
     text = run.settings.sample
     if text is None:
         return
@@ -51,5 +59,5 @@ def sample_text(run: Run) -> Iterator[str]:
             " ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"
         )
     if run.recipe and run.recipe.model_class not in {family.model_class for family in families.FAMILIES}:
-        reason = families.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
+        reason = not_converted.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
         yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"
