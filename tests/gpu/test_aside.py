@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes a package below a folder on sys.path, which only then is there."""
+def package(tmp_path: Path) -> Iterator[Any]:
+    """Writes a package below a folder on sys.path, which only then is there; of what was imported of it nothing stays."""
+    monkeypatch = pytest.MonkeyPatch()
     monkeypatch.syspath_prepend(tmp_path)
+    written: set[str] = set()
 
     def write(name: str, text: str) -> None:
         *parents, last = name.split(".")
@@ -42,10 +45,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             folder.mkdir(exist_ok=True)
             (folder / "__init__.py").touch()
         (folder / f"{last}.py").write_text(text)
-        for known in [key for key in sys.modules if key.partition(".")[0] == parents[0]]:
+        written.add(parents[0])
+        for known in [key for key in sys.modules if key.partition(".")[0] in written]:
             monkeypatch.delitem(sys.modules, known)
 
-    return write
+    yield write
+    for name in [key for key in sys.modules if key.partition(".")[0] in written]:
+        del sys.modules[name]
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize(
