@@ -9,6 +9,7 @@ measured values beside it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,19 @@ from nemo_workflow.plan import Plan
 GIB = 2**30
 LIBRARIES = int(1.5 * GIB)  # CUDA context, cuBLAS workspaces, NCCL buffers, what the allocator can't use
 LOGIT_BYTES = {"native": 8, "te": 0}  # bytes a logit beside itself: two fp32 copies in Megatron's own cross entropy
+
+
+class _Sizes:
+    """A model's sizes as a key: the same object is the same model (a search looks at one some thousand times)."""
+
+    def __init__(self, sizes: Mapping[str, Any]):
+        self.sizes = sizes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Sizes) and self.sizes is other.sizes
+
+    def __hash__(self) -> int:
+        return id(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -107,12 +121,34 @@ def job_of(plan: Plan, recipe: Recipe) -> Job:
 
 def fullest(job: Job) -> Usage:
     """The usage of the pipeline stage that needs most."""
-    return max((usage_of(job, stage) for stage in range(job.layout.pipeline)), key=lambda usage: usage.total)
+    return max((usage_of(job, stage) for stage in _stages_that_differ(job)), key=lambda usage: usage.total)
+
+
+def _stages_that_differ(job: Job) -> list[int]:
+    """The first stage, the last, and of the others those whose layers no earlier one has: an earlier one keeps more micro batches."""
+    last, found = job.layout.pipeline - 1, {}
+    for stage in range(last):
+        found.setdefault((stage == 0, *layers_alike(job, stage)), stage)
+    return [*found.values(), last]
+
+
+def layers_alike(job: Job, stage: int) -> tuple[tuple[tuple[str, ...], int, int], ...]:
+    """(parts, number of the first, how many) of each kind of layer of a stage, the numbers counted from the stage's first."""
+    numbers = stage_layers(job, stage)
+    return _alike(job.family, _Sizes(job.sizes), numbers.start, numbers.stop)
+
+
+@functools.lru_cache(maxsize=1024)
+def _alike(family: str, sizes: _Sizes, start: int, stop: int) -> tuple[tuple[tuple[str, ...], int, int], ...]:
+    found: dict[tuple[str, ...], list[int]] = {}
+    for number in range(start, stop):
+        found.setdefault(layer_parts(family, sizes.sizes, number), []).append(number)
+    return tuple((parts, alike[0] - start, len(alike)) for parts, alike in found.items())
 
 
 def usage_of(job: Job, stage: int) -> Usage:
     """The usage of a GPU of one pipeline stage."""
-    dense, expert = _parameters_on(job, stage)
+    dense, expert = parameters_on(job, stage)
     weight, gradient, state = _bytes_a_parameter(job)
     stored, layer = _activations(job, stage)
     last = stage == job.layout.pipeline - 1
@@ -122,7 +158,7 @@ def usage_of(job: Job, stage: int) -> Usage:
         parameters=dense + expert,
         weights=weights,
         gradients=gradients,
-        optimizer=int(state * _optimizer_share(job, dense, expert)),
+        optimizer=int(state * optimizer_share(job, dense, expert)),
         activations=int(stored),
         logits=int(max(_logits(job) if last else 0, layer)),
         # the distributed optimizer's buffers, and the model's own weights until they are copied into them
@@ -140,7 +176,12 @@ def checkpoint_bytes(model: parameters.Model, precision: str = "bf16-mixed", sgd
 
 def model_of(job: Job) -> parameters.Model:
     """Parameters of the whole model."""
-    return parameters.count(job.family, job.model_class, job.sizes, job.vocabulary)
+    return _model(job.family, job.model_class, _Sizes(job.sizes), job.vocabulary)
+
+
+@functools.lru_cache(maxsize=64)
+def _model(family: str, model_class: str, sizes: _Sizes, vocabulary: int) -> parameters.Model:
+    return parameters.count(family, model_class, sizes.sizes, vocabulary)
 
 
 def stage_layers(job: Job, stage: int) -> range:
@@ -150,10 +191,11 @@ def stage_layers(job: Job, stage: int) -> range:
     return range(start, len(model_of(job).layers) if last else start + job.stages[stage])
 
 
-def _parameters_on(job: Job, stage: int) -> tuple[int, int]:
+def parameters_on(job: Job, stage: int) -> tuple[int, int]:
     """(parameters outside experts, parameters of experts) on a GPU of a stage."""
     model, layout = model_of(job), job.layout
-    count = sum((model.layers[number] for number in stage_layers(job, stage)), Count())
+    numbers = stage_layers(job, stage)
+    count = _sum_of(job.family, job.model_class, _Sizes(job.sizes), job.vocabulary, numbers.start, numbers.stop)
     first, last = stage == 0, stage == layout.pipeline - 1
     if first:
         count += model.embedding
@@ -163,6 +205,12 @@ def _parameters_on(job: Job, stage: int) -> tuple[int, int]:
             count += Count(sharded=job.vocabulary * job.sizes["hidden_size"])
     dense = count.sharded // layout.tensor + count.replicated
     return dense, count.expert // (layout.expert * (layout.expert_tensor or layout.tensor))
+
+
+@functools.lru_cache(maxsize=1024)
+def _sum_of(family: str, model_class: str, sizes: _Sizes, vocabulary: int, start: int, stop: int) -> Count:
+    """Parameters of some of the layers."""
+    return sum(_model(family, model_class, sizes, vocabulary).layers[start:stop], Count())
 
 
 def _bytes_a_parameter(job: Job) -> tuple[float, float, float]:
@@ -176,7 +224,7 @@ def _bytes_a_parameter(job: Job) -> tuple[float, float, float]:
     return 2, 4 if job.fp32_grad_reduce else 2, here * (4 + moments)
 
 
-def _optimizer_share(job: Job, dense: int, expert: int) -> float:
+def optimizer_share(job: Job, dense: int, expert: int) -> float:
     """Parameters whose optimizer state is here: the distributed optimizer shards them over data and context ranks."""
     if not job.distributed_optimizer:
         return dense + expert
@@ -184,7 +232,7 @@ def _optimizer_share(job: Job, dense: int, expert: int) -> float:
     return dense / (layout.data * layout.context) + expert / max(1, layout.expert_data)
 
 
-def _tokens(job: Job) -> float:
+def tokens_of(job: Job) -> float:
     """Tokens of a micro batch on one rank."""
     return job.micro_batch * job.seq_length / job.layout.context
 
@@ -193,7 +241,7 @@ def _logits(job: Job) -> float:
     """The logits and, where the loss is fused, what the fused weight gradient hands to autograd in its place: a tensor of the matrix's size."""
     stand_in = _element(job) * job.sizes["hidden_size"] if job.cross_entropy == "te" else 0
     a_logit = _element(job) + LOGIT_BYTES[job.cross_entropy]
-    return (a_logit * _tokens(job) + stand_in) * job.vocabulary / job.layout.tensor
+    return (a_logit * tokens_of(job) + stand_in) * job.vocabulary / job.layout.tensor
 
 
 def _element(job: Job) -> int:
@@ -203,8 +251,13 @@ def _element(job: Job) -> int:
 
 def _activations(job: Job, stage: int) -> tuple[float, float]:
     """(bytes kept for the backward passes in flight, bytes of the largest group of layers while it is worked on)."""
-    tokens, layout = _tokens(job), job.layout
-    each = [tokens * activation_bytes(job, number) for number in stage_layers(job, stage)]
+    tokens, layout = tokens_of(job), job.layout
+    start = stage_layers(job, stage).start
+    each = [
+        size
+        for _, first, alike in layers_alike(job, stage)
+        for size in [tokens * activation_bytes(job, start + first)] * alike
+    ]
     entry = _element(job) * tokens * job.sizes["hidden_size"] / (layout.tensor if layout.sequence_parallel else 1)
     kept, working = _kept(job, each, entry)
     if job.offloaded_layers:
@@ -244,7 +297,7 @@ def _in_flight(job: Job, stage: int) -> float:
 
 def activation_bytes(job: Job, number: int) -> float:
     """Bytes a token that layer `number` keeps for its backward pass, on one rank."""
-    kind = _kind(job, number)
+    kind = layer_parts(job.family, job.sizes, number)
     bytes_ = 0.0
     for part in kind:
         bytes_ += _PARTS[part](job) * _element(job) / 2  # the parts are counted in bf16
@@ -260,14 +313,13 @@ def _scores(job: Job) -> float:
     return 4 * job.seq_length * job.sizes["num_attention_heads"] / job.layout.tensor
 
 
-def _kind(job: Job, number: int) -> tuple[str, ...]:
+def layer_parts(family: str, sizes: Mapping[str, Any], number: int) -> tuple[str, ...]:
     """The parts of a layer."""
-    sizes = job.sizes
-    if job.family in ("ssm", "hyena"):
+    if family in ("ssm", "hyena"):
         letter = sizes["hybrid_override_pattern"][number]
         own = {"M": "mamba", "*": "attention", "-": "mlp"}.get(letter, "convolution")
-        return (own, "mlp") if job.family == "hyena" else (own,)
-    if job.family == "t5":
+        return (own, "mlp") if family == "hyena" else (own,)
+    if family == "t5":
         return ("attention", "attention", "mlp") if number >= sizes["encoder_num_layers"] else ("attention", "mlp")
     attention = "latent attention" if sizes.get("multi_latent_attention") else "attention"
     number = min(number, sizes["num_layers"] - 1)  # layers for multi-token prediction are like the last
