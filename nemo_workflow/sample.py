@@ -64,6 +64,10 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from nemo_workflow.cpu_backend import products
+
+    if not torch.cuda.is_available():
+        products.use_fastest()
     logging.set_verbosity_error()
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)

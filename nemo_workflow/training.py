@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from nemo_workflow import catalog, events, flops, loggers, machine, parameters
+from nemo_workflow.cpu_backend import products
 from nemo_workflow.plan import Plan
 from nemo_workflow.report.refresh import Refresher
 from nemo_workflow.saving import Checkpoints
@@ -211,6 +212,22 @@ def peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class SlowProducts(pl.Callback):
+    """Half-precision products through fp32 on CPUs where they are slow. Rank 0 measures, and all ranks do as it found:
+    the ranks of one run may have unlike CPUs, and each must round as its peers do."""
+
+    def __init__(self, run_log: RunLog):
+        self.run_log = run_log
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        found = [products.slow_types() if trainer.is_global_zero else {}]
+        dist.broadcast_object_list(found, src=0)
+        products.compute_in_fp32(found[0])
+        if found[0]:
+            print(products.words(found[0]), flush=True)  # to the rank's own log
+            self.run_log.note(products.words(found[0]))
 
 
 class Schedule(pl.Callback):

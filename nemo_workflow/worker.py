@@ -79,6 +79,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     # after the build: NeMo writes the trainer's own arguments into each checkpoint, and ours are not its concern
     trainer.callbacks = [
         log,  # first: a save is not part of a step's time
+        *([training.SlowProducts(log)] if plan.accelerator == "cpu" else []),
         training.Schedule(plan, log),
         training.MissedValidation(plan),
         loss_scale.LossScale(log) if plan.settings.get("precision") == "16-mixed" else guard.NanGuard(plan, log),

@@ -30,6 +30,7 @@ import original_behaviour
 import torch
 
 from nemo_workflow import cpu_backend
+from nemo_workflow.cpu_backend import products
 from nemo_workflow.cpu_backend.patching import owner_of
 
 PATCHES = cpu_backend.all_patches()
@@ -44,6 +45,7 @@ def _attribute(target: str) -> object:
 
 ORIGINALS = {target: _attribute(target) for patch in PATCHES for target in patch.targets}
 cpu_backend.install()
+products.use_fastest()
 
 from lightning.pytorch.callbacks import Callback  # noqa: E402
 from megatron.core import num_microbatches_calculator, parallel_state, tensor_parallel  # noqa: E402

@@ -67,18 +67,16 @@ class Experiment:
         record: Path | None = None,
         slow: float | None = None,
         background: bool | None = None,
+        old_cpu: int | None = None,
         when: Callable[[dict[str, Any]], bool] | None = None,
         send: int = signal.SIGTERM,
         prefix: tuple[str, ...] = (),
     ) -> Start:
         """Run the command to its end; `when` an event fits, the launcher gets the signal `send`, once."""
-        environment = {
-            key: value for key, value in os.environ.items() if key not in ("FAULT", "RECORD", "SLOW", "ASYNC")
-        }
+        asked = {"FAULT": fault, "RECORD": record, "SLOW": slow, "ASYNC": background, "OLD_CPU": old_cpu}
+        environment = {key: value for key, value in os.environ.items() if key not in asked}
+        environment |= {key: str(value) for key, value in asked.items() if value is not None}
         environment["PYTHONPATH"] = str(FAULTS)
-        for key, value in (("FAULT", fault), ("RECORD", record), ("SLOW", slow), ("ASYNC", background)):
-            if value is not None:
-                environment[key] = str(value)
         tail = events.Tail(self.folder / events.FILE, from_end=True)
         process = subprocess.Popen(
             [*prefix, *self.command(*more, steps=steps)], cwd=REPOSITORY, env=environment, text=True,

@@ -88,6 +88,15 @@ def two_ranks(place: Place) -> Any:
     return SimpleNamespace(run=run, history=run.history(), second=second[0])
 
 
+@scenario("two_ranks")
+def unlike_cpus(place: Place) -> Any:
+    """The two ranks' run once more, with a CPU that has no bf16 products under rank 0."""
+    run = place.experiment(ranks=2)
+    start = must(run.start(old_cpu=0))
+    logs = [(run.attempt() / f"rank{rank}.log").read_text(encoding="utf-8", errors="replace") for rank in (0, 1)]
+    return SimpleNamespace(output=start.output, logs=logs, history=run.history())
+
+
 @scenario()
 def kills_on_one_rank(place: Place) -> Any:
     """kill -9 in the first save ever, before its mark goes, of the launcher, at load, of the whole group, while pruning.

@@ -23,6 +23,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
 
 RECORD=FILE appends a line "rank part index epoch number source tokens" for each sample that a rank reads; of the tokens
 a hash.
+OLD_CPU=RANK lets the rank take its CPU for one with AVX2 alone, as if the ranks had unlike machines.
 SLOW=SECONDS makes each step take that much longer. ASYNC=1 leaves saves in the background on, as on a GPU.
 """
 
@@ -31,6 +32,8 @@ import signal
 import threading
 import time
 from pathlib import Path
+
+from old_cpu import AVX2_ONLY
 
 
 def _install_in_worker() -> None:
@@ -273,5 +276,7 @@ _POINTS = {
     "load": _load,
 }
 
+if "RANK" in os.environ and os.environ.get("OLD_CPU") == os.environ["RANK"]:  # before torch is imported
+    os.environ |= AVX2_ONLY
 if "RANK" in os.environ and {"FAULT", "RECORD", "SLOW", "ASYNC"} & os.environ.keys():
     _install_in_worker()
