@@ -6,45 +6,46 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from nemo_workflow import options
-from nemo_workflow.errors import run_command
+from nemo_workflow.config import flags
+from nemo_workflow.utils.errors import run_command
 
 
 def main() -> int:
-    settings = options.parse(sys.argv[1:])
+    settings = flags.parse(sys.argv[1:])
     if settings.list_models is not None:
-        from nemo_workflow.catalog import listing
+        from nemo_workflow.models.catalog import listing
 
         print(listing(settings.list_models))
         return 0
-    from nemo_workflow.planning import make_plan
+    from nemo_workflow.config.resolve import make_plan
 
     plan = make_plan(settings, command=sys.argv)
     if settings.dry_run:
-        from nemo_workflow.dry_run import parts
+        from nemo_workflow.launch.dry_run import parts
 
         for part in parts(plan, settings.dry_run):
             print(part, flush=True)
         return 0
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
-    options.export_secrets(settings)
-    from nemo_workflow import launch, resuming
-    from nemo_workflow.checkpoints import newest_whole
+    flags.export_secrets(settings)
+    from nemo_workflow.launch import local
+    from nemo_workflow.run_dir.checkpoints import newest_whole
+    from nemo_workflow.training import resume
 
-    if resuming.finished_already(plan):
+    if resume.finished_already(plan):
         newest, _ = newest_whole(plan.folder / "checkpoints")
         step = newest.step if newest else plan.schedule.max_steps
         print(f"{plan.run_dir}: already trained to step {step}; a larger --max-steps continues it")
         code = 0
     elif settings.executor == "slurm":
-        from nemo_workflow.slurm.submit import run_slurm
+        from nemo_workflow.launch.slurm.submit import run_slurm
 
         return run_slurm(plan, settings)
     else:
-        code = launch.run_local(plan)
+        code = local.run_local(plan)
     if code == 0 and settings.sample:
-        from nemo_workflow.sample import after_training
+        from nemo_workflow.runs.sample import after_training
 
         after_training(plan)
     return code

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nemo_workflow.checkpoints import Checkpoint, damage_of, files_of, hash_file, write_manifest
+from nemo_workflow.run_dir.checkpoints import Checkpoint, damage_of, files_of, hash_file, write_manifest
 
 FILES, SIZE, ROUNDS = 4, 256 << 20, 5
 

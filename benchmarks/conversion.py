@@ -45,7 +45,7 @@ NINE_GB: dict[str, Any] = {
 }  # fmt: skip
 NEMO = """
 import sys, time
-from nemo_workflow import cpu_backend
+from nemo_workflow.backends import cpu as cpu_backend
 cpu_backend.install()
 from pathlib import Path
 from nemo.collections import llm
@@ -68,10 +68,10 @@ def make(folder: Path, shape: dict[str, Any]) -> int:
     sys.path.insert(0, str(ROOT / "tests" / "conversion"))
     from tiny_models import save_tokenizer
 
-    from nemo_workflow.conversion import fields
-    from nemo_workflow.conversion.families import by_model_type
+    from nemo_workflow.conversion import config_fields
     from nemo_workflow.conversion.hf_folder import Planned, write_tensors
-    from nemo_workflow.conversion.mapping import items
+    from nemo_workflow.models.families import by_model_type
+    from nemo_workflow.models.families.mapping import items
 
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -82,7 +82,7 @@ def make(folder: Path, shape: dict[str, Any]) -> int:
     }
     family = by_model_type("llama")
     assert family is not None
-    full = fields.complete(config, family)
+    full = config_fields.complete(config, family)
     hidden, ffn, vocab = full["hidden_size"], full["intermediate_size"], full["vocab_size"]
     rows = {"q": full["num_attention_heads"] * full["head_dim"], "k": full["num_key_value_heads"] * full["head_dim"]}
     sizes = {

@@ -31,7 +31,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks"), str(REPOSITORY 
 import multi_gpu_models  # noqa: E402
 import run_cases  # noqa: E402
 
-from nemo_workflow import events  # noqa: E402
+from nemo_workflow.run_dir import metrics  # noqa: E402
 
 BATCH = 16
 TOLERANCE = 0.02  # of a loss in bf16, over other orders of summation
@@ -119,7 +119,7 @@ class Bench:
         return self.steps(name)
 
     def steps(self, name: str) -> list[dict[str, Any]]:
-        history = events.read(self.options.out / name / events.FILE)
+        history = metrics.read(self.options.out / name / metrics.FILE)
         return [event for event in history if event["event"] == "step"]
 
     def tiny(self, model: str, flags: str, save_every: int | None = None) -> list[str]:

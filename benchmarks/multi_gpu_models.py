@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import demo
+from tools import demo
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CORPUS_BYTES = 2_000_000

@@ -26,7 +26,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nemo_workflow import events
+from nemo_workflow.run_dir import metrics
 from tests.run.conftest import make_corpus
 from tests.run.harness import FAULTS, REPOSITORY, Experiment, none_left, samples
 
@@ -159,7 +159,7 @@ def differences(run: Experiment, record: Path, reference: Experiment, reference_
     stray = [path.name for path in run.checkpoints.iterdir() if not path.name.startswith("step_")]
     if stray:
         return f"left behind: {stray}"
-    ends = [event for event in events.read(run.folder / events.FILE) if event["event"] == "end"]
+    ends = [event for event in metrics.read(run.folder / metrics.FILE) if event["event"] == "end"]
     return "" if ends and ends[-1]["reason"] == "finished" else "it has no end"
 
 

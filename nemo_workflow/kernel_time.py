@@ -16,9 +16,9 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass, field
 
-from nemo_workflow import memory
+from nemo_workflow.config import memory
+from nemo_workflow.config.memory import Job
 from nemo_workflow.gpus import Gpu
-from nemo_workflow.memory import Job
 
 BF16 = 2  # bytes
 

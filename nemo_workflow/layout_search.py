@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nemo_workflow import memory, parameters, step_time
-from nemo_workflow.catalog import Recipe
-from nemo_workflow.layout import Layout, layers_a_stage
-from nemo_workflow.memory import Job
-from nemo_workflow.micro_batch import ENOUGH_TOKENS
+from nemo_workflow import step_time
+from nemo_workflow.config import memory
+from nemo_workflow.config.memory import Job
+from nemo_workflow.config.micro_batch import ENOUGH_TOKENS
+from nemo_workflow.config.parallelism import Layout, layers_a_stage
+from nemo_workflow.models import parameters
+from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.step_time import Cluster, StepTime
 
 SPLITS = ("tensor", "pipeline", "virtual_pipeline", "context", "expert", "micro_batch", "recompute")

@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_workflow import kernel_time, memory
+from nemo_workflow import kernel_time
+from nemo_workflow.config import memory
+from nemo_workflow.config.memory import Job
 from nemo_workflow.gpus import Gpu
 from nemo_workflow.kernel_time import RATES, Both, Device, Links, Rates
-from nemo_workflow.memory import Job
 
 OPTIMIZER_BYTES = 40  # a parameter: gradient, fp32 weight, two moments read, three written; bf16 weight; norm; zeroing
 SLOWEST = 0.012  # of a step, that several GPUs wait for the slowest: four H200s were 1.1 % apart from their mean

@@ -27,9 +27,11 @@ FIRST = 4  # steps before this one are warm-up
 
 def main() -> None:
     case, folder, data = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    from nemo_workflow import launch, options, resuming, worker
-    from nemo_workflow.files import write_json
-    from nemo_workflow.planning import make_plan
+    from nemo_workflow.config import flags as options
+    from nemo_workflow.config.resolve import make_plan
+    from nemo_workflow.launch import local
+    from nemo_workflow.training import resume, worker
+    from nemo_workflow.utils.files import write_json
 
     places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer"), "{model}": str(data / "dense")}
     flags = [places.get(word, word) for word in case["flags"]]
@@ -38,25 +40,27 @@ def main() -> None:
     flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", str(ranks)]
     plan = make_plan(options.parse(flags))
 
-    from nemo_workflow import cpu_backend, executors, gpu_backend
-    from nemo_workflow.gpu_backend import memory_pool
+    from nemo_workflow.backends import cpu, gpu, memory_pool
+    from nemo_workflow.launch import executors
 
     if plan.accelerator == "gpu":
         for name, value in executors.GPU_VARIABLES.items():
             os.environ.setdefault(name, value)
     if case.get("stock"):
-        gpu_backend.install = memory_pool.leave_out  # the import only: nothing of the training
+        gpu.install = memory_pool.leave_out  # the import only: nothing of the training
     if case.get("stock") or case.get("plain_head"):
-        gpu_backend.fuse_output_layer = lambda: None
+        gpu.fuse_output_layer = lambda: None
     if case.get("stock") or case.get("plain_elementwise"):
-        gpu_backend.fuse_elementwise = lambda: None
+        gpu.fuse_elementwise = lambda: None
     if case.get("stock") or case.get("plain_attention"):
-        gpu_backend.fast_attention = lambda: None
+        gpu.fast_attention = lambda: None
     if plan.accelerator == "gpu":
-        gpu_backend.install()
+        gpu.install()
     else:
-        cpu_backend.install()
-    from nemo_workflow import recipe, saving, training
+        cpu.install()
+    from nemo_workflow.training import callbacks as training
+    from nemo_workflow.training import checkpointing as saving
+    from nemo_workflow.training import recipe
 
     watch = Watch(case, folder)
     patch(case, recipe, training, saving, watch)
@@ -71,9 +75,9 @@ def main() -> None:
     rank = int(os.environ["RANK"])
     if rank == 0:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        identity, _ = resuming.check_changes(plan)
-        launched = launch.prepare(plan)
-        write_json(launched / resuming.IDENTITY, identity)
+        identity, _ = resume.check_changes(plan)
+        launched = local.prepare(plan)
+        write_json(launched / resume.IDENTITY, identity)
         attempt.with_suffix(".tmp").write_text(str(launched))
         attempt.with_suffix(".tmp").rename(attempt)
     while not attempt.exists():
@@ -86,12 +90,12 @@ def main() -> None:
 
 def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: Any) -> None:
     """Lay the case's fields over the recipe, count steps, and don't save where the case doesn't ask for it."""
-    from nemo_workflow import guard, performance
+    from nemo_workflow.training import gpu_settings, nonfinite
 
     if case.get("stock"):
-        performance.apply = lambda *a: []
+        gpu_settings.apply = lambda *a: []
     if case.get("no_guard"):
-        guard.NanGuard.on_train_start = lambda *a: None
+        nonfinite.NanGuard.on_train_start = lambda *a: None
     build = recipe.build
 
     def build_case(plan: Any, resume_from: str | None = None) -> Any:
@@ -167,9 +171,9 @@ class Watch:
             self.profile |= summarize(self.profiler)
 
     def write(self, plan: Any) -> None:
-        from nemo_workflow import events
+        from nemo_workflow.run_dir import metrics
 
-        history = events.read(plan.folder / events.FILE)
+        history = metrics.read(plan.folder / metrics.FILE)
         begin = max(at for at, event in enumerate(history) if event["event"] == "start")
         steps = [event for event in history[begin:] if event["event"] == "step"]
         timed = steps[FIRST:] if len(steps) > FIRST else steps

@@ -61,7 +61,7 @@ def random(*shape: int, scale: float = 1.0) -> torch.Tensor:
 
 
 def output_layer(found: Found) -> None:
-    from nemo_workflow.gpu_backend import output_layer
+    from nemo_workflow.backends.gpu import output_layer
 
     hidden, weight = random(TOKENS, WIDTH), random(VOCABULARY, WIDTH, scale=0.02)
     labels = torch.randint(0, VOCABULARY, (TOKENS,), device=DEVICE)
@@ -92,7 +92,7 @@ def output_layer(found: Found) -> None:
 def weight_gradient(found: Found) -> None:
     if not GPU:
         return
-    from nemo_workflow.gpu_backend import weight_gradient
+    from nemo_workflow.backends.gpu import weight_gradient
 
     weight_gradient.install()
     import fused_weight_gradient_mlp_cuda
@@ -104,7 +104,7 @@ def weight_gradient(found: Found) -> None:
 
 
 def swiglu(found: Found) -> None:
-    from nemo_workflow.gpu_backend import activation
+    from nemo_workflow.backends.gpu import activation
 
     joint, above = random(TOKENS, 2 * FFN), random(TOKENS, FFN)
     few = slice(0, min(256, TOKENS))
@@ -126,7 +126,7 @@ def swiglu(found: Found) -> None:
 
 
 def rotary(found: Found) -> None:
-    from nemo_workflow.gpu_backend import rotary
+    from nemo_workflow.backends.gpu import rotary
 
     angles = torch.outer(
         torch.arange(LENGTH, device=DEVICE).float(), 1.0 / 5e5 ** (torch.arange(0, HEAD, 2, device=DEVICE) / HEAD)
@@ -165,7 +165,7 @@ def rotary(found: Found) -> None:
 
 
 def attention(found: Found) -> None:
-    from nemo_workflow.gpu_backend import attention
+    from nemo_workflow.backends.gpu import attention
 
     if not attention.available():
         return

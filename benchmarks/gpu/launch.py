@@ -16,7 +16,7 @@ from typing import Any
 
 import turn
 
-from nemo_workflow import events
+from nemo_workflow.run_dir import metrics as events
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 4  # after which the start is written down

@@ -17,7 +17,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from nemo_workflow import demo  # noqa: E402
+from tools import demo  # noqa: E402
 
 VOCABULARY = 128_256
 

@@ -17,7 +17,7 @@ def main() -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from nemo_workflow import catalog, flops
+    from nemo_workflow.models import catalog, flops
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     micro, batch, seq, steps = case["micro_batch"], case["global_batch"], case.get("seq", 8192), case.get("steps", 7)

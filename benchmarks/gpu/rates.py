@@ -131,7 +131,7 @@ def flash_attn_4(heads: int, groups: int, width: int) -> Callable[..., torch.Ten
     try:
         from nemo_workflow.backends.gpu.attention import Attention
     except ImportError:
-        from nemo_workflow.gpu_backend.attention import Attention
+        from nemo_workflow.backends.gpu.attention import Attention
     return lambda q, k, v: Attention.apply(q, k, v, width**-0.5)
 
 

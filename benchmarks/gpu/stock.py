@@ -42,7 +42,7 @@ def main() -> None:
 def make_importable(cpu: bool) -> None:
     """For the import only: nothing of the training on a GPU."""
     if cpu:
-        from nemo_workflow import cpu_backend
+        from nemo_workflow.backends import cpu as cpu_backend
 
         cpu_backend.install()
         from nemo.collections.llm.gpt.data import mock
@@ -50,7 +50,7 @@ def make_importable(cpu: bool) -> None:
         # only Transformer Engine makes its own mask, and NeMo hands its flag for one to the wrong parameter
         mock._MockGPTDataset = functools.partial(mock._MockGPTDataset, create_attention_mask=True)
     else:
-        from nemo_workflow.gpu_backend import memory_pool
+        from nemo_workflow.backends import memory_pool
 
         memory_pool.leave_out()
 
@@ -62,7 +62,7 @@ def stock(case: dict[str, Any], cpu: bool) -> Any:
     from nemo.collections.common.tokenizers.tokenizer_utils import get_nmt_tokenizer
     from nemo.collections.llm.recipes.precision import mixed_precision
 
-    from nemo_workflow.recipe import _fit_cpu, stock_recipe
+    from nemo_workflow.training.recipe import _fit_cpu, stock_recipe
 
     recipe = stock_recipe(case["model"], gpus_per_node=1, folder=tempfile.mkdtemp())
     steps, batch = case.get("steps", 10), case["global_batch"]
@@ -113,7 +113,7 @@ def timer(ends: list[float], cpu: bool) -> Any:
 def measured(case: dict[str, Any], seq: int, go: float, ends: list[float], cpu: bool) -> dict[str, Any]:
     import torch
 
-    from nemo_workflow import catalog, flops, parameters
+    from nemo_workflow.models import catalog, flops, parameters
 
     tokens = case["global_batch"] * seq
     rate = tokens / statistics.median(b - a for a, b in itertools.pairwise(ends[FIRST:]))

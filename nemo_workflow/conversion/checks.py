@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from nemo_workflow.console import human_bytes
 from nemo_workflow.conversion import supported
-from nemo_workflow.conversion.families import FAMILIES
-from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
-from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.utils.console import human_bytes
+from nemo_workflow.utils.errors import Failure, Refusal
 
 ROTARY = "rotary_emb.inv_freq"  # a table that older checkpoints hold, in fp32 whatever the weights are
 LAYER = re.compile(r"model\.layers\.(\d+)\.")

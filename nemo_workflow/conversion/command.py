@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from nemo_workflow.command_line import Parser
-from nemo_workflow.console import Meter, human_bytes, human_time
-from nemo_workflow.conversion import checks, fields, hf_folder, source
-from nemo_workflow.conversion.beside import beside
-from nemo_workflow.conversion.family import Config, Family
-from nemo_workflow.conversion.output import check_apart, check_output, resolved, whole_folder
+from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
+from nemo_workflow.conversion.background import beside
+from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
-from nemo_workflow.errors import Failure
-from nemo_workflow.quiet import quiet
+from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.console import Meter, human_bytes, human_time
+from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.silence import quiet
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
@@ -126,11 +126,11 @@ def import_main(argv: list[str] | None = None) -> int:
 
 def _checked_import(args: argparse.Namespace) -> Import:
     check_output(args.output_path, args.overwrite)
-    folder = source.fetch(args.source, args.revision, args.hf_token or os.environ.get("HF_TOKEN"))
+    folder = inputs.fetch(args.source, args.revision, args.hf_token or os.environ.get("HF_TOKEN"))
     check_apart(args.output_path, folder)
-    family, hf = source.read_hf(folder)
+    family, hf = inputs.read_hf(folder)
     checks.model_name(args.model_name, family)
-    nemo, losses = fields.to_nemo(hf, family)
+    nemo, losses = config_fields.to_nemo(hf, family)
     config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     tensors = hf_folder.list_tensors(folder)
     dropped = checks.losses(losses, args.allow_lossy, tensors, hf["num_hidden_layers"])
@@ -143,17 +143,17 @@ def _checked_import(args: argparse.Namespace) -> Import:
 
 def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: bool) -> None:
     with quiet():
-        from nemo_workflow.conversion import context, convert
-        from nemo_workflow.conversion.logits import prove
+        from nemo_workflow.conversion import convert, nemo_context
+        from nemo_workflow.conversion.compare_logits import prove
+        from nemo_workflow.conversion.compare_tensors import Comparison
         from nemo_workflow.conversion.nemo_folder import NemoReader
-        from nemo_workflow.conversion.verify import Comparison
 
     model = convert.Model(job.family, job.hf)
     reader = hf_folder.HFReader(job.tensors)
     chunks = convert.plan_import(model, reader, job.dropped | checks.redundant(reader, job.family, job.hf))
     on_bytes = _progress(meter, "writing", job.nbytes)
     with beside(lambda: convert.write_nemo(aside, model, chunks, on_bytes), "writing weights/"), quiet():
-        context.write_context(aside, job.family, job.config_class, job.nemo, job.folder)
+        nemo_context.write_context(aside, job.family, job.config_class, job.nemo, job.folder)
     if not hf_folder.tokenizer_files(job.folder):
         report.notes.append("the source has no tokenizer files, so the checkpoint has none")
     if verify:
@@ -173,7 +173,7 @@ def export_main(argv: list[str] | None = None) -> int:
     args = export_parser().parse_args(_spell(argv))
     _large_pages()
     check_output(args.output_path, args.overwrite)
-    folder = source.find_nemo(args.source)
+    folder = inputs.find_nemo(args.source)
     check_apart(args.output_path, folder)
     report = Report("nemo2 to hf", args.source, str(args.output_path))
     meter = Meter(_terminal())
@@ -184,16 +184,16 @@ def export_main(argv: list[str] | None = None) -> int:
 
 def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:
     with quiet():
-        from nemo_workflow.conversion import context, convert, hf_config
-        from nemo_workflow.conversion.logits import prove
+        from nemo_workflow.conversion import convert, hf_config, nemo_context
+        from nemo_workflow.conversion.compare_logits import prove
+        from nemo_workflow.conversion.compare_tensors import Comparison
         from nemo_workflow.conversion.nemo_folder import NemoReader
-        from nemo_workflow.conversion.verify import Comparison
 
-    model_class, nemo, tokenizer_fields = context.read_model(folder)
-    family = context.family_of(model_class, nemo)
-    tokenizer, named = context.tokenizer_folder(folder, tokenizer_fields)
+    model_class, nemo, tokenizer_fields = nemo_context.read_model(folder)
+    family = nemo_context.family_of(model_class, nemo)
+    tokenizer, named = nemo_context.tokenizer_folder(folder, tokenizer_fields)
     if args.hf_tokenizer:
-        tokenizer = source.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"), "--hf-tokenizer")
+        tokenizer = inputs.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"), "--hf-tokenizer")
         check_apart(args.output_path, tokenizer, "--hf-tokenizer")
     elif tokenizer is None:
         report.notes.append(
@@ -214,13 +214,13 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
             hf_config.write_config(aside, config, dtype=plan[0][3][0].dtype, tokenizer=tokenizer)
             report.entries["tokenizer_files"] = hf_config.copy_tokenizer(aside, tokenizer)
             if not args.no_verify:
-                context.import_nemo(family)
+                nemo_context.import_nemo(family)
         if not args.no_verify:
             written = hf_folder.HFReader(hf_folder.list_tensors(aside))
             comparison = Comparison(
                 model, written, reader, _progress(meter, "comparing tensors and logits,", sum(sizes))
             )
-            config_class, trained = family.nemo_class(config.complete), fields.computed(config.nemo, family)
+            config_class, trained = family.nemo_class(config.complete), config_fields.computed(config.nemo, family)
             with quiet():
                 report.entries["tensors"], report.entries["logits"] = prove(comparison, aside, config_class, trained)
         meter.close()

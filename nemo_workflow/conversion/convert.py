@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from nemo_workflow.conversion import hf_folder, nemo_folder
-from nemo_workflow.conversion.family import Config, Family
 from nemo_workflow.conversion.hf_folder import HFReader, Planned
-from nemo_workflow.conversion.mapping import Item, items
 from nemo_workflow.conversion.nemo_folder import Chunk, NemoReader
 from nemo_workflow.conversion.transforms import KINDS, Dims
-from nemo_workflow.errors import Refusal
+from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.families.mapping import Item, items
+from nemo_workflow.utils.errors import Refusal
 
 Place = tuple[str, tuple[int, ...]]
 Export = tuple[Item, str, tuple[int, ...], list[Planned]]

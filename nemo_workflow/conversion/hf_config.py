@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.conversion.context import KEPT
-from nemo_workflow.conversion.family import Config, Family
-from nemo_workflow.conversion.fields import complete, to_hf, to_nemo
+from nemo_workflow.conversion.config_fields import complete, to_hf, to_nemo
 from nemo_workflow.conversion.hf_folder import read_json, tokenizer_files
+from nemo_workflow.conversion.nemo_context import KEPT
 from nemo_workflow.conversion.nemo_folder import NemoReader
-from nemo_workflow.errors import Refusal
-from nemo_workflow.files import write_json
+from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import write_json
 
 
 def origin_config(tokenizer: Path | None, family: Family) -> Config | None:

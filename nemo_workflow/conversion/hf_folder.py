@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_workflow.errors import Refusal
-from nemo_workflow.tokenizer_files import readable
+from nemo_workflow.models.tokenizer_files import readable
+from nemo_workflow.utils.errors import Refusal
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ class HFReader:
         """The tensor `name`, in the file's dtype; not to be written to."""
         import torch
 
-        from nemo_workflow.conversion.memory import mapped
+        from nemo_workflow.conversion.buffers import mapped
 
         info = self.tensors[name]
         flat = mapped(info.file, info.begin, info.nbytes)

@@ -33,9 +33,9 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
-from nemo_workflow.conversion.memory import mapped
-from nemo_workflow.errors import Refusal
-from nemo_workflow.trust import NAMES
+from nemo_workflow.conversion.buffers import mapped
+from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.safe_pickle import NAMES
 
 PREFIX = "module."
 

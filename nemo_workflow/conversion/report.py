@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.console import human_bytes
-from nemo_workflow.files import write_json
+from nemo_workflow.utils.console import human_bytes
+from nemo_workflow.utils.files import write_json
 
 NAME = "conversion_report.json"
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.command_line import Parser
-from nemo_workflow.conversion.families import FAMILIES, NOT_CONVERTED
-from nemo_workflow.conversion.family import Family
-from nemo_workflow.files import write_json, written_aside
-from nemo_workflow.quiet import quiet
+from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED
+from nemo_workflow.models.families.base import Family
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.files import write_json, written_aside
+from nemo_workflow.utils.silence import quiet
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES_FILE = Path(__file__).with_name("nemo_configs.json")
@@ -95,7 +95,7 @@ def from_nemo() -> tuple[dict[str, Any], list[str], str]:
     import nemo
     from nemo.lightning.io.mixin import ConnectorMixin
 
-    from nemo_workflow.conversion.context import prepare
+    from nemo_workflow.conversion.nemo_context import prepare
 
     prepare()
     import nemo.collections.llm.gpt.model as package

@@ -1,8 +1,8 @@
 import os
 import sys
 
-from nemo_workflow.errors import run_command
 from nemo_workflow.preprocess.command import main
+from nemo_workflow.utils.errors import run_command
 
 
 def main_and_leave() -> None:

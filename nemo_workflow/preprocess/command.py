@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nemo_workflow.command_line import Parser
-from nemo_workflow.console import Meter
-from nemo_workflow.errors import Refusal, os_errors_refused
 from nemo_workflow.preprocess.sources import not_utf8
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.console import Meter
+from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
 DESCRIPTION = """\
 Turn JSON lines into the .bin/.idx pairs that pretrain_llm.py reads:
@@ -129,9 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy starts its threads, which nothing here uses, when it is imported
     with os_errors_refused(f"--output-dir {args.output_dir}"):
         _check(args)
-    from nemo_workflow.preprocess.folder import clean_up_stale
-    from nemo_workflow.preprocess.loading import Loading
+    from nemo_workflow.preprocess.output_dir import clean_up_stale
     from nemo_workflow.preprocess.sources import find_sources
+    from nemo_workflow.preprocess.startup import Loading
 
     began = time.monotonic()
     keys = tuple(dict.fromkeys(args.json_keys))

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from nemo_workflow.errors import Refusal
 from nemo_workflow.preprocess.documents import BOM, parse_lines
+from nemo_workflow.preprocess.messages import Lines, LinesInFile, Rows, Task
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
-from nemo_workflow.preprocess.tasks import Lines, LinesInFile, Rows, Task
+from nemo_workflow.utils.errors import Refusal
 
 GIANT = 32 << 20  # a line longer than this is never held in memory
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from nemo_workflow.errors import Failure, Refusal
-from nemo_workflow.signals import die_with_parent
+from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.processes import die_with_parent
 
 FORK = multiprocessing.get_context("fork")  # workers share the loaded tokenizer's memory
 

@@ -13,21 +13,21 @@ from typing import IO, Any
 
 import numpy as np
 
-from nemo_workflow import console
-from nemo_workflow.errors import Refusal
-from nemo_workflow.preprocess.checks import first_difference
 from nemo_workflow.preprocess.documents import Reject
+from nemo_workflow.preprocess.engine_parity import first_difference
 from nemo_workflow.preprocess.engines import Engine, FastokensEngine, PythonEngine, TokenizersEngine
-from nemo_workflow.preprocess.folder import OutputFolder, disk_errors
 from nemo_workflow.preprocess.inputs import Reader
-from nemo_workflow.preprocess.loading import Loading
+from nemo_workflow.preprocess.messages import Place, Result
+from nemo_workflow.preprocess.output_dir import OutputFolder, disk_errors
+from nemo_workflow.preprocess.pair_writer import PairWriter
 from nemo_workflow.preprocess.pool import Pool
 from nemo_workflow.preprocess.sources import Source
-from nemo_workflow.preprocess.summary import Tally, lines_for_people, tokenizer_json
-from nemo_workflow.preprocess.tasks import Place, Result
+from nemo_workflow.preprocess.startup import Loading
+from nemo_workflow.preprocess.stats import Tally, lines_for_people, tokenizer_json
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
 from nemo_workflow.preprocess.worker import Encoder, Job
-from nemo_workflow.preprocess.writer import PairWriter
+from nemo_workflow.utils import console
+from nemo_workflow.utils.errors import Refusal
 
 CHUNK = 4 << 20  # bytes of input a task
 READ_AHEAD = 1 << 20  # bytes of a compressed file that may be read but not yet in a task

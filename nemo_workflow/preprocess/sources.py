@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nemo_workflow.errors import Refusal, os_errors_refused
 from nemo_workflow.preprocess.streams import open_text
+from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
 TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
 COMPRESSIONS = (".gz", ".zst", ".zstd")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from nemo_workflow.errors import Refusal
+from nemo_workflow.utils.errors import Refusal
 
 BLOCK = 1 << 20
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.errors import Refusal
-from nemo_workflow.tokenizer_files import files_of
+from nemo_workflow.models.tokenizer_files import files_of
+from nemo_workflow.utils.errors import Refusal
 
 VOCABULARY_FILES = (
     "tokenizer.model",

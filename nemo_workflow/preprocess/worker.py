@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from nemo_workflow.errors import Failure
 from nemo_workflow.preprocess.documents import BOM, BadLine, Reject, check_text, parse_lines, utf8_size
 from nemo_workflow.preprocess.engines import Engine
-from nemo_workflow.preprocess.giant import read_giant
-from nemo_workflow.preprocess.longtext import PIECE, pieces
-from nemo_workflow.preprocess.tasks import Lines, LinesInFile, Place, Result, Task, Tokens
+from nemo_workflow.preprocess.messages import Lines, LinesInFile, Place, Result, Task, Tokens
+from nemo_workflow.preprocess.oversized_line import read_giant
+from nemo_workflow.preprocess.split_long_text import PIECE, pieces
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
+from nemo_workflow.utils.errors import Failure
 
 LONG_TEXT = 2 * PIECE  # characters; longer ones are cut
 WRITTEN_BEHIND = 64 << 20  # bytes of a .bin before the place just written that may still be on their way to the disk

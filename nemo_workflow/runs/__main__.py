@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from argparse import SUPPRESS
 
-from nemo_workflow.command_line import Parser
-from nemo_workflow.errors import run_command
 from nemo_workflow.runs import control, overview
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import run_command
 
 HELP = "folder of the experiments"
 

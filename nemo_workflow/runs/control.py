@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import events, watch
-from nemo_workflow.checkpoints import newest_whole
-from nemo_workflow.errors import Failure, Refusal
-from nemo_workflow.launch import explain_failure
-from nemo_workflow.plan import Plan
-from nemo_workflow.slurm import jobs
-from nemo_workflow.slurm.jobs import Job
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.local import explain_failure
+from nemo_workflow.run_dir import metrics, slurm_jobs
+from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.run_dir.slurm_jobs import Job
+from nemo_workflow.training import liveness
+from nemo_workflow.utils.errors import Failure, Refusal
 
 ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step and save
 
@@ -51,7 +51,7 @@ def find_run(output_dir: str, name: str) -> Path:
         return root / name
     runs = sorted(path.parent for path in root.glob("*/plan.json"))
     for run in runs:
-        if any(name in (job.job_id, job.experiment_id) for job in jobs.jobs_of(run)):
+        if any(name in (job.job_id, job.experiment_id) for job in slurm_jobs.jobs_of(run)):
             return run
     known = f"there are: {', '.join(run.name for run in runs)}" if runs else "it holds no runs"
     raise Refusal(f"{name}: no such run below {root} (--output-dir); {known}")
@@ -64,7 +64,7 @@ def _plan(run: Path) -> Plan:
 def holder(run: Path) -> int | None:
     """The process of this machine that holds the run's lock, or None. Needs no change to the lock itself."""
     try:
-        found = (run / watch.RUN_LOCK).stat()
+        found = (run / liveness.RUN_LOCK).stat()
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
@@ -83,9 +83,9 @@ def _status(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
     plan = _plan(run)
     print(run)
-    for job in jobs.latest(run):
+    for job in slurm_jobs.latest(run):
         print(f"  {_job_line(job)}")
-    if not jobs.latest(run):
+    if not slurm_jobs.latest(run):
         pid = holder(run)
         print("  not running" if pid is None else f"  running on this machine, process {pid}")
     print(f"  {_progress(plan)}")
@@ -121,11 +121,11 @@ def _job_line(job: Job) -> str:
 
 
 def _progress(plan: Plan) -> str:
-    steps = [event for event in events.read(plan.folder / events.FILE) if event["event"] == "step"]
+    steps = [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "step"]
     if not steps:
         return f"no step of {plan.schedule.max_steps} yet"
     age = time.time() - steps[-1]["time"]
-    return f"{events.progress(steps[-1], plan.schedule.max_steps)}  ({events.human_time(age)} ago)"
+    return f"{metrics.progress(steps[-1], plan.schedule.max_steps)}  ({metrics.human_time(age)} ago)"
 
 
 # -- logs -------------------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def _print_new(run: Path, rank: int | None, shown: dict[Path, int]) -> bool:
 def _log_files(run: Path, rank: int | None) -> list[Path]:
     if rank is not None:
         return [log for folder in _last_folders(run) if (log := folder / f"rank{rank}.log").is_file()]
-    if latest := jobs.latest(run):
+    if latest := slurm_jobs.latest(run):
         return [path for job in latest for path in job.logs()]
     return [path for start in _last_folders(run) for path in _own_logs(start)]
 
@@ -189,7 +189,7 @@ def _own_logs(start: Path) -> list[Path]:
 
 def _last_folders(run: Path) -> list[Path]:
     """The folders of the last start's ranks: one, or one a link of a chain and a restart of a job."""
-    if latest := jobs.latest(run):
+    if latest := slurm_jobs.latest(run):
         found = [job.folder(restart) for job in latest for restart in range(100)]
         return [folder for folder in found if folder.is_dir()]
     return sorted(run.glob("attempts/*"))[-1:]
@@ -198,7 +198,7 @@ def _last_folders(run: Path) -> list[Path]:
 def _active(run: Path) -> bool:
     if holder(run) is not None:
         return True
-    states = [job.cluster.job(job.job_id) for job in jobs.latest(run)]
+    states = [job.cluster.job(job.job_id) for job in slurm_jobs.latest(run)]
     return any(state is not None and not state.ended for state in states)
 
 
@@ -207,7 +207,7 @@ def _active(run: Path) -> bool:
 
 def _cancel(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
-    active = [job for job in jobs.latest(run) if (state := job.cluster.job(job.job_id)) and not state.ended]
+    active = [job for job in slurm_jobs.latest(run) if (state := job.cluster.job(job.job_id)) and not state.ended]
     for job in reversed(active):  # the waiting links of a chain first
         state = job.cluster.cancel(job.job_id, at_once=arguments.now)
         if state is not None and not state.ended:

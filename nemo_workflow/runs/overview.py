@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import events
-from nemo_workflow.console import human_bytes, human_count, human_time
-from nemo_workflow.errors import Refusal
-from nemo_workflow.options import TABLE
-from nemo_workflow.report.run_folder import RunFolder
+from nemo_workflow.config.flags import TABLE
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs import control
+from nemo_workflow.utils.console import human_bytes, human_count, human_time
+from nemo_workflow.utils.errors import Refusal
 
 NOT_A_CHOICE = ("experiment", "output-dir")  # flags that differ between any two runs
 DEFAULTS = {option.name: option.default for option in TABLE if option.default is not None and not option.secret}
@@ -48,7 +48,7 @@ def _command(commands: Any, name: str, text: str, function: Any) -> argparse.Arg
 def open_run(output_dir: str, name: str) -> RunFolder:
     """A run by its folder, or by a name below `output_dir`; raises Refusal."""
     folder = Path(name).expanduser()
-    if (folder / "plan.json").is_file() or (folder / events.FILE).is_file():
+    if (folder / "plan.json").is_file() or (folder / metrics.FILE).is_file():
         return RunFolder(folder, control.holder)
     return RunFolder(control.find_run(output_dir, name), control.holder)
 
@@ -113,7 +113,7 @@ def print_table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> Non
 
 
 def _show(arguments: Any) -> int:
-    from nemo_workflow.report.page import plan_rows
+    from nemo_workflow.runs.report.page import plan_rows
 
     run = open_run(arguments.output_dir, arguments.name)
     print(run.path)
@@ -139,7 +139,7 @@ def _standing(run: RunFolder) -> list[tuple[str, str]]:
     state = run.state
     rows = [("state", f"{state.name}: {state.why}" if state.why else state.name)]
     if step := run.last.get("step"):
-        rows.append(("last step", f"{events.progress(step, run.max_steps)}  ({ago(step['time'])})"))
+        rows.append(("last step", f"{metrics.progress(step, run.max_steps)}  ({ago(step['time'])})"))
     report = run.path / "report.html"
     return [*rows, ("report", str(report))] if report.is_file() else rows
 
@@ -159,7 +159,7 @@ def _date(moment: float) -> str:
 
 
 def _report(arguments: Any) -> int:
-    from nemo_workflow.report.page import write_report
+    from nemo_workflow.runs.report.page import write_report
 
     run = open_run(arguments.output_dir, arguments.name)
     with _plotting():
@@ -180,7 +180,7 @@ def _plotting() -> Iterator[None]:
 
 
 def _compare(arguments: Any) -> int:
-    from nemo_workflow.report.page import write_comparison
+    from nemo_workflow.runs.report.page import write_comparison
 
     if len(arguments.names) < 2:
         raise Refusal("compare needs two runs or more")

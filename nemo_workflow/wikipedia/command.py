@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.command_line import Parser
-from nemo_workflow.errors import Failure, Refusal
-from nemo_workflow.wikipedia.rules import Rules
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.wikipedia.extraction_options import Rules
 
 WIKIMEDIA = "https://dumps.wikimedia.org"
 MOST_WORKERS = 8  # by default: 8 keep up with any line to the site, and with the promise of 500 MB

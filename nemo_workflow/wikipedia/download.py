@@ -11,8 +11,8 @@ from pathlib import Path
 
 import requests
 
-from nemo_workflow.errors import Failure
-from nemo_workflow.files import fsync_dir
+from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.files import fsync_dir
 from nemo_workflow.wikipedia.http import ATTEMPTS, CONNECTIONS, Client, Stopped, Unreachable, back_off, plain_reason
 from nemo_workflow.wikipedia.site import RemoteFile
 

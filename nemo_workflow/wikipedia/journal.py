@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nemo_workflow.errors import Refusal
-from nemo_workflow.files import fsync_dir, write_json
+from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import fsync_dir, write_json
 
 EVERY = 2.0  # seconds between two entries
 

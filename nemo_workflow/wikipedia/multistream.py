@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_workflow.errors import Failure
+from nemo_workflow.utils.errors import Failure
 
 READ = 1 << 16
 

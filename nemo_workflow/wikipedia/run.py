@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nemo_workflow.console import Meter, human_bytes, human_count, human_time
-from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.utils.console import Meter, human_bytes, human_count, human_time
+from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.wikipedia.download import Downloads, Tally
 from nemo_workflow.wikipedia.extract import SPILL_PREFIX, Workers, site_of
+from nemo_workflow.wikipedia.extraction_options import Rules
 from nemo_workflow.wikipedia.http import Client
 from nemo_workflow.wikipedia.journal import Journal
 from nemo_workflow.wikipedia.multistream import read_index
-from nemo_workflow.wikipedia.rules import Rules
 from nemo_workflow.wikipedia.site import Dump, Part, RemoteFile, Site
 
 

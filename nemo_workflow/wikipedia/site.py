@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_workflow.errors import Refusal
+from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.http import Client, Unreachable
 
 JOB = "articlesmultistreamdump"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import tiny_models as tiny
 
-from nemo_workflow.conversion import checks, fields, transforms
+from nemo_workflow.conversion import checks, config_fields, transforms
 from nemo_workflow.conversion.command import export_main, import_main
-from nemo_workflow.conversion.fields import to_nemo
+from nemo_workflow.conversion.config_fields import to_nemo
 from nemo_workflow.conversion.report import NAME
-from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.utils.errors import Failure, Refusal
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny vocabularies take several pieces of an output layer too, the last not whole."""
-    from nemo_workflow.conversion import logits
+    from nemo_workflow.conversion import compare_logits
 
-    monkeypatch.setattr(logits, "PIECE", 100)
+    monkeypatch.setattr(compare_logits, "PIECE", 100)
 
 
 @pytest.mark.parametrize("name", tiny.EXACT)
@@ -131,7 +131,9 @@ def test_damage_is_found(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         moved = transforms.Kind(lambda parts, dims: kind.merge(parts, dims).roll(1, 0), kind.split)
         monkeypatch.setitem(transforms.KINDS, "vocab", moved)
     else:
-        monkeypatch.setattr(fields, "to_nemo", lambda hf, family: ({**to_nemo(hf, family)[0], "rotary_base": 1e4}, []))
+        monkeypatch.setattr(
+            config_fields, "to_nemo", lambda hf, family: ({**to_nemo(hf, family)[0], "rotary_base": 1e4}, [])
+        )
     said = {"a tensor": "mlp.gate_proj", "the embedding": "embed_tokens", "the rotary base": "logits differ"}
     with pytest.raises(Failure, match=said[harm]):
         import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo")])

@@ -15,9 +15,9 @@ import pytest
 import tiny_models as tiny
 from test_conversion_families import same_tensors
 
-from nemo_workflow.checkpoints import newest_whole
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.report import NAME
+from nemo_workflow.run_dir.checkpoints import newest_whole
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,10 +13,10 @@ from test_conversion_families import same_tensors
 
 from nemo_workflow.conversion import supported
 from nemo_workflow.conversion.command import export_main, import_main
-from nemo_workflow.conversion.families import FAMILIES
-from nemo_workflow.conversion.fields import unknown
+from nemo_workflow.conversion.config_fields import unknown
 from nemo_workflow.conversion.report import NAME
-from nemo_workflow.errors import Refusal
+from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.utils.errors import Refusal
 
 pytestmark = pytest.mark.e2e
 
@@ -44,7 +44,7 @@ def test_every_field_of_transformers_has_a_rule(family: Any) -> None:
 def test_same_bits() -> None:
     import torch
 
-    from nemo_workflow.conversion.verify import same_bits
+    from nemo_workflow.conversion.compare_tensors import same_bits
 
     numbers = torch.arange(23, dtype=torch.bfloat16)
     assert same_bits(numbers[1:], numbers[1:].clone())  # an odd offset, no whole number of words
@@ -63,12 +63,19 @@ def test_the_logits_are_those_of_the_whole_models(name: str, tmp_path: Path, mon
     import torch
     from transformers import AutoModelForCausalLM
 
-    from nemo_workflow.conversion import logits
+    from nemo_workflow.conversion import compare_logits
 
-    source, seen, compare, draw = tiny.make(name, tmp_path / "hf"), {}, logits.compare_logits, logits.fixed_tokens
-    monkeypatch.setattr(logits, "PIECE", 100)
-    monkeypatch.setattr(logits, "fixed_tokens", lambda model: seen.setdefault("tokens", draw(model)))
-    monkeypatch.setattr(logits, "compare_logits", lambda *both: seen.setdefault("both", both) and compare(*both))
+    source, seen, compare, draw = (
+        tiny.make(name, tmp_path / "hf"),
+        {},
+        compare_logits.compare_logits,
+        compare_logits.fixed_tokens,
+    )
+    monkeypatch.setattr(compare_logits, "PIECE", 100)
+    monkeypatch.setattr(compare_logits, "fixed_tokens", lambda model: seen.setdefault("tokens", draw(model)))
+    monkeypatch.setattr(
+        compare_logits, "compare_logits", lambda *both: seen.setdefault("both", both) and compare(*both)
+    )
     import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo")])
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
     with torch.no_grad():
@@ -79,10 +86,11 @@ def test_the_logits_are_those_of_the_whole_models(name: str, tmp_path: Path, mon
 
 def test_a_stage_stays_while_the_next_is_compared(tmp_path: Path) -> None:
     """They are in memory at once; the one after them may take the first one's."""
-    from nemo_workflow.conversion import convert, source
+    from nemo_workflow.conversion import convert
+    from nemo_workflow.conversion import inputs as source
+    from nemo_workflow.conversion.compare_tensors import Comparison
     from nemo_workflow.conversion.hf_folder import HFReader, list_tensors
     from nemo_workflow.conversion.nemo_folder import NemoReader
-    from nemo_workflow.conversion.verify import Comparison
 
     folder = tiny.make("llama_tiny", tmp_path / "hf")
     import_main(["--source", str(folder), "--output-path", str(tmp_path / "nemo"), "--no-verify"])

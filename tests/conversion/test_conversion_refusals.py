@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nemo_workflow.conversion import checks, fields, hf_folder, source
-from nemo_workflow.conversion.beside import beside
+from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
+from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.command import _checked_import, export_main, import_main, import_parser
-from nemo_workflow.conversion.families import FAMILIES, by_model_type
-from nemo_workflow.conversion.mapping import items
-from nemo_workflow.conversion.output import check_output, whole_folder
+from nemo_workflow.conversion.output_dir import check_output, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
-from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.models.families import FAMILIES, by_model_type
+from nemo_workflow.models.families.mapping import items
+from nemo_workflow.utils.errors import Failure, Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG: dict[str, Any] = {
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
     (made / "config.json").write_text(json.dumps(CONFIG))
     family = by_model_type("llama")
     assert family is not None
-    names = [name for item in items(family, fields.complete(CONFIG, family)) for name in item.hf]
+    names = [name for item in items(family, config_fields.complete(CONFIG, family)) for name in item.hf]
     weight_map = {name: f"model-{i % 2 + 1:05d}-of-00002.safetensors" for i, name in enumerate(names)}
     for shard in sorted(set(weight_map.values())):
         tensors = {name: np.full((4, 4), 1.0, np.float32) for name in names if weight_map[name] == shard}
@@ -231,7 +231,7 @@ def test_nemo_1_file(tmp_path: Path) -> None:
 def test_checkpoint_being_written(tmp_path: Path) -> None:
     for part in ("context", "weights"):
         (tmp_path / "run-last" / part).mkdir(parents=True)
-    (tmp_path / f"run-last{source.UNFINISHED}").touch()
+    (tmp_path / f"run-last{inputs.UNFINISHED}").touch()
     assert "still being written" in export(tmp_path / "run-last")
 
 
@@ -351,7 +351,7 @@ def test_an_output_that_somebody_made_meanwhile_stays(tmp_path: Path) -> None:
 
 def kill_between_the_renames(output: Path) -> None:
     """Replace `output` in another process, which is gone before the new folder has its name."""
-    code = "import os, sys; from pathlib import Path; from nemo_workflow.conversion import output\n"
+    code = "import os, sys; from pathlib import Path; from nemo_workflow.conversion import output_dir as output\n"
     code += "rename = Path.rename\n"
     code += "Path.rename = lambda *both: (rename(*both), os.kill(os.getpid(), 9))\n"
     code += "with output.whole_folder(Path(sys.argv[1])) as aside: (aside / 'new').touch()\n"

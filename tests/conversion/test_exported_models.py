@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import tiny_models as tiny
 
-from nemo_workflow import evaluate, sample
-from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.runs import evaluate, sample
+from nemo_workflow.utils.errors import Failure, Refusal
 
 
 @pytest.mark.parametrize("text", ["", " \n"])

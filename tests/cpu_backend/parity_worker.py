@@ -29,11 +29,11 @@ from pathlib import Path
 import original_behaviour
 import torch
 
-from nemo_workflow import cpu_backend
-from nemo_workflow.cpu_backend import products
-from nemo_workflow.cpu_backend.patching import owner_of
+from nemo_workflow.backends import cpu
+from nemo_workflow.backends.cpu import products
+from nemo_workflow.backends.patching import owner_of
 
-PATCHES = cpu_backend.all_patches()
+PATCHES = cpu.all_patches()
 ORIGINAL_BEHAVIOUR = original_behaviour.report() if os.environ["RANK"] == "1" else {}  # rank 0 prepares meanwhile
 
 
@@ -44,7 +44,7 @@ def _attribute(target: str) -> object:
 
 
 ORIGINALS = {target: _attribute(target) for patch in PATCHES for target in patch.targets}
-cpu_backend.install()
+cpu.install()
 products.use_fastest()
 
 from lightning.pytorch.callbacks import Callback  # noqa: E402

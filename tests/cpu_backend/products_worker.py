@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from nemo_workflow.cpu_backend import products
+from nemo_workflow.backends.cpu import products
 
 torch.set_num_threads(1)
 torch.manual_seed(1)

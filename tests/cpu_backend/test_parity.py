@@ -237,9 +237,9 @@ def test_no_module_holds_an_unpatched_function(folder: Path) -> None:
 
 
 def test_every_patch_has_a_test_of_its_need(folder: Path) -> None:
-    from nemo_workflow import cpu_backend
+    from nemo_workflow.backends import cpu
 
-    names = set(_declared_patches(Path(cpu_backend.__file__).parent))
+    names = set(_declared_patches(Path(cpu.__file__).parent))
     assert names == FAILS_WITHOUT.keys() | OTHERWISE_TESTED | WITHOUT_TRAINING
 
 

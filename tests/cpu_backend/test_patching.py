@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import cpu_backend
-from nemo_workflow.cpu_backend import patching
-from nemo_workflow.cpu_backend.patching import ABSENT, BUILTIN, VALUE, LibraryChanged, Patch, PatchList
+from nemo_workflow.backends import cpu, patching
+from nemo_workflow.backends.patching import ABSENT, BUILTIN, VALUE, LibraryChanged, Patch, PatchList
 
 
 @pytest.fixture
@@ -108,20 +107,20 @@ def test_a_missing_library_is_named(library: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_install_applies_once_and_nothing_where_one_does_not_fit(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(cpu_backend, "_installed", False)
+    monkeypatch.setattr(cpu, "_installed", False)
 
     def halve_again(original: Any) -> Any:
         return lambda number: original(number) / 2
 
     good, bad = patch("made_up:halve", "number", halve_again), patch("made_up:third", "number")
-    monkeypatch.setattr(cpu_backend, "all_patches", lambda: [good, bad])
+    monkeypatch.setattr(cpu, "all_patches", lambda: [good, bad])
     with pytest.raises(LibraryChanged):
-        cpu_backend.install()
+        cpu.install()
     assert library.halve(8) == 4
 
-    monkeypatch.setattr(cpu_backend, "all_patches", lambda: [good])
-    cpu_backend.install()
-    cpu_backend.install()
+    monkeypatch.setattr(cpu, "all_patches", lambda: [good])
+    cpu.install()
+    cpu.install()
     assert library.halve(8) == 2
 
 
@@ -133,5 +132,5 @@ def test_pins_are_those_of_the_requirements(request: pytest.FixtureRequest) -> N
 
 def test_importing_the_package_is_light() -> None:
     """A command may import it to name an error; only `install` may import torch."""
-    code = "import sys, nemo_workflow.cpu_backend; sys.exit('torch' in sys.modules)"
+    code = "import sys, nemo_workflow.backends.cpu; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

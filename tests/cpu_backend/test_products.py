@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_workflow.cpu_backend import products
+from nemo_workflow.backends.cpu import products
 from tests.run.faults.old_cpu import AVX2_ONLY
 
 REPOSITORY = Path(__file__).resolve().parents[2]

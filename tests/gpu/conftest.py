@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import demo
 from tests.gpu.cases import all_cases
+from tools import demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from nemo_workflow.gpu_backend import attention  # noqa: E402
+from nemo_workflow.backends.gpu import attention  # noqa: E402
 
 SCALE = 0.2
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.gpu_backend import memory_pool
+from nemo_workflow.backends import memory_pool
 from tests.gpu.interpreted import DEVICE, ROUNDING
 
 torch = pytest.importorskip("torch")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("width", [8, 1000, 2048, 2049])
 def test_gradient_of_swiglu(width: int) -> None:
-    from nemo_workflow.gpu_backend import activation
+    from nemo_workflow.backends.gpu import activation
 
     torch.manual_seed(width)
     joint = (torch.randn(3, 2, 2 * width, device=DEVICE) * 3).bfloat16()
@@ -31,7 +31,7 @@ def test_gradient_of_swiglu(width: int) -> None:
 
 
 def test_only_plain_bf16_takes_our_gradient() -> None:
-    from nemo_workflow.gpu_backend import activation
+    from nemo_workflow.backends.gpu import activation
 
     joint, above = torch.zeros(2, 8).bfloat16(), torch.zeros(2, 4).bfloat16()
     assert activation.fits(above, joint)
@@ -47,7 +47,7 @@ def rotated(x: Any, angles: Any) -> Any:
 
 @pytest.mark.parametrize(("groups", "queries", "width"), [(2, 3, 64), (1, 1, 32), (3, 4, 128)])
 def test_rotary_on_the_joint_product(groups: int, queries: int, width: int) -> None:
-    from nemo_workflow.gpu_backend import rotary
+    from nemo_workflow.backends.gpu import rotary
 
     torch.manual_seed(0)
     length, batch = 5, 2
@@ -77,7 +77,7 @@ def test_what_is_not_plain_goes_to_transformer_engine(monkeypatch: pytest.Monkey
     memory_pool.leave_out()
     from megatron.core.transformer import attention
 
-    from nemo_workflow.gpu_backend import rotary
+    from nemo_workflow.backends.gpu import rotary
 
     asked: list[Any] = []
     monkeypatch.setattr(
@@ -98,7 +98,7 @@ def test_swiglu_of_megatron_takes_our_gradient(monkeypatch: pytest.MonkeyPatch) 
     memory_pool.leave_out()
     from megatron.core.fusions import fused_bias_swiglu
 
-    from nemo_workflow.gpu_backend import activation
+    from nemo_workflow.backends.gpu import activation
 
     stock = fused_bias_swiglu.SwiGLUFunction.backward
     monkeypatch.setattr(fused_bias_swiglu.SwiGLUFunction, "backward", staticmethod(stock))

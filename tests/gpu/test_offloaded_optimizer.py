@@ -13,11 +13,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import io, sys
 sys.path.insert(0, sys.argv[1])
-from nemo_workflow import cpu_backend
+from nemo_workflow.backends import cpu as cpu_backend
 cpu_backend.install()
 import torch
 from megatron.core.optimizer.cpu_offloading.hybrid_optimizer import HybridDeviceOptimizer
-from nemo_workflow.gpu_backend import offloaded_optimizer
+from nemo_workflow.backends.gpu import offloaded_optimizer
 if "as it is" not in sys.argv:
     offloaded_optimizer.install()
 weights = torch.nn.Parameter(torch.zeros(4))

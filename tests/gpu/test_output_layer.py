@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.gpu_backend import memory_pool
+from nemo_workflow.backends import memory_pool
 from tests.gpu.interpreted import DEVICE
 
 torch = pytest.importorskip("torch")
@@ -24,7 +24,7 @@ def output_layer(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     module = types.SimpleNamespace(wgrad_gemm_accum_fp32=accumulate)
     monkeypatch.setitem(sys.modules, "fused_weight_gradient_mlp_cuda", module)
-    from nemo_workflow.gpu_backend import output_layer
+    from nemo_workflow.backends.gpu import output_layer
 
     monkeypatch.setattr(output_layer, "BLOCK", BLOCK)
     return output_layer

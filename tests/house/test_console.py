@@ -12,8 +12,8 @@ from tests.run.harness import REPOSITORY
 
 PROGRAM = """
 import sys
-from nemo_workflow.console import Meter
-from nemo_workflow.errors import run_command
+from nemo_workflow.utils.console import Meter
+from nemo_workflow.utils.errors import run_command
 def main():
     sys.stdin.readline()
     meter = Meter(sys.stdout, outlive=sys.argv[1] == "outlive")

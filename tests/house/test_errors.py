@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.command_line import Parser
-from nemo_workflow.errors import Refusal
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import Refusal
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nemo_workflow"
 
 PROGRAM = """
 import sys
-from nemo_workflow.errors import Failure, Refusal, run_command
+from nemo_workflow.utils.errors import Failure, Refusal, run_command
 def main():
     {body}
 run_command(main)

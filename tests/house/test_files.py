@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nemo_workflow.files import write_json, written_aside
+from nemo_workflow.utils.files import write_json, written_aside
 
 
 def test_a_file_appears_whole_with_the_usual_mode(tmp_path):
@@ -37,7 +37,7 @@ def test_killed_half_way_the_old_file_stays(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     program = (
-        "import os, signal, sys; from nemo_workflow.files import written_aside\n"
+        "import os, signal, sys; from nemo_workflow.utils.files import written_aside\n"
         "with written_aside(sys.argv[1]) as s:\n    s.write('half'); s.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)

@@ -12,7 +12,7 @@ from tests.run.harness import REPOSITORY
 
 HEARS = """
 import os, signal
-from nemo_workflow.signals import handled
+from nemo_workflow.utils.processes import handled
 heard = []
 with handled(lambda number, frame: heard.append(number), signal.SIGHUP, signal.SIGTERM):
     os.kill(os.getpid(), signal.SIGHUP)

@@ -8,13 +8,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import events
-from nemo_workflow.dataset import Pair
-from nemo_workflow.layout import Layout
-from nemo_workflow.options import TABLE
-from nemo_workflow.plan import Plan, Source
-from nemo_workflow.run_config import config_text
-from nemo_workflow.schedule import Schedule
+from nemo_workflow.config.flags import TABLE
+from nemo_workflow.config.parallelism import Layout
+from nemo_workflow.config.run_config import Plan, Source
+from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.data.indexed_dataset import Pair
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.config_yaml import config_text
 
 BEGAN = 1_780_000_000.0
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0+cpu", "nemo_toolkit": "2.7.3", "megatron-core": "0.15.3"}
@@ -87,7 +87,7 @@ def end_event(step: int, time: float, reason: str = "finished") -> dict[str, Any
 def append(plan: Plan, happened: list[dict[str, Any]]) -> None:
     """Add events to the run's metrics file."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with (plan.folder / events.FILE).open("a", encoding="utf-8") as stream:
+    with (plan.folder / metrics.FILE).open("a", encoding="utf-8") as stream:
         stream.writelines(json.dumps(event) + "\n" for event in happened)
 
 
@@ -123,10 +123,10 @@ def write_run(
         attempt.mkdir(parents=True)
         (attempt / "versions.json").write_text(json.dumps(VERSIONS))
         (attempt / "launcher").mkdir()
-        lines = [events.plain(event, steps, plan.setting("log_every")) for event in happened]
+        lines = [metrics.plain(event, steps, plan.setting("log_every")) for event in happened]
         (attempt / "launcher" / "stdout.log").write_text("".join(f"{line}\n" for line in lines if line))
     if reason:
-        events.write_summary(plan, reason)
+        metrics.write_summary(plan, reason)
     for step in [e["step"] for e in happened if e["event"] == "checkpoint"][-2:]:
         checkpoint = folder / "checkpoints" / f"step_{step:08d}"
         (checkpoint / "weights").mkdir(parents=True, exist_ok=True)

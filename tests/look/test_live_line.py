@@ -16,15 +16,15 @@ from termios import TIOCSWINSZ
 import pyte
 import pytest
 
-from nemo_workflow import events
+from nemo_workflow.run_dir import metrics
 from tests.look import fake_runs
 
-PACKAGE = Path(events.__file__).parent
+PACKAGE = Path(metrics.__file__).parent
 FOLLOW = """
 import sys
 from pathlib import Path
-from nemo_workflow.monitor import Monitor
-from nemo_workflow.plan import Plan
+from nemo_workflow.launch.monitor import Monitor
+from nemo_workflow.config.run_config import Plan
 from tests.look import fake_runs
 plan = Plan.from_json((Path(sys.argv[1]) / "plan.json").read_text())
 plan.settings["log_every"] = 10
@@ -127,11 +127,11 @@ def kinds_written() -> set[str]:
 
 
 def test_every_kind_of_event_is_shown_or_said_by_a_note() -> None:
-    assert kinds_written() == {"step", *events._LINES, *events.SAID_BY_A_NOTE}
+    assert kinds_written() == {"step", *metrics._LINES, *metrics.SAID_BY_A_NOTE}
 
 
 def test_time_left_counts_validations_and_saves(tmp_path: Path) -> None:
-    from nemo_workflow.monitor import TimeLeft
+    from nemo_workflow.launch.monitor import TimeLeft
 
     plan = fake_runs.make_plan(tmp_path / "x", steps=200, every=10)
     happened = fake_runs.history(plan, 200)

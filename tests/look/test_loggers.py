@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import wandb_file
+from nemo_workflow.training import wandb_file
 from tests.look import fake_runs, wandb_server
 
 FEED = """
 import os, sys, time, urllib.request
 from pathlib import Path
-from nemo_workflow import loggers
-from nemo_workflow.plan import Plan
-from nemo_workflow import wandb_file
+from nemo_workflow.training import loggers
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.training import wandb_file
 from tests.look import fake_runs
 folder, first, upto, how = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 plan = Plan.from_json((folder / "plan.json").read_text())
@@ -138,7 +138,7 @@ KEY = {"WANDB_API_KEY": "0" * 40}
 
 @pytest.mark.e2e
 def test_what_keeps_a_run_from_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nemo_workflow.loggers import REACH_SECONDS, why_offline
+    from nemo_workflow.training.loggers import REACH_SECONDS, why_offline
 
     for name in [name for name in os.environ if "proxy" in name.lower() or name.startswith("WANDB")]:
         monkeypatch.delenv(name)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import machine
-from nemo_workflow.report import charts
-from nemo_workflow.report.page import write_comparison, write_report
-from nemo_workflow.report.refresh import Refresher
-from nemo_workflow.report.run_folder import RunFolder
-from nemo_workflow.slurm import jobs
+from nemo_workflow.run_dir import slurm_jobs
+from nemo_workflow.run_dir.report_process import Refresher
+from nemo_workflow.run_dir.run import RunFolder
+from nemo_workflow.runs.report import charts
+from nemo_workflow.runs.report.page import write_comparison, write_report
+from nemo_workflow.utils import machine
 from tests.look import browser, fake_runs
 
 CHARTS = ["Loss", "Loss by tokens", "Learning rate", "Gradient norm", "Speed", "Memory"]
@@ -90,7 +90,7 @@ def test_means_are_of_the_steps_before() -> None:
 def test_slurms_jobs_nodes_and_restarts_are_told(tmp_path: Path) -> None:
     plan = fake_runs.write_run(tmp_path / "job", killed_at=60, slurm={"job": "4711", "nodes": "node[03-04]"})
     attempt = plan.folder / "attempts" / "20260528-202640"
-    jobs.record(jobs.Job(attempt, "4711", "pretrain_1", None, fake_runs.BEGAN))
+    slurm_jobs.record(slurm_jobs.Job(attempt, "4711", "pretrain_1", None, fake_runs.BEGAN))
     for number in (0, 1):
         (attempt / f"begun-{number}").touch()
     (attempt / "exit-1").write_text("0\n")
@@ -132,7 +132,7 @@ def test_a_training_is_not_held_up(run: RunFolder) -> None:
 
 
 def test_its_start_imports_nothing_heavy() -> None:
-    program = "import sys, nemo_workflow.report.refresh; print(*{'bokeh', 'numpy', 'jinja2', 'torch'} & {*sys.modules})"
+    program = "import sys, nemo_workflow.run_dir.report_process; print(*{'bokeh', 'numpy', 'jinja2', 'torch'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

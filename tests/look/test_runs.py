@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import launch
-from nemo_workflow.report.run_folder import RunFolder
+from nemo_workflow.launch import local
+from nemo_workflow.run_dir.run import RunFolder
 from tests.look import fake_runs
 
 
@@ -59,7 +59,7 @@ def test_list_tells_each_runs_state_and_why(folder: Path) -> None:
 def test_a_run_whose_lock_is_held_is_running(tmp_path: Path) -> None:
     plan = fake_runs.write_run(tmp_path / "old", upto=30, reason="stopped")
     assert table(runs("--output-dir", tmp_path, "list"))["old"][0] == "stopped"
-    with launch.locked(plan.folder):
+    with local.locked(plan.folder):
         assert table(runs("--output-dir", tmp_path, "list"))["old"][0] == "running"
 
 

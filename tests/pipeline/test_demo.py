@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import demo as demo_module
-from nemo_workflow import events
+from nemo_workflow.run_dir import metrics
+from tools import demo as demo_module
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -26,7 +26,7 @@ def run_demo(place: Path) -> tuple[str, float]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HOME": str(home), "HF_HUB_OFFLINE": "1"}
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "nemo_workflow.demo"],
+        [sys.executable, "-m", "tools.demo"],
         cwd=place,
         env=environment,
         capture_output=True,
@@ -46,7 +46,7 @@ def demo(tmp_path_factory):
 
 
 def history(demo):
-    return events.read(demo[0] / "nemo_experiments" / "demo" / events.FILE)
+    return metrics.read(demo[0] / "nemo_experiments" / "demo" / metrics.FILE)
 
 
 def test_the_model_learns(demo):

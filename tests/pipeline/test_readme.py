@@ -39,7 +39,7 @@ def world(tmp_path_factory):
     """A small model, tokenizer and corpus, and the README's variables set to them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from nemo_workflow import demo
+    from tools import demo
 
     place = tmp_path_factory.mktemp("readme")
     corpus = place / "raw" / "stdlib.jsonl"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import options
-from nemo_workflow.plan import Plan
-from nemo_workflow.planning import make_plan
+from nemo_workflow.config import flags as options
+from nemo_workflow.config.resolve import make_plan
+from nemo_workflow.config.run_config import Plan
 
 CODES = {"uint16": (8, "H"), "int32": (4, "i")}
 
@@ -117,7 +117,7 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture(autouse=True)
 def no_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No GPU, hub cache or key of the machine the tests run on."""
-    monkeypatch.setattr("nemo_workflow.machine.DEVICES", tmp_path)
+    monkeypatch.setattr("nemo_workflow.utils.machine.DEVICES", tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HOME", str(tmp_path))

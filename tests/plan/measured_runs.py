@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_workflow import catalog, parameters
-from nemo_workflow.layout import Layout
-from nemo_workflow.memory import Job
+from nemo_workflow.config.memory import Job
+from nemo_workflow.config.parallelism import Layout
+from nemo_workflow.models import catalog, parameters
 
 
 @dataclass(frozen=True)

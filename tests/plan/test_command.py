@@ -76,7 +76,7 @@ def test_a_run_logs_to_wandb_and_keeps_the_secrets_to_itself(place: Place) -> No
 
 def losses_in_wandb(folder: Path) -> list[float]:
     """The training losses of the one offline run."""
-    from nemo_workflow import wandb_file
+    from nemo_workflow.training import wandb_file
 
     (file,) = folder.rglob("run-*.wandb")
     return [row["reduced_train_loss"] for row in wandb_file.history(file) if "reduced_train_loss" in row]
@@ -84,6 +84,6 @@ def losses_in_wandb(folder: Path) -> list[float]:
 
 def losses_in_events(folder: Path) -> list[float]:
     """What the run itself recorded."""
-    from nemo_workflow import events
+    from nemo_workflow.run_dir import metrics
 
-    return [event["loss"] for event in events.read(folder / events.FILE) if "loss" in event]
+    return [event["loss"] for event in metrics.read(folder / metrics.FILE) if "loss" in event]

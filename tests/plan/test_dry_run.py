@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from nemo_workflow import catalog, dry_run
-from nemo_workflow.checkpoints import write_manifest
-from nemo_workflow.console import counted
-from nemo_workflow.errors import Refusal
-from nemo_workflow.identity import identity_of
+from nemo_workflow.launch import dry_run
+from nemo_workflow.models import catalog
+from nemo_workflow.run_dir.checkpoints import write_manifest
+from nemo_workflow.run_dir.fingerprint import identity_of
+from nemo_workflow.utils.console import counted
+from nemo_workflow.utils.errors import Refusal
 from tests.plan.conftest import Place
 
 GPU = ("--accelerator", "gpu", "--dry-run")

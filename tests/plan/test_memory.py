@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import catalog, memory, parameters
-from nemo_workflow.layout import Layout
-from nemo_workflow.memory import GIB, Job, fullest
+from nemo_workflow.config import memory
+from nemo_workflow.config.memory import GIB, Job, fullest
+from nemo_workflow.config.parallelism import Layout
+from nemo_workflow.models import catalog, parameters
 
 
 def counted(name: str) -> int:

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import catalog, flops, launch, machine, micro_batch
-from nemo_workflow.errors import Failure
-from nemo_workflow.layout import Layout
-from nemo_workflow.options import parse
-from nemo_workflow.plan import Plan
-from nemo_workflow.schedule import Schedule
+from nemo_workflow.config import micro_batch
+from nemo_workflow.config.flags import parse
+from nemo_workflow.config.parallelism import Layout
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.launch import local
+from nemo_workflow.models import catalog, flops
+from nemo_workflow.utils import machine
+from nemo_workflow.utils.errors import Failure
 
 
 def plan(tmp_path: Path, model: str = "llama32_1b", *words: str, **layout: int) -> Plan:
@@ -107,10 +110,10 @@ def test_out_of_memory_in_the_set_up_of_a_resumed_run_takes_the_next_smaller(
             raise Failure("rank 0")
         return 0
 
-    monkeypatch.setattr(launch._Local, "run", start)
-    monkeypatch.setattr(launch.resuming, "check_changes", lambda plan: ({}, []))
-    monkeypatch.setattr(launch.tokenizer_files, "stage", lambda plan: None)
-    assert launch.run_local(run) == 0
+    monkeypatch.setattr(local._Local, "run", start)
+    monkeypatch.setattr(local.resuming, "check_changes", lambda plan: ({}, []))
+    monkeypatch.setattr(local.tokenizer_files, "stage", lambda plan: None)
+    assert local.run_local(run) == 0
     assert len(tried) == 2 and tried[1] < tried[0]
 
 

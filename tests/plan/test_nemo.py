@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import catalog, dry_run, options
-from nemo_workflow.fields import field_values
-from nemo_workflow.plan import Plan
+from nemo_workflow.config import flags as options
+from nemo_workflow.config.recipe_fields import field_values
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch import dry_run
+from nemo_workflow.models import catalog
 from tests.plan.conftest import Place
 from tests.plan.test_plan import own_flags
 
@@ -27,7 +29,7 @@ def from_nemo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     holds them can fork no more.
     """
     file = tmp_path_factory.mktemp("catalog") / "catalog.json"
-    command = [sys.executable, "-m", "nemo_workflow.generate_catalog", str(file)]
+    command = [sys.executable, "-m", "tools.generate_catalog", str(file)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(file.read_text(encoding="utf-8"))
@@ -38,7 +40,7 @@ def test_the_catalogue_is_what_nemo_says(from_nemo: dict[str, Any]) -> None:
     ours = json.loads(catalog.FILE.read_text(encoding="utf-8"))
     assert sorted(ours) == sorted(from_nemo)
     for name, entry in from_nemo.items():
-        assert ours[name] == entry, f"{name}: run python -m nemo_workflow.generate_catalog"
+        assert ours[name] == entry, f"{name}: run python -m tools.generate_catalog"
     assert sum(entry["parameters"] is not None for entry in ours.values()) == 61
 
 
@@ -113,7 +115,7 @@ def test_nemo_llm_is_complete() -> None:
 
 def test_every_flag_arrives_at_its_field_in_every_recipe(large: Place) -> None:
     """No rule stops them, NeMo's recipe is built, and each value stands where the table of options says."""
-    from nemo_workflow.recipe import build
+    from nemo_workflow.training.recipe import build
 
     arrived: set[str] = set()
     for name in catalog.load():

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import option_tables, options
-from nemo_workflow.errors import Refusal
-from nemo_workflow.planning import make_plan
-from nemo_workflow.run_config import config_text
+from nemo_workflow.config import flags as options
+from nemo_workflow.config.resolve import make_plan
+from nemo_workflow.run_dir.config_yaml import config_text
+from nemo_workflow.utils.errors import Refusal
 from tests.plan.conftest import Place
+from tools import generate_flag_docs
 
 HERE = Path(__file__).parent
 REQUIRED = ["--hf-model-id", "x", "--dataset-dir", "d"]
@@ -212,17 +213,20 @@ def test_a_flag_that_stands_in_for_a_required_one_is_named(tmp_path: Path) -> No
     with pytest.raises(Refusal, match=r"^--dataset-dir \(or --blend\) is required: "):
         options.parse(["--hf-model-id", "x"])
     assert options.parse(["--hf-model-id", "x", "--blend", "b"]).dataset_dir == ()
-    assert "| **(required, or `--blend`)** |" in option_tables.markdown()
+    assert "| **(required, or `--blend`)** |" in generate_flag_docs.markdown()
 
 
 def test_docs_are_generated_from_the_table() -> None:
-    assert option_tables.FILE.read_text(encoding="utf-8") == option_tables.HEAD + "\n" + option_tables.markdown()
+    assert (
+        generate_flag_docs.FILE.read_text(encoding="utf-8")
+        == generate_flag_docs.HEAD + "\n" + generate_flag_docs.markdown()
+    )
 
 
 def test_planning_imports_nothing_heavy(shared: Place) -> None:
     """Help, lists, plans and refusals come at once because these stay out."""
     code = (
-        "import sys\nfrom nemo_workflow import options, planning, dry_run, catalog\n"
+        "import sys\nfrom nemo_workflow.config import flags as options; from nemo_workflow.config import resolve as planning; from nemo_workflow.launch import dry_run; from nemo_workflow.models import catalog\n"
         "plan = planning.make_plan(options.parse(sys.argv[1:]))\ndry_run.render(plan, 'text')\ncatalog.listing('')\n"
         "options.parser().format_help()\n"
         "print(sorted({'torch', 'nemo', 'megatron', 'transformers', 'fiddle', 'pandas'} & set(sys.modules)))"
@@ -241,6 +245,6 @@ def test_a_secret_on_the_command_line_reaches_the_environment_of_the_ranks(monke
 
 
 def test_the_readmes_tables_are_generated_from_the_table() -> None:
-    readme = option_tables.README.read_text(encoding="utf-8")
-    assert option_tables.with_tables(readme) == readme
+    readme = generate_flag_docs.README.read_text(encoding="utf-8")
+    assert generate_flag_docs.with_tables(readme) == readme
     assert "| `-gbs`, `--global-batch-size` | int | `2048` |" in readme

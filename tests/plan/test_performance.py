@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import performance
+from nemo_workflow.training import gpu_settings
 
 
 def silu() -> None: ...
@@ -34,7 +34,7 @@ def applied(
 ) -> dict[str, Any]:
     recipe = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(**{**LLAMA, **config})))
     layout = SimpleNamespace(pipeline=pipeline, virtual_pipeline=virtual, context=context)
-    done = performance.apply(recipe, SimpleNamespace(layout=layout, settings={"precision": precision}))
+    done = gpu_settings.apply(recipe, SimpleNamespace(layout=layout, settings={"precision": precision}))
     values = vars(recipe.model.config)
     return {field.rpartition(".")[2]: values[field.rpartition(".")[2]] for field in done}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import catalog, pretrained
-from nemo_workflow.dataset import read_pair
-from nemo_workflow.layout import Layout, layers_a_stage
-from nemo_workflow.plan import Plan
-from nemo_workflow.schedule import Schedule, rate_at
-from nemo_workflow.splits import parse_split, parts_of
+from nemo_workflow.config.parallelism import Layout, layers_a_stage
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.schedule import Schedule, rate_at
+from nemo_workflow.data.indexed_dataset import read_pair
+from nemo_workflow.data.splits import parse_split, parts_of
+from nemo_workflow.models import catalog, pretrained
 from tests.plan.conftest import Place, write_nemo_model, write_pair
 
 

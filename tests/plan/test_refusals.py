@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import dataset_report, launch, machine, options
-from nemo_workflow.errors import Refusal
-from nemo_workflow.planning import make_plan
+from nemo_workflow.config import flags as options
+from nemo_workflow.config.resolve import make_plan
+from nemo_workflow.launch import local
+from nemo_workflow.preprocess import inspect_dataset
+from nemo_workflow.utils import machine
+from nemo_workflow.utils.errors import Refusal
 from tests.plan.conftest import Place, write_nemo_model, write_pair, write_tokenizer
 
 GPU = "--accelerator=gpu --dry-run "  # --dry-run: the machine needn't have the GPUs
@@ -146,7 +149,7 @@ def test_an_output_folder_that_can_not_be_made_is_refused(
     for output in (file, file / "deeper"):
         assert refusal(shared, output_dir=str(output)) == [f"--output-dir {output}: {file} is a file; give a folder"]
     words = r"--output-dir /proc/x: /proc/x/run can't be written \(No such file"
-    with pytest.raises(Refusal, match=words), launch.locked(Path("/proc/x/run")):
+    with pytest.raises(Refusal, match=words), local.locked(Path("/proc/x/run")):
         raise AssertionError
     access = os.access  # a mock: root, who often runs the tests, may write everywhere
     monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and access(path, mode))
@@ -251,7 +254,7 @@ def test_a_pair_may_be_named_by_either_of_its_files(shared: Place, ending: str) 
 )
 def test_the_dataset_command_refuses_in_these_words(words: str, message: str) -> None:
     with pytest.raises(Refusal) as caught:
-        dataset_report.main(words.split())
+        inspect_dataset.main(words.split())
     assert caught.value.problems == [message]
 
 

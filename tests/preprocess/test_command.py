@@ -16,12 +16,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from nemo_workflow.dataset import find_prefixes, read_pair
-from nemo_workflow.dataset_report import check_pair, document_ids
-from nemo_workflow.errors import Refusal
+from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
 from nemo_workflow.preprocess import command
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.engines import FastokensEngine
+from nemo_workflow.preprocess.inspect_dataset import check_pair, document_ids
+from nemo_workflow.utils.errors import Refusal
 from tests.preprocess.helpers import ROOT, pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 
@@ -130,7 +130,7 @@ def test_every_kind_of_file_gives_the_same_pair(go, tmp_path):
 
 
 def test_small_chunks_and_giant_lines_change_nothing(go, tmp_path, monkeypatch):
-    from nemo_workflow.preprocess import giant, inputs, longtext, run, worker
+    from nemo_workflow.preprocess import inputs, oversized_line, run, split_long_text, worker
 
     texts = [*TEXTS, "\n".join(TEXTS * 3), *TEXTS, '"世界🙂"\n' * 9000]
     plain = write_jsonl(tmp_path / "a.jsonl", texts).read_bytes()
@@ -138,8 +138,8 @@ def test_small_chunks_and_giant_lines_change_nothing(go, tmp_path, monkeypatch):
     inputs_ = [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"]
     assert go("--input", *inputs_)[0] == 0
     for module, name, value in (
-        (run, "CHUNK", 1600), (inputs, "GIANT", 20_000), (giant, "LONG_STRING", 9000), (giant, "PIECE", 3000),
-        (longtext, "PIECE", 2000), (longtext, "WINDOW", 100), (worker, "LONG_TEXT", 5000),
+        (run, "CHUNK", 1600), (inputs, "GIANT", 20_000), (oversized_line, "LONG_STRING", 9000), (oversized_line, "PIECE", 3000),
+        (split_long_text, "PIECE", 2000), (split_long_text, "WINDOW", 100), (worker, "LONG_TEXT", 5000),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     assert go("--input", *inputs_, out="small")[0] == 0
@@ -490,7 +490,7 @@ def test_help_is_light_and_quick(preprocess):
 
 def test_loading_begins_before_numpy_is_imported():
     """It is imported while the tokenizer loads, which takes a second."""
-    program = "import sys; from nemo_workflow.preprocess import command, folder, loading; print('numpy' in sys.modules)"
+    program = "import sys; from nemo_workflow.preprocess import command; from nemo_workflow.preprocess import output_dir as folder; from nemo_workflow.preprocess import startup as loading; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.preprocess import giant
+from nemo_workflow.preprocess import oversized_line
 from nemo_workflow.preprocess.documents import BadLine, parse_lines, utf8_size
 
 GOOD = b'{"text": "one"}\n{"text": "two"}\n'
@@ -85,14 +85,14 @@ def test_utf8_size():
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(giant, "LONG_STRING", 40)
-    monkeypatch.setattr(giant, "PIECE", 25)
+    monkeypatch.setattr(oversized_line, "LONG_STRING", 40)
+    monkeypatch.setattr(oversized_line, "PIECE", 25)
 
 
 def read_giant(path: Path, line: bytes, keys: tuple[str, ...] = ("text",), before: bytes = b"") -> list[str]:
     path.write_bytes(before + line + b"\n")
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        values = giant.read_giant(data, len(before), len(before) + len(line), keys)
+        values = oversized_line.read_giant(data, len(before), len(before) + len(line), keys)
         return [value if isinstance(value, str) else "".join(value.pieces()) for value in values]
 
 
@@ -113,8 +113,8 @@ def test_long_text_is_not_held_whole(small_pieces, tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b'{"text": "' + b"word " * 1000 + b'"}')
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        [value] = giant.read_giant(data, 0, len(data), ("text",))
-        assert isinstance(value, giant.RawString)
+        [value] = oversized_line.read_giant(data, 0, len(data), ("text",))
+        assert isinstance(value, oversized_line.RawString)
         assert max(map(len, value.pieces())) < 60
 
 

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_workflow.preprocess.engines import FastokensEngine, TokenizersEngine
-from nemo_workflow.preprocess.loading import load_fastokens
+from nemo_workflow.preprocess.messages import Lines, Place
+from nemo_workflow.preprocess.pair_writer import PairWriter
 from nemo_workflow.preprocess.pool import Child
-from nemo_workflow.preprocess.tasks import Lines, Place
+from nemo_workflow.preprocess.startup import load_fastokens
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec, examine
 from nemo_workflow.preprocess.worker import Encoder, Job
-from nemo_workflow.preprocess.writer import PairWriter
 from tests.preprocess.helpers import pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import MAKERS, WORDS, training_texts
 

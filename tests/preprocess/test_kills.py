@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.dataset import COMMIT_NAME, read_pair
-from nemo_workflow.dataset_report import check_pair
-from nemo_workflow.errors import Failure, Refusal
-from nemo_workflow.preprocess.folder import OutputFolder, clean_up_stale
+from nemo_workflow.data.indexed_dataset import COMMIT_NAME, read_pair
+from nemo_workflow.preprocess.inspect_dataset import check_pair
+from nemo_workflow.preprocess.output_dir import OutputFolder, clean_up_stale
 from nemo_workflow.preprocess.pool import Pool
+from nemo_workflow.utils.errors import Failure, Refusal
 from tests.preprocess.helpers import ROOT, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from nemo_workflow.preprocess import inputs, longtext
+from nemo_workflow.preprocess import inputs, split_long_text
 from tests.preprocess.tokenizer_makers import MAKERS, WORDS, training_texts
 
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(longtext, "PIECE", 1000)
-    monkeypatch.setattr(longtext, "WINDOW", 100)
+    monkeypatch.setattr(split_long_text, "PIECE", 1000)
+    monkeypatch.setattr(split_long_text, "WINDOW", 100)
 
 
 def plain_encode(folder: Path):
@@ -34,7 +34,7 @@ def test_pieces_have_the_tokens_of_the_whole(kind, tokenizers_dir, small_pieces)
             size = rng.randint(1, 3000)
             parts.append(text[at : at + size])
             at += size
-        cut = list(longtext.pieces(parts, encode))
+        cut = list(split_long_text.pieces(parts, encode))
         assert len(cut) > 5
         assert [token for piece in cut for token in encode(piece)] == encode(text)
 
@@ -44,7 +44,7 @@ def test_chinese_is_cut(tokenizers_dir, small_pieces):
     words = [word for word in WORDS if word and "\u4e00" <= word[0] <= "\u9fff"]
     rng = random.Random(3)
     text = "".join(rng.choice(words) + rng.choice(["", "，", "。"]) for _ in range(6000))
-    cut = list(longtext.pieces([text], encode))
+    cut = list(split_long_text.pieces([text], encode))
     assert len(cut) > 3
     assert [token for piece in cut for token in encode(piece)] == encode(text)
 
@@ -52,7 +52,7 @@ def test_chinese_is_cut(tokenizers_dir, small_pieces):
 @pytest.mark.parametrize("text", ["a" * 30_000, "\n" * 30_000, " x" * 15_000, "a\n\nb" * 9000, ""])
 def test_text_without_a_safe_place_stays_right(text, tokenizers_dir, small_pieces):
     encode = plain_encode(tokenizers_dir / "gpt2_bpe")
-    assert [token for piece in longtext.pieces([text], encode) for token in encode(piece)] == encode(text)
+    assert [token for piece in split_long_text.pieces([text], encode) for token in encode(piece)] == encode(text)
 
 
 @pytest.mark.parametrize("seed", range(20))

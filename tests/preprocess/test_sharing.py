@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.dataset import COMMIT_NAME, RUN_DIR_PREFIX
-from nemo_workflow.errors import Failure
-from nemo_workflow.files import write_json
-from nemo_workflow.preprocess import command, folder
-from nemo_workflow.preprocess.folder import OutputFolder
+from nemo_workflow.data.indexed_dataset import COMMIT_NAME, RUN_DIR_PREFIX
+from nemo_workflow.preprocess import command, output_dir
+from nemo_workflow.preprocess.output_dir import OutputFolder
+from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.files import write_json
 from tests.preprocess.helpers import pair_bytes, write_jsonl
 
 FILES = ("a.json", "a.bin", "a.idx")
@@ -71,16 +71,16 @@ def test_renames_half_done_come_before_ours(tmp_path):
 
 def test_clean_up_leaves_a_run_that_begins(tmp_path, monkeypatch):
     """It comes just when the new run's folder is made and not yet locked."""
-    make, cleaners = folder.tempfile.mkdtemp, []
+    make, cleaners = output_dir.tempfile.mkdtemp, []
 
     def made(**kwargs):
         name = make(**kwargs)
-        cleaners.append(threading.Thread(target=folder.clean_up_stale, args=(tmp_path,)))
+        cleaners.append(threading.Thread(target=output_dir.clean_up_stale, args=(tmp_path,)))
         cleaners[0].start()
         cleaners[0].join(0.5)  # it waits for us
         return name
 
-    monkeypatch.setattr(folder.tempfile, "mkdtemp", made)
+    monkeypatch.setattr(output_dir.tempfile, "mkdtemp", made)
     with OutputFolder(tmp_path, overwrite=False) as output:
         cleaners[0].join(30)
         fill(output, "ours")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import demo
 from tests.run import scenarios
 from tests.run.harness import REPOSITORY
+from tools import demo
 
 AT_A_TIME = 2  # a start uses a core for 20 s before its first step
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import events
-from nemo_workflow.checkpoints import list_checkpoints, problem_of
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAULTS = Path(__file__).parent / "faults"
@@ -77,7 +77,7 @@ class Experiment:
         environment = {key: value for key, value in os.environ.items() if key not in asked}
         environment |= {key: str(value) for key, value in asked.items() if value is not None}
         environment["PYTHONPATH"] = str(FAULTS)
-        tail = events.Tail(self.folder / events.FILE, from_end=True)
+        tail = metrics.Tail(self.folder / metrics.FILE, from_end=True)
         process = subprocess.Popen(
             [*prefix, *self.command(*more, steps=steps)], cwd=REPOSITORY, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -99,7 +99,7 @@ class Experiment:
 
     def events(self) -> list[dict[str, Any]]:
         """Events of the history that counts."""
-        return events.effective(events.read(self.folder / events.FILE))
+        return metrics.effective(metrics.read(self.folder / metrics.FILE))
 
     def history(self) -> dict[str, Any]:
         """Everything that must not depend on how often a run was stopped."""
@@ -119,7 +119,7 @@ class Experiment:
 
     def resumed_after(self) -> int:
         """The step that the last start went on from."""
-        return [e["step"] for e in events.read(self.folder / events.FILE) if e["event"] == "start"][-1]
+        return [e["step"] for e in metrics.read(self.folder / metrics.FILE) if e["event"] == "start"][-1]
 
     def attempt(self) -> Path:
         """Folder of the last start."""

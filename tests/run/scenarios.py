@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nemo_workflow import events
+from nemo_workflow.run_dir import metrics
 from tests.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_left
 from tests.run.hostile import write_code
 
@@ -183,7 +183,7 @@ def nan(place: Place) -> Any:
     """A NaN gradient on rank 1 of two: stop; then the same with --on-nan skip 1. The saves are in the background."""
     run = place.experiment(ranks=2, flags=("--save-every", "100"))
     seen = SimpleNamespace(run=run, stopped=must(run.start(fault="step 3 1 nan", background=True), 1))
-    seen.event = next(e for e in events.read(run.folder / events.FILE) if e["event"] == "nonfinite")
+    seen.event = next(e for e in metrics.read(run.folder / metrics.FILE) if e["event"] == "nonfinite")
     seen.whole = run.whole()
     seen.skipped = must(run.start("--on-nan", "skip", "1", fault="step 3 1 nan", steps=5, background=True))
     seen.whole_at_end = run.whole()

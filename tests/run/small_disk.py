@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nemo_workflow import events
+from nemo_workflow.run_dir import metrics
 from tests.run.harness import Experiment
 
 SIZE = 190  # MB: two checkpoints of 70 MB and the rest of a run
@@ -26,7 +26,7 @@ def main() -> None:
     found["left"] = sorted(path.name for path in run.checkpoints.iterdir())
     went_on = run.start("--on-save-error", "continue", fault="save.begun 8 0 fill")
     found |= {"went_on": [went_on.code, went_on.output], "whole_at_end": run.whole(), "history": run.history()}
-    found["failed_saves"] = [e for e in events.read(run.folder / events.FILE) if e["event"] == "save_failed"]
+    found["failed_saves"] = [e for e in metrics.read(run.folder / metrics.FILE) if e["event"] == "save_failed"]
     fill(folder, leave=40_000_000)
     refused = run.start(steps=16)
     found["refused"] = [refused.code, refused.output]

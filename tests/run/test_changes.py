@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.plan import Plan
-from nemo_workflow.schedule import rate_at
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.schedule import rate_at
 from tests.run.harness import REPOSITORY, Experiment, lines_of, samples
 
 pytestmark = pytest.mark.e2e

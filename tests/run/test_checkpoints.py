@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nemo_workflow import checkpoints, resuming
-from nemo_workflow.checkpoints import (
+from nemo_workflow.run_dir import checkpoints
+from nemo_workflow.run_dir.checkpoints import (
     Checkpoint,
     clean_leftovers,
     damage_of,
@@ -19,7 +19,8 @@ from nemo_workflow.checkpoints import (
     set_aside,
     write_manifest,
 )
-from nemo_workflow.errors import Failure
+from nemo_workflow.training import resume
+from nemo_workflow.utils.errors import Failure
 from tests.run.harness import flip_a_byte
 
 
@@ -178,7 +179,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(three: list[Checkpoint], monke
     attempt = folder.parent / "attempt"
     attempt.mkdir()
     with pytest.raises(Failure, match=r"step_00000012: .*Cannot send.*nothing was moved"):
-        resuming.choose_checkpoint(plan, attempt, 0, 1, print)  # type: ignore[arg-type]
+        resume.choose_checkpoint(plan, attempt, 0, 1, print)  # type: ignore[arg-type]
     assert list_checkpoints(folder) == three
 
 

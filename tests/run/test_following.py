@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import events, launch, watch
+from nemo_workflow.launch import local as launch
+from nemo_workflow.run_dir import metrics as events
+from nemo_workflow.training import liveness
 from tests.run.harness import REPOSITORY
 
 
@@ -32,7 +34,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("hours", [-2, 2], ids=["clock put forward, or a sleep", "clock put back"])
 def test_a_clock_that_is_set_is_no_hang(local: Any, hours: int) -> None:
-    for path in (local.attempt / watch.HEARTBEAT, local.plan.folder / events.FILE, local.attempt):
+    for path in (local.attempt / liveness.HEARTBEAT, local.plan.folder / events.FILE, local.attempt):
         path.touch()
         os.utime(path, (time.time() + 3600 * hours,) * 2)
     local._stop_if_hung()
@@ -46,7 +48,7 @@ def test_no_step_for_too_long_is_a_hang(local: Any) -> None:
     os.utime(local.plan.folder / events.FILE, (time.time() + 3600,) * 2)  # of before the clock was put back
     for second in range(4):
         time.sleep(0.25)
-        (local.attempt / watch.HEARTBEAT).touch()
+        (local.attempt / liveness.HEARTBEAT).touch()
         local._stop_if_hung()
         assert not local.hung, second
     time.sleep(0.6)
@@ -60,7 +62,7 @@ import os, signal, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 from torchx.specs import AppState
-from nemo_workflow import executors, launch
+from nemo_workflow.launch import executors; from nemo_workflow.launch import local as launch
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 folder, error = Path(sys.argv[1]), sys.argv[2]

@@ -16,7 +16,7 @@ LAUNCHER = """
 import json, signal, subprocess, sys, time
 from types import SimpleNamespace
 from pathlib import Path
-from nemo_workflow import launch
+from nemo_workflow.launch import local as launch
 
 saving, folder = sys.argv[1] != "in a step", Path(sys.argv[2])
 if sys.argv[1] == "saving since before":  # NeMo's mark

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import options, pretrained, tokenizer_files
-from nemo_workflow.errors import Refusal
-from nemo_workflow.planning import make_plan
+from nemo_workflow.config import flags
+from nemo_workflow.config.resolve import make_plan
+from nemo_workflow.models import pretrained, tokenizer_files
 from nemo_workflow.preprocess.tokenizer import resolve_folder
+from nemo_workflow.utils.errors import Refusal
 from tests.plan.conftest import Place
 from tests.run.harness import REPOSITORY
 from tests.run.hostile import write_code
@@ -105,7 +106,7 @@ HOSTILE: dict[Callable[[Place], None], str] = {
 def test_a_hostile_folder_is_refused_before_anything_is_written(place: Place, make: Callable[[Place], None]) -> None:
     make(place)
     with pytest.raises(Refusal) as refused:
-        make_plan(options.parse(place.flags()))
+        make_plan(flags.parse(place.flags()))
     assert any(HOSTILE[make] in problem for problem in refused.value.problems), refused.value.problems
     assert not (place.root / "out").exists() and not (place.root / "it ran").exists()
 
@@ -139,7 +140,7 @@ def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place
     trap = place.root / "it ran"
     write_code(place.hf, trap, NATIVE)
     (place.hf / "model.safetensors").write_bytes(b"x")
-    plan = make_plan(options.parse(place.flags()))
+    plan = make_plan(flags.parse(place.flags()))
     plan.folder.mkdir(parents=True)
     tokenizer_files.stage(plan)
     copied = sorted(path.name for path in (plan.folder / "tokenizer").iterdir())
@@ -155,7 +156,7 @@ def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place
 
 
 def test_a_hub_id_does_not_train_with_the_folder_of_an_earlier_start(place: Place) -> None:
-    plan = make_plan(options.parse(place.flags()))
+    plan = make_plan(flags.parse(place.flags()))
     tokenizer_files.stage(plan)
     assert tokenizer_files.source_of(plan) == str(plan.folder / "tokenizer")
     plan.settings["hf_model_id"] = "org/model"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import identity
-from nemo_workflow.errors import Refusal
-from nemo_workflow.identity import NEVER, REFUSED, TOLD, compare, digest, tokenizer_digest
-from nemo_workflow.options import BY_ATTRIBUTE
+from nemo_workflow.config.flags import BY_ATTRIBUTE
+from nemo_workflow.run_dir import fingerprint
+from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, compare, digest, tokenizer_digest
+from nemo_workflow.utils.errors import Refusal
 
 THEN: dict[str, Any] = {
     "dataset": [{"bin": "9-" + "a" * 32, "idx": "9-" + "b" * 32, "weight": 0.5}] * 2,
@@ -82,9 +82,9 @@ def test_a_digest_sees_every_byte_of_a_small_file(tmp_path: Path, at: int) -> No
 
 
 def test_a_digest_of_a_large_file_reads_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "WHOLE", 1000)
-    monkeypatch.setattr(identity, "PIECE", 100)
-    monkeypatch.setattr(identity, "PIECES", 4)
+    monkeypatch.setattr(fingerprint, "WHOLE", 1000)
+    monkeypatch.setattr(fingerprint, "PIECE", 100)
+    monkeypatch.setattr(fingerprint, "PIECES", 4)
     file = tmp_path / "x.bin"
     digests = []
     for at in (None, 0, 9_999, 3_350):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import events
+from nemo_workflow.run_dir import metrics
 from tests.run.harness import REPOSITORY, manifest, samples
 from tests.run.scenarios import ODD_NAME
 
@@ -39,7 +39,7 @@ def test_ranks_whose_launcher_was_killed_save_and_end(kills_on_one_rank: Any) ->
     assert "rank 0 was ended by SIGKILL" in left.output
     assert "resuming" not in left.output  # killed while it loaded
     assert kills_on_one_rank.ranks_gone
-    steps = [e["step"] for e in events.read(kills_on_one_rank.run.folder / events.FILE) if e["event"] == "stopping"]
+    steps = [e["step"] for e in metrics.read(kills_on_one_rank.run.folder / metrics.FILE) if e["event"] == "stopping"]
     assert len(steps) == 1 and 5 <= steps[0] < 8
     assert kills_on_one_rank.before_save == steps
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import options
-from nemo_workflow.errors import Refusal
-from nemo_workflow.plan import Plan
-from nemo_workflow.planning import make_plan
+from nemo_workflow.config import flags
+from nemo_workflow.config.resolve import make_plan
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.utils.errors import Refusal
 from tests.plan.conftest import Place
 from tests.run.harness import REPOSITORY
 from tests.run.scenarios import ODD_NAME
@@ -26,7 +26,7 @@ NO_TEXT = os.fsdecode(b"not \xff utf8")
 def test_an_experiment_is_a_plain_name(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path)
     with pytest.raises(Refusal, match="no folder name") as refused:
-        make_plan(options.parse(place.flags(experiment=name)))
+        make_plan(flags.parse(place.flags(experiment=name)))
     assert str(refused.value).isprintable()  # what a terminal would obey is shown escaped
 
 

@@ -49,16 +49,16 @@ def parts(
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
-    from nemo_workflow import order
+    from nemo_workflow.training import sample_order
 
-    order.install()
+    sample_order.install()
     tokenizer = SimpleNamespace(eod=0, unique_identifiers={"name": "none"})
     config = GPTDatasetConfig(
         random_seed=seed, sequence_length=length, tokenizer=tokenizer, blend=[list(map(str, prefixes)), weights],
         split="800,200,0", reset_position_ids=False, reset_attention_mask=False, eod_mask_loss=False,
         create_attention_mask=False, path_to_cache=str(cache) if cache else None,
     )  # fmt: skip
-    built = BlendedMegatronDatasetBuilder(order.OrderedDataset, [*sizes, 0], lambda: True, config).build()
+    built = BlendedMegatronDatasetBuilder(sample_order.OrderedDataset, [*sizes, 0], lambda: True, config).build()
     return built[0], built[1]
 
 
@@ -126,7 +126,7 @@ def test_training_and_validation_share_no_token(pair: Path) -> None:
 
 
 def test_a_blend_is_the_same_for_every_size_and_keeps_its_weights(tmp_path: Path) -> None:
-    from nemo_workflow import order
+    from nemo_workflow.training import sample_order
 
     pairs = [write_pair(tmp_path / "a", LENGTHS), write_pair(tmp_path / "b", LENGTHS[:60], first=1_000_000)]
     weights = [0.7, 0.3]
@@ -135,12 +135,12 @@ def test_a_blend_is_the_same_for_every_size_and_keeps_its_weights(tmp_path: Path
         short, _ = parts(pairs, sizes=(size, 5), weights=weights, cache=tmp_path / "cache")
         for index in range(0, size, max(1, size // 20)):
             assert tokens(short, index) == tokens(long, index)
-    sources = [order.describe(long, index)["source"] for index in range(1000)]
+    sources = [sample_order.describe(long, index)["source"] for index in range(1000)]
     assert abs(sources.count(str(pairs[0])) - 700) <= 1
     for number in range(2):  # each source in its own order, none left out: epochs of the small one included
         taken = [int(long.dataset_sample_index[i]) for i in range(3000) if long.dataset_index[i] == number]
         assert taken == list(range(len(taken)))
-    assert order.describe(long, 2999)["epoch"] > 0
+    assert sample_order.describe(long, 2999)["epoch"] > 0
 
 
 # -- cache --------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 import numpy
-from nemo_workflow import order
+from nemo_workflow.training import sample_order as order
 cache, log, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 def build():
     open(log, "a").write("built\\n")
@@ -253,13 +253,13 @@ def test_two_nodes_without_a_common_lock_may_build_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, damaged: bool, lock: int | None
 ) -> None:
     """The other node builds all of it at a moment of our build. A mock for the disk: here every disk has locks."""
-    from nemo_workflow import order
+    from nemo_workflow.training import sample_order
 
     place, arrays = tmp_path / "0123", {"a": numpy.arange(1000)}
 
     def other_node(*arguments: Any) -> Any:
-        monkeypatch.setattr(order, moment, ours)
-        assert order.cached(place, lambda: arrays)["a"][-1] == 999
+        monkeypatch.setattr(sample_order, moment, ours)
+        assert sample_order.cached(place, lambda: arrays)["a"][-1] == 999
         return ours(*arguments)
 
     def no_lock(*_: Any) -> None:
@@ -267,19 +267,19 @@ def test_two_nodes_without_a_common_lock_may_build_the_same(
             raise OSError(lock, os.strerror(lock))
 
     if damaged:
-        order.cached(place, lambda: arrays)
+        sample_order.cached(place, lambda: arrays)
         flip_a_byte(place / "a.npy")
-    ours = getattr(order, moment)
-    monkeypatch.setattr(order, moment, other_node)
+    ours = getattr(sample_order, moment)
+    monkeypatch.setattr(sample_order, moment, other_node)
     monkeypatch.setattr("fcntl.flock", no_lock)
-    assert order.cached(place, lambda: arrays)["a"][-1] == 999
+    assert sample_order.cached(place, lambda: arrays)["a"][-1] == 999
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "0123"]
 
 
 def test_evaluation_reads_the_samples_that_validation_read(one_rank: Any) -> None:
-    from nemo_workflow.evaluate import validation_samples
-    from nemo_workflow.order import describe, validation_set
-    from nemo_workflow.plan import Plan
+    from nemo_workflow.config.run_config import Plan
+    from nemo_workflow.runs.evaluate import validation_samples
+    from nemo_workflow.training.sample_order import describe, validation_set
 
     plan = Plan.from_json((one_rank.run.folder / "plan.json").read_text(encoding="utf-8"))
     seen = samples(one_rank.record)["valid"]

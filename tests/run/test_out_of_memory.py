@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import events
+from nemo_workflow.run_dir import metrics
 from tests.run.harness import FAULTS, REPOSITORY, Experiment
 
 pytestmark = pytest.mark.e2e
 PROGRAM = """
 import sys
-from nemo_workflow import launch, micro_batch, options
-from nemo_workflow.errors import run_command
-from nemo_workflow.planning import make_plan
+from nemo_workflow.launch import local as launch; from nemo_workflow.config import micro_batch; from nemo_workflow.config import flags as options
+from nemo_workflow.utils.errors import run_command
+from nemo_workflow.config.resolve import make_plan
 
 def main():
     plan = make_plan(options.parse(sys.argv[1:]))
@@ -45,7 +45,7 @@ def test_a_start_that_runs_out_of_memory_begins_again_with_less(corpus: Path, tm
     run, ended = started(corpus, tmp_path, step=2)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "micro batch size 2 ran out of memory; starting over with 1" in ended.stdout
-    told = events.read(run.folder / events.FILE)
+    told = metrics.read(run.folder / metrics.FILE)
     assert [event["step"] for event in told if event["event"] == "step"] == [1, 1, 2, 3, 4]
     assert json.loads((run.folder / "plan.json").read_text())["settings"]["micro_batch_size"] == 1
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.checkpoints import write_manifest
+from nemo_workflow.run_dir.checkpoints import write_manifest
 
-saving = pytest.importorskip("nemo_workflow.saving")
+saving = pytest.importorskip("nemo_workflow.training.checkpointing")
 TRAINER = SimpleNamespace(is_global_zero=True, global_step=4)
 
 

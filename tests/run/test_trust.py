@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import trust
-from nemo_workflow.errors import Refusal
+from nemo_workflow.utils import safe_pickle
+from nemo_workflow.utils.errors import Refusal
 from tests.run.harness import REPOSITORY
 from tests.run.hostile import Call
 
@@ -61,7 +61,7 @@ def test_a_hostile_pickle_is_refused_with_file_and_symbol(tmp_path: Path, trap: 
         else nemo_model(tmp_path / "model", None, archive(bad))
     )
     with pytest.raises(Refusal, match="has no place in a checkpoint") as refused:
-        trust.check_weights(model / "weights")
+        safe_pickle.check_weights(model / "weights")
     assert place in str(refused.value)
     assert not trap.exists()
 
@@ -69,7 +69,7 @@ def test_a_hostile_pickle_is_refused_with_file_and_symbol(tmp_path: Path, trap: 
 def test_a_bare_pickle_in_place_of_an_archive(tmp_path: Path, trap: Path) -> None:
     model = nemo_model(tmp_path / "model", None, pickle.dumps(hostile(trap)[0]))
     with pytest.raises(Refusal, match="system"):
-        trust.check_weights(model / "weights")
+        safe_pickle.check_weights(model / "weights")
     assert not trap.exists()
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_pickle_is_refused(tmp_path: Path) -> None:
     model = nemo_model(tmp_path / "model")
     (model / "weights" / ".metadata").write_bytes(b"\x80\x04garbage")
     with pytest.raises(Refusal, match=r"\.metadata"):
-        trust.check_weights(model / "weights")
+        safe_pickle.check_weights(model / "weights")
 
 
 @pytest.mark.parametrize("name", ["common.pt", ".metadata"])
@@ -86,14 +86,14 @@ def test_a_pipe_among_the_weights(tmp_path: Path, name: str) -> None:
     (model / "weights" / name).unlink()
     os.mkfifo(model / "weights" / name)  # reading it would wait for ever
     with pytest.raises(Refusal, match=f"{name}.*(no plain file|missing)"):
-        trust.check_weights(model / "weights")
+        safe_pickle.check_weights(model / "weights")
 
 
 def test_a_pickle_that_unpacks_to_more_than_any_checkpoint_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "LARGEST", 1000)
+    monkeypatch.setattr(safe_pickle, "LARGEST", 1000)
     model = nemo_model(tmp_path / "model", None, archive("a" * 2000))
     with pytest.raises(Refusal, match=r"its pickle has 2\.0 KiB when unpacked"):
-        trust.check_weights(model / "weights")
+        safe_pickle.check_weights(model / "weights")
 
 
 def test_the_command_refuses_with_exit_code_2(tmp_path: Path, trap: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_hostile_config_runs_nothing(tmp_path: Path, trap: Path, text: str) ->
 
 
 def test_a_hostile_model_yaml_runs_nothing(tmp_path: Path, trap: Path) -> None:
-    from nemo_workflow.pretrained import _load_yaml
+    from nemo_workflow.models.pretrained import _load_yaml
 
     file = tmp_path / "model.yaml"
     file.write_text(f"config: !!python/object/apply:os.system ['touch \"{trap}\"']\n")

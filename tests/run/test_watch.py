@@ -13,15 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nemo_workflow import watch
-from nemo_workflow.errors import Refusal
+from nemo_workflow.training import liveness
+from nemo_workflow.utils.errors import Refusal
 from tests.run.harness import REPOSITORY
 
 RANK = """
 import os, sys, signal, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from nemo_workflow import watch
+from nemo_workflow.training import liveness as watch
 watch.dump_stacks_on_signal(sys.stderr)
 signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
 lock = watch.hold_ranks_lock(Path(sys.argv[2]))
@@ -43,20 +43,20 @@ def rank(folder: Path, mark: str, grace: float = 1.0) -> subprocess.Popen[str]:
 
 def test_a_rank_stops_when_its_launcher_is_killed(tmp_path: Path) -> None:
     launcher = subprocess.Popen(["sleep", "100"])
-    process = rank(tmp_path, watch.mark_of(launcher.pid))
-    assert not watch.ranks_gone(tmp_path, 0.3)
+    process = rank(tmp_path, liveness.mark_of(launcher.pid))
+    assert not liveness.ranks_gone(tmp_path, 0.3)
     launcher.kill()
     launcher.wait()
     output, errors = process.communicate(timeout=20)
     assert process.returncode == 1
     assert output == "asked to stop\n"  # first politely
     assert "the launcher has died" in errors and "not stopped within 1 s" in errors
-    assert watch.ranks_gone(tmp_path, 0)
+    assert liveness.ranks_gone(tmp_path, 0)
 
 
 def test_a_rank_that_saves_is_not_ended_before_it_has_saved(tmp_path: Path) -> None:
     launcher = subprocess.Popen(["sleep", "100"])
-    process = rank(tmp_path, watch.mark_of(launcher.pid))
+    process = rank(tmp_path, liveness.mark_of(launcher.pid))
     (tmp_path / "saving").touch()
     launcher.kill()
     launcher.wait()
@@ -67,44 +67,44 @@ def test_a_rank_that_saves_is_not_ended_before_it_has_saved(tmp_path: Path) -> N
 
 
 def test_another_process_with_the_launchers_number_does_not_count() -> None:
-    own = watch.launcher_mark()
-    assert watch.launcher_alive(own)
+    own = liveness.launcher_mark()
+    assert liveness.launcher_alive(own)
     pid, began = own.split()
-    assert not watch.launcher_alive(f"{pid} {int(began) - 1}")
-    assert not watch.launcher_alive("999999999 1")
+    assert not liveness.launcher_alive(f"{pid} {int(began) - 1}")
+    assert not liveness.launcher_alive("999999999 1")
     dead = subprocess.Popen(["true"])
-    mark = watch.mark_of(dead.pid)
+    mark = liveness.mark_of(dead.pid)
     assert os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # a zombie
-    assert not watch.launcher_alive(mark)
+    assert not liveness.launcher_alive(mark)
     dead.wait()
 
 
 def test_a_clock_that_is_set_does_not_look_like_the_launchers_death(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mock: setting the clock needs a machine of its own. The kernel moves the time of boot by as much."""
-    mark = watch.launcher_mark()
+    mark = liveness.launcher_mark()
     booted = psutil.boot_time()
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 90)
-    assert watch.launcher_alive(mark)
+    assert liveness.launcher_alive(mark)
 
 
 def test_a_name_with_blanks_and_parentheses_hides_no_start_time(tmp_path: Path) -> None:
     program = tmp_path / "a) Z (b"
     program.symlink_to(shutil.which("sleep") or "")
     process = subprocess.Popen([program, "100"])
-    assert watch.launcher_alive(watch.mark_of(process.pid))
+    assert liveness.launcher_alive(liveness.mark_of(process.pid))
     process.kill()
     process.wait()
 
 
 def test_the_lock_of_the_ranks_goes_with_the_last_of_them(tmp_path: Path) -> None:
-    mark = watch.launcher_mark()
+    mark = liveness.launcher_mark()
     first, second = rank(tmp_path, mark), rank(tmp_path, mark)
     first.kill()
     first.wait()
-    assert not watch.ranks_gone(tmp_path, 0.3)
+    assert not liveness.ranks_gone(tmp_path, 0.3)
     second.kill()
     second.wait()
-    assert watch.ranks_gone(tmp_path, 5)
+    assert liveness.ranks_gone(tmp_path, 5)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
@@ -117,32 +117,32 @@ def test_a_disk_without_locks_is_trained_on(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", no_lock)
-    watch.lock_run(tmp_path).close()
+    liveness.lock_run(tmp_path).close()
     assert "the disk has no locks" in capsys.readouterr().err
-    watch.hold_ranks_lock(tmp_path).close()
-    assert watch.ranks_gone(tmp_path, 0)
+    liveness.hold_ranks_lock(tmp_path).close()
+    assert liveness.ranks_gone(tmp_path, 0)
 
 
 def test_a_start_is_refused_while_old_ranks_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from nemo_workflow import launch
+    from nemo_workflow.launch import local
 
-    monkeypatch.setattr(launch, "OLD_RANKS_SECONDS", 0.2)
+    monkeypatch.setattr(local, "OLD_RANKS_SECONDS", 0.2)
     plan = SimpleNamespace(folder=tmp_path, settings={"grace_seconds": 0.2}, accelerator="cpu")
-    process = rank(tmp_path, watch.launcher_mark())
+    process = rank(tmp_path, liveness.launcher_mark())
     with pytest.raises(Refusal, match="ranks of an earlier start still run"):
-        launch.wait_for_old_ranks(plan)  # type: ignore[arg-type]
+        local.wait_for_old_ranks(plan)  # type: ignore[arg-type]
     process.kill()
     process.wait()
-    launch.wait_for_old_ranks(plan)  # type: ignore[arg-type]
+    local.wait_for_old_ranks(plan)  # type: ignore[arg-type]
 
 
 def test_stacks_on_request(tmp_path: Path) -> None:
     """Asked while its other thread is at work, again and again, the rank lives on."""
-    process = rank(tmp_path, watch.launcher_mark())
+    process = rank(tmp_path, liveness.launcher_mark())
     for _ in range(20):
-        watch.ask_for_stacks(psutil.Process(process.pid))
+        liveness.ask_for_stacks(psutil.Process(process.pid))
         time.sleep(0.02)
     assert process.poll() is None
     process.kill()
@@ -154,10 +154,10 @@ def test_stacks_on_request(tmp_path: Path) -> None:
 def test_stacks_of_a_stopped_rank(tmp_path: Path) -> None:
     """Its main thread's, though as it wakes any thread could take a signal that was sent to the process."""
     for _ in range(5):
-        process = rank(tmp_path, watch.launcher_mark())
+        process = rank(tmp_path, liveness.launcher_mark())
         own = psutil.Process(process.pid)
         own.suspend()
-        watch.ask_for_stacks(own)
+        liveness.ask_for_stacks(own)
         own.resume()
         time.sleep(0.2)
         process.kill()
@@ -170,7 +170,7 @@ WRITER = """
 import multiprocessing, os, signal, sys, threading, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from nemo_workflow import watch
+from nemo_workflow.training import liveness as watch
 lock = watch.hold_ranks_lock(Path(sys.argv[2]))
 watch.end_children_with_rank()
 fork = multiprocessing.get_context("fork")
@@ -205,14 +205,14 @@ def test_what_a_rank_forked_dies_with_it(tmp_path: Path) -> None:
     time.sleep(0.5)  # the rank waits in join
     rank.kill()
     rank.wait()
-    assert watch.ranks_gone(tmp_path, 10)
+    assert liveness.ranks_gone(tmp_path, 10)
 
 
 SPAWNER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 if __name__ == "__main__":
-    from nemo_workflow.gpu_backend import checkpoint_queue
+    from nemo_workflow.backends.gpu import checkpoint_queue
     checkpoint_queue.install()
     from megatron.core.dist_checkpointing.strategies import filesystem_async
     queue = filesystem_async._get_write_results_queue()

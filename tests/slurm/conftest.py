@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import demo, events
-from nemo_workflow.slurm import jobs
-from nemo_workflow.slurm.cluster import Cluster
-from nemo_workflow.slurm.jobs import Job
+from nemo_workflow.launch.slurm.cluster import Cluster
+from nemo_workflow.run_dir import metrics, slurm_jobs
+from nemo_workflow.run_dir.slurm_jobs import Job
 from tests.slurm import daemons
+from tools import demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ STAND_IN = '''
 """A stand-in for training: writes the events, checkpoints and errors that training writes, a step each 0.1 s."""
 import json, os, signal, sys, time
 from pathlib import Path
-from nemo_workflow.plan import Plan
+from nemo_workflow.config.run_config import Plan
 
 STOPPED = 75
 
@@ -163,7 +163,7 @@ class Runs:
                               env=self.environment)  # fmt: skip
 
     def jobs(self, name: str) -> list[Job]:
-        return jobs.jobs_of(self.out / name)
+        return slurm_jobs.jobs_of(self.out / name)
 
     def stand_in(
         self, slurm: daemons.Daemons, name: str, *flags: str, variables: dict[str, str] | None = None, **how: Any
@@ -176,7 +176,7 @@ class Runs:
     def replace(self, slurm: daemons.Daemons, name: str, **how: Any) -> list[Job]:
         """Put the stand-in into the held jobs of a run, and let them go."""
         self.how.write_text(json.dumps(how))
-        submitted = jobs.latest(self.out / name)
+        submitted = slurm_jobs.latest(self.out / name)
         for job in submitted:
             worker = job.attempt / "code" / "nemo_workflow" / "worker.py"
             worker.write_text(STAND_IN.format(how=self.how))
@@ -214,14 +214,14 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
 
 def history(runs: Runs, name: str) -> list[dict[str, Any]]:
     """The metrics events of a run."""
-    return events.read(runs.out / name / events.FILE)
+    return metrics.read(runs.out / name / metrics.FILE)
 
 
 def losses(runs: Runs, name: str) -> dict[int, tuple[float, float, int]]:
     """Loss, gradient norm and consumed samples by step, of the history that counts."""
     return {
         event["step"]: (event["loss"], event["grad_norm"], event["consumed_samples"])
-        for event in events.effective(history(runs, name))
+        for event in metrics.effective(history(runs, name))
         if event["event"] == "step"
     }
 

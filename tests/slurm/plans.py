@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from nemo_workflow import options
-from nemo_workflow.dataset import Pair
-from nemo_workflow.layout import Layout
-from nemo_workflow.plan import Plan, Source
-from nemo_workflow.schedule import Schedule
+from nemo_workflow.config import flags
+from nemo_workflow.config.parallelism import Layout
+from nemo_workflow.config.run_config import Plan, Source
+from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.data.indexed_dataset import Pair
 
 PYTHON = "/shared/venv/bin/python"
 ATTEMPT = "20260102-030405"
@@ -26,7 +26,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 def plan(variant: str) -> Plan:
     """The plan of a variant, as make_plan would make it."""
-    settings = options.parse([*BASE, *VARIANTS[variant]])
+    settings = flags.parse([*BASE, *VARIANTS[variant]])
     schedule = dict.fromkeys(Schedule.__dataclass_fields__, 1)
     return Plan(
         settings=settings.public(),

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow import events
-from nemo_workflow.plan import Plan
-from nemo_workflow.slurm import script
-from nemo_workflow.slurm.cluster import Cluster
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.slurm import script
+from nemo_workflow.launch.slurm.cluster import Cluster
+from nemo_workflow.run_dir import metrics
 from tests.slurm import login, plans
 from tests.slurm.conftest import REPOSITORY, Runs, wait_for
 from tests.slurm.daemons import Daemons
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("limited")]
 
 
 def steps_of(runs: Runs, name: str) -> list[int]:
-    return [event["step"] for event in events.read(runs.out / name / events.FILE) if event["event"] == "step"]
+    return [event["step"] for event in metrics.read(runs.out / name / metrics.FILE) if event["event"] == "step"]
 
 
 def reach(runs: Runs, name: str, step: int) -> None:
@@ -220,7 +220,7 @@ def _goes_on(runs: Runs, name: str, restart: int) -> None:
     """Wait until a run has taken steps after a restart."""
 
     def stepping() -> bool:
-        kinds = [event["event"] for event in events.read(runs.out / name / events.FILE)]
+        kinds = [event["event"] for event in metrics.read(runs.out / name / metrics.FILE)]
         return kinds.count("start") == restart + 1 and kinds[-3:] == ["step"] * 3
 
     wait_for(stepping, 90)
@@ -347,10 +347,10 @@ def test_following(slurm: Daemons, runs: Runs, under_way: Any) -> None:
 
 FOLLOW = """
 import sys
-from nemo_workflow.errors import run_command
-from nemo_workflow.plan import Plan
-from nemo_workflow.slurm import jobs
-from nemo_workflow.slurm.follow import follow
+from nemo_workflow.utils.errors import run_command
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.slurm import jobs
+from nemo_workflow.launch.slurm.follow import follow
 from pathlib import Path
 run = Path(sys.argv[1])
 run_command(lambda: follow(Plan.from_json((run / "plan.json").read_text()), jobs.latest(run)))

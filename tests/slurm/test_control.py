@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import watch
-from nemo_workflow.errors import Refusal
 from nemo_workflow.runs import control
+from nemo_workflow.training import liveness
+from nemo_workflow.utils.errors import Refusal
 from tests.slurm import plans
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHER = """
 import signal, sys, threading
 from pathlib import Path
-from nemo_workflow import watch
+from nemo_workflow.training import liveness as watch
 asked = threading.Event()
 signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
 lock = watch.lock_run(Path(sys.argv[1]))
@@ -71,7 +71,7 @@ def test_status_logs_and_cancel(run: Path, launcher: subprocess.Popen[str]) -> N
 
 
 def test_nothing_runs(run: Path) -> None:
-    (run / watch.RUN_LOCK).touch()
+    (run / liveness.RUN_LOCK).touch()
     assert control.holder(run) is None
     assert "not running" in call(run, "status", "local").stdout
     done = call(run, "cancel", "local")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.errors import Failure
-from nemo_workflow.monitor import Monitor
-from nemo_workflow.plan import Plan
-from nemo_workflow.slurm import follow
-from nemo_workflow.slurm.cluster import JobState
-from nemo_workflow.slurm.jobs import Job
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.monitor import Monitor
+from nemo_workflow.launch.slurm import follow
+from nemo_workflow.launch.slurm.cluster import JobState
+from nemo_workflow.run_dir.slurm_jobs import Job
+from nemo_workflow.utils.errors import Failure
 from tests.slurm import plans
 
 

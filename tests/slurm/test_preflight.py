@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from nemo_workflow.errors import Refusal
-from nemo_workflow.slurm import preflight
-from nemo_workflow.slurm.cluster import Answer, Cluster
+from nemo_workflow.launch.slurm import preflight
+from nemo_workflow.launch.slurm.cluster import Answer, Cluster
+from nemo_workflow.utils.errors import Refusal
 from tests.slurm import plans
 
 PARTITIONS = {"batch": "State=UP MaxNodes=2", "down": "State=DOWN", "closed": "State=UP AllowAccounts=others"}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import launch
-from nemo_workflow.slurm import submit
+from nemo_workflow.launch import local
+from nemo_workflow.launch.slurm import submit
 from tests.slurm import plans
 
 SEES = "import os\n\n\ndef finished_already(plan):\n    return os.environ['RANK'] == os.environ['SEES_THE_END']\n"
@@ -26,7 +26,7 @@ def train(plan, attempt):
 def test_rank_0_alone_decides_whether_the_training_is_finished(sees_the_end: str, code: int, tmp_path: Path) -> None:
     plan = dataclasses.replace(plans.plan("no_container"), run_dir=str(tmp_path))
     plan.settings["setup_file"] = None
-    attempt = launch.prepare(plan)
+    attempt = local.prepare(plan)
     submit.write_attempt(plan, attempt)
     package = attempt / "code" / "nemo_workflow"
     (package / "resuming.py").write_text(SEES)

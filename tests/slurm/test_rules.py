@@ -9,19 +9,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from nemo_workflow import options
-from nemo_workflow.errors import Refusal
-from nemo_workflow.slurm import cluster, login, rules
-from nemo_workflow.slurm.cluster import Answer, Cluster, JobState
-from nemo_workflow.slurm.jobs import Job
-from nemo_workflow.slurm.preflight import gpu_count
+from nemo_workflow.config import flags as options
+from nemo_workflow.config.checks import slurm
+from nemo_workflow.launch.slurm import cluster, login
+from nemo_workflow.launch.slurm.cluster import Answer, Cluster, JobState
+from nemo_workflow.launch.slurm.preflight import gpu_count
+from nemo_workflow.run_dir.slurm_jobs import Job
+from nemo_workflow.utils.errors import Refusal
 
 BASE = ["-M", "llama_tiny", "--hf-model-id", "gpt2", "--dataset-dir", "/data"]
 
 
 def problems(*flags: str) -> list[str]:
     settings = options.parse([*BASE, *flags])
-    return list(rules.find_problems(SimpleNamespace(settings=settings, sources=())))
+    return list(slurm.find_problems(SimpleNamespace(settings=settings, sources=())))
 
 
 def test_a_plain_slurm_run_meets_the_rules() -> None:
@@ -115,7 +116,7 @@ git clone ssh://git@example.org/hf_tokenizers_and_models; python train_hf_tokeni
 
 def test_time_limits_in_slurms_forms() -> None:
     forms = {"90": 5400, "1:30": 90, "2:00:00": 7200, "1-2": 93600, "1-0:30": 88200, "1-1:1:1": 90061}
-    assert {form: rules.seconds_of(form) for form in forms} == forms
+    assert {form: slurm.seconds_of(form) for form in forms} == forms
 
 
 @pytest.mark.parametrize(

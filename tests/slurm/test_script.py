@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.slurm import script
-from nemo_workflow.slurm.script import Link
+from nemo_workflow.launch.slurm import script
+from nemo_workflow.launch.slurm.script import Link
 from tests.slurm import plans
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.slurm import jobs
+from nemo_workflow.run_dir import slurm_jobs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STUBS = {
@@ -33,9 +33,9 @@ esac""",
 PROGRAM = """
 import dataclasses, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
-from nemo_workflow import resuming
-from nemo_workflow.errors import run_command
-from nemo_workflow.slurm import submit
+from nemo_workflow.training import resume as resuming
+from nemo_workflow.utils.errors import run_command
+from nemo_workflow.launch.slurm import submit
 from tests.slurm import plans
 resuming.check_changes = lambda plan: ({}, [])
 plan = dataclasses.replace(plans.plan("cpu"), run_dir=sys.argv[1])
@@ -67,6 +67,6 @@ def test_a_job_that_slurm_took_is_recorded_whatever_signal_comes(
         [sys.executable, "-c", PROGRAM, run, "2"], env=stubs | {"SENT": sent}, cwd=REPOSITORY, capture_output=True,
         text=True, check=False, timeout=60, start_new_session=True,
     )  # fmt: skip
-    assert [job.job_id for job in jobs.jobs_of(run)] == ["1", "2"], done
+    assert [job.job_id for job in slurm_jobs.jobs_of(run)] == ["1", "2"], done
     assert "job 2 (link 2 of 2)" in done.stdout
     assert done.returncode == code

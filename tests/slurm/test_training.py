@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from nemo_workflow.slurm.cluster import Cluster
+from nemo_workflow.launch.slurm.cluster import Cluster
 from tests.slurm.conftest import SMALL, Runs, history, losses, slow_steps, wait_for
 from tests.slurm.daemons import Daemons
 from tests.slurm.test_cluster import preempt, secrets_in

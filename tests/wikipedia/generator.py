@@ -2,7 +2,7 @@
 
 What a reader sees and what must go are written with two disjoint vocabularies, so any word that leaks or is lost shows
 up in a comparison of words. Each construct is one method that returns (wikitext, text); the text follows MediaWiki's
-rules, with lists, headings and paragraphs laid out as `nemo_workflow.wikipedia.lines` says.
+rules, with lists, headings and paragraphs laid out as `nemo_workflow.wikipedia.wikitext.lines` says.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow import events
-from nemo_workflow.dataset import read_pair
-from nemo_workflow.demo import train_tokenizer
+from nemo_workflow.data.indexed_dataset import read_pair
+from nemo_workflow.run_dir import metrics
 from tests.wikipedia.conftest import NAME
 from tests.wikipedia.dump_site import DumpSite
+from tools.demo import train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 20
@@ -38,7 +38,7 @@ def test_download_preprocess_train(site: DumpSite, tmp_path: Path) -> None:
          "--output-dir", tmp_path / "experiments", "--max-steps", STEPS, "--global-batch-size", 8,
          "--micro-batch-size", 8, "--seq-length", 64)  # fmt: skip
     run = tmp_path / "experiments" / "wiki"
-    losses = [event["loss"] for event in events.read(run / events.FILE) if event["event"] == "step"]
+    losses = [event["loss"] for event in metrics.read(run / metrics.FILE) if event["event"] == "step"]
     assert len(losses) == STEPS and all(map(math.isfinite, losses))
     assert losses[-1] < losses[0]
-    assert json.loads((run / events.SUMMARY).read_text())["steps"] == STEPS
+    assert json.loads((run / metrics.SUMMARY).read_text())["steps"] == STEPS

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from nemo_workflow.errors import Failure, Refusal
+from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.wikipedia import command
 from tests.wikipedia.conftest import ARTICLES, INDEX, NAME
 from tests.wikipedia.dump import write_dump

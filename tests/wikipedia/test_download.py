@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.errors import Failure
+from nemo_workflow.utils.errors import Failure
 from nemo_workflow.wikipedia.download import Downloads, Tally, fetch
 from nemo_workflow.wikipedia.http import Client
 from nemo_workflow.wikipedia.site import RemoteFile

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.errors import Refusal
+from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.http import Client
 from nemo_workflow.wikipedia.site import Site, wiki_name
 from tests.wikipedia.conftest import ARTICLES, INDEX

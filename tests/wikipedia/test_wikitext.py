@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_workflow.wikipedia.variants import SIMPLIFIED
-from nemo_workflow.wikipedia.wikitext import Cleaner
+from nemo_workflow.wikipedia.wikitext.cleaner import Cleaner
+from nemo_workflow.wikipedia.wikitext.variants import SIMPLIFIED
 from tests.wikipedia.generator import pages
 
 CASES = {

@@ -37,15 +37,15 @@ from old_cpu import AVX2_ONLY
 
 
 def _install_in_worker() -> None:
-    from nemo_workflow import resuming
+    from nemo_workflow.training import resume
 
-    choose = resuming.choose_checkpoint
+    choose = resume.choose_checkpoint
 
     def choose_checkpoint(*arguments, **keywords):
         _install()  # only now: the CPU backend has patched what it patches
         return choose(*arguments, **keywords)
 
-    resuming.choose_checkpoint = choose_checkpoint
+    resume.choose_checkpoint = choose_checkpoint
 
 
 def _install() -> None:
@@ -54,7 +54,7 @@ def _install() -> None:
     if "SLOW" in os.environ:
         _at_step(lambda step: time.sleep(float(os.environ["SLOW"])))
     if "ASYNC" in os.environ:
-        from nemo_workflow import recipe
+        from nemo_workflow.training import recipe
 
         _wrap(recipe, "_fit_cpu", after=lambda made, plan: setattr(made.trainer.strategy, "ckpt_async_save", True))
     if "FAULT" in os.environ:
@@ -104,7 +104,7 @@ _DO_AT_STEP: list = []
 
 
 def _at_step(do) -> None:
-    from nemo_workflow.training import RunLog
+    from nemo_workflow.training.callbacks import RunLog
 
     _DO_AT_STEP.append(do)
 
@@ -141,7 +141,7 @@ def _nan(step: int) -> None:
 def _out_of_memory(step: int) -> None:
     import torch
 
-    from nemo_workflow.training import RunLog
+    from nemo_workflow.training.callbacks import RunLog
 
     def before(log, trainer, *_) -> None:
         if trainer.global_step + 1 == step and log.plan.setting("micro_batch_size") > 1:
@@ -155,13 +155,13 @@ def _of_step(step: int, path) -> bool:
 
 
 def _save_before(step: int, action: str) -> None:
-    from nemo_workflow.saving import Checkpoints
+    from nemo_workflow.training.checkpointing import Checkpoints
 
     _wrap(Checkpoints, "_save_checkpoint", before=lambda s, t, path: _act(action) if _of_step(step, path) else None)
 
 
 def _save_begun(step: int, action: str) -> None:
-    from nemo_workflow.saving import Checkpoints
+    from nemo_workflow.training.checkpointing import Checkpoints
 
     filler = []
 
@@ -181,7 +181,7 @@ def _save_begun(step: int, action: str) -> None:
 
 
 def _save_shards(step: int, action: str) -> None:
-    from nemo_workflow.saving import Checkpoints
+    from nemo_workflow.training.checkpointing import Checkpoints
 
     def watch(weights: Path, mine: str) -> None:
         while not any(file.stat().st_size > 1_000_000 for file in weights.glob(f"{mine}*")):
@@ -198,15 +198,15 @@ def _save_shards(step: int, action: str) -> None:
 
 
 def _save_manifest(step: int, action: str) -> None:
-    from nemo_workflow import saving
+    from nemo_workflow.training import checkpointing
 
-    _wrap(saving, "write_manifest", before=lambda path, *_: _act(action) if _of_step(step, path) else None)
+    _wrap(checkpointing, "write_manifest", before=lambda path, *_: _act(action) if _of_step(step, path) else None)
 
 
 def _save_mark(step: int, action: str) -> None:
-    from nemo_workflow import saving
+    from nemo_workflow.training import checkpointing
 
-    _wrap(saving, "write_manifest", after=lambda path, *_: _act(action) if _of_step(step, path) else None)
+    _wrap(checkpointing, "write_manifest", after=lambda path, *_: _act(action) if _of_step(step, path) else None)
 
 
 def _save_prune(step: int, action: str) -> None:
@@ -220,7 +220,7 @@ def _save_prune(step: int, action: str) -> None:
 
 
 def _validation(step: int, action: str) -> None:
-    from nemo_workflow.training import RunLog
+    from nemo_workflow.training.callbacks import RunLog
 
     def at_batch(self, trainer, *_) -> None:
         if trainer.global_step == step:
@@ -238,7 +238,7 @@ def _load(step: int, action: str) -> None:
 def _record(path: str) -> None:
     import xxhash
 
-    from nemo_workflow import order
+    from nemo_workflow.training import sample_order
 
     out = open(path, "a", buffering=1)  # noqa: SIM115, PTH123
     # Megatron's loader asks the outermost dataset: a blend, or the one source there is
@@ -252,7 +252,7 @@ def _record(path: str) -> None:
                 outermost.append(dataset_class)
             item = read(self, index)
             if dataset_class is outermost[0]:
-                place = order.describe(self, index)
+                place = sample_order.describe(self, index)
                 tokens = xxhash.xxh3_64_hexdigest(item["tokens"].numpy().tobytes())
                 fields = (os.environ["RANK"], part(self), index, place["epoch"], place["number_in_epoch"])
                 out.write("\t".join(map(str, (*fields, Path(place["source"]).name, tokens))) + "\n")
@@ -260,8 +260,8 @@ def _record(path: str) -> None:
 
         dataset_class.__getitem__ = note_and_read
 
-    noted(order.OrderedDataset, lambda dataset: dataset.index_split.name)
-    noted(order.OrderedBlend, lambda dataset: dataset.split.name)
+    noted(sample_order.OrderedDataset, lambda dataset: dataset.index_split.name)
+    noted(sample_order.OrderedBlend, lambda dataset: dataset.split.name)
 
 
 _POINTS = {

@@ -1,0 +1,80 @@
+"""Let Megatron train and convert on a machine without a GPU.
+
+NeMo and megatron-core take a CUDA device and Transformer Engine for granted in many small places. `install` replaces those
+places by what they mean on a CPU. Each patch is one function with its reason, in the file named after the library that it
+changes. Every patch is written for one version, and `install` refuses to touch another.
+
+Call `install` once in every worker, before a recipe is built and before `torch.distributed` is started, and only with
+--accelerator cpu. It needs no process group, so a conversion can call it too.
+"""
+
+from __future__ import annotations
+
+import os
+
+from nemo_workflow.backends import memory_pool
+from nemo_workflow.backends.patching import GPU_ONLY, LibraryChanged, Patch, apply, check, fitting
+
+__all__ = ["GPU_ONLY", "LibraryChanged", "install"]
+
+_installed = False
+
+
+def install(strict: bool = True) -> None:
+    """Apply every patch, all or none; a second call does nothing. Takes as long as importing NeMo (10-15 s of CPU).
+
+    `strict=False` is for a caller that proves what it computes, as a conversion does: any version will do, and a patch that
+    does not fit is left out.
+
+    Raises:
+        LibraryChanged: a library is not the version that the patches were written for, one of the patched functions has
+            gone or takes other arguments, or Transformer Engine or Apex is installed. Nothing has been patched then.
+    """
+    global _installed
+    if _installed:
+        return
+    os.environ["CUDA_VISIBLE_DEVICES"] = (
+        ""  # a library that finds a GPU would use it beside what the patches send to the CPU
+    )
+    memory_pool.leave_out()  # with a CUDA build of torch its compilation fails here, and megatron-core's import with it
+    patches = all_patches()
+    if strict:
+        check(patches)
+    else:
+        patches = fitting(patches)
+    apply(patches)
+    _installed = True
+
+
+def all_patches() -> list[Patch]:
+    """Every patch in the order in which it is applied. Imports torch, megatron-core and NeMo."""
+    from nemo_workflow.backends.cpu import (
+        megatron,
+        megatron_checkpoint,
+        megatron_config,
+        megatron_moe,
+        megatron_norm,
+        megatron_random,
+        megatron_timers,
+        nemo,
+        nemo_checkpoint,
+        nemo_seed,
+        torch,
+        torch_compile,
+    )
+
+    modules = (
+        torch,
+        torch_compile,
+        megatron_random,
+        megatron_config,
+        megatron_norm,
+        megatron_timers,
+        megatron_checkpoint,
+        megatron,
+        megatron_moe,
+        nemo_seed,
+        nemo_checkpoint,
+        nemo,
+    )
+    return [patch for module in modules for patch in module.PATCHES]

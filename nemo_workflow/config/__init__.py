@@ -1,0 +1,1 @@
+"""Flags -> one typed run configuration, or every problem at once."""

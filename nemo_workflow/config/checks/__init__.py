@@ -1,0 +1,45 @@
+"""Every rule that a run must meet before anything is launched. Each problem names flag, value and mend.
+
+The rules are what megatron-core, NeMo and Transformer Engine assert deep in a run, or, worse, ignore. A rule is a
+function that yields its problems; it yields nothing where what it needs couldn't be found out.
+"""
+
+from __future__ import annotations
+
+from nemo_workflow.config.checks.activations import cpu_offloading, recompute
+from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.checks.data import enough_data, tokenizer_fits
+from nemo_workflow.config.checks.hardware import cpu_limits, machine_size, precision_flags
+from nemo_workflow.config.checks.outputs import output_folder, sample_text, wandb_flags
+from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
+from nemo_workflow.config.checks.training import checkpoint_fits, lacking_fields, optimizer_flags, optimizer_offloading
+from nemo_workflow.config.checks.values import experiment_name, paths_are_text, smallest_values
+
+RULES = (
+    experiment_name,
+    paths_are_text,
+    output_folder,
+    machine_size,
+    checkpoint_fits,
+    lacking_fields,
+    cpu_limits,
+    precision_flags,
+    optimizer_flags,
+    rank_split,
+    tensor_split,
+    pipeline_split,
+    sequence_length,
+    recompute,
+    cpu_offloading,
+    optimizer_offloading,
+    enough_data,
+    tokenizer_fits,
+    wandb_flags,
+    sample_text,
+)
+
+
+def find_problems(run: Run) -> list[str]:
+    """Every broken rule. A value out of range is reported alone: the other rules would only repeat it."""
+    out_of_range = [*smallest_values(run)]
+    return out_of_range or [problem for rule in RULES for problem in rule(run)]

@@ -1,0 +1,49 @@
+"""What is known of a run when its rules are checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.config.flags import Settings
+from nemo_workflow.config.parallelism import Layout
+from nemo_workflow.config.run_config import Source
+from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.data.splits import Part
+from nemo_workflow.models.catalog import Recipe
+from nemo_workflow.models.pretrained import NemoModel, Tokenizer
+
+
+@dataclass
+class Run:
+    """What is known of a run when its rules are checked; None or empty where it couldn't be found out."""
+
+    settings: Settings
+    accelerator: str
+    recipe: Recipe | None = None
+    sizes: dict[str, Any] = field(default_factory=dict)
+    seq_length: int = 0
+    vocab_size: int = 0
+    hf_folder: Path | None = None
+    hf_config: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    nemo_model: NemoModel | None = None
+    layout: Layout | None = None
+    sources: tuple[Source, ...] = ()
+    parts: tuple[tuple[Part, ...], ...] = ()
+    schedule: Schedule | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def samples(self, part: int) -> int:
+        """Samples an epoch of the training (0), validation (1) or test (2) parts of all sources."""
+        return sum(parts[part].samples(self.seq_length) for parts in self.parts)
+
+    def given(self, *attributes: str) -> list[str]:
+        """Those of the flags that the user set, as they are written."""
+        return [f"--{name.replace('_', '-')}" for name in attributes if name in self.settings.given]
+
+    def effective(self, attribute: str) -> Any:
+        """A recompute flag's value, or the recipe's own where the flag is unset."""
+        value = getattr(self.settings, attribute)
+        return value if value is not None or self.settings.recompute_granularity else self.sizes.get(attribute)

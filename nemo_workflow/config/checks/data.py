@@ -1,0 +1,73 @@
+"""The data and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_workflow.config.checks.context import Run
+from nemo_workflow.data.dataset_stats import largest_token
+from nemo_workflow.data.splits import PARTS
+from nemo_workflow.utils.console import counted
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
+
+
+def enough_data(run: Run) -> Iterator[str]:
+    if not run.parts or not run.seq_length or run.recipe is None:
+        return
+    batch = run.settings.global_batch_size
+    if run.samples(0) < batch:
+        yield (
+            f"--global-batch-size {batch}: the training split holds {run.samples(0)} samples of {run.seq_length} tokens,"
+            " less than one step; lower --global-batch-size or --seq-length, or add data"
+        )
+        return
+    for index, name in enumerate(PARTS):
+        # Megatron builds every part of every source, and never ends on one without tokens
+        for source, parts in zip(run.sources, run.parts, strict=True):
+            needed = 1 if name == "validation" else 0
+            if parts[index].share and (parts[index].samples(run.seq_length) < needed or not parts[index].tokens):
+                mend = "give this part more, or 0 to do without" if index else "give it more, or leave this file out"
+                yield (
+                    f"--split {run.settings.split}: no {name} sample in {Path(source.pair.prefix).name}"
+                    f" ({counted(parts[index].sequences, 'document')}, {counted(parts[index].tokens, 'token')}); {mend}"
+                )
+
+
+def tokenizer_fits(run: Run) -> Iterator[str]:
+    """The tokenizer's files, its end-of-document token, and its vocabulary against the data."""
+    tokenizer = run.tokenizer
+    name = run.settings.hf_model_id
+    if tokenizer is None:
+        return
+    if not any((tokenizer.folder / file).is_file() for file in TOKENIZER_FILES):
+        if not list(tokenizer.folder.glob("*.tiktoken")):
+            yield f"--hf-model-id {name}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id"
+        return
+    if tokenizer.eos is None and tokenizer.plain and run.recipe and run.recipe.family != "bert":
+        yield (
+            f"--hf-model-id {name}: the tokenizer has no end-of-document token; set eos_token in its"
+            " tokenizer_config.json"
+        )
+    rows = run.sizes.get("vocab_size") or 0  # of an embedding whose size doesn't follow the tokenizer
+    if not tokenizer.vocab_size:
+        return
+    model = f"--nemo-model {run.settings.nemo_model}" if run.nemo_model else f"--model-name {run.settings.model_name}"
+    if rows and tokenizer.vocab_size > rows:
+        yield (
+            f"--hf-model-id {name}: the tokenizer has {tokenizer.vocab_size} entries, but the embedding of {model} has"
+            f" {rows} rows; give the model's own tokenizer"
+        )
+    for source in run.sources:
+        largest = largest_token(source.pair)
+        if largest is not None and rows and run.recipe and largest >= rows:
+            yield (
+                f"{source.pair.prefix}.bin: holds token id {largest}, but the embedding of {model} has"
+                f" {rows} rows; preprocess it with the model's own tokenizer, or train another model"
+            )
+        elif largest is not None and largest >= tokenizer.vocab_size:
+            yield (
+                f"{source.pair.prefix}.bin: holds token id {largest}, but the tokenizer of --hf-model-id {name} has"
+                f" {tokenizer.vocab_size} entries; preprocess it with this tokenizer or give the one it was made with"
+            )

@@ -1,0 +1,59 @@
+"""This machine's GPUs, what a CPU can't do, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nemo_workflow.config.checks.context import Run
+from nemo_workflow.utils import machine
+
+GPU_ONLY = "train on a GPU, or leave it out"
+
+
+def machine_size(run: Run) -> Iterator[str]:
+    settings = run.settings
+    if settings.executor == "slurm":
+        return
+    if settings.num_nodes > 1:
+        yield f"--num-nodes {settings.num_nodes}: --executor local runs on this machine only; use --executor slurm"
+    if run.accelerator != "gpu" or settings.dry_run:
+        return  # a plan may be for another machine
+    found = machine.gpu_count() if machine.has_gpu() else 0
+    if found is not None and run.layout and run.layout.ranks_per_node > found:
+        mend = f"--num-gpus {found}" if found else "--accelerator cpu"
+        yield f"--num-gpus {run.layout.ranks_per_node}: this machine has {found} GPUs to offer; use {mend}"
+
+
+def cpu_limits(run: Run) -> Iterator[str]:
+    """What gloo and a machine without Transformer Engine can't do, or, as fp8, would leave out without a word."""
+    if run.accelerator != "cpu":
+        return
+    settings = run.settings
+    switches = ("fp8", "cpu_offloading", "optim_cpu_offloading")
+    for name in (name for name in switches if getattr(settings, name)):
+        yield f"--{name.replace('_', '-')}: a CPU can't; {GPU_ONLY}"
+    if settings.context_parallel_size > 1:
+        yield f"--context-parallel-size {settings.context_parallel_size}: needs Transformer Engine; {GPU_ONLY}"
+    if run.recipe is None:
+        return
+    if run.sizes.get("multi_latent_attention"):
+        yield f"--model-name {run.recipe.name}: multi-latent attention needs Transformer Engine; train on a GPU"
+    elif run.recipe.parameters is None:
+        yield f"--model-name {run.recipe.name}: its layers need Transformer Engine or mamba-ssm; train on a GPU"
+    elif run.recipe.precision["fp8"] and settings.precision is None:
+        yield f"--model-name {run.recipe.name}: the recipe trains in fp8, which a CPU can't; add --precision bf16-mixed"
+
+
+def precision_flags(run: Run) -> Iterator[str]:
+    settings = run.settings
+    if settings.fp8_recipe and not settings.fp8:
+        yield f"--fp8-recipe {settings.fp8_recipe}: does nothing without --fp8; add --fp8 or leave it out"
+    if settings.fp8 and settings.precision == "32":
+        yield "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"
+    if settings.fp8 and run.layout and run.seq_length:
+        split = settings.context_parallel_size * (
+            settings.tensor_model_parallel_size if settings.sequence_parallel else 1
+        )
+        tokens = settings.micro_batch_size * run.seq_length / split
+        if tokens % 16:
+            yield f"--fp8: {tokens:g} tokens a rank is no multiple of 16; change --seq-length or --micro-batch-size"

@@ -1,0 +1,55 @@
+"""The folder of the runs, W&B, and the sample text of a finished run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_workflow.config.checks.context import Run
+from nemo_workflow.models import families
+
+
+def output_folder(run: Run) -> Iterator[str]:
+    """What can be told without making it; the start tells the rest (root may write to /proc, as far as /proc says)."""
+    if run.settings.executor != "local":
+        return
+    output = Path(run.settings.output_dir).expanduser().absolute()
+    folder = output / run.settings.experiment
+    there = next(place for place in (folder, *folder.parents) if os.access(place, os.F_OK))
+    if not there.is_dir():
+        yield f"--output-dir {output}: {there} is a file; give a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield f"--output-dir {output}: {there} can't be written; give another folder, or make this one writable"
+
+
+def wandb_flags(run: Run) -> Iterator[str]:
+    settings = run.settings
+    idle = run.given("wandb_project", "wandb_name", "wandb_token")
+    if idle and not settings.wandb:
+        yield f"{', '.join(idle)}: does nothing without --wandb; add --wandb or leave it out"
+
+
+def wandb_logged_in() -> bool:
+    """Whether `wandb login` has left a key."""
+    try:
+        keys = Path(os.environ.get("NETRC", "~/.netrc")).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, RuntimeError):
+        keys = ""
+    return "api.wandb.ai" in keys or "WANDB_BASE_URL" in os.environ  # of another server we can't tell
+
+
+def sample_text(run: Run) -> Iterator[str]:
+    text = run.settings.sample
+    if text is None:
+        return
+    if not text.strip():
+        yield "--sample: give the text that the model is to go on with, or leave it out"
+    if run.settings.executor == "slurm":
+        yield (
+            "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with"
+            " ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"
+        )
+    if run.recipe and run.recipe.model_class not in {family.model_class for family in families.FAMILIES}:
+        reason = families.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
+        yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"

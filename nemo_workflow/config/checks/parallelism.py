@@ -1,0 +1,163 @@
+"""How ranks share the model: data, tensor, pipeline, context and expert parallelism, and the sequence length that they split."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.parallelism import Layout, layers_a_stage
+from nemo_workflow.models.catalog import Recipe
+from nemo_workflow.utils.console import counted
+
+
+def rank_split(run: Run) -> Iterator[str]:
+    """Ranks over tensor, pipeline, context and expert parallelism."""
+    if run.layout is None:
+        return
+    layout = run.layout
+    size = layout.tensor * layout.pipeline * layout.context
+    if layout.ranks % size:
+        yield (
+            f"--num-gpus {layout.ranks_per_node} x --num-nodes {layout.nodes}: {layout.ranks} ranks are no multiple of"
+            f" TP x PP x CP = {layout.tensor} x {layout.pipeline} x {layout.context} = {size};"
+            " change the ranks or the parallel sizes"
+        )
+        return
+    yield from _expert_split(run, layout)
+    settings = run.settings
+    each = settings.micro_batch_size * layout.data
+    if settings.global_batch_size % each:
+        yield (
+            f"--global-batch-size {settings.global_batch_size}: no multiple of micro batch size x data parallel size ="
+            f" {settings.micro_batch_size} x {layout.data} = {each}; use {_near_multiples(settings.global_batch_size, each)}"
+        )
+
+
+def _near_multiples(value: int, step: int) -> str:
+    below = value // step * step
+    return f"{below} or {below + step}" if below else f"{step}"
+
+
+def _expert_split(run: Run, layout: Layout) -> Iterator[str]:
+    experts = run.sizes.get("num_moe_experts")
+    named = f"--expert-model-parallel-size {layout.expert}"
+    if "expert_model_parallel_size" not in run.settings.given and run.recipe:
+        named += f" (recipe {run.recipe.name}'s own)"
+    if layout.expert > 1 and run.recipe and not experts:
+        yield f"{named}: recipe {run.recipe.name} has no experts; leave it out"
+        return
+    if experts and experts % layout.expert:
+        yield f"{named}: doesn't divide the {experts} experts; use a divisor of {experts}"
+    size = layout.pipeline * layout.expert * (layout.expert_tensor or layout.tensor)
+    if layout.expert > 1 and layout.ranks % size:
+        yield (
+            f"{named}: {layout.ranks} ranks are no multiple of PP x EP x the ranks an expert is split over = {size};"
+            " lower it or use more GPUs"
+        )
+    if experts and layout.tensor > 1 and not layout.sequence_parallel:
+        yield (
+            f"--tensor-model-parallel-size {layout.tensor}: a mixture of experts needs --sequence-parallel with it;"
+            " add --sequence-parallel"
+        )
+
+
+def tensor_split(run: Run) -> Iterator[str]:
+    """What is divided by the tensor parallel size must divide (megatron-core: TransformerConfig, MambaMixer)."""
+    if run.layout is None or run.recipe is None or run.layout.tensor == 1:
+        if run.layout and run.layout.sequence_parallel and run.layout.tensor == 1:
+            yield "--sequence-parallel: needs --tensor-model-parallel-size 2 or more; leave it out"
+        return
+    tensor, sizes = run.layout.tensor, run.sizes
+    parts = {
+        "attention heads": sizes.get("num_attention_heads"),
+        "groups of keys and values": sizes.get("num_query_groups") or sizes.get("num_attention_heads"),
+        "columns of the MLP": sizes.get("ffn_hidden_size"),
+    }
+    if "M" in str(sizes.get("hybrid_override_pattern") or "") and run.recipe.family == "ssm":
+        heads = sizes.get("mamba_num_heads") or 2 * sizes["hidden_size"] // sizes["mamba_head_dim"]
+        parts = {"Mamba heads": heads, "Mamba groups": sizes["mamba_num_groups"]}
+        if "*" in sizes["hybrid_override_pattern"]:
+            parts["groups of keys and values"] = sizes["num_query_groups"] or sizes["num_attention_heads"]
+    for what, number in parts.items():
+        if number and number % tensor:
+            yield (
+                f"--tensor-model-parallel-size {tensor}: doesn't divide the {number} {what} of {run.recipe.name};"
+                f" use a divisor of {number}"
+            )
+
+
+def pipeline_split(run: Run) -> Iterator[str]:
+    """Layers over stages and virtual stages."""
+    layout, recipe = run.layout, run.recipe
+    if layout is None or recipe is None:
+        return
+    virtual = f"--virtual-pipeline-model-parallel-size {layout.virtual_pipeline}"
+    if layout.virtual_pipeline > 1 and layout.pipeline == 1:
+        yield f"{virtual}: needs --pipeline-model-parallel-size 2 or more; leave it out"
+        return
+    try:
+        stages = layers_a_stage(run.sizes, recipe.layout, layout)
+    except ValueError as error:
+        even = _even_stages(run, layout, recipe)
+        yield f"--pipeline-model-parallel-size {layout.pipeline}: can't split {error} of {recipe.name} evenly; use {even}"
+        return
+    if layout.virtual_pipeline > 1:
+        yield from _virtual_split(run, layout, recipe, stages, virtual)
+
+
+def _even_stages(run: Run, layout: Layout, recipe: Recipe) -> str:
+    """The numbers of stages that the layers can be split into: '1, 2 or 4'."""
+    found = []
+    for stages in range(1, run.sizes["num_layers"] + 1):
+        with contextlib.suppress(ValueError):
+            if min(layers_a_stage(run.sizes, recipe.layout, replace(layout, pipeline=stages))) > 0:
+                found.append(str(stages))
+    return " or ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+
+
+def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], named: str) -> Iterator[str]:
+    if recipe.family != "gpt":
+        yield f"{named}: the models of {recipe.name} can't be cut into virtual stages; leave it out"
+        return
+    each = (sum(stages) + recipe.layout["embedding_counts"] + recipe.layout["loss_counts"]) // layout.pipeline
+    if each % layout.virtual_pipeline:
+        yield f"{named}: doesn't divide the {counted(each, 'layer')} of a stage; use a divisor of it"
+    micro = layout.micro_batches(run.settings.global_batch_size, run.settings.micro_batch_size)
+    if micro % layout.pipeline:
+        yield (
+            f"{named}: the {counted(micro, 'micro batch')} of a step {'is' if micro == 1 else 'are'} no multiple of"
+            f" --pipeline-model-parallel-size {layout.pipeline}; change --global-batch-size"
+        )
+
+
+def sequence_length(run: Run) -> Iterator[str]:
+    if run.recipe is None or run.layout is None or not run.seq_length:
+        return
+    layout, length = run.layout, run.seq_length
+    if layout.context > 1 and length % (2 * layout.context):
+        yield (
+            f"--seq-length {length}: no multiple of 2 x --context-parallel-size = {2 * layout.context}, in which each"
+            " rank takes an early and a late piece; use one"
+        )
+    elif layout.sequence_parallel and length // layout.context % layout.tensor:
+        yield (
+            f"--seq-length {length}: the {length // layout.context} tokens of a context parallel rank are no multiple of"
+            f" --tensor-model-parallel-size {layout.tensor}, as --sequence-parallel needs; use one"
+        )
+    longest = _longest_sequence(run, run.recipe)
+    if longest and length > longest:
+        yield (
+            f"--seq-length {length}: {run.recipe.name} is made for at most {longest} tokens; lower it, or take a recipe"
+            " for longer sequences (--list-models)"
+        )
+
+
+def _longest_sequence(run: Run, recipe: Recipe) -> int | None:
+    """Tokens that the positions of the model allow; None where any number may be trained from scratch."""
+    if recipe.family == "gpt" and run.sizes.get("position_embedding_type") == "learned_absolute":
+        return run.sizes["seq_length"] if run.nemo_model else None  # a table of positions, made as long as asked
+    if recipe.longest_sequence is None:
+        return None
+    return max(recipe.longest_sequence, int(run.hf_config.get("max_position_embeddings") or 0))

@@ -1,0 +1,213 @@
+"""What the flags of a Slurm run must meet, told from the flags alone. Light."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.config.flags import SLURM, TABLE
+from nemo_workflow.config.run_config import Source
+
+PLAIN_PATH = re.compile(r"[\w./+@=-]+", re.ASCII)
+PLAIN_NAME = re.compile(r"[\w.+@=-]+", re.ASCII)
+REWRITTEN = "/nemo_run"  # nemo_run replaces it in a job script without a container
+# a name or a flag with its value, wherever in the line; what a login command is told; Hugging Face's own form; a URL's password
+SECRET = re.compile(
+    r"""(?P<name>(?<!\w)\w*(?:TOKEN(?!S|IZ)|SECRET|PASSWORD|API_?KEY)(?!\w*_(?:PATH|FILE|DIR)=)\w*)=
+            (?:['"]?[\w+/-]{8}|['"][^'"$`]{8})
+      | (?<!\S)(?P<flag>--[\w-]*(?:token|password|api-key))\s+['"]?\w[\w+/-]{7}
+      | (?P<command>\bwandb\s+login)\b[^;|&]*[\s'"][\w-]{32}
+      | \bhf_[a-z0-9]{20}
+      | ://[^\s/:@'"$]*:[^\s/:@'"$`]+@
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+OWNED = {
+    "account": "--account",
+    "partition": "--partition",
+    "nodes": "--num-nodes",
+    "ntasks": "--num-gpus",
+    "ntasks_per_node": "--num-gpus",
+    "gpus": "--num-gpus",
+    "gpus_per_node": "--num-gpus",
+    "time": "--time",
+    "qos": "--qos",
+    "mem": "--mem",
+    "exclusive": "--exclusive",
+    "constraint": "--constraint",
+    "reservation": "--reservation",
+    "nodelist": "--nodelist",
+    "mail_type": "--mail-type",
+    "mail_user": "--mail-user",
+    "dependency": "--dependency",
+    "signal": "--stop-before",
+    "requeue": "--requeue",
+    "no_requeue": "--requeue",
+}
+OURS = ("job_name", "output", "error", "open_mode", "array", "export", "test_only", "wait", "parsable", "wrap", "chdir")
+
+
+def find_problems(run: Any) -> Iterator[str]:
+    """The broken rules of a checks.Run, each with its flag and the mend."""
+    settings = run.settings
+    if settings.executor != "slurm":
+        yield from _needs_slurm(settings)
+        return
+    yield from _paths(settings)
+    yield from _time(settings)
+    yield from _slurm_args(settings.slurm_arg)
+    yield from _setup_file(settings.setup_file)
+    yield from _containers(run)
+    if "timeout_minutes" in settings.given and settings.timeout_minutes:
+        yield (
+            f"--timeout-minutes {settings.timeout_minutes:g}: a Slurm job is not watched for hung ranks; leave it out, and"
+            " let --time end a job that hangs"
+        )
+    if settings.ssh and not re.fullmatch(r"([\w.-]+@)?[\w.-]+(:\d+)?", settings.ssh):
+        yield f"--ssh {settings.ssh}: expected [USER@]HOST[:PORT]"
+    if settings.ssh:
+        for name in ("hf_token", "wandb_token"):
+            if name in settings.given:
+                yield (
+                    f"--{name.replace('_', '-')}: can't travel with --ssh without being written down; export it in a"
+                    " file that only you can read on the cluster, and name that file in --setup-file with `. FILE`"
+                )
+
+
+def _needs_slurm(settings: Any) -> Iterator[str]:
+    for option in TABLE:
+        value = settings.values[option.attribute]
+        if option.group == SLURM and option.attribute in settings.given and value not in (option.default, (), None, ""):
+            yield f"--{option.name}: only for --executor slurm; leave it out, or add --executor slurm"
+
+
+def _paths(settings: Any) -> Iterator[str]:
+    folder = str(Path(settings.output_dir).expanduser().absolute())
+    mend = "nemo_run can't take it in a Slurm job; choose another folder"
+    if not PLAIN_PATH.fullmatch(folder):
+        yield f"--output-dir {folder}: holds a blank or a sign other than letters, digits and ./_+@=-: {mend}"
+    if settings.no_container and REWRITTEN in folder:
+        yield f"--output-dir {folder}: holds {REWRITTEN}: {mend}"
+    if settings.no_container and REWRITTEN in sys.executable:
+        yield f"--no-container: the path of this Python, {sys.executable}, holds {REWRITTEN}: nemo_run can't take it"
+    if not PLAIN_NAME.fullmatch(settings.experiment):
+        yield f"--experiment {settings.experiment!r}: with Slurm only letters, digits and ._+@=- make a name"
+
+
+def seconds_of(limit: str) -> int:
+    """Seconds of a time limit in Slurm's forms: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
+    days, dash, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if dash:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    elif len(parts) == 3:
+        hours, minutes, seconds = parts
+    else:
+        hours, minutes, seconds = 0, parts[0], parts[1] if len(parts) > 1 else 0
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _time(settings: Any) -> Iterator[str]:
+    if settings.time and 0 < seconds_of(settings.time) <= settings.stop_before:
+        yield (
+            f"--time {settings.time}: not longer than the {settings.stop_before} s of --stop-before, in which the run"
+            " saves and stops; raise --time or lower --stop-before"
+        )
+    if settings.dependency and re.search(r"\s", settings.dependency):
+        yield f"--dependency {settings.dependency!r}: holds a blank; Slurm's form is TYPE:JOB[:JOB][,TYPE:JOB]"
+
+
+def slurm_arguments(arguments: tuple[str, ...] | list[str]) -> dict[str, str | bool]:
+    """NAME=VALUE or NAME of --slurm-arg as sbatch options by name with underscores."""
+    found: dict[str, str | bool] = {}
+    for argument in arguments:
+        name, equals, value = argument.lstrip("-").partition("=")
+        found[name.replace("-", "_")] = value if equals else True
+    return found
+
+
+def _slurm_args(arguments: tuple[str, ...]) -> Iterator[str]:
+    for argument in arguments:
+        (name,) = slurm_arguments([argument])
+        if not re.fullmatch(r"[a-z][a-z_]*", name):
+            yield f"--slurm-arg {argument}: expected NAME=VALUE with the long name of an sbatch option"
+        elif name in OWNED:
+            yield f"--slurm-arg {argument}: use {OWNED[name]}"
+        elif name in OURS:
+            yield f"--slurm-arg {argument}: can't be changed, following the run depends on it; leave it out"
+
+
+def _setup_file(path: str | None) -> Iterator[str]:
+    if not path:
+        return
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"--setup-file {path}: cannot be read: {error}"
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        found = SECRET.search(line)
+        if found:
+            what = f"the value of {found[found.lastgroup]}" if found.lastgroup else "a token or a password"
+            yield (
+                f"--setup-file {path}: line {number} holds {what}; the file is copied into the run's folder, so keep the"
+                " value in a file that only you can read and write `. THAT_FILE` instead"
+            )
+
+
+def _containers(run: Any) -> Iterator[str]:
+    settings = run.settings
+    if settings.no_container:
+        for name in ("container_image", "container_mounts", "container_env"):
+            if settings.values[name] and settings.values[name] != _default(name):
+                yield f"--{name.replace('_', '-')} and --no-container can't be combined: leave one out"
+        return
+    for mount in settings.container_mounts:
+        if not re.fullmatch(r"/[^:,]*:/[^:,]*(:[^:,]+)?", mount):
+            yield f"--container-mounts {mount}: expected HOST:CONTAINER[:FLAGS] with absolute paths and no comma"
+    for folder, flag in needed_folders(settings.values, run.sources):
+        for mount in settings.container_mounts:
+            source, _, rest = mount.partition(":")
+            target = rest.partition(":")[0]
+            if source != target and is_below(folder, target):
+                yield (
+                    f"--container-mounts {mount}: hides {folder} ({flag}), which the job looks for under its own path;"
+                    f" mount {source} elsewhere, or name the files by a path that is the same inside and outside"
+                )
+        if re.search(r"[:,]", folder):
+            yield f"{flag} {folder}: a path with a colon or comma can't be mounted into a container; rename it"
+
+
+def _default(attribute: str) -> Any:
+    return next(option.default for option in TABLE if option.attribute == attribute)
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether a path is `folder` or lies in it."""
+    return Path(path).is_relative_to(folder)
+
+
+def needed_folders(values: dict[str, Any], sources: Sequence[Source]) -> list[tuple[str, str]]:
+    """Every folder that the ranks open, as an absolute path, and the flag it comes from."""
+    found = [(_absolute(values["output_dir"]), "--output-dir")]
+    data = "--blend" if values["blend"] else "--dataset-dir"
+    for source in sources:
+        for file in (Path(f"{source.pair.prefix}.bin"), Path(f"{source.pair.prefix}.idx")):
+            found += [(str(file.absolute().parent), data), (str(file.resolve().parent), data)]  # a link's target too
+    if values["nemo_model"]:
+        found.append((_absolute(values["nemo_model"]), "--nemo-model"))
+    if Path(values["hf_model_id"]).expanduser().is_dir():
+        found.append((_absolute(values["hf_model_id"]), "--hf-model-id"))
+    else:
+        cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+        if cache.is_dir():
+            found.append((str(cache.absolute()), "HF_HOME"))
+    return list(dict.fromkeys(found))
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())

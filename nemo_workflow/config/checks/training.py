@@ -1,0 +1,71 @@
+"""Optimizer and schedule, fields that a recipe lacks, the checkpoint to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.flags import TABLE
+from nemo_workflow.utils.console import counted
+
+
+def _optimizer(run: Run) -> str:
+    return run.settings.optimizer or (run.recipe.fields["optim.config.optimizer"] if run.recipe else "adam")
+
+
+def optimizer_flags(run: Run) -> Iterator[str]:
+    schedule = run.schedule
+    idle = run.given("adam_beta1", "adam_beta2") if _optimizer(run) == "sgd" else []
+    if idle:
+        yield f"{', '.join(idle)}: does nothing with --optimizer sgd; leave it out"
+    if schedule is None:
+        return
+    if schedule.min_lr > schedule.lr:
+        yield f"--min-lr {schedule.min_lr:g}: above the learning rate {schedule.lr:g}; lower --min-lr or raise --lr"
+    if schedule.warmup_steps > schedule.max_steps:
+        yield (
+            f"--warmup-steps {schedule.warmup_steps}: longer than the run of {counted(schedule.max_steps, 'step')};"
+            " lower --warmup-steps or raise --max-steps"
+        )
+    elif schedule.warmup_steps + schedule.constant_steps > schedule.max_steps:
+        yield (
+            f"--constant-steps {schedule.constant_steps}: with {counted(schedule.warmup_steps, 'step')} of warm-up longer than the"
+            f" run of {counted(schedule.max_steps, 'step')}; lower --constant-steps or raise --max-steps"
+        )
+    if schedule.val_check_interval > schedule.max_steps:
+        yield (
+            f"--val-check-interval {schedule.val_check_interval}: longer than the run of {counted(schedule.max_steps, 'step')}, so"
+            " it would never validate; lower it"
+        )
+
+
+def optimizer_offloading(run: Run) -> Iterator[str]:
+    """megatron-core's optimizer on the host is Adam, over the shards of the distributed optimizer."""
+    settings = run.settings
+    if not settings.optim_cpu_offloading:
+        if run.given("optim_cpu_offloading_frac"):
+            yield "--optim-cpu-offloading-frac: does nothing without --optim-cpu-offloading; add it or leave this out"
+        return
+    if settings.disable_dist_optim:
+        yield "--optim-cpu-offloading: needs the distributed optimizer; leave --disable-dist-optim out"
+    if _optimizer(run) == "sgd":
+        yield "--optim-cpu-offloading: only Adam's states can be offloaded; leave it or --optimizer sgd out"
+
+
+def lacking_fields(run: Run) -> Iterator[str]:
+    if run.recipe is None:
+        return
+    for option in TABLE:
+        missing = [path for path in option.sets if path in run.recipe.lacks]
+        if missing and option.attribute in run.settings.given:
+            yield f"--{option.name}: recipe {run.recipe.name} has no field {missing[0]}; leave it out"
+
+
+def checkpoint_fits(run: Run) -> Iterator[str]:
+    """The architecture of --nemo-model against --model-name."""
+    model, recipe = run.nemo_model, run.recipe
+    if model and recipe and model.model_class != recipe.model_class:
+        yield (
+            f"--nemo-model {run.settings.nemo_model}: holds a {model.model_class}, but --model-name {recipe.name} is a"
+            f" {recipe.model_class}; name a recipe of its family or leave --model-name out"
+        )

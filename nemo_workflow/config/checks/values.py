@@ -1,0 +1,46 @@
+"""Numbers out of range, and names and paths that can't be taken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.flags import TABLE
+
+
+def smallest_values(run: Run) -> Iterator[str]:
+    for option in TABLE:
+        value = run.settings.values[option.attribute]
+        if option.least is not None and value is not None and not option.least <= value < float("inf"):
+            yield f"--{option.name} {value}: must be {option.least} or more"
+        if option.above is not None and value is not None and not option.above < value < float("inf"):
+            yield f"--{option.name} {value}: must be above {option.above}"
+    settings = run.settings
+    if settings.keep_checkpoints == 0:
+        yield "--keep-checkpoints 0: would delete the run's only checkpoint; keep 1 or more, or -1 for all"
+    for name in ("adam_beta1", "adam_beta2"):
+        if (value := getattr(settings, name)) is not None and value >= 1:
+            yield f"--{name.replace('_', '-')} {value}: must be below 1"
+    if settings.optim_cpu_offloading_frac > 1:
+        yield f"--optim-cpu-offloading-frac {settings.optim_cpu_offloading_frac}: must be between 0 and 1"
+
+
+def experiment_name(run: Run) -> Iterator[str]:
+    name = run.settings.experiment
+    if not re.fullmatch(r"\w[\w.+=-]*", name) or len(name.encode()) > 200:
+        yield f"--experiment {name!r}: no folder name; use letters, digits, and . _ + = - after the first"
+
+
+def paths_are_text(run: Run) -> Iterator[str]:
+    """Paths travel to the ranks as JSON and into checkpoints as YAML: any text may be in them, blanks and newlines too."""
+    settings = run.settings
+    named = {name: getattr(settings, name) for name in ("hf_model_id", "nemo_model", "blend")}
+    paths = [(f"--{name.replace('_', '-')}", path) for name, path in named.items() if path]
+    paths += [("--output-dir", str(Path(settings.output_dir).expanduser().absolute()))]
+    paths += [("--dataset-dir", folder) for folder in settings.dataset_dir]
+    paths += [("data", f"{source.pair.prefix}.bin") for source in run.sources]
+    for flag, path in paths:
+        if any("\ud800" <= sign <= "\udfff" for sign in path):
+            yield f"{flag} {path.encode('utf-8', 'backslashreplace').decode()}: no UTF-8; rename it"

@@ -1,0 +1,434 @@
+"""The flags of pretrain_llm.py: one table. Argparse, --config files, the README's tables and the tests read it.
+
+A row holds a flag's names, type, default, help and the field of a NeMo recipe that it sets. Rows with `guide=True`
+are the contract of the pretraining guide: their names, types and defaults don't change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import Refusal
+
+STRATEGY = "trainer.strategy"
+MODEL = "model.config"
+OPTIM = "optim.config"
+SCHEDULE = "optim.lr_scheduler"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flag. `name` is its long spelling with hyphens and without the dashes."""
+
+    name: str
+    group: str
+    help: str
+    type: Callable[[str], Any] = str
+    default: Any = None
+    short: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    sets: tuple[str, ...] = ()  # dotted recipe fields that take the value as it is
+    required: bool = False
+    unless: str | None = None  # the attribute of a flag that stands in place of a required one
+    many: bool = False  # may be given more than once; the value is a tuple
+    switch: bool = False  # store_true
+    env: str | None = None  # the default comes from this environment variable
+    bare: str | None = None  # what the flag means without a value, where the value may be left out
+    least: float | None = None  # the smallest value allowed
+    above: float | None = None  # a value that every allowed one is above
+    words: bool = False  # the value may be written as several words
+    guide: bool = False
+
+    @property
+    def attribute(self) -> str:
+        return self.name.replace("-", "_")
+
+    @property
+    def secret(self) -> bool:
+        return self.env is not None
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every way to write it: short names, then the long names with hyphens and with underscores."""
+        longs: list[str] = []
+        for name in (self.name, *self.aliases):
+            longs += [f"--{name}", f"--{name.replace('-', '_')}"]
+        return (*self.short, *dict.fromkeys(longs))
+
+    @property
+    def form(self) -> str:
+        """What a value looks like, for the refusal of another."""
+        return FORMS.get(self.type) or type_name(self)
+
+    def from_command_line(self, text: str) -> Any:
+        """Convert a value of the command line; raises Refusal with what was expected."""
+        try:
+            return self.type(text)
+        except ValueError:
+            raise Refusal(f"--{self.name} {text}: expected {self.form}") from None
+
+    def from_yaml(self, value: Any) -> Any:
+        """Check and convert a value of a --config file; raises ValueError with what was expected."""
+        if value is None:
+            return None
+        if self.switch:
+            if not isinstance(value, bool):
+                raise ValueError("expected true or false")
+            return value
+        if self.many:
+            return tuple(self._one(v) for v in (value if isinstance(value, list) else [value]))
+        return self._one(value)
+
+    def _one(self, value: Any) -> Any:
+        if isinstance(value, bool | list | dict):
+            raise ValueError(f"expected {self.form}")
+        try:
+            converted = self.type(str(value))
+        except ValueError as error:
+            raise ValueError(f"expected {self.form}") from error
+        if self.choices and converted not in self.choices:
+            raise ValueError(f"expected one of {', '.join(self.choices)}")
+        return converted
+
+
+def type_name(option: Option) -> str:
+    """The type as the README's tables write it."""
+    if option.switch:
+        return "store_true"
+    return getattr(option.type, "type_name", option.type.__name__)
+
+
+def slurm_time(text: str) -> str:
+    """A time limit in one of Slurm's forms, unchanged."""
+    if not re.fullmatch(r"(\d+-)?\d+(:[0-5]?\d){0,2}", text):
+        raise ValueError(text)
+    return text
+
+
+slurm_time.type_name = "str"  # type: ignore[attr-defined]
+
+
+def on_nan(text: str) -> str:
+    """'stop' or 'skip N', unchanged."""
+    if not re.fullmatch(r"stop|skip [1-9]\d*", text):
+        raise ValueError(text)
+    return text
+
+
+on_nan.type_name = "'stop' or 'skip N'"  # type: ignore[attr-defined]
+
+
+def int_or_auto(text: str) -> int | str:
+    """A whole number, or the word auto."""
+    return text if text == "auto" else int(text)
+
+
+int_or_auto.type_name = "int"  # type: ignore[attr-defined]
+
+FORMS: dict[Callable[[str], Any], str] = {
+    int: "a whole number in digits, such as 1000",
+    float: "a number without a unit, such as 80, 0.001 or 1e-3",
+    int_or_auto: "a whole number in digits, or auto",
+    slurm_time: "minutes, hours:minutes:seconds or days-hours, such as 240, 4:00:00 or 1-12",
+}
+
+EXECUTION = "Experiment Execution Method"
+SLURM = "Slurm Parameter Settings"
+HARDWARE = "Hardware Settings"
+MODEL_GROUP = "Model Settings"
+TRAINING = "Training Parameters"
+OPTIMIZER = "Optimizer and Learning Rate"
+PARALLEL = "Model Parallelization Settings"
+DATA = "Dataset Path"
+CHECKPOINTS = "Checkpoint Recovery"
+LOGGING = "Training Process Output and Logging"
+RECOMPUTE = "Activation Checkpointing"
+OFFLOAD = "CPU offloading"
+
+GROUPS = (
+    EXECUTION,
+    SLURM,
+    HARDWARE,
+    MODEL_GROUP,
+    TRAINING,
+    OPTIMIZER,
+    PARALLEL,
+    DATA,
+    CHECKPOINTS,
+    LOGGING,
+    RECOMPUTE,
+    OFFLOAD,
+)
+
+# fmt: off
+_GUIDE = [
+    Option("executor", EXECUTION, "where to run: this machine, or a Slurm cluster", default="local", choices=("local", "slurm")),
+    Option("experiment", EXECUTION, "name of the experiment and of its folder below --output-dir", default="pretraining", short=("-E",)),
+    Option("account", SLURM, "Slurm account", default="root", short=("-A",)),
+    Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
+    Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)),
+    Option("num-nodes", HARDWARE, "number of nodes", type=int, default=1, short=("-N",), sets=("trainer.num_nodes",), least=1),
+    Option("num-gpus", HARDWARE, "GPUs a node; on a CPU the number of processes a node, 1 when unset", type=int, default=8, short=("-G",), sets=("trainer.devices",), least=1),
+    Option("model-name", MODEL_GROUP, "recipe (see supported_model_name.txt or --list-models); found from --nemo-model or the Hugging Face config.json when left out", short=("-M",)),
+    Option("hf-model-id", MODEL_GROUP, "Hugging Face model id or local folder; its tokenizer is used", required=True),
+    Option("nemo-model", MODEL_GROUP, "NeMo 2 checkpoint folder (context/ and weights/) to start from"),
+    Option("hf-token", MODEL_GROUP, "Hugging Face token for downloading the tokenizer; better given as HF_TOKEN", env="HF_TOKEN"),
+    Option("max-steps", TRAINING, "training steps; unset: one epoch of the training split", type=int, sets=("trainer.max_steps",), least=1),
+    Option("global-batch-size", TRAINING, "sequences a step over all ranks; a multiple of micro batch size x data parallel size", type=int, default=2048, short=("-gbs",), sets=("data.global_batch_size",), least=1),
+    Option("micro-batch-size", TRAINING, "sequences a rank computes at once; auto, or unset on this machine's GPUs: the largest that fits by the memory plan", type=int_or_auto, default=1, short=("-mbs",), sets=("data.micro_batch_size",), least=1),
+    Option("fp8", TRAINING, "train with fp8 matrix products (GPU with Transformer Engine)", switch=True, default=False),
+    Option("tensor-model-parallel-size", PARALLEL, "split each layer over this many ranks", type=int, default=1, short=("-TP",), sets=(f"{STRATEGY}.tensor_model_parallel_size",), least=1),
+    Option("pipeline-model-parallel-size", PARALLEL, "split the layers into this many stages", type=int, default=1, short=("-PP",), sets=(f"{STRATEGY}.pipeline_model_parallel_size",), least=1),
+    Option("virtual-pipeline-model-parallel-size", PARALLEL, "model chunks a pipeline stage; 1 is off", type=int, default=1, short=("-VPP",), least=1),
+    Option("context-parallel-size", PARALLEL, "split each sequence over this many ranks (GPU with Transformer Engine)", type=int, default=1, short=("-CP",), sets=(f"{STRATEGY}.context_parallel_size",), least=1),
+    Option("sequence-parallel", PARALLEL, "split norms and dropouts along the sequence too (needs tensor parallelism)", switch=True, default=False, short=("-SP",), sets=(f"{STRATEGY}.sequence_parallel",)),
+    Option("dataset-dir", DATA, "folder with .bin/.idx files, or the folder above its preprocessed/; may be given more than once", aliases=("dataset-path",), required=True, unless="blend", many=True, metavar="DIR"),
+    Option("wandb", LOGGING, "log to Weights & Biases", switch=True, default=False),
+    Option("wandb-project", LOGGING, "Weights & Biases project"),
+    Option("wandb-name", LOGGING, "Weights & Biases run name; unset: the experiment's name"),
+    Option("wandb-token", LOGGING, "Weights & Biases key; better given as WANDB_API_KEY", env="WANDB_API_KEY" ),
+    Option("recompute-granularity", RECOMPUTE, "recompute activations in the backward pass: whole layers, or attention only", choices=("full", "selective"), sets=(f"{MODEL}.recompute_granularity",)),
+    Option("recompute-method", RECOMPUTE, "with full: groups of layers (uniform), or the first layers of a stage (block)", choices=("block", "uniform"), sets=(f"{MODEL}.recompute_method",)),
+    Option("recompute-num-layers", RECOMPUTE, "with full: layers a group (uniform), or layers recomputed a (virtual) stage (block)", type=int, sets=(f"{MODEL}.recompute_num_layers",), least=1),
+    Option("cpu-offloading", OFFLOAD, "keep part of the activations or weights in host memory", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading",)),
+    Option("cpu-offloading-layers", OFFLOAD, "number of layers to offload", type=int, sets=(f"{MODEL}.cpu_offloading_num_layers",), least=1),
+    Option("cpu-offloading-activations", OFFLOAD, "offload activations", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_activations",)),
+    Option("cpu-offloading-weights", OFFLOAD, "offload weights (Transformer Engine 2.9 no longer does)", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading_weights",)),
+    Option("optim-cpu-offloading", OFFLOAD, "keep Adam's states and fp32 weights in host memory", switch=True, default=False, sets=(f"{OPTIM}.optimizer_cpu_offload",)),
+    Option("optim-cpu-offloading-frac", OFFLOAD, "fraction of the optimizer states to offload, 0 to 1", type=float, default=1.0, least=0),
+]
+
+_OURS = [
+    Option("accelerator", HARDWARE, "auto: a GPU where the machine has one (always with --executor slurm), else the CPU", default="auto", choices=("auto", "gpu", "cpu")),
+    Option("gpu-memory", HARDWARE, "GiB of memory of one GPU, for the memory plan", type=float, default=80.0, least=1),
+    Option("time", SLURM, "time limit of the job as Slurm writes it: minutes, hours:minutes:seconds or days-hours", type=slurm_time, metavar="LIMIT"),
+    Option("qos", SLURM, "Slurm quality of service"),
+    Option("mem", SLURM, "memory a node, as Slurm writes it (64G; 0 is all of it); unset: the cluster's default"),
+    Option("exclusive", SLURM, "share the nodes with no other job", switch=True, default=False),
+    Option("constraint", SLURM, "features that the nodes must have"),
+    Option("reservation", SLURM, "reservation to run in"),
+    Option("nodelist", SLURM, "nodes to run on"),
+    Option("mail-type", SLURM, "events that Slurm mails about, such as END,FAIL"),
+    Option("mail-user", SLURM, "who gets the mail"),
+    Option("dependency", SLURM, "what the job waits for, as Slurm writes it (afterok:123)"),
+    Option("requeue", SLURM, "times that the job comes back by itself: after the time limit, a preemption, a lost node, or a failure since which it had saved", type=int, default=0, least=0, metavar="N"),
+    Option("chain", SLURM, "submit N jobs, each starting when the one before has ended well or saved at its time limit", type=int, default=1, least=1, metavar="N"),
+    Option("stop-before", SLURM, "seconds before the time limit at which the run saves and stops", type=int, default=300, least=0, metavar="SECONDS"),
+    Option("container-mounts", SLURM, "folder to mount, HOST:CONTAINER[:FLAGS]; may be given more than once; the run's own folders are mounted by themselves", many=True, metavar="MOUNT"),
+    Option("container-env", SLURM, "variable that the container takes from the job's environment even if its image sets it; may be given more than once", many=True, metavar="NAME"),
+    Option("no-container", SLURM, "run without a container: this Python environment, on a disk that the nodes share", switch=True, default=False),
+    Option("setup-file", SLURM, "shell lines to run first on the first node, such as `module load`; copied with the code", metavar="FILE"),
+    Option("ssh", SLURM, "submit from [USER@]HOST[:PORT], a login node that sees the same folders", metavar="HOST"),
+    Option("slurm-arg", SLURM, "any other option of sbatch, as NAME=VALUE or NAME; may be given more than once", many=True, metavar="NAME=VALUE"),
+    Option("precision", TRAINING, "precision of the training; unset: the recipe's (bf16-mixed in all of NeMo's)", choices=("bf16-mixed", "16-mixed", "32")),
+    Option("fp8-recipe", TRAINING, "with --fp8: how scaling factors are found, in NeMo's names (tensorwise is current scaling); unset: delayed", choices=("delayed", "tensorwise", "blockwise", "mxfp8")),
+    Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
+    Option("blend", DATA, "file with a line `WEIGHT PATH` a source, in place of --dataset-dir; PATH is a folder or a prefix", metavar="FILE"),
+    Option("seq-length", TRAINING, "tokens a sequence; unset: the recipe's", type=int, sets=("data.seq_length", f"{MODEL}.seq_length"), least=1),
+    Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",), least=0),
+    Option("optimizer", OPTIMIZER, "adam or sgd; unset: the recipe's", choices=("adam", "sgd"), sets=(f"{OPTIM}.optimizer",)),
+    Option("lr", OPTIMIZER, "highest learning rate; unset: the recipe's", type=float, sets=(f"{OPTIM}.lr",), above=0),
+    Option("min-lr", OPTIMIZER, "learning rate at the end of the decay; unset: the recipe's, never above a tenth of --lr", type=float, sets=(f"{SCHEDULE}.min_lr",), least=0),
+    Option("warmup-steps", OPTIMIZER, "steps of linear warm-up; unset: the recipe's, at most a tenth of the run", type=int, sets=(f"{SCHEDULE}.warmup_steps",), least=0),
+    Option("constant-steps", OPTIMIZER, "steps at the lowest rate after the decay; unset: the recipe's", type=int, sets=(f"{SCHEDULE}.constant_steps",), least=0),
+    Option("weight-decay", OPTIMIZER, "weight decay; unset: the recipe's", type=float, sets=(f"{OPTIM}.weight_decay",), least=0),
+    Option("adam-beta1", OPTIMIZER, "Adam's first beta; unset: the recipe's", type=float, sets=(f"{OPTIM}.adam_beta1",), least=0),
+    Option("adam-beta2", OPTIMIZER, "Adam's second beta; unset: the recipe's", type=float, sets=(f"{OPTIM}.adam_beta2",), least=0),
+    Option("clip-grad", OPTIMIZER, "largest gradient norm; unset: the recipe's", type=float, sets=(f"{OPTIM}.clip_grad",), least=0),
+    Option("disable-dist-optim", OPTIMIZER, "keep the whole optimizer state on every data-parallel rank", switch=True, default=False),
+    Option("split", DATA, "parts for training, validation and test", default="900,50,50", sets=("data.split",)),
+    Option("val-check-interval", TRAINING, "steps between validations; unset: the recipe's, at most a tenth of the run", type=int, sets=("trainer.val_check_interval",), least=1),
+    Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
+    Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",), least=1),
+    Option("keep-checkpoints", CHECKPOINTS, "checkpoints kept; -1 keeps all", type=int, default=2, least=-1),
+    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer); may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
+    Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
+    Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
+    Option("deterministic", TRAINING, "only algorithms whose results are the same bit for bit in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),
+    Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends; 0 is never; not with --executor slurm", type=float, default=30.0, least=0),
+    Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: 8 on a CPU, 60 on GPUs", type=float, least=0),
+    Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT"),
+    Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, least=1),
+]
+
+# Flags of the command itself: they can't stand in a --config file.
+_COMMAND = [
+    Option("wait", SLURM, "follow the job until it ends, and end as it does", switch=True, default=False),
+    Option("dry-run", EXECUTION, "print the plan of the run and stop; json for programs", choices=("text", "json"), bare="text"),
+    Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare=""),
+    Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
+]
+# fmt: on
+
+
+def _in_guide(option: Option) -> Option:
+    return Option(**{**option.__dict__, "guide": True})
+
+
+TABLE: tuple[Option, ...] = tuple(
+    sorted([*map(_in_guide, _GUIDE), *_OURS, *_COMMAND], key=lambda o: GROUPS.index(o.group))
+)
+BY_ATTRIBUTE = {option.attribute: option for option in TABLE}
+COMMAND_ATTRIBUTES = frozenset(option.attribute for option in _COMMAND)
+
+
+@dataclass
+class Settings:
+    """The value of every flag by attribute name (`settings.max_steps`), and which of them the user gave."""
+
+    values: dict[str, Any]
+    given: frozenset[str] = field(default_factory=frozenset)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def public(self) -> dict[str, Any]:
+        """Every value that may be written down: no secrets, no flags of the command itself."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in self.values.items()
+            if not BY_ATTRIBUTE[name].secret and name not in COMMAND_ATTRIBUTES
+        }
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argparse parser built from the table; every value it returns is one that the user gave."""
+    made = Parser(
+        prog="pretrain_llm.py",
+        description="Pretrain a language model with NVIDIA NeMo 2.0, on this machine or on a Slurm cluster.",
+        epilog="exit codes: 0 done, 1 the run failed, 2 refused before anything was started, 129/130/138/143 stopped by SIGHUP/Ctrl-C/SIGUSR1/SIGTERM",
+        argument_default=argparse.SUPPRESS,
+    )
+    groups = {name: made.add_argument_group(name) for name in GROUPS}
+    for option in TABLE:
+        keywords: dict[str, Any] = {"dest": option.attribute, "help": _help_text(option)}
+        if option.switch:
+            keywords["action"] = "store_true"
+        else:
+            keywords |= {
+                "type": option.from_command_line,
+                "metavar": option.metavar or type_name(option).upper().split()[0],
+            }
+            if option.choices:
+                keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
+            if option.many:
+                keywords["action"] = "append"
+            if option.words:
+                keywords |= {"nargs": "+", "type": str}
+            if option.bare is not None:
+                keywords |= {"nargs": "?", "const": option.bare}
+        groups[option.group].add_argument(*option.spellings, **keywords)
+    return made
+
+
+def _help_text(option: Option) -> str:
+    text = option.help.replace("%", "%%")
+    if option.default not in (None, False):
+        text += f" (default {option.default})"
+    return text
+
+
+def parse(argv: Sequence[str]) -> Settings:
+    """Flags over --config over the environment (secrets only) over defaults; raises Refusal."""
+    flags = vars(parser().parse_args(argv))
+    flags = {name: _joined(name, value) if isinstance(value, list) else value for name, value in flags.items()}
+    from_file = read_config(flags["config"]) if "config" in flags else {}
+    given = {**from_file, **flags}
+    values = {option.attribute: _default(option) for option in TABLE} | given
+    missing = [o for o in TABLE if o.required and not values[o.attribute] and not (o.unless and values[o.unless])]
+    if missing and values["list_models"] is None:
+        raise Refusal([f"--{o.name}{f' (or --{o.unless})' if o.unless else ''} is required: {o.help}" for o in missing])
+    return Settings(values, frozenset(given))
+
+
+def _joined(name: str, value: list[Any]) -> Any:
+    option = BY_ATTRIBUTE[name]
+    if not option.words:
+        return tuple(value)
+    try:
+        return option.from_yaml(" ".join(value))
+    except ValueError as error:
+        raise Refusal(f"--{option.name} {' '.join(value)}: {error}") from None
+
+
+def _default(option: Option) -> Any:
+    if option.env:
+        return os.environ.get(option.env)
+    return () if option.many else option.default
+
+
+def export_secrets(settings: Settings) -> None:
+    """Put the secrets of this run into the environment, which local ranks inherit; they are written nowhere."""
+    for option in TABLE:
+        if option.env and settings.values[option.attribute]:
+            os.environ[option.env] = settings.values[option.attribute]
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
+    import yaml  # 30 ms that only --config needs
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        loaded, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Refusal(f"--config {path}: cannot be read: {error}") from None
+    if not isinstance(loaded, dict):
+        raise Refusal(f"--config {path}: expected lines of the form `flag-name: value`")
+    problems = [f"--config {path}: {problem}" for problem in _repeated([str(key.value) for key, _ in node.value])]
+    values: dict[str, Any] = {}
+    for key, value in loaded.items():
+        attribute = _attribute_of(str(key))
+        option = BY_ATTRIBUTE.get(attribute)
+        if attribute in COMMAND_ATTRIBUTES:
+            problems.append(f"--config {path}: {key}: stands on the command line only; take it out and give it there")
+        elif option is None:
+            problems.append(f"--config {path}: unknown key {key!r}{nearest(str(key))}")
+        elif option.secret:
+            problems.append(f"--config {path}: {key} is a secret; set {option.env} in the environment instead")
+        else:
+            try:
+                values[attribute] = option.from_yaml(value)
+            except ValueError as error:
+                problems.append(f"--config {path}: {key}: {value!r}: {error}")
+    if problems:
+        raise Refusal(problems)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _repeated(keys: list[str]) -> Iterator[str]:
+    """A problem for each flag that stands in a file more than once, under whatever names: YAML would take the last."""
+    names: dict[str, list[str]] = {}
+    for key in keys:
+        names.setdefault(_attribute_of(key), []).append(key)
+    for found in names.values():
+        if len(found) > 1:
+            yield f"{' and '.join(dict.fromkeys(found))}: given {len(found)} times; keep one"
+
+
+def _attribute_of(key: str) -> str:
+    attribute = key.lstrip("-").replace("-", "_")
+    for option in TABLE:
+        if attribute in [alias.replace("-", "_") for alias in option.aliases]:
+            return option.attribute
+    return attribute
+
+
+def nearest(name: str) -> str:
+    """'; did you mean X?' for the flag nearest to a name, or nothing."""
+    known = [option.name for option in TABLE if option.attribute not in COMMAND_ATTRIBUTES]
+    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

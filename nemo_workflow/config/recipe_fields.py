@@ -1,0 +1,82 @@
+"""Plan -> values of recipe fields, by dotted path. Light: recipe.py sets them, --dry-run compares them with the stock.
+
+Only plain values are here. What needs NeMo's classes (precision plugin, data module, logger, resuming) is recipe.py's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemo_workflow.config.flags import BY_ATTRIBUTE
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.models import catalog
+from nemo_workflow.models.catalog import LAYOUT_FIELDS
+
+STRATEGY = "trainer.strategy"
+MODEL = "model.config"
+
+
+def field_values(plan: Plan) -> dict[str, Any]:
+    """Dotted recipe field -> value, for every flag with a value and for what the plan works out."""
+    values: dict[str, Any] = {}
+    for name, value in plan.settings.items():
+        if value is not None and value is not False:  # an unset switch leaves the recipe's own value
+            values |= dict.fromkeys(BY_ATTRIBUTE[name].sets, value)
+    return values | _layout_values(plan) | _schedule_values(plan) | _offload_values(plan)
+
+
+def _layout_values(plan: Plan) -> dict[str, Any]:
+    layout, stock = plan.layout, catalog.find(plan.model_name).layout
+    values: dict[str, Any] = {
+        LAYOUT_FIELDS["nodes"]: layout.nodes,
+        LAYOUT_FIELDS["gpus"]: layout.ranks_per_node,
+        LAYOUT_FIELDS["expert"]: layout.expert,
+        LAYOUT_FIELDS[
+            "sequence_parallel"
+        ]: layout.sequence_parallel,  # the guide's default is off, whatever the recipe's
+        LAYOUT_FIELDS["virtual_pipeline"]: layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+    }
+    if layout.pipeline != stock["pipeline"]:  # an uneven split holds for the recipe's own number of stages only
+        for end in ("first", "last"):
+            if stock[f"{end}_stage_layers"]:
+                values[f"{STRATEGY}.num_layers_in_{end}_pipeline_stage"] = None
+    return values
+
+
+def _schedule_values(plan: Plan) -> dict[str, Any]:
+    schedule, recipe = plan.schedule, catalog.find(plan.model_name)
+    values: dict[str, Any] = {
+        "data.seq_length": plan.seq_length,
+        f"{MODEL}.seq_length": plan.seq_length,
+        "trainer.max_steps": schedule.max_steps,
+        "trainer.val_check_interval": schedule.val_check_interval,
+        "trainer.limit_val_batches": schedule.limit_val_batches,
+        "optim.config.lr": schedule.lr,
+        "optim.lr_scheduler.max_steps": schedule.max_steps,
+        "optim.lr_scheduler.warmup_steps": schedule.warmup_steps,
+        "optim.lr_scheduler.constant_steps": schedule.constant_steps,
+        "optim.lr_scheduler.min_lr": schedule.min_lr,
+        "log.ckpt.every_n_train_steps": schedule.save_every,
+    }
+    if recipe.fields.get("optim.lr_scheduler.warmup_ratio") is not None:
+        values["optim.lr_scheduler.warmup_ratio"] = None  # NeMo takes either steps or a ratio
+    return {path: value for path, value in values.items() if path not in recipe.lacks}
+
+
+def _offload_values(plan: Plan) -> dict[str, Any]:
+    distributed = not plan.setting("disable_dist_optim")
+    values: dict[str, Any] = {
+        "optim.config.use_distributed_optimizer": distributed,
+        f"{STRATEGY}.ddp.use_distributed_optimizer": distributed,
+    }
+    if not distributed:
+        values[f"{STRATEGY}.ddp.overlap_param_gather"] = False  # gathers what only the distributed optimizer shards
+    if plan.setting("cpu_offloading"):
+        # megatron-core offloads activations unless told not to
+        for what in ("activations", "weights"):
+            values[f"{MODEL}.cpu_offloading_{what}"] = plan.setting(f"cpu_offloading_{what}")
+    if plan.setting("optim_cpu_offloading"):
+        values["optim.config.optimizer_offload_fraction"] = plan.setting("optim_cpu_offloading_frac")
+        # without it megatron-core 0.15.3 saves an optimizer that it can't load
+        values["optim.config.use_precision_aware_optimizer"] = True
+    return values

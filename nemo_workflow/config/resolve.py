@@ -1,0 +1,208 @@
+"""Settings -> Plan. Light: imports neither torch nor NeMo, and reads only headers of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nemo_workflow.config import checks, memory, micro_batch, warnings
+from nemo_workflow.config.checks import slurm as slurm_rules
+from nemo_workflow.config.flags import TABLE, Settings
+from nemo_workflow.config.parallelism import make_layout
+from nemo_workflow.config.run_config import Plan, Source
+from nemo_workflow.config.schedule import make_schedule
+from nemo_workflow.data import blend
+from nemo_workflow.data.splits import Part, parse_split, parts_of
+from nemo_workflow.models import catalog, pretrained
+from nemo_workflow.models.catalog import Recipe
+from nemo_workflow.utils import machine
+from nemo_workflow.utils.console import human_bytes
+from nemo_workflow.utils.errors import Refusal
+
+T = TypeVar("T")
+OF_THE_RUN = ("recompute_", "cross_entropy_")  # fields of a saved model that say how it was trained, not what it is
+
+
+def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
+    """Work out the run and check it; raises one Refusal that holds every problem. `command` is sys.argv."""
+    problems: list[str] = []
+    accelerator = _accelerator(settings)
+    auto = micro_batch.is_ours(settings, accelerator)
+    if auto:  # the smallest keeps every rule that a larger one of micro_batch.sizes keeps
+        settings = replace(settings, values={**settings.values, "micro_batch_size": 1})
+    run = _gather(settings, problems)
+    problems += checks.find_problems(run)
+    problems += slurm_rules.find_problems(run)
+    if problems:
+        raise Refusal(dict.fromkeys(problems))
+    assert run.recipe is not None and run.schedule is not None and run.layout is not None
+    warnings.add(run)
+    plan = Plan(
+        settings=_resolved(run),
+        given=tuple(sorted(settings.given)),
+        accelerator=run.accelerator,
+        model_name=run.recipe.name,
+        layout=run.layout,
+        sources=run.sources,
+        seq_length=run.seq_length,
+        schedule=run.schedule,
+        run_dir=str(Path(settings.output_dir).expanduser().absolute() / settings.experiment),
+        sizes=run.sizes,
+        vocab_size=run.vocab_size,
+        notes=tuple(run.notes),
+        command=without_secrets(command),
+    )
+    return _with_memory_note(micro_batch.chosen(plan) if auto else plan, run.recipe)
+
+
+def _with_memory_note(plan: Plan, recipe: Recipe) -> Plan:
+    if plan.accelerator == "cpu":
+        _check_host_memory(plan, recipe)
+        return plan
+    need = memory.fullest(memory.job_of(plan, recipe)).total
+    note = warnings.memory_note(need, int(plan.setting("gpu_memory") * memory.GIB))
+    return replace(plan, notes=(*plan.notes, note)) if note else plan
+
+
+def _check_host_memory(plan: Plan, recipe: Recipe) -> None:
+    """Raise Refusal for CPU ranks whose weights, gradients and optimizer alone are more than this machine has."""
+    if plan.setting("executor") != "local":
+        return
+    job = memory.job_of(plan, recipe)
+    stages = [memory.usage_of(job, stage) for stage in range(plan.layout.pipeline)]
+    need = sum(u.weights + u.gradients + u.optimizer for u in stages) * plan.layout.ranks // plan.layout.pipeline
+    here = machine.facts()["memory"]
+    if need > here:
+        raise Refusal(
+            f"--model-name {plan.model_name}: without a GPU, {plan.layout.ranks} CPU ranks of it take {human_bytes(need)} for weights,"
+            f" gradients and optimizer, and this machine has {human_bytes(here)}; take a smaller model (--list-models) or a GPU"
+        )
+
+
+def without_secrets(command: Sequence[str]) -> tuple[str, ...]:
+    """The command as typed with the values of secret flags replaced by ***."""
+    secrets = {spelling for option in TABLE if option.secret for spelling in option.spellings}
+    kept: list[str] = []
+    for word in command:
+        flag, equals, _ = word.partition("=")
+        if kept and kept[-1] in secrets:
+            word = "***"
+        elif equals and flag in secrets:
+            word = f"{flag}=***"
+        kept.append(word)
+    return tuple(kept)
+
+
+def _gather(settings: Settings, problems: list[str]) -> checks.Run:
+    """Everything that the checks look at; what can't be had is left None and its reason added to `problems`."""
+    run = checks.Run(settings, accelerator=_accelerator(settings))
+    run.hf_folder = _attempt(problems, lambda: pretrained.hf_folder(settings.hf_model_id))
+    hf_refused = bool(problems)
+    if run.hf_folder:
+        folder = run.hf_folder
+        run.hf_config = _attempt(problems, lambda: pretrained.hf_config(folder)) or {}
+        run.tokenizer = _attempt(problems, lambda: pretrained.read_tokenizer(folder))
+    if settings.nemo_model:
+        run.nemo_model = _attempt(problems, lambda: pretrained.read_nemo_model(settings.nemo_model))
+    run.recipe = _attempt(problems, lambda: _recipe(run, hf_refused))
+    if run.recipe:
+        run.sizes = _sizes(run, run.recipe)
+        run.seq_length = settings.seq_length or run.recipe.fields["data.seq_length"]
+    run.vocab_size = _vocab_size(run)
+    run.layout = make_layout(settings, run.recipe, run.accelerator)
+    run.sources = _sources(settings, problems)
+    run.parts = _parts(run, problems)
+    if run.recipe and run.parts:
+        train, val = (run.samples(index) for index in (0, 1))
+        run.schedule = make_schedule(settings, run.recipe, train, val)
+    return run
+
+
+def _attempt(problems: list[str], work: Callable[[], T]) -> T | None:
+    try:
+        return work()
+    except Refusal as refusal:
+        problems += refusal.problems
+        return None
+
+
+def _accelerator(settings: Settings) -> str:
+    if settings.accelerator != "auto":
+        return str(settings.accelerator)
+    return "gpu" if settings.executor == "slurm" or machine.has_gpu() else "cpu"
+
+
+def _recipe(run: checks.Run, hf_refused: bool) -> Recipe | None:
+    """The recipe named, or the one that the checkpoint or the Hugging Face configuration fits."""
+    settings = run.settings
+    if settings.model_name:
+        return catalog.find(settings.model_name)
+    if settings.nemo_model:
+        if run.nemo_model is None:
+            return None  # why has been said
+        name, source = pretrained.recipe_of_nemo(run.nemo_model), "--nemo-model"
+    elif run.hf_config:
+        name, source = pretrained.recipe_of_hf(run.hf_config), "the config.json of --hf-model-id"
+    elif hf_refused:
+        return None  # why has been said
+    else:
+        raise Refusal(
+            "--model-name is required: no config.json of --hf-model-id is on this machine (see --list-models)"
+        )
+    run.notes.append(f"model name {name} found from {source}")
+    return catalog.find(name)
+
+
+def _sizes(run: checks.Run, recipe: Recipe) -> dict[str, Any]:
+    """The recipe's sizes under those of the checkpoint that the run starts from."""
+    if run.nemo_model is None or run.nemo_model.model_class != recipe.model_class:
+        return recipe.sizes
+    saved = {name: value for name, value in run.nemo_model.sizes.items() if name in recipe.sizes}
+    return recipe.sizes | {name: value for name, value in saved.items() if not name.startswith(OF_THE_RUN)}
+
+
+def _vocab_size(run: checks.Run) -> int:
+    """Entries of the tokenizer; else of the Hugging Face model; else of the family's usual tokenizer."""
+    if run.tokenizer and run.tokenizer.vocab_size:
+        return run.tokenizer.vocab_size
+    return int(run.hf_config.get("vocab_size") or (run.recipe.reference_vocab if run.recipe else 0))
+
+
+def _sources(settings: Settings, problems: list[str]) -> tuple[Source, ...]:
+    if settings.blend and settings.dataset_dir:
+        problems.append("--blend and --dataset-dir can't be combined: put the folder into the --blend file")
+    if settings.blend:
+        return blend.from_file(settings.blend, problems)
+    return blend.from_folders(settings.dataset_dir, problems)
+
+
+def _parts(run: checks.Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]:
+    """Training, validation and test part of every source."""
+    try:
+        shares = parse_split(run.settings.split)
+    except ValueError:
+        problems.append(
+            f"--split {run.settings.split}: expected three numbers for training, validation and test, the first above"
+            " 0, such as 900,50,50"
+        )
+        return ()
+    return tuple(parts_of(source.pair, shares) for source in run.sources)
+
+
+def _resolved(run: checks.Run) -> dict[str, Any]:
+    """The public settings with absolute paths and the values found for the flags left out."""
+    assert run.recipe is not None and run.layout is not None
+    values = run.settings.public()
+    for name in ("nemo_model", "output_dir", "blend"):
+        if values[name]:
+            values[name] = str(Path(values[name]).expanduser().absolute())
+    values["dataset_dir"] = [str(Path(folder).expanduser().absolute()) for folder in values["dataset_dir"]]
+    if Path(values["hf_model_id"]).expanduser().is_dir():
+        values["hf_model_id"] = str(Path(values["hf_model_id"]).expanduser().absolute())
+    return values | {
+        "model_name": run.recipe.name,
+        "num_gpus": run.layout.ranks_per_node,
+        "expert_model_parallel_size": run.layout.expert,
+    }

@@ -1,0 +1,63 @@
+"""The plan of a run: everything worked out from the flags before anything heavy is imported.
+
+Data flows options -> plan -> recipe -> executor. The plan travels to the workers as JSON and holds no secret.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.config.parallelism import Layout
+from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.data.indexed_dataset import Pair
+
+
+@dataclass(frozen=True)
+class Source:
+    """One .bin/.idx pair of a blend and its weight (weights sum to 1)."""
+
+    pair: Pair
+    weight: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do. `settings` is Settings.public(); paths in it are absolute."""
+
+    settings: dict[str, Any]
+    given: tuple[str, ...]  # attribute names of the flags that the user set
+    accelerator: str  # "cpu" or "gpu"
+    model_name: str
+    layout: Layout
+    sources: tuple[Source, ...]
+    seq_length: int
+    schedule: Schedule
+    run_dir: str  # <output-dir>/<experiment>, absolute
+    command: tuple[str, ...] = ()  # as typed, secrets replaced
+    sizes: dict[str, Any] = field(default_factory=dict)  # the model's: the recipe's under those of --nemo-model
+    vocab_size: int = 0  # entries of the tokenizer, unpadded
+    notes: tuple[str, ...] = ()  # what the user should know before it starts, a sentence each
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        raw = json.loads(text)
+        raw["layout"] = Layout(**raw["layout"])
+        raw["schedule"] = Schedule(**raw["schedule"])
+        raw["sources"] = tuple(Source(Pair(**s["pair"]), s["weight"]) for s in raw["sources"])
+        raw["given"] = tuple(raw["given"])
+        raw["command"] = tuple(raw["command"])
+        raw["notes"] = tuple(raw["notes"])
+        return Plan(**raw)
+
+    def setting(self, name: str) -> Any:
+        return self.settings[name]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run_dir)

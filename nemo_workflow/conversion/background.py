@@ -1,0 +1,59 @@
+"""A piece of work in a process beside this one: the weights are written while NeMo, which takes as long, is imported here.
+
+A process and not a thread: both would wait for each other at Python's lock, and import the same modules half way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+
+from nemo_workflow.utils.errors import Failure
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], None], what: str) -> Iterator[None]:
+    """Run `work` in a fork of this process while the block runs; the block ends when both have.
+
+    Raises what `work` raised, or a Failure that names `what` if its process was killed. An error in the block ends the work.
+    """
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=_run, args=(work, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        yield
+        try:
+            error = receiver.recv()
+        except EOFError:
+            process.join()
+            raise Failure(
+                f"{what} was ended from outside (exit code {process.exitcode}): was it out of memory?"
+            ) from None
+        if error is not None:
+            raise error
+    finally:
+        process.terminate()
+        process.join()
+        receiver.close()
+
+
+def _run(work: Callable[[], None], sender: Connection) -> None:
+    gc.freeze()  # what lies here is the other process's to destroy: a process group's destructor waits for its threads
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # OpenMP's threads don't survive a fork, and waiting for them would never end
+    error: BaseException | None = None
+    try:
+        work()
+    except BaseException as raised:  # noqa: BLE001 -- raised again by the other process
+        error = raised
+    try:
+        sender.send(error)
+    except (pickle.PicklingError, TypeError, AttributeError):
+        sender.send(RuntimeError(repr(error)))

@@ -1,0 +1,114 @@
+"""What is at --source: a Hugging Face folder or Hub id, a NeMo 2 folder, or something else that is named in the refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nemo_workflow.conversion.config_fields import complete
+from nemo_workflow.conversion.hf_folder import read_json
+from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED, NOT_CONVERTED_TYPES, by_model_type
+from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.utils.errors import Refusal
+
+UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
+WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja")
+
+
+def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source") -> Path:
+    """The folder of a Hub id, downloaded if need be (an interrupted download goes on), or the local folder itself."""
+    if Path(source).exists():
+        return Path(source)
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise Refusal(f"{flag} {source}: there is no such folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, token=token, allow_patterns=list(WANTED)))
+    except HFValidationError as error:
+        raise Refusal(f"{flag} {source}: is neither a folder nor a Hub id") from error
+    except LocalEntryNotFoundError as error:
+        raise Refusal(
+            f"{flag} {source}: no such folder, and the Hub can't be reached (nor is it in the cache)"
+        ) from error
+    except HfHubHTTPError as error:
+        code = error.response.status_code if error.response is not None else "?"
+        hint = "; a gated model needs --hf-token or HF_TOKEN" if code in (401, 403) else ""
+        raise Refusal(f"{flag} {source}: the Hub answers {code}{hint}") from error
+    except OSError as error:
+        raise Refusal(f"{flag} {source}: can't be downloaded ({error})") from error
+
+
+def read_hf(folder: Path) -> tuple[Family, Config]:
+    """(family, completed config.json) of a Hugging Face folder."""
+    if folder.is_file():
+        kind = "a NeMo 1 file" if folder.suffix == ".nemo" else "a file"
+        raise Refusal(f"--source {folder}: is {kind}, a Hugging Face folder is expected")
+    if (folder / "context").is_dir() and (folder / "weights").is_dir():
+        raise Refusal(f"--source {folder}: is a NeMo 2 folder already; convert_from_nemo2_to_hf.py goes the other way")
+    if not (folder / "config.json").exists():
+        raise Refusal(f"--source {folder}: has no config.json, so it is no Hugging Face model folder")
+    raw = read_json(folder / "config.json")
+    model_type = raw.get("model_type")
+    family = by_model_type(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        known = ", ".join(sorted(family.model_type for family in FAMILIES))
+        why = NOT_CONVERTED.get(NOT_CONVERTED_TYPES.get(str(model_type), ""), f"these are: {known}")
+        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted: {why}")
+    architectures = raw.get("architectures") or [family.architecture]
+    if family.architecture not in architectures:
+        raise Refusal(
+            f"{folder}/config.json: architecture {architectures[0]} is not converted, {family.architecture} is"
+        )
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method", "?")
+        raise Refusal(
+            f"{folder}/config.json: the weights are quantized ({method}); convert the model in bf16, fp16 or fp32"
+        )
+    missing = [
+        rule.hf for rule in family.fields if rule.default is None and rule.hf not in complete_or_empty(raw, family)
+    ]
+    if missing:
+        raise Refusal(f"{folder}/config.json: lacks {', '.join(missing)}")
+    return family, complete(raw, family)
+
+
+def complete_or_empty(raw: Config, family: Family) -> Config:
+    """`complete`, or `raw` where the fields that it works with are missing."""
+    try:
+        return complete(raw, family)
+    except (KeyError, TypeError):
+        return raw
+
+
+def find_nemo(source: str) -> Path:
+    """The NeMo 2 folder at `source`."""
+    folder = Path(source)
+    if not folder.exists():
+        raise Refusal(f"--source {source}: there is no such folder")
+    if folder.is_file():
+        if folder.suffix == ".nemo":
+            raise Refusal(
+                f"--source {source}: is a NeMo 1 file; this project reads NeMo 2 folders (context/ and weights/). "
+                "Convert it with the scripts of a NeMo 1 release"
+            )
+        raise Refusal(f"--source {source}: is a file; a NeMo 2 folder with context/ and weights/ is expected")
+    folder = folder.absolute()
+    if folder.name in ("weights", "context") and (folder.parent / "weights").is_dir():
+        folder = folder.parent
+    if folder.with_name(folder.name + UNFINISHED).exists():
+        raise Refusal(
+            f"--source {source}: is still being written, or its run died while writing; take an older checkpoint"
+        )
+    parts = [name for name in ("context", "weights") if not (folder / name).is_dir()]
+    if parts:
+        inner = sorted({path.parent for path in folder.glob("**/weights") if (path.parent / "context").is_dir()})
+        hint = f"; did you mean {inner[-1]}" if inner else ""
+        if (folder / "config.json").exists():
+            hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
+        raise Refusal(f"--source {source}: has no {' and no '.join(parts)} folder, so it is no NeMo 2 checkpoint{hint}")
+    if not (folder / "weights" / ".metadata").is_file():
+        raise Refusal(
+            f"--source {source}: weights/.metadata is missing or no plain file: the checkpoint was not written to its end"
+        )
+    return folder

@@ -1,0 +1,157 @@
+"""context/ of a NeMo 2 folder: written by NeMo's own machinery, read as plain YAML.
+
+NeMo's loader builds whatever io.json names, so an export never uses it: model.yaml holds the same config as data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_workflow.conversion.hf_folder import tokenizer_files
+from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED
+from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.imports import collector_paused
+
+TOKENIZER = "nemo_tokenizer"  # the name that NeMo's importers use
+KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, so that an export gives back what came in
+
+
+def write_context(folder: Path, family: Family, config_class: str, fields: Config, source: Path) -> None:
+    """Write `folder`/context as NeMo's `import_ckpt` does. Imports NeMo (9 s)."""
+    import_nemo(family)
+    from nemo import lightning as nl
+    from nemo.collections.common.tokenizers import AutoTokenizer
+    from nemo.lightning.io.pl import TrainerContext
+    from transformers import GenerationConfig
+
+    generation = source / "generation_config.json"
+    config = build_config(
+        family, config_class, fields, GenerationConfig.from_pretrained(source) if generation.exists() else None
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer = None
+        if tokenizer_files(source):
+            staged = Path(scratch) / TOKENIZER
+            staged.mkdir()
+            for path in [*tokenizer_files(source), *(source / name for name in KEPT if (source / name).exists())]:
+                shutil.copyfile(path, staged / path.name)
+            tokenizer = AutoTokenizer(str(staged))
+        model = find_class(family, family.model_class)(config, tokenizer=tokenizer)
+        strategy = nl.MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True)
+        trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy)
+        TrainerContext(model=model, trainer=trainer, extra={}).io_dump(folder / "context", yaml_attrs=["model"])
+
+
+def build_config(family: Family, config_class: str, fields: Config, generation: Any = None) -> Any:
+    """A NeMo config object; `params_dtype` among the fields is a torch dtype's name."""
+    import torch
+
+    prepare()
+    dtype = fields["params_dtype"]
+    values = {**fields, "params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
+    pairs = {name: value for name, value in fields.items() if isinstance(value, list) and name != "moe_layer_freq"}
+    values |= {name: tuple(value) for name, value in pairs.items()}  # YAML makes lists of NeMo's tuples
+    if generation is not None:
+        values["generation_config"] = generation
+    config = find_class(family, config_class)(**values)
+    for name, wanted in family.nemo_fixed.items():
+        value = getattr(config, name)
+        if name_of(value) != wanted and value != wanted:
+            raise AssertionError(f"{config_class}.{name} is {value!r}, and the conversion needs {wanted!r}")
+    return config
+
+
+def prepare() -> None:
+    """Compute on the CPU, by Megatron's own layers, whether or not this machine has a GPU and Transformer Engine.
+
+    Transformer Engine computes on a GPU only, and its products there are TF32, too coarse to tell a wrong
+    model from rounding.
+    """
+    from nemo_workflow.backends import cpu
+
+    for module in cpu.GPU_ONLY:
+        if sys.modules.setdefault(module, None) is not None:  # type: ignore[arg-type]  # None: it can't be imported
+            return  # this process uses the GPU already
+    cpu.install(strict=False)
+
+
+def import_nemo(family: Family) -> None:
+    """Import what the family's models need (9 s)."""
+    with collector_paused():
+        prepare()
+        find_class(family, family.model_class)
+
+
+def find_class(family: Family, name: str) -> Any:
+    """A model or config class of NeMo's, from the family's module."""
+    module = importlib.import_module(f"nemo.collections.llm.gpt.model.{family.module}")
+    if not hasattr(module, name):
+        raise Refusal(f"the installed NeMo has no {module.__name__}.{name}")
+    return getattr(module, name)
+
+
+def name_of(value: Any) -> str | None:
+    """torch.nn.functional.silu -> its dotted name."""
+    if callable(value) and hasattr(value, "__name__"):
+        return f"{value.__module__}.{value.__name__}"
+    return None
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+class _Loader(yaml.SafeLoader):
+    """Plain data, and the tuples that NeMo writes among them."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
+
+
+def read_model(folder: Path) -> tuple[str, Config, Config]:
+    """(model class name, its config's fields, the tokenizer's fields) of a NeMo 2 folder; the class goes under `_target_`."""
+    path = folder / "context" / "model.yaml"
+    try:
+        model = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise Refusal(f"{path}: can't be read ({error.strerror}): NeMo writes it with every checkpoint") from error
+    except yaml.YAMLError as error:
+        raise Refusal(f"{path}: is no YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(model, dict) or not isinstance(model.get("config"), dict) or "_target_" not in model:
+        raise Refusal(f"{path}: is not a NeMo model's config")
+    return model["_target_"].rsplit(".", 1)[-1], model["config"], model.get("tokenizer") or {}
+
+
+def family_of(model_class: str, config: Config) -> Family:
+    """The family of a NeMo model, by its class and, where one class serves two, by its config."""
+    moe = config.get("num_moe_experts") is not None
+    fits = [family for family in FAMILIES if family.model_class == model_class]
+    if model_class == "DeepSeekModel":
+        version = 3 if config.get("moe_router_enable_expert_bias") else 2
+        fits = [family for family in fits if family.name == f"deepseek_v{version}"]
+    elif len(fits) > 1:
+        fits = [family for family in fits if (family.nemo_fixed.get("num_moe_experts", 1) is not None) == moe]
+    if not fits:
+        known = ", ".join(sorted({family.model_class for family in FAMILIES}))
+        why = NOT_CONVERTED.get(model_class, f"these are: {known}")
+        raise Refusal(f"context/model.yaml: NeMo's {model_class} is not converted: {why}")
+    return fits[0]
+
+
+def tokenizer_folder(folder: Path, tokenizer: Config) -> tuple[Path | None, str | None]:
+    """(folder with the tokenizer's files, its name if the files aren't there)."""
+    name = tokenizer.get("pretrained_model_name")
+    if isinstance(name, dict):  # NeMo marks a Hub id so
+        name = name.get("attr")
+    if not isinstance(name, str):
+        return None, None
+    context = (folder / "context").resolve()
+    inside = (context / name).resolve()
+    if inside.is_dir() and inside.is_relative_to(context):
+        return inside, None
+    return None, name

@@ -1,0 +1,1 @@
+"""What .bin/.idx files say: sequences, tokens, splits, blends."""

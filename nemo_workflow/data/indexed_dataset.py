@@ -1,0 +1,102 @@
+"""Megatron .bin/.idx pairs: where they lie and what their headers say. Light: no numpy, no torch.
+
+`python -m nemo_workflow.dataset DIR` checks pairs whole and prints their figures (dataset_report).
+
+Format of the .idx (megatron-core, indexed_dataset.py): magic, uint64 version, uint8 dtype code, uint64 number of
+sequences, uint64 number of document boundaries, int32 lengths, int64 byte pointers, int64 document boundaries.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_workflow.utils.errors import Refusal
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQQ")
+RUN_DIR_PREFIX = ".preprocess-"  # a preprocessing run's own folder beside the pairs it is to replace
+COMMIT_NAME = "commit.json"  # in it while files are renamed
+DTYPES = {
+    1: ("uint8", 1),
+    2: ("int8", 1),
+    3: ("int16", 2),
+    4: ("int32", 4),
+    5: ("int64", 8),
+    8: ("uint16", 2),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One .bin/.idx pair. `prefix` is the path without its ending; `tokens` counts end-of-document tokens too."""
+
+    prefix: str
+    dtype: str
+    sequences: int
+    documents: int
+    tokens: int
+
+
+def read_pair(prefix: str | Path) -> Pair:
+    """Read the header of PREFIX.idx and check it against PREFIX.bin in constant time; raises Refusal."""
+    idx, bin_ = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+    if not idx.is_file() and not bin_.is_file():
+        raise Refusal(
+            f"{prefix}: no such folder or pair; give a folder of .bin/.idx files, or a pair without its ending"
+        )
+    for path, other in ((idx, bin_), (bin_, idx)):
+        if not path.is_file():
+            raise Refusal(f"{path}: missing, though {other.name} is there; preprocess this file again")
+    for commit in idx.parent.glob(f"{RUN_DIR_PREFIX}*/{COMMIT_NAME}"):
+        raise Refusal(f"{commit.parent}: a preprocessing run was killed while it renamed its files; run it again first")
+    size = idx.stat().st_size
+    with idx.open("rb") as stream:
+        header = stream.read(HEADER.size)
+        if len(header) < HEADER.size or not header.startswith(MAGIC):
+            raise Refusal(f"{idx}: not a Megatron index; preprocess this file again")
+        _, version, code, sequences, boundaries = HEADER.unpack(header)
+        if version != VERSION or code not in DTYPES:
+            raise Refusal(f"{idx}: index version {version}, dtype code {code}; expected version {VERSION}")
+        expected = HEADER.size + sequences * 12 + boundaries * 8
+        if size != expected:
+            raise Refusal(f"{idx}: truncated: {size} bytes instead of {expected}; preprocess this file again")
+        dtype, width = DTYPES[code]
+        end = 0
+        if sequences:
+            stream.seek(HEADER.size + 4 * (sequences - 1))
+            (length,) = struct.unpack("<i", stream.read(4))
+            stream.seek(HEADER.size + 4 * sequences + 8 * (sequences - 1))
+            (pointer,) = struct.unpack("<q", stream.read(8))
+            end = pointer + length * width
+    if bin_.stat().st_size != end:
+        raise Refusal(f"{bin_}: {bin_.stat().st_size} bytes, but its .idx describes {end}; preprocess this file again")
+    return Pair(str(prefix), dtype, sequences, max(0, boundaries - 1), end // width)
+
+
+def find_prefixes(folder: str | Path) -> list[Path]:
+    """Prefixes of all pairs in a folder, or in its preprocessed/, sorted; raises Refusal when there are none.
+
+    One file of a pair stands for the pair.
+    """
+    folder = Path(folder)
+    if folder.suffix in (".bin", ".idx") and folder.is_file():
+        return [folder.with_suffix("").absolute()]
+    if not folder.is_dir():
+        raise Refusal(f"--dataset-dir {folder}: no such folder or pair; run preprocess_data.sh, or mend the path")
+    for place in (folder, folder / "preprocessed"):
+        names = sorted({path.with_suffix("") for pattern in ("*.bin", "*.idx") for path in place.glob(pattern)})
+        if names:
+            return [name.absolute() for name in names]
+    raise Refusal(
+        f"--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"
+    )
+
+
+if __name__ == "__main__":
+    from nemo_workflow.preprocess.inspect_dataset import main
+    from nemo_workflow.utils.errors import run_command
+
+    run_command(main)

@@ -1,0 +1,340 @@
+"""The plan of a run, for people and for programs: what `--dry-run` prints. Light, as the plan is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from nemo_workflow.config import memory
+from nemo_workflow.config.memory import GIB, Usage
+from nemo_workflow.config.parallelism import layers_a_stage
+from nemo_workflow.config.recipe_fields import field_values
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.schedule import rate_at
+from nemo_workflow.data.dataset_stats import figures
+from nemo_workflow.data.splits import parse_split, parts_of
+from nemo_workflow.models import catalog
+from nemo_workflow.models.catalog import LAYOUT_FIELDS, Recipe
+from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.training import resume
+from nemo_workflow.utils.console import counted, every, human_bytes, human_count
+
+BAR = 30  # characters of a full bar
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def render(plan: Plan, form: str) -> str:
+    """The plan as text, or as JSON with `form` "json"; with --executor slurm also the script that would be submitted."""
+    return "\n".join(parts(plan, form))
+
+
+def parts(plan: Plan, form: str) -> Iterator[str]:
+    """What `render` joins: the job script comes last, for nemo_run needs a second or two to write it."""
+    described = describe(plan)
+    slurm = plan.settings["executor"] == "slurm"
+    if form != "json":
+        yield text(described)
+        if slurm:
+            yield f"\nJob script:\n{_job_script(plan).rstrip()}"
+        return
+    if slurm:
+        described["job_script"] = _job_script(plan)
+    yield json.dumps(described, indent=2, ensure_ascii=False)
+
+
+def _job_script(plan: Plan) -> str:
+    from nemo_workflow.launch.slurm.script import job_script
+
+    return job_script(plan)
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Everything that the plan shows, in plain values. Bytes, tokens, samples and steps are whole numbers."""
+    recipe = catalog.find(plan.model_name)
+    return {
+        "model": _model(plan, recipe),
+        "layout": _layout(plan, recipe),
+        "data": _data(plan),
+        "training": _training(plan),
+        "schedule": _schedule(plan),
+        "checkpoints": _checkpoints(plan, recipe),
+        "memory": _memory(plan, recipe),
+        "differences": differences(plan, recipe),
+        "run_dir": plan.run_dir,
+        "notes": list(plan.notes),
+    }
+
+
+def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
+    job = memory.job_of(plan, recipe)
+    count = memory.model_of(job)
+    experts, used = plan.sizes.get("num_moe_experts"), plan.sizes.get("moe_router_topk")
+    idle = sum(layer.expert for layer in count.layers) * (1 - used / experts) if experts else 0
+    return {
+        "name": plan.model_name,
+        "class": recipe.model_class,
+        "start": _start(plan),
+        "parameters": count.total,
+        "active_parameters": round(count.total - idle),
+        "layers": len(count.layers),
+        "hidden_size": plan.sizes["hidden_size"],
+        "vocabulary": plan.vocab_size,
+        "padded_vocabulary": job.vocabulary,
+    }
+
+
+def _start(plan: Plan) -> str:
+    """Where the run's weights come from; raises Refusal where its newest checkpoint is of another run."""
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    if newest is None:
+        return plan.settings["nemo_model"] or "random weights"
+    if resume.finished_already(plan):
+        return f"{newest.path.name}, which has all steps: nothing is left to train"
+    resume.check_changes(plan)
+    return f"{newest.path.name} of this run"
+
+
+def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
+    layout, settings = plan.layout, plan.settings
+    batches = settings["global_batch_size"], settings["micro_batch_size"]
+    return {
+        "accelerator": plan.accelerator,
+        "nodes": layout.nodes,
+        "ranks": layout.ranks,
+        "tensor": layout.tensor,
+        "pipeline": layout.pipeline,
+        "virtual_pipeline": layout.virtual_pipeline,
+        "context": layout.context,
+        "expert": layout.expert,
+        "data": layout.data,
+        "sequence_parallel": layout.sequence_parallel,
+        "layers_a_stage": layers_a_stage(plan.sizes, recipe.layout, layout),
+        "micro_batches": layout.micro_batches(*batches),
+        "bubble": round(layout.bubble(*batches), 4),
+    }
+
+
+def _data(plan: Plan) -> dict[str, Any]:
+    shares = parse_split(plan.settings["split"])
+    drawn = plan.schedule.max_steps * plan.settings["global_batch_size"]
+    sources = []
+    for source in plan.sources:
+        parts = parts_of(source.pair, shares)
+        samples = parts[0].samples(plan.seq_length)
+        sources.append(
+            {
+                "prefix": source.pair.prefix,
+                "weight": source.weight,
+                "documents": source.pair.documents,
+                "tokens": source.pair.tokens,
+                "dtype": source.pair.dtype,
+                "text_bytes_a_token": figures(source.pair).get("bytes_per_token"),
+                "training_tokens": parts[0].tokens,
+                "training_samples": samples,
+                "validation_samples": parts[1].samples(plan.seq_length),
+                "epochs": drawn * source.weight / samples if samples else math.inf,
+            }
+        )
+    return {"split": list(shares), "sources": sources}
+
+
+def _training(plan: Plan) -> dict[str, Any]:
+    shares = parse_split(plan.settings["split"])
+    samples = sum(parts_of(source.pair, shares)[0].samples(plan.seq_length) for source in plan.sources)
+    batch = plan.settings["global_batch_size"]
+    drawn = plan.schedule.max_steps * batch
+    passes, rest = divmod(drawn, samples)
+    return {
+        "seq_length": plan.seq_length,
+        "global_batch_size": batch,
+        "micro_batch_size": plan.settings["micro_batch_size"],
+        "tokens_a_step": batch * plan.seq_length,
+        "steps": plan.schedule.max_steps,
+        "tokens": drawn * plan.seq_length,
+        "samples_an_epoch": samples,
+        "epochs": round(drawn / samples, 4),
+        "samples_never_seen": samples - rest if not passes else 0,
+        "samples_seen_more_than_once": samples if passes > 1 else rest if passes else 0,
+    }
+
+
+def _schedule(plan: Plan) -> dict[str, Any]:
+    schedule = plan.schedule
+    marks = sorted({round(i * (schedule.max_steps - 1) / 39) for i in range(40)})
+    return {
+        "lr": schedule.lr,
+        "min_lr": schedule.min_lr,
+        "warmup_steps": schedule.warmup_steps,
+        "constant_steps": schedule.constant_steps,
+        "curve": [[step, rate_at(schedule, step)] for step in marks],
+        "val_check_interval": schedule.val_check_interval,
+        "limit_val_batches": schedule.limit_val_batches,
+    }
+
+
+def _checkpoints(plan: Plan, recipe: Recipe) -> dict[str, Any]:
+    job = memory.job_of(plan, recipe)
+    size = memory.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
+    written = math.ceil(plan.schedule.max_steps / plan.schedule.save_every)
+    keep = plan.settings["keep_checkpoints"]
+    # the newest is whole before the oldest goes
+    at_once = written if keep < 0 else min(written, keep + 1)
+    return {
+        "every": plan.schedule.save_every,
+        "written": written,
+        "kept": written if keep < 0 else min(written, keep),
+        "bytes_each": size,
+        "bytes_at_most": size * at_once,
+    }
+
+
+def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
+    """Bytes on the fullest GPU; None on a CPU."""
+    if plan.accelerator == "cpu":
+        return None
+    usage: Usage = memory.fullest(memory.job_of(plan, recipe))
+    limit = int(plan.settings["gpu_memory"] * GIB)
+    parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup")
+    return {
+        "stage": usage.stage,
+        "parameters_on_gpu": usage.parameters,
+        **{part: getattr(usage, part) for part in parts},
+        "total": usage.total,
+        "gpu_memory": limit,
+        "fits": usage.total <= limit,
+    }
+
+
+def differences(plan: Plan, recipe: Recipe) -> list[dict[str, Any]]:
+    """Recipe fields that the plan sets to something else than the stock recipe does: field, stock, ours."""
+    ours = field_values(plan)
+    stock = recipe.fields | {field: recipe.layout[name] for name, field in LAYOUT_FIELDS.items()}
+    ours[LAYOUT_FIELDS["virtual_pipeline"]] = plan.layout.virtual_pipeline
+    return [
+        {"field": field, "stock": stock[field], "ours": ours[field]}
+        for field in sorted(ours)
+        if field in stock and stock[field] != ours[field]
+    ]
+
+
+def text(plan: dict[str, Any]) -> str:
+    """What `describe` returns, for people."""
+    lines: list[str] = []
+    sections = (_model_text, _layout_text, _data_text, _training_text, _schedule_text, _checkpoint_text, _memory_text)
+    for section in sections:
+        lines += section(plan)
+    if plan["differences"]:
+        lines += ["", "Differs from the stock recipe:"]
+        width = max(len(entry["field"]) for entry in plan["differences"])
+        lines += [f"  {entry['field']:{width}}  {entry['stock']} -> {entry['ours']}" for entry in plan["differences"]]
+    lines += ["", f"Run folder: {plan['run_dir']}"]
+    lines += [f"Note: {note}" for note in plan["notes"]]
+    return "\n".join(lines)
+
+
+def _model_text(plan: dict[str, Any]) -> list[str]:
+    model = plan["model"]
+    active = model["active_parameters"]
+    partly = f", {human_count(active)} of them used for a token" if active != model["parameters"] else ""
+    return [
+        f"Model: {model['name']} ({model['class']}), {model['parameters']:,} parameters{partly}",
+        f"  {model['layers']} layers, hidden size {model['hidden_size']}, vocabulary {model['vocabulary']:,}"
+        f" (padded to {model['padded_vocabulary']:,}); starts from {model['start']}",
+    ]
+
+
+def _layout_text(plan: dict[str, Any]) -> list[str]:
+    layout = plan["layout"]
+    ranks = counted(layout["ranks"], f"{layout['accelerator'].upper()} rank")
+    if layout["nodes"] > 1:
+        ranks += f" on {layout['nodes']} nodes"
+    sizes = f"TP {layout['tensor']} x PP {layout['pipeline']} x CP {layout['context']} x DP {layout['data']}"
+    more = [f"VPP {layout['virtual_pipeline']}"] if layout["virtual_pipeline"] > 1 else []
+    more += [f"EP {layout['expert']}"] if layout["expert"] > 1 else []
+    more += ["sequence parallel"] if layout["sequence_parallel"] else []
+    lines = ["", f"Layout: {ranks} = {sizes}" + "".join(f", {word}" for word in more)]
+    work = f"  {counted(layout['micro_batches'], 'micro batch')} a step"
+    if layout["pipeline"] > 1:
+        stages = ", ".join(str(number) for number in layout["layers_a_stage"])
+        work += f"; layers a stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
+    return [*lines, work]
+
+
+def _data_text(plan: dict[str, Any]) -> list[str]:
+    sources = plan["data"]["sources"]
+    tokens = sum(source["tokens"] for source in sources)
+    documents = sum(source["documents"] for source in sources)
+    counts = counted(len(sources), "file"), counted(documents, "document"), counted(tokens, "token")
+    lines = ["", f"Data: {', '.join(counts)}"]
+    for source in sources:
+        text = source["text_bytes_a_token"]
+        lines.append(
+            f"  {source['weight']:6.1%}  {source['prefix']}: {human_count(source['tokens'])} tokens, {source['dtype']}"
+            + (f", {text:.2f} bytes of text a token" if text else "")
+            + f", {source['epochs']:.2f} epochs"
+        )
+    parts = " / ".join(f"{share:.1%}" for share in plan["data"]["split"])
+    training = sum(source["training_samples"] for source in sources)
+    validation = sum(source["validation_samples"] for source in sources)
+    return [
+        *lines,
+        f"  training / validation / test: {parts}; {training:,} training and {counted(validation, 'validation sample')}",
+    ]
+
+
+def _training_text(plan: dict[str, Any]) -> list[str]:
+    run = plan["training"]
+    seen = "every sample once"
+    if run["samples_never_seen"]:
+        seen = f"{run['samples_never_seen'] / run['samples_an_epoch']:.1%} of the samples never seen"
+    elif run["samples_seen_more_than_once"]:
+        seen = f"{run['samples_seen_more_than_once'] / run['samples_an_epoch']:.1%} of the samples more than once"
+    return [
+        "",
+        f"Training: {counted(run['steps'], 'step')} of {run['global_batch_size']:,} x {run['seq_length']:,} ="
+        f" {human_count(run['tokens_a_step'])} tokens; {human_count(run['tokens'])} tokens in all,"
+        f" {run['epochs']:.2f} epochs ({seen})",
+    ]
+
+
+def _schedule_text(plan: dict[str, Any]) -> list[str]:
+    schedule = plan["schedule"]
+    top = schedule["lr"] or 1
+    curve = "".join(BLOCKS[min(7, int(8 * rate / top))] for _, rate in schedule["curve"])
+    validation = f"{every(schedule['val_check_interval'])}, {counted(schedule['limit_val_batches'], 'batch')}"
+    if not schedule["limit_val_batches"]:
+        validation = "none"
+    constant = f", constant for {counted(schedule['constant_steps'], 'step')}" if schedule["constant_steps"] else ""
+    return [
+        f"  learning rate {schedule['lr']:g} after {counted(schedule['warmup_steps'], 'step')} of warm-up, down to"
+        f" {schedule['min_lr']:g}{constant}  {curve}",
+        f"  validation {validation}",
+    ]
+
+
+def _checkpoint_text(plan: dict[str, Any]) -> list[str]:
+    saved = plan["checkpoints"]
+    return [
+        "",
+        f"Checkpoints: {every(saved['every'])}, {saved['written']} in all, {saved['kept']} kept;"
+        f" {human_bytes(saved['bytes_each'])} each, at most {human_bytes(saved['bytes_at_most'])} on disk",
+    ]
+
+
+def _memory_text(plan: dict[str, Any]) -> list[str]:
+    usage = plan["memory"]
+    if usage is None:
+        return []
+    limit, total = usage["gpu_memory"], usage["total"]
+    stage = f" (stage {usage['stage']})" if plan["layout"]["pipeline"] > 1 else ""
+    lines = ["", f"Memory of the fullest GPU{stage}, {human_count(usage['parameters_on_gpu'])} parameters on it:"]
+    for part in ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup", "total"):
+        if part == "setup" and usage["setup"] + usage["libraries"] < total:
+            continue  # a step takes more
+        bar = "█" * min(BAR, round(BAR * usage[part] / limit))
+        lines.append(f"  {part:11} {usage[part] / GIB:8.1f} GiB  {bar}")
+    share = total / limit
+    verdict = "fits" if usage["fits"] else "DOES NOT FIT"
+    return [*lines, f"  {verdict}: {share:.0%} of --gpu-memory {limit / GIB:g} GiB"]

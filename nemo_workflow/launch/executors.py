@@ -1,0 +1,44 @@
+"""Plan -> nemo_run executor: torchrun on this machine. A Slurm job's is in slurm/script.py."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nemo_run as run
+
+from nemo_workflow.config.run_config import Plan
+
+GPU_VARIABLES = {
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # Megatron: order of communication and compute under TP/CP
+    "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",  # NeMo's own launch scripts set it: less memory held back
+}
+
+
+def local(plan: Plan, code: Path) -> run.LocalExecutor:
+    """One torchrun on this machine. `code` is the folder that holds the package the workers import."""
+    return run.LocalExecutor(
+        ntasks_per_node=plan.layout.ranks_per_node, launcher="torchrun", env_vars=worker_environment(plan, code)
+    )
+
+
+def worker_environment(plan: Plan, code: Path) -> dict[str, str]:
+    """Variables that every rank needs; none of them secret, since nemo_run writes them into its job files."""
+    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+    variables = {
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",  # not the current folder: it may hold a newer checkout of our code
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if plan.accelerator == "cpu":
+        cores = len(os.sched_getaffinity(0))
+        variables["OMP_NUM_THREADS"] = str(max(1, cores // plan.layout.ranks_per_node))
+    else:
+        variables |= GPU_VARIABLES
+    if plan.setting("deterministic"):  # cuBLAS, Transformer Engine and NCCL each ask for it in their own way
+        variables |= {
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
+            "NCCL_ALGO": "Ring",
+        }
+    return variables

@@ -1,0 +1,366 @@
+"""The experiment: start the ranks through nemo_run, follow them, stop them, and tell the truth about the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nemo_workflow.config import micro_batch
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.monitor import Monitor
+from nemo_workflow.models import tokenizer_files
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
+from nemo_workflow.run_dir.config_yaml import config_text
+from nemo_workflow.run_dir.report_process import Refresher
+from nemo_workflow.training import liveness, resume
+from nemo_workflow.training.worker import grace_seconds
+from nemo_workflow.utils.console import Meter, human_bytes
+from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.files import write_json, written_aside
+from nemo_workflow.utils.nemo_run_import import import_nemo_run
+from nemo_workflow.utils.processes import handled
+
+OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
+LOOK_SECONDS = 2.0  # between two looks at which processes there are
+GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
+STACK_SECONDS = 2.0  # for all ranks to write their stacks
+REPORT_SECONDS = 15.0  # that the last report may hold up the end
+STOPPED_REPORT_SECONDS = 3.0  # the same where the user waits for a stop; the writer goes on by itself
+TITLE = "pretrain"
+
+
+def run_local(plan: Plan) -> int:
+    """Train on this machine until the end; returns the exit code: 0 done, 130/143 stopped. Raises Failure."""
+    with locked(plan.folder):
+        wait_for_old_ranks(plan)
+        check_space(plan)
+        while True:
+            identity, changes = resume.check_changes(plan)
+            attempt = prepare(plan)
+            write_json(attempt / resume.IDENTITY, identity)
+            tail = metrics.Tail(plan.folder / metrics.FILE, from_end=True)
+            try:
+                return _Local(plan, attempt, changes).run()
+            except Failure:
+                smaller = micro_batch.smaller_after_failure(plan, attempt, tail.new())
+                if smaller is None:
+                    raise
+                print(smaller.notes[-1], flush=True)
+                plan = smaller
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; raises Refusal if another start holds it, or where the folder can't be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = liveness.lock_run(folder)
+    except OSError as error:
+        raise Refusal(
+            f"--output-dir {folder.parent}: {folder} can't be written ({error.strerror}); give another folder, or make"
+            " this one writable"
+        ) from None
+    with lock:
+        yield
+
+
+def wait_for_old_ranks(plan: Plan) -> None:
+    """Return when no rank of an earlier start of this run lives; raises Refusal when one does not end."""
+    if liveness.ranks_gone(plan.folder, 0):
+        return
+    print("ranks of an earlier start are still running (its launcher was killed); waiting for their end", flush=True)
+    if not liveness.ranks_gone(plan.folder, OLD_RANKS_SECONDS + grace_seconds(plan)):
+        raise Refusal(
+            f"--experiment {plan.folder.name}: ranks of an earlier start still run and write to {plan.folder}; end"
+            " them (ps ax | grep fdl_runner), or choose another name"
+        )
+
+
+def check_space(plan: Plan) -> None:
+    """Raise Refusal when the disk has no room for one more checkpoint of the size that this run writes."""
+    size = bytes_of_one(plan.folder / "checkpoints")
+    free = free_bytes(plan.folder)
+    if size is not None and free < size * SPACE_MARGIN:
+        raise Refusal(
+            f"--output-dir: no space left for a checkpoint: it needs {human_bytes(size * SPACE_MARGIN)}, and"
+            f" {human_bytes(free)} are free in {plan.folder}; free some, or lower --keep-checkpoints"
+        )
+
+
+def new_attempt(plan: Plan) -> Path:
+    """The folder that the next start will have; it doesn't exist yet."""
+    attempt = plan.folder / "attempts" / time.strftime("%Y%m%d-%H%M%S")
+    while attempt.exists():  # two starts within a second
+        attempt = attempt.with_name(attempt.name + "b")
+    return attempt
+
+
+def prepare(plan: Plan, attempt: Path | None = None) -> Path:
+    """Make the folder of this start: plan, config and a copy of our code, so that the workers run what was launched."""
+    attempt = attempt or new_attempt(plan)
+    attempt.mkdir(parents=True)
+    with written_aside(plan.folder / "config.yaml") as stream:
+        stream.write(config_text(plan))
+    with written_aside(plan.folder / "plan.json") as stream:
+        stream.write(plan.to_json())
+    tokenizer_files.stage(plan)
+    package = Path(__file__).parent
+    shutil.copytree(package, attempt / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    write_json(attempt / "versions.json", metrics.versions())
+    return attempt
+
+
+class _Local:
+    """One start of a run on this machine."""
+
+    def __init__(self, plan: Plan, attempt: Path, changes: list[str]):
+        self.plan = plan
+        self.changes = changes
+        self.attempt = attempt
+        self.monitor = Monitor(plan, outlive=True)
+        self.asked: int | None = None  # signal that asked us to stop
+        self.asked_at = 0.0
+        self.told = False  # that the ranks were asked
+        self.insisted = False
+        self.hung = ""  # what was found when no step was made for too long
+        self.signs: tuple[int, ...] = ()  # of life, as they were at the last look
+        self.signs_changed = time.monotonic()
+        self.looked = 0.0
+        self.last_seen: float | None = None  # when a process of the run was last there
+        self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
+
+    def run(self) -> int:
+        with _plain_path(self.attempt) as place:
+            return self._run(place)
+
+    def _run(self, place: Path) -> int:
+        """`place` leads to the attempt's folder."""
+        os.environ[liveness.LAUNCHER] = liveness.launcher_mark()
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
+        run = import_nemo_run(place / "launcher")
+        from torchx.specs import AppState
+
+        from nemo_workflow.launch import executors
+        from nemo_workflow.training.worker import train
+
+        experiment = run.Experiment(
+            TITLE,
+            base_dir=str(place / "launcher"),
+            clean_mode=True,
+            enable_goodbye_message=False,
+            skip_status_at_exit=True,
+            log_level="ERROR",
+        )
+        for change in self.changes:
+            self.monitor.note(change)
+        with experiment:
+            experiment.add(
+                run.Partial(train, plan=self.plan.to_json(), attempt=str(self.attempt)),
+                executor=executors.local(self.plan, place / "code"),
+                name="train",
+            )
+            try:
+                experiment.run()
+                state = self._follow(experiment)
+            finally:  # after an error too: nemo_run would wait for the whole run, with nobody to stop it
+                self._leave_nothing_running()
+            self.monitor.update()
+            self.monitor.close()
+        if not self.insisted:
+            Refresher(self.plan.folder).finish(REPORT_SECONDS if self.asked is None else STOPPED_REPORT_SECONDS)
+        return self._verdict(state == AppState.SUCCEEDED)
+
+    def _follow(self, experiment: Any) -> Any:
+        """The state in which nemo_run's job ended."""
+        from torchx.specs import is_terminal
+
+        job = experiment.jobs[0]
+        with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            state = job.status(experiment._runner)
+            while not is_terminal(state) and not self._all_gone():
+                self.monitor.update()
+                self._tell_if_asked()
+                self._stop_if_asked()
+                self._stop_if_hung()
+                time.sleep(0.2)
+                state = job.status(experiment._runner)
+        return state
+
+    # -- stopping -------------------------------------------------------------------------------------------------
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked is not None:
+            self.insisted = True
+            return
+        self.asked, self.asked_at = number, time.monotonic()
+        _send(self._ranks(), signal.SIGTERM)
+
+    def _tell_if_asked(self) -> None:
+        """Not where the signal is taken: it may have come in the middle of a line."""
+        if self.asked is not None and not self.told:
+            self.told = True
+            self.monitor.note("stopping: the ranks finish their step and save (once more to stop at once)")
+
+    def _stop_if_asked(self) -> None:
+        if self.asked is None:
+            return
+        if self.monitor.saving or save_under_way(self.plan.folder / "checkpoints"):
+            self.asked_at = time.monotonic()  # the grace time begins when the save is done
+        out_of_time = time.monotonic() - self.asked_at > grace_seconds(self.plan)
+        if self.insisted or out_of_time or not self.monitor.started:
+            self._leave_nothing_running()
+
+    def _all_gone(self) -> bool:
+        """Whether the processes that were there have ended, though nemo_run has not noticed: on a full disk it can't."""
+        if time.monotonic() - self.looked > LOOK_SECONDS:
+            self.looked = time.monotonic()
+            now = {p for p in psutil.Process().children(recursive=True) if _status(p) != psutil.STATUS_ZOMBIE}
+            self.seen = {*filter(psutil.Process.is_running, self.seen), *now}
+            if now:
+                self.last_seen = time.monotonic()
+        return self.last_seen is not None and time.monotonic() - self.last_seen > GONE_SECONDS
+
+    def _stop_if_hung(self) -> None:
+        """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
+        limit = 60 * float(self.plan.settings.get("timeout_minutes") or 0)
+        if not limit or self.hung or self._seconds_without_sign() < limit:
+            return
+        ranks = self._ranks()
+        stopped = [number for number, rank in enumerate(ranks) if _status(rank) == psutil.STATUS_STOPPED]
+        self.hung = f"no step for {limit / 60:g} min"
+        if stopped:
+            self.hung += f"; rank {', '.join(map(str, stopped))} was stopped (SIGSTOP)"
+        self.monitor.note(f"{self.hung}: writing all ranks' stacks to their logs and ending them")
+        for rank in ranks:
+            liveness.ask_for_stacks(rank)
+        time.sleep(STACK_SECONDS)
+        asleep = [rank for rank in ranks if _status(rank) == psutil.STATUS_STOPPED]
+        _send([rank for rank in ranks if rank not in asleep], signal.SIGKILL)  # first: training must not go on
+        _send(asleep, signal.SIGCONT)  # a stopped one writes nothing before it is woken
+        time.sleep(STACK_SECONDS if asleep else 0)
+        self._leave_nothing_running()
+
+    def _seconds_without_sign(self) -> float:
+        """How long no step, validation batch or line of the metrics file was seen; a sleep of the machine counts nothing.
+
+        Only that a file's time has changed is looked at: the clock may be set, and a file server has its own.
+        """
+        signs = self._signs_of_life()
+        if signs != self.signs:
+            self.signs, self.signs_changed = signs, time.monotonic()
+        return time.monotonic() - self.signs_changed
+
+    def _signs_of_life(self) -> tuple[int, ...]:
+        times = []
+        for path in (self.attempt, self.attempt / liveness.HEARTBEAT, self.plan.folder / metrics.FILE):
+            with contextlib.suppress(FileNotFoundError):
+                times.append(path.stat().st_mtime_ns)
+        return tuple(times)
+
+    def _ranks(self) -> list[psutil.Process]:
+        """The training processes in the order of their ranks: children of torchrun."""
+        found = []
+        for launcher in self._launchers():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
+                found += launcher.children()
+        return sorted(found, key=_rank)
+
+    def _launchers(self) -> list[psutil.Process]:
+        return psutil.Process().children()
+
+    def _leave_nothing_running(self) -> None:
+        """End torchrun, the ranks and what they forked, at once; those too whose parent has died before them."""
+        processes = {*psutil.Process().children(recursive=True), *self.seen}
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()  # psutil compares start times: never another process of the same number
+        psutil.wait_procs(list(processes), timeout=5)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _verdict(self, succeeded: bool) -> int:
+        if self.asked is not None and not succeeded:
+            newest, _ = newest_whole(self.plan.folder / "checkpoints")
+            kept = "no checkpoint yet; the same command starts anew"
+            if newest:
+                kept = f"step {newest.step} is saved; the same command continues from there"
+            if any(self.attempt.glob("rank*.error")):
+                Meter(sys.stderr, outlive=True).note(f"while stopping: {explain_failure(self.attempt)}")
+            self.monitor.note(f"stopped: {kept}")
+            return 128 + self.asked
+        if self.hung:
+            raise Failure(f"{self.hung}; all ranks' stacks are in {self.attempt}/rank*.log")
+        if succeeded:
+            return 0
+        raise Failure(explain_failure(self.attempt))
+
+
+def _send(processes: list[psutil.Process], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+
+
+def _rank(process: psutil.Process) -> int:
+    try:
+        return int(process.environ().get("RANK", -1))
+    except (psutil.Error, OSError):
+        return -1
+
+
+def _status(process: psutil.Process) -> str:
+    try:
+        return process.status()
+    except psutil.Error:
+        return ""
+
+
+@contextlib.contextmanager
+def _plain_path(folder: Path) -> Iterator[Path]:
+    """A path to `folder` of plain letters: nemo_run and PYTHONPATH trip over quotes, colons and the like in a path."""
+    if re.fullmatch(r"[A-Za-z0-9_./+=@-]+", str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="nemo-workflow-") as place:
+        link = Path(place) / "attempt"
+        link.symlink_to(folder)
+        yield link
+
+
+def explain_failure(attempt: Path) -> str:
+    """The failing rank's own error and the path of its log, as text for a person."""
+    errors = []
+    for path in attempt.glob("rank*.error"):
+        when, _, text = path.read_text(encoding="utf-8").partition("\n")
+        text = text or "its error could not be written down: is the disk full?"
+        errors.append((float(when or path.stat().st_mtime), int(path.stem.removeprefix("rank")), text))
+    launcher_log = "\n".join(
+        path.read_text(encoding="utf-8", errors="replace") for path in sorted(attempt.glob("launcher/**/std*.log"))
+    )
+    blamed = re.search(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", launcher_log, re.DOTALL)
+    if blamed:
+        rank, code = int(blamed[1]), int(blamed[2])
+        own = [text for _, number, text in errors if number == rank]
+        log = attempt / f"rank{rank}.log"
+        if code < 0:
+            return f"rank {rank} was ended by {signal.Signals(-code).name}; its log: {log}"
+        if own:
+            return f"rank {rank}:\n{own[0].rstrip()}\nlog of rank {rank}: {log}"
+        return f"rank {rank} ended with exit code {code}; its log: {log}"
+    if errors:
+        _, rank, text = min(errors)
+        return f"rank {rank}:\n{text.rstrip()}\nlog of rank {rank}: {attempt / f'rank{rank}.log'}"
+    tail = "\n".join(launcher_log.splitlines()[-15:])
+    return f"the ranks did not start:\n{tail}\nlogs: {attempt}"

@@ -1,0 +1,171 @@
+"""Follow Slurm jobs to their end and tell the truth about it. Light."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import Any
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch import local
+from nemo_workflow.launch.monitor import Monitor
+from nemo_workflow.launch.slurm.cluster import JobState
+from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.run_dir.slurm_jobs import Job
+from nemo_workflow.training.worker import STOPPED
+from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.processes import handled
+
+POLL_SECONDS, SSH_POLL_SECONDS = 2.0, 5.0  # over ssh each look is a login
+FORGOTTEN_SECONDS = 60.0  # how long Slurm may not know the job before we believe it
+UNSEEN_SECONDS = 60.0  # that NFS may keep from us what the job script left: the longest it trusts a folder it has read
+STOP = 128 + signal.SIGTERM  # exit code of a run that saved and stopped, or was cancelled
+
+
+def follow(plan: Plan, submitted: list[Job]) -> int:
+    """Show the jobs' progress until the last has ended; returns the exit code. Raises Failure if one failed.
+
+    Ctrl-C asks once whether to detach or to cancel; SIGTERM and SIGHUP detach.
+    """
+    monitor = Monitor(plan)
+    try:
+        for job in submitted:
+            code = _Follower(plan, job, monitor).run()
+            if code or job is submitted[-1]:
+                return code
+    finally:
+        monitor.close()
+    raise AssertionError("no job")
+
+
+class _Follower:
+    def __init__(self, plan: Plan, job: Job, monitor: Monitor):
+        self.plan, self.job, self.monitor = plan, job, monitor
+        self.asked: int | None = None
+        self.shown = ""
+
+    def run(self) -> int:
+        polled = known = time.monotonic()
+        state = self._poll()
+        pause = SSH_POLL_SECONDS if self.job.host else POLL_SECONDS
+        with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            while state is None or not state.ended:
+                if state is not None and state.name == "RUNNING":  # while it waits there is nothing to show
+                    self.monitor.update()
+                if self.asked is not None:
+                    code = self._answer()
+                    if code is not None:
+                        return code
+                if time.monotonic() - polled >= pause:
+                    state = self._poll()
+                    polled = time.monotonic()
+                    known = polled if state else known
+                    if polled - known > FORGOTTEN_SECONDS:
+                        break
+                time.sleep(0.2)
+        self.monitor.update()
+        return verdict(self.plan, self.job, state, self.monitor)
+
+    def _poll(self) -> JobState | None:
+        state = self.job.cluster.job(self.job.job_id)
+        if state and not state.ended:
+            text = f"job {self.job.job_id} {state.name.lower()}"
+            text += f" on {state.nodes}" if state.nodes else ""
+            text += f" ({state.reason})" if state.reason else ""
+            text += f", restart {state.restarts}" if state.restarts else ""
+            if text != self.shown:
+                self.monitor.note(text)
+                self.shown = text
+        return state
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = number
+
+    def _answer(self) -> int | None:
+        """What to do after a signal: the exit code, or None to go on following."""
+        number, self.asked = self.asked, None
+        assert number is not None
+        job = self.job.job_id
+        self.monitor.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C answers the question: detach
+        try:
+            reply = _question(job) if number == signal.SIGINT and sys.stdin.isatty() else "d"
+        except (KeyboardInterrupt, EOFError):
+            reply = "d"
+        signal.signal(signal.SIGINT, self._ask)
+        if reply == "c":
+            self.monitor.note(f"cancelling job {job}: the ranks finish their step and save")
+            self.job.cluster.cancel(job)
+            return None
+        if reply == "f":
+            return None
+        self.monitor.note(f"job {job} goes on; python -m nemo_workflow.runs shows, follows and cancels it")
+        return 128 + number
+
+
+def _question(job_id: str) -> str:
+    while True:
+        reply = input(f"\njob {job_id}: [d]etach and let it run, [c]ancel it, or [f]ollow on? ").strip().lower()[:1]
+        if reply in ("d", "c", "f"):
+            return reply
+
+
+def verdict(plan: Plan, job: Job, state: JobState | None, monitor: Monitor) -> int:
+    """The exit code of a job that has ended: 0 done, 143 stopped with its state saved. Raises Failure."""
+    restart, code = _left(job, state)
+    if state is None and code is None:
+        raise Failure(f"Slurm no longer knows job {job.job_id}, and its script left no exit code; logs: {job.attempt}")
+    name = state.name if state else "ended"
+    if (state is None or name == "COMPLETED") and code == 0:
+        return 0
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    kept = f"step {newest.step} is saved" if newest else "no checkpoint yet"
+    if code == STOPPED or name == "CANCELLED":
+        if name == "COMPLETED" and job.link < job.chain:
+            monitor.note(f"job {job.job_id} stopped: {kept}; the next link of the chain goes on from there")
+            return 0
+        what = "cancelled" if name == "CANCELLED" else "stopped"
+        monitor.note(f"job {job.job_id} was {what}: {kept}; the same command continues from there")
+        return STOP
+    raise Failure(explain(job, state, restart, kept))
+
+
+def _left(job: Job, state: JobState | None) -> tuple[int, int | None]:
+    """The last restart and the exit code that its script left; waits for the latter where Slurm's word says it is there."""
+    end = time.monotonic() + UNSEEN_SECONDS
+    while True:
+        restart = job.restarts
+        code = job.exit_code(restart)
+        surely = state is not None and (state.name == "COMPLETED" or state.exit_code == STOPPED)
+        if code is not None or not surely or time.monotonic() > end:
+            return restart, code
+        time.sleep(0.5)
+
+
+HINTS = {
+    "TIMEOUT": "the time limit came before the run could save; raise --time or --stop-before",
+    "OUT_OF_MEMORY": "the nodes' memory was not enough; raise --mem",
+    "NODE_FAIL": "a node was lost; --requeue N lets the job come back by itself",
+    "PREEMPTED": "another job took the nodes; --requeue N lets the job come back by itself",
+}
+
+
+def explain(job: Job, state: JobState | None, restart: int, kept: str) -> str:
+    """Why a job failed, as text for a person: Slurm's word, the failing rank's own error, and the logs."""
+    name = state.name if state else "ended"
+    code = state.exit_code if state else job.exit_code(restart)
+    lines = [f"job {job.job_id} {name} (exit code {code}); {kept}"]
+    if name in HINTS:
+        lines.append(HINTS[name])
+    folder = job.folder(restart)
+    if any(folder.glob("rank*.error")):
+        lines.append(local.explain_failure(folder))
+    else:
+        for path in {*job.logs()[-1:], *job.script_logs()}:
+            lines += [f"the end of {path}:", *_tail(path)]
+    return "\n".join(lines)
+
+
+def _tail(path: Any) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]

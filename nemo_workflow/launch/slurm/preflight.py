@@ -1,0 +1,206 @@
+"""What the cluster says before a job is submitted: seconds, and every problem at once."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.slurm import login
+from nemo_workflow.launch.slurm.cluster import Answer, Cluster
+from nemo_workflow.utils.errors import Refusal
+
+UNUSABLE = ("down", "drain", "fail", "maint", "unk", "boot", "power")
+
+
+def check(cluster: Cluster, plan: Plan) -> list[str]:
+    """Ask the cluster about the plan; returns notes for the user. Raises Refusal with every problem."""
+    where = plan.setting("ssh") or "this machine"
+    if cluster.host:
+        _reachable(cluster.host)
+    found = cluster.ask("sbatch", "--version")
+    if not found.ok:
+        if cluster.host:
+            raise Refusal(f"--ssh {cluster.host}: sbatch can't be run there: {found.reason}")
+        raise Refusal(
+            f"--executor slurm: sbatch can't be run on this machine ({found.reason}); use a login node, or --ssh HOST"
+        )
+    with ThreadPoolExecutor(8) as pool:  # each question waits for the network
+        names = plan.setting("partition").split(",")
+        shown = [pool.submit(cluster.ask, "scontrol", "show", "partition", "--oneliner", name) for name in names]
+        nodes = [pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", name, "-o", "%N|%T|%G|%c") for name in names]
+        listed = pool.submit(cluster.ask, "sinfo", "-h", "-o", "%R")
+        config = pool.submit(cluster.ask, "scontrol", "show", "config")
+        associations = pool.submit(_associations, cluster, plan)
+        accounting = pool.submit(cluster.keeps_accounts)
+        help_text = pool.submit(cluster.ask, "srun", "--help")
+        same_folder = pool.submit(cluster.ask, "test", "-d", _existing(plan))
+        rsync = pool.submit(cluster.ask, "rsync", "--version")
+    if not config.result().ok:
+        raise Refusal(f"--executor slurm: the Slurm controller of {where} does not answer: {config.result().reason}")
+    answers = {name: (one.result(), two.result()) for name, one, two in zip(names, shown, nodes, strict=True)}
+    problems = _partitions(plan, answers, listed.result())
+    problems += _account(plan, config.result().out, associations.result())
+    if not plan.setting("no_container") and "--container-image" not in help_text.result().out:
+        problems.append(
+            "--container-image: this cluster's srun has no such option (the pyxis plugin is missing); ask for pyxis, or"
+            " run in this Python environment on a disk that the nodes share: --no-container"
+        )
+    if cluster.host and not same_folder.result().ok:
+        problems.append(
+            f"--ssh {cluster.host}: {_existing(plan)} is not there; --output-dir, the data and this Python environment"
+            " must lie under the same paths here and on the cluster"
+        )
+    if cluster.host and not rsync.result().ok:
+        problems.append(f"--ssh {cluster.host}: rsync is not installed there, and nemo_run copies its files with it")
+    if problems:
+        raise Refusal(problems)
+    return [] if accounting.result() else ["sacct does not answer here: the job is followed with scontrol"]
+
+
+def _reachable(address: str) -> None:
+    """Raise Refusal unless this machine can log in by itself and has what nemo_run needs for it."""
+    login.resolve(address)
+    if not shutil.which("rsync"):
+        raise Refusal(f"--ssh {address}: rsync is not installed on this machine, and nemo_run copies its files with it")
+    answer = Cluster(address).ask("true")
+    if not answer.ok:
+        raise Refusal(
+            f"--ssh {address}: ssh can't log in there without a question: {answer.reason}; it needs a key (or an agent)"
+            " and a known host: try `ssh` by hand first"
+        )
+
+
+def test_script(cluster: Cluster, script: str) -> None:
+    """Let Slurm judge the very script without submitting it; raises Refusal with Slurm's words."""
+    answer = cluster.ask("sbatch", "--test-only", text=script, seconds=60)
+    if not answer.ok:
+        raise Refusal(f"Slurm refuses the job: {answer.reason.removeprefix('allocation failure: ')}{_hint(answer)}")
+
+
+def _hint(answer: Answer) -> str:
+    hints = {
+        "account": "; see -A/--account and -P/--partition",
+        "node configuration": "; see -N/--num-nodes, -G/--num-gpus, --mem and --constraint",
+        "time limit": "; see --time",
+        "qos": "; see --qos",
+        "reservation": "; see --reservation",
+        "node name": "; see --nodelist",
+        "feature": "; see --constraint",
+        "option": "; see --slurm-arg",
+        "dependency": "; see --dependency",
+        "memory": "; see --mem",
+    }
+    text = answer.reason.lower()
+    return next((hint for word, hint in hints.items() if word in text), "")
+
+
+def _existing(plan: Plan) -> str:
+    """The nearest existing folder above the run's."""
+    folder = plan.folder
+    while not folder.is_dir():
+        folder = folder.parent
+    return str(folder)
+
+
+def _partitions(plan: Plan, answers: dict[str, tuple[Answer, Answer]], listed: Answer) -> list[str]:
+    """What stands against the partitions asked for, with the answers on each and its nodes.
+
+    All must exist, and one that takes the job is enough: Slurm chooses among them.
+    """
+    names = ", ".join(dict.fromkeys(listed.out.split()))
+    there = f"; there are: {names}" if names else ""
+    unknown = [name for name, (shown, _) in answers.items() if not shown.ok or "PartitionName=" not in shown.out]
+    if unknown:
+        return [f"--partition {name}: no such partition on this cluster{there}" for name in unknown]
+    problems = []
+    for name, (shown, nodes) in answers.items():
+        fields = _fields(shown.out)
+        against = list(_partition(plan, name, fields, names)) or list(_nodes(plan, name, nodes))
+        against += _admission(plan, name, fields)
+        if not against:
+            return []
+        problems += against
+    return problems
+
+
+def _partition(plan: Plan, name: str, fields: dict[str, str], names: str) -> Iterator[str]:
+    if fields.get("State", "UP") != "UP":
+        yield f"--partition {name}: its state is {fields['State']}; choose another, there are: {names}"
+    most = fields.get("MaxNodes", "")
+    if most.isdigit() and plan.layout.nodes > int(most):
+        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes a job"
+
+
+def _admission(plan: Plan, name: str, fields: dict[str, str]) -> Iterator[str]:
+    account = plan.setting("account")
+    allowed, denied = fields.get("AllowAccounts", "ALL"), fields.get("DenyAccounts", "")
+    if allowed not in ("ALL", "(null)") and account not in allowed.split(","):
+        yield f"--account {account}: partition {name} admits only {allowed}"
+    if account in denied.split(","):
+        yield f"--account {account}: partition {name} does not admit it"
+
+
+def _nodes(plan: Plan, name: str, answer: Answer) -> Iterator[str]:
+    """Whether enough nodes of the partition, busy or not, have the GPUs asked for."""
+    if not answer.ok:
+        return
+    gpus_of: dict[str, int] = {}
+    for line in answer.out.splitlines():
+        node, state, gres, _ = line.split("|")
+        if not any(word in state.lower() for word in UNUSABLE):
+            gpus_of[node] = gpu_count(gres)
+    needed = plan.layout.nodes
+    if len(gpus_of) < needed:
+        yield f"--num-nodes {needed}: partition {name} has {len(gpus_of)} usable nodes; lower it or choose another"
+    elif plan.accelerator == "gpu":
+        gpus = plan.layout.ranks_per_node
+        fitting = sum(count >= gpus for count in gpus_of.values())
+        if fitting < needed:
+            yield (
+                f"--num-gpus {gpus}: {fitting} usable nodes of partition {name} have that many GPUs, and --num-nodes is"
+                f" {needed}; the largest has {max(gpus_of.values())}"
+            )
+
+
+def gpu_count(gres: str) -> int:
+    """GPUs in a node's generic resources as sinfo writes them: gpu:8, gpu:a100:4(S:0-1),gpu:h100:4, (null)."""
+    return sum(int(count) for count in re.findall(r"\bgpu(?::[^:,()]+)??:(\d+)", gres))
+
+
+def _associations(cluster: Cluster, plan: Plan) -> list[dict[str, str]] | None:
+    """The user's rows of accounting, or None where it does not answer."""
+    user = login.resolve(cluster.host).user if cluster.host else getpass.getuser()
+    words = ("sacctmgr", "-n", "-P", "show", "associations", f"user={user}", "format=account,partition,qos")
+    answer = cluster.ask(*words)
+    if not answer.ok:
+        return None
+    names = ("account", "partition", "qos")
+    return [dict(zip(names, line.split("|"), strict=False)) for line in answer.out.splitlines() if line]
+
+
+def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None) -> Iterator[str]:
+    account, name = plan.setting("account"), plan.setting("partition")
+    enforced = re.search(r"AccountingStorageEnforce\s*=\s*(\S+)", config)
+    if rows is None or not enforced or enforced[1] == "none":
+        return
+    mine = [row for row in rows if row["account"].lower() == account.lower()]
+    if not mine:
+        accounts = ", ".join(dict.fromkeys(row["account"] for row in rows)) or "none"
+        yield f"--account {account}: you are not a member; your accounts are: {accounts}"
+        return
+    if all(row["partition"] and row["partition"] not in name.split(",") for row in mine):
+        partitions = ", ".join(dict.fromkeys(row["partition"] for row in mine))
+        yield f"--partition {name}: account {account} may use only {partitions}"
+    qos = plan.setting("qos")
+    known = {one for row in mine for one in row["qos"].split(",") if one}
+    if qos and known and qos not in known:
+        yield f"--qos {qos}: account {account} may use {', '.join(sorted(known))}"
+
+
+def _fields(line: str) -> dict[str, Any]:
+    return dict(re.findall(r"(\w+)=(\S*)", line))

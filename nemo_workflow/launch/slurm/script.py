@@ -1,0 +1,259 @@
+"""Plan -> nemo_run's SlurmExecutor -> job script. The script that is shown, tested and submitted is one and the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.config.checks.slurm import is_below, needed_folders, slurm_arguments
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.local import TITLE, new_attempt
+from nemo_workflow.launch.slurm import login
+from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.nemo_run_import import import_nemo_run
+
+TASK = "train"
+SETUP = "setup.sh"  # copy of --setup-file in the attempt
+
+
+@dataclass(frozen=True)
+class Link:
+    """A job's place in a chain, from 1, and the id of the job before it."""
+
+    number: int = 1
+    chain: int = 1
+    parent: str | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.number == self.chain
+
+
+def launcher_home(plan: Plan) -> Path:
+    """Where nemo_run keeps its files; its Experiment.from_id finds a run with NEMORUN_HOME set to this."""
+    return plan.folder / "slurm"
+
+
+def experiment_id(attempt: Path) -> str:
+    """nemo_run's id of the experiment that an attempt is submitted as."""
+    return f"{TITLE}_{attempt.name}"
+
+
+def job_script(plan: Plan, attempt: Path | None = None, link: Link | None = None) -> str:
+    """The text that sbatch gets for a start in `attempt` (None: one that begins now). Writes nothing."""
+    attempt = attempt or new_attempt(plan)
+    made = executor(plan, attempt, link or Link())
+    identity = experiment_id(attempt)
+    folder = launcher_home(plan) / "experiments" / TITLE / identity
+    made.assign(identity, str(folder), task_id=TASK, task_dir=TASK)
+    from nemo_run.core.execution.slurm import SlurmBatchRequest
+
+    entrypoint, *arguments = command()
+    request = SlurmBatchRequest(
+        launch_cmd=["sbatch", "--requeue", "--parsable"],
+        jobs=[TASK],
+        command_groups=[[" ".join([entrypoint, *arguments])]],
+        executor=made,
+        max_retries=0,
+        extra_env={},
+    )
+    return request.materialize()
+
+
+def command() -> list[str]:
+    """What srun starts once a rank; the variables are set in the script's own lines."""
+    return ['"$python"', '"$attempt/code/rank.py"', '"$attempt"']
+
+
+def executor(plan: Plan, attempt: Path, link: Link) -> Any:
+    """The executor of one job, not yet assigned to an experiment."""
+    run = import_nemo_run(launcher_home(plan))
+    from nemo_run.core.execution.slurm import SlurmJobDetails
+
+    setting = plan.setting
+    contained = not setting("no_container")
+    return run.SlurmExecutor(
+        account=setting("account"),
+        partition=setting("partition"),
+        job_name_prefix=f"{setting('experiment')}.",
+        time=setting("time"),  # None leaves the limit to the partition, nemo_run's own default is ten minutes
+        nodes=plan.layout.nodes,
+        ntasks_per_node=plan.layout.ranks_per_node,
+        gpus_per_node=_gpus_per_node(plan),
+        qos=setting("qos"),
+        mem=setting("mem"),
+        exclusive=setting("exclusive") or None,
+        constraint=setting("constraint"),
+        signal=f"USR1@{setting('stop_before')}" if setting("stop_before") else None,
+        additional_parameters=_more_parameters(plan, link) or None,
+        container_image=image_name(setting("container_image")) if contained else None,
+        container_mounts=container_mounts(plan) if contained else [],
+        container_env=[*variables(plan), *setting("container_env")] if contained else None,
+        env_vars={},  # nemo_run writes them unquoted and in capitals: ours are among the setup lines
+        setup_lines=setup_lines(plan, attempt, link),
+        packager=run.Packager(),  # ships nothing: the attempt holds a copy of our code, uncommitted changes included
+        job_details=SlurmJobDetails(folder=str(attempt)),
+        tunnel=_tunnel(plan),
+        poll_estimated_start_time=False,
+    )
+
+
+def _tunnel(plan: Plan) -> Any:
+    run = import_nemo_run(launcher_home(plan))
+    base = launcher_home(plan)
+    if not plan.setting("ssh"):
+        return run.LocalTunnel(job_dir=str(base / "experiments"))
+    at = login.resolve(plan.setting("ssh"))
+    # the folders are the same ones there, and rsync must not copy files onto themselves
+    return run.SSHTunnel(
+        host=at.name, user=at.user, port=at.port, identity=at.identity, job_dir=str(base / "submitted")
+    )
+
+
+def check_tunnel(plan: Plan) -> None:
+    """Raise Refusal where nemo_run's own ssh client can't log in: else it would ask for a password, and give up mute."""
+
+    def refuse(*_: Any) -> None:
+        raise Refusal("no password")
+
+    tunnel = _tunnel(plan)
+    tunnel.auth_handler = tunnel.fallback_auth_handler = refuse
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            tunnel.connect()
+            tunnel.cleanup()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - paramiko's many, the socket's, and nemo_run's sys.exit
+        why = f" ({error})" if isinstance(error, OSError) else ""
+        raise Refusal(
+            f"--ssh {tunnel.host}: ssh logs in, but nemo_run's own client (paramiko) does not{why}; it needs a key file or"
+            " an agent, and reads no Include lines and no security keys in ~/.ssh/config: write a Host block for it"
+            " into that file itself"
+        ) from None
+
+
+def _gpus_per_node(plan: Plan) -> int | None:
+    if plan.accelerator != "gpu" or "gres" in slurm_arguments(plan.setting("slurm_arg")):
+        return None
+    return plan.layout.ranks_per_node
+
+
+def _more_parameters(plan: Plan, link: Link) -> dict[str, str | bool]:
+    """Options of sbatch that SlurmExecutor has no argument for."""
+    named = {name: plan.setting(name) for name in ("reservation", "nodelist", "mail_type", "mail_user")}
+    waits = [plan.setting("dependency")] if plan.setting("dependency") and link.number == 1 else []
+    if link.parent:
+        waits.append(f"afterok:{link.parent}")
+    if waits:
+        named["dependency"] = ",".join(waits)
+        named["kill_on_invalid_dep"] = "yes"  # else a job whose parent failed waits for ever
+    return {name: value for name, value in named.items() if value} | slurm_arguments(plan.setting("slurm_arg"))
+
+
+def image_name(image: str) -> str:
+    """REGISTRY/IMAGE in enroot's own form, REGISTRY#IMAGE: before version 4.0 it looked for the former at Docker Hub."""
+    registry, _, rest = image.partition("/")
+    if rest and "." in registry.lstrip(".") and "#" not in image and "://" not in image:
+        return f"{registry}#{rest}"
+    return image
+
+
+def container_mounts(plan: Plan) -> list[str]:
+    """The mounts asked for, and one for each needed folder that they leave out."""
+    mounts = list(plan.setting("container_mounts"))
+    for folder, _ in needed_folders(plan.settings, plan.sources):
+        same = [source for source, target, *_ in (mount.split(":") for mount in mounts) if source == target]
+        if not any(is_below(folder, source) for source in same):
+            mounts.append(f"{folder}:{folder}")
+    return mounts
+
+
+def variables(plan: Plan) -> dict[str, str]:
+    """Variables that every rank gets, none of them secret; the submitter's own travel by sbatch's --export=ALL."""
+    if plan.accelerator == "cpu":
+        return {"TOKENIZERS_PARALLELISM": "false"}
+    from nemo_workflow.launch.executors import GPU_VARIABLES
+
+    return {"TOKENIZERS_PARALLELISM": "false", **GPU_VARIABLES}
+
+
+def setup_lines(plan: Plan, attempt: Path, link: Link) -> str:
+    """The script's own part before srun: variables, the rendezvous, and what happens when the ranks have ended."""
+    python = "python" if not plan.setting("no_container") else sys.executable
+    exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables(plan).items())
+    values = {
+        "run": shlex.quote(plan.run_dir),
+        "attempt": shlex.quote(str(attempt)),
+        "python": shlex.quote(python),
+        "requeue": str(plan.setting("requeue")),
+        "after_stop": "75" if link.last else "0",
+        "exports": exports,
+        "setup": f'. "$attempt/{SETUP}" || {{ echo "--setup-file failed" >&2; exit 1; }}\n'
+        if plan.setting("setup_file")
+        else "",
+    }
+    text = _LINES
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+_LINES = """{ set +xv; } 2>/dev/null
+# -- nemo_workflow ------------------------------------------------------------
+run=@run@
+attempt=@attempt@
+python=@python@
+requeue=@requeue@          # times that the job may come back
+after_stop=@after_stop@       # exit code after a clean stop: 0 lets the next link of a chain start
+restarts=${SLURM_RESTART_COUNT:-0}
+begun="$attempt/begun-$restarts"
+logs=$attempt              # where the ranks of this start write
+if [ "$restarts" -gt 0 ]; then logs="$attempt-restart$restarts"; fi
+
+# Whether the ranks saved and left because they were asked to, and not because srun ended them after another's failure.
+stopped() {
+  compgen -G "$logs/rank*.error" >/dev/null && return 1
+  [ -e "$attempt/stopped-$restarts" ] && return 0
+  [ "$run/metrics.jsonl" -nt "$begun" ] && tail -n 1 "$run/metrics.jsonl" | grep -q '"event": "end".*"reason": "stopped"'
+}
+# Whether a whole checkpoint was written since this start.
+saved() {
+  [ -n "$(find "$run/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json -newer "$begun" 2>/dev/null)" ]
+}
+finish() {
+  code=$?
+  trap - EXIT
+  again=no
+  if stopped; then code=75; elif [ "$code" -eq 75 ]; then code=1; fi
+  if [ "$code" -ne 0 ] && [ "$restarts" -lt "$requeue" ] && [ -z "$told" ]; then
+    if [ "$code" -eq 75 ] || saved; then again=yes; fi
+  fi
+  echo "$code" > "$attempt/exit-$restarts"
+  if [ "$again" = yes ] && scontrol requeue "$SLURM_JOB_ID"; then exit "$code"; fi
+  if [ "$code" -eq 75 ]; then exit "$after_stop"; fi
+  exit "$code"
+}
+if [ "$restarts" -gt "$requeue" ]; then
+  echo "Slurm started this job again $restarts times, and --requeue allows $requeue" >&2
+  exit 1
+fi
+touch "$begun"
+told=
+trap 'told=yes' TERM   # Slurm ends the job itself (scancel, scontrol requeue): what follows is Slurm's decision
+trap finish EXIT
+
+@exports@
+export MASTER_ADDR=
+for address in $head_node_ip; do   # of all that the node knows itself by, the first that other nodes can use
+  case "$address" in 127.*|*:*) ;; *) MASTER_ADDR=$address; break ;; esac
+done
+if [ -z "$MASTER_ADDR" ]; then   # a node that knows itself only by loopback and IPv6 addresses is called by its name
+  if getent hosts "$head_node" >/dev/null; then MASTER_ADDR=$head_node; else MASTER_ADDR=${head_node_ip%% *}; fi
+fi
+export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
+if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+@setup@# -----------------------------------------------------------------------------"""

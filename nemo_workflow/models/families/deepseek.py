@@ -1,0 +1,266 @@
+"""DeepSeek V2 and V3: latent attention, first layers dense, then experts with shared ones. Layers differ, so none are stacked."""
+
+from __future__ import annotations
+
+from nemo_workflow.models.families.base import Config, Family, Field, Rule
+from nemo_workflow.models.families.dense import HF_LAYER, LAYER, PLAIN_DECODER, RMS_NORM, SILU, UNTIED, embedding_rules
+from nemo_workflow.models.families.moe import expert_rules
+from nemo_workflow.utils.errors import Refusal
+
+ATTENTION = f"{LAYER}self_attention."
+HF_ATTENTION = f"{HF_LAYER}self_attn."
+
+
+def latent_attention_rules(hf: Config) -> list[Rule]:
+    """Queries and keys/values projected down and up again; the small models project queries at once."""
+    pairs = {
+        "linear_proj.weight": "o_proj.weight",
+        "linear_kv_down_proj.weight": "kv_a_proj_with_mqa.weight",
+        "linear_kv_up_proj.weight": "kv_b_proj.weight",
+    }
+    norms = {"kv": "kv_a_layernorm"}
+    if hf["q_lora_rank"]:
+        pairs |= {"linear_q_down_proj.weight": "q_a_proj.weight", "linear_q_up_proj.weight": "q_b_proj.weight"}
+        norms["q"] = "q_a_layernorm"
+    else:
+        pairs["linear_q_proj.weight"] = "q_proj.weight"
+    rules = [Rule("copy", f"{ATTENTION}{nemo}", (f"{HF_ATTENTION}{name}",)) for nemo, name in pairs.items()]
+    for side, name in norms.items():  # Transformer Engine fuses the norm into the projection after it
+        fused, own = f"{ATTENTION}linear_{side}_up_proj.layer_norm_weight", f"{ATTENTION}{side}_layernorm.weight"
+        rules.append(Rule("copy", fused, (f"{HF_ATTENTION}{name}.weight",), alias=own))
+    rules.append(Rule("copy", f"{LAYER}input_layernorm.weight", (f"{HF_LAYER}input_layernorm.weight",)))
+    return rules
+
+
+def dense_layers(hf: Config) -> range:
+    return range(hf["first_k_dense_replace"])
+
+
+def moe_layers(hf: Config) -> range:
+    return range(hf["first_k_dense_replace"], hf["num_hidden_layers"])
+
+
+def dense_mlp_rules() -> list[Rule]:
+    """The MLP of the first layers."""
+    gate_up = (f"{HF_LAYER}mlp.gate_proj.weight", f"{HF_LAYER}mlp.up_proj.weight")
+    return [
+        Rule("gate_up", f"{LAYER}mlp.linear_fc1.weight", gate_up, layers=dense_layers),
+        Rule("copy", f"{LAYER}mlp.linear_fc2.weight", (f"{HF_LAYER}mlp.down_proj.weight",), layers=dense_layers),
+        Rule(
+            "copy",
+            f"{LAYER}mlp.linear_fc1.layer_norm_weight",
+            (f"{HF_LAYER}post_attention_layernorm.weight",),
+            alias=f"{LAYER}pre_mlp_layernorm.weight",
+            layers=dense_layers,
+        ),
+    ]
+
+
+def shared_expert_rules() -> list[Rule]:
+    shared = f"{HF_LAYER}mlp.shared_experts."
+    gate_up = (f"{shared}gate_proj.weight", f"{shared}up_proj.weight")
+    return [
+        Rule("gate_up", f"{LAYER}mlp.shared_experts.linear_fc1.weight", gate_up),
+        Rule("copy", f"{LAYER}mlp.shared_experts.linear_fc2.weight", (f"{shared}down_proj.weight",)),
+    ]
+
+
+def deepseek_rules(hf: Config) -> list[Rule]:
+    moe = expert_rules("mlp", "gate", "gate_proj", "up_proj", "down_proj") + shared_expert_rules()
+    if hf["model_type"] == "deepseek_v3":
+        bias = f"{HF_LAYER}mlp.gate.e_score_correction_bias"
+        moe.append(Rule("copy", f"{LAYER}mlp.router.expert_bias", (bias,)))
+    moe = [Rule(rule.kind, rule.nemo, rule.hf, rule.alias, moe_layers) for rule in moe]
+    return embedding_rules(hf) + latent_attention_rules(hf) + dense_mlp_rules() + moe
+
+
+FIELDS = (
+    Field("num_hidden_layers", "num_layers"),
+    Field("hidden_size", "hidden_size"),
+    Field("intermediate_size", "ffn_hidden_size"),
+    Field("num_attention_heads", "num_attention_heads"),
+    Field("num_key_value_heads", "kv_channels"),  # as NeMo's importer has it; latent attention doesn't use it
+    Field("max_position_embeddings", "seq_length"),
+    Field("max_position_embeddings", "max_position_embeddings"),
+    Field("initializer_range", "init_method_std", 0.02),
+    Field("vocab_size", "vocab_size"),
+    Field("rope_theta", "rotary_base", 10000.0),
+    Field("attention_dropout", "attention_dropout", 0.0),
+    RMS_NORM,
+    UNTIED,
+    Field("q_lora_rank", "q_lora_rank"),
+    Field("kv_lora_rank", "kv_lora_rank", 512),
+    Field("qk_nope_head_dim", "qk_head_dim", 128),
+    Field("qk_rope_head_dim", "qk_pos_emb_head_dim", 64),
+    Field("v_head_dim", "v_head_dim", 128),
+    Field("n_routed_experts", "num_moe_experts"),
+    Field("moe_intermediate_size", "moe_ffn_hidden_size"),
+    Field("num_experts_per_tok", "moe_router_topk"),
+)
+YARN = {
+    "factor": "rotary_scaling_factor",
+    "original_max_position_embeddings": "original_max_position_embeddings",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "mscale": "mscale",
+    "mscale_all_dim": "mscale_all_dim",
+}
+YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 0.0}
+
+
+def rope(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
+    scaling = hf.get("rope_scaling")
+    if not scaling:
+        return {"rope_type": "rope", "rotary_scaling_factor": 1.0}, []
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind != "yarn":
+        return {}, [("rope_scaling", f"NeMo's model has no {kind!r} rope scaling")]
+    values = {**YARN_DEFAULTS, **scaling}
+    return {"rope_type": "yarn", **{nemo: values[name] for name, nemo in YARN.items()}}, []
+
+
+def rope_back(nemo: Config) -> Config:
+    if nemo["rope_type"] == "rope":
+        return {"rope_scaling": None}
+    return {"rope_scaling": {**{name: nemo[field] for name, field in YARN.items()}, "type": "yarn"}}
+
+
+def shared_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
+    fields, losses = rope(hf)
+    dense, layers = hf["first_k_dense_replace"], hf["num_hidden_layers"]
+    fields["moe_layer_freq"] = [0] * dense + [1] * (layers - dense)
+    fields["moe_shared_expert_intermediate_size"] = hf["moe_intermediate_size"] * hf["n_shared_experts"]
+    fields["moe_aux_loss_coeff"] = hf.get("aux_loss_alpha", 0.001)
+    if hf.get("num_nextn_predict_layers"):
+        losses.append(("num_nextn_predict_layers", "the layers that predict further tokens are not carried"))
+    return fields, losses
+
+
+def shared_back(nemo: Config) -> Config:
+    frequency = nemo["moe_layer_freq"]
+    dense = frequency.index(1) if 1 in frequency else len(frequency)
+    return {
+        **rope_back(nemo),
+        "first_k_dense_replace": dense,
+        "n_shared_experts": nemo["moe_shared_expert_intermediate_size"] // nemo["moe_ffn_hidden_size"],
+        "aux_loss_alpha": nemo.get("moe_aux_loss_coeff", 0.001),
+    }
+
+
+def v3_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
+    fields, losses = shared_special(hf)
+    if hf["num_experts_per_tok"] != 2 * hf["topk_group"]:
+        what = "NeMo ranks a group by its best num_experts_per_tok / topk_group experts, this model by its best two"
+        losses.append(("topk_group", what))
+    return {**fields, "moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True}, losses
+
+
+def v2_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
+    fields, losses = shared_special(hf)
+    if (hf.get("topk_method") or "greedy") != "greedy" and (hf.get("n_group") or 1) > 1:
+        what = "NeMo ranks a group of experts by the sum of its best experts' scores, this model by its best one"
+        losses.append(("topk_method", what))
+    if fields.get("rope_type") == "yarn" and fields["mscale_all_dim"]:
+        what = "NeMo scales the attention by mscale_all_dim, transformers' DeepSeek V2 doesn't"
+        losses.append(("rope_scaling", what))
+    return {**fields, "moe_router_score_function": "softmax", "moe_router_enable_expert_bias": False}, losses
+
+
+def v2_back(nemo: Config) -> Config:
+    if (nemo.get("moe_router_num_groups") or 1) > 1:
+        raise Refusal(
+            "context/model.yaml: moe_router_num_groups: transformers' DeepSeek V2 ranks groups of experts otherwise"
+        )
+    if nemo["rope_type"] == "yarn" and nemo["mscale_all_dim"]:
+        raise Refusal("context/model.yaml: mscale_all_dim: transformers' DeepSeek V2 doesn't scale the attention by it")
+    return {**shared_back(nemo), "topk_method": "greedy"}
+
+
+def v3_back(nemo: Config) -> Config:
+    if nemo["moe_router_topk"] != 2 * nemo["moe_router_group_topk"]:
+        raise Refusal("context/model.yaml: moe_router_group_topk: DeepSeek V3 ranks a group by its best two experts")
+    return shared_back(nemo)
+
+
+NEMO: Config = {
+    name: value
+    for name, value in PLAIN_DECODER.items()
+    if name not in ("num_moe_experts", "multi_latent_attention", "qk_layernorm")
+} | {"multi_latent_attention": True, "qk_layernorm": True, "activation_func": SILU, "moe_router_pre_softmax": True}
+SPECIAL_NEMO = frozenset(
+    {
+        *YARN.values(),
+        "rope_type",
+        "moe_layer_freq",
+        "moe_shared_expert_intermediate_size",
+        "moe_aux_loss_coeff",
+        "moe_router_score_function",
+        "moe_router_enable_expert_bias",
+        "moe_router_num_groups",
+        "moe_router_group_topk",
+    }
+)
+SPECIAL_HF = frozenset(
+    {
+        "rope_scaling",
+        "first_k_dense_replace",
+        "n_shared_experts",
+        "aux_loss_alpha",
+        "num_nextn_predict_layers",
+        "seq_aux",
+    }
+    | {"ep_size", "moe_layer_freq", "scoring_func", "topk_method", "head_dim", "qk_head_dim"}
+)
+
+
+def _family(version: int, title: str, **rest: object) -> Family:
+    return Family(
+        name=f"deepseek_v{version}",
+        title=title,
+        model_type=f"deepseek_v{version}",
+        architecture=f"DeepseekV{version}ForCausalLM",
+        module="deepseek",
+        model_class="DeepSeekModel",
+        config_class="DeepSeekConfig",
+        rules=deepseek_rules,
+        nemo_fixed=NEMO,
+        special_fields=SPECIAL_HF | ({"n_group", "topk_group"} if version == 2 else set()),
+        special_nemo=SPECIAL_NEMO,
+        experts=lambda hf: hf["n_routed_experts"],
+        stacked=lambda hf: False,
+        local_spec="deepseek",
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+DEEPSEEK_V2 = _family(
+    2,
+    "DeepSeek V2 Lite and the like (greedy routing, plain rotary positions)",
+    fields=(*FIELDS, Field("routed_scaling_factor", "moe_router_topk_scaling_factor", 1.0)),
+    fixed={
+        "hidden_act": ("silu",),
+        "attention_bias": (False,),
+        "mlp_bias": (False,),
+        "norm_topk_prob": (False,),
+    },
+    special=v2_special,
+    special_back=v2_back,
+)
+DEEPSEEK_V3 = _family(
+    3,
+    "DeepSeek V3 and R1 in bf16",
+    fields=(
+        *FIELDS,
+        Field("routed_scaling_factor", "moe_router_topk_scaling_factor", 2.5),
+        Field("n_group", "moe_router_num_groups", 8),
+        Field("topk_group", "moe_router_group_topk", 4),
+    ),
+    fixed={
+        "hidden_act": ("silu",),
+        "attention_bias": (False,),
+        "norm_topk_prob": (True,),
+        "rope_interleave": (True,),
+    },
+    special=v3_special,
+    special_back=v3_back,
+)

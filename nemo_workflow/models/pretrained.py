@@ -1,0 +1,286 @@
+"""What a Hugging Face folder and a NeMo 2 checkpoint say about themselves, read without transformers and NeMo."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.models.catalog import Recipe, load
+from nemo_workflow.models.tokenizer_files import files_of, readable
+from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.safe_pickle import check_weights
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+# model_type of a Hugging Face config.json -> NeMo's model class
+MODEL_CLASSES = {
+    "baichuan": "Baichuan2Model",
+    "chatglm": "ChatGLMModel",
+    "deepseek_v2": "DeepSeekModel",
+    "deepseek_v3": "DeepSeekModel",
+    "gemma": "GemmaModel",
+    "gemma2": "Gemma2Model",
+    "gemma3_text": "Gemma3Model",
+    "gpt_bigcode": "StarcoderModel",
+    "llama": "LlamaModel",
+    "llama4": "LlamaModel",
+    "mamba2": "MambaModel",
+    "mistral": "MistralModel",
+    "mixtral": "MixtralModel",
+    "nemotron": "NemotronModel",
+    "nemotron_h": "MambaModel",
+    "phi3": "Phi3Model",
+    "qwen2": "Qwen2Model",
+    "qwen3": "Qwen3Model",
+    "qwen3_moe": "Qwen3Model",
+    "starcoder2": "Starcoder2Model",
+}
+# Hugging Face's name of a size -> NeMo's
+SIZES = {
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "ffn_hidden_size",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_query_groups",
+    "num_local_experts": "num_moe_experts",
+    "num_experts": "num_moe_experts",
+}
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What is known of a tokenizer. `vocab_size` counts added tokens; `eos` is the text of its end-of-document token."""
+
+    folder: Path
+    vocab_size: int | None
+    eos: str | None
+    eos_id: int | None
+    plain: bool  # its class has no end-of-document token of its own
+
+
+@dataclass(frozen=True)
+class NemoModel:
+    """The model of a NeMo 2 checkpoint: class names, and the configuration's fields that are plain values."""
+
+    folder: Path
+    model_class: str
+    config_class: str
+    sizes: dict[str, Any]
+
+
+def hf_folder(hf_model_id: str) -> Path | None:
+    """The folder of a Hugging Face model: a local one, or the newest snapshot in the hub's cache; None if not here.
+
+    Raises Refusal when the text can be neither a folder nor an id.
+    """
+    folder = Path(hf_model_id).expanduser()
+    if folder.is_dir():
+        return folder.absolute()
+    cached = _cached_snapshot(hf_model_id)
+    if cached is None and not HUB_ID.fullmatch(hf_model_id):
+        raise Refusal(f"--hf-model-id {hf_model_id}: no such folder, and not of the form organisation/name")
+    if cached is None and folder.parent.is_dir():
+        raise Refusal(f"--hf-model-id {hf_model_id}: {folder.parent} is a folder here and has no {folder.name}")
+    return cached
+
+
+def _cached_snapshot(hub_id: str) -> Path | None:
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    repository = cache / f"models--{hub_id.replace('/', '--')}"
+    try:
+        snapshot = repository / "snapshots" / (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return snapshot if snapshot.is_dir() else None
+
+
+def hf_config(folder: Path) -> dict[str, Any]:
+    """config.json, or nothing; raises Refusal if it is no JSON object."""
+    return _json(folder / "config.json")
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Vocabulary and end-of-document token from the folder's JSON files; raises Refusal if one is damaged or hostile."""
+    files_of(folder)
+    config = _json(folder / "tokenizer_config.json")
+    try:
+        read = _tokenizer(folder, config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Refusal(
+            f"{folder}: tokenizer.json or tokenizer_config.json is not of the form that transformers writes ({error})"
+        ) from None
+    if config.get("auto_map"):
+        _check_own_code(folder)
+    return read
+
+
+def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
+    vocabulary = _json(folder / "tokenizer.json")
+    words = vocabulary.get("model", {}).get("vocab")
+    added = {entry["content"]: int(entry["id"]) for entry in vocabulary.get("added_tokens", [])}
+    for identity, entry in config.get("added_tokens_decoder", {}).items():
+        added.setdefault(entry["content"], int(identity))
+    size = None
+    if isinstance(words, dict):
+        size = int(max([*words.values(), *added.values()], default=-1)) + 1
+    elif isinstance(words, list):  # Unigram: [[token, score], …]
+        size = max([len(words) - 1, *added.values()], default=-1) + 1
+    eos = config.get("eos_token") or _json(folder / "special_tokens_map.json").get("eos_token")
+    if isinstance(eos, dict):
+        eos = eos.get("content")
+    eos_id = added.get(eos)
+    if eos_id is None and eos is not None and isinstance(words, dict):
+        eos_id = words.get(eos)
+    plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
+    return Tokenizer(folder, size, eos, eos_id, plain)
+
+
+def _check_own_code(folder: Path) -> None:
+    """Raise Refusal for a tokenizer that only its own code can load. In a process of its own: it takes 2 s."""
+    program = (
+        "import sys; from transformers import AutoTokenizer\n"
+        "try: AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False)\n"
+        "except Exception as error: sys.exit(str(error).strip().splitlines()[0])"
+    )
+    light = os.environ | {"USE_TORCH": "0", "USE_TF": "0", "USE_FLAX": "0", "TRANSFORMERS_VERBOSITY": "error"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], env=light, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Refusal(
+            f"--hf-model-id {folder}: the tokenizer comes with code of its own (auto_map), which training never runs,"
+            f" and without it transformers says: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}; give a folder"
+            " with a tokenizer.json and a tokenizer_class of transformers' own"
+        )
+
+
+def read_nemo_model(path: str) -> NemoModel:
+    """The model of a NeMo 2 checkpoint folder; raises Refusal if it isn't one."""
+    folder = Path(path).expanduser().absolute()
+    missing = [name for name in ("context", "weights") if not (folder / name).is_dir()]
+    if missing:
+        raise Refusal(
+            f"--nemo-model {path}: {' and '.join(f'{name}/' for name in missing)} missing; give the folder of a NeMo 2"
+            " checkpoint (convert_from_hf_to_nemo2.py writes one)"
+        )
+    check_weights(folder / "weights")
+    file = folder / "context" / "model.yaml"
+    if not readable(file):
+        raise Refusal(f"--nemo-model {path}: context/model.yaml missing; convert or save the checkpoint again")
+    raw = _load_yaml(file)
+    config = raw.get("config") or {}
+    return NemoModel(
+        folder,
+        model_class=str(raw.get("_target_", "")).rpartition(".")[2],
+        config_class=str(config.get("_target_", "")).rpartition(".")[2],
+        sizes=_filled(
+            {k: v for k, v in config.items() if isinstance(v, int | float | str | list | None) and k[0] != "_"}
+        ),
+    )
+
+
+def _filled(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Sizes that a configuration leaves open, as megatron-core's TransformerConfig fills them; a run's own checkpoint has them open."""
+    hidden, heads = sizes.get("hidden_size"), sizes.get("num_attention_heads")
+    if not (isinstance(hidden, int) and isinstance(heads, int) and heads):
+        return sizes
+    ffn = sizes.get("ffn_hidden_size") or 4 * hidden
+    defaults = {"kv_channels": hidden // heads, "num_query_groups": heads, "ffn_hidden_size": ffn}
+    if sizes.get("num_moe_experts"):
+        defaults["moe_ffn_hidden_size"] = ffn
+    return sizes | {name: value for name, value in defaults.items() if sizes.get(name) is None}
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):  # type: ignore[misc]
+        """Takes tags that it doesn't know for nothing."""
+
+    Loader.add_multi_constructor("", lambda loader, suffix, node: None)
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Refusal(f"{path}: cannot be read: {error}") from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not readable(path):
+        return {}
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Refusal(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        loaded = _parse(data)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{path}: not JSON: {error}") from None
+    if not isinstance(loaded, dict):
+        raise Refusal(f"{path}: expected a JSON object")
+    return loaded
+
+
+def _parse(data: bytes) -> Any:
+    """A tokenizer.json has 10 MB: orjson takes a third of the time."""
+    if len(data) < 100_000:
+        return json.loads(data)
+    try:
+        import orjson
+    except ImportError:
+        return json.loads(data)
+    return orjson.loads(data)
+
+
+def recipe_of_nemo(model: NemoModel) -> str:
+    """The recipe whose model a checkpoint holds; raises Refusal when none or only the family fits."""
+    recipes = [recipe for recipe in load().values() if recipe.model_class == model.model_class]
+    exact = [recipe for recipe in recipes if recipe.config_class == model.config_class]
+    same = [recipe for recipe in exact or recipes if _same_sizes(recipe, model.sizes)]
+    if same:
+        return _plainest(same)
+    raise Refusal(
+        f"--model-name is required: the checkpoint of --nemo-model ({model.model_class}, {model.config_class}) fits no"
+        f" recipe exactly{_one_of(recipes)}"
+    )
+
+
+def recipe_of_hf(config: dict[str, Any]) -> str:
+    """The recipe of a Hugging Face configuration by family and sizes; raises Refusal when none fits."""
+    kind = str(config.get("model_type", ""))
+    recipes = [recipe for recipe in load().values() if recipe.model_class == MODEL_CLASSES.get(kind)]
+    sizes = {ours: config[theirs] for theirs, ours in SIZES.items() if config.get(theirs) is not None}
+    same = [recipe for recipe in recipes if _same_sizes(recipe, sizes)]
+    context = config.get("max_position_embeddings")
+    best = [recipe for recipe in same if recipe.longest_sequence == context] or same
+    vocabulary = [recipe for recipe in best if recipe.reference_vocab == config.get("vocab_size")] or best
+    if vocabulary:
+        return _plainest(vocabulary)
+    raise Refusal(
+        f"--model-name is required: the model of --hf-model-id (model_type {kind or 'unknown'},"
+        f" {sizes.get('num_layers', '?')} layers, hidden size {sizes.get('hidden_size', '?')}) fits no recipe"
+        f" exactly{_one_of(recipes)}"
+    )
+
+
+def _same_sizes(recipe: Recipe, sizes: dict[str, Any]) -> bool:
+    compared = set(SIZES.values())
+    return all(recipe.sizes.get(name) in (None, value) for name, value in sizes.items() if name in compared and value)
+
+
+def _plainest(recipes: list[Recipe]) -> str:
+    """The shortest name: llama3_8b before llama3_8b_16k."""
+    return min((recipe.name for recipe in recipes), key=lambda name: (len(name), name))
+
+
+def _one_of(recipes: list[Recipe]) -> str:
+    return f"; recipes of its family: {', '.join(recipe.name for recipe in recipes)}" if recipes else " (--list-models)"

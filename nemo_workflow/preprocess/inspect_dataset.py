@@ -1,0 +1,229 @@
+"""python -m nemo_workflow.dataset: read .bin/.idx pairs whole, check them, print their figures, decode a document."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_workflow.data.indexed_dataset import DTYPES, HEADER, Pair, find_prefixes, read_pair
+from nemo_workflow.utils import console
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.console import counted
+from nemo_workflow.utils.errors import Refusal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BLOCK = 1 << 22  # numbers read at a time
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="python -m nemo_workflow.dataset", description="Check .bin/.idx pairs and print their figures.")
+    p.add_argument(
+        "path",
+        metavar="DIR_OR_PREFIX",
+        help="a folder with pairs (or the folder above its preprocessed/), or one pair without its ending",
+    )
+    p.add_argument(
+        "--tokenizer",
+        metavar="DIR_OR_ID",
+        help="Hugging Face tokenizer: decodes a document, checks the ids against its vocabulary",
+    )
+    p.add_argument("--document", metavar="N", type=int, help="the document to decode, counted from 0 (default: 0)")
+    p.add_argument("--characters", metavar="N", type=int, help="print at most so much of it (default: 2000)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    path = Path(args.path)
+    idle = [name for name in ("document", "characters") if getattr(args, name) is not None]
+    if idle and not args.tokenizer:
+        raise Refusal(f"--{idle[0]}: a document is only printed with --tokenizer; add it or leave this out")
+    if path.is_dir():
+        prefixes = find_prefixes(path)
+    else:
+        prefixes = [path.with_suffix("") if path.suffix in (".bin", ".idx") else path]
+    problems: list[str] = []
+    for prefix in prefixes:
+        try:
+            pair = read_pair(prefix)
+            figures = check_pair(pair)
+        except Refusal as refusal:
+            problems += refusal.problems
+            continue
+        print("\n".join(lines_for_people(pair, figures)))
+        if args.tokenizer:
+            problems += _decode(args, pair, figures)
+    if problems:
+        raise Refusal(problems)
+    return 0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What reading a whole pair tells; lengths in tokens."""
+
+    longest: int
+    shortest: int
+    empty: int
+    largest_id: int
+    last_tokens: dict[int, int]  # the commonest last ids of documents
+
+
+class Index:
+    """The arrays of an .idx, as maps of the file: `lengths` int32, `pointers` int64 (bytes), `boundaries` int64."""
+
+    def __init__(self, pair: Pair):
+        import numpy as np
+
+        path, start = Path(f"{pair.prefix}.idx"), HEADER.size
+
+        def array(dtype: str, count: int, offset: int) -> np.ndarray:
+            # an empty file region can't be mapped
+            return np.memmap(path, dtype, "r", offset, (count,)) if count else np.empty(0, dtype)
+
+        self.lengths = array("<i4", pair.sequences, start)
+        self.pointers = array("<i8", pair.sequences, start + 4 * pair.sequences)
+        self.boundaries = array("<i8", pair.documents + 1, start + 12 * pair.sequences)
+
+
+def check_pair(pair: Pair) -> Figures:
+    """Read everything; raises Refusal with what does not fit together."""
+    import numpy as np
+
+    index, width = Index(pair), np.dtype(pair.dtype).itemsize
+    idx = f"{pair.prefix}.idx"
+    at = 0
+    for place in _blocks(pair.sequences):
+        lengths = index.lengths[place].astype(np.int64)
+        if (lengths <= 0).any():
+            raise Refusal(
+                f"{idx}: sequence {place.start + int(np.argmax(lengths <= 0))} has no tokens; preprocess again"
+            )
+        ends = at + np.cumsum(lengths) * width
+        wrong = index.pointers[place] != ends - lengths * width
+        if wrong.any():
+            raise Refusal(
+                f"{idx}: the pointer of sequence {place.start + int(np.argmax(wrong))} is wrong; preprocess again"
+            )
+        at = int(ends[-1])
+    empty = _check_boundaries(pair, index, idx)
+    largest, last = _read_tokens(pair, index)
+    longest = max((int(index.lengths[place].max()) for place in _blocks(pair.sequences)), default=0)
+    shortest = min((int(index.lengths[place].min()) for place in _blocks(pair.sequences)), default=0)
+    return Figures(longest, shortest, empty, largest, last)
+
+
+def _check_boundaries(pair: Pair, index: Index, idx: str) -> int:
+    """Number of documents without tokens."""
+    import numpy as np
+
+    bounds = index.boundaries
+    if len(bounds) == 0 or bounds[0] != 0 or bounds[-1] != pair.sequences:
+        raise Refusal(f"{idx}: its documents do not cover its sequences; preprocess again")
+    empty = 0
+    for place in _blocks(pair.documents):
+        steps = np.diff(bounds[place.start : place.stop + 1])
+        if (steps < 0).any():
+            raise Refusal(
+                f"{idx}: document {place.start + int(np.argmax(steps < 0))} ends before it begins; preprocess again"
+            )
+        empty += int((steps == 0).sum())
+    return empty
+
+
+def _read_tokens(pair: Pair, index: Index) -> tuple[int, dict[int, int]]:
+    """Largest id, and the three commonest last ids of sequences."""
+    import numpy as np
+
+    if not pair.tokens:
+        return 0, {}
+    tokens = np.memmap(f"{pair.prefix}.bin", pair.dtype, "r")
+    largest = 0
+    for place in _blocks(pair.tokens):
+        block = tokens[place]
+        largest = max(largest, int(block.max()))
+        if int(block.min()) < 0:
+            raise Refusal(f"{pair.prefix}.bin: a negative token id near token {place.start}; preprocess again")
+    counts: dict[int, int] = {}
+    for place in _blocks(pair.sequences):
+        ends = index.pointers[place] // tokens.itemsize + index.lengths[place] - 1
+        ids, numbers = np.unique(tokens[ends], return_counts=True)
+        for id_, number in zip(ids.tolist(), numbers.tolist(), strict=True):
+            counts[id_] = counts.get(id_, 0) + number
+    return largest, dict(sorted(counts.items(), key=lambda item: -item[1])[:3])
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, BLOCK):
+        yield slice(start, min(start + BLOCK, count))
+
+
+def lines_for_people(pair: Pair, figures: Figures) -> list[str]:
+    """What is printed of a sound pair."""
+    size = pair.tokens * dict(DTYPES.values())[pair.dtype]
+    empty = f" ({figures.empty:,} empty)" if figures.empty else ""
+    last = ", ".join(f"{id_} ({number / max(1, pair.sequences):.0%})" for id_, number in figures.last_tokens.items())
+    lines = [
+        f"{pair.prefix}: whole",
+        f"  {counted(pair.documents, 'document')}{empty}, {counted(pair.sequences, 'sequence')}, {counted(pair.tokens, 'token')} "
+        f"({pair.dtype}, {console.human_bytes(size)})",
+        f"  {pair.tokens / max(1, pair.sequences):,.1f} tokens a sequence, shortest {figures.shortest:,}, "
+        f"longest {figures.longest:,}; largest id {figures.largest_id}; last ids {last or 'none'}",
+    ]
+    made = Path(f"{pair.prefix}.json")
+    if made.is_file():
+        notes = _notes(made)
+        if notes:
+            lines.append(
+                f"  {notes['tokenizer']}: {notes['vocabulary_size']:,} entries, end of document {notes['eod_id']}"
+            )
+    return lines
+
+
+def _notes(path: Path) -> dict[str, Any]:
+    """The figures that preprocessing left, or {} when they are not its own."""
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    wanted = ("tokenizer", "vocabulary_size", "eod_id")
+    return notes if isinstance(notes, dict) and all(key in notes for key in wanted) else {}
+
+
+def document_ids(pair: Pair, number: int) -> np.ndarray:
+    """The token ids of one document; raises Refusal for a number that is not there."""
+    import numpy as np
+
+    if not 0 <= number < pair.documents:
+        raise Refusal(f"--document {number}: {pair.prefix} has documents 0 to {pair.documents - 1}")
+    index = Index(pair)
+    first, beyond = int(index.boundaries[number]), int(index.boundaries[number + 1])
+    if first == beyond:
+        return np.empty(0, pair.dtype)
+    tokens = np.memmap(f"{pair.prefix}.bin", pair.dtype, "r")
+    start = int(index.pointers[first]) // tokens.itemsize
+    return np.array(tokens[start : start + int(index.lengths[first:beyond].sum(dtype=np.int64))])
+
+
+def _decode(args: argparse.Namespace, pair: Pair, figures: Figures) -> list[str]:
+    """Print a document; returns problems with the ids."""
+    from nemo_workflow.preprocess.tokenizer import examine, resolve_folder
+
+    spec, reference = examine(args.tokenizer, resolve_folder(args.tokenizer), None, False)
+    if figures.largest_id > spec.largest_id:
+        return [
+            f"{pair.prefix}.bin: holds token id {figures.largest_id}, but {args.tokenizer} has ids up to "
+            f"{spec.largest_id}: it was made with another tokenizer"
+        ]
+    number, characters = args.document or 0, 2000 if args.characters is None else args.characters
+    ids = document_ids(pair, number)
+    text = reference.tokenizer.decode(ids[: 4 * characters].tolist(), skip_special_tokens=False)
+    print(f"  document {number}, {len(ids):,} tokens:")
+    print(text[:characters] + (" …" if len(text) > characters else ""))
+    return []

@@ -1,0 +1,152 @@
+"""What a run trains on and with, so that a resumed run is still the same run. Light: no torch, no NeMo.
+
+Every checkpoint's manifest holds the identity of the run that wrote it. A start compares its own with that of the
+checkpoint it would continue from: some things may change freely, some change and are said, some are refused unless
+--allow-change names them. The table for people is docs/resume.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.models import catalog
+from nemo_workflow.utils.errors import Refusal
+
+WHOLE = 1 << 30  # files up to this size are hashed whole
+PIECES, PIECE = 1024, 1 << 18  # larger ones in as many evenly spaced pieces of so many bytes
+
+# what --allow-change may name -> what it is
+REFUSED = {
+    "dataset": "the .bin/.idx files or their weights",
+    "split": "--split",
+    "seq-length": "--seq-length",
+    "seed": "--seed",
+    "tokenizer": "the tokenizer of --hf-model-id",
+}
+NEVER = {
+    "model": "weights fit no other model; start another --experiment",
+    "optimizer": "put --optimizer and --precision back, or start another --experiment: its state fits no others",
+}
+TOLD = {
+    "max-steps": "--max-steps",
+    "global-batch-size": "--global-batch-size",
+    "schedule": "flags of the learning rate and the optimizer",
+    "layout": "the parallel layout",
+}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "added_tokens.json",
+)
+
+
+def identity_of(plan: Plan) -> dict[str, Any]:
+    """The parts of a run that a resumed run may not change in silence, as plain JSON values. Reads the data's files."""
+    setting = plan.setting
+    layout = plan.layout
+    return {
+        "dataset": [
+            {"bin": digest(f"{source.pair.prefix}.bin"), "idx": digest(f"{source.pair.prefix}.idx"),
+             "weight": round(source.weight, 9)}
+            for source in plan.sources
+        ],
+        "split": setting("split"),
+        "seq-length": plan.seq_length,
+        "seed": setting("seed"),
+        "tokenizer": tokenizer_digest(setting("hf_model_id")),
+        "optimizer": {name: setting(name) or value for name, value in recipe_defaults(plan).items()},
+        "model": {"name": plan.model_name, **{k: v for k, v in sorted(plan.sizes.items()) if isinstance(v, int | str)}},
+        "max-steps": plan.schedule.max_steps,
+        "global-batch-size": setting("global_batch_size"),
+        "schedule": {
+            **{name: getattr(plan.schedule, name) for name in ("lr", "min_lr", "warmup_steps", "constant_steps")},
+            **{name: setting(name) for name in ("weight_decay", "adam_beta1", "adam_beta2", "clip_grad")},
+        },
+        "layout": {
+            "ranks": layout.ranks, "tensor": layout.tensor, "pipeline": layout.pipeline,
+            "virtual pipeline": layout.virtual_pipeline, "context": layout.context, "expert": layout.expert,
+        },
+    }  # fmt: skip
+
+
+def recipe_defaults(plan: Plan) -> dict[str, Any]:
+    """What --optimizer and --precision are when they are left out."""
+    recipe = catalog.find(plan.model_name)
+    return {"optimizer": recipe.fields["optim.config.optimizer"], "precision": recipe.precision["precision"]}
+
+
+def digest(path: str | Path) -> str:
+    """Size and XXH3 of a file's content: all of it up to a gibibyte, else 1024 evenly spaced pieces of 256 KiB."""
+    path = Path(path)
+    hasher = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as stream:
+        size = path.stat().st_size
+        if size <= WHOLE:
+            while block := stream.read(1 << 22):
+                hasher.update(block)
+        else:
+            for piece in range(PIECES):
+                stream.seek(piece * (size - PIECE) // (PIECES - 1))
+                hasher.update(stream.read(PIECE))
+    return f"{size}-{hasher.hexdigest()}"
+
+
+def tokenizer_digest(hf_model_id: str) -> str:
+    """Hash of a tokenizer folder's files, or the id of a model on the Hub."""
+    folder = Path(hf_model_id)
+    if not folder.is_dir():
+        return hf_model_id
+    hasher = xxhash.xxh3_128()
+    for name in (*TOKENIZER_FILES, *sorted(path.name for path in folder.glob("*.tiktoken"))):
+        if (folder / name).is_file():
+            hasher.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    return hasher.hexdigest()
+
+
+def compare(now: dict[str, Any], then: dict[str, Any], allowed: tuple[str, ...], where: str) -> list[str]:
+    """Changes to be told, a line each; raises Refusal with those that are not allowed. `where` names the checkpoint."""
+    problems, told = [], []
+    for name in (*NEVER, *REFUSED, *TOLD):
+        if name not in then or now[name] == then[name]:
+            continue
+        difference = "; ".join(_differences(now[name], then[name]))
+        if name in NEVER:
+            problems.append(f"{name} differs from {where} ({difference}): {NEVER[name]}")
+        elif name in REFUSED and name not in allowed:
+            problems.append(
+                f"{REFUSED[name]} changed since {where} ({difference}); put that back, start another --experiment, or give"
+                f" --allow-change {name} to go on with it"
+            )
+        else:
+            told.append(f"changed since {where}: {(REFUSED | TOLD)[name]} ({difference})")
+    if problems:
+        raise Refusal(problems)
+    return told
+
+
+def _differences(now: Any, then: Any) -> Iterator[str]:
+    if isinstance(now, dict) and isinstance(then, dict):
+        for key in {**then, **now}:
+            if now.get(key) != then.get(key):
+                yield f"{key} {then.get(key)} -> {now.get(key)}"
+    elif isinstance(now, list) and isinstance(then, list):
+        if len(now) != len(then):
+            yield f"{len(then)} -> {len(now)} sources"
+        for number, (new, old) in enumerate(zip(now, then, strict=False), 1):
+            for change in _differences(new, old):
+                yield f"source {number}: {change}"
+    elif isinstance(now, str) and len(now) >= 32:
+        yield "other content"
+    else:
+        yield f"{then} -> {now}"

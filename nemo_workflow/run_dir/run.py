@@ -1,0 +1,185 @@
+"""What a run's folder tells about the run, wherever the folder lies now. Light: no torch, no NeMo, no plotting."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
+
+QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
+QUIET_STEPS = 20  # for so many of its steps, is over
+ERROR_LINE = re.compile(r"^([\w.]+): .+")  # as Python ends a traceback
+
+
+@dataclass(frozen=True)
+class State:
+    """`name` is running, finished, stopped, failed, killed or new; `why` a sentence, or empty."""
+
+    name: str
+    why: str = ""
+
+
+class RunFolder:
+    """A run by its files. `locked` asks whether a process of this machine holds the run; None: nobody does."""
+
+    def __init__(self, path: Path, locked: Callable[[Path], int | None] | None = None):
+        self.path = path.absolute()
+        self._locked = locked
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """plan.json, or {} where it is missing or damaged."""
+        return _json(self.path / "plan.json")
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """summary.json of the last start that came to an end."""
+        return _json(self.path / metrics.SUMMARY)
+
+    @cached_property
+    def last(self) -> dict[str, dict[str, Any]]:
+        """The last event of each kind."""
+        return metrics.last(self.path / metrics.FILE)
+
+    @cached_property
+    def every_event(self) -> list[dict[str, Any]]:
+        return metrics.read(self.path / metrics.FILE)
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """The events that count: without the steps that a later start repeated."""
+        return metrics.effective(self.every_event)
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.history if event["event"] == kind]
+
+    @property
+    def max_steps(self) -> int:
+        return int(self.plan.get("schedule", {}).get("max_steps") or self.last.get("start", {}).get("max_steps") or 0)
+
+    @property
+    def step(self) -> int:
+        """Steps done; where a start goes on from an earlier step than the last one seen, that one."""
+        step, start = self.last.get("step"), self.last.get("start")
+        if start and (step is None or start["time"] > step["time"]):
+            return int(start["step"])
+        return int(step["step"]) if step else 0
+
+    @property
+    def tokens_a_step(self) -> int:
+        return int(self.plan["settings"]["global_batch_size"] * self.plan["seq_length"]) if self.plan else 0
+
+    @property
+    def changed(self) -> float | None:
+        """When the run last wrote an event, in seconds since the epoch."""
+        return max((event["time"] for event in self.last.values()), default=None)
+
+    @cached_property
+    def attempts(self) -> list[Path]:
+        """The folders of its starts, oldest first."""
+        return sorted(path for path in self.path.glob("attempts/*") if path.is_dir())
+
+    @cached_property
+    def state(self) -> State:
+        """Where the run stands, and why it stopped."""
+        end, start, step = (self.last.get(kind) for kind in ("end", "start", "step"))
+        begun_again = self._locked is not None and self._locked(self.path) is not None
+        if end and (start is None or end["time"] >= start["time"]) and not begun_again:
+            return self._ended(end)
+        error = self._error() if not begun_again or self._failed_now() else None
+        if error:
+            return State("failed", error)
+        if begun_again:
+            return State("running")
+        if not self.last:
+            return State("new", "no step was made")
+        quiet = time.time() - (self.changed or 0)
+        if step and quiet < max(QUIET_SECONDS, QUIET_STEPS * step["seconds"]):
+            return State("running")
+        return State("killed", "it left no word; the same command continues it")
+
+    def _ended(self, end: dict[str, Any]) -> State:
+        if end["reason"] == "finished":
+            return State("finished", f"reached step {end['step']}")
+        asked = self.last.get("stopping")
+        number = asked["signal"] if asked and asked["time"] >= end["time"] - 3600 else None
+        return State("stopped", f"asked to ({signal.Signals(number).name})" if number else "asked to")
+
+    def _failed_now(self) -> bool:
+        """Whether the newest start has left errors: its launcher may still be ending it."""
+        return bool(self.attempts) and any(self.attempts[-1].glob("rank*.error"))
+
+    def _error(self) -> str | None:
+        """The last line of the first rank's error in the newest start."""
+        errors = []
+        for path in self.attempts[-1].glob("rank*.error") if self.attempts else ():
+            when, _, text = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+            errors.append((when, path.stem.removesuffix(".error"), text))
+        if not errors:
+            return None
+        _, rank, text = min(errors)
+        lines = text.strip().splitlines()
+        after_frames = max((at + 1 for at, line in enumerate(lines) if line.startswith("  ")), default=0)
+        said = [line for line in lines[after_frames:] if ERROR_LINE.match(line)] or lines[-1:] or ["no word"]
+        return f"{rank}: {said[0]}"
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """Every checkpoint ever saved: step, bytes, seconds, time, and whether it is here now and whole."""
+        here = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(self.path / "checkpoints")}
+        found: dict[int, dict[str, Any]] = {}
+        for event in self.of_kind("checkpoint"):
+            found[event["step"]] = {key: event.get(key) for key in ("step", "bytes", "seconds", "time")}
+        for step in here:
+            found.setdefault(step, {"step": step, "bytes": here[step].size, "seconds": None, "time": None})
+        for step, entry in found.items():
+            entry["state"] = (problem_of(here[step]) or "whole") if step in here else "removed"
+        return [found[step] for step in sorted(found)]
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Each start: when, after which step, seconds of set-up, steps done, and how it ended."""
+        found: list[dict[str, Any]] = []
+        for event in self.every_event:
+            if event["event"] == "start":
+                found.append({**event, "last_step": event["step"], "end": "left no word"})
+            elif found and event["event"] == "step":
+                found[-1]["last_step"] = event["step"]
+            elif found and event["event"] == "end":
+                found[-1]["end"] = event["reason"]
+        if found and self.state.name in ("running", "failed") and found[-1]["end"] == "left no word":
+            found[-1]["end"] = self.state.name
+        return found
+
+    def versions(self) -> dict[str, str]:
+        """Of the newest start."""
+        return _json(self.attempts[-1] / "versions.json") if self.attempts else self.summary.get("versions", {})
+
+    def config(self) -> dict[str, Any]:
+        """config.yaml: the flags."""
+        import yaml
+
+        try:
+            loaded = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError):
+            return {}
+        return loaded if isinstance(loaded, dict) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}

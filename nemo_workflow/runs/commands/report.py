@@ -1,0 +1,35 @@
+"""`python -m nemo_workflow.report RUN`: write RUN/report.html. What a running training calls, at low priority."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nemo_workflow.run_dir.run import RunFolder
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import Failure, Refusal, run_command
+
+
+def main() -> int:
+    """Exit code 1 with one line when the plotting library is missing."""
+    parser = Parser(prog="python -m nemo_workflow.report", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--running", action="store_true", help="the run goes on; work at low priority")
+    arguments = parser.parse_args()
+    if not arguments.run.is_dir():
+        raise Refusal(f"{arguments.run}: no such folder; give a run's, <output-dir>/<experiment>")
+    if arguments.running:
+        os.nice(19)
+    from nemo_workflow.runs.report.page import write_report
+
+    try:
+        write_report(RunFolder(arguments.run, locked=(lambda path: os.getppid()) if arguments.running else None))
+    except ModuleNotFoundError as missing:
+        raise Failure(
+            f"report.html needs {missing.name}: pip install bokeh, then python -m nemo_workflow.runs report"
+        ) from None
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

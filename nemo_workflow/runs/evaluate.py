@@ -1,0 +1,85 @@
+"""Loss of an exported Hugging Face model on the very samples of a run's last validation, beside NeMo's own figure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import Failure, Refusal, run_command
+from nemo_workflow.utils.silence import quiet
+
+TOLERANCE = 0.01  # relative
+
+
+def main() -> int:
+    """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %."""
+    parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__)
+    parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
+    parser.add_argument("--run", required=True, type=Path, help="folder of the run, <output-dir>/<experiment>")
+    arguments = parser.parse_args()
+    for name, path in (("--hf-model", arguments.hf_model), ("--run", arguments.run / "plan.json")):
+        if not path.exists():
+            raise Refusal(f"{name} {path}: not there")
+    plan = Plan.from_json((arguments.run / "plan.json").read_text(encoding="utf-8"))
+    nemo_loss = last_validation(plan)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    samples = plan.schedule.limit_val_batches * plan.setting("global_batch_size")
+    with quiet():
+        hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
+    difference = abs(hf_loss - nemo_loss) / nemo_loss
+    print(
+        f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)"
+    )
+    if not difference <= TOLERANCE:  # a NaN too
+        raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed")
+    return 0
+
+
+def last_validation(plan: Plan) -> float:
+    """NeMo's loss at the run's last validation."""
+    losses = [event["val_loss"] for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "validation"]
+    if not losses:
+        raise Refusal(f"--run {plan.run_dir}: it has not been validated yet")
+    return float(losses[-1])
+
+
+def validation_samples(plan: Plan, count: int) -> list[Any]:
+    """The `count` samples that every validation of a run sees: int64 tensors of seq_length + 1."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from nemo_workflow.training.sample_order import validation_set
+
+    tokenizer = AutoTokenizer.from_pretrained(plan.setting("hf_model_id"), trust_remote_code=False)
+    tokenizer.eod = tokenizer.eos_token_id  # the name that Megatron asks for
+    tokenizer.unique_identifiers = {"hf": str(plan.setting("hf_model_id"))}
+    split = validation_set(plan, tokenizer)
+    rows = []
+    for index in range(count):
+        item = split[index]
+        rows.append(torch.cat([item["tokens"], item["labels"][-1:]]))
+    return rows
+
+
+def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
+    """Mean negative log likelihood in nats a token of a Hugging Face causal language model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for at in range(0, len(samples), batch):
+            ids = torch.stack(samples[at : at + batch])
+            logits = model(input_ids=ids[:, :-1]).logits.float()
+            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+            total, count = total + float(losses), count + ids[:, 1:].numel()
+    return total / count
+
+
+if __name__ == "__main__":
+    run_command(main)

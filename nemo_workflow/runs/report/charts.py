@@ -1,0 +1,178 @@
+"""The curves of one run or of several over each other, drawn by Bokeh. Colours are readable on white and on black."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bokeh.embed import components
+from bokeh.models import DataRange1d, HoverTool, Range1d
+from bokeh.models.formatters import BasicTickFormatter, CustomJSTickFormatter
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+
+from nemo_workflow.run_dir.run import RunFolder
+
+COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#eab308")
+GREY = "#7c7c7c"  # text on either background
+MOST_POINTS = 1600
+HEIGHT = 300
+FROM_ZERO = ("Speed", "MFU", "Memory")
+NOISY = ("Loss", "Loss by tokens", "Gradient norm", "Speed", "MFU")  # drawn as a mean too, where there are steps enough
+MEAN_OF = 50  # parts of a run, each with a mean of its own
+SHORT_NUMBERS = """
+for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
+  if (Math.abs(tick) >= size) return parseFloat((tick / size).toPrecision(4)) + unit
+return String(parseFloat(tick.toPrecision(6)))
+"""  # 1500000 -> 1.5M
+
+Value = Callable[[dict[str, Any]], float | None]
+
+
+def plotting_script() -> str:
+    """Bokeh's own JavaScript as <script> elements, so that the page needs no network."""
+    return str(Resources(mode="inline", components=["bokeh"]).render_js())
+
+
+def draw(runs: list[RunFolder]) -> tuple[str, dict[str, str]]:
+    """A <script> element and the <div> of each chart by its title; charts without a value are left out."""
+    figures: dict[str, Any] = {}
+    for title, label, axis, series in CHARTS:
+        made = _chart(runs, title, label, axis, series)
+        if made is not None:
+            figures[title] = made
+    _share_steps([figures[title] for title, _, axis, _ in CHARTS if title in figures and axis == "step"])
+    if not figures:
+        return "", {}
+    script, divisions = components(figures)
+    return script, dict(divisions)
+
+
+def _chart(runs: list[RunFolder], title: str, label: str, axis: str, series: list[tuple[str, str, Value]]) -> Any:
+    chart = figure(
+        height=HEIGHT, sizing_mode="stretch_width", x_axis_label=axis, y_axis_label=label, toolbar_location="above",
+        tools="pan,box_zoom,wheel_zoom,reset,save", active_scroll=None, active_drag=None, name=title,
+    )  # fmt: skip
+    _style(chart)
+    if title in FROM_ZERO:
+        chart.y_range = DataRange1d(start=0)
+    lines: list[Any] = []
+    for number, run in enumerate(runs):
+        factor = run.tokens_a_step if axis == "tokens" else 1
+        for offset, (name, kind, value) in enumerate(series):
+            points = [(e["step"] * factor, v) for e in run.of_kind(kind) if (v := value(e)) is not None]
+            if not points:
+                continue
+            x, y = zip(*thinned(points), strict=True)
+            colour = COLOURS[(number if len(runs) > 1 else offset) % len(COLOURS)]
+            legend = name if len(runs) == 1 else f"{run.name} {name}"
+            dash = "dashed" if len(runs) > 1 and offset else "solid"
+            means = running_means(points) if title in NOISY and kind == "step" else []
+            alpha = 0.45 if means else 1.0
+            lines.append(
+                chart.line(
+                    x, y, color=colour, line_width=1.6, alpha=alpha, legend_label=legend, line_dash=dash, name=legend
+                )
+            )
+            if means:
+                x, y = zip(*thinned(means), strict=True)
+                mean = f"mean of {width_of_mean(points)} steps"
+                label = mean if len(runs) == 1 else legend  # of several runs the name shows and hides both
+                lines.append(chart.line(x, y, color=colour, line_width=2, legend_label=label, name=f"{legend}, {mean}"))
+            if kind == "validation":
+                chart.scatter(x, y, color=colour, size=6, legend_label=legend)
+        if len(runs) == 1:
+            _mark_resumes(chart, run, factor)
+    if not lines:
+        return None
+    chart.add_tools(HoverTool(tooltips=[("", "$name"), (axis, "$x{0,0}"), ("value", "$y{0.[00000]}")], renderers=lines))
+    if len(lines) == 1:
+        chart.legend.visible = False
+    chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
+    chart.legend.update(padding=2, spacing=0, label_text_font_size="12px")
+    chart.xaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
+    if title not in FROM_ZERO:
+        chart.yaxis.formatter = BasicTickFormatter(power_limit_low=-6)  # 0.0002, not 2.000e-4
+    else:
+        chart.yaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
+        chart.legend.location = "bottom_right"  # where nothing is
+    return chart
+
+
+def _style(chart: Any) -> None:
+    chart.toolbar.logo = None
+    chart.toolbar.autohide = True
+    chart.background_fill_alpha = 0
+    chart.border_fill_alpha = 0
+    chart.outline_line_color = None
+    for axis in (chart.xaxis, chart.yaxis):
+        axis.update(axis_label_text_color=GREY, major_label_text_color=GREY, axis_line_color=GREY)
+        axis.update(major_tick_line_color=GREY, minor_tick_line_color=None, axis_label_text_font_style="normal")
+    for grid in (chart.xgrid, chart.ygrid):
+        grid.update(grid_line_color=GREY, grid_line_alpha=0.25)
+
+
+def _mark_resumes(chart: Any, run: RunFolder, factor: int) -> None:
+    """A dashed line where a start went on from a checkpoint."""
+    at = [start["step"] * factor for start in run.of_kind("start") if start["step"]]
+    if at:
+        chart.vspan(x=at, line_dash="dashed", line_color=GREY)
+
+
+def _share_steps(charts: list[Any]) -> None:
+    """Zooming into one chart over steps zooms into all of them."""
+    ends = [x for chart in charts for line in chart.renderers for x in line.data_source.data["x"]]
+    if ends:
+        space = (max(ends) - min(ends)) * 0.02 or 1
+        shared = Range1d(min(ends) - space, max(ends) + space)
+        for chart in charts:
+            chart.x_range = shared
+
+
+def thinned(points: list[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
+    """At most about `most` points: the lowest and the highest of each stretch, so that no spike is lost."""
+    if len(points) <= most:
+        return points
+    width = -(-len(points) // (most // 2))
+    kept = []
+    for at in range(0, len(points), width):
+        stretch = points[at : at + width]
+        kept += sorted({min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])})
+    return kept
+
+
+def width_of_mean(points: list[tuple[float, float]]) -> int:
+    """Steps that a running mean takes in: a part of the run; 1 where the run is too short for one."""
+    return max(1, len(points) // MEAN_OF)
+
+
+def running_means(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The mean of each point and those before it, as wide as `width_of_mean` says; empty where that is a single one."""
+    width = width_of_mean(points)
+    if width < 2:
+        return []
+    total, means = 0.0, []
+    for at, (x, y) in enumerate(points):
+        total += y - (points[at - width][1] if at >= width else 0.0)
+        if at >= width - 1:
+            means.append((x, total / width))
+    return means
+
+
+def _of(name: str, scale: float = 1.0) -> Value:
+    return lambda event: None if event.get(name) is None else event[name] * scale
+
+
+_LOSSES: list[tuple[str, str, Value]] = [
+    ("training loss", "step", _of("loss")),
+    ("validation loss", "validation", _of("val_loss")),
+]
+CHARTS: list[tuple[str, str, str, list[tuple[str, str, Value]]]] = [
+    ("Loss", "nats a token", "step", _LOSSES),
+    ("Loss by tokens", "nats a token", "tokens", _LOSSES),
+    ("Learning rate", "", "step", [("learning rate", "step", _of("lr"))]),
+    ("Gradient norm", "", "step", [("gradient norm", "step", _of("grad_norm"))]),
+    ("Speed", "tokens/s", "step", [("tokens/s", "step", _of("tokens_per_second"))]),
+    ("MFU", "%", "step", [("MFU", "step", _of("mfu", 100))]),
+    ("Memory", "GiB, highest since the start", "step", [("memory", "step", _of("memory_bytes", 1 / 2**30))]),
+]

@@ -1,0 +1,93 @@
+"""A few lines that an exported Hugging Face model goes on with after a text: to see that it has learned something."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import Failure, Refusal, run_command
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EXPORTED = "hf_model"  # in the run's folder
+
+
+def main() -> int:
+    """`python -m nemo_workflow.sample --hf-model DIR TEXT`; prints the text and what the model makes of it."""
+    parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__)
+    parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
+    parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
+    parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("text", help="how the text begins")
+    arguments = parser.parse_args()
+    if not (arguments.hf_model / "config.json").is_file():
+        raise Refusal(f"--hf-model {arguments.hf_model}: no config.json there; export a checkpoint first")
+    if not arguments.text.strip():
+        raise Refusal("TEXT is empty: give the model a word to go on from")
+    if arguments.tokens < 1 or arguments.temperature < 0:
+        raise Refusal("--tokens must be at least 1, and --temperature not below 0")
+    print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
+    return 0
+
+
+def after_training(plan: Plan) -> None:
+    """Export the newest checkpoint to <run>/hf_model, proved as any export is, and print how it goes on with --sample.
+
+    Each in a process of its own: the ranks have ended, so that the machine's memory and GPUs are free for them.
+    Raises Failure where that can't be had; the training's own files stay as they are.
+    """
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    if newest is None:
+        raise Failure(f"--sample: no whole checkpoint in {plan.folder / 'checkpoints'}")
+    folder = plan.folder / EXPORTED
+    print(f"exporting step {newest.step} to {folder}", flush=True)
+    convert = REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py"
+    for command in (
+        [str(convert), "--source", str(newest.path), "--output-path", str(folder), "--overwrite"],
+        ["-m", "nemo_workflow.sample", "--hf-model", str(folder), "--", plan.setting("sample")],
+    ):
+        if subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=False).returncode:
+            raise Failure(f"--sample: no text, for the reason above; the training is done, step {newest.step} is saved")
+
+
+def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int) -> str:
+    """`text` and up to `tokens` tokens after it; on the GPUs where there are any. The same seed gives the same text."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    from nemo_workflow.backends.cpu import products
+
+    if not torch.cuda.is_available():
+        products.use_fastest()
+    logging.set_verbosity_error()
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    begin = tokenizer(text, return_tensors="pt")
+    if not begin["input_ids"].numel():
+        raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model a word to go on from")
+    spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", **spread).eval()
+    begin = begin.to(model.device)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    with torch.inference_mode():
+        made = model.generate(
+            input_ids=begin["input_ids"],
+            attention_mask=begin["attention_mask"],
+            max_new_tokens=tokens,
+            pad_token_id=tokenizer.eos_token_id,
+            **sampling,
+        )
+    return str(tokenizer.decode(made[0], skip_special_tokens=True))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,381 @@
+"""What we add to NeMo's training loop in a worker: the run's numbers, a schedule that follows the flags, a clean stop."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import math
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import lightning.pytorch as pl
+import lightning.pytorch.loops.fit_loop as lightning_fit_loop
+import nemo.lightning._strategy_lib as strategy_lib
+import torch
+import torch.distributed as dist
+
+from nemo_workflow.backends.cpu import products
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.models import catalog, flops, parameters
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.report_process import Refresher
+from nemo_workflow.training import loggers
+from nemo_workflow.training.checkpointing import Checkpoints
+from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
+from nemo_workflow.training.spikes import SpikeWarner
+from nemo_workflow.training.step_clock import Finished, StepClock
+from nemo_workflow.training.worker import STOPPED
+from nemo_workflow.utils import machine
+
+LAST_REPORT_SECONDS = 15.0  # that the end of a run may be held up for its report
+
+
+def be_deterministic() -> None:
+    """Only algorithms that give the same bits every time; an operation that has none raises."""
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def seed_everything(seed: int) -> None:
+    """Seed of the weights and dropout; NeMo's strategy always passes its own default, 1234, otherwise."""
+    strategy_lib.init_parallel_ranks = functools.partial(_init_parallel_ranks, seed=seed)
+
+
+_init_parallel_ranks = strategy_lib.init_parallel_ranks
+
+
+class RunLog(pl.Callback):
+    """Writes the run's numbers to <run>/metrics.jsonl (rank 0), a line an event, and plain lines to `console`."""
+
+    def __init__(self, plan: Plan, console: TextIO, started: float, heartbeat: Heartbeat):
+        self.plan = plan
+        self.console = console
+        self.started = started
+        self.heartbeat = heartbeat
+        self.spikes = SpikeWarner()
+        self.report = Refresher(plan.folder)
+        self.tokens_a_step = plan.setting("global_batch_size") * plan.seq_length
+        self._clock = StepClock()
+        self._pending: Finished | None = None  # on a GPU a step is written down when the next has ended
+        vocabulary = parameters.padded_vocabulary(plan.sizes, plan.vocab_size, plan.layout.tensor)
+        self._work = flops.flops_a_token(catalog.find(plan.model_name).family, plan.sizes, vocabulary, plan.seq_length)
+        self._stream: TextIO | None = None
+        self._last: dict[str, Any] = {}
+        self._loggers: list[Any] = []
+        self._log_every = 1
+        self._val_loss: float | None = None
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Append one event; only rank 0 writes."""
+        if int(os.environ.get("RANK", "0")) != 0:
+            return
+        if self._stream is None:
+            path = self.plan.folder / metrics.FILE
+            path.parent.mkdir(parents=True, exist_ok=True)
+            metrics.cut_torn_line(path)
+            self._stream = path.open("a", encoding="utf-8")
+        line = {"event": kind, "time": round(time.time(), 3), **values}
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+        text = metrics.plain(line, self.plan.schedule.max_steps, self.plan.setting("log_every"))
+        if text:
+            print(text, file=self.console, flush=True)
+        if kind in ("validation", "checkpoint"):
+            self.report.refresh()
+
+    def note(self, text: str) -> None:
+        """Tell the person who watches, once for the run."""
+        self.event("note", text=text)
+
+    # -- Lightning's hooks ----------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._loggers, self._log_every = trainer.loggers, trainer.log_every_n_steps
+        self._last = {"step": trainer.global_step}
+        self.event(
+            "start",
+            step=trainer.global_step,
+            loggers=loggers.names(self._loggers),
+            max_steps=trainer.max_steps,
+            setup_seconds=round(time.time() - self.started, 2),
+            machine=machine.facts() | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+            **machine.slurm_job(),
+        )
+        for word in loggers.words(self._loggers):
+            self.note(word)
+        loggers.catch_up(self._loggers, self.plan.folder, trainer.global_step)
+        gc.collect()
+        gc.freeze()  # the model's objects stay: without them a collection takes no time that a step would notice
+        self._clock.restart()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        finished = self._clock.finished(
+            trainer,
+            step=trainer.global_step,
+            consumed_samples=trainer.datamodule.state_dict()["consumed_samples"],
+            memory_bytes=peak_memory(),
+        )
+        self.write_pending()
+        self._pending = finished
+        if not self._clock.on_gpu:
+            self.write_pending()
+        self._beat(trainer)
+
+    def write_pending(self) -> None:
+        """Write down the last step; before anything that is to follow it in the file."""
+        if self._pending is None:
+            return
+        finished, self._pending = self._pending, None
+        seconds = finished.seconds()
+        rate = self.tokens_a_step / seconds
+        step = finished.values["step"]
+        self._last = {
+            "step": step,
+            **finished.numbers_now(),
+            "consumed_samples": finished.values["consumed_samples"],
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(rate, 1),
+            **self._work_done(rate),
+            "memory_bytes": finished.values["memory_bytes"],
+        }
+        self.event("step", **self._last)
+        if step % self._log_every == 0:
+            loggers.feed(self._loggers, step, self._last)
+        usual = self.spikes.usual(self._last["loss"])
+        if usual is not None:
+            self.event("spike", step=step, loss=self._last["loss"], usual=usual)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._beat(trainer)
+
+    def _beat(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            self.heartbeat.beat()
+
+    def _work_done(self, rate: float) -> dict[str, float]:
+        """TFLOP/s a GPU, and MFU: the share of the GPU's bf16 peak (also with fp8, so that runs can be compared)."""
+        if self._work is None or not self._clock.on_gpu:
+            return {}
+        done = rate * self._work / self.plan.layout.ranks
+        peak = flops.peak_of(torch.cuda.get_device_name())
+        return {"tflops_per_gpu": round(done / 1e12, 1)} | ({"mfu": round(done / peak, 4)} if peak else {})
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.write_pending()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._val_loss = _number(trainer.callback_metrics.get("val_loss"))
+        self.event("validation", step=trainer.global_step, val_loss=self._val_loss)
+        loggers.feed(self._loggers, trainer.global_step, {"val_loss": self._val_loss})
+        self._clock.restart()
+
+    def finish(self, reason: str = "finished") -> None:
+        """Write the end event and summary.json.
+
+        W&B may be long about its end: it comes first, so that its words do too, but not in a run that was asked to stop:
+        that has little time, and Slurm's script looks for the end in the last line.
+        """
+        self.write_pending()
+        if reason == "finished":
+            self._close_loggers(self.note)
+        self.event("end", step=self._last.get("step"), reason=reason)
+        if int(os.environ.get("RANK", "0")) == 0:
+            metrics.write_summary(self.plan, reason)
+            if LAUNCHER not in os.environ:  # a launcher on this machine writes the last report itself
+                self.report.finish(LAST_REPORT_SECONDS)
+        if reason != "finished":
+            self._close_loggers(functools.partial(print, file=self.console, flush=True))
+
+    def _close_loggers(self, say: Callable[[str], None]) -> None:
+        loggers.close(self._loggers)
+        for word in loggers.words(self._loggers):
+            say(word)
+
+    def resume_clock(self) -> None:
+        """Leave what has just been done (a save) out of the next step's time."""
+        self._clock.restart()
+
+
+def _number(value: Any) -> float | None:
+    """A metric as a number; None where there is none, or one that JSON has no word for."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def peak_memory() -> int:
+    """Bytes: the GPU allocator's peak, or on a CPU the process's largest resident size."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class SlowProducts(pl.Callback):
+    """Half-precision products through fp32 on CPUs where they are slow. Rank 0 measures, and all ranks do as it found:
+    the ranks of one run may have unlike CPUs, and each must round as its peers do."""
+
+    def __init__(self, run_log: RunLog):
+        self.run_log = run_log
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        found = [products.slow_types() if trainer.is_global_zero else {}]
+        dist.broadcast_object_list(found, src=0)
+        products.compute_in_fp32(found[0])
+        if found[0]:
+            print(products.words(found[0]), flush=True)  # to the rank's own log
+            self.run_log.note(products.words(found[0]))
+
+
+class Schedule(pl.Callback):
+    """After a resume, learning rate, weight decay and betas follow the flags.
+
+    A checkpoint holds the scheduler's and the optimizer's settings and puts them back; unchanged flags give the same
+    numbers, so that this changes nothing unless a flag has changed.
+    """
+
+    def __init__(self, plan: Plan, run_log: RunLog):
+        self.plan = plan
+        self.run_log = run_log
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        schedule = self.plan.schedule
+        for configured in trainer.lr_scheduler_configs:
+            scheduler = configured.scheduler
+            asked = {
+                "max_steps": schedule.max_steps,
+                "warmup_steps": schedule.warmup_steps,
+                "constant_steps": schedule.constant_steps,
+                "decay_steps": schedule.max_steps - schedule.constant_steps - schedule.warmup_steps,
+                "min_lr": schedule.min_lr,
+                "base_lrs": [schedule.lr] * len(getattr(scheduler, "base_lrs", [])),
+            }
+            changed = {k: v for k, v in asked.items() if hasattr(scheduler, k) and getattr(scheduler, k) != v}
+            if changed and trainer.global_step > 0:
+                self._follow(scheduler, changed)
+        for name, flag in (("weight_decay", "weight_decay"), ("betas", "adam_beta1")):
+            self._set_groups(trainer, name, flag)
+
+    def _follow(self, scheduler: Any, changed: dict[str, Any]) -> None:
+        before = scheduler.get_last_lr()[0]
+        vars(scheduler).update(changed)
+        scheduler._get_lr_called_within_step = True
+        rates = scheduler.get_lr()
+        scheduler._get_lr_called_within_step = False
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        scheduler._last_lr = rates
+        if not math.isclose(before, rates[0]):
+            self.run_log.note(f"the learning rate goes from {before:.3g} to {rates[0]:.3g}: its flags have changed")
+
+    def _set_groups(self, trainer: pl.Trainer, name: str, flag: str) -> None:
+        if flag not in self.plan.given:
+            return
+        setting = self.plan.setting
+        for group in trainer.optimizers[0].param_groups:
+            if name == "betas" and name in group:
+                second = setting("adam_beta2")
+                group["betas"] = (setting("adam_beta1"), group["betas"][1] if second is None else second)
+            elif name in group:
+                group[name] = setting("weight_decay") * group.get("wd_mult", 1.0)
+
+
+class MissedValidation(pl.Callback):
+    """Validates the step that a run resumes from when the start before was ended between its save and its validation.
+
+    Where that is the last step, nothing else is left to do.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.looked = False
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        trainer.fit_loop.__class__ = _FitLoop
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._look(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._look(trainer)  # no epoch began: no step was left
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        if self.looked:
+            return
+        self.looked = True
+        if not self.plan.schedule.validates(step):
+            return
+        missed = [trainer.is_global_zero and not metrics.validated(self.plan.folder, step)]
+        dist.broadcast_object_list(missed, src=0)
+        if missed[0]:  # as Lightning does between two steps
+            trainer.validating = True
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False  # else it goes on where the last validation in the checkpoint ended: at its end
+            loop.run()
+            trainer.training = True
+
+
+class _FitLoop(lightning_fit_loop._FitLoop):
+    """Lightning's, which calls the hooks of a training that has no step left too."""
+
+    @property
+    def skip(self) -> bool:
+        return False
+
+
+class Stopper(pl.Callback):
+    """SIGTERM, SIGINT or SIGUSR1 to any rank: all ranks finish the step, save and leave with exit code STOPPED.
+
+    A validation is left where it is; the next start makes it anew. A second signal changes nothing, as Slurm sends one at the time
+    limit to a run that may still be saving: who wants the ranks gone at once (launcher, Slurm) kills them.
+    """
+
+    def __init__(self, run_log: RunLog):
+        self.run_log = run_log  # Lightning puts a method of its own at `log`
+        self.asked = 0
+        self.group: Any = None
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        self._listen()
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._listen()  # again: Lightning has put its own SIGTERM handler in front, which raises in a validation
+        # a group of its own on the CPU: asking costs no GPU synchronisation
+        self.group = dist.new_group(backend="gloo")
+
+    def _listen(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.asked = self.asked or number
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        asked = torch.tensor([self.asked])
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self.group)
+        if not int(asked):
+            return
+        self.run_log.write_pending()
+        self.run_log.event("stopping", step=trainer.global_step, signal=int(asked))
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts anew
+        saver = trainer.checkpoint_callback
+        assert isinstance(saver, Checkpoints)
+        saver.last_save = True
+        saver.save_now(trainer)
+        saver.wait(trainer)
+        self.run_log.finish("stopped")
+        dist.barrier(group=self.group)
+        os._exit(STOPPED)  # no destructor may hang on a collective whose peers are gone

@@ -1,0 +1,178 @@
+"""What we set beyond the stock recipe on a GPU, each with its reason, measured gain and cost.
+
+Gains are tokens/s of llama32_1b at 8192 tokens on one H100, from docs/performance.md. Everything here leaves the
+numbers as they are up to rounding; what changes them has a flag of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from nemo_workflow.config.run_config import Plan
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A recipe field and the value that a GPU trains faster with."""
+
+    field: str
+    value: Any
+    reason: str
+    gain: str
+    cost: str
+    applies: Callable[[Any, Plan], bool] = lambda recipe, plan: True
+
+
+def _plain_rotary(config: Any) -> bool:
+    """Rotary embedding by halves, as Transformer Engine's kernels do it."""
+    return (
+        _value(config, "position_embedding_type") == "rope"
+        and not _value(config, "multi_latent_attention")
+        and not _value(config, "rotary_interleaved")
+    )
+
+
+def _decoder(recipe: Any, plan: Plan) -> bool:
+    """A GPT-like model with rotary embeddings whose queries and keys go to attention as they are."""
+    config = recipe.model.config
+    return (
+        _plain_rotary(config)
+        and not _value(config, "qk_layernorm")
+        and _value(config, "rotary_percent") in (None, 1.0)
+        and plan.layout.context == 1
+    )
+
+
+def _fused_loss(recipe: Any, plan: Plan) -> bool:
+    """Not in fp16, where the loss's gradient would be rounded before it is scaled up."""
+    fp16 = plan.settings.get("precision") == "16-mixed"
+    return bool(_value(recipe.model.config, "cross_entropy_loss_fusion")) and not fp16
+
+
+def _swiglu(recipe: Any, plan: Plan) -> bool:
+    """An MLP with a plain SwiGLU that the recipe computes operation by operation."""
+    config = recipe.model.config
+    activation = _value(config, "activation_func")
+    return (
+        getattr(activation, "__name__", "") == "silu"
+        and bool(_value(config, "gated_linear_unit"))
+        and not _value(config, "bias_activation_fusion")
+        and not _value(config, "use_te_activation_func")
+        and not _value(config, "glu_linear_offset")
+        and _value(config, "activation_func_clamp_value") is None
+    )
+
+
+def _separate_rotary(recipe: Any, plan: Plan) -> bool:
+    """Rotary embedding that the recipe computes operation by operation."""
+    config = recipe.model.config
+    return _plain_rotary(config) and not _value(config, "apply_rope_fusion")
+
+
+def _virtual_stages(recipe: Any, plan: Plan) -> bool:
+    return plan.layout.pipeline > 1 and plan.layout.virtual_pipeline > 1
+
+
+SETTINGS = (
+    Setting(
+        "model.config.cross_entropy_fusion_impl",
+        "te",
+        reason="the loss and its gradient in one buffer in place of the logits and two fp32 copies",
+        gain="7 % at micro batch 2, and 15 GiB, which a larger micro batch uses: 3 % more",
+        cost="none",
+        applies=_fused_loss,
+    ),
+    Setting(
+        "model.config.bias_activation_fusion",
+        True,
+        reason="SwiGLU in one kernel, where a recipe (Qwen, Mistral, Phi 3, Baichuan, ChatGLM) leaves it in four; two tensors of the MLP's width less are kept",
+        gain="13 % with the rotary embedding's on Qwen2.5-0.5B, and 28.5 GiB at micro batch 16 (H200)",
+        cost="none",
+        applies=_swiglu,
+    ),
+    Setting(
+        "model.config.apply_rope_fusion",
+        True,
+        reason="rotary embedding in Transformer Engine's kernel, where a recipe (the same, Gemma, Starcoder 2) leaves it in many",
+        gain="see the one above",
+        cost="none",
+        applies=_separate_rotary,
+    ),
+    Setting(
+        "model.config.fused_single_qkv_rope",
+        True,
+        reason="rotary embedding on the joint QKV product: no split and no concatenation of its gradients",
+        gain="0.4 %, and it is what gpu_backend/rotary.py needs",
+        cost="none",
+        applies=_decoder,
+    ),
+    Setting(
+        "model.config.overlap_p2p_comm",
+        True,
+        reason="virtual stages send while they compute; with two stages the batched way is wrong: see below",
+        gain="PP2xVPP2 is 2.6 % faster than PP2 (two H200s)",
+        cost="none",
+        applies=_virtual_stages,
+    ),
+    Setting(
+        "model.config.batch_p2p_comm",
+        False,
+        # the previous and the next stage are one rank there: two sends to it in a batch can't be told apart. Megatron-LM's
+        # own argument check asks for the overlapped way then; NeMo's MegatronCommOverlapCallback sets both fields
+        reason="needed by the overlapped way",
+        gain="not measured",
+        cost="none",
+        applies=_virtual_stages,
+    ),
+)
+# Beside recipe fields: micro_batch.py (size by the memory plan), gpu_backend/weight_gradient.py (0.6 %),
+# gpu_backend/output_layer.py (about 3 % with the two settings above at global batch 16), gpu_backend/activation.py and
+# rotary.py (1.6 % together), gpu_backend/attention.py (4.3 % where flash-attn-4 is installed),
+# step_clock.py (no wait a step).
+
+
+def apply(recipe: Any, plan: Plan) -> list[str]:
+    """Set every field that applies and that the recipe has; returns the fields set."""
+    done = _open_attention(recipe)
+    for setting in SETTINGS:
+        *parents, last = setting.field.split(".")
+        target = recipe
+        for part in parents:
+            target = getattr(target, part, None)
+        if target is None or not setting.applies(recipe, plan):
+            continue
+        try:
+            setattr(target, last, setting.value)
+        except (AttributeError, TypeError):  # an older megatron-core, or a family without the field
+            continue
+        done.append(setting.field)
+    return done
+
+
+def _open_attention(recipe: Any) -> list[str]:
+    """Let Transformer Engine take cuDNN's attention where a recipe allows none but flash-attn's, which isn't here.
+
+    Gemma, Nemotron-H and Evo 2 do: "No dot product attention backend is available" at the first step (seen on an H200).
+    """
+    backend = _value(recipe.model.config, "attention_backend")
+    if getattr(backend, "name", "") != "flash" or any(map(_installed, ("flash-attn", "flash-attn-3"))):
+        return []
+    recipe.model.config.attention_backend = type(backend).auto
+    return ["model.config.attention_backend"]
+
+
+def _installed(distribution: str) -> bool:
+    """As Transformer Engine asks; flash-attn-4 has a way of its own (gpu_backend/attention.py)."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _value(config: Any, name: str) -> Any:
+    """A field's value, set or default, None where the class lacks it."""
+    return getattr(config, name, None)

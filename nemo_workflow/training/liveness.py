@@ -1,0 +1,174 @@
+"""Threads and signals that keep a rank from outliving its run or hanging in silence. Light: no torch, no NeMo."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+import psutil
+
+from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import flock
+from nemo_workflow.utils.processes import die_with_parent
+
+LAUNCHER = "NEMO_WORKFLOW_LAUNCHER"  # environment variable: "pid start-ticks" of the process that started the ranks
+RUN_LOCK = ".lock"  # in the run's folder, held by its launcher, or by rank 0 of a Slurm job
+RANKS_LOCK = ".ranks.lock"  # in the run's folder, held shared by every rank as long as it lives
+HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every step
+DUMP_STACKS = signal.SIGUSR2
+SAVE_SECONDS = 3600.0  # after which a save without a launcher is taken for one that hangs
+BEAT_SECONDS = 1.0
+
+
+def launcher_mark() -> str:
+    """What LAUNCHER is set to in the ranks' environment by the process that calls this."""
+    return mark_of(os.getpid())
+
+
+def mark_of(pid: int) -> str:
+    """The number of a process and when it began, in the kernel's ticks since boot: a clock that is set changes nothing."""
+    return f"{pid} {_stat(pid)[19]}"
+
+
+def launcher_alive(mark: str) -> bool:
+    """Whether the process of a mark still runs; another one with its number does not count."""
+    pid, _, began = mark.partition(" ")
+    try:
+        state, *_, ticks = _stat(int(pid))[:20]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return ticks == began and state not in "ZX"
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on; the second, the name, may hold blanks and parentheses."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
+def dump_stacks_on_signal(stream: TextIO) -> None:
+    """On SIGUSR2 write the main thread's stack to `stream`; works while the rank hangs in C code.
+
+    Only that one: faulthandler reads the others while they run, and a rank that is asked could die of it.
+    """
+    faulthandler.enable(stream, all_threads=True)
+    faulthandler.register(DUMP_STACKS, stream, all_threads=False, chain=False)
+
+
+def ask_for_stacks(rank: psutil.Process) -> None:
+    """Send SIGUSR2 to a rank's main thread: when a process is stopped, any of its threads may take a signal to it."""
+    if rank.is_running():
+        ctypes.CDLL(None).tgkill(rank.pid, rank.pid, DUMP_STACKS)
+
+
+def lock_run(folder: Path) -> TextIO:
+    """Take the run's lock; it goes with the process, so a crash leaves none behind. Raises Refusal if another holds it."""
+    stream = (folder / RUN_LOCK).open("a")
+    try:
+        if not flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            print(
+                f"note: {folder}: the disk has no locks, so a second start of the run is not noticed", file=sys.stderr
+            )
+    except BlockingIOError:
+        stream.close()
+        raise Refusal(
+            f"--experiment {folder.name}: already running ({folder}); wait for it, stop it, or choose another name"
+        ) from None
+    return stream
+
+
+def hold_ranks_lock(folder: Path) -> TextIO:
+    """Take the shared lock that says that ranks of the run live; it goes with the last process that inherits it."""
+    stream = (folder / RANKS_LOCK).open("a")
+    with contextlib.suppress(OSError):  # a rank can do without
+        flock(stream, fcntl.LOCK_SH)
+    return stream
+
+
+def ranks_gone(folder: Path, wait_seconds: float) -> bool:
+    """Whether no rank of an earlier start lives, at the latest after `wait_seconds`; a disk without locks knows of none."""
+    end = time.monotonic() + wait_seconds
+    with (folder / RANKS_LOCK).open("a") as stream:
+        while True:
+            try:
+                flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.2)
+
+
+def end_children_with_rank() -> None:
+    """Have every process that this rank's main thread forks from now on killed when the rank dies.
+
+    After `kill -9` a writer of checkpoint shards would wait for its dead parent for ever, and hold the ranks' lock.
+    A fork by another thread is left alone: the kernel would kill it at the end of that thread.
+    """
+    parent = 0
+
+    def before() -> None:
+        nonlocal parent
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+
+    def in_child() -> None:
+        if parent:
+            die_with_parent(parent)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
+
+
+def stop_with_launcher(grace_seconds: float, saving: Callable[[], bool]) -> None:
+    """Ask this rank to stop when the launcher dies, and end it when it has not stopped after `grace_seconds` without a save.
+
+    A rank whose own parent (torchrun) died ends at once: its peers can't be told any more.
+    """
+    mark = os.environ.get(LAUNCHER)
+    if not mark:
+        return  # a Slurm job: the ranks live on the cluster, the launcher may go
+    threading.Thread(
+        target=_follow, args=(mark, os.getppid(), grace_seconds, saving), name="launcher watch", daemon=True
+    ).start()
+
+
+def _follow(mark: str, parent: int, grace_seconds: float, saving: Callable[[], bool]) -> None:
+    while launcher_alive(mark):
+        if os.getppid() != parent:
+            _leave("torchrun, this rank's parent, has died: leaving at once")
+        time.sleep(1)
+    print("the launcher has died: stopping as after SIGTERM", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    end, last = time.monotonic() + grace_seconds, time.monotonic() + SAVE_SECONDS
+    while time.monotonic() < min(end, last) and os.getppid() == parent:
+        if saving():
+            end = time.monotonic() + grace_seconds
+        time.sleep(0.5)
+    _leave(f"not stopped within {grace_seconds:.0f} s after the launcher's death: leaving at once")
+
+
+def _leave(why: str) -> None:
+    print(why, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class Heartbeat:
+    """A file whose age tells how long ago a step was made; touched at most once a second."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / HEARTBEAT
+        self._last = 0.0
+
+    def beat(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= BEAT_SECONDS:
+            self.path.touch()
+            self._last = now

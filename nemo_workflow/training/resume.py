@@ -1,0 +1,165 @@
+"""Which checkpoint a start continues from: chosen by rank 0, read back by all ranks, the same for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.run_dir.checkpoints import (
+    Checkpoint,
+    clean_leftovers,
+    damage_by_size,
+    damage_of,
+    list_checkpoints,
+    newest_whole,
+    set_aside,
+)
+from nemo_workflow.run_dir.fingerprint import compare, identity_of, recipe_defaults
+from nemo_workflow.run_dir.metrics import validated
+from nemo_workflow.utils.console import human_bytes
+from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.files import write_json
+
+WAIT_SECONDS = 3600.0
+READ_SPEED = 1e9  # bytes a second and rank that reading back is reckoned with
+READ_LIMIT = 60.0  # seconds; where reading back takes longer, sizes have to do
+IDENTITY = "identity.json"
+DECISION = "resume.json"
+
+
+def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
+    """This run's identity, and a line for each change since the newest checkpoint; raises Refusal for those not allowed."""
+    now = identity_of(plan)
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    if newest is None:
+        return now, []
+    then = newest.manifest().get("identity") or {}
+    # an older version wrote down less: nothing for what was left out, no sizes that a checkpoint leaves open
+    for name, defaults in (("optimizer", recipe_defaults(plan)), ("model", now["model"])):
+        if name in then:
+            known = {key: value for key, value in then[name].items() if value is not None}
+            then = then | {name: defaults | known}
+    return now, compare(now, then, tuple(plan.settings.get("allow_change") or ()), f"checkpoint {newest.path.name}")
+
+
+def finished_already(plan: Plan) -> bool:
+    """Whether the newest whole checkpoint has reached the plan's last step, and the validation after it was made."""
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    last = plan.schedule.max_steps
+    if newest is None or newest.step < last:
+        return False
+    return newest.step > last or not plan.schedule.validates(last) or validated(plan.folder, last)
+
+
+def choose_checkpoint(
+    plan: Plan, attempt: Path, rank: int, world: int, say: Callable[[str], None]
+) -> Checkpoint | None:
+    """The newest whole checkpoint of the run, or None to start anew.
+
+    Rank 0 first removes what killed starts left half written. Then every rank reads its share of the candidate's
+    files back and compares hashes; a damaged one is named, moved to checkpoints/damaged and the one before it tried.
+    Ranks agree through files in `attempt`, since no process group exists yet. Raises TimeoutError when one of them
+    does not answer within an hour, Failure when the disk doesn't answer: nothing is set aside for that.
+    """
+    if rank == 0:
+        return _lead(plan, attempt, world, say)
+    return _follow(plan, attempt, rank, world)
+
+
+def _lead(plan: Plan, attempt: Path, world: int, say: Callable[[str], None]) -> Checkpoint | None:
+    folder = plan.folder / "checkpoints"
+    notes = clean_leftovers(folder)
+    for line in notes:
+        say(line)
+    chosen: Checkpoint | None = None
+    for number, candidate in enumerate(reversed(list_checkpoints(folder))):
+        with _reading(candidate):
+            problem = damage_by_size(candidate) or _read_back(candidate, attempt, number, world, say)
+        if problem is None:
+            chosen = candidate
+            break
+        place = set_aside(candidate)
+        notes.append(f"checkpoint {candidate.path.name} is not used: {problem}; it lies in {place}")
+        say(notes[-1])
+    write_json(
+        attempt / DECISION,
+        {"path": str(chosen.path) if chosen else None, "step": chosen.step if chosen else 0, "notes": notes},
+    )
+    return chosen
+
+
+@contextlib.contextmanager
+def _reading(candidate: Checkpoint) -> Iterator[None]:
+    """An evicted client of a file system, or missing rights, is no damage."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(
+            f"checkpoint {candidate.path}: {error.filename or 'a file'} can't be read: {error.strerror}; nothing was moved. "
+            "Run the same command again when the disk answers, or move that folder away to go on from the one before it"
+        ) from error
+
+
+def _read_back(candidate: Checkpoint, attempt: Path, number: int, world: int, say: Callable[[str], None]) -> str | None:
+    """What is wrong with the content of a candidate, or None; says how long reading took, or why it wasn't read."""
+    size = sum(int(entry["bytes"]) for entry in candidate.manifest()["files"].values())
+    if size / (READ_SPEED * world) > READ_LIMIT:
+        say(
+            f"checkpoint {candidate.path.name}: sizes checked; reading {human_bytes(size)} back would take over"
+            f" {READ_LIMIT:.0f} s"
+        )
+        return None
+    began = time.monotonic()
+    write_json(attempt / f"candidate{number}.json", {"path": str(candidate.path), "step": candidate.step})
+    problem = damage_of(candidate, 0, world)
+    for other in range(1, world):
+        answer = _wait_for(attempt / f"candidate{number}.rank{other}.json", f"rank {other}")
+        problem = problem or answer["problem"]
+    if problem is None:
+        say(
+            f"checkpoint {candidate.path.name}: {human_bytes(size)} read back and right,"
+            f" {time.monotonic() - began:.1f} s"
+        )
+    return problem
+
+
+def _follow(plan: Plan, attempt: Path, rank: int, world: int) -> Checkpoint | None:
+    decision = attempt / DECISION
+    end = time.monotonic() + WAIT_SECONDS
+    answered: set[str] = set()
+    while not decision.exists():
+        for path in attempt.glob("candidate*.json"):
+            if path.name.count(".") == 1 and path.name not in answered:
+                asked = json.loads(path.read_text(encoding="utf-8"))
+                candidate = Checkpoint(Path(asked["path"]), asked["step"])
+                with _reading(candidate):
+                    problem = damage_of(candidate, rank, world)
+                write_json(path.with_name(f"{path.stem}.rank{rank}.json"), {"problem": problem})
+                answered.add(path.name)
+        if time.monotonic() > end:
+            raise TimeoutError(f"rank 0 wrote no {decision} within {WAIT_SECONDS:.0f} s; see rank0.log beside it")
+        time.sleep(0.05)
+    read = json.loads(decision.read_text(encoding="utf-8"))
+    return Checkpoint(Path(read["path"]), read["step"]) if read["path"] else None
+
+
+def _wait_for(path: Path, who: str) -> Any:
+    end = time.monotonic() + WAIT_SECONDS
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{who} wrote no {path} within {WAIT_SECONDS:.0f} s; see its log beside it")
+        time.sleep(0.05)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def identity_for(plan: Plan, attempt: Path) -> dict[str, Any]:
+    """The identity that the launcher worked out; where there was no launcher, worked out and compared now (Refusal)."""
+    path = attempt / IDENTITY
+    if path.exists():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return check_changes(plan)[0]

@@ -1,0 +1,131 @@
+"""What every rank runs: plan -> recipe -> training. It is handed a plan and parses no command line.
+
+nemo_run's launcher starts one process a rank and calls `train` in it. The rank's own output goes to a log of its own;
+what stays on the launcher's stream are our plain lines.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.run_dir.checkpoints import save_under_way
+from nemo_workflow.training import liveness
+from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.imports import collector_paused
+
+GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
+STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
+
+
+def train(plan: str, attempt: str) -> None:
+    """Train as the plan (JSON) says. `attempt` is the folder of this start's logs, the same for all ranks."""
+    rank = int(os.environ.get("RANK", "0"))
+    folder = Path(attempt)
+    folder.mkdir(parents=True, exist_ok=True)
+    console = _own_log(folder / f"rank{rank}.log")
+    liveness.dump_stacks_on_signal(sys.stderr)
+    read = Plan.from_json(plan)
+    lock = liveness.hold_ranks_lock(read.folder)
+    liveness.end_children_with_rank()
+    try:
+        liveness.stop_with_launcher(grace_seconds(read), partial(save_under_way, read.folder / "checkpoints"))
+        _train(read, folder, rank, console)
+    except BaseException as error:
+        if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
+            _leave_error(folder, rank, error)
+        raise
+    finally:
+        lock.close()
+
+
+def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
+    _quieten()
+    with collector_paused():
+        import fiddle as fdl
+
+        from nemo_workflow.backends import cpu, gpu
+
+        if plan.accelerator == "cpu":
+            cpu.install()
+        else:
+            gpu.install()
+        from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order
+        from nemo_workflow.training.checkpointing import Checkpoints
+        from nemo_workflow.training.resume import choose_checkpoint, identity_for
+
+    log = callbacks.RunLog(plan, console, started=time.time(), heartbeat=liveness.Heartbeat(folder))
+    start = choose_checkpoint(plan, folder, rank, world=int(os.environ.get("WORLD_SIZE", "1")), say=log.note)
+    identity = identity_for(plan, folder) if rank == 0 else {}
+    callbacks.seed_everything(plan.setting("seed"))
+    if plan.settings.get("deterministic"):
+        callbacks.be_deterministic()
+    made = recipe.build(plan, resume_from=str(start.path) if start else None)
+    if plan.accelerator == "gpu":
+        gpu.fuse_output_layer()
+        gpu.fuse_elementwise()
+        gpu.fast_attention()
+        gpu.mend_checkpoints()
+    fdl.update_callable(made.log.ckpt, Checkpoints)
+    pretrain = fdl.build(made)
+    trainer = pretrain.keywords["trainer"]
+    # after the build: NeMo writes the trainer's own arguments into each checkpoint, and ours are not its concern
+    trainer.callbacks = [
+        log,  # first: a save is not part of a step's time
+        *([callbacks.SlowProducts(log)] if plan.accelerator == "cpu" else []),
+        callbacks.Schedule(plan, log),
+        callbacks.MissedValidation(plan),
+        loss_scale.LossScale(log) if plan.settings.get("precision") == "16-mixed" else nonfinite.NanGuard(plan, log),
+        *trainer.callbacks,
+        callbacks.Stopper(log),
+    ]
+    sample_order.arrange(pretrain.keywords["data"], plan, start)
+    pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
+    pretrain()
+    log.finish()
+
+
+def grace_seconds(plan: Plan) -> float:
+    """Seconds that ranks asked to stop have to finish their step; a save under way is waited for in any case."""
+    given = plan.settings.get("grace_seconds")
+    return float(given) if given is not None else GRACE_SECONDS[plan.accelerator]
+
+
+def _own_log(path: Path) -> TextIO:
+    """Send this process's stdout and stderr (C libraries too) to a file; returns the stream they went to before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    console = os.fdopen(os.dup(1), "w", buffering=1)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return console
+
+
+def _quieten() -> None:
+    """Drop warnings that a user can't mend; everything else goes to the rank's log."""
+    for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+        warnings.simplefilter("ignore", category)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # NeMo forks data loader workers
+
+
+def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
+    """Write the rank's own error where the launcher looks for it; where it needs no traceback, that is in the log."""
+    trace = "".join(traceback.format_exception(error))
+    sys.stderr.write(trace)
+    text = f"{error}\n" if isinstance(error, Failure | Refusal) else trace
+    path = folder / f"rank{rank}.error"
+    aside = path.with_suffix(".error.tmp")
+    try:
+        aside.write_text(f"{time.time()}\n{text}", encoding="utf-8")
+        aside.replace(path)
+    except OSError:  # a full disk: an empty file, which takes no room, still tells which rank it was
+        path.touch()

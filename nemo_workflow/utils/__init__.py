@@ -1,0 +1,1 @@
+"""What every package shares; it knows nothing of runs."""

@@ -1,0 +1,68 @@
+"""Templates, parser functions and tables: removed whole, however deep they nest, in time linear in the text."""
+
+from __future__ import annotations
+
+import re
+
+from nemo_workflow.wikipedia.wikitext.nested import DEEPEST
+
+_PARAMETER = re.compile(r"\{\{\{[^{}]*\}\}\}")
+_TABLE = re.compile(r"\n[ \t:*#;]*(\{\||\|\}(?!\}))")
+_HTML_TABLE = re.compile(r"<(/?)(?i:table)(?=[\s/>])[^<>]*>")
+
+
+def drop_templates(text: str) -> str:
+    """Remove every {{…}}; braces that have no partner stay as text, as MediaWiki leaves them."""
+    if "{{" not in text:
+        return text
+    for _ in range(DEEPEST):
+        if "{{{" not in text or (changed := _PARAMETER.sub("", text)) == text:
+            break
+        text = changed
+    first, *rest = text.split("{{")
+    out = [first]
+    opened: list[int] = []  # where in `out` each open template began
+    for piece in rest:
+        opened.append(len(out))
+        out.append("{{")
+        if "}}" not in piece:
+            out.append(piece)
+            continue
+        head, *tails = piece.split("}}")
+        out.append(head)
+        for tail in tails:
+            if opened:
+                del out[opened.pop() :]
+            else:
+                out.append("}}")
+            out.append(tail)
+    return "".join(out)
+
+
+def drop_tables(text: str) -> str:
+    """Remove {| … |} and <table> … </table>; an open table without an end loses its own rows only (see lines)."""
+    if "{|" in text:
+        text = _drop_pairs("\n" + text, _TABLE, opening="{|")
+    if "<table" in text or "<TABLE" in text or "<Table" in text:
+        text = _drop_pairs(text, _HTML_TABLE, opening="")
+    return text
+
+
+def _drop_pairs(text: str, token: re.Pattern[str], opening: str) -> str:
+    """Remove what lies between an opening token (group 1 equals `opening`) and its partner."""
+    out: list[str] = []
+    opened: list[int] = []
+    position = 0
+    for found in token.finditer(text):
+        out.append(text[position : found.start()])
+        position = found.end()
+        if found[1] == opening:
+            opened.append(len(out))
+            out.append(found[0])
+        elif opened:
+            del out[opened.pop() :]
+            out.append("\n")
+        else:
+            out.append(found[0])
+    out.append(text[position:])
+    return "".join(out)
