@@ -2,7 +2,9 @@
 # make test   install, then every test that needs no GPU
 # make check  lint, format and types
 # make clean  remove what the three above made
-PYTHON ?= python3.11
+# The newest of those that can make an environment: a pyenv shim may lead nowhere, and Debian's python3 may lack venv.
+FITS   := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+PYTHON ?= $(shell for p in $$(bash -c 'type -ap python3.12 python3.11 python3'); do "$$p" -c '$(FITS)' 2>/dev/null && echo "$$p" && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -11,18 +13,22 @@ BIN    := $(VENV)/bin
 
 install: $(VENV)/installed
 
+$(VENV)/installed: SHELL := bash
 $(VENV)/installed: requirements.txt constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV): some 230 packages, 3 GB with torch's CPU build; minutes without a word"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 with venv found: install one (Debian: python3-venv too), or make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "PYTHON=$(PYTHON) not found: give the path of a Python 3.11 or 3.12" >&2; exit 2; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "installing into $(VENV): some 230 packages, 3 GB with torch's CPU build"
+	@set -o pipefail; $(BIN)/pip install --disable-pip-version-check --no-compile --progress-bar off -r requirements.txt \
+		| $(BIN)/python tools/pip_progress.py $(VENV)/lib/python3.*/site-packages
+	@echo "compiling them"
 	@# pip would compile on one core, for a minute; what a package keeps for another Python does not compile, as with pip
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	$(BIN)/pip check
 	@touch $@
 
 demo: install
-	$(BIN)/python -m nemo_workflow.demo
+	$(BIN)/python -m tools.demo
 
 test: install
 	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2

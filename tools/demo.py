@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.utils.arguments import Parser
@@ -26,7 +27,6 @@ from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import Failure, run_command
 from nemo_workflow.utils.files import write_json, written_aside
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 MAX_STEPS = 100
 STOP_AT = 60
 LAST = 20  # steps whose mean loss counts: one batch's is anywhere within half a nat of it

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from nemo_workflow import REPOSITORY
 from nemo_workflow.config.flags import COMMAND_ATTRIBUTES, GROUPS, TABLE, Option, type_name
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import run_command
 from nemo_workflow.utils.files import written_aside
 
-REPOSITORY = Path(__file__).parent.parent
 FILE = REPOSITORY / "docs" / "flags.md"
 README = REPOSITORY / "README.md"
 BEGIN, END = "<!-- flags: begin -->\n", "<!-- flags: end -->\n"

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.models.families.base import Family
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.files import write_json, written_aside
 from nemo_workflow.utils.silence import quiet
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES_FILE = Path(__file__).with_name("nemo_configs.json")
 # fields of a config class that a config.json may contradict
 SIZES = (
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         description="Write supported_model.txt, supported_config.txt and supported_model_name.txt (recipes), each with its state.",
     )
     made.add_argument(
-        "--output-dir", type=Path, default=ROOT, help="where to write them (default: the project's folder)"
+        "--output-dir", type=Path, default=REPOSITORY, help="where to write them (default: the project's folder)"
     )
     return made
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     with quiet():
         configs, models, version = from_nemo()
-    write_json(SIZES_FILE if args.output_dir == ROOT else args.output_dir / SIZES_FILE.name, configs)
+    write_json(SIZES_FILE if args.output_dir == REPOSITORY else args.output_dir / SIZES_FILE.name, configs)
     header = HEADER.format(version=version)
     tables: dict[str, list[tuple[str, ...]]] = {
         "supported_model.txt": [(name, *state(name)) for name in models],
@@ -86,7 +86,7 @@ def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 def recipes() -> list[tuple[str, str]]:
     """(recipe, model class) of NeMo's recipes, from the project's catalogue."""
-    catalog = json.loads((ROOT / "nemo_workflow" / "catalog.json").read_text(encoding="utf-8"))
+    catalog = json.loads((REPOSITORY / "nemo_workflow" / "catalog.json").read_text(encoding="utf-8"))
     return [(name, entry["model_class"]) for name, entry in sorted(catalog.items())]
 
 

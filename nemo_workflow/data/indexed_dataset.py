@@ -93,10 +93,3 @@ def find_prefixes(folder: str | Path) -> list[Path]:
     raise Refusal(
         f"--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"
     )
-
-
-if __name__ == "__main__":
-    from nemo_workflow.preprocess.inspect_dataset import main
-    from nemo_workflow.utils.errors import run_command
-
-    run_command(main)

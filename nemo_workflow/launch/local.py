@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from nemo_workflow import PACKAGE
 from nemo_workflow.config import micro_batch
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.monitor import Monitor
@@ -116,8 +117,7 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
     with written_aside(plan.folder / "plan.json") as stream:
         stream.write(plan.to_json())
     tokenizer_files.stage(plan)
-    package = Path(__file__).parent
-    shutil.copytree(package, attempt / "code" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     write_json(attempt / "versions.json", metrics.versions())
     return attempt
 

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from nemo_workflow import REPOSITORY
+
 LEAST_SECONDS = 20.0  # between two reports of a running training
 
 
@@ -48,5 +50,4 @@ def _start(folder: Path, *flags: str) -> subprocess.Popen[bytes] | None:
 
 def _environment() -> dict[str, str]:
     """Ours, with the package that runs now on the import path: the current folder may be anywhere."""
-    package = str(Path(__file__).resolve().parents[2])
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.run_dir import metrics, slurm_jobs
@@ -242,7 +243,7 @@ def _stop_local(run: Path, pid: int, at_once: bool) -> None:
 
 def _resubmit(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
-    script = Path(__file__).resolve().parents[2] / "pretrain_llm.py"
+    script = REPOSITORY / "pretrain_llm.py"
     past = [] if _plan(run).settings.get("dependency") is None else ["--dependency="]  # the old job's is over
     flags = [flag for flag in arguments.flags if flag != "--"]
     sys.stdout.flush()

@@ -9,7 +9,7 @@ from typing import Any
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.utils.arguments import Parser
-from nemo_workflow.utils.errors import Failure, Refusal, run_command
+from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.silence import quiet
 
 TOLERANCE = 0.01  # relative
@@ -79,7 +79,3 @@ def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
             total, count = total + float(losses), count + ids[:, 1:].numel()
     return total / count
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -8,12 +8,12 @@ import sys
 import warnings
 from pathlib import Path
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.utils.arguments import Parser
-from nemo_workflow.utils.errors import Failure, Refusal, run_command
+from nemo_workflow.utils.errors import Failure, Refusal
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 EXPORTED = "hf_model"  # in the run's folder
 
 
@@ -87,7 +87,3 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
             **sampling,
         )
     return str(tokenizer.decode(made[0], skip_special_tokens=True))
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -25,8 +25,7 @@ from nemo_workflow.wikipedia.extraction_options import Rules
 from nemo_workflow.wikipedia.journal import Counts
 from nemo_workflow.wikipedia.multistream import Stream, decompress
 from nemo_workflow.wikipedia.pages import CATEGORY, FILE, MAIN, BrokenPage, RawPage, SiteInfo, read_pages, read_siteinfo
-from nemo_workflow.wikipedia.wikitext import variants
-from nemo_workflow.wikipedia.wikitext.cleaner import Cleaner
+from nemo_workflow.wikipedia.wikitext.cleaner import Cleaner, variants
 
 # What may be with the workers or wait for its turn at once; this bounds the memory.
 STREAMS_A_WORKER = 2

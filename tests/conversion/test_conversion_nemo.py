@@ -11,6 +11,7 @@ import pytest
 import tiny_models as tiny
 from test_conversion_families import same_tensors
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.conversion import supported
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.config_fields import unknown
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.e2e
 def test_lists_match_nemo(tmp_path: Path) -> None:
     supported.main(["--output-dir", str(tmp_path)])
     for path in sorted(tmp_path.iterdir()):
-        known = supported.SIZES_FILE if path.name == supported.SIZES_FILE.name else supported.ROOT / path.name
+        known = supported.SIZES_FILE if path.name == supported.SIZES_FILE.name else REPOSITORY / path.name
         assert path.read_text() == known.read_text(), f"{path.name}: run ckpt_conversion/list_supported_model_config.py"
 
 

@@ -351,10 +351,10 @@ def test_an_output_that_somebody_made_meanwhile_stays(tmp_path: Path) -> None:
 
 def kill_between_the_renames(output: Path) -> None:
     """Replace `output` in another process, which is gone before the new folder has its name."""
-    code = "import os, sys; from pathlib import Path; from nemo_workflow.conversion import output_dir as output\n"
+    code = "import os, sys; from pathlib import Path; from nemo_workflow.conversion import output_dir\n"
     code += "rename = Path.rename\n"
     code += "Path.rename = lambda *both: (rename(*both), os.kill(os.getpid(), 9))\n"
-    code += "with output.whole_folder(Path(sys.argv[1])) as aside: (aside / 'new').touch()\n"
+    code += "with output_dir.whole_folder(Path(sys.argv[1])) as aside: (aside / 'new').touch()\n"
     assert subprocess.run([sys.executable, "-c", code, str(output)], cwd=ROOT).returncode == -9
     assert not output.exists() and len(list(output.parent.iterdir())) == 2
 

@@ -16,10 +16,10 @@ from termios import TIOCSWINSZ
 import pyte
 import pytest
 
+from nemo_workflow import PACKAGE
 from nemo_workflow.run_dir import metrics
 from tests.look import fake_runs
 
-PACKAGE = Path(metrics.__file__).parent
 FOLLOW = """
 import sys
 from pathlib import Path

@@ -111,7 +111,7 @@ def test_out_of_memory_in_the_set_up_of_a_resumed_run_takes_the_next_smaller(
         return 0
 
     monkeypatch.setattr(local._Local, "run", start)
-    monkeypatch.setattr(local.resuming, "check_changes", lambda plan: ({}, []))
+    monkeypatch.setattr(local.resume, "check_changes", lambda plan: ({}, []))
     monkeypatch.setattr(local.tokenizer_files, "stage", lambda plan: None)
     assert local.run_local(run) == 0
     assert len(tried) == 2 and tried[1] < tried[0]

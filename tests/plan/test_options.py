@@ -226,9 +226,10 @@ def test_docs_are_generated_from_the_table() -> None:
 def test_planning_imports_nothing_heavy(shared: Place) -> None:
     """Help, lists, plans and refusals come at once because these stay out."""
     code = (
-        "import sys\nfrom nemo_workflow.config import flags as options; from nemo_workflow.config import resolve as planning; from nemo_workflow.launch import dry_run; from nemo_workflow.models import catalog\n"
-        "plan = planning.make_plan(options.parse(sys.argv[1:]))\ndry_run.render(plan, 'text')\ncatalog.listing('')\n"
-        "options.parser().format_help()\n"
+        "import sys\nfrom nemo_workflow.config import flags, resolve\n"
+        "from nemo_workflow.launch import dry_run\nfrom nemo_workflow.models import catalog\n"
+        "plan = resolve.make_plan(flags.parse(sys.argv[1:]))\ndry_run.render(plan, 'text')\ncatalog.listing('')\n"
+        "flags.parser().format_help()\n"
         "print(sorted({'torch', 'nemo', 'megatron', 'transformers', 'fiddle', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, *shared.flags()], capture_output=True, text=True, check=True)

@@ -490,7 +490,9 @@ def test_help_is_light_and_quick(preprocess):
 
 def test_loading_begins_before_numpy_is_imported():
     """It is imported while the tokenizer loads, which takes a second."""
-    program = "import sys; from nemo_workflow.preprocess import command; from nemo_workflow.preprocess import output_dir as folder; from nemo_workflow.preprocess import startup as loading; print('numpy' in sys.modules)"
+    program = (
+        "import sys; from nemo_workflow.preprocess import command, output_dir, startup; print('numpy' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -62,7 +62,7 @@ import os, signal, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 from torchx.specs import AppState
-from nemo_workflow.launch import executors; from nemo_workflow.launch import local as launch
+from nemo_workflow.launch import executors, local as launch
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 folder, error = Path(sys.argv[1]), sys.argv[2]

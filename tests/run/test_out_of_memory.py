@@ -19,7 +19,8 @@ from tests.run.harness import FAULTS, REPOSITORY, Experiment
 pytestmark = pytest.mark.e2e
 PROGRAM = """
 import sys
-from nemo_workflow.launch import local as launch; from nemo_workflow.config import micro_batch; from nemo_workflow.config import flags as options
+from nemo_workflow.config import flags as options, micro_batch
+from nemo_workflow.launch import local as launch
 from nemo_workflow.utils.errors import run_command
 from nemo_workflow.config.resolve import make_plan
 

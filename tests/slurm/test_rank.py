@@ -29,8 +29,8 @@ def test_rank_0_alone_decides_whether_the_training_is_finished(sees_the_end: str
     attempt = local.prepare(plan)
     submit.write_attempt(plan, attempt)
     package = attempt / "code" / "nemo_workflow"
-    (package / "resuming.py").write_text(SEES)
-    (package / "worker.py").write_text(TRAINS)
+    (package / "training" / "resume.py").write_text(SEES)
+    (package / "training" / "worker.py").write_text(TRAINS)
     slurm = {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "1",
              "SLURM_RESTART_COUNT": "1", "SEES_THE_END": sees_the_end}  # fmt: skip
     ranks = [
