@@ -17,8 +17,11 @@ def main() -> int:
 
         print(listing(settings.list_models))
         return 0
-    from nemo_workflow.config.resolve import make_plan
+    from nemo_workflow.config.resolve import make_plan, suggestion
 
+    if settings.suggest is not None:
+        print(suggestion(settings, command=sys.argv))
+        return 0
     plan = make_plan(settings, command=sys.argv)
     if settings.dry_run:
         from nemo_workflow.launch.dry_run import parts

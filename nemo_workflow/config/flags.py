@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.utils import gpus
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Refusal
 
@@ -43,7 +44,7 @@ class Option:
     many: bool = False  # may be given more than once; the value is a tuple
     switch: bool = False  # store_true
     env: str | None = None  # the default comes from this environment variable
-    bare: str | None = None  # what the flag means without a value, where the value may be left out
+    bare: Any = None  # what the flag means without a value, where the value may be left out
     least: float | None = None  # the smallest value allowed
     above: float | None = None  # a value that every allowed one is above
     words: bool = False  # the value may be written as several words
@@ -135,10 +136,24 @@ def int_or_auto(text: str) -> int | str:
 
 int_or_auto.type_name = "int"  # type: ignore[attr-defined]
 
+
+def duration(text: str) -> float:
+    """Hours of '24h', '90m', '3d' or '1.5d'."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text)
+    if not found or not float(found[1]):
+        raise ValueError(text)
+    return float(found[1]) * {"m": 1 / 60, "h": 1, "d": 24}[found[2]]
+
+
+duration.type_name = "str"  # type: ignore[attr-defined]
+
+SUGGESTIONS = 5
+
 FORMS: dict[Callable[[str], Any], str] = {
     int: "a whole number in digits, such as 1000",
     float: "a number without a unit, such as 80, 0.001 or 1e-3",
     int_or_auto: "a whole number in digits, or auto",
+    duration: "a number and m, h or d, such as 90m, 24h or 3d",
     slurm_time: "minutes, hours:minutes:seconds or days-hours, such as 240, 4:00:00 or 1-12",
 }
 
@@ -187,17 +202,17 @@ _GUIDE = [
     Option("global-batch-size", TRAINING, "sequences a step over all ranks; a multiple of micro batch size x data parallel size", type=int, default=2048, short=("-gbs",), sets=("data.global_batch_size",), least=1),
     Option("micro-batch-size", TRAINING, "sequences a rank computes at once; auto, or unset on this machine's GPUs: the largest that fits by the memory plan", type=int_or_auto, default=1, short=("-mbs",), sets=("data.micro_batch_size",), least=1),
     Option("fp8", TRAINING, "train with fp8 matrix products (GPU with Transformer Engine)", switch=True, default=False),
-    Option("tensor-model-parallel-size", PARALLEL, "split each layer over this many ranks", type=int, default=1, short=("-TP",), sets=(f"{STRATEGY}.tensor_model_parallel_size",), least=1),
-    Option("pipeline-model-parallel-size", PARALLEL, "split the layers into this many stages", type=int, default=1, short=("-PP",), sets=(f"{STRATEGY}.pipeline_model_parallel_size",), least=1),
-    Option("virtual-pipeline-model-parallel-size", PARALLEL, "model chunks a pipeline stage; 1 is off", type=int, default=1, short=("-VPP",), least=1),
-    Option("context-parallel-size", PARALLEL, "split each sequence over this many ranks (GPU with Transformer Engine)", type=int, default=1, short=("-CP",), sets=(f"{STRATEGY}.context_parallel_size",), least=1),
+    Option("tensor-model-parallel-size", PARALLEL, "split each layer over this many ranks", type=int_or_auto, default=1, short=("-TP",), sets=(f"{STRATEGY}.tensor_model_parallel_size",), least=1),
+    Option("pipeline-model-parallel-size", PARALLEL, "split the layers into this many stages", type=int_or_auto, default=1, short=("-PP",), sets=(f"{STRATEGY}.pipeline_model_parallel_size",), least=1),
+    Option("virtual-pipeline-model-parallel-size", PARALLEL, "model chunks a pipeline stage; 1 is off", type=int_or_auto, default=1, short=("-VPP",), least=1),
+    Option("context-parallel-size", PARALLEL, "split each sequence over this many ranks (GPU with Transformer Engine)", type=int_or_auto, default=1, short=("-CP",), sets=(f"{STRATEGY}.context_parallel_size",), least=1),
     Option("sequence-parallel", PARALLEL, "split norms and dropouts along the sequence too (needs tensor parallelism)", switch=True, default=False, short=("-SP",), sets=(f"{STRATEGY}.sequence_parallel",)),
     Option("dataset-dir", DATA, "folder with .bin/.idx files, or the folder above its preprocessed/; may be given more than once", aliases=("dataset-path",), required=True, unless="blend", many=True, metavar="DIR"),
     Option("wandb", LOGGING, "log to Weights & Biases", switch=True, default=False),
     Option("wandb-project", LOGGING, "Weights & Biases project"),
     Option("wandb-name", LOGGING, "Weights & Biases run name; unset: the experiment's name"),
     Option("wandb-token", LOGGING, "Weights & Biases key; better given as WANDB_API_KEY", env="WANDB_API_KEY" ),
-    Option("recompute-granularity", RECOMPUTE, "recompute activations in the backward pass: whole layers, or attention only", choices=("full", "selective"), sets=(f"{MODEL}.recompute_granularity",)),
+    Option("recompute-granularity", RECOMPUTE, "recompute activations in the backward pass: whole layers, or attention only; auto: the fewest layers that fit", choices=("full", "selective", "auto"), sets=(f"{MODEL}.recompute_granularity",)),
     Option("recompute-method", RECOMPUTE, "with full: groups of layers (uniform), or the first layers of a stage (block)", choices=("block", "uniform"), sets=(f"{MODEL}.recompute_method",)),
     Option("recompute-num-layers", RECOMPUTE, "with full: layers a group (uniform), or layers recomputed a (virtual) stage (block)", type=int, sets=(f"{MODEL}.recompute_num_layers",), least=1),
     Option("cpu-offloading", OFFLOAD, "keep part of the activations or weights in host memory", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading",)),
@@ -210,7 +225,9 @@ _GUIDE = [
 
 _OURS = [
     Option("accelerator", HARDWARE, "auto: a GPU where the machine has one (always with --executor slurm), else the CPU", default="auto", choices=("auto", "gpu", "cpu")),
-    Option("gpu-memory", HARDWARE, "GiB of memory of one GPU, for the memory plan", type=float, default=80.0, least=1),
+    Option("gpu", HARDWARE, "GPU to plan for; unset: this machine's, else (and for Slurm) an H100", choices=gpus.KEYS),
+    Option("gpu-memory", HARDWARE, "GiB of memory of one GPU, for the memory plan; unset: that of --gpu or of this machine's", type=float, least=1),
+    Option("node-bandwidth", HARDWARE, "GB/s per GPU between nodes in one direction, for the time plan; unset: as clusters of this GPU usually have it", type=float, above=0),
     Option("time", SLURM, "time limit of the job as Slurm writes it: minutes, hours:minutes:seconds or days-hours", type=slurm_time, metavar="LIMIT"),
     Option("qos", SLURM, "Slurm quality of service"),
     Option("mem", SLURM, "memory a node, as Slurm writes it (64G; 0 is all of it); unset: the cluster's default"),
@@ -232,7 +249,8 @@ _OURS = [
     Option("slurm-arg", SLURM, "any other option of sbatch, as NAME=VALUE or NAME; may be given more than once", many=True, metavar="NAME=VALUE"),
     Option("precision", TRAINING, "precision of the training; unset: the recipe's (bf16-mixed in all of NeMo's)", choices=("bf16-mixed", "16-mixed", "32")),
     Option("fp8-recipe", TRAINING, "with --fp8: how scaling factors are found, in NeMo's names (tensorwise is current scaling); unset: delayed", choices=("delayed", "tensorwise", "blockwise", "mxfp8")),
-    Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
+    Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int_or_auto, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
+    Option("layout", PARALLEL, "auto: choose -TP -PP -VPP -CP -EP, micro batch and recomputation by the plan, the fastest that fits; those given stay. Each also takes auto by itself", choices=("auto",)),
     Option("blend", DATA, "file with a line `WEIGHT PATH` a source, in place of --dataset-dir; PATH is a folder or a prefix", metavar="FILE"),
     Option("seq-length", TRAINING, "tokens a sequence; unset: the recipe's", type=int, sets=("data.seq_length", f"{MODEL}.seq_length"), least=1),
     Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",), least=0),
@@ -265,6 +283,10 @@ _OURS = [
 _COMMAND = [
     Option("wait", SLURM, "follow the job until it ends, and end as it does", switch=True, default=False),
     Option("dry-run", EXECUTION, "print the plan of the run and stop; json for programs", choices=("text", "json"), bare="text"),
+    Option("suggest", PARALLEL, "print the N best layouts for -N nodes of -G GPUs by the plan and stop; without -N and -G the best for 1, 2, 4 … 64 GPUs", type=int, metavar="N", bare=SUGGESTIONS, least=1),
+    Option("max-memory", PARALLEL, "with --suggest: GiB that a GPU may hold; unset: what --layout auto fills", type=float, metavar="GIB", above=0),
+    Option("deadline", PARALLEL, "with --suggest: time that the run may take, such as 24h, 90m or 3d; the fewest GPUs that make it come first", type=duration, metavar="TIME"),
+    Option("calibrate", EXECUTION, "scale the time plan by what the run RUN (an experiment or its folder) was seen to take, for all runs below --output-dir, and stop", metavar="RUN"),
     Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare=""),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
@@ -349,9 +371,14 @@ def parse(argv: Sequence[str]) -> Settings:
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
     missing = [o for o in TABLE if o.required and not values[o.attribute] and not (o.unless and values[o.unless])]
-    if missing and values["list_models"] is None:
+    if missing and not _stops_early(values):
         raise Refusal([f"--{o.name}{f' (or --{o.unless})' if o.unless else ''} is required: {o.help}" for o in missing])
     return Settings(values, frozenset(given))
+
+
+def _stops_early(values: dict[str, Any]) -> bool:
+    """Whether the command needs no data and no tokenizer: it prints something else than the plan of a run."""
+    return any(values[name] is not None for name in ("list_models", "suggest", "calibrate"))
 
 
 def _joined(name: str, value: list[Any]) -> Any:

@@ -88,16 +88,28 @@ class Usage:
 
 def job_of(plan: Plan, recipe: Recipe) -> Job:
     """The plan as the memory formula sees it."""
-    settings, layout, sizes = plan.settings, plan.layout, plan.sizes
+    return job_with(plan.settings, recipe, plan.sizes, plan.layout, plan.seq_length, plan.vocab_size, plan.accelerator)
+
+
+def job_with(
+    settings: Mapping[str, Any],
+    recipe: Recipe,
+    sizes: Mapping[str, Any],
+    layout: Layout,
+    seq_length: int,
+    vocab_size: int,
+    accelerator: str,
+) -> Job:
+    """The job of these flags (by attribute name), sizes and layout. `vocab_size` is the tokenizer's, unpadded."""
     precision = settings["precision"] or recipe.precision["precision"]
     granularity = settings["recompute_granularity"] or sizes.get("recompute_granularity")
     return Job(
         family=recipe.family,
         model_class=recipe.model_class,
         sizes=sizes,
-        vocabulary=parameters.padded_vocabulary(sizes, plan.vocab_size, layout.tensor),
+        vocabulary=parameters.padded_vocabulary(sizes, vocab_size, layout.tensor),
         layout=layout,
-        seq_length=plan.seq_length,
+        seq_length=seq_length,
         micro_batch=settings["micro_batch_size"],
         micro_batches=layout.micro_batches(settings["global_batch_size"], settings["micro_batch_size"]),
         stages=tuple(layers_a_stage(sizes, recipe.layout, layout)),
@@ -113,9 +125,9 @@ def job_of(plan: Plan, recipe: Recipe) -> Job:
         recompute_method=settings["recompute_method"] or sizes.get("recompute_method"),
         recompute_layers=settings["recompute_num_layers"] or sizes.get("recompute_num_layers") or 0,
         recompute_modules=tuple(sizes.get("recompute_modules") or ()),
-        # performance.py takes Transformer Engine's wherever a recipe fuses the loss
+        # gpu_settings.py takes Transformer Engine's wherever a recipe fuses the loss
         cross_entropy="te" if sizes.get("cross_entropy_loss_fusion") and precision != "16-mixed" else "native",
-        score_matrices=precision == "32" and plan.accelerator == "gpu",
+        score_matrices=precision == "32" and accelerator == "gpu",
     )
 
 
@@ -126,7 +138,8 @@ def fullest(job: Job) -> Usage:
 
 def _stages_that_differ(job: Job) -> list[int]:
     """The first stage, the last, and of the others those whose layers no earlier one has: an earlier one keeps more micro batches."""
-    last, found = job.layout.pipeline - 1, {}
+    last = job.layout.pipeline - 1
+    found: dict[Any, int] = {}
     for stage in range(last):
         found.setdefault((stage == 0, *layers_alike(job, stage)), stage)
     return [*found.values(), last]

@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
@@ -30,13 +31,13 @@ def add(run: Run) -> None:
         run.notes.append("no validation: --split leaves nothing for it")
 
 
-def memory_note(total: int, limit: int) -> str | None:
-    """What helps when the memory plan exceeds --gpu-memory (bytes), or None."""
-    if total <= limit:
+def memory_note(total: int, card: PlannedCard) -> str | None:
+    """What helps when the memory plan (bytes) exceeds the GPU, or None."""
+    if total <= card.memory:
         return None
     return (
-        f"the run needs about {total / 2**30:.0f} GiB a GPU, more than --gpu-memory {limit / 2**30:g}; more GPUs,"
-        " --tensor-model-parallel-size, --recompute-granularity full or a smaller --micro-batch-size help"
+        f"the run needs about {total / 2**30:.0f} GiB per GPU, more than the {card}; --layout auto chooses a layout that fits:"
+        " more GPUs, --tensor-model-parallel-size, --recompute-granularity full or a smaller --micro-batch-size help"
     )
 
 

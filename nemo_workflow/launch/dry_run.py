@@ -195,14 +195,17 @@ def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
     if plan.accelerator == "cpu":
         return None
     usage: Usage = memory.fullest(memory.job_of(plan, recipe))
-    limit = int(plan.settings["gpu_memory"] * GIB)
+    assert plan.card is not None
+    limit = plan.card.memory
     parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup")
     return {
         "stage": usage.stage,
         "parameters_on_gpu": usage.parameters,
         **{part: getattr(usage, part) for part in parts},
         "total": usage.total,
+        "gpu": plan.card.name,
         "gpu_memory": limit,
+        "gpu_memory_source": plan.card.source,
         "fits": usage.total <= limit,
     }
 
@@ -337,4 +340,7 @@ def _memory_text(plan: dict[str, Any]) -> list[str]:
         lines.append(f"  {part:11} {usage[part] / GIB:8.1f} GiB  {bar}")
     share = total / limit
     verdict = "fits" if usage["fits"] else "DOES NOT FIT"
-    return [*lines, f"  {verdict}: {share:.0%} of --gpu-memory {limit / GIB:g} GiB"]
+    return [
+        *lines,
+        f"  {verdict}: {share:.0%} of the {limit / GIB:.0f} GiB of {usage['gpu']} ({usage['gpu_memory_source']})",
+    ]

@@ -38,6 +38,8 @@ RULES = (
     sample_text,
 )
 
+LAYOUT_RULES = (rank_split, tensor_split, pipeline_split, sequence_length, recompute, precision_flags, lacking_fields)
+
 
 def find_problems(run: Run) -> list[str]:
     """Every broken rule. A value out of range is reported alone: the other rules would only repeat it."""

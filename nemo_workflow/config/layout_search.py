@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nemo_workflow import step_time
-from nemo_workflow.config import memory
+from nemo_workflow.config import memory, step_time
 from nemo_workflow.config.memory import Job
 from nemo_workflow.config.micro_batch import ENOUGH_TOKENS
 from nemo_workflow.config.parallelism import Layout, layers_a_stage
+from nemo_workflow.config.step_time import Cluster, Memo, StepTime
 from nemo_workflow.models import parameters
 from nemo_workflow.models.catalog import Recipe
-from nemo_workflow.step_time import Cluster, StepTime
 
 SPLITS = ("tensor", "pipeline", "virtual_pipeline", "context", "expert", "micro_batch", "recompute")
 MOST_CONTEXT_TOKENS = 1024  # a rank gets no shorter piece of a sequence: transfers would take longer than attention
@@ -55,7 +54,8 @@ class Problem:
 
 def best(problem: Problem, cluster: Cluster, nodes: int, count: int = 1) -> list[Choice]:
     """The `count` fastest layouts that fit, best first."""
-    found = [choice for job in _splits(problem, cluster, nodes) if (choice := _fitting(problem, cluster, job))]
+    memo: Memo = {}
+    found = [choice for job in _splits(problem, cluster, nodes) if (choice := _fitting(problem, cluster, job, memo))]
     found.sort(key=lambda choice: (choice.time.total, choice.bytes))
     kept: list[Choice] = []
     for choice in found:
@@ -76,7 +76,7 @@ def smallest(problem: Problem, cluster: Cluster, nodes: int) -> int | None:
     return min(needs, default=None)
 
 
-def _fitting(problem: Problem, cluster: Cluster, job: Job) -> Choice | None:
+def _fitting(problem: Problem, cluster: Cluster, job: Job, memo: Memo) -> Choice | None:
     """The job with the least recomputation that fits."""
     ways = list(_recomputed(problem, job))
     if len(ways) > 1 and memory.fullest(ways[-1]).total > problem.limit:  # not even with all layers recomputed
@@ -84,7 +84,7 @@ def _fitting(problem: Problem, cluster: Cluster, job: Job) -> Choice | None:
     for one in ways:
         need = memory.fullest(one).total
         if need <= problem.limit:
-            return Choice(one, step_time.estimate(one, cluster), need)
+            return Choice(one, step_time.estimate(one, cluster, memo=memo), need)
     return None
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from nemo_workflow.config import memory
 from nemo_workflow.config.memory import Job
-from nemo_workflow.gpus import Gpu
+from nemo_workflow.utils.gpus import Gpu
 
 BF16 = 2  # bytes
 

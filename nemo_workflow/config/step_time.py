@@ -17,11 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_workflow import kernel_time
-from nemo_workflow.config import memory
+from nemo_workflow.config import kernel_time, memory
+from nemo_workflow.config.kernel_time import RATES, Both, Device, Links, Rates
 from nemo_workflow.config.memory import Job
-from nemo_workflow.gpus import Gpu
-from nemo_workflow.kernel_time import RATES, Both, Device, Links, Rates
+from nemo_workflow.utils.gpus import Gpu
 
 OPTIMIZER_BYTES = 40  # a parameter: gradient, fp32 weight, two moments read, three written; bf16 weight; norm; zeroing
 SLOWEST = 0.012  # of a step, that several GPUs wait for the slowest: four H200s were 1.1 % apart from their mean
@@ -66,11 +65,19 @@ class StepTime:
         return max(self.parts, key=lambda name: self.parts[name])
 
 
-def estimate(job: Job, cluster: Cluster, fused: bool = True, in_parts: bool = False) -> StepTime:
-    """Time of a step. `fused` False is NeMo's stock recipe; `in_parts` one whose SwiGLU and rotary embedding are not fused."""
+Memo = dict[Any, Both]  # what layers take, by all that a search changes of them
+
+
+def estimate(
+    job: Job, cluster: Cluster, fused: bool = True, in_parts: bool = False, memo: Memo | None = None
+) -> StepTime:
+    """Time of a step. `fused` False is NeMo's stock recipe; `in_parts` one whose SwiGLU and rotary embedding are not fused.
+
+    A search hands the same `memo` to each of its calls: layouts that differ in their pipeline have the same layers.
+    """
     layout, rates = job.layout, cluster.rates
     device = Device(cluster.gpu, links(job, cluster), cluster.flash_4, fused, in_parts, rates)
-    stages = _stages(job, device)
+    stages = _stages(job, device, {} if memo is None else memo)
     slowest = max(stages, key=lambda stage: stage.seconds)
     filling = (sum(stage.seconds for stage in stages) - slowest.seconds) / layout.virtual_pipeline
     parts = {name: value * job.micro_batches for name, value in slowest.parts.items()}
@@ -97,25 +104,29 @@ class _Stage:
     first: float  # seconds that the step's first micro batch takes longer
 
 
-def _stages(job: Job, device: Device) -> list[_Stage]:
+def _stages(job: Job, device: Device, memo: Memo) -> list[_Stage]:
     """Every stage; those that are alike are worked out once."""
     found: dict[Any, _Stage] = {}
     stages = []
     for number in range(job.layout.pipeline):
         key = (number == 0, number == job.layout.pipeline - 1, memory.layers_alike(job, number))
         if key not in found:
-            found[key] = _stage(job, device, number)
+            found[key] = _stage(job, device, number, memo)
         stages.append(found[key])
     return stages
 
 
-def _stage(job: Job, device: Device, stage: int) -> _Stage:
+def _stage(job: Job, device: Device, stage: int, memo: Memo) -> _Stage:
     """One micro batch on a stage's rank."""
     numbers = memory.stage_layers(job, stage)
     first, last = stage == 0, stage == job.layout.pipeline - 1
     layers = Both()
-    for _, start, times in memory.layers_alike(job, stage):
-        layers += kernel_time.layer(job, device, numbers[start]) * times
+    for parts_of_layer, start, times in memory.layers_alike(job, stage):
+        layout = job.layout
+        key = (parts_of_layer, layout.tensor, layout.sequence_parallel, layout.context, layout.expert, job.micro_batch)
+        if key not in memo:
+            memo[key] = kernel_time.layer(job, device, numbers[start])
+        layers += memo[key] * times
     ends = kernel_time.ends(job, device, first, last)
     again = layers.forward * _recomputed_share(job, len(numbers))
     run = layers + ends
