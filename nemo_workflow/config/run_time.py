@@ -7,15 +7,17 @@ and benchmarks/multi_gpu.md. On a CPU: operations over a rate for each core.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from nemo_workflow.config import auto_layout, layout_search, memory, step_time
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.memory import Job
+from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.models import flops
+from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import machine
 
 START_SECONDS = 55.0  # from the command to the first step's end, on a GPU
@@ -78,35 +80,39 @@ def run_seconds(job: Job, step: float, schedule: Schedule, start: float = START_
     )
 
 
-def helpful(
-    problem: layout_search.Problem, cluster: step_time.Cluster, now: Job, legal: Callable[[Job], bool]
-) -> tuple[str, float] | None:
-    """The one change of a split that saves most of a step, and what it saves (0 to 1); None where none is worth it."""
+def helpful(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
+    """The one flag that would save most of a step: its words, and the share of the step; None where none is worth it.
+
+    fp8, which changes numbers, is named only where no other flag helps.
+    """
+    now, settings = memory.job_of(plan, recipe), SimpleNamespace(**plan.settings)
+    cluster = auto_layout.cluster_of(settings, plan.card) if plan.card else None
+    if plan.card is None or cluster is None:
+        return None
+    limit = auto_layout.share_of(plan.card, plan.sizes)
+    whole = layout_search.Problem(now, recipe, plan.vocab_size, settings.global_batch_size, limit, {})
     time = step_time.estimate(now, cluster).total
     found: list[tuple[float, str]] = []
     for name in layout_search.SPLITS:
-        fixed = {other: _value(now, other) for other in layout_search.SPLITS if other != name}
-        fixed["sequence_parallel"] = now.layout.sequence_parallel
         if name == "recompute" and now.recompute_granularity is None:
             continue
-        trial = _replace_fixed(problem, now, fixed, legal)
-        best = layout_search.best(trial, cluster, now.layout.nodes)
-        if best:
-            found.append((1 - best[0].time.total / time, _flags(name, best[0].job)))
-    gain, text = max(found, default=(0.0, ""))
-    return (text, gain) if gain > WORTH else None
+        fixed = {other: _value(now, other) for other in layout_search.SPLITS if other != name}
+        problem = replace(whole, fixed={**fixed, "sequence_parallel": now.layout.sequence_parallel})
+        for best in layout_search.best(problem, cluster, now.layout.nodes):
+            found.append((1 - best.time.total / time, _flags(name, best.job)))
+    gain, words = max(found, default=(0.0, ""))
+    if gain <= WORTH and cluster.gpu.fp8 and not now.fp8 and now.precision == "bf16-mixed":
+        fp8 = replace(now, fp8=True)
+        gain, words = 1 - step_time.estimate(fp8, cluster).total / time, "--fp8"
+        if memory.fullest(fp8).total > limit or memory.tokens_of(fp8) % 16:
+            return None
+    return {"words": words, "saves": gain} if gain > WORTH else None
 
 
 def _value(job: Job, name: str) -> Any:
     if name == "micro_batch":
         return job.micro_batch
     return None if name == "recompute" else getattr(job.layout, name)
-
-
-def _replace_fixed(
-    problem: layout_search.Problem, now: Job, fixed: dict[str, Any], legal: Callable[[Job], bool]
-) -> layout_search.Problem:
-    return replace(problem, base=now, fixed=fixed, legal=legal)
 
 
 def _flags(name: str, job: Job) -> str:
