@@ -23,9 +23,11 @@ import fiddle as fdl
 
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.models.catalog import FILE, LAYOUT_FIELDS
+from nemo_workflow.training.recipe_check import activation_of, fusions_off, plain
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import run_command
 from nemo_workflow.utils.files import written_aside
+from nemo_workflow.utils.libraries import version
 
 # Fields of the model configuration that decide parameter counts, activation sizes or rules.
 SIZES = (
@@ -168,7 +170,8 @@ def write(entries: dict[str, dict[str, Any]], file: Path) -> None:
     """One recipe a line, so that a new NeMo shows in the diff."""
     with written_aside(file) as stream:
         rows = (f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items()))
-        stream.write("{\n" + ",\n".join(rows) + "\n}\n")
+        stream.write(f'{{"nemo_toolkit": {json.dumps(version("nemo_toolkit"))}, "recipes": {{\n')
+        stream.write(",\n".join(rows) + "\n}}\n")
 
 
 def recipe_modules() -> list[tuple[str, Any]]:
@@ -183,26 +186,6 @@ def recipe_modules() -> list[tuple[str, Any]]:
 
 
 @contextlib.contextmanager
-def fusions_off() -> Iterator[None]:
-    """Let every TransformerConfig be built on a machine without Transformer Engine."""
-    from megatron.core.transformer.transformer_config import TransformerConfig
-
-    original = TransformerConfig.__post_init__
-
-    def without_fusions(self: Any) -> None:
-        for name in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion", "moe_router_fusion"):
-            if hasattr(self, name):
-                setattr(self, name, False)
-        original(self)
-
-    TransformerConfig.__post_init__ = without_fusions
-    try:
-        yield
-    finally:
-        TransformerConfig.__post_init__ = original
-
-
-@contextlib.contextmanager
 def one_rank() -> Iterator[None]:
     """A Megatron world of this process alone, on the CPU."""
     import torch
@@ -210,7 +193,7 @@ def one_rank() -> Iterator[None]:
 
     from nemo_workflow.backends import cpu
 
-    cpu.install()
+    cpu.install(strict=False)  # a catalogue may be made from another NeMo
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
     parallel_state.initialize_model_parallel()
@@ -245,8 +228,8 @@ def parameters_on_cpu(recipe: Any, vocabulary: int) -> int | None:
 
 
 def _sizes(config: Any) -> dict[str, Any]:
-    found = {field: _plain(getattr(config, field)) for field in SIZES if hasattr(config, field)}
-    return {**found, "activation": getattr(config.activation_func, "__name__", str(config.activation_func))}
+    found = {field: plain(getattr(config, field)) for field in SIZES if hasattr(config, field)}
+    return {**found, "activation": activation_of(config)}
 
 
 def describe(name: str, recipe: Any) -> dict[str, Any]:
@@ -339,7 +322,7 @@ def _layout(trainer: Any) -> dict[str, Any]:
 def _fields(recipe: Any, config: Any) -> dict[str, Any]:
     """Dotted field -> stock value, for every field that a flag sets; what the layout holds is left out."""
     paths = {path for option in TABLE for path in option.sets} - set(LAYOUT_FIELDS.values())
-    return {path: _plain(_value(recipe, config, path)) for path in sorted(paths | EXTRA) if has_field(recipe, path)}
+    return {path: plain(_value(recipe, config, path)) for path in sorted(paths | EXTRA) if has_field(recipe, path)}
 
 
 def _value(recipe: Any, config: Any, path: str) -> Any:
@@ -369,13 +352,6 @@ def _precision(plugins: Any) -> dict[str, Any]:
         "fp8": getattr(plugin, "fp8", None),
         "fp8_recipe": getattr(plugin, "fp8_recipe", None),
     }
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, int | float | str | None) else repr(value)
 
 
 if __name__ == "__main__":

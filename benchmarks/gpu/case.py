@@ -23,6 +23,11 @@ import turn
 
 GIB = 2**30
 FIRST = 4  # steps before this one are warm-up
+PLAIN = {  # word of a case -> the parts of backends/gpu that it does without
+    "plain_head": ["output_layer"],
+    "plain_elementwise": ["activation", "rotary"],
+    "plain_attention": ["attention"],
+}
 
 
 def main() -> None:
@@ -48,12 +53,9 @@ def main() -> None:
             os.environ.setdefault(name, value)
     if case.get("stock"):
         gpu.install = memory_pool.leave_out  # the import only: nothing of the training
-    if case.get("stock") or case.get("plain_head"):
-        gpu.fuse_output_layer = lambda: None
-    if case.get("stock") or case.get("plain_elementwise"):
-        gpu.fuse_elementwise = lambda: None
-    if case.get("stock") or case.get("plain_attention"):
-        gpu.fast_attention = lambda: None
+    for word, modules in PLAIN.items():
+        for module in modules if case.get("stock") or case.get(word) else ():
+            del gpu.SPEED_UPS[module]
     if plan.accelerator == "gpu":
         gpu.install()
     else:

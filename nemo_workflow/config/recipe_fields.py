@@ -47,7 +47,7 @@ def _schedule_values(plan: Plan) -> dict[str, Any]:
     schedule, recipe = plan.schedule, catalog.find(plan.model_name)
     values: dict[str, Any] = {
         "data.seq_length": plan.seq_length,
-        f"{MODEL}.seq_length": plan.seq_length,
+        f"{MODEL}.seq_length": _positions(plan),
         "trainer.max_steps": schedule.max_steps,
         "trainer.val_check_interval": schedule.val_check_interval,
         "trainer.limit_val_batches": schedule.limit_val_batches,
@@ -61,6 +61,13 @@ def _schedule_values(plan: Plan) -> dict[str, Any]:
     if recipe.fields.get("optim.lr_scheduler.warmup_ratio") is not None:
         values["optim.lr_scheduler.warmup_ratio"] = None  # NeMo takes either steps or a ratio
     return {path: value for path, value in values.items() if path not in recipe.lacks}
+
+
+def _positions(plan: Plan) -> int:
+    """The model's own number of positions: a table of them, in a checkpoint, keeps its length; others have no table."""
+    if plan.setting("nemo_model") and plan.sizes.get("position_embedding_type") == "learned_absolute":
+        return int(plan.sizes["seq_length"])
+    return plan.seq_length
 
 
 def _offload_values(plan: Plan) -> dict[str, Any]:

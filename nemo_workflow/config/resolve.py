@@ -13,9 +13,10 @@ from nemo_workflow.config.card import PlannedCard, card_of
 from nemo_workflow.config.checks import slurm as slurm_rules
 from nemo_workflow.config.flags import TABLE, Settings
 from nemo_workflow.config.parallelism import make_layout
-from nemo_workflow.config.run_config import Plan, Source
+from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import make_schedule
 from nemo_workflow.data import blend
+from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part, parse_split, parts_of
 from nemo_workflow.models import catalog, parameters, pretrained
 from nemo_workflow.models.catalog import Recipe
@@ -64,12 +65,13 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         sizes=run.sizes,
         vocab_size=run.vocab_size,
         card=card,
+        nemo=catalog.nemo_version(),
         notes=tuple(run.notes),
         command=without_secrets(command),
     )
     if "micro_batch" not in free and micro_batch.is_ours(asked, run.accelerator):
         plan = micro_batch.chosen(plan)
-    return with_time(_with_memory_note(plan, run.recipe))
+    return with_time(_with_gpu_notes(plan, run.recipe))
 
 
 def with_time(plan: Plan) -> Plan:
@@ -87,13 +89,16 @@ def _scale(run: checks.Run, card: PlannedCard) -> tuple[float, str | None]:
     return calibration.scale_of(run.settings.output_dir, card.key, fp8)
 
 
-def _with_memory_note(plan: Plan, recipe: Recipe) -> Plan:
+def _with_gpu_notes(plan: Plan, recipe: Recipe) -> Plan:
     if plan.card is None:
         _check_host_memory(plan, recipe)
         return plan
     need = memory.fullest(memory.job_of(plan, recipe)).total
-    note = warnings.memory_note(need, plan.card)
-    return replace(plan, notes=(*plan.notes, note)) if note else plan
+    found = [warnings.memory_note(need, plan.card), warnings.short_pieces_note(plan)]
+    if plan.layout.tensor > 1 and not plan.layout.sequence_parallel and plan.seq_length % plan.layout.tensor == 0:
+        shared = replace(plan, layout=replace(plan.layout, sequence_parallel=True))
+        found.append(warnings.sequence_parallel_note(plan, memory.fullest(memory.job_of(shared, recipe)).total, need))
+    return replace(plan, notes=(*plan.notes, *filter(None, found)))
 
 
 def _check_host_memory(plan: Plan, recipe: Recipe) -> None:

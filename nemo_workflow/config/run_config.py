@@ -13,15 +13,8 @@ from typing import Any
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair
-
-
-@dataclass(frozen=True)
-class Source:
-    """One .bin/.idx pair of a blend and its weight (weights sum to 1)."""
-
-    pair: Pair
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +35,7 @@ class Plan:
     vocab_size: int = 0  # entries of the tokenizer, unpadded
     card: PlannedCard | None = None  # None on a CPU
     time: dict[str, Any] | None = None  # config/run_time.py: what the run is planned to take
+    nemo: str = ""  # version of the NeMo that the recipe's sizes and defaults were read from
     notes: tuple[str, ...] = ()  # what the user should know before it starts, a sentence each
 
     def to_json(self) -> str:

@@ -6,13 +6,21 @@ import hashlib
 import os
 from pathlib import Path
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.checks.hardware import cpu_libraries
 from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
+from nemo_workflow.config.run_config import Plan
 from nemo_workflow.data.dataset_stats import figures
+from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.pretrained import Tokenizer
+from nemo_workflow.utils import libraries
+
+BUSY_TOKENS = 4096  # per GPU and micro batch: CP2 at 4,096 keeps 89 % of one H200's speed, CP4 at 2,048 half of it
+WORTH = 0.02  # of a GPU's memory
 
 
 def add(run: Run) -> None:
@@ -27,8 +35,50 @@ def add(run: Run) -> None:
         _sizes_of_checkpoint(run, run.recipe)
     if run.settings.cpu_offloading_weights:
         run.notes.append("--cpu-offloading-weights: does nothing, Transformer Engine 2.9 offloads no weights any more")
+    _nemo_of_the_ranks(run)
     if run.schedule and not run.schedule.limit_val_batches:
         run.notes.append("no validation: --split leaves nothing for it")
+
+
+def _nemo_of_the_ranks(run: Run) -> None:
+    """Whether the ranks' NeMo is the one that the plan was made for, as far as it can be told from here."""
+    settings, planned = run.settings, catalog.nemo_version()
+    if settings.executor == "slurm" and not settings.no_container:
+        note = containers.note(settings.container_image, planned)
+        run.notes += [note] if note else []
+        return
+    here = libraries.version("nemo_toolkit")
+    if here not in (None, planned):
+        run.notes.append(
+            f"NeMo {here} is installed here, and the plan was made for NeMo {planned}; rank 0 compares the model's sizes before"
+            " it is built"
+        )
+    if settings.dry_run:
+        run.notes += [f"a run here would be refused: {problem}" for problem in cpu_libraries(run)]
+
+
+def short_pieces_note(plan: Plan) -> str | None:
+    """Context parallelism that leaves a GPU too few tokens at once to keep it busy."""
+    context = plan.layout.context
+    tokens = plan.setting("micro_batch_size") * plan.seq_length // context
+    if context == 1 or tokens >= BUSY_TOKENS:
+        return None
+    return (
+        f"-CP {context} leaves {tokens:,} tokens per GPU and micro batch; below {BUSY_TOKENS:,} a GPU waits more than it"
+        " computes (llama31_8b on four H200s: half of data parallelism's speed at 2,048); a larger -mbs, a longer"
+        " --seq-length or a smaller -CP is faster where it fits"
+    )
+
+
+def sequence_parallel_note(plan: Plan, with_it: int, without: int) -> str | None:
+    """What -SP would save; `with_it` and `without` are bytes of the fullest GPU. None where that is not worth a word."""
+    if without - with_it < WORTH * without:
+        return None
+    tensor = plan.layout.tensor
+    return (
+        f"-TP {tensor} without -SP: each GPU keeps activations that its {tensor} ranks could share;"
+        f" -SP saves {(without - with_it) / 2**30:.1f} of {without / 2**30:.1f} GiB per GPU"
+    )
 
 
 def memory_note(total: int, card: PlannedCard) -> str | None:

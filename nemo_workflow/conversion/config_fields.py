@@ -56,7 +56,12 @@ def to_hf(nemo: Config, family: Family) -> tuple[Config, list[str]]:
         value = target(nemo.get(name, wanted))
         if value != wanted:
             problems.append(f"{name} is {value!r}; {family.architecture} computes only {wanted!r}")
-    hf = {rule.hf: nemo[rule.nemo] for rule in family.fields if rule.nemo in nemo}
+    hf: Config = {}
+    for rule in family.fields:
+        if rule.nemo in nemo:
+            value = nemo[rule.nemo]
+            # two NeMo fields may carry one: the longest context, and the length that the model was trained with
+            hf[rule.hf] = max(hf[rule.hf], value) if rule.hf in hf else value
     if hf.get("num_key_value_heads", 0) is None:
         hf["num_key_value_heads"] = hf["num_attention_heads"]
     if "head_dim" in hf and hf["head_dim"] is None:

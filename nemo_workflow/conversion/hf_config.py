@@ -11,6 +11,7 @@ from nemo_workflow.conversion.config_fields import complete, to_hf, to_nemo
 from nemo_workflow.conversion.hf_folder import read_json, tokenizer_files
 from nemo_workflow.conversion.nemo_context import KEPT
 from nemo_workflow.conversion.nemo_folder import NemoReader
+from nemo_workflow.models.architecture import TRAINING
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json
@@ -57,9 +58,11 @@ def exported(nemo: Config, family: Family, tokenizer: Path | None, reader: NemoR
         return Exported(family, nemo, fields, {}, notes)
     before = complete(origin, family)
     fields = _keep_spelling(fields, before, nemo, family)
-    for name in ("initializer_range", "attention_dropout"):  # a recipe's, of no effect on the model
-        if name in fields:
-            fields[name] = before.get(name, fields[name])
+    for name in family.training_fields & set(fields):  # the recipe's own, which change nothing that the model computes
+        if name in before:
+            fields[name] = before[name]
+        else:
+            del fields[name]
     if "max_position_embeddings" in fields and not family.learned_positions:  # training shortens seq_length
         fields["max_position_embeddings"] = max(before["max_position_embeddings"], fields["max_position_embeddings"])
     return Exported(family, nemo, fields, origin, notes)
@@ -67,7 +70,7 @@ def exported(nemo: Config, family: Family, tokenizer: Path | None, reader: NemoR
 
 def _same_sizes(fields: Config, before: Config, family: Family) -> bool:
     """Whether a config.json is of the model that NeMo's config describes, whatever training changed."""
-    names = {rule.hf for rule in family.fields} - {"max_position_embeddings", "initializer_range", "attention_dropout"}
+    names = {rule.hf for rule in family.fields} - {"max_position_embeddings"} - family.training_fields
     return all(before.get(name) == fields[name] for name in names & set(fields) if fields[name] is not None)
 
 
@@ -109,7 +112,7 @@ def tokenizer_rows(tokenizer: Path | None) -> int:
 def _keep_spelling(fields: Config, before: Config, nemo: Config, family: Family) -> Config:
     """Leave out the fields that say the same as the origin's in other words, such as rope_scaling's `type` and `rope_type`."""
     said, _ = to_nemo(before, family)
-    same = all(_plain(said[name]) == _plain(nemo.get(name)) for name in family.special_nemo if name in said)
+    same = all(_plain(said[name]) == _plain(nemo.get(name)) for name in family.special_nemo - TRAINING if name in said)
     return {name: value for name, value in fields.items() if not (same and name in family.special_fields)}
 
 

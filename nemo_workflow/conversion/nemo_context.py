@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from nemo_workflow.conversion.hf_folder import tokenizer_files
+from nemo_workflow.models.architecture import as_nemo
 from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.utils.errors import Refusal
@@ -56,9 +57,8 @@ def build_config(family: Family, config_class: str, fields: Config, generation: 
 
     prepare()
     dtype = fields["params_dtype"]
-    values = {**fields, "params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
-    pairs = {name: value for name, value in fields.items() if isinstance(value, list) and name != "moe_layer_freq"}
-    values |= {name: tuple(value) for name, value in pairs.items()}  # YAML makes lists of NeMo's tuples
+    values = {name: as_nemo(name, value) for name, value in fields.items()}
+    values |= {"params_dtype": getattr(torch, dtype), "bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
     if generation is not None:
         values["generation_config"] = generation
     config = find_class(family, config_class)(**values)

@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import EnumType
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 
 from nemo_workflow.conversion.buffers import mapped
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.safe_pickle import NAMES
+from nemo_workflow.utils.safe_pickle import ENUMS, GETATTR, NAMES
 
 PREFIX = "module."
 
@@ -55,10 +56,20 @@ class _MegatronMetadata(Metadata):
     """Stands for Megatron's MCoreMetadata, so that reading needs no Megatron."""
 
 
+def _enum_member(owner: Any, name: Any) -> Any:
+    """Stands for getattr, by which Python before 3.11.4 pickles a member of an enum."""
+    key = (getattr(owner, "__module__", ""), getattr(owner, "__qualname__", ""))
+    if not isinstance(owner, EnumType) or type(name) is not str or name not in ENUMS.get(key, ()):
+        raise pickle.UnpicklingError("builtins.getattr for more than the member of an enum has no place in a .metadata")
+    return owner[name]
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("megatron.core.dist_checkpointing."):
             return _MegatronMetadata if name == "MCoreMetadata" else _Inert
+        if (module, name) == GETATTR:
+            return _enum_member
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if dtype or (module, name) in ALLOWED_NAMES:
             return super().find_class(module, name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow import REPOSITORY
+from nemo_workflow.models import catalog
 from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.models.families.base import Family
 from nemo_workflow.utils.arguments import Parser
@@ -86,8 +87,7 @@ def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 def recipes() -> list[tuple[str, str]]:
     """(recipe, model class) of NeMo's recipes, from the project's catalogue."""
-    catalog = json.loads((REPOSITORY / "nemo_workflow" / "catalog.json").read_text(encoding="utf-8"))
-    return [(name, entry["model_class"]) for name, entry in sorted(catalog.items())]
+    return [(name, recipe.model_class) for name, recipe in catalog.load().items()]
 
 
 def from_nemo() -> tuple[dict[str, Any], list[str], str]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_workflow.config.run_config import Source
 from nemo_workflow.data.indexed_dataset import Pair, find_prefixes, read_pair
 from nemo_workflow.utils.errors import Refusal
 
 COMMENT = re.compile(r"(?:^|\s)#.*")  # a # within a word belongs to a path
+
+
+@dataclass(frozen=True)
+class Source:
+    """One .bin/.idx pair of a blend and its weight (weights sum to 1)."""
+
+    pair: Pair
+    weight: float
 
 
 def from_folders(folders: tuple[str, ...], problems: list[str]) -> tuple[Source, ...]:

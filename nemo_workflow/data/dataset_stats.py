@@ -1,4 +1,4 @@
-"""The largest token id of a dataset: from the figures that preprocessing left beside it, else from the data."""
+"""The token ids of a dataset: from the figures that preprocessing left beside it, else from the data."""
 
 from __future__ import annotations
 
@@ -23,11 +23,24 @@ def figures(pair: Pair) -> dict[str, Any]:
     return found if believable else {}
 
 
-def largest_token(pair: Pair) -> int | None:
-    """The largest id in the pair, or in a sample of a large one; None if it holds no token."""
+def vouched_for(pair: Pair) -> bool:
+    """Whether the figures beside a pair are of this very pair: neither file has changed since they were written."""
+    if not figures(pair):
+        return False
+    figures_time, *pair_times = (
+        Path(f"{pair.prefix}.{ending}").stat().st_mtime_ns for ending in ("json", "idx", "bin")
+    )
+    return figures_time >= max(pair_times)
+
+
+def token_range(pair: Pair) -> tuple[int, int] | None:
+    """Smallest and largest id in the pair, or in a sample of a large one; None if it holds no token.
+
+    The smallest is only looked for where it may be negative: 0 otherwise.
+    """
     known = figures(pair).get("largest_token_id")
-    if isinstance(known, int):
-        return known
+    if isinstance(known, int) and (vouched_for(pair) or pair.dtype.startswith("u")):
+        return 0, known
     if not pair.tokens:
         return None
     import numpy as np  # 0.1 s that only data without figures needs
@@ -35,7 +48,8 @@ def largest_token(pair: Pair) -> int | None:
     width = next(width for name, width in DTYPES.values() if name == pair.dtype)
     data = np.memmap(f"{pair.prefix}.bin", dtype=np.dtype(pair.dtype), mode="r")
     if pair.tokens * width <= WHOLE:
-        return int(data.max())
+        return int(data.min()), int(data.max())
     block = BLOCK // width
     starts = np.linspace(0, len(data) - block, BLOCKS).astype(np.int64)
-    return max(int(data[start : start + block].max()) for start in starts)
+    parts = [data[start : start + block] for start in starts]
+    return min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)

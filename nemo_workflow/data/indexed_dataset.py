@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from nemo_workflow.utils.errors import Refusal
 
@@ -64,16 +65,32 @@ def read_pair(prefix: str | Path) -> Pair:
         if size != expected:
             raise Refusal(f"{idx}: truncated: {size} bytes instead of {expected}; preprocess this file again")
         dtype, width = DTYPES[code]
-        end = 0
-        if sequences:
-            stream.seek(HEADER.size + 4 * (sequences - 1))
-            (length,) = struct.unpack("<i", stream.read(4))
-            stream.seek(HEADER.size + 4 * sequences + 8 * (sequences - 1))
-            (pointer,) = struct.unpack("<q", stream.read(8))
-            end = pointer + length * width
+        end = _end_of_tokens(stream, sequences, width)
+        if boundaries < 1 or _last_boundary(stream, sequences, boundaries) != sequences:
+            # megatron-core's IndexedDataset asserts it, in the ranks and without a word
+            raise Refusal(
+                f"{idx}: its documents do not cover its sequences (a merge that lost some leaves this); preprocess again, or "
+                "join the pairs it was made of: python -m nemo_workflow.dataset join"
+            )
     if bin_.stat().st_size != end:
         raise Refusal(f"{bin_}: {bin_.stat().st_size} bytes, but its .idx describes {end}; preprocess this file again")
     return Pair(str(prefix), dtype, sequences, max(0, boundaries - 1), end // width)
+
+
+def _end_of_tokens(stream: IO[bytes], sequences: int, width: int) -> int:
+    """Bytes of the .bin that the last sequence's pointer and length lead to."""
+    if not sequences:
+        return 0
+    stream.seek(HEADER.size + 4 * (sequences - 1))
+    (length,) = struct.unpack("<i", stream.read(4))
+    stream.seek(HEADER.size + 4 * sequences + 8 * (sequences - 1))
+    (pointer,) = struct.unpack("<q", stream.read(8))
+    return pointer + length * width
+
+
+def _last_boundary(stream: IO[bytes], sequences: int, boundaries: int) -> int:
+    stream.seek(HEADER.size + 12 * sequences + 8 * (boundaries - 1))
+    return struct.unpack("<q", stream.read(8))[0]
 
 
 def find_prefixes(folder: str | Path) -> list[Path]:

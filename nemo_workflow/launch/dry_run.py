@@ -77,6 +77,7 @@ def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     return {
         "name": plan.model_name,
         "class": recipe.model_class,
+        "nemo": plan.nemo,
         "start": _start(plan),
         "parameters": count.total,
         "active_parameters": round(count.total - idle),
@@ -258,7 +259,7 @@ def _model_text(plan: dict[str, Any]) -> list[str]:
     active = model["active_parameters"]
     partly = f", {human_count(active)} of them used for a token" if active != model["parameters"] else ""
     return [
-        f"Model: {model['name']} ({model['class']}), {model['parameters']:,} parameters{partly}",
+        f"Model: {model['name']} ({model['class']} of NeMo {model['nemo']}), {model['parameters']:,} parameters{partly}",
         f"  {model['layers']} layers, hidden size {model['hidden_size']}, vocabulary {model['vocabulary']:,}"
         f" (padded to {model['padded_vocabulary']:,}); starts from {model['start']}",
     ]

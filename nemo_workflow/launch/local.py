@@ -20,8 +20,8 @@ from nemo_workflow import PACKAGE
 from nemo_workflow.config import micro_batch
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.monitor import Monitor
-from nemo_workflow.models import tokenizer_files
-from nemo_workflow.run_dir import metrics
+from nemo_workflow.launch.nemo_run_import import import_nemo_run
+from nemo_workflow.run_dir import metrics, staged_tokenizer
 from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.run_dir.report_process import Refresher
@@ -30,7 +30,6 @@ from nemo_workflow.training.worker import grace_seconds
 from nemo_workflow.utils.console import Meter, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json, written_aside
-from nemo_workflow.utils.nemo_run_import import import_nemo_run
 from nemo_workflow.utils.processes import handled
 
 OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
@@ -116,9 +115,9 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
         stream.write(config_text(plan))
     with written_aside(plan.folder / "plan.json") as stream:
         stream.write(plan.to_json())
-    tokenizer_files.stage(plan)
+    staged_tokenizer.stage(plan)
     shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-    write_json(attempt / "versions.json", metrics.versions())
+    write_json(attempt / metrics.VERSIONS, metrics.versions())
     return attempt
 
 
@@ -205,6 +204,7 @@ class _Local:
             self.insisted = True
             return
         self.asked, self.asked_at = number, time.monotonic()
+        liveness.tell_signal(self.attempt, number)
         _send(self._ranks(), signal.SIGTERM)
 
     def _tell_if_asked(self) -> None:

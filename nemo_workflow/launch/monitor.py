@@ -14,18 +14,22 @@ from nemo_workflow.utils.console import Meter, human_time
 
 
 class TimeLeft:
-    """Seconds to the last step: the usual step, and a share of what is no step (validations, saves)."""
+    """Seconds to the last step: the usual step, and a share of what is no step (validations, saves).
+
+    A start's first step compiles kernels, and says nothing about the others.
+    """
 
     def __init__(self) -> None:
         self.durations: deque[float] = deque(maxlen=20)
-        self.began: float | None = None  # when the first step of this start began, in epoch seconds
+        self.began: float | None = None  # when the second step of this start began, in epoch seconds
         self.stepping = 0.0
         self.steps = 0
 
-    def after(self, event: dict[str, Any], max_steps: int) -> float:
-        """The estimate after a step."""
+    def after(self, event: dict[str, Any], max_steps: int) -> float | None:
+        """The estimate after a step; None after a start's first."""
         if self.began is None:
-            self.began = event["time"] - event["seconds"]
+            self.began = event["time"]
+            return None
         self.durations.append(event["seconds"])
         self.stepping += event["seconds"]
         self.steps += 1

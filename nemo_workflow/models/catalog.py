@@ -58,11 +58,20 @@ class Recipe:
 @functools.cache
 def load() -> dict[str, Recipe]:
     """Every recipe by name, sorted."""
-    raw = json.loads(FILE.read_text(encoding="utf-8"))
     return {
         name: Recipe(name=name, **entry | {k: tuple(entry[k]) for k in ("lacks", "callbacks")})
-        for name, entry in raw.items()
+        for name, entry in _file()["recipes"].items()
     }
+
+
+def nemo_version() -> str:
+    """The NeMo that the recipes were read from."""
+    return str(_file()["nemo_toolkit"])
+
+
+@functools.cache
+def _file() -> dict[str, Any]:
+    return dict(json.loads(FILE.read_text(encoding="utf-8")))
 
 
 def find(name: str) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -70,6 +71,7 @@ class NemoModel:
 
     folder: Path
     model_class: str
+    config_module: str
     config_class: str
     sizes: dict[str, Any]
 
@@ -175,14 +177,41 @@ def read_nemo_model(path: str) -> NemoModel:
     if not readable(file):
         raise Refusal(f"--nemo-model {path}: context/model.yaml missing; convert or save the checkpoint again")
     raw = _load_yaml(file)
-    config = raw.get("config") or {}
-    return NemoModel(
-        folder,
-        model_class=str(raw.get("_target_", "")).rpartition(".")[2],
-        config_class=str(config.get("_target_", "")).rpartition(".")[2],
-        sizes=_filled(
-            {k: v for k, v in config.items() if isinstance(v, int | float | str | list | None) and k[0] != "_"}
-        ),
+    config = raw.get("config")
+    if not isinstance(config, dict):
+        raise Refusal(f"--nemo-model {path}: context/model.yaml holds no model; convert or save the checkpoint again")
+    module, _, name = str(config.get("_target_", "")).rpartition(".")
+    plain = {k: v for k, v in config.items() if isinstance(v, int | float | str | list | None) and k[0] != "_"}
+    model_class = str(raw.get("_target_", "")).rpartition(".")[2]
+    model = NemoModel(folder, model_class, config_module=module, config_class=name, sizes=_filled(plain))
+    if not _is_nemos(model):
+        raise Refusal(no_such_class(model))
+    return model
+
+
+NEMO_MODELS = "nemo.collections.llm."
+
+
+def _is_nemos(model: NemoModel) -> bool:
+    """Whether NeMo has the configuration's class, as far as it can be told without importing NeMo (seconds).
+
+    Where NeMo isn't installed, such as on a login node, any name in its package will do.
+    """
+    if not (model.config_module + ".").startswith(NEMO_MODELS):
+        return False
+    nemo = importlib.util.find_spec("nemo")
+    if nemo is None or not nemo.submodule_search_locations:
+        return True
+    place = Path(nemo.submodule_search_locations[0]).joinpath(*model.config_module.split(".")[1:])
+    file = place.with_suffix(".py")
+    return file.is_file() and f"class {model.config_class}(" in file.read_text(encoding="utf-8")
+
+
+def no_such_class(model: NemoModel) -> str:
+    """Why a checkpoint can't be trained whose configuration's class is not NeMo's."""
+    return (
+        f"--nemo-model {model.folder}: context/model.yaml names {model.config_module}.{model.config_class}, and the"
+        " installed NeMo has no configuration of that name; convert the model again, or install the NeMo that wrote it"
     )
 
 
@@ -206,6 +235,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     class Loader(base):  # type: ignore[misc]
         """Takes tags that it doesn't know for nothing."""
 
+    Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
     Loader.add_multi_constructor("", lambda loader, suffix, node: None)
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader)

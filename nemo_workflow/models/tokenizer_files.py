@@ -1,29 +1,20 @@
-"""Which files of a folder a tokenizer is read from, and a run's own copy of them. Light.
+"""Which files of a folder a tokenizer is read from.
 
 A folder from elsewhere is taken for data: its code is never copied or run, and a link, a pipe or a file of a size that
 no tokenizer has is refused before anything reads it.
-
-NeMo copies the folder that a tokenizer comes from into the context of every checkpoint, a model's weights included. So
-training reads a copy that holds the small files only: tokenizer, config.json, generation_config.json.
 """
 
 from __future__ import annotations
 
-import shutil
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Refusal
 
-if TYPE_CHECKING:
-    from nemo_workflow.config.run_config import Plan
-
 # of all tokenizers that transformers has; no weights, no pickles, no code
 ENDINGS = {".json", ".model", ".txt", ".tiktoken", ".jinja", ".spm", ".vocab", ".bpe", ".codes"}
 LARGEST = 256 << 20  # bytes of a file; the largest tokenizer.json we know of has 35 MB
-FOLDER = "tokenizer"
 
 
 def readable(path: Path) -> bool:
@@ -63,27 +54,3 @@ def files_of(folder: Path) -> list[Path]:
         if path.suffix in ENDINGS and not path.name.endswith(".index.json") and not path.name.startswith(".")
     ]
     return [path for path in found if not (path.is_dir() and not path.is_symlink()) and readable(path)]
-
-
-def stage(plan: Plan) -> None:
-    """Copy the tokenizer's files into <run>/tokenizer; a Hub id is left to the workers and the Hub's cache."""
-    source = Path(plan.setting("hf_model_id")).expanduser()
-    target = plan.folder / FOLDER
-    if not source.is_dir():
-        if target.is_dir():  # of an earlier start, with another tokenizer
-            shutil.rmtree(target)
-        return
-    aside = target.with_name(f".{FOLDER}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for file in files_of(source):
-        shutil.copyfile(file, aside / file.name)
-    if target.exists():
-        shutil.rmtree(target)
-    aside.rename(target)
-
-
-def source_of(plan: Plan) -> str:
-    """Where the workers load the tokenizer from: the staged folder, or the Hub id."""
-    staged = plan.folder / FOLDER
-    return str(staged) if staged.is_dir() else plan.setting("hf_model_id")

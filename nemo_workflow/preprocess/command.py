@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "--json-keys",
         metavar="KEY",
         nargs="+",
-        default=["text"],
+        action="extend",
         help="keys (Parquet: columns) that hold the text; one output each (default: text)",
     )
     group.add_argument(
@@ -125,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, run."""
     args = parser().parse_args(with_hyphens(sys.argv[1:] if argv is None else argv))
+    args.json_keys = args.json_keys or ["text"]
     signal.signal(signal.SIGTERM, _stop)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy starts its threads, which nothing here uses, when it is imported
     with os_errors_refused(f"--output-dir {args.output_dir}"):

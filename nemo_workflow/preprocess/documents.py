@@ -31,7 +31,7 @@ class BadLine(ValueError):
 def parse_lines(buffer: bytes, keys: tuple[str, ...]) -> tuple[list[list[str]], list[Reject], int]:
     """All documents of whole lines: texts by key, bad lines (numbered from 1 within `buffer`), number of lines.
 
-    Blank lines are no documents. A line that lacks one of several keys is bad as a whole, so that outputs stay aligned.
+    Blank lines are no documents, and a byte order mark at the start of a line is none of its text. A line that lacks one of several keys is bad as a whole, so that outputs stay aligned.
     """
     lines = buffer.split(b"\n")
     if not lines[-1]:
@@ -41,6 +41,8 @@ def parse_lines(buffer: bytes, keys: tuple[str, ...]) -> tuple[list[list[str]], 
         return columns, [], len(lines)
     columns, rejects = [[] for _ in keys], []
     for number, line in enumerate(lines, start=1):
+        while line.startswith(BOM):  # of files that were joined; json reads none
+            line = line[len(BOM) :]
         if not line.strip():
             continue
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,8 +21,10 @@ GIANT = 32 << 20  # a line longer than this is never held in memory
 class Reader:
     """Tasks of about `chunk` bytes of the inputs; those of compressed files and Parquet carry their lines along."""
 
-    def __init__(self, sources: list[Source], keys: tuple[str, ...], spool_dir: Path, chunk: int):
-        self.sources, self.keys, self.spool_dir, self.chunk = sources, keys, spool_dir, chunk
+    def __init__(
+        self, sources: list[Source], keys: tuple[str, ...], spool_dir: Path, chunk: int, note: Callable[[str], None]
+    ):
+        self.sources, self.keys, self.spool_dir, self.chunk, self.note = sources, keys, spool_dir, chunk, note
 
     def tasks(self) -> Iterator[tuple[Task, bool]]:
         """Tasks in the order of the documents, each with whether it is small to send to a worker."""
@@ -41,7 +43,10 @@ class Reader:
             before += source.size
 
     def _compressed(self, number: int, source: Source, before: int) -> Iterator[Task]:
-        with damage_refused(source.path), source.path.open("rb") as raw, open_text(source.path, raw) as stream:
+        def warn(text: str) -> None:
+            self.note(f"WARNING: {source.path}: {text}")
+
+        with damage_refused(source.path), source.path.open("rb") as raw, open_text(source.path, raw, warn) as stream:
             pending = stream.read(self.chunk).removeprefix(BOM)
             while pending:
                 cut = pending.rfind(b"\n") + 1

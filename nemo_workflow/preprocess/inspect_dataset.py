@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_workflow.data.indexed_dataset import DTYPES, HEADER, Pair, find_prefixes, read_pair
+from nemo_workflow.data.index_check import Index, blocks_of, check_index
+from nemo_workflow.data.indexed_dataset import DTYPES, Pair, find_prefixes, read_pair
 from nemo_workflow.utils import console
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
@@ -17,8 +18,6 @@ from nemo_workflow.utils.errors import Refusal
 
 if TYPE_CHECKING:
     import numpy as np
-
-BLOCK = 1 << 22  # numbers read at a time
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,66 +74,14 @@ class Figures:
     last_tokens: dict[int, int]  # the commonest last ids of documents
 
 
-class Index:
-    """The arrays of an .idx, as maps of the file: `lengths` int32, `pointers` int64 (bytes), `boundaries` int64."""
-
-    def __init__(self, pair: Pair):
-        import numpy as np
-
-        path, start = Path(f"{pair.prefix}.idx"), HEADER.size
-
-        def array(dtype: str, count: int, offset: int) -> np.ndarray:
-            # an empty file region can't be mapped
-            return np.memmap(path, dtype, "r", offset, (count,)) if count else np.empty(0, dtype)
-
-        self.lengths = array("<i4", pair.sequences, start)
-        self.pointers = array("<i8", pair.sequences, start + 4 * pair.sequences)
-        self.boundaries = array("<i8", pair.documents + 1, start + 12 * pair.sequences)
-
-
 def check_pair(pair: Pair) -> Figures:
     """Read everything; raises Refusal with what does not fit together."""
-    import numpy as np
-
-    index, width = Index(pair), np.dtype(pair.dtype).itemsize
-    idx = f"{pair.prefix}.idx"
-    at = 0
-    for place in _blocks(pair.sequences):
-        lengths = index.lengths[place].astype(np.int64)
-        if (lengths <= 0).any():
-            raise Refusal(
-                f"{idx}: sequence {place.start + int(np.argmax(lengths <= 0))} has no tokens; preprocess again"
-            )
-        ends = at + np.cumsum(lengths) * width
-        wrong = index.pointers[place] != ends - lengths * width
-        if wrong.any():
-            raise Refusal(
-                f"{idx}: the pointer of sequence {place.start + int(np.argmax(wrong))} is wrong; preprocess again"
-            )
-        at = int(ends[-1])
-    empty = _check_boundaries(pair, index, idx)
+    index = Index(pair)
+    empty = check_index(pair, index)
     largest, last = _read_tokens(pair, index)
-    longest = max((int(index.lengths[place].max()) for place in _blocks(pair.sequences)), default=0)
-    shortest = min((int(index.lengths[place].min()) for place in _blocks(pair.sequences)), default=0)
+    longest = max((int(index.lengths[place].max()) for place in blocks_of(pair.sequences)), default=0)
+    shortest = min((int(index.lengths[place].min()) for place in blocks_of(pair.sequences)), default=0)
     return Figures(longest, shortest, empty, largest, last)
-
-
-def _check_boundaries(pair: Pair, index: Index, idx: str) -> int:
-    """Number of documents without tokens."""
-    import numpy as np
-
-    bounds = index.boundaries
-    if len(bounds) == 0 or bounds[0] != 0 or bounds[-1] != pair.sequences:
-        raise Refusal(f"{idx}: its documents do not cover its sequences; preprocess again")
-    empty = 0
-    for place in _blocks(pair.documents):
-        steps = np.diff(bounds[place.start : place.stop + 1])
-        if (steps < 0).any():
-            raise Refusal(
-                f"{idx}: document {place.start + int(np.argmax(steps < 0))} ends before it begins; preprocess again"
-            )
-        empty += int((steps == 0).sum())
-    return empty
 
 
 def _read_tokens(pair: Pair, index: Index) -> tuple[int, dict[int, int]]:
@@ -145,23 +92,18 @@ def _read_tokens(pair: Pair, index: Index) -> tuple[int, dict[int, int]]:
         return 0, {}
     tokens = np.memmap(f"{pair.prefix}.bin", pair.dtype, "r")
     largest = 0
-    for place in _blocks(pair.tokens):
+    for place in blocks_of(pair.tokens):
         block = tokens[place]
         largest = max(largest, int(block.max()))
         if int(block.min()) < 0:
             raise Refusal(f"{pair.prefix}.bin: a negative token id near token {place.start}; preprocess again")
     counts: dict[int, int] = {}
-    for place in _blocks(pair.sequences):
+    for place in blocks_of(pair.sequences):
         ends = index.pointers[place] // tokens.itemsize + index.lengths[place] - 1
         ids, numbers = np.unique(tokens[ends], return_counts=True)
         for id_, number in zip(ids.tolist(), numbers.tolist(), strict=True):
             counts[id_] = counts.get(id_, 0) + number
     return largest, dict(sorted(counts.items(), key=lambda item: -item[1])[:3])
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, BLOCK):
-        yield slice(start, min(start + BLOCK, count))
 
 
 def lines_for_people(pair: Pair, figures: Figures) -> list[str]:

@@ -238,7 +238,7 @@ class Run:
         total = sum(source.size for source in self.sources)
         chunk = min(CHUNK, max(CHUNK // 16, total // (4 * self.args.workers)))
         pool = self._start(output)
-        reader = Reader(self.sources, self.keys, output.run_dir, chunk)
+        reader = Reader(self.sources, self.keys, output.run_dir, chunk, self.meter.note)
         progress = Progress(self.meter, total)
         outputs: list[Output] = []
         before = list(itertools.accumulate((source.size for source in self.sources), initial=0))

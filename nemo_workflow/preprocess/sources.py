@@ -212,6 +212,9 @@ def _wrong_kind(source: Source) -> Iterator[str]:
     try:
         with open_text(source.path) as stream:
             head = stream.read(4096)
+    except Refusal as refusal:
+        yield from refusal.problems
+        return
     except (OSError, EOFError, ValueError) as error:
         yield f"{source.path}: not what its ending says: {error}"
         return

@@ -100,8 +100,8 @@ class Encoder:
             if task.delete:
                 task.path.unlink()
             start = task.start
-            if start == 0 and data[:3] == BOM:
-                start = 3
+            while data[start : start + len(BOM)] == BOM:
+                start += len(BOM)
             try:
                 values = read_giant(data, start, task.end, self.job.keys)
                 tokens = [self._encode_stream([v] if isinstance(v, str) else v.pieces()) for v in values]
@@ -208,7 +208,7 @@ def _read(task: LinesInFile) -> bytes:
             parts.append(part)
             wanted -= len(part)
     data = parts[0] if len(parts) == 1 else b"".join(parts)
-    return data[3:] if task.start == 0 and data.startswith(BOM) else data
+    return data.removeprefix(BOM)  # at the start of a file; parse_lines takes care of others, more slowly
 
 
 def _row_text(value: Any, key: str) -> str:

@@ -8,19 +8,22 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.utils.console import human_bytes, human_count, human_time
 from nemo_workflow.utils.files import write_json
+from nemo_workflow.utils.libraries import version
 
 FILE = "metrics.jsonl"
 SUMMARY = "summary.json"
+VERSIONS = "versions.json"  # in an attempt: the launcher's
+RANK_VERSIONS = "rank_versions.json"  # rank 0's, which a container may hold
 PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "nemo_run", "lightning", "transformers", "transformer-engine")
 
 
@@ -122,7 +125,9 @@ def _spike(event: dict[str, Any], step: int) -> str:
 
 
 def _stopping(event: dict[str, Any], step: int) -> str:
-    return f"step {step}: asked to stop (signal {event['signal']}); saving a checkpoint"
+    number = event["signal"]
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    return f"step {step}: asked to stop ({name}); saving a checkpoint"
 
 
 def _end(event: dict[str, Any], step: int) -> str | None:
@@ -178,10 +183,9 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide what a run does."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+        here = version(name)
+        if here:
+            found[name] = here
     return found
 
 

@@ -163,8 +163,19 @@ class RunFolder:
         return found
 
     def versions(self) -> dict[str, str]:
-        """Of the newest start."""
-        return _json(self.attempts[-1] / "versions.json") if self.attempts else self.summary.get("versions", {})
+        """Of the newest start, by name: the ranks', and the launcher's and the plan's where they are others."""
+        if not self.attempts:
+            return dict(self.summary.get("versions", {}))
+        launcher = _json(self.attempts[-1] / metrics.VERSIONS)
+        ranks = _json(self.attempts[-1] / metrics.RANK_VERSIONS) or launcher
+        found = {}
+        for name in {**launcher, **ranks}:
+            here, there = launcher.get(name, "none"), ranks.get(name, "none")
+            found[name] = here if here == there else f"{there} in the ranks, {here} where it was launched"
+        planned = self.plan.get("nemo")
+        if planned and ranks.get("nemo_toolkit", planned) != planned:
+            found["nemo_toolkit"] += f"; planned with the recipes of {planned}"
+        return found
 
     def config(self) -> dict[str, Any]:
         """config.yaml: the flags."""

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nemo_workflow.launch.slurm.cluster import Cluster
 from nemo_workflow.utils.files import write_json
 
 FILE = "slurm.json"
@@ -23,10 +22,6 @@ class Job:
     submitted: float  # seconds since the epoch
     link: int = 1
     chain: int = 1
-
-    @property
-    def cluster(self) -> Cluster:
-        return Cluster(self.host)
 
     def folder(self, restart: int) -> Path:
         """Where the ranks of a restart (0: the first start) write their logs."""

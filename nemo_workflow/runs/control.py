@@ -14,6 +14,7 @@ from typing import Any
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.local import explain_failure
+from nemo_workflow.launch.slurm.cluster import Cluster
 from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
@@ -98,7 +99,7 @@ def _status(arguments: Any) -> int:
 
 
 def _job_line(job: Job) -> str:
-    state = job.cluster.job(job.job_id)
+    state = Cluster(job.host).job(job.job_id)
     text = f"job {job.job_id}"
     if job.chain > 1:
         text += f" (link {job.link} of {job.chain})"
@@ -199,7 +200,7 @@ def _last_folders(run: Path) -> list[Path]:
 def _active(run: Path) -> bool:
     if holder(run) is not None:
         return True
-    states = [job.cluster.job(job.job_id) for job in slurm_jobs.latest(run)]
+    states = [Cluster(job.host).job(job.job_id) for job in slurm_jobs.latest(run)]
     return any(state is not None and not state.ended for state in states)
 
 
@@ -208,9 +209,9 @@ def _active(run: Path) -> bool:
 
 def _cancel(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
-    active = [job for job in slurm_jobs.latest(run) if (state := job.cluster.job(job.job_id)) and not state.ended]
+    active = [job for job in slurm_jobs.latest(run) if (state := Cluster(job.host).job(job.job_id)) and not state.ended]
     for job in reversed(active):  # the waiting links of a chain first
-        state = job.cluster.cancel(job.job_id, at_once=arguments.now)
+        state = Cluster(job.host).cancel(job.job_id, at_once=arguments.now)
         if state is not None and not state.ended:
             raise Failure(f"job {job.job_id} is still {state.name.lower()}; try again with --now")
         print(f"job {job.job_id} ended")

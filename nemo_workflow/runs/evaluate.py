@@ -13,6 +13,8 @@ from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.silence import quiet
 
 TOLERANCE = 0.01  # relative
+LOGITS_BYTES = 4 * 2**30  # that the logits of a batch may take, where one sample's take less
+LOGITS_BYTES_PER_VALUE = 8  # fp32, and the loss's own copy
 
 
 def main() -> int:
@@ -66,16 +68,22 @@ def validation_samples(plan: Plan, count: int) -> list[Any]:
 
 
 def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
-    """Mean negative log likelihood in nats a token of a Hugging Face causal language model."""
+    """Mean negative log likelihood, in nats per token, of a Hugging Face causal language model; on the GPUs where there are any.
+
+    `samples` are int64 tensors of one length. Computed in fp32: a GPU's matrix products stay fp32 too, not TF32.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, **spread).eval()
+    sample = LOGITS_BYTES_PER_VALUE * len(samples[0]) * model.config.get_text_config().vocab_size
+    batch = max(1, min(batch, LOGITS_BYTES // sample))
     total, count = 0.0, 0
     with torch.inference_mode():
         for at in range(0, len(samples), batch):
-            ids = torch.stack(samples[at : at + batch])
-            logits = model(input_ids=ids[:, :-1]).logits.float()
+            ids = torch.stack(samples[at : at + batch]).to(model.device)
+            logits = model(input_ids=ids[:, :-1]).logits.to(ids.device)
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
             total, count = total + float(losses), count + ids[:, 1:].numel()
     return total / count

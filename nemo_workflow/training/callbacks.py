@@ -11,6 +11,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 import lightning.pytorch as pl
@@ -24,13 +25,13 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models import catalog, flops, parameters
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.report_process import Refresher
-from nemo_workflow.training import loggers
+from nemo_workflow.training import liveness, loggers
 from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
 from nemo_workflow.training.spikes import SpikeWarner
 from nemo_workflow.training.step_clock import Finished, StepClock
-from nemo_workflow.training.worker import STOPPED
 from nemo_workflow.utils import machine
+from nemo_workflow.utils.errors import STOPPED
 
 LAST_REPORT_SECONDS = 15.0  # that the end of a run may be held up for its report
 
@@ -337,8 +338,9 @@ class Stopper(pl.Callback):
     limit to a run that may still be saving: who wants the ranks gone at once (launcher, Slurm) kills them.
     """
 
-    def __init__(self, run_log: RunLog):
+    def __init__(self, run_log: RunLog, attempt: Path):
         self.run_log = run_log  # Lightning puts a method of its own at `log`
+        self.attempt = attempt
         self.asked = 0
         self.group: Any = None
 
@@ -369,7 +371,8 @@ class Stopper(pl.Callback):
         if not int(asked):
             return
         self.run_log.write_pending()
-        self.run_log.event("stopping", step=trainer.global_step, signal=int(asked))
+        number = liveness.asked_by_launcher(self.attempt) or int(asked)
+        self.run_log.event("stopping", step=trainer.global_step, signal=number)
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts anew
         saver = trainer.checkpoint_callback
         assert isinstance(saver, Checkpoints)

@@ -105,7 +105,7 @@ SETTINGS = (
         "model.config.fused_single_qkv_rope",
         True,
         reason="rotary embedding on the joint QKV product: no split and no concatenation of its gradients",
-        gain="0.4 %, and it is what gpu_backend/rotary.py needs",
+        gain="0.4 %, and it is what backends/gpu/rotary.py needs",
         cost="none",
         applies=_decoder,
     ),
@@ -128,9 +128,9 @@ SETTINGS = (
         applies=_virtual_stages,
     ),
 )
-# Beside recipe fields: micro_batch.py (size by the memory plan), gpu_backend/weight_gradient.py (0.6 %),
-# gpu_backend/output_layer.py (about 3 % with the two settings above at global batch 16), gpu_backend/activation.py and
-# rotary.py (1.6 % together), gpu_backend/attention.py (4.3 % where flash-attn-4 is installed),
+# Beside recipe fields: micro_batch.py (size by the memory plan), backends/gpu/weight_gradient.py (0.6 %),
+# backends/gpu/output_layer.py (about 3 % with the two settings above at global batch 16), backends/gpu/activation.py and
+# rotary.py (1.6 % together), backends/gpu/attention.py (4.3 % where flash-attn-4 is installed),
 # step_clock.py (no wait a step).
 
 
@@ -165,7 +165,7 @@ def _open_attention(recipe: Any) -> list[str]:
 
 
 def _installed(distribution: str) -> bool:
-    """As Transformer Engine asks; flash-attn-4 has a way of its own (gpu_backend/attention.py)."""
+    """As Transformer Engine asks; flash-attn-4 has a way of its own (backends/gpu/attention.py)."""
     try:
         metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -15,7 +15,6 @@ import torch
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.model_parallel_config import ModelParallelConfig
 from nemo import lightning as nl
-from nemo.collections import llm
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.collections.llm.recipes.precision import mixed_precision
@@ -23,10 +22,12 @@ from nemo.lightning.pytorch.plugins.mixed_precision import MegatronMixedPrecisio
 
 from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.models.pretrained import read_nemo_model
-from nemo_workflow.models.tokenizer_files import source_of
+from nemo_workflow.models.architecture import ARCHITECTURE, as_nemo
+from nemo_workflow.models.pretrained import NemoModel, no_such_class, read_nemo_model
 from nemo_workflow.run_dir.checkpoints import FILENAME
+from nemo_workflow.run_dir.staged_tokenizer import source_of
 from nemo_workflow.training import gpu_settings, loggers
+from nemo_workflow.utils.errors import Refusal
 
 BUILT_IN = "nemo_workflow.models.recipes"
 INDEX_CACHE = ".index_cache"  # below --output-dir: its entries depend on the data only, so experiments share them
@@ -200,92 +201,24 @@ def _resume(plan: Plan, resume_from: str | None) -> run.Config:
 def _take_model_of_checkpoint(recipe: run.Partial, plan: Plan) -> None:
     """The checkpoint's class of configuration and its architecture win over the recipe's: an import may have any."""
     saved = read_nemo_model(plan.setting("nemo_model"))
-    kind = getattr(llm, saved.config_class, None)
-    if not isinstance(kind, type) or not issubclass(kind, ModelParallelConfig):
-        raise AttributeError(f"--nemo-model {saved.folder}: nemo.collections.llm has no {saved.config_class}")
+    kind = _config_class(saved)
     config = run.Config(kind)
     known = {field.name for field in dataclasses.fields(kind)}
     for name, value in recipe.model.config.__arguments__.items():
         if name in known and name not in ARCHITECTURE:
             setattr(config, name, value)
     for name in ARCHITECTURE & known & saved.sizes.keys():
-        setattr(config, name, saved.sizes[name])
+        setattr(config, name, as_nemo(name, saved.sizes[name]))
     recipe.model.config = config
 
 
-# Fields of a model's configuration that say what it computes; all others say how, and stay the recipe's and the flags'.
-ARCHITECTURE = frozenset(
-    [
-        "num_layers",
-        "hidden_size",
-        "ffn_hidden_size",
-        "num_attention_heads",
-        "num_query_groups",
-        "kv_channels",
-        "head_dim",
-        "vocab_size",
-        "make_vocab_size_divisible_by",
-        "share_embeddings_and_output_weights",
-        "normalization",
-        "layernorm_zero_centered_gamma",
-        "layernorm_epsilon",
-        "qk_layernorm",
-        "add_bias_linear",
-        "add_qkv_bias",
-        "gated_linear_unit",
-        "init_method_std",
-        "rotary_base",
-        "rotary_percent",
-        "seq_len_interpolation_factor",
-        "scale_factor",
-        "low_freq_factor",
-        "high_freq_factor",
-        "old_context_len",
-        "rope_scaling_factor",
-        "original_max_position_embeddings",
-        "rope_local_base_freq",
-        "softmax_scale",
-        "query_pre_attn_scalar",
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "window_size",
-        "window_attn_skip_freq",
-        "sliding_window",
-        "interleaved_attn_pattern",
-        "num_moe_experts",
-        "moe_router_topk",
-        "moe_ffn_hidden_size",
-        "moe_shared_expert_intermediate_size",
-        "moe_layer_freq",
-        "moe_router_pre_softmax",
-        "moe_router_score_function",
-        "moe_router_topk_scaling_factor",
-        "moe_router_num_groups",
-        "moe_router_group_topk",
-        "moe_router_enable_expert_bias",
-        "moe_n_group",
-        "moe_shared_expert_gate",
-        "multi_latent_attention",
-        "q_lora_rank",
-        "kv_lora_rank",
-        "qk_head_dim",
-        "qk_pos_emb_head_dim",
-        "v_head_dim",
-        "rope_type",
-        "mscale",
-        "mscale_all_dim",
-        "beta_fast",
-        "beta_slow",
-        "yarn_rotary_scaling_factor",
-        "yarn_original_max_position_embeddings",
-        "yarn_beta_fast",
-        "yarn_beta_slow",
-        "yarn_mscale",
-        "yarn_mscale_all_dim",
-        "yarn_correction_range_round_to_int",
-        "position_embedding_type",
-    ]
-)
+def _config_class(saved: NemoModel) -> type:
+    """The checkpoint's class of configuration, from the module of NeMo's that it names; raises Refusal."""
+    # pretrained.read_nemo_model has refused any module that isn't NeMo's
+    kind = getattr(importlib.import_module(saved.config_module), saved.config_class, None)
+    if not isinstance(kind, type) or not issubclass(kind, ModelParallelConfig):
+        raise Refusal(no_such_class(saved))
+    return kind
 
 
 def _fit_cpu(recipe: run.Partial, plan: Plan) -> None:

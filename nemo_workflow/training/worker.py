@@ -18,11 +18,10 @@ from typing import TextIO
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.training import liveness
-from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 from nemo_workflow.utils.imports import collector_paused
 
 GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
-STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
 
 
 def train(plan: str, attempt: str) -> None:
@@ -57,11 +56,14 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             cpu.install()
         else:
             gpu.install()
-        from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order
+        from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order, teardown
         from nemo_workflow.training.checkpointing import Checkpoints
+        from nemo_workflow.training.recipe_check import check_recipe
         from nemo_workflow.training.resume import choose_checkpoint, identity_for
 
     log = callbacks.RunLog(plan, console, started=time.time(), heartbeat=liveness.Heartbeat(folder))
+    if rank == 0:
+        check_recipe(plan, folder, log.note)
     start = choose_checkpoint(plan, folder, rank, world=int(os.environ.get("WORLD_SIZE", "1")), say=log.note)
     identity = identity_for(plan, folder) if rank == 0 else {}
     callbacks.seed_everything(plan.setting("seed"))
@@ -69,9 +71,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
     if plan.accelerator == "gpu":
-        gpu.fuse_output_layer()
-        gpu.fuse_elementwise()
-        gpu.fast_attention()
+        gpu.speed_up(log.note)
         gpu.mend_checkpoints()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
@@ -84,9 +84,10 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         callbacks.MissedValidation(plan),
         loss_scale.LossScale(log) if plan.settings.get("precision") == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
-        callbacks.Stopper(log),
+        callbacks.Stopper(log, folder),
     ]
     sample_order.arrange(pretrain.keywords["data"], plan, start)
+    teardown.without_copies(trainer.strategy)
     pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
     pretrain()
     log.finish()

@@ -1,11 +1,16 @@
-"""The argparse parser that our commands share: no abbreviations, no usage lines before an error, the nearest flag named."""
+"""The argparse parser that our commands share.
+
+No abbreviations, no usage lines before an error, the nearest flag named, and a note where a flag's second value replaces
+its first.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from nemo_workflow.utils.errors import Refusal
 
@@ -13,8 +18,14 @@ from nemo_workflow.utils.errors import Refusal
 class Parser(argparse.ArgumentParser):
     """Raises Refusal where argparse would print its usage and exit; the parsers of subcommands are of this class too."""
 
+    # What this command line has given so far, by destination: a subcommand's flag may set what one before it set.
+    given: ClassVar[dict[str, tuple[str, Any]]] = {}
+
     def __init__(self, *args: Any, **keywords: Any):
         super().__init__(*args, **{**keywords, "allow_abbrev": False})
+        for name in (None, "store"):
+            self.register("action", name, _Store)
+        self.register("action", argparse.BooleanOptionalAction, _Switch)
 
     def error(self, message: str) -> NoReturn:
         raise Refusal(f"{message} (see --help)")
@@ -25,10 +36,44 @@ class Parser(argparse.ArgumentParser):
         return [entry for entry in found if entry[1] == option_string or entry[-1] is not None]
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        Parser.given.clear()
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(unknown, set(_spellings(self)))}")
         return found
+
+
+class _Store(argparse._StoreAction):
+    """The last of two values holds, as everywhere, but not in silence."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if option_string is not None:
+            _note_second(self.dest, option_string, values)
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _Switch(argparse.BooleanOptionalAction):
+    """--x after --no-x, or the reverse: as a second value."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if option_string is not None:
+            _note_second(self.dest, option_string, not option_string.startswith("--no-"))
+        super().__call__(parser, namespace, values, option_string)
+
+
+def _note_second(dest: str, flag: str, value: Any) -> None:
+    before = Parser.given.get(dest)
+    Parser.given[dest] = flag, value
+    if before is not None and before[1] != value:
+        old, new = (_as_typed(dest, name, what) for name, what in (before, (flag, value)))
+        print(f"note: {new} replaces {old}, which was given before it", file=sys.stderr)
+
+
+def _as_typed(dest: str, flag: str, value: Any) -> str:
+    # a secret is printed nowhere
+    if isinstance(value, bool) or dest.endswith("hf_token"):
+        return flag
+    return f"{flag} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def nearest(unknown: Sequence[str], known: set[str]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
+
 
 class Refusal(Exception):
     """The user can mend this: each problem names the flag or file, what is wrong, and the mend."""

@@ -44,7 +44,14 @@ NAMES = {
     "_io": {"BytesIO"},
     "pathlib": {"Path", "PosixPath", "PurePosixPath"},
 }  # fmt: skip
-
+# Enums among them, with their members: Python before 3.11.4 pickles a member as getattr(class, name).
+ENUMS = {
+    ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"): {
+        "TORCH_CONTIGUOUS_FORMAT", "TORCH_CHANNELS_LAST", "TORCH_PRESERVE_FORMAT",
+    },
+    ("torch.distributed.checkpoint.planner", "WriteItemType"): {"TENSOR", "SHARD", "BYTE_IO"},
+}  # fmt: skip
+GETATTR = ("builtins", "getattr")
 
 LARGEST = 1 << 30  # bytes of a pickle without its tensors
 
@@ -87,6 +94,8 @@ class _Reader(pickle.Unpickler):
         self.kinds: dict[tuple[str, str], type] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == GETATTR:
+            return self._enum_member
         if name not in NAMES.get(module, ()):
             raise Refusal(
                 f"{self.where} names {module}.{name}, which has no place in a checkpoint: loading it could run code;"
@@ -95,6 +104,19 @@ class _Reader(pickle.Unpickler):
         if (module, name) in {("collections", "OrderedDict"), ("builtins", "dict")}:
             return dict
         return self.kinds.setdefault((module, name), type(name, (_Nothing,), {}))
+
+    def _enum_member(self, *arguments: Any) -> Any:
+        """Stands for getattr, which may take a member of ENUMS and nothing else."""
+        if len(arguments) == 2:
+            owner, name = arguments
+            found = next((key for key, kind in self.kinds.items() if kind is owner), None)
+            # of a stand-in for a string's subclass, `in` would ask the stand-in
+            if found in ENUMS and type(name) is str and name in ENUMS[found]:
+                return owner(name)
+        raise Refusal(
+            f"{self.where} calls builtins.getattr for more than the member of an enum, which has no place in a checkpoint:"
+            " loading it could run code; don't use this checkpoint, or ask for its weights as safetensors"
+        )
 
     def persistent_load(self, identity: Any) -> Any:
         return _Nothing()  # a tensor's storage: bytes beside the pickle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def run_of(shift: float = 0.0, steps: int = STEPS, first: int = 1) -> Steps:
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    def table(part: str, runs: dict[str, Steps | Exception], *words: str) -> tuple[int, dict[str, dict[str, str]]]:
+    def table(part: str, runs: dict[str, Any], *words: str) -> tuple[int, dict[str, dict[str, str]]]:
         def run(bench: Any, name: str, ranks: int, flags: list[str]) -> Steps:
             found = runs.get(name, run_of())
             if isinstance(found, Exception):
@@ -33,7 +34,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(multi_gpu.multi_gpu_models, "prepare", lambda folder: None)
         monkeypatch.setattr(multi_gpu.Bench, "run", run)
         monkeypatch.setattr(multi_gpu.Bench, "steps", lambda bench, name: runs.get(name, []))
-        monkeypatch.setattr(multi_gpu.Bench, "start", lambda *a: None)
+        monkeypatch.setattr(multi_gpu.Bench, "start", lambda *a: runs.get("process"))
         monkeypatch.setattr(multi_gpu, "stop_after", lambda *a: None)
         out = ["--gpus", "4", "--accelerator", "cpu", "--steps", str(STEPS), "--parts", part, "--out", str(tmp_path)]
         code = multi_gpu.main([*out, *words])
@@ -78,3 +79,30 @@ def test_scaling_is_measured_against_the_least_number_and_what_is_wanted() -> No
     assert multi_gpu.scaled(960.0, 1000.0, 1, 0) == ("960 tokens/s/GPU, 96.0% of that at 1", True)
     assert multi_gpu.scaled(940.0, 1000.0, 1, 0)[1] is False
     assert multi_gpu.scaled(10_000.0, 10_000.0, 4, 10_500)[1] is False
+
+
+@pytest.mark.parametrize(("begun", "saved", "last", "verdict"), [
+    (5, 5, STEPS, "ok"),
+    (0, 0, STEPS, "WRONG"),  # it began again: its checkpoint was not whole when the rank was killed
+    (0, 5, STEPS, "WRONG"),  # a checkpoint that was not used
+    (5, 5, STEPS - 1, "WRONG"),
+])  # fmt: skip
+def test_the_same_command_after_a_dead_rank_must_go_on_from_a_checkpoint(
+    begun: int, saved: int, last: int, verdict: str, table: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    looks = iter([0, 0, max(saved, 1)])  # before the kill it waits for a whole checkpoint
+    monkeypatch.setattr(multi_gpu, "saved_step", lambda *a: next(looks, saved))
+    monkeypatch.setattr(multi_gpu, "starts", lambda *a: [0, begun])
+    monkeypatch.setattr(multi_gpu, "ranks_of", lambda pid: [multi_gpu.psutil.Process(pid)])
+    _, rows = table("dead_rank", {"dead": run_of(steps=last), "process": process})
+    assert next(looks, None) is None
+    assert rows["kill -9 of a rank"]["verdict"] == "ok"
+    assert rows["the same command again"]["verdict"] == verdict
+
+
+def test_fp8_may_lie_farther_from_bf16(table: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multi_gpu.LAYOUTS, "TP4+SP fp8", multi_gpu.LAYOUTS["TP4+SP fp8"]._replace(cpu=True))
+    shifted = {"TP4_SP_fp8": run_of(0.03), "TP4_SP": run_of(0.03)}
+    _, rows = table("parity", shifted, "--layouts", "TP4+SP fp8,TP4+SP")
+    assert [rows[f"losses {name}"]["verdict"] for name in ("TP4+SP fp8", "TP4+SP")] == ["ok", "WRONG"]

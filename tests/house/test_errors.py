@@ -1,5 +1,6 @@
 """run_command: what a person sees and which exit code a shell sees."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -84,7 +85,39 @@ def own_parser():
     made = Parser(prog="x")
     made.add_argument("-mbs", "--micro-batch-size", "--micro_batch_size")
     made.add_argument("-N", "--num-nodes", type=int)
+    made.add_argument("--words", nargs="+")
+    made.add_argument("--hf-token")
+    made.add_argument("--add", nargs="+", action="extend")
+    made.add_argument("--eod", action=argparse.BooleanOptionalAction, default=True)
+    made.add_argument_group("below").add_argument("--output-dir", default="d")
+    made.add_argument("--quick", action="store_true")
     return made
+
+
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        ("-N 2 --num-nodes=3", "--num-nodes 3 replaces -N 2, which was given before it"),
+        ("--words a b --words a", "--words a replaces --words a b, which was given before it"),
+        ("--hf-token secret --hf-token other", "--hf-token replaces --hf-token, which was given before it"),
+        ("--no-eod --eod", "--eod replaces --no-eod, which was given before it"),
+        ("--output-dir a --output-dir b", "--output-dir b replaces --output-dir a, which was given before it"),
+    ],
+)
+def test_a_second_value_is_never_taken_in_silence(words, note, capsys):
+    own_parser().parse_args(words.split())
+    assert capsys.readouterr().err == f"note: {note}\n"
+
+
+def test_a_subcommands_flag_does_not_replace_the_one_before_it_in_silence(capsys):
+    made = Parser(prog="x")
+    made.add_argument("--output-dir", default="d")
+    show = made.add_subparsers().add_parser("show")
+    show.add_argument("--output-dir", default=argparse.SUPPRESS)
+    assert made.parse_args(["--output-dir", "a", "show", "--output-dir", "a"]).output_dir == "a"
+    assert capsys.readouterr().err == ""
+    assert made.parse_args(["--output-dir", "a", "show", "--output-dir", "b"]).output_dir == "b"
+    assert "note: --output-dir b replaces --output-dir a" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -103,5 +136,15 @@ def test_a_mistyped_flag_is_refused_with_the_nearest_one(words, problem):
     assert caught.value.problems == [problem]
 
 
+def test_a_flag_may_be_repeated_where_nothing_is_lost(capsys):
+    words = "-N 2 --num-nodes 2 --add a b --add c --eod --eod --quick --quick --output-dir x"
+    found = own_parser().parse_args(words.split())
+    assert (found.num_nodes, found.add, found.eod, found.output_dir) == (2, ["a", "b", "c"], True, "x")
+    assert own_parser().parse_args(["-N", "3"]).num_nodes == 3  # a command line knows nothing of the one before
+    assert capsys.readouterr().err == ""
+
+
 def test_a_value_may_follow_a_short_flag_at_once():
-    assert own_parser().parse_args(["-N2", "-mbs=4"]).__dict__ == {"num_nodes": 2, "micro_batch_size": "4"}
+    assert (
+        own_parser().parse_args(["-N2", "-mbs=4"]).__dict__.items() >= {"num_nodes": 2, "micro_batch_size": "4"}.items()
+    )

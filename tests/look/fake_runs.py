@@ -10,8 +10,9 @@ from typing import Any
 
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import Layout
-from nemo_workflow.config.run_config import Plan, Source
+from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.config_yaml import config_text

@@ -142,3 +142,18 @@ def test_time_left_counts_validations_and_saves(tmp_path: Path) -> None:
     at = next(e["time"] for e in happened if e.get("step") == 100 and e["event"] == "step")
     assert left[100] == pytest.approx(happened[-1]["time"] - at, rel=0.1)
     assert left[200] == 0
+
+
+def test_time_left_does_not_count_the_first_steps_compilation() -> None:
+    from nemo_workflow.launch.monitor import TimeLeft
+
+    estimate = TimeLeft()
+    assert estimate.after({"step": 1, "seconds": 40.0, "time": 1000.0}, 101) is None
+    assert estimate.after({"step": 2, "seconds": 2.0, "time": 1002.0}, 101) == pytest.approx(198)
+    assert estimate.after({"step": 3, "seconds": 2.0, "time": 1006.0}, 101) == pytest.approx(98 * 3)
+
+
+@pytest.mark.parametrize(("number", "name"), [(2, "Ctrl-C"), (15, "SIGTERM"), (10, "SIGUSR1"), (1, "SIGHUP")])
+def test_a_stop_is_called_what_the_user_knows_it_as(number: int, name: str) -> None:
+    line = metrics.plain({"event": "stopping", "step": 14, "signal": number}, 60, 1)
+    assert line == f"step 14: asked to stop ({name}); saving a checkpoint"

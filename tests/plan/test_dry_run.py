@@ -28,7 +28,7 @@ def test_the_text_of_a_small_run(shared: Place) -> None:
 
 
 EXPECTED = """\
-Model: llama_tiny (LlamaModel), 5,245,184 parameters
+Model: llama_tiny (LlamaModel of NeMo 2.7.3), 5,245,184 parameters
   4 layers, hidden size 256, vocabulary 4,096 (padded to 4,096); starts from random weights
 
 Layout: 1 CPU rank = TP 1 x PP 1 x CP 1 x DP 1

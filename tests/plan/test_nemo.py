@@ -38,6 +38,8 @@ def from_nemo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_catalogue_is_what_nemo_says(from_nemo: dict[str, Any]) -> None:
     """Sizes, layouts, stock values, and the parameters of NeMo's own modules (test_memory.py compares ours with them)."""
     ours = json.loads(catalog.FILE.read_text(encoding="utf-8"))
+    assert ours["nemo_toolkit"] == from_nemo["nemo_toolkit"]
+    ours, from_nemo = ours["recipes"], from_nemo["recipes"]
     assert sorted(ours) == sorted(from_nemo)
     for name, entry in from_nemo.items():
         assert ours[name] == entry, f"{name}: run python -m tools.generate_catalog"

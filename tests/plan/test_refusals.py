@@ -202,6 +202,37 @@ def big_ids_in_figures(place: Place) -> None:
     Path(f"{place.data}.json").write_text('{"tokens": 300000, "largest_token_id": 5000}')
 
 
+def negative_ids(place: Place) -> None:
+    write_pair(place.data, [300] * 1000, dtype="int32", largest=-5)
+
+
+def at_index(place: Place, offset: int, data: bytes) -> None:
+    """Write into the .idx of 1000 sequences: lengths begin at byte 34, pointers at 4034, boundaries at 12034."""
+    idx = Path(f"{place.data}.idx")
+    whole = idx.read_bytes()
+    idx.write_bytes(whole[:offset] + data + whole[offset + len(data) :])
+
+
+def half_the_documents(place: Place) -> None:
+    """As the old merge of two pairs left it: the documents of the first half only."""
+    idx = Path(f"{place.data}.idx")
+    whole = idx.read_bytes()
+    idx.write_bytes(whole[:26] + (501).to_bytes(8, "little") + whole[34 : 12034 + 8 * 501])
+
+
+def no_length(place: Place) -> None:
+    at_index(place, 34 + 4 * 10, bytes(4))
+
+
+def wrong_boundary(place: Place) -> None:
+    at_index(place, 12034 + 8 * 10, bytes(8))
+
+
+def wrong_pointer_beside_figures(place: Place) -> None:
+    Path(f"{place.data}.json").write_text('{"tokens": 300000, "largest_token_id": 50}')
+    at_index(place, 4034 + 8 * 10, bytes(8))
+
+
 def no_eos(place: Place) -> None:
     write_tokenizer(place.hf, eos=None)
 
@@ -224,6 +255,11 @@ FILES: list[tuple[Callable[[Place], None], str]] = [
     (no_token, "--dataset-dir {folder}: no token in its files; preprocess text into it"),
     (big_ids, "{data}.bin: holds token id 4096, but the tokenizer of --hf-model-id {hf} has 4096 entries; preprocess it with this tokenizer or give the one it was made with"),
     (big_ids_in_figures, "{data}.bin: holds token id 5000, but the tokenizer of --hf-model-id {hf} has 4096 entries; preprocess it with this tokenizer or give the one it was made with"),
+    (negative_ids, "{data}.bin: holds a negative token id (-5); preprocess this file again"),
+    (half_the_documents, "{data}.idx: its documents do not cover its sequences (a merge that lost some leaves this); preprocess again, or join the pairs it was made of: python -m nemo_workflow.dataset join"),
+    (no_length, "{data}.idx: sequence 10 has no tokens; preprocess again"),
+    (wrong_boundary, "{data}.idx: document 9 ends before it begins; preprocess again"),
+    (wrong_pointer_beside_figures, "{data}.idx: the pointer of sequence 10 is wrong; preprocess again"),
     (no_eos, "--hf-model-id {hf}: the tokenizer has no end-of-document token; set eos_token in its tokenizer_config.json"),
     (no_tokenizer, "--hf-model-id {hf}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id"),
     (broken_tokenizer, "{hf}/tokenizer_config.json: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),

@@ -160,6 +160,21 @@ def test_one_key_or_several(go, tmp_path):
     assert go("--input", tmp_path / "only", out="single")[0] == 0
     assert pair_bytes(tmp_path / "out", "docs") == pair_bytes(tmp_path / "single", "docs")
     assert read_pair(tmp_path / "out/preprocessed/docs_title_document").documents == len(TEXTS)
+    assert go("--input", tmp_path / "docs.jsonl", "--json-keys", "title", "--json-keys", "text", out="twice")[0] == 0
+    assert pair_bytes(tmp_path / "twice", "docs") == pair_bytes(tmp_path / "out", "docs")
+    assert pair_bytes(tmp_path / "twice", "docs", "title") == pair_bytes(tmp_path / "out", "docs", "title")
+
+
+def test_joined_files_with_a_byte_order_mark_each(go, tmp_path):
+    plain = write_jsonl(tmp_path / "plain.jsonl", TEXTS).read_bytes()
+    halves = [BOM + plain[: plain.index(b"\n") + 1], BOM + plain[plain.index(b"\n") + 1 :]]
+    (tmp_path / "joined.jsonl").write_bytes(b"".join(halves))
+    (tmp_path / "packed.jsonl.gz").write_bytes(b"".join(map(gzip.compress, halves)) + b"behind")
+    code, err = go("--input", *(tmp_path / name for name in ("plain.jsonl", "joined.jsonl", "packed.jsonl.gz")))
+    assert code == 0
+    assert f"WARNING: {tmp_path / 'packed.jsonl.gz'}: what follows the compressed data" in err
+    assert pair_bytes(tmp_path / "out", "plain") == pair_bytes(tmp_path / "out", "joined")
+    assert pair_bytes(tmp_path / "out", "plain") == pair_bytes(tmp_path / "out", "packed")
 
 
 def test_several_prefixes_are_ready_for_a_blend(go, tmp_path):

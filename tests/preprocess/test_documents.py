@@ -28,6 +28,13 @@ def test_blank_lines_are_no_documents(blank):
     assert lines == 4 + blank.count(b"\n")
 
 
+def test_byte_order_marks_within_a_joined_file():
+    bom = b"\xef\xbb\xbf"
+    columns, rejects, lines = parse_lines(GOOD + bom + GOOD + bom + b"\n" + bom + bom + GOOD, ("text",))
+    assert (columns, rejects, lines) == ([["one", "two"] * 3], [], 7)
+    assert parse_lines(GOOD + b'{"text": "\xef\xbb\xbfa"}', ("text",))[0] == [["one", "two", "\ufeffa"]]
+
+
 def test_crlf():
     assert parse_lines(GOOD.replace(b"\n", b"\r\n"), ("text",)) == ([["one", "two"]], [], 2)
 

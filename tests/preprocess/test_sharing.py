@@ -121,7 +121,8 @@ def test_folder_without_rights(what, run, tmp_path):
         closed.chmod(0o755)
     assert done.code == 2, done.err
     flag = what.replace("--data-prefix", "--input-dir")
-    [line] = done.err.splitlines()
+    *notes, line = done.err.splitlines()
+    assert all(note.startswith("note: ") for note in notes)  # that a second value replaces the fixture's own
     assert f"error: {flag} {closed}" in line
     assert line.endswith("Permission denied; check the path and its permissions")
 

@@ -13,8 +13,9 @@ import pytest
 
 from nemo_workflow.config import flags
 from nemo_workflow.config.resolve import make_plan
-from nemo_workflow.models import pretrained, tokenizer_files
+from nemo_workflow.models import pretrained
 from nemo_workflow.preprocess.tokenizer import resolve_folder
+from nemo_workflow.run_dir import staged_tokenizer
 from nemo_workflow.utils.errors import Refusal
 from tests.plan.conftest import Place
 from tests.run.harness import REPOSITORY
@@ -142,7 +143,7 @@ def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place
     (place.hf / "model.safetensors").write_bytes(b"x")
     plan = make_plan(flags.parse(place.flags()))
     plan.folder.mkdir(parents=True)
-    tokenizer_files.stage(plan)
+    staged_tokenizer.stage(plan)
     copied = sorted(path.name for path in (plan.folder / "tokenizer").iterdir())
     assert copied == ["tokenizer.json", "tokenizer_config.json"]
     assert not trap.exists()
@@ -157,11 +158,11 @@ def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place
 
 def test_a_hub_id_does_not_train_with_the_folder_of_an_earlier_start(place: Place) -> None:
     plan = make_plan(flags.parse(place.flags()))
-    tokenizer_files.stage(plan)
-    assert tokenizer_files.source_of(plan) == str(plan.folder / "tokenizer")
+    staged_tokenizer.stage(plan)
+    assert staged_tokenizer.source_of(plan) == str(plan.folder / "tokenizer")
     plan.settings["hf_model_id"] = "org/model"
-    tokenizer_files.stage(plan)
-    assert tokenizer_files.source_of(plan) == "org/model"
+    staged_tokenizer.stage(plan)
+    assert staged_tokenizer.source_of(plan) == "org/model"
 
 
 def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Path, place: Place) -> None:
@@ -171,7 +172,7 @@ def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Pa
     for number, path in enumerate(sorted(snapshot.iterdir())):
         path.rename(blobs / str(number))
         path.symlink_to(f"../../blobs/{number}")
-    assert [path.name for path in tokenizer_files.files_of(snapshot)] == ["tokenizer.json", "tokenizer_config.json"]
+    assert [path.name for path in staged_tokenizer.files_of(snapshot)] == ["tokenizer.json", "tokenizer_config.json"]
     assert pretrained.read_tokenizer(snapshot) == pretrained.read_tokenizer(place.hf).__class__(
         **(vars(pretrained.read_tokenizer(place.hf)) | {"folder": snapshot})
     )
@@ -179,10 +180,10 @@ def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Pa
     link = tmp_path / "link to the folder"
     link.symlink_to(place.hf)
     assert resolve_folder(str(link)) == link
-    assert len(tokenizer_files.files_of(link)) == 3
+    assert len(staged_tokenizer.files_of(link)) == 3
     (snapshot / "vocab.txt").symlink_to("../../../data/d_text_document.bin")
     with pytest.raises(Refusal, match="leads out of the folder"):
-        tokenizer_files.files_of(snapshot)
+        staged_tokenizer.files_of(snapshot)
 
 
 def test_an_export_copies_no_file_from_outside(tmp_path: Path, place: Place) -> None:

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.e2e
 
 def test_each_signal_has_its_exit_code_and_a_checkpoint(signals: Any) -> None:
     assert signals.codes == [143, 130, 138]
-    for steps, output in zip(signals.whole, signals.outputs, strict=True):
+    for name, steps, output in zip(("SIGTERM", "Ctrl-C", "SIGUSR1"), signals.whole, signals.outputs, strict=True):
+        assert f"asked to stop ({name})" in output
         assert f"stopped: step {steps[-1]} is saved" in output
         assert "Traceback" not in output
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+import importlib
 import io
 import os
 import pickle
@@ -12,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.distributed.checkpoint import metadata as dcp
+from torch.distributed.checkpoint import planner
 
+from nemo_workflow.conversion import nemo_folder
 from nemo_workflow.utils import safe_pickle
 from nemo_workflow.utils.errors import Refusal
 from tests.run.harness import REPOSITORY
@@ -141,3 +147,56 @@ def test_a_hostile_model_yaml_runs_nothing(tmp_path: Path, trap: Path) -> None:
     file.write_text(f"config: !!python/object/apply:os.system ['touch \"{trap}\"']\n")
     _load_yaml(file)
     assert not trap.exists()
+
+
+def pickled_as_python_3_11_2_does(value: Any) -> bytes:
+    """Members of an enum as getattr(class, name), as every Python before 3.11.4 has them."""
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream)
+    pickler.dispatch_table = copyreg.dispatch_table | {
+        planner.WriteItemType: lambda member: (getattr, (planner.WriteItemType, member.name)),
+        dcp._MEM_FORMAT_ENCODING: lambda member: (getattr, (dcp._MEM_FORMAT_ENCODING, member.name)),
+    }
+    pickler.dump(value)
+    return stream.getvalue()
+
+
+def an_index() -> Any:
+    """A checkpoint's index as torch makes it, with members of both enums in it."""
+    tensor = dcp.TensorStorageMetadata(dcp.TensorProperties(), torch.Size([2]), [])
+    item = planner.WriteItem(index=dcp.MetadataIndex("w"), type=planner.WriteItemType.SHARD)
+    return dcp.Metadata({"w": tensor}, planner_data=[item], storage_data={})
+
+
+def test_an_index_written_by_an_older_python_3_11(tmp_path: Path) -> None:
+    written = pickled_as_python_3_11_2_does(an_index())
+    assert b"getattr" in written
+    model = nemo_model(tmp_path / "model")
+    (model / "weights" / ".metadata").write_bytes(written)
+    safe_pickle.check_weights(model / "weights")
+    assert nemo_folder._read_metadata(model / "weights" / ".metadata") == an_index()
+
+
+def test_the_members_are_those_of_torchs_enums() -> None:
+    for (module, name), members in safe_pickle.ENUMS.items():
+        assert set(getattr(importlib.import_module(module), name).__members__) == members
+
+
+MORE_THAN_A_MEMBER = {
+    "a method": (planner.WriteItemType, "mro"),
+    "a member's own": (planner.WriteItemType.SHARD, "__class__"),
+    "a default": (planner.WriteItemType, "SHARD", None),
+    "no enum": (dcp.Metadata, "__init__"),
+    "another class's member": (planner.WriteItemType, "TORCH_CHANNELS_LAST"),
+    "nothing": (),
+    "a module's": ("torch", "SHARD"),
+}
+
+
+@pytest.mark.parametrize("arguments", MORE_THAN_A_MEMBER.values(), ids=MORE_THAN_A_MEMBER)
+def test_getattr_gives_nothing_but_the_member_of_an_enum(tmp_path: Path, arguments: tuple[Any, ...]) -> None:
+    model = nemo_model(tmp_path / "model", Call(getattr, *arguments))
+    with pytest.raises(Refusal, match=r"\.metadata calls builtins\.getattr .* has no place in a checkpoint"):
+        safe_pickle.check_weights(model / "weights")
+    with pytest.raises(Refusal, match=r"\.metadata: can't be read"):
+        nemo_folder._read_metadata(model / "weights" / ".metadata")

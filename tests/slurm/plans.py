@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from nemo_workflow.config import flags
 from nemo_workflow.config.parallelism import Layout
-from nemo_workflow.config.run_config import Plan, Source
+from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair
 
 PYTHON = "/shared/venv/bin/python"

@@ -5,36 +5,40 @@ Each part changes no result beyond rounding and stands aside where it doesn't fi
 
 from __future__ import annotations
 
+import functools
+import importlib
+from collections.abc import Callable
+
 
 def install() -> None:
     """Make gradient accumulation fusion possible without Apex, and NeMo's import short. Before NeMo is imported."""
     from nemo_workflow.backends import memory_pool
-    from nemo_workflow.backends.gpu import weight_gradient
+    from nemo_workflow.backends.gpu import aside, weight_gradient
 
     memory_pool.leave_out()
-    weight_gradient.install()
+    aside.optional("gradient accumulation inside the weight gradient's product", weight_gradient.install)
 
 
-def fuse_output_layer() -> None:
-    """Compute output layer and cross entropy in one step; see output_layer.py. Imports megatron-core."""
-    from nemo_workflow.backends.gpu import output_layer
+def speed_up(say: Callable[[str], None]) -> None:
+    """Replace what is slow by kernels of ours or of flash-attn-4; one that fails is left out, and `say` is told. Imports megatron-core."""
+    from nemo_workflow.backends.gpu import aside
 
-    output_layer.install()
-
-
-def fuse_elementwise() -> None:
-    """SwiGLU's gradient and the rotary embedding in kernels of ours; see activation.py and rotary.py. Imports megatron-core."""
-    from nemo_workflow.backends.gpu import activation, rotary
-
-    activation.install()
-    rotary.install()
+    aside.tell(say)
+    for module, name in SPEED_UPS.items():
+        aside.optional(name, functools.partial(_install, module))
 
 
-def fast_attention() -> None:
-    """Attention by FlashAttention 4 where it is installed and fits; see attention.py. Imports megatron-core."""
-    from nemo_workflow.backends.gpu import attention
+# module -> what its failure is called, if it fails before it can give its own name
+SPEED_UPS = {
+    "output_layer": "the fused output layer and loss",
+    "activation": "the kernel for SwiGLU's gradient",
+    "rotary": "the kernel for the rotary embedding",
+    "attention": "flash-attn-4",
+}
 
-    attention.install()
+
+def _install(module: str) -> None:
+    importlib.import_module(f"{__name__}.{module}").install()
 
 
 def mend_checkpoints() -> None:

@@ -12,6 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
+from nemo_workflow.backends.gpu import aside
+
+NAME = "the kernel for SwiGLU's gradient"
 BLOCK, WARPS = 2048, 8  # columns a program: 16 bytes a thread and load
 
 
@@ -47,14 +50,27 @@ def install() -> None:
     from megatron.core.fusions.fused_bias_swiglu import SwiGLUFunction, swiglu_back
 
     stock = SwiGLUFunction.backward
+    proof = aside.Proof(NAME, distance)
 
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         if ctx.fp8_input_store:
             return stock(ctx, gradient)
         joint = ctx.saved_tensors[0]  # once: of an offloaded activation the second reading fails
-        return (swiglu_gradient if fits(gradient, joint) else swiglu_back)(gradient, joint), None, None
+        ours = fits(gradient, joint) and proof.holds(device=joint.device)
+        return (swiglu_gradient if ours else swiglu_back)(gradient, joint), None, None
 
     SwiGLUFunction.backward = staticmethod(backward)
+
+
+def distance(device: torch.device) -> float:
+    """How far the kernel's gradient is from autograd's."""
+    draw = aside.random(device)
+    above, joint = draw(8, 96), draw(8, 192)
+    with torch.enable_grad():
+        exact = joint.float().requires_grad_()
+        gate, up = exact.chunk(2, -1)
+        right = torch.autograd.grad(torch.nn.functional.silu(gate) * up, exact, above.float())[0]
+    return aside.apart([swiglu_gradient(above, joint)], [right])
 
 
 def fits(gradient: torch.Tensor, joint: torch.Tensor) -> bool:

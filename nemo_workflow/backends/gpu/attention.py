@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import os
 from typing import Any
 
 import torch
 
+from nemo_workflow.backends.gpu import aside
+
 HOPPER = 9  # compute capability; on others it is untried
 WIDTHS = (64, 128)  # of a head; others are unmeasured
 CAUSAL_WINDOWS = (None, (-1, 0), (-1, -1))
-FAR = 0.02  # of a result's norm; in bf16 0.002 to 0.003 are seen
-LOG = logging.getLogger(__name__)
+NAME = "flash-attn-4 (4 % of the speed of llama32_1b on an H100)"
 
 
 def install() -> None:
@@ -28,13 +28,10 @@ def install() -> None:
     from megatron.core.extensions.transformer_engine import TEDotProductAttention
 
     stock = TEDotProductAttention.forward
-    works: dict[tuple[int, int], bool] = {}  # by heads of query and of key
+    proof = aside.Proof(NAME, distance)
 
     def proven(query: torch.Tensor, key: torch.Tensor) -> bool:
-        heads = query.shape[2], key.shape[2]
-        if heads not in works:
-            works[heads] = agrees(*heads, query.shape[3], query.device)
-        return works[heads]
+        return proof.holds(query.shape[2], key.shape[2], query.shape[3], device=query.device)
 
     def forward(
         module: Any,
@@ -87,7 +84,7 @@ class Attention(torch.autograd.Function):
 
 
 def available() -> bool:
-    """Whether there is a Hopper GPU and the package; one that is there but can't be imported is named in the rank's log."""
+    """Whether there is a Hopper GPU and the package; a package that is there but can't be used is told of."""
     if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != HOPPER:
         return False
     try:
@@ -98,31 +95,19 @@ def available() -> bool:
     os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")  # its kernels take seconds to compile
     try:
         importlib.import_module("flash_attn.cute.interface")
-    except ImportError as error:
-        LOG.warning("flash-attn-4 is left out: %s", error)
+    except Exception as error:  # noqa: BLE001 - "RuntimeError: No CTK flavor installed" was seen
+        aside.left_out(NAME, error)
         return False
     return True
 
 
-def agrees(heads: int, groups: int, width: int, device: torch.device) -> bool:
-    """Whether the kernels, compiled for this GPU, give plain attention's output and gradients; if not, the log says why.
-
-    The package is young and compiles its kernels where it runs, at the first call in any case.
-    """
-    source = torch.Generator(device).manual_seed(0)  # of its own: training's random numbers stay
-    shapes = [(256, 1, number, width) for number in (heads, groups, groups, heads)]
-    query, key, value, above = (torch.randn(shape, generator=source, device=device) for shape in shapes)
+def distance(heads: int, groups: int, width: int, device: torch.device) -> float:
+    """How far the kernels' output and gradients are from plain attention's, on a short sequence."""
+    draw = aside.random(device)  # of its own: training's random numbers stay
+    query, key, value, above = (draw(256, 1, number, width) for number in (heads, groups, groups, heads))
     scale = width**-0.5
-    try:
-        ours = _with_gradients(Attention.apply, (query, key, value), above, torch.bfloat16, scale)
-        exact = _with_gradients(plain, (query, key, value), above, torch.float32, scale)
-    except Exception as error:  # noqa: BLE001 - whatever it is, there is another way to train
-        LOG.warning("flash-attn-4 is left out: %s: %s", type(error).__name__, error)
-        return False
-    far = max(float((mine - right).norm() / right.norm()) for mine, right in zip(ours, exact, strict=True))
-    if not far < FAR:
-        LOG.warning("flash-attn-4 is left out: its results are %.3g from plain attention's", far)
-    return far < FAR
+    ours = _with_gradients(Attention.apply, (query, key, value), above, torch.bfloat16, scale)
+    return aside.apart(ours, _with_gradients(plain, (query, key, value), above, torch.float32, scale))
 
 
 def _with_gradients(attend: Any, inputs: Any, above: torch.Tensor, kind: torch.dtype, scale: float) -> list[Any]:

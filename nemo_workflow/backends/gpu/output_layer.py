@@ -15,6 +15,9 @@ import torch
 import triton
 import triton.language as tl
 
+from nemo_workflow.backends.gpu import aside
+
+NAME = "the fused output layer and loss"
 GATHERING = "DistributedDataParallel."  # hooks of megatron-core that wait for a parameter's all-gather
 BLOCK, WARPS = 16384, 32  # one program a multiprocessor, so that the rows at work fit the L2 cache together
 
@@ -91,9 +94,10 @@ def install() -> None:
     from megatron.core.models.gpt import gpt_model
 
     stock = gpt_model.GPTModel._postprocess
+    proof = aside.Proof(NAME, distance)
 
     def postprocess(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if args or not fits(self, kwargs):
+        if args or not fits(self, kwargs) or not proof.holds(device=kwargs["hidden_states"].device):
             return stock(self, *args, **kwargs)
         hidden, labels = kwargs["hidden_states"], kwargs["labels"]  # (s, b, h) and (b, s)
         for hook in self.output_layer._forward_pre_hooks.values():  # Megatron's: wait for gathered parameters
@@ -110,6 +114,18 @@ def install() -> None:
         return losses.view(rows, batch).t().contiguous()
 
     gpt_model.GPTModel._postprocess = postprocess
+
+
+def distance(device: torch.device) -> float:
+    """How far the kernel's losses and gradients are from PyTorch's."""
+    logits = aside.random(device)(6, 1000)
+    labels = torch.arange(-1, 5, device=device)
+    with torch.enable_grad():
+        exact = logits.float().requires_grad_()
+        losses = torch.nn.functional.cross_entropy(exact, labels, ignore_index=-1, reduction="none")
+        right = torch.autograd.grad(losses.sum(), exact)[0]
+    found = loss_and_gradient(logits, labels)
+    return aside.apart([found, logits], [losses.detach(), right])
 
 
 def fits(model: Any, given: dict[str, Any]) -> bool:

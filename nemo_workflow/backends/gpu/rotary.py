@@ -12,6 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
+from nemo_workflow.backends.gpu import aside
+
+NAME = "the kernel for the rotary embedding"
 WARPS = 4
 
 
@@ -119,13 +122,44 @@ def install() -> None:
     stock = getattr(attention, "apply_fused_qkv_rotary_pos_emb", None)
     if stock is None:  # no Transformer Engine, or one without this kernel: the setting is off then
         return
+    proof = aside.Proof(NAME, distance)
+
+    def proven(joint: torch.Tensor, split: list[int]) -> bool:
+        return proof.holds(joint.shape[2], split[0] // split[1], split[1], device=joint.device)
 
     def apply(joint: torch.Tensor, q_angles: Any, k_angles: Any, split: list[int], *args: Any, **kwargs: Any) -> Any:
-        if args or kwargs or not fits(joint, q_angles, k_angles, split):
+        plain = not args and not kwargs and fits(joint, q_angles, k_angles, split)
+        if not (plain and proven(joint, split)):
             return stock(joint, q_angles, k_angles, split, *args, **kwargs)
         return Rotary.apply(joint, q_angles, split[1])
 
     attention.apply_fused_qkv_rotary_pos_emb = apply
+
+
+def distance(groups: int, queries: int, width: int, device: torch.device) -> float:
+    """How far the kernel's queries, keys, values and gradient are from PyTorch's."""
+    draw, length, batch = aside.random(device), 5, 2
+    joint = draw(length, batch, groups, (queries + 2) * width)
+    angles = torch.outer(
+        torch.arange(length, device=device), 10_000 ** -(torch.arange(width, device=device) % (width // 2) * 2 / width)
+    )
+    angles = angles[:, None, None, :].float()
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        left, right = x.chunk(2, -1)
+        return x * angles.cos() + torch.cat((-right, left), -1) * angles.sin()
+
+    def plain(joint: torch.Tensor) -> Any:
+        query, key, value = joint.split([queries * width, width, width], -1)
+        return turned(query.reshape(length, batch, groups * queries, width)), turned(key), value
+
+    with torch.enable_grad():
+        mine, exact = joint.clone().requires_grad_(), joint.float().requires_grad_()
+        ours, right = Rotary.apply(mine, angles, width), plain(exact)
+        above = [draw(*tensor.shape) for tensor in ours]
+        ours += torch.autograd.grad(ours, mine, above)
+        right += torch.autograd.grad(right, exact, [tensor.float() for tensor in above])
+    return aside.apart(ours, right)
 
 
 def fits(joint: torch.Tensor, q_angles: torch.Tensor, k_angles: torch.Tensor, split: list[int]) -> bool:

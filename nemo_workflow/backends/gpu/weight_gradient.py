@@ -19,11 +19,8 @@ def install() -> None:
     """Provide Apex's module unless it is there, or Transformer Engine is not."""
     if NAME in sys.modules or importlib.util.find_spec(NAME) or not importlib.util.find_spec("transformer_engine"):
         return
-    try:
-        from transformer_engine.pytorch.cpp_extensions import general_gemm
-        from transformer_engine.pytorch.module.base import get_workspace
-    except ImportError:  # another Transformer Engine than the one pinned: NeMo goes without the fusion
-        return
+    from transformer_engine.pytorch.cpp_extensions import general_gemm
+    from transformer_engine.pytorch.module.base import get_workspace
 
     def accumulate(inputs: Any, output_gradient: Any, main_grad: Any) -> None:
         """main_grad (out, in) += output_gradient (tokens, out) transposed x inputs (tokens, in)."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from nemo_workflow.config.flags import Settings
 from nemo_workflow.config.parallelism import Layout
-from nemo_workflow.config.run_config import Source
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.pretrained import NemoModel, Tokenizer

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.data.dataset_stats import largest_token
+from nemo_workflow.data.dataset_stats import token_range, vouched_for
+from nemo_workflow.data.index_check import SAMPLES, Index, check_index
 from nemo_workflow.data.splits import PARTS
 from nemo_workflow.utils.console import counted
+from nemo_workflow.utils.errors import Refusal
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -33,6 +35,20 @@ def enough_data(run: Run) -> Iterator[str]:
                     f"--split {run.settings.split}: no {name} sample in {Path(source.pair.prefix).name}"
                     f" ({counted(parts[index].sequences, 'document')}, {counted(parts[index].tokens, 'token')}); {mend}"
                 )
+
+
+def sound_pairs(run: Run) -> Iterator[str]:
+    """What megatron-core's IndexedDataset asserts in the ranks, and what it would read past in silence."""
+    for source in run.sources:
+        if vouched_for(source.pair):
+            continue
+        try:
+            check_index(source.pair, Index(source.pair), SAMPLES)
+        except Refusal as refusal:
+            yield from refusal.problems
+        found = token_range(source.pair)
+        if found is not None and found[0] < 0:
+            yield f"{source.pair.prefix}.bin: holds a negative token id ({found[0]}); preprocess this file again"
 
 
 def tokenizer_fits(run: Run) -> Iterator[str]:
@@ -60,7 +76,8 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
             f" {rows} rows; give the model's own tokenizer"
         )
     for source in run.sources:
-        largest = largest_token(source.pair)
+        found = token_range(source.pair)
+        largest = None if found is None else found[1]
         if largest is not None and rows and run.recipe and largest >= rows:
             yield (
                 f"{source.pair.prefix}.bin: holds token id {largest}, but the embedding of {model} has"

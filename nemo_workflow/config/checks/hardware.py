@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nemo_workflow.backends.patching import installed_problems
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.utils import machine
 
@@ -42,6 +43,25 @@ def cpu_limits(run: Run) -> Iterator[str]:
         yield f"--model-name {run.recipe.name}: its layers need Transformer Engine or mamba-ssm; train on a GPU"
     elif run.recipe.precision["fp8"] and settings.precision is None:
         yield f"--model-name {run.recipe.name}: the recipe trains in fp8, which a CPU can't; add --precision bf16-mixed"
+
+
+def cpu_libraries(run: Run) -> Iterator[str]:
+    """The versions that the CPU backend's patches were written for; a container's can't be told from here."""
+    settings = run.settings
+    if run.accelerator != "cpu" or (settings.executor == "slurm" and not settings.no_container):
+        return
+    problems = installed_problems()
+    if problems:
+        yield (
+            f"--accelerator cpu: {'; '.join(problems)}; install the versions in requirements.txt into an environment of their"
+            " own, or train on a GPU"
+        )
+
+
+def cpu_libraries_of_a_run(run: Run) -> Iterator[str]:
+    """A plan may be for another machine: there it is a note."""
+    if not run.settings.dry_run:
+        yield from cpu_libraries(run)
 
 
 def precision_flags(run: Run) -> Iterator[str]:

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.flags import SLURM, TABLE
-from nemo_workflow.config.run_config import Source
+from nemo_workflow.data.blend import Source
 
 PLAIN_PATH = re.compile(r"[\w./+@=-]+", re.ASCII)
 PLAIN_NAME = re.compile(r"[\w.+@=-]+", re.ASCII)
@@ -166,6 +167,9 @@ def _containers(run: Any) -> Iterator[str]:
             if settings.values[name] and settings.values[name] != _default(name):
                 yield f"--{name.replace('_', '-')} and --no-container can't be combined: leave one out"
         return
+    no_nemo = containers.problem(settings.container_image)
+    if no_nemo:
+        yield no_nemo
     for mount in settings.container_mounts:
         if not re.fullmatch(r"/[^:,]*:/[^:,]*(:[^:,]+)?", mount):
             yield f"--container-mounts {mount}: expected HOST:CONTAINER[:FLAGS] with absolute paths and no comma"

@@ -10,11 +10,10 @@ from typing import Any
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch import local
 from nemo_workflow.launch.monitor import Monitor
-from nemo_workflow.launch.slurm.cluster import JobState
+from nemo_workflow.launch.slurm.cluster import Cluster, JobState
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
-from nemo_workflow.training.worker import STOPPED
-from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.errors import STOPPED, Failure
 from nemo_workflow.utils.processes import handled
 
 POLL_SECONDS, SSH_POLL_SECONDS = 2.0, 5.0  # over ssh each look is a login
@@ -68,7 +67,7 @@ class _Follower:
         return verdict(self.plan, self.job, state, self.monitor)
 
     def _poll(self) -> JobState | None:
-        state = self.job.cluster.job(self.job.job_id)
+        state = Cluster(self.job.host).job(self.job.job_id)
         if state and not state.ended:
             text = f"job {self.job.job_id} {state.name.lower()}"
             text += f" on {state.nodes}" if state.nodes else ""
@@ -96,7 +95,7 @@ class _Follower:
         signal.signal(signal.SIGINT, self._ask)
         if reply == "c":
             self.monitor.note(f"cancelling job {job}: the ranks finish their step and save")
-            self.job.cluster.cancel(job)
+            Cluster(self.job.host).cancel(job)
             return None
         if reply == "f":
             return None

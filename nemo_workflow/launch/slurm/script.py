@@ -6,16 +6,16 @@ import contextlib
 import io
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.checks.slurm import is_below, needed_folders, slurm_arguments
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.local import TITLE, new_attempt
+from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.slurm import login
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.nemo_run_import import import_nemo_run
 
 TASK = "train"
 SETUP = "setup.sh"  # copy of --setup-file in the attempt
@@ -99,8 +99,14 @@ def executor(plan: Plan, attempt: Path, link: Link) -> Any:
         packager=run.Packager(),  # ships nothing: the attempt holds a copy of our code, uncommitted changes included
         job_details=SlurmJobDetails(folder=str(attempt)),
         tunnel=_tunnel(plan),
-        poll_estimated_start_time=False,
+        **_unless_unknown(run.SlurmExecutor, poll_estimated_start_time=False),
     )
+
+
+def _unless_unknown(executor_class: type, **values: Any) -> dict[str, Any]:
+    """The fields that this version of nemo_run has: `poll_estimated_start_time` came with 0.9."""
+    known = {field.name for field in fields(executor_class)}
+    return {name: value for name, value in values.items() if name in known}
 
 
 def _tunnel(plan: Plan) -> Any:

@@ -80,7 +80,7 @@ def _prepare_environment(cluster: Cluster) -> list[str]:
 def refuse_second(run: Path) -> None:
     """Raise Refusal while a job of the run is pending or running."""
     for job in reversed(slurm_jobs.jobs_of(run)):
-        state = job.cluster.job(job.job_id)
+        state = Cluster(job.host).job(job.job_id)
         if state is not None and not state.ended:
             raise Refusal(
                 f"--experiment {run.name}: job {job.job_id} of it is {state.name.lower()}; wait for it, cancel it"
@@ -154,7 +154,7 @@ def _submit(plan: Plan, attempt: Path, link: Link) -> Job:
     )
     slurm_jobs.record(job)
     if not plan.setting("requeue"):  # nemo_run passes --requeue to sbatch whatever we ask for
-        job.cluster.ask("scontrol", "update", f"JobId={job_id}", "Requeue=0")
+        Cluster(job.host).ask("scontrol", "update", f"JobId={job_id}", "Requeue=0")
     return job
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from nemo_workflow.models.architecture import TRAINING
+
 Config = dict[str, Any]
 
 
@@ -50,6 +52,7 @@ class Family:
     `tanh_gelu`: NeMo says F.gelu and computes its tanh form, in a fused kernel.
     `hf_layers`: the Hugging Face model's list of decoder layers.
     `renamed`: config.json's own names of fields -> the names that most families, and the rules here, have for them.
+    `special_training`: those of `special_fields` that say how a model is trained, such as dropouts.
     `learned_positions`: a position has a row of a table, so seq_length is part of the weights' shape.
     `local_spec`: the function of `local_specs` to compute logits with where Transformer Engine is missing.
     """
@@ -68,6 +71,7 @@ class Family:
     special: Callable[[Config], tuple[Config, list[tuple[str, str]]]] = lambda hf: ({}, [])
     special_fields: frozenset[str] = frozenset()
     special_nemo: frozenset[str] = frozenset()
+    special_training: frozenset[str] = frozenset()
     special_back: Callable[[Config], Config] = lambda nemo: {}
     config_class_for: Callable[[Config], str] | None = None
     experts: Callable[[Config], int] = lambda hf: 0
@@ -77,6 +81,12 @@ class Family:
     hf_layers: str = "model.layers"
     renamed: dict[str, str] = field(default_factory=dict)
     learned_positions: bool = False
+
+    @property
+    def training_fields(self) -> frozenset[str]:
+        """config.json fields that say how a model is trained, not what it is: training may have changed them."""
+        carried = {rule.hf for rule in self.fields if rule.nemo in TRAINING or rule.nemo == "init_method_std"}
+        return frozenset(carried - {"max_position_embeddings"}) | self.special_training
 
     def nemo_class(self, hf: Config) -> str:
         """Name of the NeMo config class for this config.json."""

@@ -226,6 +226,7 @@ def _family(version: int, title: str, **rest: object) -> Family:
         nemo_fixed=NEMO,
         special_fields=SPECIAL_HF | ({"n_group", "topk_group"} if version == 2 else set()),
         special_nemo=SPECIAL_NEMO,
+        special_training=frozenset({"aux_loss_alpha"}),
         experts=lambda hf: hf["n_routed_experts"],
         stacked=lambda hf: False,
         local_spec="deepseek",

@@ -88,6 +88,7 @@ STARCODER = Family(
         {"attn_pdrop", "resid_pdrop", "embd_pdrop", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"}
     ),
     special_nemo=frozenset({"attention_dropout", "hidden_dropout"}),
+    special_training=frozenset({"attn_pdrop", "resid_pdrop", "embd_pdrop"}),
     special_back=special_back,
     tanh_gelu=True,
     hf_layers="transformer.h",

@@ -1,0 +1,57 @@
+"""Which version of a library is here, also where pip knows none: NVIDIA's containers put NeMo on Python's path as plain files."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from importlib import metadata
+from pathlib import Path
+
+# distribution -> its importable package, and the file in it that says the version, for those that may lack metadata
+VERSION_FILES = {
+    "nemo_toolkit": ("nemo", "package_info.py"),
+    "megatron-core": ("megatron", "core/package_info.py"),
+    "nemo_run": ("nemo_run", "package_info.py"),
+    "torch": ("torch", "version.py"),
+    "transformer-engine": ("transformer_engine", "VERSION.txt"),
+}
+
+
+def version(name: str) -> str | None:
+    """The version of a distribution, by the files that would be imported, else by pip's metadata; None where it isn't here.
+
+    Imports nothing of it, so it takes milliseconds and can be asked before a start.
+    """
+    package, file = VERSION_FILES.get(name, ("", ""))
+    for folder in _folders(package) if package else ():
+        found = _written(folder / file)
+        if found:
+            return found
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _folders(package: str) -> list[Path]:
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+
+
+def _written(file: Path) -> str | None:
+    """The version that a file spells out: `__version__ = "1.2"`, MAJOR, MINOR, PATCH and PRE_RELEASE, or the bare number."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    plain = re.search(r"""^__version__\s*=\s*["'](\d[^"']*)["']""", text, re.MULTILINE)
+    if plain:
+        return plain[1]
+    parts = dict(re.findall(r"""^(MAJOR|MINOR|PATCH|PRE_RELEASE)\s*=\s*["']?([\w.]*)["']?""", text, re.MULTILINE))
+    if {"MAJOR", "MINOR", "PATCH"} <= parts.keys():
+        return f"{parts['MAJOR']}.{parts['MINOR']}.{parts['PATCH']}{parts.get('PRE_RELEASE', '')}"
+    bare = re.fullmatch(r"\s*(\d+(?:\.\d+)+\S*)\s*", text)
+    return bare[1] if bare else None

@@ -1,0 +1,157 @@
+"""README's pipeline for every family that the conversion takes: import -> training -> export, the config is the source's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models as tiny
+import train_families
+
+from nemo_workflow.models.architecture import ARCHITECTURE, OF_THE_CLASS, TRAINING
+from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.pretrained import read_nemo_model
+from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.utils.errors import Refusal
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [name for name in tiny.EXACT if name != "llama_tiny"]
+WHOLE = ("llama3_2_tied", "qwen3_moe")  # two that go through the launcher too
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders hf, nemo, runs and back of every model; one process has imported NeMo for all of them."""
+    folder = tmp_path_factory.mktemp("families")
+    script = Path(train_families.__file__)
+    path = os.pathsep.join([str(ROOT), str(script.parent)])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), *NAMES], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NAMES)
+def test_config_after_training_is_the_sources(name: str, trained: Path) -> None:
+    place = trained / name
+    error = place / "error.txt"
+    assert not error.exists(), error.read_text()
+    same_config(place / "hf", place / "back")
+    if not name.startswith((*train_families.GPU_ONLY, *train_families.NO_RECIPE)):
+        events = [json.loads(line) for line in (place / "runs" / "run" / "metrics.jsonl").read_text().splitlines()]
+        losses = [event["loss"] for event in events if event["event"] == "step"]
+        assert len(losses) == train_families.STEPS and all(0 < loss < 20 for loss in losses)
+
+
+def same_config(source: Path, back: Path) -> None:
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((source / file).read_text()) == json.loads((back / file).read_text()), file
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", WHOLE)
+def test_through_the_launcher(name: str, trained: Path) -> None:
+    """The commands as a user types them, for models whose config class nemo.collections.llm doesn't export."""
+    place = trained / name
+    train = [*train_families.flags(name, place, trained / "data"), "--experiment", "typed"]
+    done = subprocess.run([sys.executable, "pretrain_llm.py", *train], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    checkpoint, _ = newest_whole(place / "runs" / "typed" / "checkpoints")
+    command = [sys.executable, "ckpt_conversion/convert_from_nemo2_to_hf.py"]
+    command += ["--source", str(checkpoint.path), "--output-path", str(place / "typed")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_config(place / "hf", place / "typed")
+
+
+def test_every_family_is_trained_here() -> None:
+    """A family that is added without a tiny model, or without a recipe to train it by, is missing in the list above."""
+    made = {"llama3": "llama", "llama3_1": "llama", "llama2": "llama"}
+    covered = {made.get(name, name) for name in NAMES}
+    assert {family.name for family in FAMILIES} <= covered
+    for name in NAMES:
+        if not name.startswith(train_families.NO_RECIPE):
+            assert train_families.recipe_of(name)
+
+
+# --- what a model is --------------------------------------------------------------------------------------------------
+@pytest.mark.e2e
+def test_every_field_of_nemos_configurations_is_in_one_list() -> None:
+    code = (
+        "import dataclasses, importlib, json, pkgutil, sys\n"
+        "from nemo_workflow.conversion.nemo_context import prepare\n"
+        "prepare()\n"
+        "import nemo.collections.llm.gpt.model as package\n"
+        "from megatron.core.transformer.transformer_config import TransformerConfig\n"
+        "names = set()\n"
+        "for found in pkgutil.iter_modules(package.__path__):\n"
+        "    module = importlib.import_module(f'{package.__name__}.{found.name}')\n"
+        "    for kind in vars(module).values():\n"
+        "        if isinstance(kind, type) and issubclass(kind, TransformerConfig):\n"
+        "            names |= {field.name for field in dataclasses.fields(kind)}\n"
+        "print(json.dumps(sorted(names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    fields = json.loads(done.stdout.splitlines()[-1])
+    lists = {"ARCHITECTURE": ARCHITECTURE, "OF_THE_CLASS": OF_THE_CLASS, "TRAINING": TRAINING}
+    for field in fields:
+        assert len([name for name, listed in lists.items() if field in listed]) == 1, field
+    assert not (ARCHITECTURE | OF_THE_CLASS | TRAINING) - set(fields), "NeMo has no such field any more"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_what_a_conversion_carries_is_kept_by_training(family: object) -> None:
+    """Every NeMo field that an import sets to what config.json says is taken from the checkpoint by a run."""
+    carried = {rule.nemo for rule in family.fields} | family.special_nemo
+    of_the_run = {"seq_length", "attention_dropout", "hidden_dropout", "moe_aux_loss_coeff"}
+    assert carried - ARCHITECTURE <= of_the_run
+
+
+# --- where the configuration's class lives ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "target",
+    [
+        "nemo.collections.llm.gpt.model.llama.Llama99Config",
+        "nemo.collections.llm.gpt.nowhere.LlamaConfig",
+        "os.system",
+        "",
+    ],
+)
+def test_a_configuration_that_nemo_lacks_is_refused_before_the_start(target: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, target)
+    with pytest.raises(Refusal, match="has no configuration of that name"):
+        read_nemo_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["llama.Llama31Config", "qwen3.Qwen3MoEConfig", "deepseek.DeepSeekConfig"])
+def test_a_configuration_is_found_where_its_model_lives(name: str, tmp_path: Path) -> None:
+    assert read_nemo_model(str(checkpoint(tmp_path, f"nemo.collections.llm.gpt.model.{name}"))).config_class
+
+
+def test_tuples_of_a_model_yaml_are_read(tmp_path: Path) -> None:
+    """NeMo writes a window as a YAML tuple or as a list."""
+    folder = checkpoint(tmp_path, "nemo.collections.llm.gpt.model.mistral.MistralConfig7B")
+    with (folder / "context" / "model.yaml").open("a") as stream:
+        stream.write("  window_size: !!python/tuple\n  - 15\n  - 0\n")
+    assert read_nemo_model(str(folder)).sizes["window_size"] == [15, 0]
+
+
+def checkpoint(folder: Path, target: str) -> Path:
+    """A folder that looks like a NeMo 2 checkpoint from outside."""
+    (folder / "weights").mkdir()
+    metadata = b"ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81}(Vstate_dict_metadata\n}Vstorage_data\n}ub."
+    (folder / "weights" / ".metadata").write_bytes(metadata)
+    (folder / "context").mkdir()
+    model = f"_target_: nemo.collections.llm.gpt.model.llama.LlamaModel\nconfig:\n  _target_: {target!r}\n"
+    (folder / "context" / "model.yaml").write_text(model)
+    return folder
