@@ -17,6 +17,11 @@ def main() -> int:
 
         print(listing(settings.list_models))
         return 0
+    if settings.calibrate is not None:
+        from nemo_workflow.runs.calibrate import calibrate
+
+        print(calibrate(settings.output_dir, settings.calibrate))
+        return 0
     from nemo_workflow.config.resolve import make_plan, suggestion
 
     if settings.suggest is not None:

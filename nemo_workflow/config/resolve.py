@@ -77,9 +77,9 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
 def with_time(plan: Plan) -> Plan:
     """The plan with what the run will take."""
     job, settings = memory.job_of(plan, catalog.find(plan.model_name)), SimpleNamespace(**plan.settings)
+    scale, source = calibration.scale_of(settings.output_dir, plan.card.key if plan.card else None, job.fp8)
     if plan.card is None:
-        return replace(plan, time=run_time.of_cpu_run(job, plan.schedule))
-    scale, source = calibration.scale_of(settings.output_dir, plan.card.key, job.fp8)
+        return replace(plan, time={**run_time.of_cpu_run(job, plan.schedule, scale), "calibration": source})
     time = run_time.of_run(job, plan.card, settings, plan.schedule, scale)
     return replace(plan, time={**time, "calibration": source} if time else None)
 

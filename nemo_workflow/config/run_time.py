@@ -51,16 +51,16 @@ def of_run(job: Job, card: PlannedCard, settings: Any, schedule: Schedule, scale
     }
 
 
-def of_cpu_run(job: Job, schedule: Schedule) -> dict[str, Any]:
+def of_cpu_run(job: Job, schedule: Schedule, scale: float) -> dict[str, Any]:
     """The same for CPU ranks of this machine."""
     vocabulary = job.vocabulary
     work = flops.flops_a_token(job.family, job.sizes, vocabulary, job.seq_length) or 6.0 * memory.model_of(job).total
     tokens = job.micro_batch * job.micro_batches * job.layout.data * job.seq_length
-    seconds = tokens * work / (CPU_RATE * machine.facts()["cores"])
+    seconds = scale * tokens * work / (CPU_RATE * machine.facts()["cores"])
     return {
         "gpu": None,
         "measured": False,
-        "scale": 1.0,
+        "scale": scale,
         "step_seconds": seconds,
         "tokens_per_second": tokens / seconds,
         "parts": {},

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from nemo_workflow import PACKAGE
-from nemo_workflow.config import micro_batch
+from nemo_workflow.config import micro_batch, resolve
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
@@ -58,7 +58,7 @@ def run_local(plan: Plan) -> int:
                 if smaller is None:
                     raise
                 print(smaller.notes[-1], flush=True)
-                plan = smaller
+                plan = resolve.with_time(smaller)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models import catalog, flops, parameters
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.report_process import Refresher
+from nemo_workflow.run_dir.speed import SpeedCheck
 from nemo_workflow.training import liveness, loggers
 from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
@@ -59,6 +60,7 @@ class RunLog(pl.Callback):
         self.started = started
         self.heartbeat = heartbeat
         self.spikes = SpikeWarner()
+        self.speed = SpeedCheck(plan.time["tokens_per_second"] if plan.time else None)
         self.report = Refresher(plan.folder)
         self.tokens_a_step = plan.setting("global_batch_size") * plan.seq_length
         self._clock = StepClock()
@@ -151,6 +153,8 @@ class RunLog(pl.Callback):
         self.event("step", **self._last)
         if step % self._log_every == 0:
             loggers.feed(self._loggers, step, self._last)
+        if compared := self.speed.after_step(rate):
+            self.event("note", **compared)
         usual = self.spikes.usual(self._last["loss"])
         if usual is not None:
             self.event("spike", step=step, loss=self._last["loss"], usual=usual)

@@ -13,11 +13,12 @@ from nemo_workflow.config.checks.hardware import cpu_libraries_of_a_run, cpu_lim
 from nemo_workflow.config.checks.outputs import output_folder, sample_text, wandb_flags
 from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
 from nemo_workflow.config.checks.training import checkpoint_fits, lacking_fields, optimizer_flags, optimizer_offloading
-from nemo_workflow.config.checks.values import experiment_name, paths_are_text, smallest_values
+from nemo_workflow.config.checks.values import experiment_name, paths_are_text, planning_flags, smallest_values
 
 RULES = (
     experiment_name,
     paths_are_text,
+    planning_flags,
     output_folder,
     machine_size,
     checkpoint_fits,
