@@ -8,14 +8,15 @@ from typing import Any
 
 from nemo_workflow.config import checks, layout_search, memory, micro_batch
 from nemo_workflow.config.card import PlannedCard
-from nemo_workflow.config.flags import Settings
+from nemo_workflow.config.flags import AUTO
 from nemo_workflow.config.layout_search import Choice, Problem
 from nemo_workflow.config.memory import GIB, Job
 from nemo_workflow.config.parallelism import Layout, make_layout
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.config.step_time import Cluster
 from nemo_workflow.utils.errors import Refusal
 
-AUTO = "auto"
+WHOLE = "auto"  # as --layout and --recompute-granularity write it
 # name of a split in layout_search -> its flag
 FLAGS = {
     "tensor": "tensor_model_parallel_size",
@@ -32,11 +33,12 @@ NEUTRAL = dict.fromkeys(FLAGS.values(), 1) | {"recompute_granularity": None}
 
 def free_splits(settings: Settings, accelerator: str) -> frozenset[str]:
     """The splits that the user leaves to us; the micro batch alone is micro_batch.py's."""
-    whole = settings.layout == AUTO
+    whole = settings.layout == WHOLE
     free = set()
     for name, flag in FLAGS.items():
         given = RECOMPUTE if name == "recompute" else (flag,)
-        if getattr(settings, flag) == AUTO or (whole and not any(one in settings.given for one in given)):
+        value = getattr(settings, flag)
+        if value is AUTO or value == WHOLE or (whole and not any(one in settings.given for one in given)):
             free.add(name)
     if free - {"micro_batch"} and micro_batch.is_ours(settings, accelerator):
         free.add("micro_batch")
@@ -46,10 +48,10 @@ def free_splits(settings: Settings, accelerator: str) -> frozenset[str]:
 def neutral(settings: Settings) -> Settings:
     """The settings with every split that is left to us at one rank, so that all else can be worked out."""
     free = free_splits(settings, "gpu")
-    values = {FLAGS[name]: NEUTRAL[FLAGS[name]] for name in free}
-    if settings.micro_batch_size == AUTO:
+    values: dict[str, Any] = {FLAGS[name]: NEUTRAL[FLAGS[name]] for name in free}
+    if settings.micro_batch_size is AUTO:
         values["micro_batch_size"] = 1
-    return replace(settings, values={**settings.values, **values})
+    return replace(settings, **values)
 
 
 def cluster_of(settings: Any, card: PlannedCard, scale: float = 1.0) -> Cluster | None:
@@ -63,11 +65,11 @@ def cluster_of(settings: Any, card: PlannedCard, scale: float = 1.0) -> Cluster 
 def problem_of(run: checks.Run, free: frozenset[str], limit: float, splits_given: Settings) -> Problem:
     """The search of a run whose free splits are neutral. `splits_given` are the settings as the user gave them."""
     assert run.recipe is not None
-    one_rank = replace(splits_given, values={**splits_given.values, **{flag: NEUTRAL[flag] for flag in FLAGS.values()}})
+    recompute = {name: None if "recompute" in free else getattr(splits_given, name) for name in RECOMPUTE}
+    one_rank = replace(splits_given, **{flag: NEUTRAL[flag] for flag in FLAGS.values()} | recompute)
     plain = Layout(1, 1, 1, 1, 1, 1, 1, False, run.recipe.layout["expert_tensor"])
-    recompute = {} if "recompute" in free else {name: getattr(splits_given, name) for name in RECOMPUTE}
     base = memory.job_with(
-        {**one_rank.values, **recompute},
+        one_rank,
         run.recipe,
         run.sizes,
         plain,
@@ -102,7 +104,7 @@ def _legal(run: checks.Run, settings: Settings, free: frozenset[str]) -> Callabl
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """The settings with values that are ours, so that no flag counts as given."""
-    return Settings({**settings.values, **values}, settings.given - values.keys() - {"layout"})
+    return replace(settings, **values, given=settings.given - values.keys() - {"layout"})
 
 
 def values_of(job: Job, free: frozenset[str]) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def choose(
 ) -> tuple[Settings, str]:
     """The settings with the fastest layout that fits, and the reason for it; raises Refusal where none does."""
     cluster = cluster_of(settings, card, scale)
-    named = "--layout auto" if settings.layout == AUTO else "auto"
+    named = "--layout auto" if settings.layout == WHOLE else "auto"
     if cluster is None:
         raise Refusal(
             f"{named}: {card.name} is not in the table of GPUs, so its time can't be planned; name one that is like it with --gpu"

@@ -16,6 +16,7 @@ from typing import Any
 
 from nemo_workflow.config.parallelism import Layout, layers_a_stage
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.models import parameters
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.parameters import Count
@@ -92,7 +93,7 @@ def job_of(plan: Plan, recipe: Recipe) -> Job:
 
 
 def job_with(
-    settings: Mapping[str, Any],
+    settings: Settings,
     recipe: Recipe,
     sizes: Mapping[str, Any],
     layout: Layout,
@@ -100,9 +101,9 @@ def job_with(
     vocab_size: int,
     accelerator: str,
 ) -> Job:
-    """The job of these flags (by attribute name), sizes and layout. `vocab_size` is the tokenizer's, unpadded."""
-    precision = settings["precision"] or recipe.precision["precision"]
-    granularity = settings["recompute_granularity"] or sizes.get("recompute_granularity")
+    """The job of these settings, sizes and layout. `vocab_size` is the tokenizer's, unpadded."""
+    precision = settings.precision or recipe.precision["precision"]
+    granularity = settings.recompute_granularity or sizes.get("recompute_granularity")
     return Job(
         family=recipe.family,
         model_class=recipe.model_class,
@@ -110,20 +111,20 @@ def job_with(
         vocabulary=parameters.padded_vocabulary(sizes, vocab_size, layout.tensor),
         layout=layout,
         seq_length=seq_length,
-        micro_batch=settings["micro_batch_size"],
-        micro_batches=layout.micro_batches(settings["global_batch_size"], settings["micro_batch_size"]),
+        micro_batch=settings.micro_batch_size,
+        micro_batches=layout.micro_batches(settings.global_batch_size, settings.micro_batch_size),
         stages=tuple(layers_a_stage(sizes, recipe.layout, layout)),
         precision=precision,
         # of NeMo's own plugins only those for fp16 reduce gradients in 16 bits
-        fp32_grad_reduce=precision != "16-mixed" if settings["precision"] else recipe.fp32_grad_reduce,
-        fp8=settings["fp8"] or (settings["precision"] is None and bool(recipe.precision["fp8"])),
-        distributed_optimizer=not settings["disable_dist_optim"],
-        sgd=(settings["optimizer"] or recipe.fields["optim.config.optimizer"]) == "sgd",
-        optimizer_offload=settings["optim_cpu_offloading_frac"] if settings["optim_cpu_offloading"] else 0.0,
-        offloaded_layers=settings["cpu_offloading_layers"] or 0 if settings["cpu_offloading_activations"] else 0,
+        fp32_grad_reduce=precision != "16-mixed" if settings.precision else recipe.fp32_grad_reduce,
+        fp8=settings.fp8 or (settings.precision is None and bool(recipe.precision["fp8"])),
+        distributed_optimizer=not settings.disable_dist_optim,
+        sgd=(settings.optimizer or recipe.fields["optim.config.optimizer"]) == "sgd",
+        optimizer_offload=settings.optim_cpu_offloading_frac if settings.optim_cpu_offloading else 0.0,
+        offloaded_layers=settings.cpu_offloading_layers or 0 if settings.cpu_offloading_activations else 0,
         recompute_granularity=granularity,
-        recompute_method=settings["recompute_method"] or sizes.get("recompute_method"),
-        recompute_layers=settings["recompute_num_layers"] or sizes.get("recompute_num_layers") or 0,
+        recompute_method=settings.recompute_method or sizes.get("recompute_method"),
+        recompute_layers=settings.recompute_num_layers or sizes.get("recompute_num_layers") or 0,
         recompute_modules=tuple(sizes.get("recompute_modules") or ()),
         # gpu_settings.py takes Transformer Engine's wherever a recipe fuses the loss
         cross_entropy="te" if sizes.get("cross_entropy_loss_fusion") and precision != "16-mixed" else "native",

@@ -8,7 +8,6 @@ and benchmarks/multi_gpu.md. On a CPU: operations over a rate for each core.
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 from nemo_workflow.config import auto_layout, layout_search, memory, step_time
@@ -16,6 +15,7 @@ from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.memory import Job
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.models import flops
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import machine
@@ -28,7 +28,7 @@ CPU_RATE = 12e9  # operations a second and core: llama_tiny in bf16 on an AMD EP
 WORTH = 0.02  # of a step's time: what a flag must bring to be named
 
 
-def of_run(job: Job, card: PlannedCard, settings: Any, schedule: Schedule, scale: float) -> dict[str, Any] | None:
+def of_run(job: Job, card: PlannedCard, settings: Settings, schedule: Schedule, scale: float) -> dict[str, Any] | None:
     """Plain values for plan.json; None for a GPU that is not in the table. Seconds, tokens per second, GPU hours."""
     cluster = auto_layout.cluster_of(settings, card, scale)
     if cluster is None:
@@ -85,7 +85,7 @@ def helpful(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
 
     fp8, which changes numbers, is named only where no other flag helps.
     """
-    now, settings = memory.job_of(plan, recipe), SimpleNamespace(**plan.settings)
+    now, settings = memory.job_of(plan, recipe), plan.settings
     cluster = auto_layout.cluster_of(settings, plan.card) if plan.card else None
     if plan.card is None or cluster is None:
         return None

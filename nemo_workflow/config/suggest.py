@@ -10,16 +10,18 @@ from typing import Any
 
 from nemo_workflow.config import auto_layout, checks, layout_search, run_time
 from nemo_workflow.config.card import PlannedCard, card_of
-from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, Settings
+from nemo_workflow.config.flags import AUTO, BY_ATTRIBUTE, COMMAND_ATTRIBUTES
 from nemo_workflow.config.layout_search import Choice
 from nemo_workflow.config.memory import GIB
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import Refusal
 
 LADDER = (1, 2, 4, 8, 16, 32, 64)
 A_NODE = 8  # GPUs
 BILLION = 1e9
+SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,12 @@ def rows(run: checks.Run, asked: Settings, scale: float) -> tuple[PlannedCard, l
     card = card_of(asked, "gpu", max(per_node for _, per_node in sizes))
     found: list[Row] = []
     for nodes, per_node in sizes:
-        found += _rows_of(run, _sized(asked, nodes, per_node), card, scale, asked.suggest if sized else 1)
+        found += _rows_of(run, _sized(asked, nodes, per_node), card, scale, asked.suggest or 1 if sized else 1)
     if asked.deadline is None:
         return card, found
     if run.schedule is None:
         raise Refusal("--deadline: needs to know the run's length; add --max-steps, or --dataset-dir for one epoch")
-    limit = 3600 * asked.deadline
+    limit = float(asked.deadline[:-1]) * SECONDS[asked.deadline[-1]]
     in_time = [row for row in found if row.run_seconds is not None and row.run_seconds <= limit]
     if not in_time:
         raise Refusal(f"--deadline: {_nothing_in_time(found, limit)}; raise it, or lower --max-steps")
@@ -67,10 +69,8 @@ def _nothing_in_time(found: Iterable[Row], limit: float) -> str:
 
 def _sized(asked: Settings, nodes: int, per_node: int) -> Settings:
     """The settings for other GPUs, with every split free that wasn't given."""
-    values = {**asked.values, "num_nodes": nodes, "num_gpus": per_node, "layout": auto_layout.AUTO}
-    if "micro_batch_size" not in asked.given:
-        values["micro_batch_size"] = auto_layout.AUTO
-    return replace(asked, values=values)
+    size = asked.micro_batch_size if "micro_batch_size" in asked.given else AUTO
+    return replace(asked, num_nodes=nodes, num_gpus=per_node, layout=auto_layout.WHOLE, micro_batch_size=size)
 
 
 def _rows_of(run: checks.Run, settings: Settings, card: PlannedCard, scale: float, count: int) -> list[Row]:
@@ -177,14 +177,14 @@ def _command(asked: Settings, row: Row, command: Sequence[str]) -> str:
     ours = COMMAND_ATTRIBUTES | (row.values or {}).keys() | {"num_nodes", "num_gpus", "layout", "accelerator"}
     words = ["python", *(command[:1] or ["pretrain_llm.py"])]
     for name in sorted(asked.given - ours):
-        option, value = BY_ATTRIBUTE[name], asked.values[name]
+        option, value = BY_ATTRIBUTE[name], getattr(asked, name)
         if option.secret:
             continue
         flag = option.short[0] if option.short else f"--{option.name}"
         for one in value if option.many else [value]:
             words += [flag] if option.switch else [flag, *(str(one).split() if option.words else [str(one)])]
     for name in ("hf_model_id", "dataset_dir"):
-        if not asked.values[name] and not (name == "dataset_dir" and asked.blend):
+        if not getattr(asked, name) and not (name == "dataset_dir" and asked.blend):
             words += [f"--{name.replace('_', '-')}", name.upper()]
     if row.nodes > 1 and asked.executor != "slurm":
         words += ["--executor", "slurm"]

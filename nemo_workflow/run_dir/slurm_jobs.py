@@ -9,6 +9,7 @@ from pathlib import Path
 from nemo_workflow.utils.files import write_json
 
 FILE = "slurm.json"
+TASK = "train"  # nemo_run's name of the one task of a job
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,13 @@ class Job:
     job_id: str
     experiment_id: str
     host: str | None
-    submitted: float  # seconds since the epoch
+    submitted: float  # seconds since the epoch by Slurm's clock; by ours where Slurm did not tell
     link: int = 1
     chain: int = 1
+    # what else tells the job from a later one of the same number
+    name: str = ""
+    uid: int | None = None
+    cluster: str = ""  # empty where Slurm did not tell
 
     def folder(self, restart: int) -> Path:
         """Where the ranks of a restart (0: the first start) write their logs."""
@@ -63,11 +68,22 @@ def record(job: Job) -> None:
 
 def jobs_of(run: Path) -> list[Job]:
     """The jobs of a run, in the order of submission."""
-    found = [
-        Job(attempt=path.parent, **json.loads(path.read_text(encoding="utf-8")))
-        for path in run.glob(f"attempts/*/{FILE}")
-    ]
+    found = [_read(run, path) for path in run.glob(f"attempts/*/{FILE}")]
     return sorted(found, key=lambda job: (job.submitted, job.link))
+
+
+def _read(run: Path, path: Path) -> Job:
+    """A job's record; the name and the owner of one that was written without them are those of its folder and file."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values.setdefault("name", job_name(run.name))
+    if values.get("uid") is None and not values["host"]:
+        values["uid"] = path.stat().st_uid
+    return Job(attempt=path.parent, **values)
+
+
+def job_name(experiment: str) -> str:
+    """Slurm's name of a run's jobs."""
+    return f"{experiment}.{TASK}"
 
 
 def latest(run: Path) -> list[Job]:

@@ -14,7 +14,7 @@ from typing import Any
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.local import explain_failure
-from nemo_workflow.launch.slurm.cluster import Cluster
+from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
@@ -99,15 +99,14 @@ def _status(arguments: Any) -> int:
 
 
 def _job_line(job: Job) -> str:
-    state = Cluster(job.host).job(job.job_id)
+    state = state_of(job)
     text = f"job {job.job_id}"
     if job.chain > 1:
         text += f" (link {job.link} of {job.chain})"
-    if state is None:
+    if state is None or state.name == ANOTHERS:
         code = job.exit_code(job.restarts)
-        return f"{text}: Slurm no longer knows it" + (
-            f"; its script ended with code {code}" if code is not None else ""
-        )
+        left = f"; its script ended with code {code}" if code is not None else ""
+        return f"{text}: Slurm no longer knows it{f', {state.reason}' if state else ''}{left}"
     text += f": {state.name}"
     if state.nodes:
         text += f" on {state.nodes}"
@@ -200,7 +199,7 @@ def _last_folders(run: Path) -> list[Path]:
 def _active(run: Path) -> bool:
     if holder(run) is not None:
         return True
-    states = [Cluster(job.host).job(job.job_id) for job in slurm_jobs.latest(run)]
+    states = [state_of(job) for job in slurm_jobs.latest(run)]
     return any(state is not None and not state.ended for state in states)
 
 
@@ -209,9 +208,9 @@ def _active(run: Path) -> bool:
 
 def _cancel(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
-    active = [job for job in slurm_jobs.latest(run) if (state := Cluster(job.host).job(job.job_id)) and not state.ended]
+    active = [job for job in slurm_jobs.latest(run) if (state := state_of(job)) and not state.ended]
     for job in reversed(active):  # the waiting links of a chain first
-        state = Cluster(job.host).cancel(job.job_id, at_once=arguments.now)
+        state = cancel(job, at_once=arguments.now)
         if state is not None and not state.ended:
             raise Failure(f"job {job.job_id} is still {state.name.lower()}; try again with --now")
         print(f"job {job.job_id} ended")
@@ -245,7 +244,7 @@ def _stop_local(run: Path, pid: int, at_once: bool) -> None:
 def _resubmit(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
     script = REPOSITORY / "pretrain_llm.py"
-    past = [] if _plan(run).settings.get("dependency") is None else ["--dependency="]  # the old job's is over
+    past = [] if _plan(run).settings.dependency is None else ["--dependency="]  # the old job's is over
     flags = [flag for flag in arguments.flags if flag != "--"]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(script), "--config", str(run / "config.yaml"), *past, *flags])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import flags, layout_search, memory, step_time
+from nemo_workflow.config import command_line, layout_search, memory, step_time
 from nemo_workflow.config.layout_search import Problem
 from nemo_workflow.config.memory import GIB
 from nemo_workflow.config.resolve import make_plan, suggestion
@@ -70,14 +70,14 @@ def test_layout_auto_fits_and_says_why(shared: Place) -> None:
     assert plan.layout.tensor * plan.layout.pipeline * plan.layout.context > 1  # 8B fits no H100 whole
     reason = next(note for note in plan.notes if "fastest layout that fits" in note)
     assert f"TP {plan.layout.tensor} x PP {plan.layout.pipeline}" in reason and "tokens/s per GPU" in reason
-    guide = planned(shared, "-M llama31_8b -G 4")
+    guide = planned(shared, "-M llama31_8b -G 2")
     assert (guide.layout.tensor, guide.layout.pipeline, guide.layout.context) == (1, 1, 1)  # the guide's defaults
     assert any("--layout auto" in note for note in guide.notes)
 
 
 def test_what_was_given_stays(shared: Place) -> None:
     plan = planned(shared, "-M llama31_8b -G 8 --layout auto -TP 4 -SP -mbs 2")
-    assert (plan.layout.tensor, plan.setting("micro_batch_size")) == (4, 2)
+    assert (plan.layout.tensor, plan.settings.micro_batch_size) == (4, 2)
     assert plan.layout.sequence_parallel
 
 
@@ -99,15 +99,15 @@ def test_each_flag_takes_auto_by_itself(shared: Place, words: str, free: str) ->
     assert kept == {name: value for name, value in given.items() if name != free}
     if free in ("tensor", "pipeline"):
         assert getattr(plan.layout, free) > 1  # 40 GiB don't hold it otherwise
-    assert isinstance(plan.setting("micro_batch_size"), int)
+    assert isinstance(plan.settings.micro_batch_size, int)
 
 
 def test_recomputation_alone_may_be_auto(shared: Place) -> None:
     plan = planned(shared, "-M llama32_3b -G 1 -mbs 1 --seq-length 8192 --recompute-granularity auto")
-    assert plan.setting("recompute_granularity") == "full"
-    assert plan.setting("recompute_method") == "block"
+    assert plan.settings.recompute_granularity == "full"
+    assert plan.settings.recompute_method == "block"
     enough = planned(shared, "-M llama32_3b -G 1 -mbs 1 --seq-length 8192 --recompute-granularity auto --gpu h200")
-    assert enough.setting("recompute_granularity") is None
+    assert enough.settings.recompute_granularity is None
 
 
 def test_experts_may_be_auto(shared: Place) -> None:
@@ -136,7 +136,7 @@ def test_the_runs_config_holds_the_layout_that_was_chosen(shared: Place, tmp_pat
     assert "layout" not in written
     again = tmp_path / "config.yaml"
     again.write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in written.items()))
-    repeated = make_plan(flags.parse(["--config", str(again), "--dry-run"]))
+    repeated = make_plan(command_line.parse(["--config", str(again), "--dry-run"]))
     assert repeated.layout == plan.layout
     for name in ("micro_batch_size", "recompute_granularity", "recompute_method", "recompute_num_layers"):
         assert repeated.setting(name) == plan.setting(name)
@@ -146,7 +146,7 @@ def test_the_runs_config_holds_the_layout_that_was_chosen(shared: Place, tmp_pat
 
 
 def suggested(words: str) -> str:
-    return suggestion(flags.parse(words.split()), ["pretrain_llm.py"])
+    return suggestion(command_line.parse(words.split()), ["pretrain_llm.py"])
 
 
 def rows(words: str) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def test_each_command_of_the_table_is_the_plan_of_its_row(large: Place) -> None:
     commands = [line.partition(": ")[2] for line in text.splitlines() if line[:1].isdigit() and "python" in line]
     assert len(commands) == len(found) == 5
     for command, row in zip(commands, found, strict=True):
-        plan = make_plan(flags.parse([*shlex.split(command)[2:], "--dry-run"]))
+        plan = make_plan(command_line.parse([*shlex.split(command)[2:], "--dry-run"]))
         assert plan.time is not None
         assert plan.time["step_seconds"] == pytest.approx(row["step_seconds"])
         assert plan.time["run_seconds"] == pytest.approx(row["run_seconds"])

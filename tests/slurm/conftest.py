@@ -178,7 +178,7 @@ class Runs:
         self.how.write_text(json.dumps(how))
         submitted = slurm_jobs.latest(self.out / name)
         for job in submitted:
-            worker = job.attempt / "code" / "nemo_workflow" / "worker.py"
+            worker = job.attempt / "code" / "nemo_workflow" / "training" / "worker.py"
             worker.write_text(STAND_IN.format(how=self.how))
         for job in submitted:
             slurm.run("scontrol", "release", job.job_id)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nemo_workflow.config.checks.slurm import SBATCH_OPTIONS
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.slurm import script
 from nemo_workflow.launch.slurm.cluster import Cluster
@@ -37,10 +38,7 @@ def reach(runs: Runs, name: str, step: int) -> None:
 
 def ended(job_id: str) -> str:
     """The state's name when the job has ended."""
-    state = Cluster().wait(job_id, 60)
-    assert state is not None
-    assert state.ended, state
-    return state.name
+    return wait_for(lambda: (state := Cluster().job(job_id)) and state.ended and state.name, 60)
 
 
 # -- before anything is submitted -------------------------------------------------------------------------------------
@@ -53,6 +51,16 @@ def test_slurm_takes_the_golden_scripts(variant: str, slurm: Daemons, monkeypatc
     assert answer.ok, answer.reason
     too_many = re.sub("--nodes=.*", "--nodes=3", text)
     assert not Cluster().ask("sbatch", "--test-only", text=too_many).ok
+
+
+def test_every_option_of_this_sbatch_is_known(slurm: Daemons) -> None:
+    """It names them all where a beginning of a name could be several."""
+    found: set[str] = set()
+    for letter in "abcdefghijklmnopqrstuvwxyz":
+        answer = Cluster().ask("sbatch", "--test-only", f"--{letter}", text="#!/bin/sh\n")
+        found.update(re.findall(r"'--([a-z-]{2,})'", answer.err))
+    assert len(found) > 50
+    assert {name.replace("-", "_") for name in found} <= set(SBATCH_OPTIONS)
 
 
 REFUSED: list[tuple[list[str], list[str]]] = [
@@ -348,12 +356,13 @@ def test_following(slurm: Daemons, runs: Runs, under_way: Any) -> None:
 FOLLOW = """
 import sys
 from nemo_workflow.utils.errors import run_command
+from nemo_workflow.config.checks.slurm import SBATCH_OPTIONS
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.launch.slurm import jobs
+from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.launch.slurm.follow import follow
 from pathlib import Path
 run = Path(sys.argv[1])
-run_command(lambda: follow(Plan.from_json((run / "plan.json").read_text()), jobs.latest(run)))
+run_command(lambda: follow(Plan.from_json((run / "plan.json").read_text()), slurm_jobs.latest(run)))
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nemo_workflow.config import flags as options
+from nemo_workflow.config import command_line
 from nemo_workflow.config.checks import slurm
 from nemo_workflow.launch.slurm import cluster, login
 from nemo_workflow.launch.slurm.cluster import Answer, Cluster, JobState
@@ -21,7 +22,7 @@ BASE = ["-M", "llama_tiny", "--hf-model-id", "gpt2", "--dataset-dir", "/data"]
 
 
 def problems(*flags: str) -> list[str]:
-    settings = options.parse([*BASE, *flags])
+    settings = command_line.parse([*BASE, *flags])
     return list(slurm.find_problems(SimpleNamespace(settings=settings, sources=())))
 
 
@@ -114,6 +115,22 @@ git clone ssh://git@example.org/hf_tokenizers_and_models; python train_hf_tokeni
     assert problems("--executor", "slurm", "--setup-file", str(path)) == []
 
 
+def test_an_abbreviation_is_no_way_round_what_is_ours() -> None:
+    """sbatch takes every beginning of a name that is no other's; each of each option of ours is refused."""
+    for name in (*slurm.OWNED, *slurm.OURS):
+        for written in (name, name.replace("_", "-")):
+            for length in range(1, len(written) + 1):
+                if written[:length] not in slurm.OTHERS.split():
+                    found = problems("--executor", "slurm", "--slurm-arg", f"{written[:length]}=2")
+                    assert len(found) == 1, written[:length]
+    for name in slurm.OTHERS.split():
+        assert problems("--executor", "slurm", "--slurm-arg", f"{name}=2") == []
+    (found,) = problems("--executor", "slurm", "--slurm-arg", "arr=0-2")
+    assert found == "--slurm-arg arr=0-2: sbatch would take it for --array; write the name in full"
+    assert problems("--executor", "slurm", "--slurm-arg", "plugin-option=2") == []  # of a site's own
+    assert len(problems("--executor", "slurm", "--slurm-arg", "comment=a\n#SBATCH --array=0-2")) == 1
+
+
 def test_time_limits_in_slurms_forms() -> None:
     forms = {"90": 5400, "1:30": 90, "2:00:00": 7200, "1-2": 93600, "1-0:30": 88200, "1-1:1:1": 90061}
     assert {form: slurm.seconds_of(form) for form in forms} == forms
@@ -129,14 +146,26 @@ def test_gpus_of_a_node(gres: str, count: int) -> None:
 
 SCONTROL = (
     "JobId=12 JobName=one.train UserId=root(0) Priority=1 JobState=PENDING Reason=BeginTime Dependency=(null) Requeue=1"
-    " Restarts=2 BatchFlag=1 ExitCode=0:0 Partition=batch NodeList=(null) NumNodes=2-2 Command=/x y=/z\n"
+    " Restarts=2 BatchFlag=1 ExitCode=0:0 SubmitTime=1767323045 Partition=batch NodeList=(null) NumNodes=2-2 Command=/x y=/z"
+    " StdOut=/runs/one/attempts/a/sbatch_one.out\n"
 )
 
 
 def test_reading_scontrol_and_sacct() -> None:
-    assert cluster._from_scontrol(SCONTROL) == JobState("PENDING", "BeginTime", 0, 2, "")
-    assert cluster._from_sacct("CANCELLED by 1000|0:15|n[1-2]|1") == JobState("CANCELLED", "", 143, 1, "n[1-2]")
-    assert cluster._from_sacct("FAILED|75:0|n1") == JobState("FAILED", "", 75, 0, "n1")
+    greeting = "Welcome | JobState=FINE\n"
+    state = JobState(
+        "PENDING", "BeginTime", 0, 2, "", "one.train", 0, 1767323045, "/runs/one/attempts/a/sbatch_one.out"
+    )
+    assert cluster._from_scontrol(greeting + SCONTROL) == state
+    assert cluster._from_scontrol(greeting) is None
+    row = "12|CANCELLED by 1000|0:15|n[1-2]|one.train|1000|1767323045|ci"
+    state = JobState("CANCELLED", "", 143, 0, "n[1-2]", "one.train", 1000, 1767323045, "", "ci")
+    assert cluster._from_sacct(f"{greeting}{row}\n", "12") == state
+    assert cluster._from_sacct(f"{row}|3\n", "12") == dataclasses.replace(state, restarts=3)
+    assert cluster._from_sacct("12|FAILED|75:0|n1|a|1|Unknown|ci\n", "12") == JobState(
+        "FAILED", "", 75, 0, "n1", "a", 1, None, "", "ci"
+    )
+    assert cluster._from_sacct(greeting, "12") is None
 
 
 def test_the_reason_of_an_error_is_its_last_telling_line() -> None:
@@ -147,7 +176,11 @@ def test_the_reason_of_an_error_is_its_last_telling_line() -> None:
 
 def test_a_cluster_that_cannot_be_asked_has_not_forgotten_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"scontrol": Answer(255, "", "ssh: connect to host login port 22: Connection refused\n")}
-    monkeypatch.setattr(Cluster, "ask", lambda self, *words, **_: said.get(words[0], Answer(255, "", "")))
+    monkeypatch.setattr(
+        Cluster,
+        "ask",
+        lambda self, *words, **_: said.get(words[2] if words[0] == "env" else words[0], Answer(255, "", "")),
+    )
     assert Cluster("login").job("7") == JobState("UNKNOWN", "connect to host login port 22: Connection refused")
     said["scontrol"] = Answer(1, "", "slurm_load_jobs error: Invalid job id specified\n")
     assert Cluster("login").job("7") is None

@@ -10,7 +10,7 @@ from typing import Any
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch import local
 from nemo_workflow.launch.monitor import Monitor
-from nemo_workflow.launch.slurm.cluster import Cluster, JobState
+from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cancel, state_of
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.utils.errors import STOPPED, Failure
@@ -67,7 +67,7 @@ class _Follower:
         return verdict(self.plan, self.job, state, self.monitor)
 
     def _poll(self) -> JobState | None:
-        state = Cluster(self.job.host).job(self.job.job_id)
+        state = state_of(self.job)
         if state and not state.ended:
             text = f"job {self.job.job_id} {state.name.lower()}"
             text += f" on {state.nodes}" if state.nodes else ""
@@ -95,7 +95,10 @@ class _Follower:
         signal.signal(signal.SIGINT, self._ask)
         if reply == "c":
             self.monitor.note(f"cancelling job {job}: the ranks finish their step and save")
-            Cluster(self.job.host).cancel(job)
+            try:
+                cancel(self.job)
+            except Failure as failure:
+                self.monitor.note(str(failure))
             return None
         if reply == "f":
             return None
@@ -112,6 +115,9 @@ def _question(job_id: str) -> str:
 
 def verdict(plan: Plan, job: Job, state: JobState | None, monitor: Monitor) -> int:
     """The exit code of a job that has ended: 0 done, 143 stopped with its state saved. Raises Failure."""
+    if state is not None and state.name == ANOTHERS:
+        monitor.note(f"job {job.job_id} is over: {state.reason}")
+        state = None
     restart, code = _left(job, state)
     if state is None and code is None:
         raise Failure(f"Slurm no longer knows job {job.job_id}, and its script left no exit code; logs: {job.attempt}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,16 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.launch.slurm import login
+from nemo_workflow.launch.slurm import login, time_limits
 from nemo_workflow.launch.slurm.cluster import Answer, Cluster
+from nemo_workflow.launch.slurm.time_limits import QOS_FIELDS, Limits, read_limits
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.users import user_name
 
-UNUSABLE = ("down", "drain", "fail", "maint", "unk", "boot", "power")
+# states of a node that takes no job before somebody mends it; one in maintenance, booting or powered down will by itself
+UNUSABLE = ("down", "drain", "drained", "draining", "fail", "failing", "error", "unknown", "inval", "future")
+STATE_MARKS = "*~#!%$@^+-"  # that sinfo adds to a state: not responding, powered down, powering up …
+ROW = "node_or_partition|"  # before what we ask for: a site's wrapper or a login shell may print lines of its own
 
 
 def check(cluster: Cluster, plan: Plan) -> list[str]:
     """Ask the cluster about the plan; returns notes for the user. Raises Refusal with every problem."""
-    where = plan.setting("ssh") or "this machine"
+    where = plan.settings.ssh or "this machine"
     if cluster.host:
         _reachable(cluster.host)
     found = cluster.ask("sbatch", "--version")
@@ -30,12 +35,13 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
             f"--executor slurm: sbatch can't be run on this machine ({found.reason}); use a login node, or --ssh HOST"
         )
     with ThreadPoolExecutor(8) as pool:  # each question waits for the network
-        names = plan.setting("partition").split(",")
+        names = plan.settings.partition.split(",")
         shown = [pool.submit(cluster.ask, "scontrol", "show", "partition", "--oneliner", name) for name in names]
-        nodes = [pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", name, "-o", "%N|%T|%G|%c") for name in names]
-        listed = pool.submit(cluster.ask, "sinfo", "-h", "-o", "%R")
+        nodes = [pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", name, "-o", ROW + "%N|%T|%G|%c") for name in names]
+        listed = pool.submit(cluster.ask, "sinfo", "-h", "-o", ROW + "%R")
         config = pool.submit(cluster.ask, "scontrol", "show", "config")
         associations = pool.submit(_associations, cluster, plan)
+        qos = pool.submit(cluster.ask, "sacctmgr", "-n", "-P", "show", "qos", f"format={QOS_FIELDS}")
         accounting = pool.submit(cluster.keeps_accounts)
         help_text = pool.submit(cluster.ask, "srun", "--help")
         same_folder = pool.submit(cluster.ask, "test", "-d", _existing(plan))
@@ -43,9 +49,11 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
     if not config.result().ok:
         raise Refusal(f"--executor slurm: the Slurm controller of {where} does not answer: {config.result().reason}")
     answers = {name: (one.result(), two.result()) for name, one, two in zip(names, shown, nodes, strict=True)}
-    problems = _partitions(plan, answers, listed.result())
+    mine = _own(plan, associations.result() or [])
+    limits = read_limits(config.result().out, qos.result().out, mine[0] if mine else {})
+    problems = _partitions(plan, answers, listed.result(), limits)
     problems += _account(plan, config.result().out, associations.result())
-    if not plan.setting("no_container") and "--container-image" not in help_text.result().out:
+    if not plan.settings.no_container and "--container-image" not in help_text.result().out:
         problems.append(
             "--container-image: this cluster's srun has no such option (the pyxis plugin is missing); ask for pyxis, or"
             " run in this Python environment on a disk that the nodes share: --no-container"
@@ -59,7 +67,11 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
         problems.append(f"--ssh {cluster.host}: rsync is not installed there, and nemo_run copies its files with it")
     if problems:
         raise Refusal(problems)
-    return [] if accounting.result() else ["sacct does not answer here: the job is followed with scontrol"]
+    notes = [] if accounting.result() else ["sacct does not answer here: the job is followed with scontrol"]
+    for name, (partition, _) in answers.items():
+        fields = _fields(partition.out)
+        notes += time_limits.notes(plan, name, fields, list(limits.of_partition(plan, name, fields)))
+    return notes
 
 
 def _reachable(address: str) -> None:
@@ -107,12 +119,12 @@ def _existing(plan: Plan) -> str:
     return str(folder)
 
 
-def _partitions(plan: Plan, answers: dict[str, tuple[Answer, Answer]], listed: Answer) -> list[str]:
+def _partitions(plan: Plan, answers: dict[str, tuple[Answer, Answer]], listed: Answer, limits: Limits) -> list[str]:
     """What stands against the partitions asked for, with the answers on each and its nodes.
 
     All must exist, and one that takes the job is enough: Slurm chooses among them.
     """
-    names = ", ".join(dict.fromkeys(listed.out.split()))
+    names = ", ".join(dict.fromkeys(name for (name,) in _rows(listed.out, 1)))
     there = f"; there are: {names}" if names else ""
     unknown = [name for name, (shown, _) in answers.items() if not shown.ok or "PartitionName=" not in shown.out]
     if unknown:
@@ -122,6 +134,7 @@ def _partitions(plan: Plan, answers: dict[str, tuple[Answer, Answer]], listed: A
         fields = _fields(shown.out)
         against = list(_partition(plan, name, fields, names)) or list(_nodes(plan, name, nodes))
         against += _admission(plan, name, fields)
+        against += time_limits.problems(plan, name, list(limits.of_partition(plan, name, fields)))
         if not against:
             return []
         problems += against
@@ -137,7 +150,7 @@ def _partition(plan: Plan, name: str, fields: dict[str, str], names: str) -> Ite
 
 
 def _admission(plan: Plan, name: str, fields: dict[str, str]) -> Iterator[str]:
-    account = plan.setting("account")
+    account = plan.settings.account
     allowed, denied = fields.get("AllowAccounts", "ALL"), fields.get("DenyAccounts", "")
     if allowed not in ("ALL", "(null)") and account not in allowed.split(","):
         yield f"--account {account}: partition {name} admits only {allowed}"
@@ -150,9 +163,8 @@ def _nodes(plan: Plan, name: str, answer: Answer) -> Iterator[str]:
     if not answer.ok:
         return
     gpus_of: dict[str, int] = {}
-    for line in answer.out.splitlines():
-        node, state, gres, _ = line.split("|")
-        if not any(word in state.lower() for word in UNUSABLE):
+    for node, state, gres, _ in _rows(answer.out, 4):
+        if state.lower().rstrip(STATE_MARKS) not in UNUSABLE:
             gpus_of[node] = gpu_count(gres)
     needed = plan.layout.nodes
     if len(gpus_of) < needed:
@@ -167,28 +179,46 @@ def _nodes(plan: Plan, name: str, answer: Answer) -> Iterator[str]:
             )
 
 
+def _rows(text: str, columns: int) -> Iterator[list[str]]:
+    """The rows that begin with ROW."""
+    for line in text.splitlines():
+        row = line.removeprefix(ROW).split("|")
+        if line.startswith(ROW) and len(row) == columns:
+            yield row
+
+
 def gpu_count(gres: str) -> int:
     """GPUs in a node's generic resources as sinfo writes them: gpu:8, gpu:a100:4(S:0-1),gpu:h100:4, (null)."""
     return sum(int(count) for count in re.findall(r"\bgpu(?::[^:,()]+)??:(\d+)", gres))
 
 
+ASSOCIATION = ("account", "partition", "qos", "maxwall", "defaultqos")
+
+
 def _associations(cluster: Cluster, plan: Plan) -> list[dict[str, str]] | None:
-    """The user's rows of accounting, or None where it does not answer."""
-    user = login.resolve(cluster.host).user if cluster.host else getpass.getuser()
-    words = ("sacctmgr", "-n", "-P", "show", "associations", f"user={user}", "format=account,partition,qos")
+    """The user's rows of accounting, or None where it does not answer or the user has no name here."""
+    user = login.resolve(cluster.host).user if cluster.host else user_name(os.geteuid())
+    if not user:
+        return None
+    words = ("sacctmgr", "-n", "-P", "show", "associations", f"user={user}", f"format={','.join(ASSOCIATION)}")
     answer = cluster.ask(*words)
     if not answer.ok:
         return None
-    names = ("account", "partition", "qos")
-    return [dict(zip(names, line.split("|"), strict=False)) for line in answer.out.splitlines() if line]
+    rows = [line.split("|") for line in answer.out.splitlines()]
+    return [dict(zip(ASSOCIATION, row, strict=True)) for row in rows if len(row) == len(ASSOCIATION)]
+
+
+def _own(plan: Plan, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The user's associations with the account asked for."""
+    return [row for row in rows if row["account"].lower() == plan.settings.account.lower()]
 
 
 def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None) -> Iterator[str]:
-    account, name = plan.setting("account"), plan.setting("partition")
-    enforced = re.search(r"AccountingStorageEnforce\s*=\s*(\S+)", config)
+    account, name = plan.settings.account, plan.settings.partition
+    enforced = re.search(r"(?m)^AccountingStorageEnforce\s*=\s*(\S+)", config)
     if rows is None or not enforced or enforced[1] == "none":
         return
-    mine = [row for row in rows if row["account"].lower() == account.lower()]
+    mine = _own(plan, rows)
     if not mine:
         accounts = ", ".join(dict.fromkeys(row["account"] for row in rows)) or "none"
         yield f"--account {account}: you are not a member; your accounts are: {accounts}"
@@ -196,11 +226,13 @@ def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None) -> Iter
     if all(row["partition"] and row["partition"] not in name.split(",") for row in mine):
         partitions = ", ".join(dict.fromkeys(row["partition"] for row in mine))
         yield f"--partition {name}: account {account} may use only {partitions}"
-    qos = plan.setting("qos")
+    qos = plan.settings.qos
     known = {one for row in mine for one in row["qos"].split(",") if one}
     if qos and known and qos not in known:
         yield f"--qos {qos}: account {account} may use {', '.join(sorted(known))}"
 
 
-def _fields(line: str) -> dict[str, Any]:
+def _fields(text: str) -> dict[str, Any]:
+    """The fields of a partition."""
+    line = next((line for line in text.splitlines() if line.startswith("PartitionName=")), "")
     return dict(re.findall(r"(\w+)=(\S*)", line))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.flags import TABLE, Settings
+from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local
 from nemo_workflow.launch.slurm import preflight, script
-from nemo_workflow.launch.slurm.cluster import Cluster, without_slurm
+from nemo_workflow.launch.slurm.cluster import UNKNOWN, Cluster, JobState, cluster_name, state_of, without_slurm
 from nemo_workflow.launch.slurm.script import Link
 from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.run_dir.slurm_jobs import Job
@@ -30,7 +33,7 @@ SLURM_INPUT = "SBATCH_"
 
 def run_slurm(plan: Plan, settings: Settings) -> int:
     """Submit the run, and follow it with --wait; returns the exit code. Raises Refusal before Slurm takes a job."""
-    cluster = Cluster(plan.setting("ssh"))
+    cluster = Cluster(plan.settings.ssh)
     notes = _prepare_environment(cluster)
     refuse_second(plan.folder)
     notes += preflight.check(cluster, plan)
@@ -78,9 +81,14 @@ def _prepare_environment(cluster: Cluster) -> list[str]:
 
 
 def refuse_second(run: Path) -> None:
-    """Raise Refusal while a job of the run is pending or running."""
+    """Raise Refusal while a job of the run is pending or running, or where that can't be found out."""
     for job in reversed(slurm_jobs.jobs_of(run)):
-        state = Cluster(job.host).job(job.job_id)
+        state = state_of(job)
+        if state is not None and state.name == UNKNOWN:
+            raise Refusal(
+                f"--experiment {run.name}: Slurm can't be asked about its job {job.job_id} ({state.reason}); try again later,"
+                f" choose another name, or if you know that the job is over, remove {job.attempt / slurm_jobs.FILE}"
+            )
         if state is not None and not state.ended:
             raise Refusal(
                 f"--experiment {run.name}: job {job.job_id} of it is {state.name.lower()}; wait for it, cancel it"
@@ -106,11 +114,13 @@ def signals_held_back() -> Iterator[None]:
 
 def _submit_chain(plan: Plan, first: Path) -> list[Job]:
     submitted: list[Job] = []
-    for number in range(1, plan.setting("chain") + 1):
+    for number in range(1, plan.settings.chain + 1):
         attempt = first if number == 1 else first.with_name(f"{first.name}-link{number}")
-        link = Link(number, plan.setting("chain"), submitted[-1].job_id if submitted else None)
+        link = Link(number, plan.settings.chain, submitted[-1].job_id if submitted else None)
         try:
             submitted.append(_submit(plan, attempt, link))
+        except Failure:
+            raise
         except Exception as error:  # noqa: BLE001 - nemo_run lets its shell's and Slurm's errors through
             shutil.rmtree(attempt, ignore_errors=True)
             words = _reason(error)
@@ -139,23 +149,76 @@ def _submit(plan: Plan, attempt: Path, link: Link) -> Job:
         log_level="ERROR",
     )
     entrypoint, path, *arguments = script.command()
+    cluster = Cluster(plan.settings.ssh)
+    numbers: list[Submitted] = []
     with contextlib.redirect_stdout(io.StringIO()), experiment:  # its own progress says less than ours
-        experiment.add(run.Script(path=path, entrypoint=entrypoint, args=arguments), executor=made, name=script.TASK)
+        experiment.add(
+            run.Script(path=path, entrypoint=entrypoint, args=arguments), executor=made, name=slurm_jobs.TASK
+        )
+        _show_only_the_number(experiment.jobs[0].executor.tunnel, cluster, attempt, numbers)
         experiment.run(detach=True)
-    job_id = experiment.jobs[0].handle.rpartition("/")[2].partition(";")[0]
+    (number,) = numbers
+    found = cluster.job(number.job_id) or JobState(UNKNOWN)
     job = Job(
         attempt=attempt,
-        job_id=job_id,
+        job_id=number.job_id,
         experiment_id=script.experiment_id(attempt),
-        host=plan.setting("ssh"),
-        submitted=time.time(),
+        host=cluster.host,
+        submitted=found.submitted or time.time(),
         link=link.number,
         chain=link.chain,
+        name=slurm_jobs.job_name(plan.folder.name),
+        uid=found.uid,
+        cluster=number.cluster or cluster_name(cluster.host),
     )
     slurm_jobs.record(job)
-    if not plan.setting("requeue"):  # nemo_run passes --requeue to sbatch whatever we ask for
-        Cluster(job.host).ask("scontrol", "update", f"JobId={job_id}", "Requeue=0")
+    if not plan.settings.requeue:  # nemo_run passes --requeue to sbatch whatever we ask for
+        cluster.ask("scontrol", "update", f"JobId={job.job_id}", "Requeue=0")
     return job
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What sbatch made of a script; `cluster` is empty where it named none."""
+
+    job_id: str
+    cluster: str = ""
+
+
+def _show_only_the_number(tunnel: Any, cluster: Cluster, attempt: Path, numbers: list[Submitted]) -> None:
+    """Let nemo_run, which takes all that sbatch prints for the job's number, see nothing else; add it to `numbers`.
+
+    Sites wrap sbatch, and a login shell may greet: more lines come before or after the number.
+    """
+    run = tunnel.run
+
+    def run_and_read(command: str, *arguments: Any, **keywords: Any) -> Any:
+        result = run(command, *arguments, **keywords)
+        if command.startswith("sbatch "):
+            numbers.append(_submitted(cluster, result.stdout, attempt))
+            result.stdout = numbers[-1].job_id
+        return result
+
+    tunnel.run = run_and_read
+
+
+def _submitted(cluster: Cluster, said: str, attempt: Path) -> Submitted:
+    """The job that sbatch has just submitted: by its last line NUMBER[;CLUSTER], else by its name. Raises Failure."""
+    found = [match for line in said.splitlines() if (match := re.fullmatch(r"(\d+)(?:;([\w.-]+))?", line.strip()))]
+    if found:
+        read = Submitted(found[-1][1], found[-1][2] or "")
+        state = cluster.job(read.job_id)
+        if state is None or not state.output or attempt.name in state.output.split("/"):
+            return read
+    name = slurm_jobs.job_name(attempt.parent.parent.name)
+    for job_id in cluster.ask("squeue", "-h", "-n", name, "-o", "%A").out.split():
+        state = cluster.job(job_id) if job_id.isdigit() else None
+        if state is not None and attempt.name in state.output.split("/"):
+            return Submitted(job_id)
+    raise Failure(
+        f"sbatch ended well, and said no job number but {said.strip()!r}; squeue knows no job {name} of this start. Look for it"
+        f" with `squeue -n {name}`: if it is there, it runs, and scancel ends it"
+    )
 
 
 def write_attempt(plan: Plan, attempt: Path) -> None:
@@ -163,8 +226,8 @@ def write_attempt(plan: Plan, attempt: Path) -> None:
     with written_aside(attempt / "plan.json") as stream:
         stream.write(plan.to_json())
     shutil.copyfile(Path(__file__).with_name("rank.py"), attempt / "code" / "rank.py")
-    if plan.setting("setup_file"):
-        shutil.copyfile(Path(plan.setting("setup_file")).expanduser(), attempt / script.SETUP)
+    if plan.settings.setup_file:
+        shutil.copyfile(Path(plan.settings.setup_file).expanduser(), attempt / script.SETUP)
 
 
 def _reason(error: Any) -> str:
