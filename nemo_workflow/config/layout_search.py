@@ -6,7 +6,6 @@ virtual stages, micro batch. For each, the least recomputation that fits: it onl
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,8 @@ from nemo_workflow.models import parameters
 from nemo_workflow.models.catalog import Recipe
 
 SPLITS = ("tensor", "pipeline", "virtual_pipeline", "context", "expert", "micro_batch", "recompute")
-MOST_CONTEXT_TOKENS = 1024  # a rank gets no shorter piece of a sequence: transfers would take longer than attention
+LEAST_TOKENS = 2048  # a rank gets no shorter piece of a sequence: the host can't keep up then (docs/performance.md)
+EXPERT_SIZES = 4  # of expert parallelism that are tried beside 1: the largest, since experts are what takes the memory
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ class Problem:
 def best(problem: Problem, cluster: Cluster, nodes: int, count: int = 1) -> list[Choice]:
     """The `count` fastest layouts that fit, best first."""
     memo: Memo = {}
-    found = [choice for job in _splits(problem, cluster, nodes) if (choice := _fitting(problem, cluster, job, memo))]
+    found: list[Choice] = []
+    for least in _splits(problem, cluster, nodes):
+        if _least_bytes(problem, least) <= problem.limit:
+            found += _fitting_sizes(problem, cluster, least, memo)
     found.sort(key=lambda choice: (choice.time.total, choice.bytes))
     kept: list[Choice] = []
     for choice in found:
@@ -68,12 +71,23 @@ def best(problem: Problem, cluster: Cluster, nodes: int, count: int = 1) -> list
 
 def smallest(problem: Problem, cluster: Cluster, nodes: int) -> int | None:
     """Bytes of the layout that takes least memory, or None where no layout is possible."""
-    needs = [
-        min(memory.fullest(job).total for job in _recomputed(problem, one))
-        for one in _splits(problem, cluster, nodes)
-        if one.micro_batch == 1 or "micro_batch" in problem.fixed
-    ]
-    return min(needs, default=None)
+    return min((_least_bytes(problem, job) for job in _splits(problem, cluster, nodes)), default=None)
+
+
+def _least_bytes(problem: Problem, job: Job) -> int:
+    """With all layers recomputed, where that is free."""
+    *_, last = _recomputed(problem, job)
+    return memory.fullest(last).total
+
+
+def _fitting_sizes(problem: Problem, cluster: Cluster, least: Job, memo: Memo) -> Iterator[Choice]:
+    """A layout with each micro batch, until one is too large, and each number of virtual stages."""
+    for sized in _with_micro_batches(problem, least):
+        if _least_bytes(problem, sized) > problem.limit:
+            return
+        for job in _with_virtual_stages(problem, sized):
+            if choice := _fitting(problem, cluster, job, memo):
+                yield choice
 
 
 def _fitting(problem: Problem, cluster: Cluster, job: Job, memo: Memo) -> Choice | None:
@@ -89,7 +103,7 @@ def _fitting(problem: Problem, cluster: Cluster, job: Job, memo: Memo) -> Choice
 
 
 def _splits(problem: Problem, cluster: Cluster, nodes: int) -> Iterator[Job]:
-    """Every split of the ranks and every micro batch; recomputation as the base has it."""
+    """Every split of the ranks, with the smallest micro batch and without virtual stages."""
     ranks = nodes * cluster.gpus_per_node
     for tensor in _options(problem, "tensor", _tensor_sizes(problem, cluster.gpus_per_node)):
         for context in _options(problem, "context", _context_sizes(problem, ranks // tensor)):
@@ -106,36 +120,44 @@ def _splits(problem: Problem, cluster: Cluster, nodes: int) -> Iterator[Job]:
                         sequence_parallel=_sequence_parallel(problem, tensor),
                         expert_tensor=problem.recipe.layout["expert_tensor"],
                     )
-                    if ranks % (tensor * context * pipeline) == 0:
-                        yield from _micro_batches(problem, layout)
+                    job = _least(problem, layout) if ranks % (tensor * context * pipeline) == 0 else None
+                    if job:
+                        yield job
 
 
-def _micro_batches(problem: Problem, layout: Layout) -> Iterator[Job]:
+def _least(problem: Problem, layout: Layout) -> Job | None:
+    """The job of a layout with its smallest micro batch, or None where layers or batch can't be divided so."""
     base = problem.base
     try:
         stages = tuple(layers_a_stage(base.sizes, problem.recipe.layout, layout))
     except ValueError:
-        return
-    if min(stages) < 1 or problem.batch % layout.data:
-        return
-    share = problem.batch // layout.data
-    most = max(1, ENOUGH_TOKENS * layout.context // base.seq_length)
+        return None
+    size = problem.fixed.get("micro_batch", 1)
+    if min(stages) < 1 or problem.batch % (size * layout.data):
+        return None
+    return replace(
+        base,
+        layout=layout,
+        vocabulary=parameters.padded_vocabulary(base.sizes, problem.vocab_size, layout.tensor),
+        micro_batch=size,
+        micro_batches=problem.batch // (size * layout.data),
+        stages=stages,
+    )
+
+
+def _with_micro_batches(problem: Problem, least: Job) -> Iterator[Job]:
+    layout, share = least.layout, problem.batch // least.layout.data
+    most = max(1, ENOUGH_TOKENS * layout.context // least.seq_length)
     sizes = [size for size in _divisors(share) if size <= most and (size & (size - 1) == 0 or size == share)]
     for size in _options(problem, "micro_batch", sizes):
-        if share % size:
-            continue
-        job = replace(
-            base,
-            layout=layout,
-            vocabulary=parameters.padded_vocabulary(base.sizes, problem.vocab_size, layout.tensor),
-            micro_batch=size,
-            micro_batches=share // size,
-            stages=stages,
-        )
-        if base.fp8 and memory.tokens_of(job) / (layout.tensor if layout.sequence_parallel else 1) % 16:
-            continue
-        for virtual in _options(problem, "virtual_pipeline", _virtual_sizes(problem, job)):
-            yield replace(job, layout=replace(layout, virtual_pipeline=virtual))
+        job = replace(least, micro_batch=size, micro_batches=share // size)
+        if not (job.fp8 and memory.tokens_of(job) / (layout.tensor if layout.sequence_parallel else 1) % 16):
+            yield job
+
+
+def _with_virtual_stages(problem: Problem, job: Job) -> Iterator[Job]:
+    for virtual in _options(problem, "virtual_pipeline", _virtual_sizes(problem, job)):
+        yield job if virtual == 1 else replace(job, layout=replace(job.layout, virtual_pipeline=virtual))
 
 
 def _recomputed(problem: Problem, job: Job) -> Iterator[Job]:
@@ -178,7 +200,7 @@ def _context_sizes(problem: Problem, ranks: int) -> list[int]:
     base = problem.base
     if base.family != "gpt":
         return [1]
-    most = max(1, base.seq_length // MOST_CONTEXT_TOKENS)
+    most = max(1, base.seq_length // LEAST_TOKENS)
     return [
         n for n in _divisors(ranks) if n == 1 or (n & (n - 1) == 0 and n <= most and base.seq_length % (2 * n) == 0)
     ]
@@ -189,7 +211,8 @@ def _expert_sizes(problem: Problem, ranks: int, tensor: int) -> list[int]:
     if not experts:
         return [1]
     split = problem.recipe.layout["expert_tensor"] or tensor
-    return [n for n in _divisors(experts) if n & (n - 1) == 0 and ranks % (split * n) == 0]
+    sizes = [n for n in _divisors(experts) if n & (n - 1) == 0 and ranks % (split * n) == 0]
+    return [1, *sizes[-EXPERT_SIZES:]] if len(sizes) > EXPERT_SIZES else sizes
 
 
 def _virtual_sizes(problem: Problem, job: Job) -> list[int]:
@@ -198,6 +221,5 @@ def _virtual_sizes(problem: Problem, job: Job) -> list[int]:
     if layout.pipeline == 1 or job.family != "gpt" or job.micro_batches % layout.pipeline:
         return [1]
     each = (sum(job.stages) + stock["embedding_counts"] + stock["loss_counts"]) // layout.pipeline
-    with contextlib.suppress(ValueError):
-        return [n for n in _divisors(each) if n <= 8 or n == each]
-    return [1]
+    sizes = _divisors(each)
+    return [1, *sizes[1:4], each] if len(sizes) > 4 else sizes

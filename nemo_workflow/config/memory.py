@@ -201,8 +201,8 @@ def _model(family: str, model_class: str, sizes: _Sizes, vocabulary: int) -> par
 def stage_layers(job: Job, stage: int) -> range:
     """Numbers of the layers of a stage. With virtual stages their count is right, not which they are."""
     start = sum(job.stages[:stage])
-    last = stage == len(job.stages) - 1  # it has the layers for multi-token prediction too
-    return range(start, len(model_of(job).layers) if last else start + job.stages[stage])
+    more = (job.sizes.get("mtp_num_layers") or 0) if stage == len(job.stages) - 1 else 0  # multi-token prediction
+    return range(start, start + job.stages[stage] + more)
 
 
 def parameters_on(job: Job, stage: int) -> tuple[int, int]:

@@ -93,25 +93,25 @@ def test_what_was_given_stays(shared: Place) -> None:
 )
 def test_each_flag_takes_auto_by_itself(shared: Place, words: str, free: str) -> None:
     """What is not auto stays at the guide's default (a micro batch that is left out is ours as ever)."""
-    plan = planned(shared, f"-M llama32_3b -G 4 --gpu-memory 40 {words}")
+    plan = planned(shared, f"-M llama32_3b -G 4 --gpu-memory {32 if free in ('tensor', 'pipeline') else 48} {words}")
     given = {"tensor": 1, "pipeline": 2 if "-PP 2" in words else 1, "virtual_pipeline": 1, "context": 1}
     kept = {name: getattr(plan.layout, name) for name in given if name != free}
     assert kept == {name: value for name, value in given.items() if name != free}
     if free in ("tensor", "pipeline"):
-        assert getattr(plan.layout, free) > 1  # 40 GiB don't hold it otherwise
+        assert getattr(plan.layout, free) > 1  # 32 GiB don't hold it otherwise
     assert isinstance(plan.settings.micro_batch_size, int)
 
 
 def test_recomputation_alone_may_be_auto(shared: Place) -> None:
-    plan = planned(shared, "-M llama32_3b -G 1 -mbs 1 --seq-length 8192 --recompute-granularity auto")
+    plan = planned(shared, "-M llama32_3b -G 1 -mbs 1 --seq-length 8192 --recompute-granularity auto --gpu-memory 64")
     assert plan.settings.recompute_granularity == "full"
     assert plan.settings.recompute_method == "block"
     enough = planned(shared, "-M llama32_3b -G 1 -mbs 1 --seq-length 8192 --recompute-granularity auto --gpu h200")
     assert enough.settings.recompute_granularity is None
 
 
-def test_experts_may_be_auto(shared: Place) -> None:
-    plan = planned(shared, "-M mixtral_8x7b -G 8 -N 8 --executor slurm --layout auto -gbs 256")
+def test_experts_may_be_auto(large: Place) -> None:
+    plan = planned(large, "-M mixtral_8x7b -G 8 -N 8 --executor slurm --layout auto -gbs 256")
     assert plan.layout.expert > 1
     assert memory.fullest(memory.job_of(plan, catalog.find("mixtral_8x7b"))).total <= plan.card.memory
 
@@ -139,7 +139,7 @@ def test_the_runs_config_holds_the_layout_that_was_chosen(shared: Place, tmp_pat
     repeated = make_plan(command_line.parse(["--config", str(again), "--dry-run"]))
     assert repeated.layout == plan.layout
     for name in ("micro_batch_size", "recompute_granularity", "recompute_method", "recompute_num_layers"):
-        assert repeated.setting(name) == plan.setting(name)
+        assert getattr(repeated.settings, name) == getattr(plan.settings, name)
 
 
 # -- --suggest --------------------------------------------------------------------------------------------------------
@@ -209,14 +209,21 @@ def test_flags_of_a_suggestion_alone_are_refused(shared: Place) -> None:
     ]
 
 
-@pytest.mark.parametrize("model", sorted(catalog.load()))
-def test_every_recipe_has_a_suggestion_in_time(model: str) -> None:
+def test_every_recipe_has_a_suggestion() -> None:
+    for model in catalog.load():
+        assert rows(f"-M {model} --suggest 1 -G 2 -gbs 256"), model
+
+
+@pytest.mark.parametrize(
+    "model", ["llama31_8b", "llama31_405b", "mixtral_8x22b", "qwen3_30b_a3b", "deepseek_v3", "t5_11b"]
+)
+def test_the_largest_have_a_suggestion_in_time(model: str) -> None:
     """CPU time, which a busy machine doesn't lengthen. A row's GPUs may be too few for the largest."""
     began = time.process_time()
     found = rows(f"-M {model} --suggest -gbs 256")
     assert time.process_time() - began < SECONDS
     assert len(found) == 7
-    assert any("flags" in row for row in found) or min(row["least_bytes"] or 0 for row in found) > 0
+    assert any("flags" in row or row["least_bytes"] for row in found)
 
 
 def test_a_layout_that_a_rule_of_the_start_forbids_is_left_out() -> None:
