@@ -8,6 +8,7 @@ from typing import Any
 
 from nemo_workflow.config import checks, layout_search, memory, micro_batch
 from nemo_workflow.config.card import PlannedCard
+from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flags import AUTO
 from nemo_workflow.config.layout_search import Choice, Problem
 from nemo_workflow.config.memory import GIB, Job
@@ -62,7 +63,7 @@ def cluster_of(settings: Any, card: PlannedCard, scale: float = 1.0) -> Cluster 
     return Cluster(card.gpu, settings.num_gpus, settings.node_bandwidth, flash_4, scale)
 
 
-def problem_of(run: checks.Run, free: frozenset[str], limit: float, splits_given: Settings) -> Problem:
+def problem_of(run: Run, free: frozenset[str], limit: float, splits_given: Settings) -> Problem:
     """The search of a run whose free splits are neutral. `splits_given` are the settings as the user gave them."""
     assert run.recipe is not None
     recompute = {name: None if "recompute" in free else getattr(splits_given, name) for name in RECOMPUTE}
@@ -91,7 +92,7 @@ def problem_of(run: checks.Run, free: frozenset[str], limit: float, splits_given
     )
 
 
-def _legal(run: checks.Run, settings: Settings, free: frozenset[str]) -> Callable[[Job], bool]:
+def _legal(run: Run, settings: Settings, free: frozenset[str]) -> Callable[[Job], bool]:
     """Whether the rules of a start allow a job's layout."""
 
     def legal(job: Job) -> bool:
@@ -131,9 +132,7 @@ def share_of(card: PlannedCard, sizes: Mapping[str, Any]) -> float:
     return card.memory * (micro_batch.SHARE_OF_EXPERTS if sizes.get("num_moe_experts") else micro_batch.SHARE)
 
 
-def choose(
-    run: checks.Run, settings: Settings, free: frozenset[str], card: PlannedCard, scale: float
-) -> tuple[Settings, str]:
+def choose(run: Run, settings: Settings, free: frozenset[str], card: PlannedCard, scale: float) -> tuple[Settings, str]:
     """The settings with the fastest layout that fits, and the reason for it; raises Refusal where none does."""
     cluster = cluster_of(settings, card, scale)
     named = "--layout auto" if settings.layout == WHOLE else "auto"

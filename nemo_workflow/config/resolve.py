@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from nemo_workflow.config import auto_layout, calibration, checks, memory, micro_batch, run_time, suggest, warnings
 from nemo_workflow.config.card import PlannedCard, card_of
 from nemo_workflow.config.checks import slurm as slurm_rules
+from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
 from nemo_workflow.config.run_config import Plan
@@ -86,7 +87,7 @@ def with_time(plan: Plan) -> Plan:
     return replace(plan, time={**time, "calibration": source} if time else None)
 
 
-def _scale(run: checks.Run, card: PlannedCard) -> tuple[float, str | None]:
+def _scale(run: Run, card: PlannedCard) -> tuple[float, str | None]:
     fp8 = run.settings.fp8 or bool(run.recipe and run.settings.precision is None and run.recipe.precision["fp8"])
     return calibration.scale_of(run.settings.output_dir, card.key, fp8)
 
@@ -153,7 +154,7 @@ def suggestion(settings: Settings, command: Sequence[str] = ()) -> str:
     return suggest.text(run, settings, card, found, command)
 
 
-def _gather(settings: Settings, problems: list[str]) -> checks.Run:
+def _gather(settings: Settings, problems: list[str]) -> Run:
     """Everything that the checks look at; what can't be had is left None and its reason added to `problems`."""
     run = _gather_model(settings, problems)
     run.accelerator = _accelerator(run)
@@ -162,9 +163,9 @@ def _gather(settings: Settings, problems: list[str]) -> checks.Run:
     return run
 
 
-def _gather_model(settings: Settings, problems: list[str]) -> checks.Run:
+def _gather_model(settings: Settings, problems: list[str]) -> Run:
     """The part of it that says what is trained."""
-    run = checks.Run(settings, accelerator="cpu")
+    run = Run(settings, accelerator="cpu")
     if settings.hf_model_id:
         run.hf_folder = _attempt(problems, lambda: pretrained.hf_folder(settings.hf_model_id))
     hf_refused = bool(problems)
@@ -182,7 +183,7 @@ def _gather_model(settings: Settings, problems: list[str]) -> checks.Run:
     return run
 
 
-def _gather_data(run: checks.Run, problems: list[str]) -> None:
+def _gather_data(run: Run, problems: list[str]) -> None:
     """The part of it that says on what and for how long."""
     settings = run.settings
     run.sources = _sources(settings, problems)
@@ -200,7 +201,7 @@ def _attempt(problems: list[str], work: Callable[[], T]) -> T | None:
         return None
 
 
-def _accelerator(run: checks.Run) -> str:
+def _accelerator(run: Run) -> str:
     """What the run trains on. A plan alone (--dry-run) of a model that no CPU trains is made for GPUs, wherever it is made."""
     settings = run.settings
     if settings.accelerator != "auto":
@@ -218,7 +219,7 @@ def _accelerator(run: checks.Run) -> str:
     return "gpu"
 
 
-def _recipe(run: checks.Run, hf_refused: bool) -> Recipe | None:
+def _recipe(run: Run, hf_refused: bool) -> Recipe | None:
     """The recipe named, or the one that the checkpoint or the Hugging Face configuration fits."""
     settings = run.settings
     if settings.model_name:
@@ -239,7 +240,7 @@ def _recipe(run: checks.Run, hf_refused: bool) -> Recipe | None:
     return catalog.find(name)
 
 
-def _sizes(run: checks.Run, recipe: Recipe) -> dict[str, Any]:
+def _sizes(run: Run, recipe: Recipe) -> dict[str, Any]:
     """The recipe's sizes under those of the checkpoint that the run starts from."""
     if run.nemo_model is None or run.nemo_model.model_class != recipe.model_class:
         return recipe.sizes
@@ -247,10 +248,10 @@ def _sizes(run: checks.Run, recipe: Recipe) -> dict[str, Any]:
     return recipe.sizes | {name: value for name, value in saved.items() if not name.startswith(OF_THE_RUN)}
 
 
-def _vocab_size(run: checks.Run) -> int:
+def _vocab_size(run: Run) -> int:
     """Entries of the tokenizer; else of the Hugging Face model; else of the family's usual tokenizer."""
     if run.tokenizer and run.tokenizer.vocab_size:
-        return run.tokenizer.vocab_size
+        return int(run.tokenizer.vocab_size)
     return int(run.hf_config.get("vocab_size") or (run.recipe.reference_vocab if run.recipe else 0))
 
 
@@ -262,7 +263,7 @@ def _sources(settings: Settings, problems: list[str]) -> tuple[Source, ...]:
     return blend.from_folders(settings.dataset_dir, problems)
 
 
-def _parts(run: checks.Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]:
+def _parts(run: Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]:
     """Training, validation and test part of every source."""
     try:
         shares = parse_split(run.settings.split)
@@ -275,7 +276,7 @@ def _parts(run: checks.Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]
     return tuple(parts_of(source.pair, shares) for source in run.sources)
 
 
-def _resolved(run: checks.Run) -> Settings:
+def _resolved(run: Run) -> Settings:
     """The settings without secrets, with absolute paths and the values found for the flags left out."""
     assert run.recipe is not None and run.layout is not None
     public = Settings.from_public(run.settings.public(), run.settings.given)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nemo_workflow.config import auto_layout, checks, layout_search, run_time
+from nemo_workflow.config import auto_layout, layout_search, run_time
 from nemo_workflow.config.card import PlannedCard, card_of
+from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flags import AUTO, BY_ATTRIBUTE, COMMAND_ATTRIBUTES
 from nemo_workflow.config.layout_search import Choice
 from nemo_workflow.config.memory import GIB
@@ -40,7 +41,7 @@ class Row:
         return self.nodes * self.gpus_per_node
 
 
-def rows(run: checks.Run, asked: Settings, scale: float) -> tuple[PlannedCard, list[Row]]:
+def rows(run: Run, asked: Settings, scale: float) -> tuple[PlannedCard, list[Row]]:
     """The table's rows: fastest first, or with a ladder of GPUs one for each number; with --deadline those that make it."""
     sized = {"num_nodes", "num_gpus"} & asked.given
     sizes = [(asked.num_nodes, asked.num_gpus)] if sized else [(-(-n // A_NODE), min(n, A_NODE)) for n in LADDER]
@@ -73,7 +74,7 @@ def _sized(asked: Settings, nodes: int, per_node: int) -> Settings:
     return replace(asked, num_nodes=nodes, num_gpus=per_node, layout=auto_layout.WHOLE, micro_batch_size=size)
 
 
-def _rows_of(run: checks.Run, settings: Settings, card: PlannedCard, scale: float, count: int) -> list[Row]:
+def _rows_of(run: Run, settings: Settings, card: PlannedCard, scale: float, count: int) -> list[Row]:
     cluster = auto_layout.cluster_of(settings, card, scale)
     if cluster is None:
         raise Refusal(f"--suggest: {card.name} is not in the table of GPUs; name one that is like it with --gpu")
@@ -93,7 +94,7 @@ def _seconds(choice: Choice, schedule: Schedule | None) -> float | None:
     return run_time.run_seconds(choice.job, choice.time.total, schedule) if schedule else None
 
 
-def text(run: checks.Run, asked: Settings, card: PlannedCard, found: Sequence[Row], command: Sequence[str]) -> str:
+def text(run: Run, asked: Settings, card: PlannedCard, found: Sequence[Row], command: Sequence[str]) -> str:
     """The table, and the command of each row."""
     assert run.recipe is not None
     batch = f"{asked.global_batch_size:,} x {run.seq_length:,} tokens per step"
