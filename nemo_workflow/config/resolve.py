@@ -11,6 +11,7 @@ from nemo_workflow.config import auto_layout, calibration, checks, memory, micro
 from nemo_workflow.config.card import PlannedCard, card_of
 from nemo_workflow.config.checks import slurm as slurm_rules
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.checks.values import smallest_values
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
 from nemo_workflow.config.run_config import Plan
@@ -144,7 +145,7 @@ def suggestion(settings: Settings, command: Sequence[str] = ()) -> str:
         _gather_data(run, problems)
     elif settings.max_steps and run.recipe:
         run.schedule = make_schedule(settings, run.recipe, 0, 0)
-    problems += list(checks.smallest_values(run))
+    problems += list(smallest_values(run))
     if problems or run.recipe is None:
         raise Refusal(dict.fromkeys(problems))
     card = card_of(settings, "gpu", run.layout.ranks_per_node)

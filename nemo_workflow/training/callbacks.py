@@ -140,7 +140,7 @@ class RunLog(pl.Callback):
         self.event("step", **self._last)
         if step % self._log_every == 0:
             loggers.feed(self._loggers, step, self._last)
-        if compared := self.speed.after_step(rate):
+        if compared := self.speed.after_step(self._last["tokens_per_second"]):
             self.event("note", **compared)
         usual = self.spikes.usual(self._last["loss"])
         if usual is not None:

@@ -16,7 +16,6 @@ from nemo_workflow.runs import overview
 from nemo_workflow.runs.calibrate import calibrate
 from nemo_workflow.utils.errors import Refusal
 from tests.look import fake_runs
-from tests.plan.conftest import Place
 
 TIME = {"gpu": "h200", "measured": True, "scale": 1.0, "step_seconds": 0.4, "tokens_per_second": 10_240.0}
 
@@ -76,16 +75,3 @@ def test_runs_that_teach_nothing_are_refused(tmp_path: Path) -> None:
         calibrate(str(tmp_path), "old")
     with pytest.raises(Refusal):
         calibrate(str(tmp_path), "none")
-
-
-def test_the_plan_names_the_calibration_and_uses_it(place: Place) -> None:
-    before = place.plan().time
-    (place.root / "out").mkdir()
-    calibration.keep(str(place.root / "out"), None, False, 3.0, {})
-    after = place.plan().time
-    assert before is not None and after is not None
-    assert after["step_seconds"] == pytest.approx(3 * before["step_seconds"])
-    assert after["calibration"] == str(place.root / "out" / "calibration.json")
-    (place.root / "out" / "calibration.json").write_text("[]")
-    with pytest.raises(Refusal, match="is no calibration"):
-        place.plan()

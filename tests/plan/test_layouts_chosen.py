@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import command_line, layout_search, memory, step_time
+from nemo_workflow.config import calibration, command_line, layout_search, memory, step_time
 from nemo_workflow.config.layout_search import Problem
 from nemo_workflow.config.memory import GIB
 from nemo_workflow.config.resolve import make_plan, suggestion
@@ -230,3 +230,16 @@ def test_a_layout_that_a_rule_of_the_start_forbids_is_left_out() -> None:
     whole = problem("llama31_8b", 32, 1000 * GIB)
     some = replace(whole, legal=lambda one: one.layout.tensor == 2)
     assert layout_search.best(some, Cluster(gpus.BY_KEY["h100"], 4), 1)[0].job.layout.tensor == 2
+
+
+def test_the_plan_names_the_calibration_and_uses_it(place: Place) -> None:
+    before = place.plan().time
+    (place.root / "out").mkdir()
+    calibration.keep(str(place.root / "out"), None, False, 3.0, {})
+    after = place.plan().time
+    assert before is not None and after is not None
+    assert after["step_seconds"] == pytest.approx(3 * before["step_seconds"])
+    assert after["calibration"] == str(place.root / "out" / "calibration.json")
+    (place.root / "out" / "calibration.json").write_text("[]")
+    with pytest.raises(Refusal, match="is no calibration"):
+        place.plan()
