@@ -139,3 +139,19 @@ PUBLISHED = (
     ),
     Measured("70B on 64, fp8", "h100", job("llama31_70b", 1, 128, **SEVENTY_B), 1_664, "cudnn"),
 )
+
+# planned before they were run: what --suggest called best or second best, on H200s (benchmarks/plan_time.md)
+BLIND = (
+    Measured("1B, micro batch 8", "h200", job(ONE_B, 8, 16), 60_679),
+    Measured("1B, micro batch 4", "h200", job(ONE_B, 4, 16), 60_777),
+    Measured("3B, micro batch 2", "h200", job("llama32_3b", 2, 8), 24_292),
+    Measured("3B, micro batch 1", "h200", job("llama32_3b", 1, 8), 23_684),
+    Measured("Qwen 1.5B, micro batch 8", "h200", job("qwen25_1p5b", 8, 32, 4096), 54_590),
+    Measured("Qwen 1.5B, micro batch 4", "h200", job("qwen25_1p5b", 4, 32, 4096), 53_513),
+    Measured("8B, DP 2", "h200", job(EIGHT_B, 1, 16, data=2), 11_452),
+    Measured("1B, DP 2", "h200", job(ONE_B, 8, 32, data=2), 59_731),
+    Measured("3B, DP 2", "h200", job("llama32_3b", 4, 16, data=2), 23_978),
+    Measured("8B, DP 4", "h200", job(EIGHT_B, 1, 32, data=4), 11_456),
+    Measured("1B, DP 4", "h200", job(ONE_B, 8, 64, data=4), 59_672),
+    Measured("3B, DP 4", "h200", job("llama32_3b", 4, 32, data=4), 23_995),
+)

@@ -11,7 +11,7 @@ from nemo_workflow.config import step_time
 from nemo_workflow.config.memory import Job
 from nemo_workflow.config.step_time import Cluster, StepTime
 from nemo_workflow.utils import gpus
-from tests.plan.measured_runs import BLOCK_8, EIGHT_B, EVERY_LAYER, ONE_B, PUBLISHED, RUNS, Measured, job
+from tests.plan.measured_runs import BLIND, BLOCK_8, EIGHT_B, EVERY_LAYER, ONE_B, PUBLISHED, RUNS, Measured, job
 
 HELD_OUT = RUNS[::3]  # the constants of kernel_time.Rates and gpus.TABLE were fitted to the others
 
@@ -37,6 +37,11 @@ def test_nine_of_ten_are_within_a_tenth_and_those_not_fitted_too() -> None:
         found = errors(runs)
         assert sum(error <= 0.1 for error in found) >= 0.9 * len(runs), found
         assert sum(found) / len(found) < 0.04
+
+
+@pytest.mark.parametrize("run", BLIND, ids=[run.what for run in BLIND])
+def test_runs_that_were_planned_first_came_out_so(run: Measured) -> None:
+    assert planned(run) == pytest.approx(run.tokens, rel=0.05)
 
 
 @pytest.mark.parametrize("run", PUBLISHED, ids=[run.what for run in PUBLISHED])
