@@ -67,7 +67,7 @@ def test_runs_that_teach_nothing_are_refused(tmp_path: Path) -> None:
     a_run(tmp_path / "short", steps=3)
     with pytest.raises(Refusal, match="--calibrate short: has made 3 steps since its last start"):
         calibrate(str(tmp_path), "short")
-    plan = fake_runs.make_plan(tmp_path / "old")
+    plan = replace(fake_runs.make_plan(tmp_path / "old"), time=None)
     fake_runs.append(plan, [])
     (tmp_path / "old").mkdir(exist_ok=True)
     (tmp_path / "old" / "plan.json").write_text(plan.to_json())
