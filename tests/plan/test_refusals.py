@@ -345,7 +345,7 @@ def test_a_large_model_without_a_gpu_is_asked_for(place: Place) -> None:
     problem = next(p for p in refusal(place, *flags_of_hours, accelerator="auto") if "no GPU was found" in p)
     assert " h " in problem and "--global-batch-size" in problem  # a small model, but hours a step
     assert place.plan("-G", "1", accelerator="auto").accelerator == "cpu"  # llama_tiny
-    assert place.plan("--dry-run", *flags, accelerator="auto", model_name=None).model_name == "llama32_1b"
+    assert place.plan("--dry-run", "-G", "1", *flags, accelerator="auto", model_name=None).model_name == "llama32_1b"
 
 
 def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:
