@@ -59,6 +59,7 @@ class Settings(FlagValues):
     fp8: bool = False
     precision: str | None = None
     fp8_recipe: str | None = None
+    fp8_output_layer: bool = False
     seq_length: int | None = None
     seed: int = 1234
     val_check_interval: int | None = None
