@@ -179,6 +179,31 @@ def signals(place: Place) -> Any:
 
 
 @scenario()
+def ends(place: Place) -> Any:
+    """Ctrl-C in a step that takes longer than the grace time, then torchrun killed."""
+    run = place.experiment(ranks=2)
+    seen = SimpleNamespace(run=run)
+    seen.in_a_step = run.start("--grace-seconds", "1", when=at_step(5), send=signal.SIGINT, slow=5)
+    seen.in_a_step_gone, seen.saved = none_left(run.folder), run.whole()
+    seen.torchrun = run.start(fault="step 7 1 torchrun")
+    seen.torchrun_gone, seen.resumed_after = none_left(run.folder), run.resumed_after()
+    return seen
+
+
+@scenario("two_ranks")
+def restarts(place: Place) -> Any:
+    """--max-restarts: a rank killed once, in the middle of the two ranks' run, and one that is killed at the same step again."""
+    once, again = place.experiment(ranks=2), place.experiment(ranks=2, name="again")
+    seen = SimpleNamespace(run=once, again=again)
+    seen.once = once.start(
+        "--max-restarts", "2", fault="step 6 1 once", prefix=("env", f"ONCE={place.folder / 'once'}")
+    )
+    seen.history = once.history()
+    seen.twice = again.start("--max-restarts", "2", fault="step 6 1 kill")
+    return seen
+
+
+@scenario()
 def nan(place: Place) -> Any:
     """A NaN gradient on rank 1 of two: stop; then the same with --on-nan skip 1. The saves are in the background."""
     run = place.experiment(ranks=2, flags=("--save-every", "100"))

@@ -12,12 +12,14 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              validation       in the validation after step STEP
              load             as a checkpoint is loaded (STEP is not looked at)
     action   kill             kill -9 of the rank
+             once             kill -9 of the rank, unless the file ONCE is there: it is made then
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
              oom              the rank runs out of memory as a GPU does, where a micro batch holds more than one (point step only)
              fill             the disk fills up but for 20 MB, until the run goes on (point save.begun only)
              term             SIGTERM to the rank
              usr1             SIGUSR1 to the launcher
+             torchrun         kill -9 of torchrun
              launcher         kill -9 of the launcher
              group            kill -9 of the launcher, torchrun and every rank at once
 
@@ -66,10 +68,15 @@ def _install() -> None:
 def _act(action: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "once" and not Path(os.environ["ONCE"]).exists():
+        Path(os.environ["ONCE"]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     if action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     if action == "term":
         os.kill(os.getpid(), signal.SIGTERM)
+    if action == "torchrun":
+        os.kill(os.getppid(), signal.SIGKILL)
     launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
     if action == "usr1":
         os.kill(launcher, signal.SIGUSR1)
