@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
+HUNG = 124  # exit code of a Slurm job whose ranks made no step for --timeout-minutes (as timeout(1) says it)
 
 
 class Refusal(Exception):
