@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.utils import startup
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Refusal
 
@@ -94,6 +95,8 @@ class Option:
     def _one(self, value: Any) -> Any:
         if not isinstance(value, str):
             raise ValueError(f"expected {self.form}")
+        if why := startup.no_home(value):
+            raise ValueError(why)
         try:
             converted = self._converted(str(value))
         except ValueError as error:

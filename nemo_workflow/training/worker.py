@@ -18,6 +18,7 @@ from typing import TextIO
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.training import liveness
+from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 from nemo_workflow.utils.imports import collector_paused
 
@@ -35,6 +36,8 @@ def train(plan: str, attempt: str) -> None:
     lock = liveness.hold_ranks_lock(read.folder)
     liveness.end_children_with_rank()
     try:
+        if problems := startup.settle():
+            raise Refusal(problems)
         liveness.stop_with_launcher(grace_seconds(read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:

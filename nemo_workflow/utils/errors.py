@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nemo_workflow.utils import startup
+
 STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
 HUNG = 124  # exit code of a Slurm job whose ranks made no step for --timeout-minutes (as timeout(1) says it)
 
@@ -46,6 +48,9 @@ def run_command(main: Callable[[], int | None], program: str | None = None) -> N
     """
     program = program or program_name()
     try:
+        problems = startup.settle()
+        if problems:
+            raise Refusal(problems)
         code = main() or 0
     except Refusal as refusal:
         for problem in refusal.problems:
