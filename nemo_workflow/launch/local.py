@@ -171,7 +171,8 @@ class _Local:
                 name="train",
             )
             try:
-                experiment.run()
+                with executors.rendezvous_by_address():
+                    experiment.run()
                 state = self._follow(experiment)
             finally:  # after an error too: nemo_run would wait for the whole run, with nobody to stop it
                 self._leave_nothing_running()
