@@ -1,6 +1,7 @@
 # make demo   install, then the whole pipeline on a CPU with a tiny model (no network beyond pip)
 # make test   install, then every test that needs no GPU
-# make check  lint, format and types
+# make check  lint, format, types and the direction of imports
+# make generate  write again what comes from the table of flags (a test says when that is due)
 # make clean  remove what the three above made
 # The newest of those that can make an environment: a pyenv shim may lead nowhere, and Debian's python3 may lack venv.
 FITS   := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
@@ -8,7 +9,7 @@ PYTHON ?= $(shell for p in $$(bash -c 'type -ap python3.12 python3.11 python3');
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check clean install
+.PHONY: demo test check generate clean install
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -38,6 +39,11 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# what is written from a table of the code: Settings, the pages of flags
+generate: install
+	$(BIN)/python -m tools.generate_settings
+	$(BIN)/python -m tools.generate_flag_docs
 
 clean:
 	rm -rf $(VENV) demo_output .pytest_cache .mypy_cache .ruff_cache

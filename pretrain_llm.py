@@ -6,12 +6,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from nemo_workflow.config import flags
+from nemo_workflow.config import command_line
 from nemo_workflow.utils.errors import run_command
 
 
 def main() -> int:
-    settings = flags.parse(sys.argv[1:])
+    settings = command_line.parse(sys.argv[1:])
     if settings.list_models is not None:
         from nemo_workflow.models.catalog import listing
 
@@ -28,7 +28,7 @@ def main() -> int:
         return 0
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
-    flags.export_secrets(settings)
+    command_line.export_secrets(settings)
     from nemo_workflow.launch import local
     from nemo_workflow.run_dir.checkpoints import newest_whole
     from nemo_workflow.training import resume

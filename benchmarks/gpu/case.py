@@ -32,7 +32,7 @@ PLAIN = {  # word of a case -> the parts of backends/gpu that it does without
 
 def main() -> None:
     case, folder, data = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    from nemo_workflow.config import flags as options
+    from nemo_workflow.config import command_line
     from nemo_workflow.config.resolve import make_plan
     from nemo_workflow.launch import local
     from nemo_workflow.training import resume, worker
@@ -43,7 +43,7 @@ def main() -> None:
     flags += ["--output-dir", str(folder.parent / case.get("again", case["name"]))]
     ranks = case.get("ranks", 1)
     flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", str(ranks)]
-    plan = make_plan(options.parse(flags))
+    plan = make_plan(command_line.parse(flags))
 
     from nemo_workflow.backends import cpu, gpu, memory_pool
     from nemo_workflow.launch import executors
@@ -181,7 +181,7 @@ class Watch:
         timed = steps[FIRST:] if len(steps) > FIRST else steps
         if self.case.get("profile"):
             timed = steps[FIRST + 3 :]
-        tokens = plan.setting("global_batch_size") * plan.seq_length
+        tokens = plan.settings.global_batch_size * plan.seq_length
         result = {
             "tok_s": statistics.median(e["tokens_per_second"] for e in timed),
             "outside_tok_s": tokens * (self.end_step - self.begin_step) / max(1e-9, self.end - self.begin),
@@ -194,7 +194,7 @@ class Watch:
             "imports": round(self.ready - float(os.environ.get("STARTED_AT", self.ready)), 1),
             "setup": next(event["setup_seconds"] for event in reversed(history) if event["event"] == "start"),
             "first_step_after": round(self.first - self.go, 2),
-            "micro_batch": plan.setting("micro_batch_size"),
+            "micro_batch": plan.settings.micro_batch_size,
         }
         if self.profile:
             result["profile"] = self.profile

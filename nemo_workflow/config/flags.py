@@ -1,4 +1,4 @@
-"""The flags of pretrain_llm.py: one table. Argparse, --config files, the README's tables and the tests read it.
+"""The flags of pretrain_llm.py: one table. Argparse, --config files, Settings, the pages' tables and the tests read it.
 
 A row holds a flag's names, type, default, help and the field of a NeMo recipe that it sets. Rows with `guide=True`
 are the contract of the pretraining guide: their names, types and defaults don't change.
@@ -6,17 +6,12 @@ are the contract of the pretraining guide: their names, types and defaults don't
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from nemo_workflow.utils import startup
-from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Refusal
 
 STRATEGY = "trainer.strategy"
@@ -139,9 +134,21 @@ def on_nan(text: str) -> str:
 on_nan.type_name = "'stop' or 'skip N'"  # type: ignore[attr-defined]
 
 
-def int_or_auto(text: str) -> int | str:
-    """A whole number, or the word auto."""
-    return text if text == "auto" else int(text)
+class Auto(int):
+    """`auto` where a whole number may stand: the plan works it out. As a number it is 0, which no such flag takes."""
+
+    def __repr__(self) -> str:
+        return "auto"
+
+    __str__ = __repr__
+
+
+AUTO = Auto(0)
+
+
+def int_or_auto(text: str) -> int:
+    """A whole number, or AUTO for the word auto."""
+    return AUTO if text == "auto" else int(text)
 
 
 int_or_auto.type_name = "int"  # type: ignore[attr-defined]
@@ -297,157 +304,3 @@ TABLE: tuple[Option, ...] = tuple(
 )
 BY_ATTRIBUTE = {option.attribute: option for option in TABLE}
 COMMAND_ATTRIBUTES = frozenset(option.attribute for option in _COMMAND)
-
-
-@dataclass
-class Settings:
-    """The value of every flag by attribute name (`settings.max_steps`), and which of them the user gave."""
-
-    values: dict[str, Any]
-    given: frozenset[str] = field(default_factory=frozenset)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["values"][name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def public(self) -> dict[str, Any]:
-        """Every value that may be written down: no secrets, no flags of the command itself."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in self.values.items()
-            if not BY_ATTRIBUTE[name].secret and name not in COMMAND_ATTRIBUTES
-        }
-
-
-def parser() -> argparse.ArgumentParser:
-    """The argparse parser built from the table; every value it returns is one that the user gave."""
-    made = Parser(
-        prog="pretrain_llm.py",
-        description="Pretrain a language model with NVIDIA NeMo 2.0, on this machine or on a Slurm cluster.",
-        epilog="exit codes: 0 done, 1 the run failed, 2 refused before anything was started, 129/130/138/143 stopped by SIGHUP/Ctrl-C/SIGUSR1/SIGTERM",
-        argument_default=argparse.SUPPRESS,
-    )
-    groups = {name: made.add_argument_group(name) for name in GROUPS}
-    for option in TABLE:
-        keywords: dict[str, Any] = {"dest": option.attribute, "help": _help_text(option)}
-        if option.switch:
-            keywords["action"] = "store_true"
-        else:
-            keywords |= {
-                "type": option.from_command_line,
-                "metavar": option.metavar or type_name(option).upper().split()[0],
-            }
-            if option.choices:
-                keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
-            if option.many:
-                keywords["action"] = "append"
-            if option.words:
-                keywords |= {"nargs": "+", "type": str}
-            if option.bare is not None:
-                keywords |= {"nargs": "?", "const": option.bare}
-        groups[option.group].add_argument(*option.spellings, **keywords)
-    return made
-
-
-def _help_text(option: Option) -> str:
-    text = option.help.replace("%", "%%")
-    if option.default not in (None, False):
-        text += f" (default {option.default})"
-    return text
-
-
-def parse(argv: Sequence[str]) -> Settings:
-    """Flags over --config over the environment (secrets only) over defaults; raises Refusal."""
-    flags = vars(parser().parse_args(argv))
-    flags = {name: _joined(name, value) if isinstance(value, list) else value for name, value in flags.items()}
-    from_file = read_config(flags["config"]) if "config" in flags else {}
-    given = {**from_file, **flags}
-    values = {option.attribute: _default(option) for option in TABLE} | given
-    missing = [o for o in TABLE if o.required and not values[o.attribute] and not (o.unless and values[o.unless])]
-    if missing and values["list_models"] is None:
-        raise Refusal([f"--{o.name}{f' (or --{o.unless})' if o.unless else ''} is required: {o.help}" for o in missing])
-    return Settings(values, frozenset(given))
-
-
-def _joined(name: str, value: list[Any]) -> Any:
-    option = BY_ATTRIBUTE[name]
-    if not option.words:
-        return tuple(value)
-    try:
-        return option.from_yaml(" ".join(value))
-    except ValueError as error:
-        raise Refusal(f"--{option.name} {' '.join(value)}: {error}") from None
-
-
-def _default(option: Option) -> Any:
-    if option.env:
-        return os.environ.get(option.env)
-    return () if option.many else option.default
-
-
-def export_secrets(settings: Settings) -> None:
-    """Put the secrets of this run into the environment, which local ranks inherit; they are written nowhere."""
-    for option in TABLE:
-        if option.env and settings.values[option.attribute]:
-            os.environ[option.env] = settings.values[option.attribute]
-
-
-def read_config(path: str) -> dict[str, Any]:
-    """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
-    import yaml  # 30 ms that only --config needs
-
-    from nemo_workflow.utils import yaml_text
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        loaded, node = yaml_text.load(text), yaml.compose(text, yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Refusal(f"--config {path}: cannot be read: {error}") from None
-    if not isinstance(loaded, dict):
-        raise Refusal(f"--config {path}: expected lines of the form `flag-name: value`")
-    problems = [f"--config {path}: {problem}" for problem in _repeated([str(key.value) for key, _ in node.value])]
-    values: dict[str, Any] = {}
-    for key, value in loaded.items():
-        attribute = _attribute_of(str(key))
-        option = BY_ATTRIBUTE.get(attribute)
-        if attribute in COMMAND_ATTRIBUTES:
-            problems.append(f"--config {path}: {key}: stands on the command line only; take it out and give it there")
-        elif option is None:
-            problems.append(f"--config {path}: unknown key {key!r}{nearest(str(key))}")
-        elif option.secret:
-            problems.append(f"--config {path}: {key} is a secret; set {option.env} in the environment instead")
-        else:
-            try:
-                values[attribute] = option.from_yaml(value)
-            except ValueError as error:
-                problems.append(f"--config {path}: {key}: {value!r}: {error}")
-    if problems:
-        raise Refusal(problems)
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _repeated(keys: list[str]) -> Iterator[str]:
-    """A problem for each flag that stands in a file more than once, under whatever names: YAML would take the last."""
-    names: dict[str, list[str]] = {}
-    for key in keys:
-        names.setdefault(_attribute_of(key), []).append(key)
-    for found in names.values():
-        if len(found) > 1:
-            yield f"{' and '.join(dict.fromkeys(found))}: given {len(found)} times; keep one"
-
-
-def _attribute_of(key: str) -> str:
-    attribute = key.lstrip("-").replace("-", "_")
-    for option in TABLE:
-        if attribute in [alias.replace("-", "_") for alias in option.aliases]:
-            return option.attribute
-    return attribute
-
-
-def nearest(name: str) -> str:
-    """'; did you mean X?' for the flag nearest to a name, or nothing."""
-    known = [option.name for option in TABLE if option.attribute not in COMMAND_ATTRIBUTES]
-    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""

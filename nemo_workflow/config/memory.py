@@ -75,8 +75,8 @@ class Usage:
 def job_of(plan: Plan, recipe: Recipe) -> Job:
     """The plan as the memory formula sees it."""
     settings, layout, sizes = plan.settings, plan.layout, plan.sizes
-    precision = settings["precision"] or recipe.precision["precision"]
-    granularity = settings["recompute_granularity"] or sizes.get("recompute_granularity")
+    precision = settings.precision or recipe.precision["precision"]
+    granularity = settings.recompute_granularity or sizes.get("recompute_granularity")
     return Job(
         family=recipe.family,
         model_class=recipe.model_class,
@@ -84,20 +84,20 @@ def job_of(plan: Plan, recipe: Recipe) -> Job:
         vocabulary=parameters.padded_vocabulary(sizes, plan.vocab_size, layout.tensor),
         layout=layout,
         seq_length=plan.seq_length,
-        micro_batch=settings["micro_batch_size"],
-        micro_batches=layout.micro_batches(settings["global_batch_size"], settings["micro_batch_size"]),
+        micro_batch=settings.micro_batch_size,
+        micro_batches=layout.micro_batches(settings.global_batch_size, settings.micro_batch_size),
         stages=tuple(layers_a_stage(sizes, recipe.layout, layout)),
         precision=precision,
         # of NeMo's own plugins only those for fp16 reduce gradients in 16 bits
-        fp32_grad_reduce=precision != "16-mixed" if settings["precision"] else recipe.fp32_grad_reduce,
-        fp8=settings["fp8"] or (settings["precision"] is None and bool(recipe.precision["fp8"])),
-        distributed_optimizer=not settings["disable_dist_optim"],
-        sgd=(settings["optimizer"] or recipe.fields["optim.config.optimizer"]) == "sgd",
-        optimizer_offload=settings["optim_cpu_offloading_frac"] if settings["optim_cpu_offloading"] else 0.0,
-        offloaded_layers=settings["cpu_offloading_layers"] or 0 if settings["cpu_offloading_activations"] else 0,
+        fp32_grad_reduce=precision != "16-mixed" if settings.precision else recipe.fp32_grad_reduce,
+        fp8=settings.fp8 or (settings.precision is None and bool(recipe.precision["fp8"])),
+        distributed_optimizer=not settings.disable_dist_optim,
+        sgd=(settings.optimizer or recipe.fields["optim.config.optimizer"]) == "sgd",
+        optimizer_offload=settings.optim_cpu_offloading_frac if settings.optim_cpu_offloading else 0.0,
+        offloaded_layers=settings.cpu_offloading_layers or 0 if settings.cpu_offloading_activations else 0,
         recompute_granularity=granularity,
-        recompute_method=settings["recompute_method"] or sizes.get("recompute_method"),
-        recompute_layers=settings["recompute_num_layers"] or sizes.get("recompute_num_layers") or 0,
+        recompute_method=settings.recompute_method or sizes.get("recompute_method"),
+        recompute_layers=settings.recompute_num_layers or sizes.get("recompute_num_layers") or 0,
         recompute_modules=tuple(sizes.get("recompute_modules") or ()),
         # performance.py takes Transformer Engine's wherever a recipe fuses the loss
         cross_entropy="te" if sizes.get("cross_entropy_loss_fusion") and precision != "16-mixed" else "native",

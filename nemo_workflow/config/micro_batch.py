@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config import memory
+from nemo_workflow.config.flags import AUTO
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models import catalog
 from nemo_workflow.utils import machine
 
-AUTO = "auto"
 SHARE = 0.93  # of the GPU's memory that the plan may fill; its formula is within 1 % of what tensors took, and the allocator holds more than that
 SHARE_OF_EXPERTS = 0.75  # the plan counts experts as evenly used
 ENOUGH_TOKENS = 65_536  # a rank's matrix products gain nothing from more at once
@@ -27,7 +27,7 @@ TRIAL_STEPS = 2
 
 def is_ours(settings: Any, accelerator: str) -> bool:
     """Whether the size is ours to choose. A Slurm cluster's GPUs are not known here: there it must be asked for."""
-    if settings.micro_batch_size == AUTO:
+    if settings.micro_batch_size is AUTO:
         return True
     given = settings.given
     unset = "micro_batch_size" not in given
@@ -57,7 +57,7 @@ def smaller_after_failure(plan: Plan, attempt: Path, happened: Iterable[dict[str
     if not ours or not any("OutOfMemoryError" in text for text in errors):
         return None
     steps = sum(event["event"] == "step" for event in happened)
-    now = plan.setting("micro_batch_size")
+    now = plan.settings.micro_batch_size
     size = next((n for n in sizes(plan) if n < now), None)
     if steps > TRIAL_STEPS or size is None:
         return None
@@ -68,7 +68,7 @@ def with_size(plan: Plan, size: int, note: str) -> Plan:
     """The plan with another micro batch size that is not the user's."""
     return replace(
         plan,
-        settings={**plan.settings, "micro_batch_size": size},
+        settings=replace(plan.settings, micro_batch_size=size),
         given=tuple(name for name in plan.given if name != "micro_batch_size"),
         notes=(*plan.notes, note),
     )
@@ -76,7 +76,7 @@ def with_size(plan: Plan, size: int, note: str) -> Plan:
 
 def sizes(plan: Plan) -> Iterator[int]:
     """Sizes that divide a rank's share of the batch, largest first, none larger than is of use."""
-    share = plan.setting("global_batch_size") // plan.layout.data
+    share = plan.settings.global_batch_size // plan.layout.data
     least_work = WORK_A_STAGE * plan.layout.pipeline if plan.layout.pipeline > 1 else 1
     most = max(1, ENOUGH_TOKENS * plan.layout.context // plan.seq_length)
     for size in range(min(share, most), 0, -1):
@@ -86,17 +86,17 @@ def sizes(plan: Plan) -> Iterator[int]:
 
 def planned(plan: Plan, size: int) -> int:
     """Bytes on the fullest GPU with a micro batch of `size`."""
-    trial = replace(plan, settings={**plan.settings, "micro_batch_size": size})
+    trial = replace(plan, settings=replace(plan.settings, micro_batch_size=size))
     return memory.fullest(memory.job_of(trial, catalog.find(plan.model_name))).total
 
 
 def gpu_bytes(plan: Plan) -> tuple[int, str]:
     """Memory of one GPU and where the number is from."""
-    if "gpu_memory" not in plan.given and plan.setting("executor") == "local":
+    if "gpu_memory" not in plan.given and plan.settings.executor == "local":
         found = machine.gpu_memory()
         if found:
             return found, "of this machine's GPU"
-    return int(plan.setting("gpu_memory") * memory.GIB), "(--gpu-memory)"
+    return int(plan.settings.gpu_memory * memory.GIB), "(--gpu-memory)"
 
 
 def _share(plan: Plan) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemo_workflow.config.flags import BY_ATTRIBUTE
+from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import LAYOUT_FIELDS
@@ -19,9 +19,10 @@ MODEL = "model.config"
 def field_values(plan: Plan) -> dict[str, Any]:
     """Dotted recipe field -> value, for every flag with a value and for what the plan works out."""
     values: dict[str, Any] = {}
-    for name, value in plan.settings.items():
+    for option in TABLE:
+        value = plan.settings.of(option)
         if value is not None and value is not False:  # an unset switch leaves the recipe's own value
-            values |= dict.fromkeys(BY_ATTRIBUTE[name].sets, value)
+            values |= dict.fromkeys(option.sets, value)
     return values | _layout_values(plan) | _schedule_values(plan) | _offload_values(plan)
 
 
@@ -65,25 +66,25 @@ def _schedule_values(plan: Plan) -> dict[str, Any]:
 
 def _positions(plan: Plan) -> int:
     """The model's own number of positions: a table of them, in a checkpoint, keeps its length; others have no table."""
-    if plan.setting("nemo_model") and plan.sizes.get("position_embedding_type") == "learned_absolute":
+    if plan.settings.nemo_model and plan.sizes.get("position_embedding_type") == "learned_absolute":
         return int(plan.sizes["seq_length"])
     return plan.seq_length
 
 
 def _offload_values(plan: Plan) -> dict[str, Any]:
-    distributed = not plan.setting("disable_dist_optim")
+    distributed = not plan.settings.disable_dist_optim
     values: dict[str, Any] = {
         "optim.config.use_distributed_optimizer": distributed,
         f"{STRATEGY}.ddp.use_distributed_optimizer": distributed,
     }
     if not distributed:
         values[f"{STRATEGY}.ddp.overlap_param_gather"] = False  # gathers what only the distributed optimizer shards
-    if plan.setting("cpu_offloading"):
+    if plan.settings.cpu_offloading:
         # megatron-core offloads activations unless told not to
         for what in ("activations", "weights"):
-            values[f"{MODEL}.cpu_offloading_{what}"] = plan.setting(f"cpu_offloading_{what}")
-    if plan.setting("optim_cpu_offloading"):
-        values["optim.config.optimizer_offload_fraction"] = plan.setting("optim_cpu_offloading_frac")
+            values[f"{MODEL}.cpu_offloading_{what}"] = plan.settings.of(BY_ATTRIBUTE[f"cpu_offloading_{what}"])
+    if plan.settings.optim_cpu_offloading:
+        values["optim.config.optimizer_offload_fraction"] = plan.settings.optim_cpu_offloading_frac
         # without it megatron-core 0.15.3 saves an optimizer that it can't load
         values["optim.config.use_precision_aware_optimizer"] = True
     return values

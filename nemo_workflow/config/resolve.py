@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 from nemo_workflow.config import checks, memory, micro_batch, warnings
 from nemo_workflow.config.checks import slurm as slurm_rules
-from nemo_workflow.config.flags import TABLE, Settings
+from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import make_schedule
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.data import blend
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part, parse_split, parts_of
@@ -32,7 +33,7 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
     accelerator = _accelerator(settings)
     auto = micro_batch.is_ours(settings, accelerator)
     if auto:  # the smallest keeps every rule that a larger one of micro_batch.sizes keeps
-        settings = replace(settings, values={**settings.values, "micro_batch_size": 1})
+        settings = replace(settings, micro_batch_size=1)
     run = _gather(settings, problems)
     problems += checks.find_problems(run)
     problems += slurm_rules.find_problems(run)
@@ -65,7 +66,7 @@ def _with_gpu_notes(plan: Plan, recipe: Recipe) -> Plan:
         return plan
     need = memory.fullest(memory.job_of(plan, recipe)).total
     found = [
-        warnings.memory_note(need, int(plan.setting("gpu_memory") * memory.GIB)),
+        warnings.memory_note(need, int(plan.settings.gpu_memory * memory.GIB)),
         warnings.short_pieces_note(plan),
     ]
     if plan.layout.tensor > 1 and not plan.layout.sequence_parallel and plan.seq_length % plan.layout.tensor == 0:
@@ -76,7 +77,7 @@ def _with_gpu_notes(plan: Plan, recipe: Recipe) -> Plan:
 
 def _check_host_memory(plan: Plan, recipe: Recipe) -> None:
     """Raise Refusal for CPU ranks whose weights, gradients and optimizer alone are more than this machine has."""
-    if plan.setting("executor") != "local":
+    if plan.settings.executor != "local":
         return
     job = memory.job_of(plan, recipe)
     stages = [memory.usage_of(job, stage) for stage in range(plan.layout.pipeline)]
@@ -112,8 +113,8 @@ def _gather(settings: Settings, problems: list[str]) -> checks.Run:
         folder = run.hf_folder
         run.hf_config = _attempt(problems, lambda: pretrained.hf_config(folder)) or {}
         run.tokenizer = _attempt(problems, lambda: pretrained.read_tokenizer(folder))
-    if settings.nemo_model:
-        run.nemo_model = _attempt(problems, lambda: pretrained.read_nemo_model(settings.nemo_model))
+    if place := settings.nemo_model:
+        run.nemo_model = _attempt(problems, lambda: pretrained.read_nemo_model(place))
     run.recipe = _attempt(problems, lambda: _recipe(run, hf_refused))
     if run.recipe:
         run.sizes = _sizes(run, run.recipe)
@@ -199,18 +200,26 @@ def _parts(run: checks.Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]
     return tuple(parts_of(source.pair, shares) for source in run.sources)
 
 
-def _resolved(run: checks.Run) -> dict[str, Any]:
-    """The public settings with absolute paths and the values found for the flags left out."""
+def _resolved(run: checks.Run) -> Settings:
+    """The settings without secrets, with absolute paths and the values found for the flags left out."""
     assert run.recipe is not None and run.layout is not None
-    values = run.settings.public()
-    for name in ("nemo_model", "output_dir", "blend"):
-        if values[name]:
-            values[name] = str(Path(values[name]).expanduser().absolute())
-    values["dataset_dir"] = [str(Path(folder).expanduser().absolute()) for folder in values["dataset_dir"]]
-    if Path(values["hf_model_id"]).expanduser().is_dir():
-        values["hf_model_id"] = str(Path(values["hf_model_id"]).expanduser().absolute())
-    return values | {
-        "model_name": run.recipe.name,
-        "num_gpus": run.layout.ranks_per_node,
-        "expert_model_parallel_size": run.layout.expert,
-    }
+    public = Settings.from_public(run.settings.public(), run.settings.given)
+    return replace(
+        public,
+        nemo_model=_absolute(public.nemo_model) if public.nemo_model else public.nemo_model,
+        output_dir=_absolute(public.output_dir),
+        blend=_absolute(public.blend) if public.blend else public.blend,
+        dataset_dir=tuple(map(_absolute, public.dataset_dir)),
+        hf_model_id=_absolute(public.hf_model_id) if _is_folder(public.hf_model_id) else public.hf_model_id,
+        model_name=run.recipe.name,
+        num_gpus=run.layout.ranks_per_node,
+        expert_model_parallel_size=run.layout.expert,
+    )
+
+
+def _is_folder(place: str) -> bool:
+    return Path(place).expanduser().is_dir()
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())

@@ -6,21 +6,22 @@ Data flows options -> plan -> recipe -> executor. The plan travels to the worker
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. `settings` is Settings.public(); paths in it are absolute."""
+    """What a run will do. `settings` holds no secret; paths in it are absolute."""
 
-    settings: dict[str, Any]
+    settings: Settings
     given: tuple[str, ...]  # attribute names of the flags that the user set
     accelerator: str  # "cpu" or "gpu"
     model_name: str
@@ -36,11 +37,13 @@ class Plan:
     notes: tuple[str, ...] = ()  # what the user should know before it starts, a sentence each
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+        values = asdict(replace(self, settings=Settings())) | {"settings": self.settings.public()}
+        return json.dumps(values, indent=2)
 
     @staticmethod
     def from_json(text: str) -> Plan:
         raw = json.loads(text)
+        raw["settings"] = Settings.from_public(raw["settings"], raw["given"])
         raw["layout"] = Layout(**raw["layout"])
         raw["schedule"] = Schedule(**raw["schedule"])
         raw["sources"] = tuple(Source(Pair(**s["pair"]), s["weight"]) for s in raw["sources"])
@@ -48,9 +51,6 @@ class Plan:
         raw["command"] = tuple(raw["command"])
         raw["notes"] = tuple(raw["notes"])
         return Plan(**raw)
-
-    def setting(self, name: str) -> Any:
-        return self.settings[name]
 
     @property
     def folder(self) -> Path:

@@ -59,7 +59,7 @@ def _nemo_of_the_ranks(run: Run) -> None:
 def short_pieces_note(plan: Plan) -> str | None:
     """Context parallelism that leaves a GPU too few tokens at once to keep it busy."""
     context = plan.layout.context
-    tokens = plan.setting("micro_batch_size") * plan.seq_length // context
+    tokens = plan.settings.micro_batch_size * plan.seq_length // context
     if context == 1 or tokens >= BUSY_TOKENS:
         return None
     return (

@@ -15,6 +15,7 @@ from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.tokenizer_files import copy_back, files_of
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
 from nemo_workflow.utils.errors import Failure
@@ -153,9 +154,7 @@ def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: 
     chunks = convert.plan_import(model, reader, job.dropped | checks.redundant(reader, job.family, job.hf))
     on_bytes = _progress(meter, "writing", job.nbytes)
     with beside(lambda: convert.write_nemo(aside, model, chunks, on_bytes), "writing weights/"), quiet():
-        nemo_context.write_context(aside, job.family, job.config_class, job.nemo, job.folder)
-    if not hf_folder.tokenizer_files(job.folder):
-        report.notes.append("the source has no tokenizer files, so the checkpoint has none")
+        report.notes += nemo_context.write_context(aside, job.family, job.config_class, job.nemo, job.folder)
     if verify:
         comparison = Comparison(
             model, reader, NemoReader(aside / "weights"), _progress(meter, "comparing tensors and logits,", job.nbytes)
@@ -191,17 +190,17 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
 
     model_class, nemo, tokenizer_fields = nemo_context.read_model(folder)
     family = nemo_context.family_of(model_class, nemo)
-    tokenizer, named = nemo_context.tokenizer_folder(folder, tokenizer_fields)
+    kept, named = nemo_context.tokenizer_folder(folder, tokenizer_fields)
+    tokenizer = kept
     if args.hf_tokenizer:
         tokenizer = inputs.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"), "--hf-tokenizer")
         check_apart(args.output_path, tokenizer, "--hf-tokenizer")
-    elif tokenizer is None:
-        report.notes.append(
-            f"the checkpoint lacks its tokenizer's files (it names {named!r}); --hf-tokenizer adds them"
-        )
+    elif tokenizer is None or not files_of(tokenizer):
+        it_names = f" (it names {named!r})" if named else ""
+        report.notes.append(f"the checkpoint lacks its tokenizer's files{it_names}; --hf-tokenizer adds them")
     reader = NemoReader(folder / "weights")
     with quiet():
-        config = hf_config.exported(nemo, family, tokenizer, reader)
+        config = hf_config.exported(nemo, family, hf_config.Beside(tokenizer, kept), reader)
     report.notes += config.notes
     model = convert.Model(family, config.complete)
     plan = convert.plan_export(model, reader)
@@ -211,8 +210,8 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     with whole_folder(args.output_path) as aside:
         on_bytes = _progress(meter, "writing", sum(sizes))
         with beside(lambda: convert.write_hf(aside, model, reader, plan, on_bytes), "writing the weights"), quiet():
-            hf_config.write_config(aside, config, dtype=plan[0][3][0].dtype, tokenizer=tokenizer)
-            report.entries["tokenizer_files"] = hf_config.copy_tokenizer(aside, tokenizer)
+            hf_config.write_config(aside, config, dtype=plan[0][3][0].dtype)
+            report.entries["tokenizer_files"] = copy_back(tokenizer, aside) if tokenizer else []
             if not args.no_verify:
                 nemo_context.import_nemo(family)
         if not args.no_verify:

@@ -4,26 +4,63 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.conversion.config_fields import complete, to_hf, to_nemo
-from nemo_workflow.conversion.hf_folder import read_json, tokenizer_files
-from nemo_workflow.conversion.nemo_context import KEPT
+from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.models.architecture import TRAINING
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.tokenizer_files import files_of
+from nemo_workflow.models.tokenizer_loading import load
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json
 
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-def origin_config(tokenizer: Path | None, family: Family) -> Config | None:
-    """The config.json that the model came with, if it travelled with the tokenizer."""
-    path = tokenizer / "config.json" if tokenizer else None
-    if path is None or not path.exists():
-        return None
-    origin = read_json(path)
-    return origin if origin.get("model_type") == family.model_type else None
+
+class Beside:
+    """What lies beside a checkpoint's weights: the folder of its tokenizer, and the config.json that the model came with.
+
+    `kept` is the folder that the checkpoint brings, `tokenizer` that one or --hf-tokenizer's.
+    """
+
+    def __init__(self, tokenizer: Path | None, kept: Path | None):
+        self.tokenizer, self.notes = tokenizer, list[str]()
+        self._kept = [folder for folder in (kept, tokenizer) if folder]
+
+    def kept(self, name: str) -> Path | None:
+        """config.json or generation_config.json, as the model came with it."""
+        return next((folder / name for folder in self._kept if (folder / name).is_file()), None)
+
+    def origin(self, family: Family) -> Config | None:
+        """The config.json that the model came with, if it is of this family."""
+        path = self.kept("config.json")
+        origin = read_json(path) if path else {}
+        return origin if origin.get("model_type") == family.model_type else None
+
+    @cached_property
+    def loaded(self) -> Any:
+        """transformers' tokenizer; None where there is none, or none that can be loaded, which `notes` then says."""
+        if self.tokenizer is None or not files_of(self.tokenizer):
+            return None
+        try:
+            return load(self.tokenizer)
+        except Refusal as refusal:
+            self.notes.append(f"{refusal.problems[0]}: its files are copied as they are")
+            return None
+
+    @property
+    def rows(self) -> int:
+        """One more than the tokenizer's highest id, added tokens included (its length doesn't count gaps); 0 without one."""
+        return int(max(self.loaded.get_vocab().values(), default=-1)) + 1 if self.loaded else 0
+
+    @property
+    def special_token_ids(self) -> Config:
+        """Its bos, eos and pad ids; None where it has no such token."""
+        return {name: getattr(self.loaded, name) for name in SPECIAL_IDS} if self.loaded else {}
 
 
 @dataclass(frozen=True)
@@ -35,13 +72,14 @@ class Exported:
     fields: Config
     origin: Config
     notes: list[str]
+    beside: Beside
 
     @property
     def complete(self) -> Config:
         return complete({**self.origin, **self.fields, "model_type": self.family.model_type}, self.family)
 
 
-def exported(nemo: Config, family: Family, tokenizer: Path | None, reader: NemoReader) -> Exported:
+def exported(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -> Exported:
     """The config.json to be written.
 
     The origin's value stands where both say the same or NeMo's config can't say; what was trained stands otherwise.
@@ -49,13 +87,14 @@ def exported(nemo: Config, family: Family, tokenizer: Path | None, reader: NemoR
     fields, problems = to_hf(nemo, family)
     if problems:
         raise Refusal([f"context/model.yaml: {problem}" for problem in problems])
-    origin, notes = origin_config(tokenizer, family), []
+    origin, notes = beside.origin(family), beside.notes
     if origin is not None and not _same_sizes(fields, complete(origin, family), family):
-        origin, notes = None, ["the config.json beside the tokenizer belongs to another model; NeMo's config is taken"]
-    nemo = {**nemo, "vocab_size": _rows(nemo.get("vocab_size"), origin, tokenizer, reader)}
+        origin = None
+        notes.append("the config.json beside the tokenizer belongs to another model; NeMo's config is taken")
+    nemo = {**nemo, "vocab_size": _rows(nemo.get("vocab_size"), origin, beside, reader)}
     fields["vocab_size"] = nemo["vocab_size"]
     if origin is None:
-        return Exported(family, nemo, fields, {}, notes)
+        return Exported(family, nemo, fields, {}, notes, beside)
     before = complete(origin, family)
     fields = _keep_spelling(fields, before, nemo, family)
     for name in family.training_fields & set(fields):  # the recipe's own, which change nothing that the model computes
@@ -65,7 +104,7 @@ def exported(nemo: Config, family: Family, tokenizer: Path | None, reader: NemoR
             del fields[name]
     if "max_position_embeddings" in fields and not family.learned_positions:  # training shortens seq_length
         fields["max_position_embeddings"] = max(before["max_position_embeddings"], fields["max_position_embeddings"])
-    return Exported(family, nemo, fields, origin, notes)
+    return Exported(family, nemo, fields, origin, notes, beside)
 
 
 def _same_sizes(fields: Config, before: Config, family: Family) -> bool:
@@ -74,7 +113,7 @@ def _same_sizes(fields: Config, before: Config, family: Family) -> bool:
     return all(before.get(name) == fields[name] for name in names & set(fields) if fields[name] is not None)
 
 
-def _rows(said: int | None, origin: Config | None, tokenizer: Path | None, reader: NemoReader) -> int:
+def _rows(said: int | None, origin: Config | None, beside: Beside, reader: NemoReader) -> int:
     """The model's vocabulary: what NeMo's config says, else its config.json; at least every id that its tokenizer has.
 
     What training added to fill up the last ranks lies beyond.
@@ -83,7 +122,7 @@ def _rows(said: int | None, origin: Config | None, tokenizer: Path | None, reade
     held = embedding.size[0] if embedding else 0
     if not said and origin is not None and origin["vocab_size"] <= held:
         said = int(origin["vocab_size"])
-    used = tokenizer_rows(tokenizer)
+    used = beside.rows
     if said:  # a tokenizer may have tokens that its model never had rows for
         return max(said, min(used, held))
     if not used:
@@ -92,21 +131,6 @@ def _rows(said: int | None, origin: Config | None, tokenizer: Path | None, reade
             "embedding can't be told from the real ones; --hf-tokenizer names the tokenizer that it was trained with"
         )
     return used
-
-
-def tokenizer_rows(tokenizer: Path | None) -> int:
-    """One more than a tokenizer's highest id, added tokens included (its length doesn't count gaps); 0 without its files."""
-    if tokenizer is None or not tokenizer_files(tokenizer):
-        return 0
-    from transformers import AutoTokenizer
-
-    try:
-        loaded = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise Refusal(
-            f"{tokenizer}: the tokenizer can't be loaded ({error}); name another by --hf-tokenizer"
-        ) from error
-    return int(max(loaded.get_vocab().values(), default=-1)) + 1
 
 
 def _keep_spelling(fields: Config, before: Config, nemo: Config, family: Family) -> Config:
@@ -120,7 +144,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def write_config(folder: Path, config: Exported, dtype: str, tokenizer: Path | None) -> None:
+def write_config(folder: Path, config: Exported, dtype: str) -> None:
     """Write config.json and generation_config.json."""
     family, origin = config.family, config.origin
     if origin:
@@ -134,11 +158,11 @@ def write_config(folder: Path, config: Exported, dtype: str, tokenizer: Path | N
         from transformers import AutoConfig
 
         built = AutoConfig.for_model(
-            family.model_type, **spelled(config.fields, family), **special_token_ids(tokenizer)
+            family.model_type, **spelled(config.fields, family), **config.beside.special_token_ids
         )
         written = {"architectures": [family.architecture], **built.to_diff_dict(), "torch_dtype": dtype}
     write_json(folder / "config.json", written)
-    _write_generation(folder, written, tokenizer)
+    _write_generation(folder, written, config.beside)
 
 
 def spelled(fields: Config, family: Family) -> Config:
@@ -147,30 +171,12 @@ def spelled(fields: Config, family: Family) -> Config:
     return {own.get(name, name): value for name, value in fields.items()}
 
 
-def _write_generation(folder: Path, config: Config, tokenizer: Path | None) -> None:
+def _write_generation(folder: Path, config: Config, beside: Beside) -> None:
     from transformers import GenerationConfig
 
-    came = tokenizer / "generation_config.json" if tokenizer else None
-    if came is not None and came.exists():
+    came = beside.kept("generation_config.json")
+    if came is not None:
         shutil.copyfile(came, folder / came.name)
         return
-    ids = {name: config.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = {name: config.get(name) for name in SPECIAL_IDS}
     GenerationConfig(**{name: value for name, value in ids.items() if value is not None}).save_pretrained(folder)
-
-
-def special_token_ids(tokenizer: Path | None) -> Config:
-    """bos, eos and pad ids of a tokenizer folder; None where it has no such token."""
-    if tokenizer is None or not tokenizer_files(tokenizer):
-        return {}
-    from transformers import AutoTokenizer
-
-    loaded = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
-    return {name: getattr(loaded, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-
-
-def copy_tokenizer(folder: Path, tokenizer: Path | None) -> list[str]:
-    """Copy the tokenizer's files as they are; returns their names."""
-    files = tokenizer_files(tokenizer) if tokenizer else []
-    for path in files:
-        shutil.copyfile(path, folder / path.name)
-    return [path.name for path in files if path.name not in KEPT]

@@ -7,13 +7,14 @@ The safetensors library writes a shard only from memory, all of it at once; the 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from nemo_workflow.models.tokenizer_files import readable
+from nemo_workflow.models.tokenizer_files import check_no_pointer
 from nemo_workflow.utils.errors import Refusal
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16
 DTYPE_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1}
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SAFETENSORS_NAMES = {name: short for short, name in TORCH_NAMES.items()}
-TOKENIZER_FILES = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-    "*.model", "*.tiktoken", "chat_template*",
-)  # fmt: skip
+LARGEST_HEADER = 100_000_000  # bytes; the safetensors library reads no larger one
 SHARD_BYTES = 5_000_000_000  # what transformers' save_pretrained takes
 
 
@@ -45,9 +43,12 @@ class TensorInfo:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or a Refusal that names the file."""
+    if not path.is_file():
+        raise Refusal(f"{path}: is missing, or no plain file")
+    check_no_pointer(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refusal(f"{path}: can't be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise Refusal(f"{path}: a JSON object is expected")
@@ -55,60 +56,108 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of one .safetensors file; its size is checked against the header."""
+    """The tensors of one .safetensors file; raises Refusal for a header that isn't whole, or doesn't describe the file."""
+    check_no_pointer(path)
     size = path.stat().st_size
     with path.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
-        if not 0 < length <= size - 8:
+        if not 0 < length <= min(size - 8, LARGEST_HEADER):
             raise Refusal(f"{path}: is not a whole safetensors file (header truncated): download or copy it again")
         try:
             header = json.loads(stream.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Refusal(f"{path}: is not a safetensors file (its header is no JSON)") from error
+    if not isinstance(header, dict):
+        raise Refusal(f"{path}: is not a safetensors file (its header is no JSON object)")
     header.pop("__metadata__", None)
-    found = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if 8 + length + end > size:
-            missing = 8 + length + max(item["data_offsets"][1] for item in header.values()) - size
-            raise Refusal(f"{path}: is truncated, {missing} bytes are missing: download or copy it again")
-        found[name] = TensorInfo(path, entry["dtype"], tuple(entry["shape"]), 8 + length + begin, end - begin)
+    found = {name: _tensor_info(path, name, entry, 8 + length) for name, entry in header.items()}
+    end = max((info.begin + info.nbytes for info in found.values()), default=0)
+    if end > size:
+        raise Refusal(f"{path}: is truncated, {end - size} bytes are missing: download or copy it again")
     return found
 
 
+def _tensor_info(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
+    """A header's entry; `start` is where the file's data begin. Raises Refusal for one that contradicts itself."""
+    wrong = Refusal(f"{path}: its header describes {name} wrongly ({str(entry)[:100]}): download or save it again")
+    if not isinstance(entry, dict):
+        raise wrong
+    kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (isinstance(kind, str) and _counts(shape) and _counts(offsets) and len(offsets) == 2):
+        raise wrong
+    begin, end = offsets
+    width = DTYPE_BYTES.get(kind)  # a type that we don't know is refused by its name later
+    if end < begin or (width is not None and end - begin != width * math.prod(shape)):
+        raise wrong
+    return TensorInfo(path, kind, tuple(shape), start + begin, end - begin)
+
+
+def _counts(value: Any) -> TypeGuard[list[int]]:
+    """Whether a JSON value is a list of numbers that count something."""
+    return isinstance(value, list) and all(type(count) is int and count >= 0 for count in value)
+
+
 def list_tensors(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a Hugging Face folder, by name. Refused: a missing or truncated shard, an index that names what isn't there."""
-    index = folder / INDEX
-    if index.exists():
-        weight_map: dict[str, str] = read_json(index).get("weight_map", {})
-        files = sorted(set(weight_map.values()))
-    elif (folder / SINGLE).exists():
-        weight_map, files = {}, [SINGLE]
-    else:
-        older = sorted(path.name for path in folder.glob("*.bin"))
-        hint = f" ({older[0]} is a pickle: load it with transformers and save it with save_pretrained)" if older else ""
-        raise Refusal(f"{folder}: has no {SINGLE} and no {INDEX}{hint}")
-    problems = [
-        f"{folder}: shard {name} is named by {INDEX} and missing" for name in files if not (folder / name).is_file()
-    ]
-    problems += [f"{index}: shard name {name!r} leaves the folder" for name in files if Path(name).name != name]
+    """Every tensor of a Hugging Face folder, by name.
+
+    Refused: a missing or truncated shard, an index that names what isn't there, two sets of weights in one folder.
+    """
+    index, whole = folder / INDEX, folder / SINGLE
+    weight_map = _weight_map(index) if index.exists() else {}
+    files = sorted(set(weight_map.values()))
+    lost = [name for name in files if not (folder / name).is_file()]
+    if whole.exists() and (not files or len(lost) == len(files)):
+        # saved whole into the folder of a model in shards: the shards are gone, the index stayed; transformers reads this one
+        weight_map, files, lost = {}, [SINGLE], []
+    elif whole.exists() and files != [SINGLE]:
+        raise Refusal(
+            f"{folder}: has two sets of weights, {SINGLE} and the shards of {INDEX}; transformers reads the first alone."
+            f" Move the one that is out of date out of the folder: {SINGLE}, or {INDEX} with its shards"
+        )
+    elif not index.exists():
+        raise Refusal(f"{folder}: has no {SINGLE} and no {INDEX}{_what_else(folder)}")
+    elif not files:
+        raise Refusal(f"{index}: names no tensors: download or save the model again")
+    problems = [f"{folder}: shard {name} is named by {INDEX} and missing" for name in lost]
     if problems:
         raise Refusal(problems)
     tensors: dict[str, TensorInfo] = {}
     for file_name in files:
         held = read_header(folder / file_name)
         tensors |= {name: info for name, info in held.items() if weight_map.get(name, file_name) == file_name}
-    lost = sorted(set(weight_map) - set(tensors))
-    if lost:
-        raise Refusal(f"{index}: names {len(lost)} tensors that no shard holds, e.g. {lost[0]}")
+    unfound = sorted(set(weight_map) - set(tensors))
+    if unfound:
+        raise Refusal(f"{index}: names {len(unfound)} tensors that no shard holds, e.g. {unfound[0]}")
+    if not tensors:
+        raise Refusal(f"{folder / files[0]}: holds no tensors: download or save the model again")
     return tensors
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
-    """The tokenizer's own files: data only, never code."""
-    found = {path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file() and readable(path)}
-    return sorted(path for path in found if path.suffix != ".py")
+def _weight_map(index: Path) -> dict[str, str]:
+    """An index's weight_map: tensor -> file, which may lie in a folder below the index."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) and name for name in weight_map.values()):
+        raise Refusal(f"{index}: its weight_map is no map of tensors to files: download or save the model again")
+    out = sorted({name for name in weight_map.values() if Path(name).is_absolute() or ".." in Path(name).parts})
+    if out:
+        raise Refusal([f"{index}: shard name {name!r} leaves the folder" for name in out])
+    return weight_map
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder without safetensors holds in their place, for the refusal."""
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        return f" ({pickles[0]} is a pickle: load it with transformers and save it with save_pretrained)"
+    other = sorted(
+        path.name for pattern in ("*.safetensors", "*.gguf", "*.pth", "*.h5") for path in folder.glob(pattern)
+    )
+    return (
+        f" ({other[0]} is not the form that transformers saves: load it and save it with save_pretrained)"
+        if other
+        else ""
+    )
 
 
 class HFReader:

@@ -8,10 +8,11 @@ from nemo_workflow.conversion.config_fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED, NOT_CONVERTED_TYPES, by_model_type
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 
 UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
-WANTED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.txt", "*.jinja")
+WANTED = ("*.json", "*.safetensors", *TOKENIZER)
 
 
 def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source") -> Path:

@@ -14,41 +14,62 @@ from typing import Any
 
 import yaml
 
-from nemo_workflow.conversion.hf_folder import tokenizer_files
 from nemo_workflow.models.architecture import as_nemo
 from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.tokenizer_files import copy_for_nemo, files_of
+from nemo_workflow.models.tokenizer_loading import first_line
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.imports import collector_paused
 
 TOKENIZER = "nemo_tokenizer"  # the name that NeMo's importers use
-KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, so that an export gives back what came in
 
 
-def write_context(folder: Path, family: Family, config_class: str, fields: Config, source: Path) -> None:
-    """Write `folder`/context as NeMo's `import_ckpt` does. Imports NeMo (9 s)."""
+def write_context(folder: Path, family: Family, config_class: str, fields: Config, source: Path) -> list[str]:
+    """Write `folder`/context as NeMo's `import_ckpt` does; returns what is to be said about it. Imports NeMo (9 s)."""
     import_nemo(family)
     from nemo import lightning as nl
-    from nemo.collections.common.tokenizers import AutoTokenizer
     from nemo.lightning.io.pl import TrainerContext
-    from transformers import GenerationConfig
 
-    generation = source / "generation_config.json"
-    config = build_config(
-        family, config_class, fields, GenerationConfig.from_pretrained(source) if generation.exists() else None
-    )
+    generation, notes = _generation_config(source)
+    config = build_config(family, config_class, fields, generation)
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer = None
-        if tokenizer_files(source):
-            staged = Path(scratch) / TOKENIZER
-            staged.mkdir()
-            for path in [*tokenizer_files(source), *(source / name for name in KEPT if (source / name).exists())]:
-                shutil.copyfile(path, staged / path.name)
-            tokenizer = AutoTokenizer(str(staged))
+        staged = Path(scratch) / TOKENIZER
+        copied = copy_for_nemo(source, staged)
+        tokenizer, more = _nemo_tokenizer(staged)
+        notes += more
         model = find_class(family, family.model_class)(config, tokenizer=tokenizer)
         strategy = nl.MegatronStrategy(ckpt_save_optimizer=False, always_save_context=True)
         trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy)
         TrainerContext(model=model, trainer=trainer, extra={}).io_dump(folder / "context", yaml_attrs=["model"])
+        if tokenizer is None and copied:  # NeMo writes the files of a tokenizer that it has loaded
+            shutil.copytree(staged, folder / "context" / TOKENIZER)
+    return notes
+
+
+def _nemo_tokenizer(staged: Path) -> tuple[Any, list[str]]:
+    """(NeMo's tokenizer of a folder, notes); None where there is none, or none that can be loaded."""
+    if not files_of(staged):
+        return None, ["the source has no tokenizer files, so the checkpoint has none"]
+    from nemo.collections.common.tokenizers import AutoTokenizer
+
+    try:
+        return AutoTokenizer(str(staged)), []
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a tokenizer's files; the weights don't need it
+        why = first_line(error.__context__ or error)
+        return None, [f"the tokenizer can't be loaded ({why}); its files were copied as they are"]
+
+
+def _generation_config(source: Path) -> tuple[Any, list[str]]:
+    """(transformers' object, notes) of a folder's generation_config.json."""
+    if not (source / "generation_config.json").exists():
+        return None, []
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(source), []
+    except Exception as error:  # noqa: BLE001 - whatever transformers has against values of another version's
+        return None, [f"transformers refuses generation_config.json ({first_line(error)}); it was copied as it is"]
 
 
 def build_config(family: Family, config_class: str, fields: Config, generation: Any = None) -> Any:
@@ -144,7 +165,10 @@ def family_of(model_class: str, config: Config) -> Family:
 
 
 def tokenizer_folder(folder: Path, tokenizer: Config) -> tuple[Path | None, str | None]:
-    """(folder with the tokenizer's files, its name if the files aren't there)."""
+    """(folder with the tokenizer's files and config.json, its name if they aren't there)."""
+    if not tokenizer:  # an import writes files here that NeMo made no tokenizer of
+        kept = folder / "context" / TOKENIZER
+        return (kept if kept.is_dir() else None), None
     name = tokenizer.get("pretrained_model_name")
     if isinstance(name, dict):  # NeMo marks a Hub id so
         name = name.get("attr")

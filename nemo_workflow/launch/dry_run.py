@@ -33,7 +33,7 @@ def render(plan: Plan, form: str) -> str:
 def parts(plan: Plan, form: str) -> Iterator[str]:
     """What `render` joins: the job script comes last, for nemo_run needs a second or two to write it."""
     described = describe(plan)
-    slurm = plan.settings["executor"] == "slurm"
+    slurm = plan.settings.executor == "slurm"
     if form != "json":
         yield text(described)
         if slurm:
@@ -90,7 +90,7 @@ def _start(plan: Plan) -> str:
     """Where the run's weights come from; raises Refusal where its newest checkpoint is of another run."""
     newest, _ = newest_whole(plan.folder / "checkpoints")
     if newest is None:
-        return plan.settings["nemo_model"] or "random weights"
+        return plan.settings.nemo_model or "random weights"
     if resume.finished_already(plan):
         return f"{newest.path.name}, which has all steps: nothing is left to train"
     resume.check_changes(plan)
@@ -99,7 +99,7 @@ def _start(plan: Plan) -> str:
 
 def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     layout, settings = plan.layout, plan.settings
-    batches = settings["global_batch_size"], settings["micro_batch_size"]
+    batches = settings.global_batch_size, settings.micro_batch_size
     return {
         "accelerator": plan.accelerator,
         "nodes": layout.nodes,
@@ -118,8 +118,8 @@ def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
 
 
 def _data(plan: Plan) -> dict[str, Any]:
-    shares = parse_split(plan.settings["split"])
-    drawn = plan.schedule.max_steps * plan.settings["global_batch_size"]
+    shares = parse_split(plan.settings.split)
+    drawn = plan.schedule.max_steps * plan.settings.global_batch_size
     sources = []
     for source in plan.sources:
         parts = parts_of(source.pair, shares)
@@ -142,15 +142,15 @@ def _data(plan: Plan) -> dict[str, Any]:
 
 
 def _training(plan: Plan) -> dict[str, Any]:
-    shares = parse_split(plan.settings["split"])
+    shares = parse_split(plan.settings.split)
     samples = sum(parts_of(source.pair, shares)[0].samples(plan.seq_length) for source in plan.sources)
-    batch = plan.settings["global_batch_size"]
+    batch = plan.settings.global_batch_size
     drawn = plan.schedule.max_steps * batch
     passes, rest = divmod(drawn, samples)
     return {
         "seq_length": plan.seq_length,
         "global_batch_size": batch,
-        "micro_batch_size": plan.settings["micro_batch_size"],
+        "micro_batch_size": plan.settings.micro_batch_size,
         "tokens_a_step": batch * plan.seq_length,
         "steps": plan.schedule.max_steps,
         "tokens": drawn * plan.seq_length,
@@ -179,7 +179,7 @@ def _checkpoints(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     job = memory.job_of(plan, recipe)
     size = memory.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
     written = math.ceil(plan.schedule.max_steps / plan.schedule.save_every)
-    keep = plan.settings["keep_checkpoints"]
+    keep = plan.settings.keep_checkpoints
     # the newest is whole before the oldest goes
     at_once = written if keep < 0 else min(written, keep + 1)
     return {
@@ -196,7 +196,7 @@ def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
     if plan.accelerator == "cpu":
         return None
     usage: Usage = memory.fullest(memory.job_of(plan, recipe))
-    limit = int(plan.settings["gpu_memory"] * GIB)
+    limit = int(plan.settings.gpu_memory * GIB)
     parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup")
     return {
         "stage": usage.stage,

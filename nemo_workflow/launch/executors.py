@@ -62,7 +62,7 @@ def worker_environment(plan: Plan, code: Path) -> dict[str, str]:
         variables["OMP_NUM_THREADS"] = str(max(1, cores // plan.layout.ranks_per_node))
     else:
         variables |= GPU_VARIABLES
-    if plan.setting("deterministic"):  # cuBLAS, Transformer Engine and NCCL each ask for it in their own way
+    if plan.settings.deterministic:  # cuBLAS, Transformer Engine and NCCL each ask for it in their own way
         variables |= {
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
             "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",

@@ -235,7 +235,7 @@ class _Local:
 
     def _stop_if_hung(self) -> None:
         """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
-        limit = 60 * float(self.plan.settings.get("timeout_minutes") or 0)
+        limit = 60 * float(self.plan.settings.timeout_minutes or 0)
         if not limit or self.hung or self._seconds_without_sign() < limit:
             return
         ranks = self._ranks()

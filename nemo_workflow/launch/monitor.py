@@ -89,7 +89,7 @@ class Monitor:
             left = self.left.after(event, max_steps)
             self.live = metrics.progress(event, max_steps, left, self.val_loss, self.meter.columns)
             return
-        text = metrics.plain(event, max_steps, self.plan.setting("log_every"))
+        text = metrics.plain(event, max_steps, self.plan.settings.log_every)
         if text:
             self.meter.note(text)
             self._draw(always=True)  # below the line that stays, until the next step

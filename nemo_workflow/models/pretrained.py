@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.models.catalog import Recipe, load
-from nemo_workflow.models.tokenizer_files import files_of, readable
+from nemo_workflow.models.tokenizer_files import CONFIG, check_class_named, files_of, json_of, readable
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.safe_pickle import check_weights
 
@@ -105,13 +104,14 @@ def _cached_snapshot(hub_id: str) -> Path | None:
 
 def hf_config(folder: Path) -> dict[str, Any]:
     """config.json, or nothing; raises Refusal if it is no JSON object."""
-    return _json(folder / "config.json")
+    return json_of(folder / "config.json")
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
     """Vocabulary and end-of-document token from the folder's JSON files; raises Refusal if one is damaged or hostile."""
-    files_of(folder)
-    config = _json(folder / "tokenizer_config.json")
+    if files_of(folder):
+        check_class_named(folder)
+    config = json_of(folder / CONFIG)
     try:
         read = _tokenizer(folder, config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -124,7 +124,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
-    vocabulary = _json(folder / "tokenizer.json")
+    vocabulary = json_of(folder / "tokenizer.json")
     words = vocabulary.get("model", {}).get("vocab")
     added = {entry["content"]: int(entry["id"]) for entry in vocabulary.get("added_tokens", [])}
     for identity, entry in config.get("added_tokens_decoder", {}).items():
@@ -134,7 +134,12 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
         size = int(max([*words.values(), *added.values()], default=-1)) + 1
     elif isinstance(words, list):  # Unigram: [[token, score], …]
         size = max([len(words) - 1, *added.values()], default=-1) + 1
-    eos = config.get("eos_token") or _json(folder / "special_tokens_map.json").get("eos_token")
+    elif not vocabulary:
+        pieces = _pieces(folder, config)
+        size = (
+            max([pieces - 1, *json_of(folder / "added_tokens.json").values(), *added.values()]) + 1 if pieces else None
+        )
+    eos = config.get("eos_token") or json_of(folder / "special_tokens_map.json").get("eos_token")
     if isinstance(eos, dict):
         eos = eos.get("content")
     eos_id = added.get(eos)
@@ -142,6 +147,26 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
         eos_id = words.get(eos)
     plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
     return Tokenizer(folder, size, eos, eos_id, plain)
+
+
+# Tokenizers that have an id for every piece of their tokenizer.model, in its order; others add some or move them.
+AS_PIECES = ("LlamaTokenizer", "GemmaTokenizer")
+AS_PIECES_MODELS = ("llama", "mistral", "mixtral", "gemma")  # model types whose tokenizer is one of these
+
+
+def _pieces(folder: Path, config: dict[str, Any]) -> int:
+    """Pieces of a folder's SentencePiece model; 0 where there is none, or their number doesn't tell the entries."""
+    file = folder / "tokenizer.model"
+    name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
+    fits = name in AS_PIECES if name else hf_config(folder).get("model_type") in AS_PIECES_MODELS
+    if not fits or not readable(file):
+        return 0
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return int(SentencePieceProcessor(model_file=str(file)).get_piece_size())
+    except (OSError, RuntimeError) as error:
+        raise Refusal(f"{file}: is no SentencePiece model ({str(error).splitlines()[0][:200]})") from None
 
 
 def _check_own_code(folder: Path) -> None:
@@ -242,33 +267,6 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"{path}: cannot be read: {error}") from None
     return loaded if isinstance(loaded, dict) else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not readable(path):
-        return {}
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise Refusal(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        loaded = _parse(data)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(f"{path}: not JSON: {error}") from None
-    if not isinstance(loaded, dict):
-        raise Refusal(f"{path}: expected a JSON object")
-    return loaded
-
-
-def _parse(data: bytes) -> Any:
-    """A tokenizer.json has 10 MB: orjson takes a third of the time."""
-    if len(data) < 100_000:
-        return json.loads(data)
-    try:
-        import orjson
-    except ImportError:
-        return json.loads(data)
-    return orjson.loads(data)
 
 
 def recipe_of_nemo(model: NemoModel) -> str:

@@ -1,4 +1,4 @@
-"""Which files of a folder a tokenizer is read from.
+"""Which files of a folder a tokenizer is read from, and copies of them.
 
 A folder from elsewhere is taken for data: its code is never copied or run, and a link, a pipe or a file of a size that
 no tokenizer has is refused before anything reads it.
@@ -6,15 +6,33 @@ no tokenizer has is refused before anything reads it.
 
 from __future__ import annotations
 
+import json
+import shutil
 import stat
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Refusal
 
-# of all tokenizers that transformers has; no weights, no pickles, no code
-ENDINGS = {".json", ".model", ".txt", ".tiktoken", ".jinja", ".spm", ".vocab", ".bpe", ".codes"}
+# The one list of a tokenizer's files, as patterns of names: no weights, no pickles, no code.
+# Those that decide which id a text has, of every tokenizer that transformers 4.57 has (a test holds the list against it).
+VOCABULARY = (
+    "tokenizer.json", "tokenizer.*.json", "*.model", "tokenizer.model.*", "*.spm", "*.tiktoken", "tekken.json",
+    "vocab*.json", "vocab*.txt", "vocab.bpe", "merges.txt", "bpe.codes", "dict.txt", "encoder.json", "*_vocab.json",
+    "emoji.json", "normalizer.json", "byte_maps.json", "word_shape.json", "word_pronunciation.json",
+    "prophetnet.tokenizer", "artists.json", "genres.json", "lyrics.json",
+)  # fmt: skip
+CONFIG = "tokenizer_config.json"
+ORIGINAL = f"{CONFIG}.original"  # of a copy for NeMo whose tokenizer_config.json had to be put into older words
+TEMPLATES = "additional_chat_templates"  # a folder
+SETTINGS = (CONFIG, ORIGINAL, "special_tokens_map.json", "added_tokens.json", "chat_template*.json", "chat_template*.jinja",
+            f"{TEMPLATES}/*.jinja", f"{TEMPLATES}.*.jinja")  # fmt: skip
+TOKENIZER = (*VOCABULARY, *SETTINGS)
+KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, so that an export gives back what came in
 LARGEST = 256 << 20  # bytes of a file; the largest tokenizer.json we know of has 35 MB
+POINTER = b"version https://git-lfs.github.com/spec/"  # how a Git LFS pointer begins, in place of a file's content
 
 
 def readable(path: Path) -> bool:
@@ -35,7 +53,49 @@ def readable(path: Path) -> bool:
         raise Refusal(
             f"{path}: has {human_bytes(status.st_size)}; no file of a tokenizer has more than {human_bytes(LARGEST)}"
         )
+    check_no_pointer(path)
     return True
+
+
+def check_no_pointer(path: Path) -> None:
+    """Raise Refusal for a Git LFS pointer, which a clone without Git LFS leaves in place of every large file."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(POINTER))
+    except OSError as error:
+        raise Refusal(f"{path}: cannot be read: {error.strerror}") from None
+    if start == POINTER:
+        raise Refusal(
+            f"{path}: is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder, or download it"
+        )
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is no such file; raises Refusal for anything else."""
+    if not readable(path):
+        return {}
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Refusal(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        loaded = _parse(data)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{path}: not JSON: {error}") from None
+    if not isinstance(loaded, dict):
+        raise Refusal(f"{path}: expected a JSON object")
+    return loaded
+
+
+def _parse(data: bytes) -> Any:
+    """A tokenizer.json has 10 MB: orjson takes a third of the time."""
+    if len(data) < 100_000:
+        return json.loads(data)
+    try:
+        import orjson
+    except ImportError:
+        return json.loads(data)
+    return orjson.loads(data)
 
 
 def _inside(link: Path) -> bool:
@@ -46,11 +106,88 @@ def _inside(link: Path) -> bool:
     return folder.parent.name == "snapshots" and target.parent == folder.parents[1] / "blobs"
 
 
-def files_of(folder: Path) -> list[Path]:
-    """The files of a folder that a tokenizer may be read from; raises Refusal for one that no honest folder holds."""
-    found = [
+def files_of(folder: Path, patterns: tuple[str, ...] = TOKENIZER) -> list[Path]:
+    """The files of a folder that its tokenizer is made of; raises Refusal for one that no honest folder holds."""
+    templates = folder / TEMPLATES
+    there = [*folder.iterdir(), *(templates.iterdir() if templates.is_dir() else ())]
+    found = (
         path
-        for path in sorted(folder.iterdir())
-        if path.suffix in ENDINGS and not path.name.endswith(".index.json") and not path.name.startswith(".")
-    ]
-    return [path for path in found if not (path.is_dir() and not path.is_symlink()) and readable(path)]
+        for path in there
+        if any(fnmatchcase(path.relative_to(folder).as_posix(), pattern) for pattern in patterns) and not _ignored(path)
+    )
+    return sorted(path for path in found if readable(path))
+
+
+def _ignored(path: Path) -> bool:
+    """A hidden file, a checkpoint's index, and a folder that happens to have such a name."""
+    hidden = path.name.startswith(".") or path.name.endswith(".index.json")
+    return hidden or (path.is_dir() and not path.is_symlink())
+
+
+def copy_for_nemo(source: Path, target: Path) -> list[Path]:
+    """Copy a tokenizer, config.json and generation_config.json into the new folder `target`; returns what was copied.
+
+    The copy is flat, for NeMo copies the folder's files and fails on a folder in it, and its tokenizer_config.json is in
+    words that transformers 4.57 knows; `copy_back` undoes both.
+    """
+    target.mkdir(parents=True)
+    files = files_of(source, (*TOKENIZER, *KEPT))
+    for file in files:
+        shutil.copyfile(file, target / ".".join(file.relative_to(source).parts))
+    config = json_of(target / CONFIG)
+    changed = in_older_words(config)
+    if changed != config:
+        if not (target / ORIGINAL).exists():
+            (target / CONFIG).rename(target / ORIGINAL)
+        (target / CONFIG).write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return files
+
+
+def copy_back(copied: Path, target: Path) -> list[str]:
+    """Copy the tokenizer of such a copy, or of any folder, into the folder `target`, as it came; returns the files' names."""
+    files = {path.relative_to(copied).as_posix(): path for path in files_of(copied)}
+    if ORIGINAL in files:
+        files[CONFIG] = files.pop(ORIGINAL)
+    prefix = f"{TEMPLATES}."
+    files = {
+        f"{TEMPLATES}/{name.removeprefix(prefix)}" if name.startswith(prefix) else name: path
+        for name, path in files.items()
+    }
+    for name, path in files.items():
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target / name)
+    return sorted(files)
+
+
+# transformers 5's names of what 4.57 has under another
+BACKENDS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+
+
+def in_older_words(config: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer_config.json of transformers 5 in the words of 4.57; any other as it is."""
+    changed = dict(config)
+    name = changed.get("tokenizer_class")
+    if isinstance(name, str) and name in BACKENDS:
+        changed["tokenizer_class"] = BACKENDS[name]
+    if isinstance(changed.get("extra_special_tokens"), list):
+        extra = changed.pop("extra_special_tokens")
+        before = changed.get("additional_special_tokens")
+        before = before if isinstance(before, list) else []
+        if extra:
+            changed["additional_special_tokens"] = [*before, *(token for token in extra if token not in before)]
+    return changed
+
+
+def check_class_named(folder: Path, own_code: bool = False) -> None:
+    """Raise Refusal where a folder's files don't say which class its tokenizer has; `own_code` may say it, if that may run.
+
+    transformers 4.57 then looks for the name of a model in the path, and takes that model's class and special tokens.
+    """
+    config, model = json_of(folder / CONFIG), json_of(folder / "config.json")
+    named = config.get("tokenizer_class") or model.get("tokenizer_class") or model.get("model_type")
+    if not (named or (own_code and config.get("auto_map"))):
+        raise Refusal(
+            f"{folder}: its files don't say which class its tokenizer has, and a class guessed from the folder's name may"
+            ' add tokens of its own; add "tokenizer_class" to tokenizer_config.json (make it if need be):'
+            ' {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": …} suits most tokenizer.json'
+        )

@@ -14,19 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.models.tokenizer_files import files_of
+from nemo_workflow.models.tokenizer_files import CONFIG, TOKENIZER, VOCABULARY, files_of, in_older_words, json_of
+from nemo_workflow.models.tokenizer_loading import first_line, load
 from nemo_workflow.utils.errors import Refusal
 
-VOCABULARY_FILES = (
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "added_tokens.json",
-)
-HUB_FILES = ("tokenizer*", "*.model", "*.tiktoken", "vocab*", "merges.txt", "*tokens*.json", "config.json")
+HUB_FILES = (*TOKENIZER, "config.json")
 
 # Tokens that a class has by default (its __init__ in transformers 4.57).
 _END = "<|endoftext|>"
@@ -78,19 +70,17 @@ class TokenizerSpec:
 
 def tokenizer_hash(folder: Path) -> str:
     """SHA-256 of the files that decide the ids: tokenizer.json, or the vocabulary files where there is none."""
-    names = ["tokenizer.json"] if (folder / "tokenizer.json").is_file() else list(VOCABULARY_FILES)
-    names += [path.name for path in sorted(folder.glob("*.tiktoken"))]
+    whole = (folder / "tokenizer.json").is_file()
     digest = hashlib.sha256()
-    for name in names:
-        if (folder / name).is_file():
-            digest.update((folder / name).read_bytes())
+    for file in files_of(folder, ("tokenizer.json",) if whole else (*VOCABULARY, "added_tokens.json")):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 def resolve_folder(name: str, trust_remote_code: bool = False) -> Path:
     """The local folder of `name`: a folder, a tokenizer.json, or a Hub id (downloaded to the Hub's cache)."""
     path = Path(name).expanduser()
-    if path.is_file() and path.name == "tokenizer.json":
+    if path.is_file() and any(path.match(pattern) for pattern in VOCABULARY):
         path = path.parent
     if path.is_dir():
         files_of(path)  # refuses what no honest folder holds
@@ -115,7 +105,7 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> Path:
         ) from None
     except Exception as error:  # noqa: BLE001 - requests, http, cache and validation errors: all the user's to mend
         raise Refusal(
-            f"--tokenizer {name}: no such folder here, and the Hub gives no tokenizer ({_first_line(error)}); "
+            f"--tokenizer {name}: no such folder here, and the Hub gives no tokenizer ({first_line(error)}); "
             "give a local folder where there is no network"
         ) from None
 
@@ -124,9 +114,7 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
     """The spec and an object with `encode_ids(text, special)`: the reference. Takes 100s of MB: run it in a child."""
     reference = _read_light(folder)
     if reference is None:
-        if not any(
-            (folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", *VOCABULARY_FILES)
-        ):
+        if not files_of(folder):
             raise Refusal(f"--tokenizer {name}: no tokenizer.json or other tokenizer files in {folder}")
         reference = _Reference.from_transformers(load_with_transformers(folder, trust_remote_code))
     token = eod_token or reference.eos_token
@@ -198,22 +186,19 @@ class _Reference:
 
 
 def load_with_transformers(folder: Path, trust_remote_code: bool) -> Any:
-    """AutoTokenizer.from_pretrained without torch; raises Refusal."""
+    """transformers' tokenizer without torch; raises Refusal."""
     os.environ.update(USE_TORCH="0", USE_TF="0", USE_FLAX="0", TRANSFORMERS_VERBOSITY="error")
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except Exception as error:  # noqa: BLE001 - whatever a tokenizer's own code raises
-        hint = "" if trust_remote_code else "; a tokenizer with code of its own needs --trust-remote-code"
-        if not _read_json(folder / "tokenizer_config.json").get("tokenizer_class"):
-            hint = "; its tokenizer_config.json names no tokenizer_class (PreTrainedTokenizerFast suits most)"
-        raise Refusal(f"--tokenizer {folder}: transformers cannot load it: {_first_line(error)}{hint}") from None
+        return load(folder, trust_remote_code)
+    except Refusal as refusal:
+        own_code = json_of(folder / CONFIG).get("auto_map") and not trust_remote_code
+        hint = " (--trust-remote-code runs it)" if own_code else ""
+        raise Refusal([f"--tokenizer {problem}{hint}" for problem in refusal.problems]) from None
 
 
 def _read_light(folder: Path) -> _Reference | None:
     """What PreTrainedTokenizerFast.__init__ makes of the folder, or None where only transformers itself can tell."""
-    config = _read_json(folder / "tokenizer_config.json")
+    config = in_older_words(json_of(folder / CONFIG))
     name = str(config.get("tokenizer_class", ""))
     name = name if name in _DEFAULTS else name.removesuffix("Fast")
     unusual = ("auto_map", "fast_tokenizer_files", "extra_special_tokens", "from_slow")
@@ -222,7 +207,7 @@ def _read_light(folder: Path) -> _Reference | None:
     if "added_tokens_decoder" not in config:
         if (folder / "added_tokens.json").exists():
             return None
-        config |= _read_json(folder / "special_tokens_map.json")
+        config |= json_of(folder / "special_tokens_map.json")
     prefix_space = config.get("add_prefix_space", None if name == "LlamaTokenizer" else False)
     if name == "LlamaTokenizer" and prefix_space is not None:  # converts from the slow tokenizer
         return None
@@ -233,7 +218,7 @@ def _read_light(folder: Path) -> _Reference | None:
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
-        raise Refusal(f"{folder / 'tokenizer.json'}: not a tokenizer: {_first_line(error)}") from None
+        raise Refusal(f"{folder / 'tokenizer.json'}: not a tokenizer: {first_line(error)}") from None
     if _lacks_tokens(tokenizer, config) or _wants_prefix_space(tokenizer, prefix_space):
         return None
     backend = None
@@ -283,17 +268,3 @@ def _set_template(tokenizer: Any, config: dict[str, Any], bos_by_default: bool) 
 
 def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise Refusal(f"{path}: broken JSON: {error}") from None
-    return value if isinstance(value, dict) else {}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -10,35 +10,35 @@ from nemo_workflow.config.run_config import Plan
 
 def config_of(plan: Plan) -> dict[str, Any]:
     """Flag names and values: what the user gave, and what the plan worked out for the flags left out."""
-    schedule = plan.schedule
+    schedule, public = plan.schedule, plan.settings.public()
     values: dict[str, Any] = {
-        "executor": plan.settings["executor"],
-        "experiment": plan.settings["experiment"],
-        "output_dir": plan.settings["output_dir"],
+        "executor": plan.settings.executor,
+        "experiment": plan.settings.experiment,
+        "output_dir": plan.settings.output_dir,
         "accelerator": plan.accelerator,
         "num_nodes": plan.layout.nodes,
         "num_gpus": plan.layout.ranks_per_node,
         "model_name": plan.model_name,
         "max_steps": schedule.max_steps,
-        "global_batch_size": plan.settings["global_batch_size"],
-        "micro_batch_size": plan.settings["micro_batch_size"],
+        "global_batch_size": plan.settings.global_batch_size,
+        "micro_batch_size": plan.settings.micro_batch_size,
         "seq_length": plan.seq_length,
-        "seed": plan.settings["seed"],
-        "split": plan.settings["split"],
+        "seed": plan.settings.seed,
+        "split": plan.settings.split,
         "lr": schedule.lr,
         "min_lr": schedule.min_lr,
         "warmup_steps": schedule.warmup_steps,
         "val_check_interval": schedule.val_check_interval,
         "save_every": schedule.save_every,
-        "keep_checkpoints": plan.settings["keep_checkpoints"],
+        "keep_checkpoints": plan.settings.keep_checkpoints,
     }
     if plan.layout.expert > 1:
         values["expert_model_parallel_size"] = plan.layout.expert
     if schedule.constant_steps:
         values["constant_steps"] = schedule.constant_steps
-    if plan.settings["executor"] == "slurm":
-        values |= {name: value for name, value in plan.settings.items() if BY_ATTRIBUTE[name].group == SLURM and value}
-    values |= {name: plan.settings[name] for name in plan.given if name in plan.settings}
+    if plan.settings.executor == "slurm":
+        values |= {name: value for name, value in public.items() if BY_ATTRIBUTE[name].group == SLURM and value}
+    values |= {name: public[name] for name in plan.given if name in public}
     return {name.replace("_", "-"): value for name, value in values.items() if value is not None}
 
 

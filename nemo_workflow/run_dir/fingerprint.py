@@ -15,6 +15,7 @@ import xxhash
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models import catalog
+from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.utils.errors import Refusal
 
 WHOLE = 1 << 30  # files up to this size are hashed whole
@@ -38,22 +39,11 @@ TOLD = {
     "schedule": "flags of the learning rate and the optimizer",
     "layout": "the parallel layout",
 }
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "added_tokens.json",
-)
 
 
 def identity_of(plan: Plan) -> dict[str, Any]:
     """The parts of a run that a resumed run may not change in silence, as plain JSON values. Reads the data's files."""
-    setting = plan.setting
+    settings, public = plan.settings, plan.settings.public()
     layout = plan.layout
     return {
         "dataset": [
@@ -61,17 +51,17 @@ def identity_of(plan: Plan) -> dict[str, Any]:
              "weight": round(source.weight, 9)}
             for source in plan.sources
         ],
-        "split": setting("split"),
+        "split": settings.split,
         "seq-length": plan.seq_length,
-        "seed": setting("seed"),
-        "tokenizer": tokenizer_digest(setting("hf_model_id")),
-        "optimizer": {name: setting(name) or value for name, value in recipe_defaults(plan).items()},
+        "seed": settings.seed,
+        "tokenizer": tokenizer_digest(settings.hf_model_id),
+        "optimizer": {name: public[name] or value for name, value in recipe_defaults(plan).items()},
         "model": {"name": plan.model_name, **{k: v for k, v in sorted(plan.sizes.items()) if isinstance(v, int | str)}},
         "max-steps": plan.schedule.max_steps,
-        "global-batch-size": setting("global_batch_size"),
+        "global-batch-size": settings.global_batch_size,
         "schedule": {
             **{name: getattr(plan.schedule, name) for name in ("lr", "min_lr", "warmup_steps", "constant_steps")},
-            **{name: setting(name) for name in ("weight_decay", "adam_beta1", "adam_beta2", "clip_grad")},
+            **{name: public[name] for name in ("weight_decay", "adam_beta1", "adam_beta2", "clip_grad")},
         },
         "layout": {
             "ranks": layout.ranks, "tensor": layout.tensor, "pipeline": layout.pipeline,
@@ -104,13 +94,12 @@ def digest(path: str | Path) -> str:
 
 def tokenizer_digest(hf_model_id: str) -> str:
     """Hash of a tokenizer folder's files, or the id of a model on the Hub."""
-    folder = Path(hf_model_id)
+    folder = Path(hf_model_id).expanduser()
     if not folder.is_dir():
         return hf_model_id
     hasher = xxhash.xxh3_128()
-    for name in (*TOKENIZER_FILES, *sorted(path.name for path in folder.glob("*.tiktoken"))):
-        if (folder / name).is_file():
-            hasher.update(name.encode() + b"\0" + (folder / name).read_bytes())
+    for path in files_of(folder):
+        hasher.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return hasher.hexdigest()
 
 

@@ -10,14 +10,14 @@ import shutil
 from pathlib import Path
 
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.models.tokenizer_files import files_of
+from nemo_workflow.models.tokenizer_files import KEPT, copy_for_nemo, readable
 
 FOLDER = "tokenizer"
 
 
 def stage(plan: Plan) -> None:
     """Copy the tokenizer's files into <run>/tokenizer; a Hub id is left to the workers and the Hub's cache."""
-    source = Path(plan.setting("hf_model_id")).expanduser()
+    source = Path(plan.settings.hf_model_id).expanduser()
     target = plan.folder / FOLDER
     if not source.is_dir():
         if target.is_dir():  # of an earlier start, with another tokenizer
@@ -25,9 +25,9 @@ def stage(plan: Plan) -> None:
         return
     aside = target.with_name(f".{FOLDER}.new")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for file in files_of(source):
-        shutil.copyfile(file, aside / file.name)
+    copy_for_nemo(source, aside)
+    if model := plan.settings.nemo_model:
+        add_kept(Path(model).expanduser() / "context", aside)
     if target.exists():
         shutil.rmtree(target)
     aside.rename(target)
@@ -36,4 +36,12 @@ def stage(plan: Plan) -> None:
 def source_of(plan: Plan) -> str:
     """Where the workers load the tokenizer from: the staged folder, or the Hub id."""
     staged = plan.folder / FOLDER
-    return str(staged) if staged.is_dir() else plan.setting("hf_model_id")
+    return str(staged) if staged.is_dir() else plan.settings.hf_model_id
+
+
+def add_kept(context: Path, target: Path) -> None:
+    """Add what a model came with and its tokenizer's folder lacks, so that a later export gives it back."""
+    for name in KEPT:
+        kept = [path for path in sorted(context.glob(f"*/{name}")) if readable(path)]
+        if kept and not (target / name).exists():
+            shutil.copyfile(kept[0], target / name)

@@ -244,7 +244,7 @@ def _stop_local(run: Path, pid: int, at_once: bool) -> None:
 def _resubmit(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
     script = REPOSITORY / "pretrain_llm.py"
-    past = [] if _plan(run).settings.get("dependency") is None else ["--dependency="]  # the old job's is over
+    past = [] if _plan(run).settings.dependency is None else ["--dependency="]  # the old job's is over
     flags = [flag for flag in arguments.flags if flag != "--"]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(script), "--config", str(run / "config.yaml"), *past, *flags])

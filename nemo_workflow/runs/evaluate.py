@@ -29,7 +29,7 @@ def main() -> int:
     plan = Plan.from_json((arguments.run / "plan.json").read_text(encoding="utf-8"))
     nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    samples = plan.schedule.limit_val_batches * plan.setting("global_batch_size")
+    samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
     with quiet():
         hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
@@ -54,11 +54,14 @@ def validation_samples(plan: Plan, count: int) -> list[Any]:
     import torch
     from transformers import AutoTokenizer
 
+    from nemo_workflow.models.tokenizer_loading import load
     from nemo_workflow.training.sample_order import validation_set
 
-    tokenizer = AutoTokenizer.from_pretrained(plan.setting("hf_model_id"), trust_remote_code=False)
+    named = plan.settings.hf_model_id
+    folder = Path(named).expanduser()
+    tokenizer = load(folder) if folder.is_dir() else AutoTokenizer.from_pretrained(named, trust_remote_code=False)
     tokenizer.eod = tokenizer.eos_token_id  # the name that Megatron asks for
-    tokenizer.unique_identifiers = {"hf": str(plan.setting("hf_model_id"))}
+    tokenizer.unique_identifiers = {"hf": str(plan.settings.hf_model_id)}
     split = validation_set(plan, tokenizer)
     rows = []
     for index in range(count):

@@ -50,7 +50,7 @@ def after_training(plan: Plan) -> None:
     convert = REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py"
     for command in (
         [str(convert), "--source", str(newest.path), "--output-path", str(folder), "--overwrite"],
-        ["-m", "nemo_workflow.sample", "--hf-model", str(folder), "--", plan.setting("sample")],
+        ["-m", "nemo_workflow.sample", "--hf-model", str(folder), "--", plan.settings.sample],
     ):
         if subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=False).returncode:
             raise Failure(f"--sample: no text, for the reason above; the training is done, step {newest.step} is saved")
@@ -61,16 +61,17 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     from nemo_workflow.backends.cpu import products
+    from nemo_workflow.models.tokenizer_loading import load
 
     if not torch.cuda.is_available():
         products.use_fastest()
     logging.set_verbosity_error()
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load(folder)
     begin = tokenizer(text, return_tensors="pt")
     if not begin["input_ids"].numel():
         raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model a word to go on from")

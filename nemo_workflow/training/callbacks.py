@@ -60,7 +60,7 @@ class RunLog(pl.Callback):
         self.heartbeat = heartbeat
         self.spikes = SpikeWarner()
         self.report = Refresher(plan.folder)
-        self.tokens_a_step = plan.setting("global_batch_size") * plan.seq_length
+        self.tokens_a_step = plan.settings.global_batch_size * plan.seq_length
         self._clock = StepClock()
         self._pending: Finished | None = None  # on a GPU a step is written down when the next has ended
         vocabulary = parameters.padded_vocabulary(plan.sizes, plan.vocab_size, plan.layout.tensor)
@@ -85,7 +85,7 @@ class RunLog(pl.Callback):
         line = {"event": kind, "time": round(time.time(), 3), **values}
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
-        text = metrics.plain(line, self.plan.schedule.max_steps, self.plan.setting("log_every"))
+        text = metrics.plain(line, self.plan.schedule.max_steps, self.plan.settings.log_every)
         if text:
             print(text, file=self.console, flush=True)
         if kind in ("validation", "checkpoint"):
@@ -278,13 +278,13 @@ class Schedule(pl.Callback):
     def _set_groups(self, trainer: pl.Trainer, name: str, flag: str) -> None:
         if flag not in self.plan.given:
             return
-        setting = self.plan.setting
+        settings = self.plan.settings
         for group in trainer.optimizers[0].param_groups:
             if name == "betas" and name in group:
-                second = setting("adam_beta2")
-                group["betas"] = (setting("adam_beta1"), group["betas"][1] if second is None else second)
+                second = settings.adam_beta2
+                group["betas"] = (settings.adam_beta1, group["betas"][1] if second is None else second)
             elif name in group:
-                group[name] = setting("weight_decay") * group.get("wd_mult", 1.0)
+                group[name] = settings.weight_decay * group.get("wd_mult", 1.0)
 
 
 class MissedValidation(pl.Callback):

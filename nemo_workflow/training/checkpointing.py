@@ -150,7 +150,7 @@ class Checkpoints(nl.ModelCheckpoint):
 
             CallbackGroup.get_instance().on_save_checkpoint_end()
         text = f"checkpoint {place.name} could not be saved: {reason}"
-        if self.last_save or not together or self.plan.settings.get("on_save_error") != "continue":
+        if self.last_save or not together or self.plan.settings.on_save_error != "continue":
             raise SaveFailed(f"{text}; the checkpoints before it are whole") from error
         self.run_log.event("save_failed", step=trainer.global_step, reason=reason)
         self.run_log.note(f"{text}; training goes on (--on-save-error continue)")
@@ -195,7 +195,7 @@ class Checkpoints(nl.ModelCheckpoint):
 
     def _prune(self, folder: Path) -> None:
         try:
-            prune(folder, self.plan.setting("keep_checkpoints"), spare=self.resumed_from)
+            prune(folder, self.plan.settings.keep_checkpoints, spare=self.resumed_from)
         except OSError as error:  # the new one is whole; NFS keeps a folder from which somebody still reads
             self.run_log.note(f"an older checkpoint can't be removed: {error}; the next start tries again")
 

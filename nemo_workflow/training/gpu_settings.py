@@ -48,7 +48,7 @@ def _decoder(recipe: Any, plan: Plan) -> bool:
 
 def _fused_loss(recipe: Any, plan: Plan) -> bool:
     """Not in fp16, where the loss's gradient would be rounded before it is scaled up."""
-    fp16 = plan.settings.get("precision") == "16-mixed"
+    fp16 = plan.settings.precision == "16-mixed"
     return bool(_value(recipe.model.config, "cross_entropy_loss_fusion")) and not fp16
 
 

@@ -152,8 +152,8 @@ def wandb(plan: Plan) -> dict[str, Any]:
     """Arguments of RunWandb. The id is the run folder's own, kept in wandb.json; only rank 0 writes it."""
     leading = int(os.environ.get("RANK", "0")) == 0
     return {
-        "project": plan.setting("wandb_project") or os.environ.get("WANDB_PROJECT") or PROJECT,
-        "name": plan.setting("wandb_name") or plan.setting("experiment"),
+        "project": plan.settings.wandb_project or os.environ.get("WANDB_PROJECT") or PROJECT,
+        "name": plan.settings.wandb_name or plan.settings.experiment,
         "id": run_id(plan.folder) if leading else None,
         "save_dir": str(plan.folder),
         "config": config_of(plan),

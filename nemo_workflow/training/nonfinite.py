@@ -36,7 +36,7 @@ class NanGuard(pl.Callback):
     def __init__(self, plan: Plan, run_log: Any):
         self.plan = plan
         self.run_log = run_log
-        self.allowed = steps_to_skip(plan.settings.get("on_nan") or "stop")
+        self.allowed = steps_to_skip(plan.settings.on_nan or "stop")
         self.skipped = 0
         self.bad: torch.Tensor | None = None  # on the gradients' device: asking costs no synchronisation
         self.group: Any = None

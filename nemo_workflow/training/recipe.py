@@ -41,7 +41,7 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
     when the recipe lacks a field that the plan sets.
     """
     recipe = stock(plan)
-    if plan.setting("nemo_model"):
+    if plan.settings.nemo_model:
         _take_model_of_checkpoint(recipe, plan)
     recipe.data = _data(recipe, plan)
     _set_ddp(recipe, plan)
@@ -49,7 +49,7 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
         set_field(recipe, path, value, plan.model_name)
     _set_precision(recipe, plan)
     if plan.layout.pipeline > 1:
-        recipe.trainer.strategy.pipeline_dtype = torch.float32 if plan.setting("precision") == "32" else torch.bfloat16
+        recipe.trainer.strategy.pipeline_dtype = torch.float32 if plan.settings.precision == "32" else torch.bfloat16
     _set_trainer(recipe, plan)
     recipe.log = _log(plan, resume_from)
     recipe.resume = _resume(plan, resume_from)
@@ -133,14 +133,14 @@ FP8_RECIPES = {  # --fp8-recipe -> the name of NeMo's configuration, after the 1
 
 def _set_precision(recipe: run.Partial, plan: Plan) -> None:
     """--precision and --fp8 as NeMo's plugin; without them the recipe's own stays."""
-    precision, fp8 = plan.setting("precision"), plan.setting("fp8")
+    precision, fp8 = plan.settings.precision, plan.settings.fp8
     if not precision and not fp8:
         return
     short = {None: "bf16", "bf16-mixed": "bf16", "16-mixed": "fp16", "32": "fp32"}[precision]
     if short == "fp32":
         plugin = run.Config(MegatronMixedPrecision, precision="32", params_dtype=torch.float32)
     elif fp8:
-        plugin = getattr(mixed_precision, f"{short}_{FP8_RECIPES[plan.setting('fp8_recipe') or 'delayed']}")()
+        plugin = getattr(mixed_precision, f"{short}_{FP8_RECIPES[plan.settings.fp8_recipe or 'delayed']}")()
     else:
         plugin = getattr(mixed_precision, f"{short}_mixed")()
     others = recipe.trainer.plugins
@@ -157,7 +157,7 @@ def _set_trainer(recipe: run.Partial, plan: Plan) -> None:
     trainer.num_sanity_val_steps = 0
     trainer.limit_test_batches = 0
     # TensorBoard's values are read from the GPU, which then waits for the host
-    trainer.log_every_n_steps = 1 if plan.accelerator == "cpu" else plan.setting("log_every")
+    trainer.log_every_n_steps = 1 if plan.accelerator == "cpu" else plan.settings.log_every
     if "ckpt_optim_fully_reshardable" in inspect.signature(trainer.strategy.__fn_or_cls__).parameters:
         # a checkpoint that any other TP, PP and DP can go on from; NeMo's default fits another DP only
         trainer.strategy.ckpt_optim_fully_reshardable = True
@@ -186,21 +186,21 @@ def _log(plan: Plan, resume_from: str | None) -> run.Config:
         update_logger_directory=False,
         ckpt=ckpt,
         tensorboard=run.Config(loggers.RunTensorBoard, **loggers.tensorboard(plan, resumed_at)),
-        wandb=run.Config(loggers.RunWandb, **loggers.wandb(plan)) if plan.setting("wandb") else None,
+        wandb=run.Config(loggers.RunWandb, **loggers.wandb(plan)) if plan.settings.wandb else None,
     )
 
 
 def _resume(plan: Plan, resume_from: str | None) -> run.Config:
     start = None
-    if plan.setting("nemo_model"):
+    if plan.settings.nemo_model:
         # no artifacts: NeMo would build whatever the checkpoint's context/io.json names; the tokenizer has its own flag
-        start = run.Config(nl.RestoreConfig, path=plan.setting("nemo_model"), load_artifacts=False)
+        start = run.Config(nl.RestoreConfig, path=plan.settings.nemo_model, load_artifacts=False)
     return run.Config(nl.AutoResume, resume_from_path=resume_from, restore_config=start)
 
 
 def _take_model_of_checkpoint(recipe: run.Partial, plan: Plan) -> None:
     """The checkpoint's class of configuration and its architecture win over the recipe's: an import may have any."""
-    saved = read_nemo_model(plan.setting("nemo_model"))
+    saved = read_nemo_model(plan.settings.nemo_model or "")
     kind = _config_class(saved)
     config = run.Config(kind)
     known = {field.name for field in dataclasses.fields(kind)}

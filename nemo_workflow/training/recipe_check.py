@@ -43,7 +43,7 @@ def check_recipe(plan: Plan, attempt: Path, say: Callable[[str], None]) -> None:
             raise
         raise Failure(f"--model-name {plan.model_name}: NeMo {here} has no such recipe; {mend}") from None
     # sizes that come from a checkpoint are no catalogue's
-    differing = {} if plan.setting("nemo_model") else differences(plan.model_name, stock)
+    differing = {} if plan.settings.nemo_model else differences(plan.model_name, stock)
     sizes = [f"{name} {there} instead of {ours}" for name, (ours, there) in differing.items() if name not in SAID]
     if sizes:
         raise Failure(

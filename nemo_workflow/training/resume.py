@@ -44,7 +44,7 @@ def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
         if name in then:
             known = {key: value for key, value in then[name].items() if value is not None}
             then = then | {name: defaults | known}
-    return now, compare(now, then, tuple(plan.settings.get("allow_change") or ()), f"checkpoint {newest.path.name}")
+    return now, compare(now, then, tuple(plan.settings.allow_change or ()), f"checkpoint {newest.path.name}")
 
 
 def finished_already(plan: Plan) -> bool:

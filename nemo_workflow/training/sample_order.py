@@ -271,7 +271,7 @@ def arrange(data: Any, plan: Plan, start: Checkpoint | None) -> None:
     step, consumed = 0, 0
     if start is not None:
         step, consumed = start.step, int(start.manifest().get("consumed_samples") or 0)
-    batch, last = plan.setting("global_batch_size"), plan.schedule.max_steps
+    batch, last = plan.settings.global_batch_size, plan.schedule.max_steps
     # Megatron's loader wants a batch where no step is left too, and only a validation is made
     samples = max(last * batch, consumed + max(1, last - step) * batch)
     if getattr(data, "dataset_cls", None) is not GPTDataset:
@@ -288,17 +288,17 @@ def validation_set(plan: Plan, tokenizer: Any) -> Any:
     """The validation part as a run of this plan sees it: sample n is dataset[n]. Needs no process group."""
     install()
     config = GPTDatasetConfig(
-        random_seed=plan.setting("seed"),
+        random_seed=plan.settings.seed,
         sequence_length=plan.seq_length,
         tokenizer=tokenizer,
         blend=blend_of(plan.sources),
-        split=plan.setting("split"),
+        split=plan.settings.split,
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,
         create_attention_mask=False,
     )
-    samples = plan.schedule.limit_val_batches * plan.setting("global_batch_size")
+    samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
     parts = builder_module.BlendedMegatronDatasetBuilder(OrderedDataset, [0, samples, 0], lambda: True, config).build()
     return parts[Split.valid.value]
 

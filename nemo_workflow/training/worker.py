@@ -69,8 +69,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         check_recipe(plan, folder, log.note)
     start = choose_checkpoint(plan, folder, rank, world=int(os.environ.get("WORLD_SIZE", "1")), say=log.note)
     identity = identity_for(plan, folder) if rank == 0 else {}
-    callbacks.seed_everything(plan.setting("seed"))
-    if plan.settings.get("deterministic"):
+    callbacks.seed_everything(plan.settings.seed)
+    if plan.settings.deterministic:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
     if plan.accelerator == "gpu":
@@ -85,7 +85,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         *([callbacks.SlowProducts(log)] if plan.accelerator == "cpu" else []),
         callbacks.Schedule(plan, log),
         callbacks.MissedValidation(plan),
-        loss_scale.LossScale(log) if plan.settings.get("precision") == "16-mixed" else nonfinite.NanGuard(plan, log),
+        loss_scale.LossScale(log) if plan.settings.precision == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
         callbacks.Stopper(log, folder),
     ]
@@ -98,7 +98,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
 
 def grace_seconds(plan: Plan) -> float:
     """Seconds that ranks asked to stop have to finish their step; a save under way is waited for in any case."""
-    given = plan.settings.get("grace_seconds")
+    given = plan.settings.grace_seconds
     return float(given) if given is not None else GRACE_SECONDS[plan.accelerator]
 
 

@@ -320,14 +320,14 @@ def test_rows_of_added_tokens_are_kept(said: int | None, tmp_path: Path) -> None
 
 
 def test_ids_are_counted_past_gaps(tmp_path: Path) -> None:
-    from nemo_workflow.conversion.hf_config import tokenizer_rows
+    from nemo_workflow.conversion.hf_config import Beside
 
     tiny.save_tokenizer(tmp_path)
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     ids = content["model"]["vocab"]
     ids[max(ids, key=ids.get)] = 299
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    assert tokenizer_rows(tmp_path) == 300
+    assert Beside(tmp_path, None).rows == 300
 
 
 def test_a_tokenizer_beyond_the_embedding_changes_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import tiny_models as tiny
 
-from nemo_workflow.config.flags import parse
+from nemo_workflow.config.command_line import parse
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import local
 from nemo_workflow.models.architecture import ARCHITECTURE

@@ -8,10 +8,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair
 from nemo_workflow.run_dir import metrics
@@ -23,15 +23,14 @@ VERSIONS = {"python": "3.11.7", "torch": "2.13.0+cpu", "nemo_toolkit": "2.7.3", 
 
 def make_plan(folder: Path, steps: int = 100, every: int = 25, **settings: Any) -> Plan:
     """The plan of a small run on a CPU; `settings` replace flags."""
-    values = {option.attribute: option.default for option in TABLE if not option.secret}
-    values |= {
+    values = {
         "experiment": folder.name, "output_dir": str(folder.parent), "num_gpus": 2, "accelerator": "cpu",
         "model_name": "llama_tiny", "hf_model_id": "/models/tiny", "global_batch_size": 16, "micro_batch_size": 8,
-        "max_steps": steps, "dataset_dir": ["/data/wiki"], **settings,
+        "max_steps": steps, "dataset_dir": ("/data/wiki",), **settings,
     }  # fmt: skip
     pair = Pair("/data/wiki/preprocessed/wiki_text_document", "uint16", 4350, 4370, 21_129_890)
     return Plan(
-        settings=values,
+        settings=Settings(**values),
         given=("accelerator", "dataset_dir", "experiment", "max_steps", *settings),
         accelerator="cpu",
         model_name=values["model_name"],
@@ -49,10 +48,10 @@ def make_plan(folder: Path, steps: int = 100, every: int = 25, **settings: Any) 
 
 def step_event(plan: Plan, step: int, time: float, loss: float, seconds: float = 0.5, **more: Any) -> dict[str, Any]:
     """A step as the worker's rank 0 writes it."""
-    tokens = plan.setting("global_batch_size") * plan.seq_length
+    tokens = plan.settings.global_batch_size * plan.seq_length
     return {
         "event": "step", "time": round(time, 3), "step": step, "loss": loss, "lr": 1e-3 * min(1, step / 10),
-        "grad_norm": 1.25, "consumed_samples": step * plan.setting("global_batch_size"), "seconds": seconds,
+        "grad_norm": 1.25, "consumed_samples": step * plan.settings.global_batch_size, "seconds": seconds,
         "tokens_per_second": tokens / seconds, "memory_bytes": 1_250_000_000 + step, **more,
     }  # fmt: skip
 
@@ -124,7 +123,7 @@ def write_run(
         attempt.mkdir(parents=True)
         (attempt / "versions.json").write_text(json.dumps(VERSIONS))
         (attempt / "launcher").mkdir()
-        lines = [metrics.plain(event, steps, plan.setting("log_every")) for event in happened]
+        lines = [metrics.plain(event, steps, plan.settings.log_every) for event in happened]
         (attempt / "launcher" / "stdout.log").write_text("".join(f"{line}\n" for line in lines if line))
     if reason:
         metrics.write_summary(plan, reason)

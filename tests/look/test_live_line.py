@@ -27,7 +27,7 @@ from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.config.run_config import Plan
 from tests.look import fake_runs
 plan = Plan.from_json((Path(sys.argv[1]) / "plan.json").read_text())
-plan.settings["log_every"] = 10
+plan.settings.log_every = 10
 monitor = Monitor(plan)
 monitor.update()
 time = fake_runs.BEGAN

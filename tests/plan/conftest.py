@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import flags as options
+from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.config.run_config import Plan
 
@@ -91,7 +91,7 @@ class Place:
         return [*given, *more]
 
     def plan(self, *more: str, **change: str | None) -> Plan:
-        return make_plan(options.parse(self.flags(*more, **change)))
+        return make_plan(command_line.parse(self.flags(*more, **change)))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config import micro_batch
-from nemo_workflow.config.flags import parse
+from nemo_workflow.config.command_line import parse
+from nemo_workflow.config.flags import AUTO
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule
@@ -25,7 +26,7 @@ def plan(tmp_path: Path, model: str = "llama32_1b", *words: str, **layout: int) 
     sizes = {"nodes": 1, "ranks_per_node": 1, "tensor": 1, "pipeline": 1, "virtual_pipeline": 1} | layout
     recipe = catalog.find(model)
     return Plan(
-        settings={**settings.public(), "micro_batch_size": 1},
+        settings=replace(settings, micro_batch_size=1),
         given=tuple(settings.given),
         accelerator="gpu",
         model_name=model,
@@ -45,7 +46,7 @@ def an_h100(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(*args: Any, **kwargs: Any) -> int:
-    return int(micro_batch.chosen(plan(*args, **kwargs)).setting("micro_batch_size"))
+    return int(micro_batch.chosen(plan(*args, **kwargs)).settings.micro_batch_size)
 
 
 def test_the_largest_that_fits(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_it_divides_the_batch_and_keeps_a_pipeline_busy(tmp_path: Path) -> None:
 def test_whose_choice_it_is(words: list[str], ours: bool) -> None:
     settings = parse(["--hf-model-id", "x", "--dataset-dir", "y", *words])
     assert micro_batch.is_ours(settings, "gpu") is ours
-    assert micro_batch.is_ours(settings, "cpu") is (settings.micro_batch_size == "auto")
+    assert micro_batch.is_ours(settings, "cpu") is (settings.micro_batch_size is AUTO)
 
 
 def test_out_of_memory_in_the_first_steps_takes_the_next_smaller(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_out_of_memory_in_the_first_steps_takes_the_next_smaller(tmp_path: Path)
     (attempt / "rank0.error").write_text("1.0\ntorch.OutOfMemoryError: CUDA out of memory")
     events = [{"event": "start", "step": 0}, {"event": "step", "step": 1}]
     smaller = micro_batch.smaller_after_failure(run, attempt, events)
-    assert smaller is not None and smaller.setting("micro_batch_size") == 2
+    assert smaller is not None and smaller.settings.micro_batch_size == 2
     given = replace(run, given=("micro_batch_size",))
     assert micro_batch.smaller_after_failure(given, attempt, events) is None
     events += [{"event": "step", "step": 2}, {"event": "step", "step": 3}]
@@ -104,7 +105,7 @@ def test_out_of_memory_in_the_set_up_of_a_resumed_run_takes_the_next_smaller(
     tried = []
 
     def start(self: Any) -> int:
-        tried.append(self.plan.setting("micro_batch_size"))
+        tried.append(self.plan.settings.micro_batch_size)
         if len(tried) == 1:
             (self.attempt / "rank0.error").write_text("1.0\ntorch.OutOfMemoryError: CUDA out of memory")
             raise Failure("rank 0")
@@ -112,7 +113,7 @@ def test_out_of_memory_in_the_set_up_of_a_resumed_run_takes_the_next_smaller(
 
     monkeypatch.setattr(local._Local, "run", start)
     monkeypatch.setattr(local.resume, "check_changes", lambda plan: ({}, []))
-    monkeypatch.setattr(local.tokenizer_files, "stage", lambda plan: None)
+    monkeypatch.setattr(local.staged_tokenizer, "stage", lambda plan: None)
     assert local.run_local(run) == 0
     assert len(tried) == 2 and tried[1] < tried[0]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import flags as options
+from nemo_workflow.config import flags
 from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch import dry_run
@@ -125,23 +125,23 @@ def test_every_flag_arrives_at_its_field_in_every_recipe(large: Place) -> None:
             recipe = build(plan)
             for path, value in field_values(plan).items():
                 assert value_at(recipe, path) == value, (name, path)
-            for option in options.TABLE:
-                value = plan.settings.get(option.attribute)
+            for option in flags.TABLE:
+                value = plan.settings.of(option)
                 if option.attribute in plan.given and option.sets and value is not None:
                     for path in option.sets:
                         assert value_at(recipe, path) == value, (name, option.name, path)
                     arrived.add(option.name)
             assert_precision(recipe, plan)
-    assert arrived == {option.name for option in options.TABLE if option.sets}
+    assert arrived == {option.name for option in flags.TABLE if option.sets}
 
 
 def assert_precision(recipe: Any, plan: Plan) -> None:
     plugin = recipe.trainer.plugins
     plugin = plugin[0] if isinstance(plugin, list) else plugin
     optimizer = recipe.optim.config
-    if plan.settings["precision"] == "32":
+    if plan.settings.precision == "32":
         assert (plugin.precision, optimizer.bf16, optimizer.fp16) == ("32", False, False)
-    elif plan.settings["fp8"]:
+    elif plan.settings.fp8:
         assert (plugin.precision, plugin.fp8, plugin.fp8_recipe, optimizer.bf16) == (
             "bf16-mixed",
             "hybrid",

@@ -33,7 +33,7 @@ def test_an_automatic_micro_batch_is_what_is_counted(large: Place) -> None:
     tiny = {"model_name": "llama_tiny", "micro_batch_size": "auto", "global_batch_size": "64"}
     assert "tokens per GPU and micro batch" in notes(large, "-CP", "2", **tiny, num_gpus="2", gpu_memory="1.6")
     plan = large.plan("--dry-run", "-CP", "2", **EIGHT_B | tiny | {"num_gpus": "2", "seq_length": "2048"})
-    assert plan.setting("micro_batch_size") * 2048 // 2 >= 4096
+    assert plan.settings.micro_batch_size * 2048 // 2 >= 4096
     assert not any("tokens per GPU and micro batch" in note for note in plan.notes)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.config import flags as options
+from nemo_workflow.config import command_line, flags
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.utils.errors import Refusal
@@ -20,11 +20,11 @@ HERE = Path(__file__).parent
 REQUIRED = ["--hf-model-id", "x", "--dataset-dir", "d"]
 
 
-def command_line() -> str:
+def every_flag() -> str:
     """Every flag, a line each: spellings, type, default, choices."""
     lines = []
-    for option in options.TABLE:
-        kind = options.type_name(option) + (" (many)" if option.many else "")
+    for option in flags.TABLE:
+        kind = flags.type_name(option) + (" (many)" if option.many else "")
         default = f"${option.env}" if option.env else "required" if option.required else option.default
         choices = " {" + ",".join(option.choices) + "}" if option.choices else ""
         lines.append(f"{' '.join(option.spellings)} | {kind}{choices} | {default}")
@@ -33,7 +33,7 @@ def command_line() -> str:
 
 def test_the_command_line_is_the_one_written_down() -> None:
     """A change to a flag is a decision: make it in command_line.txt too."""
-    assert command_line() == (HERE / "command_line.txt").read_text(encoding="utf-8")
+    assert every_flag() == (HERE / "command_line.txt").read_text(encoding="utf-8")
 
 
 # The guide's parameter tables: names, type, default.
@@ -80,11 +80,11 @@ def test_a_row_of_the_guide_holds(row: str) -> None:
     *names, kind, default = row.split()
     for name in names:
         for spelling in {name, name.replace("_", "-"), "--" + name[2:].replace("-", "_") if name[:2] == "--" else name}:
-            found = [option for option in options.TABLE if spelling in option.spellings]
+            found = [option for option in flags.TABLE if spelling in option.spellings]
             assert len(found) == 1, spelling
             option = found[0]
             assert option.guide
-            assert options.type_name(option) == kind
+            assert flags.type_name(option) == kind
             assert str(option.default) == default
 
 
@@ -94,7 +94,7 @@ def test_the_guides_own_command_is_understood() -> None:
         " --nemo-model /m --max-steps 100 --global-batch-size 2048 --tensor_model_parallel_size 4"
         " --pipeline_model_parallel_size 1 --context_parallel_size 1 --dataset_path /d"
     )
-    settings = options.parse(words.split())
+    settings = command_line.parse(words.split())
     assert settings.tensor_model_parallel_size == 4
     assert settings.dataset_dir == ("/d",)
     assert settings.max_steps == 100
@@ -103,7 +103,7 @@ def test_the_guides_own_command_is_understood() -> None:
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("global-batch-size: 64\nmax_steps: 7\nfp8: true\ndataset-path: [a, b]\nlr: 1e-4\n")
-    settings = options.parse(["--hf-model-id", "x", "--config", str(file), "--max-steps", "9"])
+    settings = command_line.parse(["--hf-model-id", "x", "--config", str(file), "--max-steps", "9"])
     assert (settings.global_batch_size, settings.max_steps, settings.fp8) == (64, 9, True)
     assert settings.dataset_dir == ("a", "b")
     assert settings.lr == 1e-4  # YAML 1.1 reads 1e-4 as text
@@ -120,33 +120,33 @@ BY_FORM = ("time", "on-nan", "split")  # of a form of their own
 def test_a_text_flag_of_the_file_is_taken_as_written(tmp_path: Path, written: str) -> None:
     """Every one of them, and each value of those that may be given more than once."""
     file = tmp_path / "run.yaml"
-    text = [option for option in options.TABLE if option.type is str and not option.switch and not option.choices
-            and not option.secret and option.attribute not in options.COMMAND_ATTRIBUTES
+    text = [option for option in flags.TABLE if option.type is str and not option.switch and not option.choices
+            and not option.secret and option.attribute not in flags.COMMAND_ATTRIBUTES
             and option.name not in BY_FORM]  # fmt: skip
     assert {"account", "experiment", "partition", "wandb-name", "slurm-arg"} <= {option.name for option in text}
     file.write_text("".join(f"{option.name}: {f'[{written}]' if option.many else written}\n" for option in text))
-    settings = options.parse([*REQUIRED, "--config", str(file)])
+    settings = command_line.parse([*REQUIRED, "--config", str(file)])
     plain = written.strip("'\"")
     for option in (option for option in text if option.name not in ("hf-model-id", "dataset-dir")):
-        assert settings.values[option.attribute] == ((plain,) if option.many else plain), option.name
+        assert settings.of(option) == ((plain,) if option.many else plain), option.name
 
 
 @pytest.mark.parametrize("written", ["4:00:00", "12:30", "0240", "1-12", "90"])
 def test_a_time_limit_of_the_file_is_the_one_that_is_written(tmp_path: Path, written: str) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(f"time: {written}\n")
-    assert options.parse([*REQUIRED, "--config", str(file)]).time == written
+    assert command_line.parse([*REQUIRED, "--config", str(file)]).time == written
 
 
 @pytest.mark.parametrize("written", ["0x10", "0b11", "1:30", "1_000", "0o17", "1.0", "1e5", "yes", "\u0663"])
 def test_numbers_are_of_decimal_digits(tmp_path: Path, written: str) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(f"max-steps: {written}\n")
-    for flags in (["--config", str(file)], ["--max-steps", written]):
+    for words in (["--config", str(file)], ["--max-steps", written]):
         with pytest.raises(Refusal, match="expected a whole number in digits"):
-            options.parse([*REQUIRED, *flags])
+            command_line.parse([*REQUIRED, *words])
     file.write_text("max-steps: 0100\nlr: 1.5e-4\nweight-decay: .1\n")
-    settings = options.parse([*REQUIRED, "--config", str(file)])
+    settings = command_line.parse([*REQUIRED, "--config", str(file)])
     assert (settings.max_steps, settings.lr, settings.weight_decay) == (100, 1.5e-4, 0.1)
 
 
@@ -154,7 +154,7 @@ def test_numbers_are_of_decimal_digits(tmp_path: Path, written: str) -> None:
 def test_nothing_in_the_file_leaves_a_flag_unset(tmp_path: Path, written: str) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(f"qos: {written}\nmax-steps: {written}\nfp8: {written}\n")
-    settings = options.parse([*REQUIRED, "--config", str(file)])
+    settings = command_line.parse([*REQUIRED, "--config", str(file)])
     assert (settings.qos, settings.max_steps, settings.fp8) == (None, None, False)
     assert not settings.given & {"qos", "max_steps", "fp8"}
 
@@ -162,7 +162,7 @@ def test_nothing_in_the_file_leaves_a_flag_unset(tmp_path: Path, written: str) -
 def test_anchors_and_merged_parts_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("account: &a 0123\npartition: *a\nfp8: on\nwandb: No\n")
-    settings = options.parse([*REQUIRED, "--config", str(file)])
+    settings = command_line.parse([*REQUIRED, "--config", str(file)])
     assert (settings.account, settings.partition, settings.fp8, settings.wandb) == ("0123", "0123", True, False)
 
 
@@ -188,7 +188,7 @@ def test_a_wrong_config_file_is_refused(tmp_path: Path, text: str, message: str)
     file = tmp_path / "run.yaml"
     file.write_text(text + "\n")
     with pytest.raises(Refusal) as caught:
-        options.parse([*REQUIRED, "--config", str(file)])
+        command_line.parse([*REQUIRED, "--config", str(file)])
     assert caught.value.problems[0].startswith(f"--config {file}: {message}")
 
 
@@ -206,18 +206,18 @@ def test_the_written_config_gives_the_same_run(place: Place, more: tuple[str, ..
     plan = place.plan(*more)
     file = place.root / "config.yaml"
     file.write_text(config_text(plan))
-    again = make_plan(options.parse(["--config", str(file)]))
+    again = make_plan(command_line.parse(["--config", str(file)]))
     for name in ("accelerator", "model_name", "layout", "sources", "seq_length", "schedule", "run_dir", "sizes"):
         assert getattr(again, name) == getattr(plan, name), name
     worked_out = {"max_steps", "lr", "min_lr", "warmup_steps", "val_check_interval", "save_every", "seq_length"}
-    for name, value in plan.settings.items():
-        if name not in worked_out | {"accelerator"}:
-            assert again.settings[name] == value, name
+    then, now = plan.settings.public(), again.settings.public()
+    for name in then.keys() - worked_out - {"accelerator"}:
+        assert now[name] == then[name], name
 
 
 def test_secrets_come_from_the_environment_and_go_nowhere(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret-a")
-    settings = options.parse(place.flags("--wandb", "--wandb-token", "secret-b"))
+    settings = command_line.parse(place.flags("--wandb", "--wandb-token", "secret-b"))
     assert (settings.hf_token, settings.wandb_token) == ("secret-a", "secret-b")
     plan = make_plan(settings, command=["pretrain_llm.py", "--wandb-token", "secret-b", "--hf_token=secret-c"])
     assert plan.command == ("pretrain_llm.py", "--wandb-token", "***", "--hf_token=***")
@@ -229,12 +229,12 @@ def test_secrets_come_from_the_environment_and_go_nowhere(place: Place, monkeypa
 
 def test_missing_flags_are_named_together() -> None:
     with pytest.raises(Refusal) as caught:
-        options.parse([])
+        command_line.parse([])
     assert [problem.split()[0] for problem in caught.value.problems] == ["--hf-model-id", "--dataset-dir"]
-    assert options.parse(["--list-models"]).list_models == ""
-    assert options.parse(["--list-models", "qwen"]).list_models == "qwen"
-    assert options.parse([*REQUIRED, "--dry-run"]).dry_run == "text"
-    assert options.parse([*REQUIRED, "--dry-run=json"]).dry_run == "json"
+    assert command_line.parse(["--list-models"]).list_models == ""
+    assert command_line.parse(["--list-models", "qwen"]).list_models == "qwen"
+    assert command_line.parse([*REQUIRED, "--dry-run"]).dry_run == "text"
+    assert command_line.parse([*REQUIRED, "--dry-run=json"]).dry_run == "json"
 
 
 @pytest.mark.parametrize(
@@ -242,10 +242,10 @@ def test_missing_flags_are_named_together() -> None:
 )
 def test_slurm_time_limits(limit: str, right: bool) -> None:
     if right:
-        assert options.parse([*REQUIRED, "--time", limit]).time == limit
+        assert command_line.parse([*REQUIRED, "--time", limit]).time == limit
     else:
         with pytest.raises(Refusal, match=r"^--time .*: expected minutes, hours:minutes:seconds or days-hours"):
-            options.parse([*REQUIRED, "--time", limit])
+            command_line.parse([*REQUIRED, "--time", limit])
 
 
 @pytest.mark.parametrize(
@@ -260,14 +260,14 @@ def test_slurm_time_limits(limit: str, right: bool) -> None:
 )
 def test_a_value_of_another_form_is_refused_with_the_form(flags: str, message: str) -> None:
     with pytest.raises(Refusal) as caught:
-        options.parse([*REQUIRED, *flags.split()])
+        command_line.parse([*REQUIRED, *flags.split()])
     assert caught.value.problems == [message]
 
 
 def test_a_flag_that_stands_in_for_a_required_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"^--dataset-dir \(or --blend\) is required: "):
-        options.parse(["--hf-model-id", "x"])
-    assert options.parse(["--hf-model-id", "x", "--blend", "b"]).dataset_dir == ()
+        command_line.parse(["--hf-model-id", "x"])
+    assert command_line.parse(["--hf-model-id", "x", "--blend", "b"]).dataset_dir == ()
     assert "| **(required, or `--blend`)** |" in generate_flag_docs.markdown()
 
 
@@ -281,10 +281,10 @@ def test_docs_are_generated_from_the_table() -> None:
 def test_planning_imports_nothing_heavy(shared: Place) -> None:
     """Help, lists, plans and refusals come at once because these stay out."""
     code = (
-        "import sys\nfrom nemo_workflow.config import flags, resolve\n"
+        "import sys\nfrom nemo_workflow.config import command_line, resolve\n"
         "from nemo_workflow.launch import dry_run\nfrom nemo_workflow.models import catalog\n"
-        "plan = resolve.make_plan(flags.parse(sys.argv[1:]))\ndry_run.render(plan, 'text')\ncatalog.listing('')\n"
-        "flags.parser().format_help()\n"
+        "plan = resolve.make_plan(command_line.parse(sys.argv[1:]))\ndry_run.render(plan, 'text')\ncatalog.listing('')\n"
+        "command_line.parser().format_help()\n"
         "print(sorted({'torch', 'nemo', 'megatron', 'transformers', 'fiddle', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, *shared.flags()], capture_output=True, text=True, check=True)
@@ -294,8 +294,8 @@ def test_planning_imports_nothing_heavy(shared: Place) -> None:
 def test_a_secret_on_the_command_line_reaches_the_environment_of_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "from-outside")
-    settings = options.parse(["--hf-model-id", "a/b", "--dataset-dir", "d", "--hf-token", "from-flag"])
-    options.export_secrets(settings)
+    settings = command_line.parse(["--hf-model-id", "a/b", "--dataset-dir", "d", "--hf-token", "from-flag"])
+    command_line.export_secrets(settings)
     assert (os.environ["HF_TOKEN"], os.environ["WANDB_API_KEY"]) == ("from-flag", "from-outside")
     monkeypatch.delenv("HF_TOKEN")
 

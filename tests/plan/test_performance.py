@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.training import gpu_settings
 
 
@@ -34,7 +35,7 @@ def applied(
 ) -> dict[str, Any]:
     recipe = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(**{**LLAMA, **config})))
     layout = SimpleNamespace(pipeline=pipeline, virtual_pipeline=virtual, context=context)
-    done = gpu_settings.apply(recipe, SimpleNamespace(layout=layout, settings={"precision": precision}))
+    done = gpu_settings.apply(recipe, SimpleNamespace(layout=layout, settings=Settings(precision=precision)))
     values = vars(recipe.model.config)
     return {field.rpartition(".")[2]: values[field.rpartition(".")[2]] for field in done}
 

@@ -102,8 +102,8 @@ def test_a_plan_survives_its_journey_as_json(shared: Place) -> None:
 def test_paths_are_absolute(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place.root)
     plan = place.plan(dataset_dir="data", hf_model_id="hf", output_dir="out")
-    assert plan.settings["dataset_dir"] == [str(place.root / "data")]
-    assert plan.settings["hf_model_id"] == str(place.root / "hf")
+    assert plan.settings.dataset_dir == (str(place.root / "data"),)
+    assert plan.settings.hf_model_id == str(place.root / "hf")
     assert plan.run_dir == str(place.root / "out" / "pretraining")
 
 

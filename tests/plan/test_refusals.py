@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.config import flags as options
+from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import local
 from nemo_workflow.preprocess import inspect_dataset
@@ -23,7 +23,7 @@ ONE = GPU + "-G 1 "
 
 def refusal(place: Place, *more: str, **change: str | None) -> list[str]:
     with pytest.raises(Refusal) as caught:
-        make_plan(options.parse(place.flags(*more, **change)))
+        make_plan(command_line.parse(place.flags(*more, **change)))
     return caught.value.problems
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local as launch
 from nemo_workflow.run_dir import metrics as events
 from nemo_workflow.training import liveness
@@ -25,7 +26,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A start whose ranks can't be ended: it would take pytest's own processes for them."""
     attempt = tmp_path / "attempts" / "1"
     attempt.mkdir(parents=True)
-    plan = SimpleNamespace(folder=tmp_path, settings={"timeout_minutes": 30}, accelerator="cpu")
+    plan = SimpleNamespace(folder=tmp_path, settings=Settings(timeout_minutes=30), accelerator="cpu")
     monkeypatch.setattr(launch._Local, "_ranks", lambda self: [])
     monkeypatch.setattr(launch._Local, "_leave_nothing_running", lambda self: None)
     monkeypatch.setattr(launch, "STACK_SECONDS", 0)
@@ -42,7 +43,7 @@ def test_a_clock_that_is_set_is_no_hang(local: Any, hours: int) -> None:
 
 
 def test_no_step_for_too_long_is_a_hang(local: Any) -> None:
-    local.plan.settings["timeout_minutes"] = 0.5 / 60
+    local.plan.settings.timeout_minutes = 0.5 / 60
     local._stop_if_hung()
     (local.plan.folder / events.FILE).touch()
     os.utime(local.plan.folder / events.FILE, (time.time() + 3600,) * 2)  # of before the clock was put back
@@ -62,6 +63,7 @@ import os, signal, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 from torchx.specs import AppState
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import executors, local as launch
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
@@ -99,8 +101,8 @@ def fails():
 launch.import_nemo_run = lambda home: SimpleNamespace(Experiment=Experiment, Partial=lambda *_, **__: None)
 launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)
 executors.local = lambda *_: None
-settings = {"timeout_minutes": 0, "grace_seconds": 20}
-plan = SimpleNamespace(folder=folder, settings=settings, setting=settings.get, accelerator="cpu", to_json=str)
+settings = Settings(timeout_minutes=0, grace_seconds=20)
+plan = SimpleNamespace(folder=folder, settings=settings, accelerator="cpu", to_json=str)
 plan.schedule = SimpleNamespace(max_steps=9)
 local = launch._Local(plan, folder, [])
 local.monitor.started, local.monitor.live = True, "a live line"

@@ -16,6 +16,7 @@ LAUNCHER = """
 import json, signal, subprocess, sys, time
 from types import SimpleNamespace
 from pathlib import Path
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local as launch
 
 saving, folder = sys.argv[1] != "in a step", Path(sys.argv[2])
@@ -26,7 +27,7 @@ deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); prin
 torchrun = subprocess.Popen(["bash", "-c", '"$0" -c "$1"; true', sys.executable, deaf], stdout=subprocess.PIPE, text=True)
 assert torchrun.stdout.readline() == "ready\\n"
 run = object.__new__(launch._Local)
-run.plan = SimpleNamespace(settings={"grace_seconds": 1.0}, accelerator="cpu", folder=folder)
+run.plan = SimpleNamespace(settings=Settings(grace_seconds=1.0), accelerator="cpu", folder=folder)
 run.monitor = SimpleNamespace(saving=sys.argv[1] == "saving", started=True, note=print)
 run.asked, run.insisted, run.seen = None, False, set()
 run._ask(signal.SIGTERM, None)

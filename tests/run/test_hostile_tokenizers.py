@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.config import flags
+from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.models import pretrained
 from nemo_workflow.preprocess.tokenizer import resolve_folder
@@ -107,7 +107,7 @@ HOSTILE: dict[Callable[[Place], None], str] = {
 def test_a_hostile_folder_is_refused_before_anything_is_written(place: Place, make: Callable[[Place], None]) -> None:
     make(place)
     with pytest.raises(Refusal) as refused:
-        make_plan(flags.parse(place.flags()))
+        make_plan(command_line.parse(place.flags()))
     assert any(HOSTILE[make] in problem for problem in refused.value.problems), refused.value.problems
     assert not (place.root / "out").exists() and not (place.root / "it ran").exists()
 
@@ -141,7 +141,7 @@ def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place
     trap = place.root / "it ran"
     write_code(place.hf, trap, NATIVE)
     (place.hf / "model.safetensors").write_bytes(b"x")
-    plan = make_plan(flags.parse(place.flags()))
+    plan = make_plan(command_line.parse(place.flags()))
     plan.folder.mkdir(parents=True)
     staged_tokenizer.stage(plan)
     copied = sorted(path.name for path in (plan.folder / "tokenizer").iterdir())
@@ -157,10 +157,10 @@ def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place
 
 
 def test_a_hub_id_does_not_train_with_the_folder_of_an_earlier_start(place: Place) -> None:
-    plan = make_plan(flags.parse(place.flags()))
+    plan = make_plan(command_line.parse(place.flags()))
     staged_tokenizer.stage(plan)
     assert staged_tokenizer.source_of(plan) == str(plan.folder / "tokenizer")
-    plan.settings["hf_model_id"] = "org/model"
+    plan.settings.hf_model_id = "org/model"
     staged_tokenizer.stage(plan)
     assert staged_tokenizer.source_of(plan) == "org/model"
 
@@ -187,9 +187,9 @@ def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Pa
 
 
 def test_an_export_copies_no_file_from_outside(tmp_path: Path, place: Place) -> None:
-    from nemo_workflow.conversion import hf_folder
+    from nemo_workflow.models.tokenizer_files import files_of
 
-    assert len(hf_folder.tokenizer_files(place.hf)) == 2
+    assert len(files_of(place.hf)) == 2
     link_out(place)
     with pytest.raises(Refusal, match="leads out of the folder"):
-        hf_folder.tokenizer_files(place.hf)
+        files_of(place.hf)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.config import flags
+from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.utils.errors import Refusal
@@ -26,7 +26,7 @@ NO_TEXT = os.fsdecode(b"not \xff utf8")
 def test_an_experiment_is_a_plain_name(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path)
     with pytest.raises(Refusal, match="no folder name") as refused:
-        make_plan(flags.parse(place.flags(experiment=name)))
+        make_plan(command_line.parse(place.flags(experiment=name)))
     assert str(refused.value).isprintable()  # what a terminal would obey is shown escaped
 
 

@@ -19,13 +19,13 @@ from tests.run.harness import FAULTS, REPOSITORY, Experiment
 pytestmark = pytest.mark.e2e
 PROGRAM = """
 import sys
-from nemo_workflow.config import flags as options, micro_batch
+from nemo_workflow.config import command_line, micro_batch
 from nemo_workflow.launch import local as launch
 from nemo_workflow.utils.errors import run_command
 from nemo_workflow.config.resolve import make_plan
 
 def main():
-    plan = make_plan(options.parse(sys.argv[1:]))
+    plan = make_plan(command_line.parse(sys.argv[1:]))
     return launch.run_local(micro_batch.with_size(plan, 2, "chosen"))
 
 run_command(main, program="pretrain_llm.py")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.run_dir.checkpoints import write_manifest
 
 saving = pytest.importorskip("nemo_workflow.training.checkpointing")
@@ -17,7 +18,7 @@ TRAINER = SimpleNamespace(is_global_zero=True, global_step=4)
 
 def saver(notes: list[str]) -> Any:
     made = object.__new__(saving.Checkpoints)
-    made.plan = SimpleNamespace(settings={}, setting=lambda name: 1)
+    made.plan = SimpleNamespace(settings=Settings(keep_checkpoints=1))
     made.run_log = SimpleNamespace(note=notes.append)
     return made
 

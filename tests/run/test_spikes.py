@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from nemo_workflow.config import flags
+from nemo_workflow.config import command_line
 from nemo_workflow.training.spikes import LEAST, SpikeWarner, steps_to_skip
 from nemo_workflow.utils.errors import Refusal
 
@@ -43,10 +43,10 @@ def test_no_warning_in_the_first_steps_or_without_a_loss() -> None:
     [((), 0), (("--on-nan", "stop"), 0), (("--on-nan", "skip", "3"), 3), (("--on-nan", "skip 12"), 12)],
 )
 def test_on_nan(words: tuple[str, ...], steps: int) -> None:
-    assert steps_to_skip(flags.parse([*NEEDED, *words]).on_nan) == steps
+    assert steps_to_skip(command_line.parse([*NEEDED, *words]).on_nan) == steps
 
 
 @pytest.mark.parametrize("words", [("skip",), ("skip", "0"), ("skip", "-1"), ("halt",), ("stop", "3"), ("skip", "x")])
 def test_on_nan_refuses(words: tuple[str, ...]) -> None:
     with pytest.raises(Refusal, match="on-nan"):
-        flags.parse([*NEEDED, "--on-nan", *words])
+        command_line.parse([*NEEDED, "--on-nan", *words])

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.errors import Refusal
 from tests.run.harness import REPOSITORY
@@ -129,7 +130,7 @@ def test_a_start_is_refused_while_old_ranks_do_not_end(tmp_path: Path, monkeypat
     from nemo_workflow.launch import local
 
     monkeypatch.setattr(local, "OLD_RANKS_SECONDS", 0.2)
-    plan = SimpleNamespace(folder=tmp_path, settings={"grace_seconds": 0.2}, accelerator="cpu")
+    plan = SimpleNamespace(folder=tmp_path, settings=Settings(grace_seconds=0.2), accelerator="cpu")
     process = rank(tmp_path, liveness.launcher_mark())
     with pytest.raises(Refusal, match="ranks of an earlier start still run"):
         local.wait_for_old_ranks(plan)  # type: ignore[arg-type]

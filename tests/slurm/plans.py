@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nemo_workflow.config import flags
+from nemo_workflow.config import command_line
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule
@@ -27,10 +27,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 def plan(variant: str) -> Plan:
     """The plan of a variant, as make_plan would make it."""
-    settings = flags.parse([*BASE, *VARIANTS[variant]])
+    settings = command_line.parse([*BASE, *VARIANTS[variant]])
     schedule = dict.fromkeys(Schedule.__dataclass_fields__, 1)
     return Plan(
-        settings=settings.public(),
+        settings=settings,
         given=tuple(sorted(settings.given)),
         accelerator="cpu" if settings.accelerator == "cpu" else "gpu",
         model_name="llama3_8b",

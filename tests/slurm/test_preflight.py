@@ -52,7 +52,7 @@ def checked(partition: str, variant: str, monkeypatch: pytest.MonkeyPatch, **set
     """The notes on a plan."""
     monkeypatch.setattr(Cluster, "ask", ask)
     plan = plans.plan(variant)
-    plan = dataclasses.replace(plan, settings=plan.settings | {"partition": partition} | settings)
+    plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, partition=partition, **settings))
     return preflight.check(Cluster(), plan)
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nemo_workflow.config import flags as options
+from nemo_workflow.config import command_line
 from nemo_workflow.config.checks import slurm
 from nemo_workflow.launch.slurm import cluster, login
 from nemo_workflow.launch.slurm.cluster import Answer, Cluster, JobState
@@ -22,7 +22,7 @@ BASE = ["-M", "llama_tiny", "--hf-model-id", "gpt2", "--dataset-dir", "/data"]
 
 
 def problems(*flags: str) -> list[str]:
-    settings = options.parse([*BASE, *flags])
+    settings = command_line.parse([*BASE, *flags])
     return list(slurm.find_problems(SimpleNamespace(settings=settings, sources=())))
 
 

@@ -39,7 +39,7 @@ from nemo_workflow.launch.slurm import submit
 from tests.slurm import plans
 resuming.check_changes = lambda plan: ({}, [])
 plan = dataclasses.replace(plans.plan("cpu"), run_dir=sys.argv[1])
-plan.settings["chain"] = int(sys.argv[2])
+plan.settings.chain = int(sys.argv[2])
 class settings:
     wait = False
 run_command(lambda: submit.run_slurm(plan, settings))

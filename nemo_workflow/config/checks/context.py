@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.flags import Settings
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part
 from nemo_workflow.models.catalog import Recipe

@@ -9,10 +9,9 @@ from nemo_workflow.config.checks.context import Run
 from nemo_workflow.data.dataset_stats import token_range, vouched_for
 from nemo_workflow.data.index_check import SAMPLES, Index, check_index
 from nemo_workflow.data.splits import PARTS
+from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
 
 def enough_data(run: Run) -> Iterator[str]:
@@ -57,9 +56,8 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
     name = run.settings.hf_model_id
     if tokenizer is None:
         return
-    if not any((tokenizer.folder / file).is_file() for file in TOKENIZER_FILES):
-        if not list(tokenizer.folder.glob("*.tiktoken")):
-            yield f"--hf-model-id {name}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id"
+    if not files_of(tokenizer.folder):
+        yield f"--hf-model-id {name}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id"
         return
     if tokenizer.eos is None and tokenizer.plain and run.recipe and run.recipe.family != "bert":
         yield (

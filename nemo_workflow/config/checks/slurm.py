@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config import containers
-from nemo_workflow.config.flags import SLURM, TABLE
+from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM, TABLE
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.data.blend import Source
 
 PLAIN_PATH = re.compile(r"[\w./+@=-]+", re.ASCII)
@@ -90,14 +91,14 @@ def find_problems(run: Any) -> Iterator[str]:
                 )
 
 
-def _needs_slurm(settings: Any) -> Iterator[str]:
+def _needs_slurm(settings: Settings) -> Iterator[str]:
     for option in TABLE:
-        value = settings.values[option.attribute]
+        value = settings.of(option)
         if option.group == SLURM and option.attribute in settings.given and value not in (option.default, (), None, ""):
             yield f"--{option.name}: only for --executor slurm; leave it out, or add --executor slurm"
 
 
-def _paths(settings: Any) -> Iterator[str]:
+def _paths(settings: Settings) -> Iterator[str]:
     folder = str(Path(settings.output_dir).expanduser().absolute())
     mend = "nemo_run can't take it in a Slurm job; choose another folder"
     if not PLAIN_PATH.fullmatch(folder):
@@ -123,7 +124,7 @@ def seconds_of(limit: str) -> int:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def _time(settings: Any) -> Iterator[str]:
+def _time(settings: Settings) -> Iterator[str]:
     if settings.time and 0 < seconds_of(settings.time) <= settings.stop_before:
         yield (
             f"--time {settings.time}: not longer than the {settings.stop_before} s of --stop-before, in which the run"
@@ -179,9 +180,9 @@ def _setup_file(path: str | None) -> Iterator[str]:
 def _containers(run: Any) -> Iterator[str]:
     settings = run.settings
     if settings.no_container:
-        for name in ("container_image", "container_mounts", "container_env"):
-            if settings.values[name] and settings.values[name] != _default(name):
-                yield f"--{name.replace('_', '-')} and --no-container can't be combined: leave one out"
+        for option in (BY_ATTRIBUTE[name] for name in ("container_image", "container_mounts", "container_env")):
+            if settings.of(option) and settings.of(option) != option.default:
+                yield f"--{option.name} and --no-container can't be combined: leave one out"
         return
     no_nemo = containers.problem(settings.container_image)
     if no_nemo:
@@ -189,7 +190,7 @@ def _containers(run: Any) -> Iterator[str]:
     for mount in settings.container_mounts:
         if not re.fullmatch(r"/[^:,]*:/[^:,]*(:[^:,]+)?", mount):
             yield f"--container-mounts {mount}: expected HOST:CONTAINER[:FLAGS] with absolute paths and no comma"
-    for folder, flag in needed_folders(settings.values, run.sources):
+    for folder, flag in needed_folders(settings, run.sources):
         for mount in settings.container_mounts:
             source, _, rest = mount.partition(":")
             target = rest.partition(":")[0]
@@ -202,26 +203,22 @@ def _containers(run: Any) -> Iterator[str]:
             yield f"{flag} {folder}: a path with a colon or comma can't be mounted into a container; rename it"
 
 
-def _default(attribute: str) -> Any:
-    return next(option.default for option in TABLE if option.attribute == attribute)
-
-
 def is_below(path: str, folder: str) -> bool:
     """Whether a path is `folder` or lies in it."""
     return Path(path).is_relative_to(folder)
 
 
-def needed_folders(values: dict[str, Any], sources: Sequence[Source]) -> list[tuple[str, str]]:
+def needed_folders(settings: Settings, sources: Sequence[Source]) -> list[tuple[str, str]]:
     """Every folder that the ranks open, as an absolute path, and the flag it comes from."""
-    found = [(_absolute(values["output_dir"]), "--output-dir")]
-    data = "--blend" if values["blend"] else "--dataset-dir"
+    found = [(_absolute(settings.output_dir), "--output-dir")]
+    data = "--blend" if settings.blend else "--dataset-dir"
     for source in sources:
         for file in (Path(f"{source.pair.prefix}.bin"), Path(f"{source.pair.prefix}.idx")):
             found += [(str(file.absolute().parent), data), (str(file.resolve().parent), data)]  # a link's target too
-    if values["nemo_model"]:
-        found.append((_absolute(values["nemo_model"]), "--nemo-model"))
-    if Path(values["hf_model_id"]).expanduser().is_dir():
-        found.append((_absolute(values["hf_model_id"]), "--hf-model-id"))
+    if settings.nemo_model:
+        found.append((_absolute(settings.nemo_model), "--nemo-model"))
+    if Path(settings.hf_model_id).expanduser().is_dir():
+        found.append((_absolute(settings.hf_model_id), "--hf-model-id"))
     else:
         cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
         if cache.is_dir():

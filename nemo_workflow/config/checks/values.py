@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.flags import TABLE
+from nemo_workflow.config.flags import TABLE, Auto
 
 
 def smallest_values(run: Run) -> Iterator[str]:
     for option in TABLE:
-        value = run.settings.values[option.attribute]
-        if option.least is not None and value is not None and not option.least <= value < float("inf"):
+        value = run.settings.of(option)
+        if value is None or isinstance(value, Auto):
+            continue
+        if option.least is not None and not option.least <= value < float("inf"):
             yield f"--{option.name} {value}: must be {option.least} or more"
-        if option.above is not None and value is not None and not option.above < value < float("inf"):
+        if option.above is not None and not option.above < value < float("inf"):
             yield f"--{option.name} {value}: must be above {option.above}"
     settings = run.settings
     if settings.keep_checkpoints == 0:

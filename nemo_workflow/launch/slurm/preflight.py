@@ -24,7 +24,7 @@ ROW = "node_or_partition|"  # before what we ask for: a site's wrapper or a logi
 
 def check(cluster: Cluster, plan: Plan) -> list[str]:
     """Ask the cluster about the plan; returns notes for the user. Raises Refusal with every problem."""
-    where = plan.setting("ssh") or "this machine"
+    where = plan.settings.ssh or "this machine"
     if cluster.host:
         _reachable(cluster.host)
     found = cluster.ask("sbatch", "--version")
@@ -35,7 +35,7 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
             f"--executor slurm: sbatch can't be run on this machine ({found.reason}); use a login node, or --ssh HOST"
         )
     with ThreadPoolExecutor(8) as pool:  # each question waits for the network
-        names = plan.setting("partition").split(",")
+        names = plan.settings.partition.split(",")
         shown = [pool.submit(cluster.ask, "scontrol", "show", "partition", "--oneliner", name) for name in names]
         nodes = [pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", name, "-o", ROW + "%N|%T|%G|%c") for name in names]
         listed = pool.submit(cluster.ask, "sinfo", "-h", "-o", ROW + "%R")
@@ -53,7 +53,7 @@ def check(cluster: Cluster, plan: Plan) -> list[str]:
     limits = read_limits(config.result().out, qos.result().out, mine[0] if mine else {})
     problems = _partitions(plan, answers, listed.result(), limits)
     problems += _account(plan, config.result().out, associations.result())
-    if not plan.setting("no_container") and "--container-image" not in help_text.result().out:
+    if not plan.settings.no_container and "--container-image" not in help_text.result().out:
         problems.append(
             "--container-image: this cluster's srun has no such option (the pyxis plugin is missing); ask for pyxis, or"
             " run in this Python environment on a disk that the nodes share: --no-container"
@@ -150,7 +150,7 @@ def _partition(plan: Plan, name: str, fields: dict[str, str], names: str) -> Ite
 
 
 def _admission(plan: Plan, name: str, fields: dict[str, str]) -> Iterator[str]:
-    account = plan.setting("account")
+    account = plan.settings.account
     allowed, denied = fields.get("AllowAccounts", "ALL"), fields.get("DenyAccounts", "")
     if allowed not in ("ALL", "(null)") and account not in allowed.split(","):
         yield f"--account {account}: partition {name} admits only {allowed}"
@@ -210,11 +210,11 @@ def _associations(cluster: Cluster, plan: Plan) -> list[dict[str, str]] | None:
 
 def _own(plan: Plan, rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """The user's associations with the account asked for."""
-    return [row for row in rows if row["account"].lower() == plan.setting("account").lower()]
+    return [row for row in rows if row["account"].lower() == plan.settings.account.lower()]
 
 
 def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None) -> Iterator[str]:
-    account, name = plan.setting("account"), plan.setting("partition")
+    account, name = plan.settings.account, plan.settings.partition
     enforced = re.search(r"(?m)^AccountingStorageEnforce\s*=\s*(\S+)", config)
     if rows is None or not enforced or enforced[1] == "none":
         return
@@ -226,7 +226,7 @@ def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None) -> Iter
     if all(row["partition"] and row["partition"] not in name.split(",") for row in mine):
         partitions = ", ".join(dict.fromkeys(row["partition"] for row in mine))
         yield f"--partition {name}: account {account} may use only {partitions}"
-    qos = plan.setting("qos")
+    qos = plan.settings.qos
     known = {one for row in mine for one in row["qos"].split(",") if one}
     if qos and known and qos not in known:
         yield f"--qos {qos}: account {account} may use {', '.join(sorted(known))}"

@@ -96,25 +96,25 @@ def executor(plan: Plan, attempt: Path, link: Link) -> Any:
     run = import_nemo_run(launcher_home(plan))
     from nemo_run.core.execution.slurm import SlurmJobDetails
 
-    setting = plan.setting
-    contained = not setting("no_container")
+    settings = plan.settings
+    contained = not settings.no_container
     return run.SlurmExecutor(
-        account=setting("account"),
-        partition=setting("partition"),
-        job_name_prefix=f"{setting('experiment')}.",
-        time=setting("time"),  # None leaves the limit to the partition, nemo_run's own default is ten minutes
+        account=settings.account,
+        partition=settings.partition,
+        job_name_prefix=f"{settings.experiment}.",
+        time=settings.time,  # None leaves the limit to the partition, nemo_run's own default is ten minutes
         nodes=plan.layout.nodes,
         ntasks_per_node=plan.layout.ranks_per_node,
         gpus_per_node=_gpus_per_node(plan),
-        qos=setting("qos"),
-        mem=setting("mem"),
-        exclusive=setting("exclusive") or None,
-        constraint=setting("constraint"),
-        signal=f"USR1@{setting('stop_before')}" if setting("stop_before") else None,
+        qos=settings.qos,
+        mem=settings.mem,
+        exclusive=settings.exclusive or None,
+        constraint=settings.constraint,
+        signal=f"USR1@{settings.stop_before}" if settings.stop_before else None,
         additional_parameters=_more_parameters(plan, link) or None,
-        container_image=image_name(setting("container_image")) if contained else None,
+        container_image=image_name(settings.container_image) if contained else None,
         container_mounts=container_mounts(plan) if contained else [],
-        container_env=[*variables(plan), *setting("container_env")] if contained else None,
+        container_env=[*variables(plan), *settings.container_env] if contained else None,
         env_vars={},  # nemo_run writes them unquoted and in capitals: ours are among the setup lines
         setup_lines=setup_lines(plan, attempt, link),
         packager=run.Packager(),  # ships nothing: the attempt holds a copy of our code, uncommitted changes included
@@ -133,9 +133,9 @@ def _unless_unknown(executor_class: type, **values: Any) -> dict[str, Any]:
 def _tunnel(plan: Plan) -> Any:
     run = import_nemo_run(launcher_home(plan))
     base = launcher_home(plan)
-    if not plan.setting("ssh"):
+    if not plan.settings.ssh:
         return run.LocalTunnel(job_dir=str(base / "experiments"))
-    at = login.resolve(plan.setting("ssh"))
+    at = login.resolve(plan.settings.ssh)
     # the folders are the same ones there, and rsync must not copy files onto themselves
     return run.SSHTunnel(
         host=at.name, user=at.user, port=at.port, identity=at.identity, job_dir=str(base / "submitted")
@@ -164,21 +164,27 @@ def check_tunnel(plan: Plan) -> None:
 
 
 def _gpus_per_node(plan: Plan) -> int | None:
-    if plan.accelerator != "gpu" or "gres" in slurm_arguments(plan.setting("slurm_arg")):
+    if plan.accelerator != "gpu" or "gres" in slurm_arguments(plan.settings.slurm_arg):
         return None
     return plan.layout.ranks_per_node
 
 
 def _more_parameters(plan: Plan, link: Link) -> dict[str, str | bool]:
     """Options of sbatch that SlurmExecutor has no argument for."""
-    named = {name: plan.setting(name) for name in ("reservation", "nodelist", "mail_type", "mail_user")}
-    waits = [plan.setting("dependency")] if plan.setting("dependency") and link.number == 1 else []
+    settings = plan.settings
+    named = {
+        "reservation": settings.reservation,
+        "nodelist": settings.nodelist,
+        "mail_type": settings.mail_type,
+        "mail_user": settings.mail_user,
+    }
+    waits = [plan.settings.dependency] if plan.settings.dependency and link.number == 1 else []
     if link.parent:
         waits.append(f"afterok:{link.parent}")
     if waits:
         named["dependency"] = ",".join(waits)
         named["kill_on_invalid_dep"] = "yes"  # else a job whose parent failed waits for ever
-    return {name: value for name, value in named.items() if value} | slurm_arguments(plan.setting("slurm_arg"))
+    return {name: value for name, value in named.items() if value} | slurm_arguments(plan.settings.slurm_arg)
 
 
 def image_name(image: str) -> str:
@@ -191,7 +197,7 @@ def image_name(image: str) -> str:
 
 def container_mounts(plan: Plan) -> list[str]:
     """The mounts asked for, and one for each needed folder that they leave out."""
-    mounts = list(plan.setting("container_mounts"))
+    mounts = list(plan.settings.container_mounts)
     for folder, _ in needed_folders(plan.settings, plan.sources):
         same = [source for source, target, *_ in (mount.split(":") for mount in mounts) if source == target]
         if not any(is_below(folder, source) for source in same):
@@ -210,18 +216,18 @@ def variables(plan: Plan) -> dict[str, str]:
 
 def setup_lines(plan: Plan, attempt: Path, link: Link) -> str:
     """The script's own part before srun: variables, the rendezvous, and what happens when the ranks have ended."""
-    python = "python" if not plan.setting("no_container") else sys.executable
+    python = "python" if not plan.settings.no_container else sys.executable
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables(plan).items())
     values = {
         "run": shlex.quote(plan.run_dir),
         "attempt": shlex.quote(str(attempt)),
         "python": shlex.quote(python),
-        "requeue": str(plan.setting("requeue")),
+        "requeue": str(plan.settings.requeue),
         "after_stop": str(STOPPED) if link.last else "0",
         "stopped": str(STOPPED),
         "hung": str(HUNG),
         "exports": exports,
-        "setup": SOURCE_SETUP if plan.setting("setup_file") else "",
+        "setup": SOURCE_SETUP if plan.settings.setup_file else "",
     }
     text = Path(__file__).with_name("job_lines.sh.template").read_text(encoding="utf-8").rstrip("\n")
     for name, value in values.items():

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.flags import TABLE, Settings
+from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local
 from nemo_workflow.launch.slurm import preflight, script
 from nemo_workflow.launch.slurm.cluster import UNKNOWN, Cluster, JobState, cluster_name, state_of, without_slurm
@@ -32,7 +33,7 @@ SLURM_INPUT = "SBATCH_"
 
 def run_slurm(plan: Plan, settings: Settings) -> int:
     """Submit the run, and follow it with --wait; returns the exit code. Raises Refusal before Slurm takes a job."""
-    cluster = Cluster(plan.setting("ssh"))
+    cluster = Cluster(plan.settings.ssh)
     notes = _prepare_environment(cluster)
     refuse_second(plan.folder)
     notes += preflight.check(cluster, plan)
@@ -113,9 +114,9 @@ def signals_held_back() -> Iterator[None]:
 
 def _submit_chain(plan: Plan, first: Path) -> list[Job]:
     submitted: list[Job] = []
-    for number in range(1, plan.setting("chain") + 1):
+    for number in range(1, plan.settings.chain + 1):
         attempt = first if number == 1 else first.with_name(f"{first.name}-link{number}")
-        link = Link(number, plan.setting("chain"), submitted[-1].job_id if submitted else None)
+        link = Link(number, plan.settings.chain, submitted[-1].job_id if submitted else None)
         try:
             submitted.append(_submit(plan, attempt, link))
         except Failure:
@@ -148,7 +149,7 @@ def _submit(plan: Plan, attempt: Path, link: Link) -> Job:
         log_level="ERROR",
     )
     entrypoint, path, *arguments = script.command()
-    cluster = Cluster(plan.setting("ssh"))
+    cluster = Cluster(plan.settings.ssh)
     numbers: list[Submitted] = []
     with contextlib.redirect_stdout(io.StringIO()), experiment:  # its own progress says less than ours
         experiment.add(
@@ -171,7 +172,7 @@ def _submit(plan: Plan, attempt: Path, link: Link) -> Job:
         cluster=number.cluster or cluster_name(cluster.host),
     )
     slurm_jobs.record(job)
-    if not plan.setting("requeue"):  # nemo_run passes --requeue to sbatch whatever we ask for
+    if not plan.settings.requeue:  # nemo_run passes --requeue to sbatch whatever we ask for
         cluster.ask("scontrol", "update", f"JobId={job.job_id}", "Requeue=0")
     return job
 
@@ -225,8 +226,8 @@ def write_attempt(plan: Plan, attempt: Path) -> None:
     with written_aside(attempt / "plan.json") as stream:
         stream.write(plan.to_json())
     shutil.copyfile(Path(__file__).with_name("rank.py"), attempt / "code" / "rank.py")
-    if plan.setting("setup_file"):
-        shutil.copyfile(Path(plan.setting("setup_file")).expanduser(), attempt / script.SETUP)
+    if plan.settings.setup_file:
+        shutil.copyfile(Path(plan.settings.setup_file).expanduser(), attempt / script.SETUP)
 
 
 def _reason(error: Any) -> str:

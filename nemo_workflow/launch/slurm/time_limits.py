@@ -41,14 +41,14 @@ class Limits:
 
     def of_partition(self, plan: Plan, name: str, fields: dict[str, str]) -> Iterator[Limit]:
         """The limits that hold for the plan's job in a partition, whose fields are scontrol's."""
-        own = plan.setting("qos") or self.default_qos or "normal"
+        own = plan.settings.qos or self.default_qos or "normal"
         if "PartitionTimeLimit" not in self.qos.get(own, Qos()).flags:
             yield _limit(f"partition {name}", fields.get("MaxTime", ""))
         order = [fields.get("QoS", ""), own]  # the first that sets a limit counts
         if "OverPartQOS" in self.qos.get(own, Qos()).flags:
             order.reverse()
         walls = [(f"QOS {name}", self.qos[name].wall) for name in order if name in self.qos]
-        walls.append((f"account {plan.setting('account')}", self.wall))
+        walls.append((f"account {plan.settings.account}", self.wall))
         yield from [_limit(owner, wall) for owner, wall in walls if wall][:1]
 
 
@@ -64,10 +64,10 @@ def read_limits(config: str, qos: str, association: dict[str, str]) -> Limits:
 
 def problems(plan: Plan, name: str, limits: list[Limit]) -> Iterator[str]:
     """A time limit above what the partition gives: Slurm would take the job, and it would wait for ever."""
-    asked = plan.setting("time")
+    asked = plan.settings.time
     if not asked:
         return
-    least = slurm_arguments(plan.setting("slurm_arg")).get("time_min") or asked  # Slurm may shorten the job to this
+    least = slurm_arguments(plan.settings.slurm_arg).get("time_min") or asked  # Slurm may shorten the job to this
     seconds = seconds_of(str(least)) or math.inf  # 0 asks for no limit
     for limit in limits:
         if seconds > limit.seconds:
@@ -79,14 +79,14 @@ def problems(plan: Plan, name: str, limits: list[Limit]) -> Iterator[str]:
 
 def notes(plan: Plan, name: str, fields: dict[str, str], limits: list[Limit]) -> Iterator[str]:
     """Where no --time is given: that the partition's own limit leaves no time to train."""
-    if plan.setting("time"):
+    if plan.settings.time:
         return
     default = _limit(f"partition {name}", fields.get("DefaultTime", ""))
     shortest = min([default, *limits], key=lambda limit: limit.seconds)
-    if shortest.seconds <= plan.setting("stop_before"):
+    if shortest.seconds <= plan.settings.stop_before:
         yield (
             f"no --time is given, and {shortest.owner} gives a job {shortest.text}: not longer than the"
-            f" {plan.setting('stop_before')} s of --stop-before, so the run would be asked to stop as it starts; give a"
+            f" {plan.settings.stop_before} s of --stop-before, so the run would be asked to stop as it starts; give a"
             " longer --time where it is allowed, or lower --stop-before"
         )
 

@@ -144,7 +144,7 @@ def _out_of_memory(step: int) -> None:
     from nemo_workflow.training.callbacks import RunLog
 
     def before(log, trainer, *_) -> None:
-        if trainer.global_step + 1 == step and log.plan.setting("micro_batch_size") > 1:
+        if trainer.global_step + 1 == step and log.plan.settings.micro_batch_size > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 280.00 MiB.")
 
     _wrap(RunLog, "on_train_batch_start", before=before)

@@ -1,0 +1,148 @@
+"""The command line, a --config file and the environment -> Settings, or every problem with them."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, GROUPS, TABLE, Option, type_name
+from nemo_workflow.config.settings import Settings
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import Refusal
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argparse parser built from the table; every value it returns is one that the user gave."""
+    made = Parser(
+        prog="pretrain_llm.py",
+        description="Pretrain a language model with NVIDIA NeMo 2.0, on this machine or on a Slurm cluster.",
+        epilog="exit codes: 0 done, 1 the run failed, 2 refused before anything was started, 129/130/138/143 stopped by SIGHUP/Ctrl-C/SIGUSR1/SIGTERM",
+        argument_default=argparse.SUPPRESS,
+    )
+    groups = {name: made.add_argument_group(name) for name in GROUPS}
+    for option in TABLE:
+        keywords: dict[str, Any] = {"dest": option.attribute, "help": _help_text(option)}
+        if option.switch:
+            keywords["action"] = "store_true"
+        else:
+            keywords |= {
+                "type": option.from_command_line,
+                "metavar": option.metavar or type_name(option).upper().split()[0],
+            }
+            if option.choices:
+                keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
+            if option.many:
+                keywords["action"] = "append"
+            if option.words:
+                keywords |= {"nargs": "+", "type": str}
+            if option.bare is not None:
+                keywords |= {"nargs": "?", "const": option.bare}
+        groups[option.group].add_argument(*option.spellings, **keywords)
+    return made
+
+
+def _help_text(option: Option) -> str:
+    text = option.help.replace("%", "%%")
+    if option.default not in (None, False):
+        text += f" (default {option.default})"
+    return text
+
+
+def parse(argv: Sequence[str]) -> Settings:
+    """Flags over --config over the environment (secrets only) over defaults; raises Refusal."""
+    flags = vars(parser().parse_args(argv))
+    flags = {name: _joined(name, value) if isinstance(value, list) else value for name, value in flags.items()}
+    from_file = read_config(flags["config"]) if "config" in flags else {}
+    given = {**from_file, **flags}
+    values = {option.attribute: _default(option) for option in TABLE} | given
+    missing = [o for o in TABLE if o.required and not values[o.attribute] and not (o.unless and values[o.unless])]
+    if missing and values["list_models"] is None:
+        raise Refusal([f"--{o.name}{f' (or --{o.unless})' if o.unless else ''} is required: {o.help}" for o in missing])
+    typed = {name: value for name, value in values.items() if value is not None}  # a required flag may be left out
+    return Settings(**typed, given=frozenset(given))
+
+
+def _joined(name: str, value: list[Any]) -> Any:
+    option = BY_ATTRIBUTE[name]
+    if not option.words:
+        return tuple(value)
+    try:
+        return option.from_yaml(" ".join(value))
+    except ValueError as error:
+        raise Refusal(f"--{option.name} {' '.join(value)}: {error}") from None
+
+
+def _default(option: Option) -> Any:
+    if option.env:
+        return os.environ.get(option.env)
+    return () if option.many else option.default
+
+
+def export_secrets(settings: Settings) -> None:
+    """Put the secrets of this run into the environment, which local ranks inherit; they are written nowhere."""
+    for option in TABLE:
+        if option.env and settings.of(option):
+            os.environ[option.env] = settings.of(option)
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
+    import yaml  # 30 ms that only --config needs
+
+    from nemo_workflow.utils import yaml_text
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        loaded, node = yaml_text.load(text), yaml.compose(text, yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Refusal(f"--config {path}: cannot be read: {error}") from None
+    if not isinstance(loaded, dict):
+        raise Refusal(f"--config {path}: expected lines of the form `flag-name: value`")
+    problems = [f"--config {path}: {problem}" for problem in _repeated([str(key.value) for key, _ in node.value])]
+    values: dict[str, Any] = {}
+    for key, value in loaded.items():
+        attribute = _attribute_of(str(key))
+        option = BY_ATTRIBUTE.get(attribute)
+        if attribute in COMMAND_ATTRIBUTES:
+            problems.append(f"--config {path}: {key}: stands on the command line only; take it out and give it there")
+        elif option is None:
+            problems.append(f"--config {path}: unknown key {key!r}{nearest(str(key))}")
+        elif option.secret:
+            problems.append(f"--config {path}: {key} is a secret; set {option.env} in the environment instead")
+        else:
+            try:
+                values[attribute] = option.from_yaml(value)
+            except ValueError as error:
+                problems.append(f"--config {path}: {key}: {value!r}: {error}")
+    if problems:
+        raise Refusal(problems)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _repeated(keys: list[str]) -> Iterator[str]:
+    """A problem for each flag that stands in a file more than once, under whatever names: YAML would take the last."""
+    names: dict[str, list[str]] = {}
+    for key in keys:
+        names.setdefault(_attribute_of(key), []).append(key)
+    for found in names.values():
+        if len(found) > 1:
+            yield f"{' and '.join(dict.fromkeys(found))}: given {len(found)} times; keep one"
+
+
+def _attribute_of(key: str) -> str:
+    attribute = key.lstrip("-").replace("-", "_")
+    for option in TABLE:
+        if attribute in [alias.replace("-", "_") for alias in option.aliases]:
+            return option.attribute
+    return attribute
+
+
+def nearest(name: str) -> str:
+    """'; did you mean X?' for the flag nearest to a name, or nothing."""
+    known = [option.name for option in TABLE if option.attribute not in COMMAND_ATTRIBUTES]
+    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,101 @@
+"""What the user asked for: one typed field a flag. Generated from config/flags.py by `make generate`; don't edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemo_workflow.config.flag_values import FlagValues
+
+
+@dataclass
+class Settings(FlagValues):
+    """The value of every flag. Each field's help and the recipe field that it sets stand in config/flags.py."""
+
+    executor: str = "local"
+    experiment: str = "pretraining"
+    timeout_minutes: float = 30.0
+    grace_seconds: float | None = None
+    dry_run: str | None = None
+    config: str | None = None
+    account: str = "root"
+    partition: str = "defq"
+    container_image: str = "nvcr.io/nvidia/nemo:dev"
+    time: str | None = None
+    qos: str | None = None
+    mem: str | None = None
+    exclusive: bool = False
+    constraint: str | None = None
+    reservation: str | None = None
+    nodelist: str | None = None
+    mail_type: str | None = None
+    mail_user: str | None = None
+    dependency: str | None = None
+    requeue: int = 0
+    chain: int = 1
+    stop_before: int = 300
+    container_mounts: tuple[str, ...] = ()
+    container_env: tuple[str, ...] = ()
+    no_container: bool = False
+    setup_file: str | None = None
+    ssh: str | None = None
+    slurm_arg: tuple[str, ...] = ()
+    wait: bool = False
+    num_nodes: int = 1
+    num_gpus: int = 8
+    accelerator: str = "auto"
+    gpu_memory: float = 80.0
+    model_name: str | None = None
+    hf_model_id: str = ""
+    nemo_model: str | None = None
+    hf_token: str | None = None
+    list_models: str | None = None
+    max_steps: int | None = None
+    global_batch_size: int = 2048
+    micro_batch_size: int = 1
+    fp8: bool = False
+    precision: str | None = None
+    fp8_recipe: str | None = None
+    seq_length: int | None = None
+    seed: int = 1234
+    val_check_interval: int | None = None
+    on_nan: str = "stop"
+    deterministic: bool = False
+    optimizer: str | None = None
+    lr: float | None = None
+    min_lr: float | None = None
+    warmup_steps: int | None = None
+    constant_steps: int | None = None
+    weight_decay: float | None = None
+    adam_beta1: float | None = None
+    adam_beta2: float | None = None
+    clip_grad: float | None = None
+    disable_dist_optim: bool = False
+    tensor_model_parallel_size: int = 1
+    pipeline_model_parallel_size: int = 1
+    virtual_pipeline_model_parallel_size: int = 1
+    context_parallel_size: int = 1
+    sequence_parallel: bool = False
+    expert_model_parallel_size: int | None = None
+    dataset_dir: tuple[str, ...] = ()
+    blend: str | None = None
+    split: str = "900,50,50"
+    save_every: int | None = None
+    keep_checkpoints: int = 2
+    allow_change: tuple[str, ...] = ()
+    on_save_error: str = "stop"
+    wandb: bool = False
+    wandb_project: str | None = None
+    wandb_name: str | None = None
+    wandb_token: str | None = None
+    output_dir: str = "nemo_experiments"
+    sample: str | None = None
+    log_every: int = 10
+    recompute_granularity: str | None = None
+    recompute_method: str | None = None
+    recompute_num_layers: int | None = None
+    cpu_offloading: bool = False
+    cpu_offloading_layers: int | None = None
+    cpu_offloading_activations: bool = False
+    cpu_offloading_weights: bool = False
+    optim_cpu_offloading: bool = False
+    optim_cpu_offloading_frac: float = 1.0

@@ -1,0 +1,41 @@
+"""transformers' tokenizer of a folder: the class that its own files name, or a refusal."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow.models.tokenizer_files import CONFIG, check_class_named, copy_for_nemo, in_older_words, json_of
+from nemo_workflow.utils.errors import Refusal
+
+
+def load(folder: Path, trust_remote_code: bool = False) -> Any:
+    """AutoTokenizer.from_pretrained; raises Refusal, naming the folder, where transformers can't load it."""
+    check_class_named(folder, trust_remote_code)
+    config = json_of(folder / CONFIG)
+    if trust_remote_code or in_older_words(config) == config:
+        return _load(folder, folder, trust_remote_code)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy_for_nemo(folder, Path(scratch) / "copy")
+        return _load(Path(scratch) / "copy", folder, False)
+
+
+def _load(place: Path, folder: Path, trust_remote_code: bool) -> Any:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust_remote_code)
+    except Exception as error:  # noqa: BLE001 - whatever a tokenizer's file or code raises, all the user's to mend
+        if json_of(folder / CONFIG).get("auto_map") and not trust_remote_code:
+            hint = "; it comes with code of its own (auto_map), which is not run"
+        else:
+            hint = "; save it again with transformers 4.57, or give another folder"
+        raise Refusal(f"{folder}: transformers can't load the tokenizer: {first_line(error)}{hint}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for a message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
