@@ -15,6 +15,7 @@ from nemo_workflow import REPOSITORY
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
+from nemo_workflow.launch.slurm.ending import why_ended
 from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
@@ -106,7 +107,9 @@ def _job_line(job: Job) -> str:
     if state is None or state.name == ANOTHERS:
         code = job.exit_code(job.restarts)
         left = f"; its script ended with code {code}" if code is not None else ""
-        return f"{text}: Slurm no longer knows it{f', {state.reason}' if state else ''}{left}"
+        why = why_ended(job, state)
+        gone = f", {state.reason}" if state else ""
+        return f"{text}: Slurm no longer knows it{gone}{left}{f' ({why})' if why else ''}"
     text += f": {state.name}"
     if state.nodes:
         text += f" on {state.nodes}"
@@ -116,8 +119,8 @@ def _job_line(job: Job) -> str:
         text += f", restart {job.restarts}"
     if state.ended:
         text += f", exit code {state.exit_code}"
-        if job.exit_code(job.restarts) == 75:
-            text += " (stopped when asked)"
+        if why := why_ended(job, state):
+            text += f" ({why})"
     return text
 
 
