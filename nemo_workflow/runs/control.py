@@ -20,7 +20,7 @@ from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
-from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 
 ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step and save
 
@@ -119,8 +119,10 @@ def _job_line(job: Job) -> str:
         text += f", restart {job.restarts}"
     if state.ended:
         text += f", exit code {state.exit_code}"
+        if job.exit_code(job.restarts) == STOPPED:
+            text += " (stopped when asked)"
         if why := why_ended(job, state):
-            text += f" ({why})"
+            text += f": {why}"
     return text
 
 

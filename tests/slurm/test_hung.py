@@ -27,9 +27,9 @@ def stop_rank(runs: Runs, name: str, number: int) -> None:
     """SIGSTOP for a rank, not for the watcher that it has forked."""
     found = {}
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = " ".join(process.cmdline())
-            ours = f"{runs.out}/{name}/" in words and "rank.py" in words
+        with contextlib.suppress(psutil.Error, IndexError):
+            words = process.cmdline()
+            ours = words[1].startswith(f"{runs.out}/{name}/") and words[1].endswith("/rank.py")
             if ours and process.environ().get("SLURM_PROCID") == str(number):
                 found[process.pid] = process
     (rank,) = [process for process in found.values() if process.ppid() not in found]

@@ -64,14 +64,14 @@ def _why(job: Job, state: JobState | None, restart: int) -> str:
 
 
 def _why_stopped(job: Job, restart: int) -> str:
-    """What asked a start to stop that saved and left."""
+    """What asked a start to stop that saved and left; empty where nothing tells."""
     shown = job.attempt / f"slurm-{restart}"  # what scontrol told the job script as it ended
     if shown.is_file() and re.search(r"\bPreemptTime=\d", shown.read_text(encoding="utf-8", errors="replace")):
         return ENDS[PREEMPTED][0]
     asked = [event for event in metrics.read(job.attempt.parent.parent / metrics.FILE) if event["event"] == "stopping"]
     if asked and asked[-1].get("signal") == signal.SIGUSR1:
         return "stopped before its time limit (--stop-before)"
-    return "stopped when asked"
+    return ""
 
 
 def _a_step_ran_out_of_memory(job: Job) -> bool:

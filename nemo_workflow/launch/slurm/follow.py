@@ -131,7 +131,7 @@ def verdict(plan: Plan, job: Job, state: JobState | None, monitor: Monitor) -> i
         if name == "COMPLETED" and job.link < job.chain:
             monitor.note(f"job {job.job_id} stopped: {kept}; the next link of the chain goes on from there")
             return 0
-        why = why_ended(job, state) or "cancelled"
+        why = why_ended(job, state) or ("cancelled" if name == "CANCELLED" else "stopped when asked")
         monitor.note(f"job {job.job_id} is over ({why}): {kept}; the same command continues from there")
         return STOP
     raise Failure(explain(job, state, restart, kept))
