@@ -131,7 +131,7 @@ class _Loader(yaml.SafeLoader):
     """Plain data, and the tuples that NeMo writes among them."""
 
 
-def _tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
+def _tuple(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
     return loader.construct_sequence(node)
 
 
