@@ -157,7 +157,7 @@ def test_reading_scontrol_and_sacct() -> None:
     assert cluster._from_scontrol(greeting + SCONTROL) == state
     assert cluster._from_scontrol(greeting) is None
     row = "12|CANCELLED by 1000|0:15|n[1-2]|one.train|1000|1767323045|ci"
-    state = JobState("CANCELLED", "", 143, 0, "n[1-2]", "one.train", 1000, 1767323045, "", "ci")
+    state = JobState("CANCELLED", "", 143, 0, "n[1-2]", "one.train", 1000, 1767323045, "", "ci", 1000)
     assert cluster._from_sacct(f"{greeting}{row}\n", "12") == state
     assert cluster._from_sacct(f"{row}|3\n", "12") == dataclasses.replace(state, restarts=3)
     assert cluster._from_sacct("12|FAILED|75:0|n1|a|1|Unknown|ci\n", "12") == JobState(
