@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -314,6 +315,18 @@ def _plain_path(folder: Path) -> Iterator[Path]:
         yield link
 
 
+def _signal_of_torchrun(attempt: Path) -> int:
+    """The signal that ended torchrun, from what torchx writes down at its end (a file SUCCESS, whatever the end); else 0."""
+    for path in attempt.glob("launcher/**/SUCCESS"):
+        replicas = [
+            replica for role in json.loads(path.read_text(encoding="utf-8"))["roles"].values() for replica in role
+        ]
+        for code in (replica["exitcode"] for replica in replicas):
+            if code is not None and code < 0:
+                return -int(code)
+    return 0
+
+
 def explain_failure(attempt: Path) -> str:
     """The failing rank's own error and the path of its log, as text for a person."""
     errors = []
@@ -337,5 +350,7 @@ def explain_failure(attempt: Path) -> str:
     if errors:
         _, rank, text = min(errors)
         return f"rank {rank}:\n{text.rstrip()}\nlog of rank {rank}: {attempt / f'rank{rank}.log'}"
+    if number := _signal_of_torchrun(attempt):
+        return f"torchrun was ended by {signal.Signals(number).name}; logs of the ranks: {attempt}/rank*.log"
     tail = "\n".join(launcher_log.splitlines()[-15:])
     return f"the ranks did not start:\n{tail}\nlogs: {attempt}"
