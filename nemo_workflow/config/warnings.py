@@ -85,7 +85,7 @@ def memory_note(total: int, limit: int) -> str | None:
     if total <= limit:
         return None
     return (
-        f"the run needs about {total / 2**30:.0f} GiB a GPU, more than --gpu-memory {limit / 2**30:g}; more GPUs,"
+        f"the run needs about {total / 2**30:.0f} GiB per GPU, more than --gpu-memory {limit / 2**30:g}; more GPUs,"
         " --tensor-model-parallel-size, --recompute-granularity full or a smaller --micro-batch-size help"
     )
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from nemo_workflow.conversion.config_fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
-from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED, NOT_CONVERTED_TYPES, by_model_type
+from nemo_workflow.models.families import by_model_type
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.families.not_converted import why_not
+from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 
@@ -49,13 +51,11 @@ def read_hf(folder: Path) -> tuple[Family, Config]:
         raise Refusal(f"--source {folder}: is a NeMo 2 folder already; convert_from_nemo2_to_hf.py goes the other way")
     if not (folder / "config.json").exists():
         raise Refusal(f"--source {folder}: has no config.json, so it is no Hugging Face model folder")
-    raw = read_json(folder / "config.json")
+    raw = text_part(read_json(folder / "config.json"))
     model_type = raw.get("model_type")
     family = by_model_type(model_type) if isinstance(model_type, str) else None
     if family is None:
-        known = ", ".join(sorted(family.model_type for family in FAMILIES))
-        why = NOT_CONVERTED.get(NOT_CONVERTED_TYPES.get(str(model_type), ""), f"these are: {known}")
-        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted: {why}")
+        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted: {why_not(raw)}")
     architectures = raw.get("architectures") or [family.architecture]
     if family.architecture not in architectures:
         raise Refusal(

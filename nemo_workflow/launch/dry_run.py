@@ -259,7 +259,7 @@ def _layout_text(plan: dict[str, Any]) -> list[str]:
     work = f"  {counted(layout['micro_batches'], 'micro batch')} a step"
     if layout["pipeline"] > 1:
         stages = ", ".join(str(number) for number in layout["layers_a_stage"])
-        work += f"; layers a stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
+        work += f"; layers per stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
     return [*lines, work]
 
 

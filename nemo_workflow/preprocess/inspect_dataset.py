@@ -115,7 +115,7 @@ def lines_for_people(pair: Pair, figures: Figures) -> list[str]:
         f"{pair.prefix}: whole",
         f"  {counted(pair.documents, 'document')}{empty}, {counted(pair.sequences, 'sequence')}, {counted(pair.tokens, 'token')} "
         f"({pair.dtype}, {console.human_bytes(size)})",
-        f"  {pair.tokens / max(1, pair.sequences):,.1f} tokens a sequence, shortest {figures.shortest:,}, "
+        f"  {pair.tokens / max(1, pair.sequences):,.1f} tokens per sequence, shortest {figures.shortest:,}, "
         f"longest {figures.longest:,}; largest id {figures.largest_id}; last ids {last or 'none'}",
     ]
     made = Path(f"{pair.prefix}.json")

@@ -15,6 +15,7 @@ from nemo_workflow.utils.errors import Refusal
 
 
 def enough_data(run: Run) -> Iterator[str]:
+    """Megatron builds every part of every source, and never ends on a part without tokens."""
     if not run.parts or not run.seq_length or run.recipe is None:
         return
     batch = run.settings.global_batch_size
