@@ -83,8 +83,18 @@ def _name_the_user() -> None:
             os.environ.pop("HOME", None)  # an empty one hides what passwd says
         else:
             os.environ[HOMELESS] = "yes"
-            os.environ["HOME"] = str(Path(tempfile.gettempdir()) / f"nemo-workflow-{os.getuid()}")
-            Path(os.environ["HOME"]).mkdir(mode=0o700, exist_ok=True)
+            os.environ["HOME"] = _makeshift_home()
+
+
+def _makeshift_home() -> str:
+    """A folder of this user's own below the one for temporary files, the same each time if nobody else has taken the name."""
+    home = Path(tempfile.gettempdir()) / f"nemo-workflow-{os.getuid()}"
+    try:
+        home.mkdir(mode=0o700)
+    except FileExistsError:
+        if home.is_symlink() or home.stat().st_uid != os.getuid():
+            return tempfile.mkdtemp(prefix=f"{home.name}-")
+    return str(home)
 
 
 def short_sockets() -> Iterator[str]:

@@ -104,6 +104,11 @@ def test_a_user_without_a_name_and_a_home(stranger: list[str], tmp_path: Path) -
     python = ["/usr/bin/env", f"PYTHONPATH={readable}", f"TMPDIR={tmp_path}", "python3"]
     done = subprocess.run([*stranger, *python, "-c", WHO], text=True, capture_output=True, check=False, cwd="/")
     assert done.stdout == f"uid{STRANGER} {tmp_path}/nemo-workflow-{STRANGER} True\n", done
+    home = tmp_path / f"nemo-workflow-{STRANGER}"
+    home.rename(tmp_path / "elsewhere")
+    home.symlink_to(tmp_path / "elsewhere")  # by somebody else
+    done = subprocess.run([*stranger, *python, "-c", WHO], text=True, capture_output=True, check=False, cwd="/")
+    assert done.stdout.startswith(f"uid{STRANGER} {home}-") and done.stdout.endswith(" True\n"), done
 
 
 @pytest.mark.parametrize(("path", "why"), [("~no-such-user/runs", "there is no user no-such-user"), ("~root/runs", "")])
