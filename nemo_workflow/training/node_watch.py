@@ -37,7 +37,7 @@ def start(run: Path, folder: Path, mark: Path, limit: float) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # they mean the ranks
         silence = liveness.Silence(folder, run)
-        while silence.seconds() < limit:
+        while silence.seconds() < limit and not mark.exists():  # one watcher's finding is all the others'
             time.sleep(LOOK_SECONDS)
         _end(psutil.Process(rank), mark, limit)
     finally:
