@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemo_workflow.config import containers
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.hardware import cpu_libraries
+from nemo_workflow.config.checks.hardware import LONG_STEP_SECONDS, cpu_libraries, cpu_step_seconds
 from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
 from nemo_workflow.config.run_config import Plan
@@ -17,6 +17,7 @@ from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.pretrained import Tokenizer
 from nemo_workflow.utils import libraries
+from nemo_workflow.utils.console import human_time
 
 BUSY_TOKENS = 4096  # per GPU and micro batch: CP2 at 4,096 keeps 89 % of one H200's speed, CP4 at 2,048 half of it
 WORTH = 0.02  # of a GPU's memory
@@ -35,8 +36,16 @@ def add(run: Run) -> None:
     if run.settings.cpu_offloading_weights:
         run.notes.append("--cpu-offloading-weights: does nothing, Transformer Engine 2.9 offloads no weights any more")
     _nemo_of_the_ranks(run)
+    _long_steps(run)
     if run.schedule and not run.schedule.limit_val_batches:
         run.notes.append("no validation: --split leaves nothing for it")
+
+
+def _long_steps(run: Run) -> None:
+    """What a CPU is asked for, where a step takes longer than anybody waits without a word."""
+    seconds = cpu_step_seconds(run) if run.accelerator == "cpu" and run.settings.executor == "local" else None
+    if seconds is not None and seconds > LONG_STEP_SECONDS:
+        run.notes.append(f"on this machine's CPU a step will take some {human_time(seconds)}")
 
 
 def _nemo_of_the_ranks(run: Run) -> None:
@@ -119,14 +128,28 @@ def _data_of_another_tokenizer(run: Run, tokenizer: Tokenizer) -> None:
     file = tokenizer.folder / "tokenizer.json"
     known = [(source.pair, figures(source.pair)) for source in run.sources]
     known = [(pair, found) for pair, found in known if found]
-    for pair, found in known:
-        if found.get("append_eod") is False:
-            run.notes.append(f"{Path(pair.prefix).name} has no end-of-document tokens between its documents")
+    without = [Path(pair.prefix).name for pair, found in known if found.get("append_eod") is False]
+    if without:
+        verb, whose = ("has", "its") if len(without) == 1 else ("have", "their")
+        run.notes.append(f"{_and_more(without)} {verb} no end-of-document tokens between {whose} documents")
     hashes = {found["tokenizer_sha256"] for _, found in known if "tokenizer_sha256" in found}
     if not hashes or not file.is_file():
         return
     ours = hashlib.sha256(file.read_bytes()).hexdigest()
-    for pair, found in known:
-        if found.get("tokenizer_sha256") not in (None, ours):
-            name = found.get("tokenizer_path") or found.get("tokenizer")
-            run.notes.append(f"{Path(pair.prefix).name} was preprocessed with another tokenizer.json ({name})")
+    others = [(pair, found) for pair, found in known if found.get("tokenizer_sha256") not in (None, ours)]
+    if others:
+        name = others[0][1].get("tokenizer_path") or others[0][1].get("tokenizer")
+        names = _and_more([Path(pair.prefix).name for pair, _ in others])
+        verb = "was" if len(others) == 1 else "were"
+        run.notes.append(f"{names} {verb} preprocessed with another tokenizer.json ({name})")
+
+
+def _and_more(names: list[str]) -> str:
+    """'a', 'a and b', 'a and 499 more': one line however many there are."""
+    return (
+        names[0]
+        if len(names) == 1
+        else " and ".join(names)
+        if len(names) == 2
+        else f"{names[0]} and {len(names) - 1:,} more"
+    )
