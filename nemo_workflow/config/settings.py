@@ -13,6 +13,7 @@ class Settings(FlagValues):
 
     executor: str = "local"
     experiment: str = "pretraining"
+    max_restarts: int = 0
     timeout_minutes: float = 30.0
     grace_seconds: float | None = None
     dry_run: str | None = None

@@ -75,6 +75,11 @@ def find_problems(run: Any) -> Iterator[str]:
     yield from _slurm_args(settings.slurm_arg)
     yield from _setup_file(settings.setup_file)
     yield from _containers(run)
+    if settings.max_restarts:
+        yield (
+            f"--max-restarts {settings.max_restarts}: restarts on this machine only; with --executor slurm use --requeue, which"
+            " brings a job back from its last checkpoint"
+        )
     if settings.ssh and not re.fullmatch(r"([\w.-]+@)?[\w.-]+(:\d+)?", settings.ssh):
         yield f"--ssh {settings.ssh}: expected [USER@]HOST[:PORT]"
     if settings.ssh:
