@@ -55,6 +55,7 @@ class Settings(FlagValues):
     micro_batch_size: int = 1
     fp8: bool = False
     precision: str | None = None
+    fp8_output_layer: bool = False
     fp8_recipe: str | None = None
     seq_length: int | None = None
     seed: int = 1234
