@@ -75,10 +75,16 @@ def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, 
     return biases | (set(allowed) & set(tensors))
 
 
+def repeated(tensors: dict[str, TensorInfo], hf: Config) -> set[str]:
+    """Names of tensors that should repeat others: rotary tables, and the output layer of a tied model."""
+    found = {name for name in tensors if name.endswith(ROTARY)}
+    return found | ({"lm_head.weight"} & set(tensors) if hf["tie_word_embeddings"] else set())
+
+
 def redundant(reader: HFReader, family: Family, hf: Config) -> set[str]:
     """Tensors that repeat others: rotary tables, and the output layer of a tied model, if it does repeat the embedding."""
-    found = {name for name in reader.tensors if name.endswith(ROTARY)}
-    if hf["tie_word_embeddings"] and "lm_head.weight" in reader.tensors:
+    found = repeated(reader.tensors, hf)
+    if "lm_head.weight" in found:
         import torch
 
         rules = {rule.nemo: rule.hf for rule in family.rules(hf)}
@@ -87,7 +93,6 @@ def redundant(reader: HFReader, family: Family, hf: Config) -> set[str]:
             raise Refusal(
                 "config.json tie_word_embeddings is true, but lm_head.weight differs from the embedding: set it to false"
             )
-        found.add("lm_head.weight")
     return found
 
 
@@ -102,7 +107,8 @@ def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
     strange = sorted(set(kinds) - set(TORCH_NAMES))
     if strange:
         raise Refusal(
-            f"{folder}: {kinds[strange[0]]} is {strange[0]}; only {', '.join(sorted(TORCH_NAMES.values()))} are converted"
+            f"{folder}: {kinds[strange[0]]} is {strange[0]}: the weights are quantized, or no model's; only"
+            f" {', '.join(sorted(TORCH_NAMES.values()))} are converted"
         )
     if len(kinds) > 1:
         mixed = ", ".join(f"{kind} ({name})" for kind, name in sorted(kinds.items()))

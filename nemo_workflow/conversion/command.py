@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
+from nemo_workflow.conversion import checks, config_fields, folder_checks, hf_folder, inputs
 from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
@@ -131,12 +131,19 @@ def _checked_import(args: argparse.Namespace) -> Import:
     check_apart(args.output_path, folder)
     family, hf = inputs.read_hf(folder)
     checks.model_name(args.model_name, family)
-    nemo, losses = config_fields.to_nemo(hf, family)
-    config_class = checks.config_class(args.model_config_name, family, hf, nemo)
+    path = folder / "config.json"
+    with folder_checks.making_sense(path, family):
+        nemo, losses = config_fields.to_nemo(hf, family)
+        config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     tensors = hf_folder.list_tensors(folder)
     dropped = checks.losses(losses, args.allow_lossy, tensors, hf["num_hidden_layers"])
     carried = {name: info for name, info in tensors.items() if name not in dropped}
     nemo["params_dtype"] = checks.dtype(carried, folder)
+    folder_checks.check_shapes(hf, carried, path)
+    with folder_checks.making_sense(path, family):
+        folder_checks.check_names(family, hf, tensors, dropped | checks.repeated(tensors, hf))
+    if (folder / "generation_config.json").exists():
+        hf_folder.read_json(folder / "generation_config.json")
     job = Import(folder, family, hf, nemo, config_class, tensors, dropped)
     checks.resources(args.output_path, job.nbytes, max(info.nbytes for info in tensors.values()))
     return job

@@ -15,46 +15,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
+from nemo_workflow.conversion import checks, hf_folder, inputs
 from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.command import _checked_import, export_main, import_main, import_parser
 from nemo_workflow.conversion.output_dir import check_output, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
-from nemo_workflow.models.families import FAMILIES, by_model_type
-from nemo_workflow.models.families.mapping import items
+from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.utils.errors import Failure, Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 32,
-    "vocab_size": 11,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float32",
-}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A whole, tiny Llama in two shards."""
-    made = tmp_path / "hf"
-    made.mkdir()
-    (made / "config.json").write_text(json.dumps(CONFIG))
-    family = by_model_type("llama")
-    assert family is not None
-    names = [name for item in items(family, config_fields.complete(CONFIG, family)) for name in item.hf]
-    weight_map = {name: f"model-{i % 2 + 1:05d}-of-00002.safetensors" for i, name in enumerate(names)}
-    for shard in sorted(set(weight_map.values())):
-        tensors = {name: np.full((4, 4), 1.0, np.float32) for name in names if weight_map[name] == shard}
-        save_file(tensors, made / shard)
-    (made / hf_folder.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return made
 
 
 def refusal(run: Callable[[], Any]) -> str:
