@@ -100,7 +100,7 @@ def read_config(path: str) -> dict[str, Any]:
         loaded, node = yaml_text.load(text), yaml.compose(text, yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"--config {path}: cannot be read: {error}") from None
-    if not isinstance(loaded, dict):
+    if node is None or not isinstance(loaded, dict):
         raise Refusal(f"--config {path}: expected lines of the form `flag-name: value`")
     problems = [f"--config {path}: {problem}" for problem in _repeated([str(key.value) for key, _ in node.value])]
     values: dict[str, Any] = {}

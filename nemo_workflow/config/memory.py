@@ -257,7 +257,7 @@ def activation_bytes(job: Job, number: int) -> float:
 
 def _scores(job: Job) -> float:
     """Bytes a token of one layer's matrix of attention scores in fp32."""
-    return 4 * job.seq_length * job.sizes["num_attention_heads"] / job.layout.tensor
+    return float(4 * job.seq_length * job.sizes["num_attention_heads"] / job.layout.tensor)
 
 
 def _kind(job: Job, number: int) -> tuple[str, ...]:
@@ -288,7 +288,7 @@ def _norm_bytes(job: Job) -> float:
     """A norm and the product that follows it: its input and its output, unless the norm is recomputed."""
     h, split = job.sizes["hidden_size"], _sequence_split(job)
     recomputed = job.recompute_granularity == "selective" and "layernorm" in job.recompute_modules
-    return (2 * h + (0 if recomputed else _product_input(job) * h)) / split
+    return float((2 * h + (0 if recomputed else _product_input(job) * h)) / split)
 
 
 def _attention_bytes(job: Job) -> float:
@@ -298,7 +298,7 @@ def _attention_bytes(job: Job) -> float:
     kept = 2 * (heads + 2 * groups) + _attention_output_bytes(job) * heads
     if sizes.get("qk_layernorm"):  # queries and keys before their norms
         kept += 2 * (heads + groups)
-    return _norm_bytes(job) + kept * sizes["kv_channels"] / job.layout.tensor
+    return float(_norm_bytes(job) + kept * sizes["kv_channels"] / job.layout.tensor)
 
 
 def _attention_output_bytes(job: Job) -> int:
@@ -315,7 +315,7 @@ def _latent_attention_bytes(job: Job) -> float:
     if job.recompute_granularity == "selective" and "mla_up_proj" in job.recompute_modules:
         expanded = 0
     kept = 2 * expanded + _attention_output_bytes(job) * heads * value
-    return _norm_bytes(job) + 4 * low_rank + kept / job.layout.tensor
+    return float(_norm_bytes(job) + 4 * low_rank + kept / job.layout.tensor)
 
 
 def _gate(job: Job, width: float) -> float:
@@ -339,7 +339,7 @@ def _expert_bytes(job: Job) -> float:
     sizes, layout = job.sizes, job.layout
     routed = sizes["moe_router_topk"] * (4 * sizes["hidden_size"] + _gate(job, sizes["moe_ffn_hidden_size"]))
     shared = _gate(job, sizes.get("moe_shared_expert_intermediate_size") or 0) / layout.tensor
-    return _norm_bytes(job) + routed / (layout.expert_tensor or layout.tensor) + shared
+    return float(_norm_bytes(job) + routed / (layout.expert_tensor or layout.tensor) + shared)
 
 
 def _mamba_bytes(job: Job) -> float:
@@ -348,12 +348,12 @@ def _mamba_bytes(job: Job) -> float:
     heads = sizes.get("mamba_num_heads") or 2 * sizes["hidden_size"] // sizes["mamba_head_dim"]
     inner = heads * sizes["mamba_head_dim"]
     projected = 2 * inner + 2 * sizes["mamba_num_groups"] * sizes["mamba_state_dim"] + heads
-    return _norm_bytes(job) + 2 * (projected + 2 * inner) / job.layout.tensor
+    return float(_norm_bytes(job) + 2 * (projected + 2 * inner) / job.layout.tensor)
 
 
 def _convolution_bytes(job: Job) -> float:
     """Hyena: three projections before and after the short convolution, the gated product, the output."""
-    return _norm_bytes(job) + 2 * 8 * job.sizes["hidden_size"] / job.layout.tensor
+    return float(_norm_bytes(job) + 2 * 8 * job.sizes["hidden_size"] / job.layout.tensor)
 
 
 _PARTS = {

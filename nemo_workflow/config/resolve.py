@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from nemo_workflow.config import checks, memory, micro_batch, warnings
 from nemo_workflow.config.checks import slurm as slurm_rules
+from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
 from nemo_workflow.config.run_config import Plan
@@ -104,9 +105,9 @@ def without_secrets(command: Sequence[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _gather(settings: Settings, problems: list[str]) -> checks.Run:
+def _gather(settings: Settings, problems: list[str]) -> Run:
     """Everything that the checks look at; what can't be had is left None and its reason added to `problems`."""
-    run = checks.Run(settings, accelerator=_accelerator(settings))
+    run = Run(settings, accelerator=_accelerator(settings))
     run.hf_folder = _attempt(problems, lambda: pretrained.hf_folder(settings.hf_model_id))
     hf_refused = bool(problems)
     if run.hf_folder:
@@ -143,7 +144,7 @@ def _accelerator(settings: Settings) -> str:
     return "gpu" if settings.executor == "slurm" or machine.has_gpu() else "cpu"
 
 
-def _recipe(run: checks.Run, hf_refused: bool) -> Recipe | None:
+def _recipe(run: Run, hf_refused: bool) -> Recipe | None:
     """The recipe named, or the one that the checkpoint or the Hugging Face configuration fits."""
     settings = run.settings
     if settings.model_name:
@@ -164,7 +165,7 @@ def _recipe(run: checks.Run, hf_refused: bool) -> Recipe | None:
     return catalog.find(name)
 
 
-def _sizes(run: checks.Run, recipe: Recipe) -> dict[str, Any]:
+def _sizes(run: Run, recipe: Recipe) -> dict[str, Any]:
     """The recipe's sizes under those of the checkpoint that the run starts from."""
     if run.nemo_model is None or run.nemo_model.model_class != recipe.model_class:
         return recipe.sizes
@@ -172,10 +173,10 @@ def _sizes(run: checks.Run, recipe: Recipe) -> dict[str, Any]:
     return recipe.sizes | {name: value for name, value in saved.items() if not name.startswith(OF_THE_RUN)}
 
 
-def _vocab_size(run: checks.Run) -> int:
+def _vocab_size(run: Run) -> int:
     """Entries of the tokenizer; else of the Hugging Face model; else of the family's usual tokenizer."""
     if run.tokenizer and run.tokenizer.vocab_size:
-        return run.tokenizer.vocab_size
+        return int(run.tokenizer.vocab_size)
     return int(run.hf_config.get("vocab_size") or (run.recipe.reference_vocab if run.recipe else 0))
 
 
@@ -187,7 +188,7 @@ def _sources(settings: Settings, problems: list[str]) -> tuple[Source, ...]:
     return blend.from_folders(settings.dataset_dir, problems)
 
 
-def _parts(run: checks.Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]:
+def _parts(run: Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]:
     """Training, validation and test part of every source."""
     try:
         shares = parse_split(run.settings.split)
@@ -200,7 +201,7 @@ def _parts(run: checks.Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]
     return tuple(parts_of(source.pair, shares) for source in run.sources)
 
 
-def _resolved(run: checks.Run) -> Settings:
+def _resolved(run: Run) -> Settings:
     """The settings without secrets, with absolute paths and the values found for the flags left out."""
     assert run.recipe is not None and run.layout is not None
     public = Settings.from_public(run.settings.public(), run.settings.given)

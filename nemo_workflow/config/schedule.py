@@ -63,7 +63,8 @@ def make_schedule(settings: Any, recipe: Recipe, train_samples: int, val_samples
 
 def _min_lr(stock: dict[str, Any], lr: float, given: bool) -> float:
     """The recipe's, never above a tenth of a rate that was given."""
-    return min(stock["optim.lr_scheduler.min_lr"], lr / 10) if given else stock["optim.lr_scheduler.min_lr"]
+    usual = float(stock["optim.lr_scheduler.min_lr"])
+    return min(usual, lr / 10) if given else usual
 
 
 def rate_at(schedule: Schedule, step: int) -> float:

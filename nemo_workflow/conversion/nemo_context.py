@@ -132,7 +132,11 @@ class _Loader(yaml.SafeLoader):
     """Plain data, and the tuples that NeMo writes among them."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
+def _tuple(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
+    return loader.construct_sequence(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 def read_model(folder: Path) -> tuple[str, Config, Config]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nemo_workflow.data.indexed_dataset import HEADER, Pair
 from nemo_workflow.utils.errors import Refusal
@@ -24,7 +24,7 @@ class Index:
 
         path, start = Path(f"{pair.prefix}.idx"), HEADER.size
 
-        def array(dtype: str, count: int, offset: int) -> np.ndarray:
+        def array(dtype: str, count: int, offset: int) -> np.ndarray[Any, Any]:
             # an empty file region can't be mapped
             return np.memmap(path, dtype, "r", offset, (count,)) if count else np.empty(0, dtype)
 

@@ -85,12 +85,12 @@ def _end_of_tokens(stream: IO[bytes], sequences: int, width: int) -> int:
     (length,) = struct.unpack("<i", stream.read(4))
     stream.seek(HEADER.size + 4 * sequences + 8 * (sequences - 1))
     (pointer,) = struct.unpack("<q", stream.read(8))
-    return pointer + length * width
+    return int(pointer + length * width)
 
 
 def _last_boundary(stream: IO[bytes], sequences: int, boundaries: int) -> int:
     stream.seek(HEADER.size + 12 * sequences + 8 * (boundaries - 1))
-    return struct.unpack("<q", stream.read(8))[0]
+    return int(struct.unpack("<q", stream.read(8))[0])
 
 
 def find_prefixes(folder: str | Path) -> list[Path]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.utils.console import human_bytes, human_count, human_time
+from nemo_workflow.run_dir.metric_table import IN_LINE, METRICS, words
+from nemo_workflow.utils.console import human_bytes, human_time
 from nemo_workflow.utils.files import write_json
 from nemo_workflow.utils.libraries import version
 
@@ -157,25 +158,14 @@ def progress(
 
     What matters least is left out until the text fits `width` characters.
     """
-    parts = {"step": f"step {event['step']}/{max_steps}"}
-    if event["loss"] is not None:
-        parts["loss"] = f"loss {event['loss']:.4f}"
-    if val_loss is not None:
-        parts["val_loss"] = f"val {val_loss:.4f}"
-    if event["grad_norm"] is not None:
-        parts["grad_norm"] = f"grad norm {event['grad_norm']:.2f}"
-    if event["lr"] is not None:
-        parts["lr"] = f"lr {event['lr']:.3g}"
-    parts["speed"] = f"{human_count(event['tokens_per_second'])} tokens/s"
-    if event.get("mfu"):
-        parts["mfu"] = f"MFU {event['mfu']:.1%}"
-    parts["memory"] = human_bytes(event["memory_bytes"])
+    shown = words(event | ({} if val_loss is None else {"val_loss": val_loss}))
+    parts = {"step": f"step {event['step']}/{max_steps}"} | shown
     if left is not None:
         parts["left"] = f"{human_time(left)} left"
-    for name in ("memory", "lr", "grad_norm", "mfu", "val_loss", "speed", "loss"):
+    for metric in sorted(IN_LINE, key=lambda metric: metric.dropped):
         if width is None or len("  ".join(parts.values())) <= width:
             break
-        parts.pop(name, None)
+        parts.pop(metric.name, None)
     return "  ".join(parts.values())
 
 
@@ -205,9 +195,7 @@ def write_summary(plan: Plan, reason: str) -> None:
             "steps": last.get("step", 0),
             "max_steps": plan.schedule.max_steps,
             "consumed_samples": last.get("consumed_samples", 0),
-            "tokens_per_second": _median(steps, "tokens_per_second"),
-            "tflops_per_gpu": _median(steps, "tflops_per_gpu"),
-            "mfu": _median(steps, "mfu"),
+            **{metric.name: _median(steps, metric.name) for metric in METRICS if metric.median},
             "peak_memory_bytes": max((e["memory_bytes"] for e in steps), default=None),
             "restarts": sum(e["event"] == "start" for e in history) - 1,
             "model_name": plan.model_name,

@@ -19,6 +19,7 @@ from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
+from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import Failure, Refusal
 
 ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step and save
@@ -126,7 +127,7 @@ def _progress(plan: Plan) -> str:
     if not steps:
         return f"no step of {plan.schedule.max_steps} yet"
     age = time.time() - steps[-1]["time"]
-    return f"{metrics.progress(steps[-1], plan.schedule.max_steps)}  ({metrics.human_time(age)} ago)"
+    return f"{metrics.progress(steps[-1], plan.schedule.max_steps)}  ({human_time(age)} ago)"
 
 
 # -- logs -------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import gc
 import json
 import math
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable
@@ -22,7 +21,6 @@ import torch.distributed as dist
 
 from nemo_workflow.backends.cpu import products
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.models import catalog, flops, parameters
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.training import liveness, loggers
@@ -30,6 +28,7 @@ from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
 from nemo_workflow.training.spikes import SpikeWarner
 from nemo_workflow.training.step_clock import Finished, StepClock
+from nemo_workflow.training.step_metrics import StepMetrics, peak_memory
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.errors import STOPPED
 
@@ -60,11 +59,9 @@ class RunLog(pl.Callback):
         self.heartbeat = heartbeat
         self.spikes = SpikeWarner()
         self.report = Refresher(plan.folder)
-        self.tokens_a_step = plan.settings.global_batch_size * plan.seq_length
         self._clock = StepClock()
+        self._metrics = StepMetrics(plan, self._clock.on_gpu)
         self._pending: Finished | None = None  # on a GPU a step is written down when the next has ended
-        vocabulary = parameters.padded_vocabulary(plan.sizes, plan.vocab_size, plan.layout.tensor)
-        self._work = flops.flops_a_token(catalog.find(plan.model_name).family, plan.sizes, vocabulary, plan.seq_length)
         self._stream: TextIO | None = None
         self._last: dict[str, Any] = {}
         self._loggers: list[Any] = []
@@ -136,18 +133,8 @@ class RunLog(pl.Callback):
         if self._pending is None:
             return
         finished, self._pending = self._pending, None
-        seconds = finished.seconds()
-        rate = self.tokens_a_step / seconds
-        step = finished.values["step"]
-        self._last = {
-            "step": step,
-            **finished.numbers_now(),
-            "consumed_samples": finished.values["consumed_samples"],
-            "seconds": round(seconds, 4),
-            "tokens_per_second": round(rate, 1),
-            **self._work_done(rate),
-            "memory_bytes": finished.values["memory_bytes"],
-        }
+        self._last = self._metrics.of(finished)
+        step = self._last["step"]
         self.event("step", **self._last)
         if step % self._log_every == 0:
             loggers.feed(self._loggers, step, self._last)
@@ -161,14 +148,6 @@ class RunLog(pl.Callback):
     def _beat(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             self.heartbeat.beat()
-
-    def _work_done(self, rate: float) -> dict[str, float]:
-        """TFLOP/s a GPU, and MFU: the share of the GPU's bf16 peak (also with fp8, so that runs can be compared)."""
-        if self._work is None or not self._clock.on_gpu:
-            return {}
-        done = rate * self._work / self.plan.layout.ranks
-        peak = flops.peak_of(torch.cuda.get_device_name())
-        return {"tflops_per_gpu": round(done / 1e12, 1)} | ({"mfu": round(done / peak, 4)} if peak else {})
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.write_pending()
@@ -209,13 +188,6 @@ class RunLog(pl.Callback):
 def _number(value: Any) -> float | None:
     """A metric as a number; None where there is none, or one that JSON has no word for."""
     return float(value) if value is not None and math.isfinite(value) else None
-
-
-def peak_memory() -> int:
-    """Bytes: the GPU allocator's peak, or on a CPU the process's largest resident size."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class SlowProducts(pl.Callback):

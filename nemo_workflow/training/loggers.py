@@ -25,25 +25,14 @@ from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir import metrics as events
 from nemo_workflow.run_dir.config_yaml import config_of
+from nemo_workflow.run_dir.metric_table import LOGGER_NAMES
 from nemo_workflow.training import wandb_file
 from nemo_workflow.utils.files import write_json
 
-NAMES = {  # field of a step event -> name in the loggers (NeMo's own where it has one)
-    "loss": "reduced_train_loss",
-    "lr": "lr",
-    "grad_norm": "grad_norm",
-    "consumed_samples": "consumed_samples",
-    "seconds": "step_seconds",
-    "tokens_per_second": "tokens_per_second",
-    "tflops_per_gpu": "tflops_per_gpu",
-    "mfu": "mfu",
-    "memory_bytes": "memory_bytes",
-}
-VALIDATION = "val_loss"
 AXIS = "trainer/global_step"  # Lightning's name of the step in W&B
 ONLINE = "wandb"
 LEFT_OUT = {  # what NeMo logs of the same numbers
-    *NAMES.values(), VALIDATION, "step", "global_step", "epoch", "global_batch_size", "train_step_timing in s",
+    *LOGGER_NAMES.values(), "step", "global_step", "epoch", "global_batch_size", "train_step_timing in s",
     "validation_step_timing in s",
 }  # fmt: skip
 ID_FILE = "wandb.json"
@@ -261,7 +250,7 @@ def _first_line(error: Exception) -> str:
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """A step's or a validation's numbers under the loggers' names."""
-    return {NAMES.get(f, f): v for f, v in values.items() if f in {*NAMES, VALIDATION} and v is not None}
+    return {LOGGER_NAMES[name]: value for name, value in values.items() if name in LOGGER_NAMES and value is not None}
 
 
 def _without_ours(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-METRICS = {"loss": "reduced_train_loss", "lr": "lr", "grad_norm": "grad_norm"}
+from nemo_workflow.run_dir.metric_table import METRICS
+
+LOGGED = {metric.name: metric.logger for metric in METRICS if metric.logged_by_nemo}
 
 
 @dataclass
@@ -50,7 +52,7 @@ class StepClock:
 
     def finished(self, trainer: Trainer, **values: Any) -> Finished:
         """The step that ends here; the next one begins."""
-        numbers = {name: self._kept(_metric(trainer, metric)) for name, metric in METRICS.items()}
+        numbers = {name: self._kept(_metric(trainer, metric)) for name, metric in LOGGED.items()}
         begin, self._begin = self._begin, self._mark()
         return Finished(values, numbers, begin, self._begin)
 

@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def _get_option_tuples(self, option_string: str) -> Any:
         """argparse lets -m stand for -mbs whatever allow_abbrev says; a value that follows at once (-N2) stays."""
-        found = super()._get_option_tuples(option_string)  # type: ignore[misc]
+        found = super()._get_option_tuples(option_string)
         return [entry for entry in found if entry[1] == option_string or entry[-1] is not None]
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]

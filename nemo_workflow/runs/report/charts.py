@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from bokeh.embed import components
@@ -11,14 +12,13 @@ from bokeh.models.formatters import BasicTickFormatter, CustomJSTickFormatter
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
+from nemo_workflow.run_dir.metric_table import METRICS, Chart, Metric
 from nemo_workflow.run_dir.run import RunFolder
 
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#eab308")
 GREY = "#7c7c7c"  # text on either background
 MOST_POINTS = 1600
 HEIGHT = 300
-FROM_ZERO = ("Speed", "MFU", "Memory")
-NOISY = ("Loss", "Loss by tokens", "Gradient norm", "Speed", "MFU")  # drawn as a mean too, where there are steps enough
 MEAN_OF = 50  # parts of a run, each with a mean of its own
 SHORT_NUMBERS = """
 for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
@@ -37,24 +37,24 @@ def plotting_script() -> str:
 def draw(runs: list[RunFolder]) -> tuple[str, dict[str, str]]:
     """A <script> element and the <div> of each chart by its title; charts without a value are left out."""
     figures: dict[str, Any] = {}
-    for title, label, axis, series in CHARTS:
-        made = _chart(runs, title, label, axis, series)
+    for chart, axis, series in CHARTS:
+        made = _chart(runs, chart, axis, series)
         if made is not None:
-            figures[title] = made
-    _share_steps([figures[title] for title, _, axis, _ in CHARTS if title in figures and axis == "step"])
+            figures[chart.title] = made
+    _share_steps([figures[chart.title] for chart, axis, _ in CHARTS if chart.title in figures and axis == "step"])
     if not figures:
         return "", {}
     script, divisions = components(figures)
     return script, dict(divisions)
 
 
-def _chart(runs: list[RunFolder], title: str, label: str, axis: str, series: list[tuple[str, str, Value]]) -> Any:
+def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str, str, Value]]) -> Any:
     chart = figure(
-        height=HEIGHT, sizing_mode="stretch_width", x_axis_label=axis, y_axis_label=label, toolbar_location="above",
-        tools="pan,box_zoom,wheel_zoom,reset,save", active_scroll=None, active_drag=None, name=title,
+        height=HEIGHT, sizing_mode="stretch_width", x_axis_label=axis, y_axis_label=spec.label, toolbar_location="above",
+        tools="pan,box_zoom,wheel_zoom,reset,save", active_scroll=None, active_drag=None, name=spec.title,
     )  # fmt: skip
     _style(chart)
-    if title in FROM_ZERO:
+    if spec.from_zero:
         chart.y_range = DataRange1d(start=0)
     lines: list[Any] = []
     for number, run in enumerate(runs):
@@ -67,7 +67,7 @@ def _chart(runs: list[RunFolder], title: str, label: str, axis: str, series: lis
             colour = COLOURS[(number if len(runs) > 1 else offset) % len(COLOURS)]
             legend = name if len(runs) == 1 else f"{run.name} {name}"
             dash = "dashed" if len(runs) > 1 and offset else "solid"
-            means = running_means(points) if title in NOISY and kind == "step" else []
+            means = running_means(points) if spec.noisy and kind == "step" else []
             alpha = 0.45 if means else 1.0
             lines.append(
                 chart.line(
@@ -91,7 +91,7 @@ def _chart(runs: list[RunFolder], title: str, label: str, axis: str, series: lis
     chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
     chart.legend.update(padding=2, spacing=0, label_text_font_size="12px")
     chart.xaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
-    if title not in FROM_ZERO:
+    if not spec.from_zero:
         chart.yaxis.formatter = BasicTickFormatter(power_limit_low=-6)  # 0.0002, not 2.000e-4
     else:
         chart.yaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
@@ -159,20 +159,23 @@ def running_means(points: list[tuple[float, float]]) -> list[tuple[float, float]
     return means
 
 
-def _of(name: str, scale: float = 1.0) -> Value:
-    return lambda event: None if event.get(name) is None else event[name] * scale
+def _of(metric: Metric) -> Value:
+    scale = metric.chart.scale if metric.chart else 1.0
+    return lambda event: None if (value := metric.value(event)) is None else value * scale
 
 
-_LOSSES: list[tuple[str, str, Value]] = [
-    ("training loss", "step", _of("loss")),
-    ("validation loss", "validation", _of("val_loss")),
-]
-CHARTS: list[tuple[str, str, str, list[tuple[str, str, Value]]]] = [
-    ("Loss", "nats a token", "step", _LOSSES),
-    ("Loss by tokens", "nats a token", "tokens", _LOSSES),
-    ("Learning rate", "", "step", [("learning rate", "step", _of("lr"))]),
-    ("Gradient norm", "", "step", [("gradient norm", "step", _of("grad_norm"))]),
-    ("Speed", "tokens/s", "step", [("tokens/s", "step", _of("tokens_per_second"))]),
-    ("MFU", "%", "step", [("MFU", "step", _of("mfu", 100))]),
-    ("Memory", "GiB, highest since the start", "step", [("memory", "step", _of("memory_bytes", 1 / 2**30))]),
-]
+def _charts() -> list[tuple[Chart, str, list[tuple[str, str, Value]]]]:
+    """Each chart with its axis and its series (label, kind of event, value), in the order of the table."""
+    shared: dict[Chart, list[tuple[str, str, Value]]] = {}
+    for metric in METRICS:
+        if metric.chart is not None:
+            shared.setdefault(metric.chart, []).append((metric.label, metric.event, _of(metric)))
+    made = []
+    for chart, series in shared.items():
+        made.append((chart, "step", series))
+        if chart.by_tokens:
+            made.append((replace(chart, title=f"{chart.title} by tokens"), "tokens", series))
+    return made
+
+
+CHARTS = _charts()
