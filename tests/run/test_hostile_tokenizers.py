@@ -13,7 +13,7 @@ import pytest
 
 from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
-from nemo_workflow.models import pretrained
+from nemo_workflow.models import pretrained, tokenizer_files
 from nemo_workflow.preprocess.tokenizer import resolve_folder
 from nemo_workflow.run_dir import staged_tokenizer
 from nemo_workflow.utils.errors import Refusal
