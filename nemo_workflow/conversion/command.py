@@ -14,6 +14,7 @@ from nemo_workflow.conversion import checks, config_fields, folder_checks, hf_fo
 from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
+from nemo_workflow.conversion.stopping import until_stopped
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.tokenizer_files import copy_back, files_of
 from nemo_workflow.utils.arguments import Parser
@@ -119,10 +120,14 @@ def import_main(argv: list[str] | None = None) -> int:
     model = {"family": job.family.name, "model_class": job.family.model_class, "config_class": job.config_class}
     report.entries |= {"model": model, "lossy": args.allow_lossy}
     meter = Meter(_terminal())
-    with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
-        _write_nemo(job, aside, report, meter, verify=not args.no_verify)
-        _finish(report, aside, args.output_path)
-    return _say(report, args.output_path)
+
+    def work() -> int:
+        with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
+            _write_nemo(job, aside, report, meter, verify=not args.no_verify)
+            _finish(report, aside, args.output_path)
+        return _say(report, args.output_path)
+
+    return until_stopped(work, "the import")
 
 
 def _checked_import(args: argparse.Namespace) -> Import:
@@ -183,9 +188,13 @@ def export_main(argv: list[str] | None = None) -> int:
     check_apart(args.output_path, folder)
     report = Report("nemo2 to hf", args.source, str(args.output_path))
     meter = Meter(_terminal())
-    with checks.full_disk(args.output_path):
-        _write_hf(folder, args, report, meter)
-    return _say(report, args.output_path)
+
+    def work() -> int:
+        with checks.full_disk(args.output_path):
+            _write_hf(folder, args, report, meter)
+        return _say(report, args.output_path)
+
+    return until_stopped(work, "the export")
 
 
 def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from nemo_workflow.conversion import checks, hf_folder, inputs
 from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.command import _checked_import, export_main, import_main, import_parser
-from nemo_workflow.conversion.output_dir import check_output, whole_folder
+from nemo_workflow.conversion.output_dir import _here, check_output, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -365,7 +365,7 @@ def test_remains_of_another_output_are_left_alone(tmp_path: Path) -> None:
     """Of llama.2, whose name goes on like that of llama's own remains."""
     done = subprocess.Popen(["true"])
     done.wait()
-    other = tmp_path / f".llama.{done.pid}.{os.getpid()}.abc.partial"
+    other = tmp_path / f".llama.2.{done.pid}@{_here()}.abc.partial"
     other.mkdir()
     with whole_folder(tmp_path / "llama"):
         pass
@@ -375,11 +375,11 @@ def test_remains_of_another_output_are_left_alone(tmp_path: Path) -> None:
 def test_remains_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
     done = subprocess.Popen(["true"])
     done.wait()
-    (tmp_path / f".out.{done.pid}.abc.partial").mkdir()  # its process is gone
-    (tmp_path / f".out.{os.getpid()}.abc.partial").mkdir()  # another conversion is at work
+    (tmp_path / f".out.{done.pid}@{_here()}.abc.partial").mkdir()  # its process is gone
+    (tmp_path / f".out.{os.getpid()}@{_here()}.abc.partial").mkdir()  # another conversion is at work
     with whole_folder(tmp_path / "out"):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.{os.getpid()}.abc.partial", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.{os.getpid()}@{_here()}.abc.partial", "out"]
 
 
 def test_full_disk_is_a_failure_in_words(tmp_path: Path) -> None:
