@@ -44,6 +44,7 @@ check: install
 generate: install
 	$(BIN)/python -m tools.generate_settings
 	$(BIN)/python -m tools.generate_flag_docs
+	$(BIN)/python -m tools.generate_checks_doc
 
 clean:
 	rm -rf $(VENV) demo_output .pytest_cache .mypy_cache .ruff_cache

@@ -198,7 +198,7 @@ def draw_loss(experiment: Path, path: Path) -> None:
     for event in history:
         if event["event"] == "start" and event["step"]:
             axes.axvline(event["step"], linestyle=":", color="grey", label="resumed")
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title="llama_tiny on Python's standard library")
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title="llama_tiny on Python's standard library")
     axes.legend()
     with written_aside(path, "wb") as stream:
         figure.savefig(stream, format="png", dpi=120)

@@ -1,7 +1,7 @@
 """Write catalog.json from NeMo itself: `python -m tools.generate_catalog [FILE]` (imports NeMo, about 20 s).
 
 Every recipe module with a `pretrain_recipe` is built, and so is its model configuration; the catalogue holds what the
-light rooms need of them. Kernel fusions are switched off for the build, because without Transformer Engine some of
+light packages need of them. Kernel fusions are switched off for the build, because without Transformer Engine some of
 them refuse to be configured; they change no size.
 """
 
@@ -166,11 +166,17 @@ def main(file: Path = FILE) -> None:
     print(f"{file.name}: {len(entries)} recipes", file=sys.stderr)
 
 
+def fields() -> list[str]:
+    """The recipe fields that a flag sets, each of which every recipe was asked for."""
+    return sorted({path for option in TABLE for path in option.sets})
+
+
 def write(entries: dict[str, dict[str, Any]], file: Path) -> None:
     """One recipe a line, so that a new NeMo shows in the diff."""
     with written_aside(file) as stream:
         rows = (f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(entries.items()))
-        stream.write(f'{{"nemo_toolkit": {json.dumps(version("nemo_toolkit"))}, "recipes": {{\n')
+        stream.write(f'{{"nemo_toolkit": {json.dumps(version("nemo_toolkit"))},\n"fields": {json.dumps(fields())},\n')
+        stream.write('"recipes": {\n')
         stream.write(",\n".join(rows) + "\n}}\n")
 
 

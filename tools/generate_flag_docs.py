@@ -24,7 +24,7 @@ def markdown(level: int = 2) -> str:
 
 
 def table(group: str) -> str:
-    """The options of one group, a row each."""
+    """The options of one group, one row each."""
     rows = ["| Parameter | Type | Default | Description | Recipe field |", "|---|---|---|---|---|"]
     rows += [_row(option) for option in TABLE if option.group == group]
     return "\n".join(rows) + "\n"
@@ -42,7 +42,7 @@ def guide_markdown() -> str:
 
 
 def with_tables(readme: str) -> str:
-    """The README's text with the tables between its two markers made anew."""
+    """The README's text with the tables between its two markers made again."""
     head, _, rest = readme.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{guide_markdown()}\n{END}{tail}"

@@ -41,7 +41,7 @@ def main() -> None:
         (folder / "result.json").unlink(missing_ok=True)
         sys.exit(process.returncode)
     (folder / "result.json").write_text(json.dumps(measured(folder, began, ended)))
-    shutil.rmtree(next(folder.glob("*/checkpoints")))  # 14 bytes a parameter
+    shutil.rmtree(next(folder.glob("*/checkpoints")))  # 14 bytes per parameter
 
 
 def history_of(folder: Path) -> list[dict[str, Any]]:

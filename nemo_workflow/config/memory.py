@@ -243,7 +243,7 @@ def _in_flight(job: Job, stage: int) -> float:
 
 
 def activation_bytes(job: Job, number: int) -> float:
-    """Bytes a token that layer `number` keeps for its backward pass, on one rank."""
+    """Bytes per token that layer `number` keeps for its backward pass, on one rank."""
     kind = _kind(job, number)
     bytes_ = 0.0
     for part in kind:
@@ -256,7 +256,7 @@ def activation_bytes(job: Job, number: int) -> float:
 
 
 def _scores(job: Job) -> float:
-    """Bytes a token of one layer's matrix of attention scores in fp32."""
+    """Bytes per token of one layer's matrix of attention scores in fp32."""
     return float(4 * job.seq_length * job.sizes["num_attention_heads"] / job.layout.tensor)
 
 

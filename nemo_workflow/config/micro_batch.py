@@ -1,4 +1,4 @@
-"""The micro batch size of a GPU run that leaves it to us: unset on this machine's GPUs, or `auto`. Light.
+"""The micro batch size of a GPU run that leaves it to us: unset on this machine's GPUs, or `auto`.
 
 The memory plan chooses the largest that fits, with a margin, since a run's memory is set by its first two steps (the
 optimizer's state is there from then on) and each later step takes the same. Those two steps are the trial: a run that

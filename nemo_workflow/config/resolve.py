@@ -1,4 +1,4 @@
-"""Settings -> Plan. Light: imports neither torch nor NeMo, and reads only headers of the data."""
+"""Settings -> Plan. It reads only headers of the data."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def memory_note(total: int, limit: int) -> str | None:
     if total <= limit:
         return None
     return (
-        f"the run needs about {total / 2**30:.0f} GiB a GPU, more than --gpu-memory {limit / 2**30:g}; more GPUs,"
+        f"the run needs about {total / 2**30:.0f} GiB per GPU, more than --gpu-memory {limit / 2**30:g}; more GPUs,"
         " --tensor-model-parallel-size, --recompute-granularity full or a smaller --micro-batch-size help"
     )
 
@@ -119,14 +119,28 @@ def _data_of_another_tokenizer(run: Run, tokenizer: Tokenizer) -> None:
     file = tokenizer.folder / "tokenizer.json"
     known = [(source.pair, figures(source.pair)) for source in run.sources]
     known = [(pair, found) for pair, found in known if found]
-    for pair, found in known:
-        if found.get("append_eod") is False:
-            run.notes.append(f"{Path(pair.prefix).name} has no end-of-document tokens between its documents")
+    without = [Path(pair.prefix).name for pair, found in known if found.get("append_eod") is False]
+    if without:
+        verb, whose = ("has", "its") if len(without) == 1 else ("have", "their")
+        run.notes.append(f"{_and_more(without)} {verb} no end-of-document tokens between {whose} documents")
     hashes = {found["tokenizer_sha256"] for _, found in known if "tokenizer_sha256" in found}
     if not hashes or not file.is_file():
         return
     ours = hashlib.sha256(file.read_bytes()).hexdigest()
-    for pair, found in known:
-        if found.get("tokenizer_sha256") not in (None, ours):
-            name = found.get("tokenizer_path") or found.get("tokenizer")
-            run.notes.append(f"{Path(pair.prefix).name} was preprocessed with another tokenizer.json ({name})")
+    others = [(pair, found) for pair, found in known if found.get("tokenizer_sha256") not in (None, ours)]
+    if others:
+        name = others[0][1].get("tokenizer_path") or others[0][1].get("tokenizer")
+        names = _and_more([Path(pair.prefix).name for pair, _ in others])
+        verb = "was" if len(others) == 1 else "were"
+        run.notes.append(f"{names} {verb} preprocessed with another tokenizer.json ({name})")
+
+
+def _and_more(names: list[str]) -> str:
+    """'a', 'a and b', 'a and 499 more': one line however many there are."""
+    return (
+        names[0]
+        if len(names) == 1
+        else " and ".join(names)
+        if len(names) == 2
+        else f"{names[0]} and {len(names) - 1:,} more"
+    )

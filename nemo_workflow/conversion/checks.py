@@ -7,12 +7,12 @@ import difflib
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nemo_workflow.conversion import supported
+from nemo_workflow.conversion import config_fields, hf_folder, supported
 from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
-from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.families import FAMILIES, wrappers
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -58,7 +58,7 @@ def config_class(name: str | None, family: Family, hf: Config, nemo: Config) -> 
     return name
 
 
-def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo], layers: int) -> set[str]:
+def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo]) -> set[str]:
     """Refuse losses that --allow-lossy doesn't name; returns the tensors that are dropped with those that it does."""
     refused = [
         f"config.json {name}: {what} (to lose it: --allow-lossy {name})" for name, what in found if name not in allowed
@@ -70,8 +70,6 @@ def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, 
     biases = (
         {name for name in tensors if name.endswith(".bias")} if {"attention_bias", "mlp_bias"} & set(allowed) else set()
     )
-    if "num_nextn_predict_layers" in allowed:
-        biases |= {name for name in tensors if (at := LAYER.match(name)) and int(at[1]) >= layers}
     return biases | (set(allowed) & set(tensors))
 
 
@@ -79,6 +77,48 @@ def repeated(tensors: dict[str, TensorInfo], hf: Config) -> set[str]:
     """Names of tensors that should repeat others: rotary tables, and the output layer of a tied model."""
     found = {name for name in tensors if name.endswith(ROTARY)}
     return found | ({"lm_head.weight"} & set(tensors) if hf["tie_word_embeddings"] else set())
+
+
+def text_tensors(tensors: dict[str, TensorInfo], folder: Path) -> tuple[dict[str, TensorInfo], set[str]]:
+    """(the tensors under the names that a model of text has for them, names of those that are left out)."""
+    if hf_folder.read_json(folder / "config.json").get("model_type") not in wrappers.WRAPPERS:
+        return tensors, set()
+    images = wrappers.of_images(tensors)
+    return {wrappers.text_name(name): info for name, info in tensors.items() if name not in images}, images
+
+
+def notes_on(hf: Config, nemo: Config, family: Family, further: set[str]) -> list[str]:
+    """What an import that is allowed should say: what is without effect, what is left out, and whether there is a way back."""
+    notes = []
+    unread = config_fields.unread(hf, family)
+    if unread:
+        notes.append(
+            f"config.json fields that a {family.architecture} doesn't read are kept for the way back: {', '.join(unread)}"
+        )
+    if further:
+        at = sorted({int(found[1]) for name in further if (found := LAYER.match(name))})
+        notes.append(
+            f"left out: {len(further)} tensors of model.layers.{', '.join(map(str, at))}, which predict further tokens"
+            " (num_nextn_predict_layers); transformers passes over them too, and they don't come back"
+        )
+    lost = [name for name, _ in config_fields.to_nemo(hf, family)[1]]
+    if lost:
+        instead, gone = config_fields.come_back(nemo, hf, family)
+        again = {name: value for name, value in {**hf, **instead}.items() if name not in gone}
+        left = [name for name, _ in config_fields.to_nemo(config_fields.complete(again, family), family)[1]]
+        flags = " ".join(f"--allow-lossy {name}" for name in left)
+        if flags:
+            notes.append(f"the way back, before and after training: convert_from_nemo2_to_hf.py {flags}")
+        else:
+            notes.append(f"on the way back config.json says of {', '.join(lost)} what NeMo's model computes")
+    return notes
+
+
+def further_layers(hf: Config, tensors: Iterable[str]) -> set[str]:
+    """Tensors of DeepSeek's layers that predict further tokens (MTP). They stand behind the others, and transformers passes over them."""
+    if not hf.get("num_nextn_predict_layers"):
+        return set()
+    return {name for name in tensors if (at := LAYER.match(name)) and int(at[1]) >= hf["num_hidden_layers"]}
 
 
 def redundant(reader: HFReader, family: Family, hf: Config) -> set[str]:

@@ -32,6 +32,13 @@ def _shared(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace a model that is at --output-path (it stays until the new one is proved)",
     )
+    parser.add_argument(
+        "--allow-lossy",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
+    )
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
 
 
@@ -44,13 +51,6 @@ def import_parser() -> argparse.ArgumentParser:
         "--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B"
     )
     _shared(parser)
-    parser.add_argument(
-        "--allow-lossy",
-        action="append",
-        default=[],
-        metavar="FIELD",
-        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
-    )
     parser.add_argument(
         "--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given"
     )
@@ -105,6 +105,7 @@ class Import:
     config_class: str
     tensors: dict[str, hf_folder.TensorInfo]
     dropped: set[str]
+    notes: list[str]
 
     @property
     def nbytes(self) -> int:
@@ -119,6 +120,7 @@ def import_main(argv: list[str] | None = None) -> int:
     report = Report("hf to nemo2", args.source, str(args.output_path))
     model = {"family": job.family.name, "model_class": job.family.model_class, "config_class": job.config_class}
     report.entries |= {"model": model, "lossy": args.allow_lossy}
+    report.notes += job.notes
     meter = Meter(_terminal())
 
     def work() -> int:
@@ -140,16 +142,22 @@ def _checked_import(args: argparse.Namespace) -> Import:
     with folder_checks.making_sense(path, family):
         nemo, losses = config_fields.to_nemo(hf, family)
         config_class = checks.config_class(args.model_config_name, family, hf, nemo)
-    tensors = hf_folder.list_tensors(folder)
-    dropped = checks.losses(losses, args.allow_lossy, tensors, hf["num_hidden_layers"])
+    tensors, images = checks.text_tensors(hf_folder.list_tensors(folder), folder)
+    further = checks.further_layers(hf, tensors)
+    dropped = checks.losses(losses, args.allow_lossy, tensors) | further
     carried = {name: info for name, info in tensors.items() if name not in dropped}
     nemo["params_dtype"] = checks.dtype(carried, folder)
     folder_checks.check_shapes(hf, carried, path)
     with folder_checks.making_sense(path, family):
         folder_checks.check_names(family, hf, tensors, dropped | checks.repeated(tensors, hf))
+        notes = checks.notes_on(hf, nemo, family, further)
     if (folder / "generation_config.json").exists():
         hf_folder.read_json(folder / "generation_config.json")
-    job = Import(folder, family, hf, nemo, config_class, tensors, dropped)
+    if images:
+        notes.append(
+            f"left out: {len(images)} tensors for images, e.g. {min(images)}; only the model's text part is converted"
+        )
+    job = Import(folder, family, hf, nemo, config_class, tensors, dropped, notes)
     checks.resources(args.output_path, job.nbytes, max(info.nbytes for info in tensors.values()))
     return job
 
@@ -218,6 +226,8 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     with quiet():
         config = hf_config.exported(nemo, family, hf_config.Beside(tokenizer, kept), reader)
     report.notes += config.notes
+    checks.losses(config.losses, args.allow_lossy, {})
+    report.entries["lossy"] = args.allow_lossy
     model = convert.Model(family, config.complete)
     plan = convert.plan_export(model, reader)
     sizes = [entry.nbytes for *_, entries in plan for entry in entries]

@@ -26,8 +26,11 @@ from nemo_workflow.conversion import nemo_context
 from nemo_workflow.conversion.buffers import only_rows
 from nemo_workflow.conversion.compare_tensors import Comparison, Weights
 from nemo_workflow.conversion.convert import Model, Place
+from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.nemo_folder import NemoReader
+from nemo_workflow.models.families import transformers5
 from nemo_workflow.models.families.base import Config
+from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.utils.errors import Failure
 
 TOKENS = 64
@@ -133,12 +136,16 @@ class Walk:
 # --- transformers -----------------------------------------------------------------------------------------------------
 def transformers_forward(model: Model, folder: Path, walk: Walk, tokens: torch.Tensor) -> Forward:
     """Gives [tokens, vocabulary] logits of the Hugging Face folder, computed by transformers."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    # in the words of the transformers that computes here: what version 5 says in others it would pass over
+    said = transformers5.normal(text_part(read_json(folder / "config.json")), model.family)
+    config = CONFIG_MAPPING[model.family.model_type].from_dict(said)
     with parameters_on_meta():
         built = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32, attn_implementation="eager")
     built.eval()
+    if model.family.mend_reference:
+        model.family.mend_reference(built, model.hf)
     embedding, output = built.get_input_embeddings(), built.get_output_embeddings()
     names = {module: name for name, module in built.named_modules()}
     tied = {f"{names[output]}.weight": f"{names[embedding]}.weight"} if embedding.weight is output.weight else {}

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from nemo_workflow.models.families import transformers5
 from nemo_workflow.models.families.base import WITHOUT_EFFECT, Config, Family
+from nemo_workflow.models.families.reads import without_effect
 
 
 def complete(hf: Config, family: Family) -> Config:
-    """`hf` with the defaults that transformers would fill in, so that every carried field has a value.
-
-    transformers 5 keeps the rope fields in `rope_parameters`; they are moved to where version 4 has them.
-    """
-    full = {family.renamed.get(name, name): value for name, value in hf.items()}
-    rope = full.pop("rope_parameters", None)
-    if rope:
-        full.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
-        if rope.get("rope_type", "default") != "default":
-            full.setdefault("rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"})
+    """`hf` in transformers 4's words, with the defaults that it would fill in, so that every carried field has a value."""
+    full = {family.renamed.get(name, name): value for name, value in transformers5.normal(hf, family).items()}
     for rule in family.fields:
         if full.get(rule.hf) is None and rule.default is not None:
             full[rule.hf] = rule.default(full) if callable(rule.default) else rule.default
@@ -43,7 +37,16 @@ def to_nemo(hf: Config, family: Family) -> tuple[Config, list[tuple[str, str]]]:
 
 
 def unknown(hf: Config, family: Family) -> list[tuple[str, Any]]:
-    """Fields of a config.json that no rule speaks of and that are set to something."""
+    """Fields of a config.json that no rule speaks of, that are set to something, and that the model may read."""
+    return [(name, value) for name, value in _strange(hf, family) if not without_effect(name, hf, family)]
+
+
+def unread(hf: Config, family: Family) -> list[str]:
+    """Fields that no rule speaks of and that the model doesn't read: they change nothing, whatever put them there."""
+    return [name for name, _ in _strange(hf, family) if without_effect(name, hf, family)]
+
+
+def _strange(hf: Config, family: Family) -> list[tuple[str, Any]]:
     known = {rule.hf for rule in family.fields} | set(family.fixed) | WITHOUT_EFFECT | family.special_fields
     known |= set(family.renamed)
     return [(name, value) for name, value in hf.items() if name not in known and value not in (None, False, [], {})]
@@ -68,6 +71,24 @@ def to_hf(nemo: Config, family: Family) -> tuple[Config, list[str]]:
         hf["head_dim"] = hf["hidden_size"] // hf["num_attention_heads"]
     hf.update(family.special_back(nemo))
     return hf, problems
+
+
+def come_back(nemo: Config, before: Config, family: Family) -> tuple[Config, set[str]]:
+    """What replaces fields of the config.json that the model came with, which an import lost with permission.
+
+    Returns ({field: what NeMo's model computes instead}, fields to leave out); `before` is that config.json, completed.
+    """
+    back = family.special_back(nemo)
+    kept = {rule.hf for rule in family.fields} | family.special_fields
+    instead, gone = {}, set()
+    for name, _ in to_nemo(before, family)[1]:
+        if name in family.fixed:
+            instead[name] = family.fixed[name][-1]
+        elif name in back:
+            instead[name] = back[name]
+        elif name not in kept:
+            gone.add(name)
+    return instead, gone
 
 
 def target(value: Any) -> Any:

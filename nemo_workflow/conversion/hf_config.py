@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.conversion.config_fields import complete, to_hf, to_nemo
+from nemo_workflow.conversion.config_fields import come_back, complete, to_hf, to_nemo
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.models.architecture import TRAINING
+from nemo_workflow.models.families import transformers5
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.models.tokenizer_loading import load
 from nemo_workflow.utils.errors import Refusal
@@ -38,7 +40,7 @@ class Beside:
     def origin(self, family: Family) -> Config | None:
         """The config.json that the model came with, if it is of this family."""
         path = self.kept("config.json")
-        origin = read_json(path) if path else {}
+        origin = text_part(read_json(path)) if path else {}
         return origin if origin.get("model_type") == family.model_type else None
 
     @cached_property
@@ -76,7 +78,13 @@ class Exported:
 
     @property
     def complete(self) -> Config:
-        return complete({**self.origin, **self.fields, "model_type": self.family.model_type}, self.family)
+        said = {**transformers5.normal(self.origin, self.family), **self.fields}
+        return complete({**said, "model_type": self.family.model_type}, self.family)
+
+    @property
+    def losses(self) -> list[tuple[str, str]]:
+        """What the Hugging Face model would compute otherwise than NeMo's: (field, how)."""
+        return to_nemo(self.complete, self.family)[1]
 
 
 def exported(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -> Exported:
@@ -96,7 +104,12 @@ def exported(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -
     if origin is None:
         return Exported(family, nemo, fields, {}, notes, beside)
     before = complete(origin, family)
-    fields = _keep_spelling(fields, before, nemo, family)
+    instead, gone = come_back(nemo, before, family)
+    notes += said_otherwise(before, instead, gone)
+    if gone:
+        words = transformers5.normal(origin, family) if gone & set(transformers5.ROPE) else origin
+        origin = {name: value for name, value in words.items() if name not in gone}
+    fields = {**_keep_spelling(fields, before, nemo, family), **instead}
     for name in family.training_fields & set(fields):  # the recipe's own, which change nothing that the model computes
         if name in before:
             fields[name] = before[name]
@@ -105,6 +118,16 @@ def exported(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -
     if "max_position_embeddings" in fields and not family.learned_positions:  # training shortens seq_length
         fields["max_position_embeddings"] = max(before["max_position_embeddings"], fields["max_position_embeddings"])
     return Exported(family, nemo, fields, origin, notes, beside)
+
+
+def said_otherwise(before: Config, instead: Config, gone: set[str]) -> list[str]:
+    """Notes on the fields in which an exported config.json differs from the one that the model came with, since it lost them."""
+    notes = [
+        f"config.json {name}: {before.get(name)!r} becomes {value!r}, which is what NeMo's model computes"
+        for name, value in instead.items()
+        if before.get(name) != value
+    ]
+    return notes + [f"config.json {name} is left out: NeMo's model doesn't have it" for name in sorted(gone)]
 
 
 def _same_sizes(fields: Config, before: Config, family: Family) -> bool:
@@ -150,7 +173,7 @@ def write_config(folder: Path, config: Exported, dtype: str) -> None:
     if origin:
         known = complete(origin, family)
         changed = {name: value for name, value in config.fields.items() if known.get(name) != value}
-        written = {**origin, **spelled(changed, family)}
+        written = transformers5.respelled(spelled(changed, family), origin, family)
         for key in {"torch_dtype", "dtype"} & set(written) or {"torch_dtype"}:
             written[key] = dtype
         written.setdefault("architectures", [family.architecture])

@@ -7,8 +7,10 @@ from pathlib import Path
 from nemo_workflow.conversion import folder_checks
 from nemo_workflow.conversion.config_fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
-from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED, NOT_CONVERTED_TYPES, by_model_type
+from nemo_workflow.models.families import by_model_type
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.families.not_converted import why_not
+from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 
@@ -53,7 +55,7 @@ def read_hf(folder: Path) -> tuple[Family, Config]:
     path = folder / "config.json"
     if not path.exists():
         raise Refusal(f"--source {folder}: {_what_it_is(folder)}")
-    raw = read_json(path)
+    raw = text_part(read_json(path))
     family = _family(raw, path)
     _check_quantization(raw, folder)
     raw = folder_checks.checked_values(raw, family, path)
@@ -82,9 +84,7 @@ def _family(raw: Config, path: Path) -> Family:
     model_type = raw.get("model_type")
     family = by_model_type(model_type) if isinstance(model_type, str) else None
     if family is None:
-        known = ", ".join(sorted(family.model_type for family in FAMILIES))
-        why = NOT_CONVERTED.get(NOT_CONVERTED_TYPES.get(str(model_type), ""), f"these are: {known}")
-        raise Refusal(f"{path}: model_type {model_type!r} is not converted: {why}")
+        raise Refusal(f"{path}: model_type {model_type!r} is not converted: {why_not(raw)}")
     architectures = raw.get("architectures") or [family.architecture]
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise Refusal(

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 
 from nemo_workflow.models.architecture import as_nemo
-from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED
+from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.families.not_converted import NOT_CONVERTED
 from nemo_workflow.models.tokenizer_files import check_ids, copy_for_nemo, files_of
 from nemo_workflow.models.tokenizer_loading import first_line
 from nemo_workflow.utils.errors import Refusal

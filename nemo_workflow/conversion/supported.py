@@ -15,8 +15,9 @@ from typing import Any
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.models import catalog
-from nemo_workflow.models.families import FAMILIES, NOT_CONVERTED
+from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.base import Family
+from nemo_workflow.models.families.not_converted import NOT_CONVERTED
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.files import write_json, written_aside
 from nemo_workflow.utils.silence import quiet

@@ -8,7 +8,9 @@ sequences, uint64 number of document boundaries, int32 lengths, int64 byte point
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,6 +21,7 @@ MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
 RUN_DIR_PREFIX = ".preprocess-"  # a preprocessing run's own folder beside the pairs it is to replace
+OUTPUT_NAME = "preprocessed"  # the folder that preprocessing writes into
 COMMIT_NAME = "commit.json"  # in it while files are renamed
 DTYPES = {
     1: ("uint8", 1),
@@ -51,7 +54,7 @@ def read_pair(prefix: str | Path) -> Pair:
     for path, other in ((idx, bin_), (bin_, idx)):
         if not path.is_file():
             raise Refusal(f"{path}: missing, though {other.name} is there; preprocess this file again")
-    for commit in idx.parent.glob(f"{RUN_DIR_PREFIX}*/{COMMIT_NAME}"):
+    for commit in _commits_above(idx):
         raise Refusal(f"{commit.parent}: a preprocessing run was killed while it renamed its files; run it again first")
     size = idx.stat().st_size
     with idx.open("rb") as stream:
@@ -93,20 +96,42 @@ def _last_boundary(stream: IO[bytes], sequences: int, boundaries: int) -> int:
     return int(struct.unpack("<q", stream.read(8))[0])
 
 
-def find_prefixes(folder: str | Path) -> list[Path]:
-    """Prefixes of all pairs in a folder, or in its preprocessed/, sorted; raises Refusal when there are none.
+def _commits_above(idx: Path) -> Iterator[Path]:
+    """Renames half done in the folder of a pair, or in the preprocessed/ that it lies in."""
+    places = [idx.parent]
+    if OUTPUT_NAME in idx.parts:
+        places = [place for place in idx.parents if OUTPUT_NAME in place.parts]
+    for place in places:
+        yield from place.glob(f"{RUN_DIR_PREFIX}*/{COMMIT_NAME}")
 
-    One file of a pair stands for the pair.
+
+def find_prefixes(folder: str | Path) -> list[Path]:
+    """Prefixes of all pairs in a folder or in its preprocessed/, sorted; raises Refusal when there are none.
+
+    A preprocessed/ is searched with all folders below it. One file of a pair stands for the pair.
     """
     folder = Path(folder)
     if folder.suffix in (".bin", ".idx") and folder.is_file():
         return [folder.with_suffix("").absolute()]
     if not folder.is_dir():
         raise Refusal(f"--dataset-dir {folder}: no such folder or pair; run preprocess_data.sh, or mend the path")
-    for place in (folder, folder / "preprocessed"):
-        names = sorted({path.with_suffix("") for pattern in ("*.bin", "*.idx") for path in place.glob(pattern)})
+    for place in (folder, folder / OUTPUT_NAME):
+        below = _pairs_below(place) if OUTPUT_NAME in place.absolute().parts else ()
+        names = sorted({*_pairs_in(place), *below})
         if names:
             return [name.absolute() for name in names]
     raise Refusal(
         f"--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"
     )
+
+
+def _pairs_in(folder: Path) -> Iterator[Path]:
+    for pattern in ("*.bin", "*.idx"):
+        yield from (path.with_suffix("") for path in folder.glob(pattern))
+
+
+def _pairs_below(folder: Path) -> Iterator[Path]:
+    """In the folders of a preprocessed/, which has the tree of its input; not in hidden ones."""
+    for place, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        yield from (Path(place, name).with_suffix("") for name in names if name.endswith((".idx", "_document.bin")))

@@ -21,6 +21,7 @@ from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.training import resume
 from nemo_workflow.utils.console import counted, every, human_bytes, human_count
 
+SOURCES = 10  # lines of data sources in the text
 BAR = 30  # characters of a full bar
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -259,7 +260,7 @@ def _layout_text(plan: dict[str, Any]) -> list[str]:
     work = f"  {counted(layout['micro_batches'], 'micro batch')} a step"
     if layout["pipeline"] > 1:
         stages = ", ".join(str(number) for number in layout["layers_a_stage"])
-        work += f"; layers a stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
+        work += f"; layers per stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
     return [*lines, work]
 
 
@@ -269,13 +270,17 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
     documents = sum(source["documents"] for source in sources)
     counts = counted(len(sources), "file"), counted(documents, "document"), counted(tokens, "token")
     lines = ["", f"Data: {', '.join(counts)}"]
-    for source in sources:
+    shown = sorted(sources, key=lambda source: -source["weight"])[:SOURCES] if len(sources) > SOURCES else sources
+    for source in shown:
         text = source["text_bytes_a_token"]
         lines.append(
             f"  {source['weight']:6.1%}  {source['prefix']}: {human_count(source['tokens'])} tokens, {source['dtype']}"
             + (f", {text:.2f} bytes of text a token" if text else "")
             + f", {source['epochs']:.2f} epochs"
         )
+    if len(sources) > SOURCES:
+        weight = 1 - sum(source["weight"] for source in shown)
+        lines.append(f"  {weight:6.1%}  {len(sources) - SOURCES:,} more (all of them: --dry-run=json)")
     parts = " / ".join(f"{share:.1%}" for share in plan["data"]["split"])
     training = sum(source["training_samples"] for source in sources)
     validation = sum(source["validation_samples"] for source in sources)

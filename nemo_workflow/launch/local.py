@@ -293,7 +293,7 @@ class _Local:
     def _verdict(self, succeeded: bool) -> int:
         if self.asked is not None and not succeeded:
             newest, _ = newest_whole(self.plan.folder / "checkpoints")
-            kept = "no checkpoint yet; the same command starts anew"
+            kept = "no checkpoint yet; the same command starts again from the beginning"
             if newest:
                 kept = f"step {newest.step} is saved; the same command continues from there"
             if any(self.attempt.glob("rank*.error")):

@@ -69,6 +69,11 @@ def nemo_version() -> str:
     return str(_file()["nemo_toolkit"])
 
 
+def fields_asked_for() -> frozenset[str]:
+    """The recipe fields that a flag set when the catalogue was made; `Recipe.lacks` is about these."""
+    return frozenset(_file()["fields"])
+
+
 @functools.cache
 def _file() -> dict[str, Any]:
     return dict(json.loads(FILE.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Floating-point operations a token, and what a GPU could do: the two halves of MFU. Light.
+"""Floating-point operations per token, and what a GPU could do: the two halves of MFU.
 
 The formula is that of NVIDIA's performance tables since NeMo 25.09 (and of PaLM's appendix B, arXiv 2204.02311, with the
 causal half of attention only): forward and backward pass cost 6 operations a parameter of a matrix product, the

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from nemo_workflow.preprocess.sources import not_utf8
 from nemo_workflow.utils.arguments import Parser
-from nemo_workflow.utils.console import Meter
+from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
 DESCRIPTION = """\
@@ -39,7 +40,11 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--input-dir",
         metavar="DIR",
-        help="folder of the input files (.jsonl, .json lines, .ndjson, also .gz or .zst; .parquet)",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="folder of the input files, with all folders in it (.jsonl, .json lines, .ndjson, .txt, also .gz, .bz2, "
+        ".xz or .zst; .parquet, .arrow)",
     )
     group.add_argument(
         "--data-prefix",
@@ -47,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="input files of that folder, without ending; default: all of them",
+        help="input files of that folder, without ending; default: all of them, also in folders below",
     )
     group.add_argument(
         "--input",
@@ -55,14 +60,34 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="input files or folders, instead of --input-dir and --data-prefix",
+        help="input files, folders, quoted globs ('data/*/part-*.jsonl'), @FILE with such names a line, or - for names on "
+        "standard input; instead of --input-dir and --data-prefix",
+    )
+    group.add_argument(
+        "--join",
+        choices=("all", "folder"),
+        nargs="?",
+        const="all",
+        help="one pair of all inputs, in the order of their names; folder: one for each top folder (default: one a file)",
     )
     group.add_argument(
         "--json-keys",
         metavar="KEY",
         nargs="+",
         action="extend",
-        help="keys (Parquet: columns) that hold the text; one output each (default: text)",
+        help="keys (tables: columns) that hold the text; one output each (default: text); a.b is key b of the object in a",
+    )
+    group.add_argument(
+        "--join-fields",
+        metavar="KEY",
+        nargs="+",
+        action="extend",
+        help="keys whose texts are put together to one; instead of --json-keys",
+    )
+    group.add_argument(
+        "--separator",
+        metavar="TEXT",
+        help=r"what stands between them; \n, \t and \\ are read as in JSON (default: \n\n)",
     )
     group.add_argument(
         "--on-error",
@@ -75,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="PERCENT",
         type=float,
         default=5.0,
-        help="with --on-error skip: refuse a file with more bad lines than this (default: 5)",
+        help="with --on-error skip: refuse an input with more bad lines than this, all files together (default: 5)",
     )
     group = p.add_argument_group("tokens")
     group.add_argument(
@@ -112,7 +137,11 @@ def parser() -> argparse.ArgumentParser:
     )
     group = p.add_argument_group("output and work")
     group.add_argument("--output-dir", metavar="DIR", required=True, help="the files go into its folder preprocessed/")
-    group.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="begin again: replace outputs that exist, and keep nothing of a run that was stopped",
+    )
     group.add_argument(
         "--workers",
         metavar="N",
@@ -125,39 +154,50 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, run."""
     args = parser().parse_args(with_hyphens(sys.argv[1:] if argv is None else argv))
-    args.json_keys = args.json_keys or ["text"]
     signal.signal(signal.SIGTERM, _stop)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy starts its threads, which nothing here uses, when it is imported
     with os_errors_refused(f"--output-dir {args.output_dir}"):
         _check(args)
+    from nemo_workflow.preprocess.earlier import recipe_of
+    from nemo_workflow.preprocess.groups import group
+    from nemo_workflow.preprocess.input_files import find_sources
     from nemo_workflow.preprocess.output_dir import clean_up_stale
-    from nemo_workflow.preprocess.sources import find_sources
     from nemo_workflow.preprocess.startup import Loading
+    from nemo_workflow.preprocess.tokenizer import resolve_folder
+    from nemo_workflow.preprocess.work import still_to_do
 
-    began = time.monotonic()
-    keys = tuple(dict.fromkeys(args.json_keys))
-    sources, notes = find_sources(args.input, args.input_dir, args.data_prefix, keys)
+    began, meter = time.monotonic(), Meter()
+    keys = tuple(args.join_fields or args.json_keys)
+    names = ("text",) if args.join_fields else keys
     folder = Path(args.output_dir).expanduser() / "preprocessed"
-    meter = Meter()
+    sources, notes = find_sources(args.input, args.input_dir, args.data_prefix, folder)
+    groups = group(sources, args.join, names)
+    with os_errors_refused(f"--tokenizer {args.tokenizer}"):
+        tokenizer = resolve_folder(args.tokenizer, args.trust_remote_code)
+        recipe = recipe_of(args, tokenizer)
     with os_errors_refused(f"--output-dir {args.output_dir}"):
-        for line in [*notes, *clean_up_stale(folder)]:
+        for line in [*notes, *clean_up_stale(folder, None if args.overwrite else recipe)]:
             meter.note(line)
-        if not args.overwrite:
-            _refuse_existing(folder, [stem for source in sources for stem in source.stems(keys)])
-    loading = Loading(args, sources, keys)
+        todo = still_to_do(groups, folder, names, recipe, args)
+    if len(todo.groups) < len(groups):
+        meter.note(f"{counted(len(groups) - len(todo.groups), 'pair')} already whole: same input, tokenizer and flags")
+    if not todo.groups:
+        print(f"nothing to do: {folder} holds what this command writes; --overwrite writes it again")
+        return 0
+    loading = Loading(args, tokenizer, todo.sources, keys)
     loading.load(beside="nemo_workflow.preprocess.run")
     from nemo_workflow.preprocess.run import Run
 
-    for line in Run(args, sources, keys, folder, loading, meter).execute(began):
+    for line in Run(args, todo, recipe, keys, folder, loading, meter).execute(began):
         print(line)
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
     problems = []
-    if not args.input and args.input_dir is None:
+    if not args.input and not args.input_dir:
         problems.append("--input-dir or --input: one of them must say where the text is")
-    if args.input and (args.input_dir is not None or args.data_prefix):
+    if args.input and (args.input_dir or args.data_prefix):
         problems.append("--input stands alone: leave --input-dir and --data-prefix out, or give only those")
     if args.workers is None:
         args.workers = len(os.sched_getaffinity(0))
@@ -165,13 +205,10 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"--workers {args.workers}: at least 1")
     if not 0 <= args.max_bad <= 100:
         problems.append(f"--max-bad {args.max_bad:g}: a percentage from 0 to 100")
-    if any(not key or "/" in key for key in args.json_keys):
-        problems.append("--json-keys: a key names an output file, so it must not be empty or hold a /")
+    problems += _check_keys(args)
     for flag, name in (("--output-dir", args.output_dir), ("--tokenizer", args.tokenizer)):
         if not_utf8(Path(name).absolute()):
             problems.append(f"{flag} {name}: the path is not UTF-8; rename what is not")
-    if any(map(not_utf8, args.json_keys)):
-        problems.append("--json-keys: a key is not UTF-8")
     output = Path(args.output_dir).expanduser()
     if output.exists() and not output.is_dir():
         problems.append(f"--output-dir {args.output_dir}: a file; give a folder")
@@ -179,13 +216,25 @@ def _check(args: argparse.Namespace) -> None:
         raise Refusal(problems)
 
 
-def _refuse_existing(folder: Path, stems: list[str]) -> None:
-    existing = [path for stem in stems for end in (".bin", ".idx") if (path := folder / f"{stem}{end}").exists()]
-    if existing:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise Refusal(f"{existing[0]}{more}: exists already; --overwrite replaces it")
+def _check_keys(args: argparse.Namespace) -> Iterator[str]:
+    """What is wrong with the keys; sets their defaults and reads the separator."""
+    if args.join_fields and args.json_keys:
+        yield "--join-fields stands instead of --json-keys; leave one out"
+    if args.separator is not None and not args.join_fields:
+        yield "--separator: stands between the texts of --join-fields; add that, or leave this out"
+    for name in ("json_keys", "join_fields"):
+        given = [key.strip() for word in getattr(args, name) or () for key in word.split(",")]
+        setattr(args, name, list(dict.fromkeys(given)))
+    flag, keys = ("--join-fields", args.join_fields) if args.join_fields else ("--json-keys", args.json_keys)
+    if any(not key for key in keys) or any("/" in key for key in args.json_keys):
+        yield f"{flag}: a key names an output file, so it must not be empty or hold a /"
+    if any(map(not_utf8, keys)):
+        yield f"{flag}: a key is not UTF-8"
+    args.json_keys = args.json_keys or ([] if args.join_fields else ["text"])
+    text = r"\n\n" if args.separator is None else args.separator
+    args.separator = re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], "\\"), text)
 
 
 def _stop(*_: object) -> NoReturn:
-    print("stopped by SIGTERM; nothing was written", file=sys.stderr)
+    print("stopped by SIGTERM; the same command goes on with what is not done", file=sys.stderr)
     sys.exit(143)

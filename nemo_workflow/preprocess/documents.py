@@ -99,11 +99,21 @@ def pick_texts(record: Any, keys: tuple[str, ...]) -> list[str]:
         raise BadLine("not an object", f"a JSON {_kind(record)} instead of an object with a {keys[0]!r} key")
     texts = []
     for key in keys:
-        if key not in record:
+        texts.append(check_text(value_at(record, key), key))
+    return texts
+
+
+def value_at(record: dict[str, Any], key: str) -> Any:
+    """What stands under `key`; with dots it leads into objects within objects. Raises BadLine."""
+    if key in record:
+        return record[key]
+    value: Any = record
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
             found = ", ".join(map(repr, list(record)[:5])) or "no keys"
             raise BadLine("key missing", f"no {key!r} among {found}")
-        texts.append(check_text(record[key], key))
-    return texts
+        value = value[part]
+    return value
 
 
 def check_text(value: Any, key: str, before: int = 0) -> str:

@@ -55,7 +55,7 @@ class TokenizersEngine:
 
     def encode(self, texts: list[str], special: bool) -> tuple[Ids, Lengths]:
         arrays: list[np.ndarray] = []
-        for batch in _batches(texts, 300_000):  # an Encoding takes 100 bytes a token
+        for batch in _batches(texts, 300_000):  # an Encoding takes 100 bytes per token
             for encoding in self.tokenizer.encode_batch_fast(batch, add_special_tokens=special):
                 arrays.append(np.array(encoding.ids, np.uint32))
         return _joined(arrays)

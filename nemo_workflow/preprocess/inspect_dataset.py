@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = Parser(prog="python -m nemo_workflow.dataset", description="Check .bin/.idx pairs and print their figures.")
+    p = Parser(
+        prog="python -m nemo_workflow.dataset",
+        description="Check .bin/.idx pairs and print their figures. `join OUT A B…` makes one pair of several (join --help).",
+    )
     p.add_argument(
         "path",
         metavar="DIR_OR_PREFIX",
@@ -38,7 +42,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] == "join":
+        from nemo_workflow.preprocess import join_pairs
+
+        return join_pairs.main(words[1:], check_pair)
+    args = parser().parse_args(words)
     path = Path(args.path)
     idle = [name for name in ("document", "characters") if getattr(args, name) is not None]
     if idle and not args.tokenizer:
@@ -115,7 +124,7 @@ def lines_for_people(pair: Pair, figures: Figures) -> list[str]:
         f"{pair.prefix}: whole",
         f"  {counted(pair.documents, 'document')}{empty}, {counted(pair.sequences, 'sequence')}, {counted(pair.tokens, 'token')} "
         f"({pair.dtype}, {console.human_bytes(size)})",
-        f"  {pair.tokens / max(1, pair.sequences):,.1f} tokens a sequence, shortest {figures.shortest:,}, "
+        f"  {pair.tokens / max(1, pair.sequences):,.1f} tokens per sequence, shortest {figures.shortest:,}, "
         f"longest {figures.longest:,}; largest id {figures.largest_id}; last ids {last or 'none'}",
     ]
     made = Path(f"{pair.prefix}.json")

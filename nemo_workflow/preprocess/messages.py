@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,22 @@ from nemo_workflow.preprocess.documents import Reject
 
 
 @dataclass(frozen=True)
-class LinesInFile:
-    """Whole lines of an uncompressed file: bytes start to end. `done`: bytes of the inputs read when this task is."""
+class Task:
+    """Some documents of the input numbered `source`.
+
+    `done`: bytes of all inputs that are read when this task is; `position`: where in its own input the next task begins
+    (bytes of the text, rows of a table).
+    """
 
     source: int
     done: int
+    position: int = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class LinesInFile(Task):
+    """Whole lines of an uncompressed file: bytes start to end."""
+
     path: Path
     start: int
     end: int
@@ -23,24 +34,39 @@ class LinesInFile:
 
 
 @dataclass(frozen=True)
-class Lines:
+class Lines(Task):
     """Whole lines, decompressed."""
 
-    source: int
-    done: int
     data: bytes
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of a Parquet file: a column of values a key."""
+class Rows(Task):
+    """Rows of a table: a column of values a key."""
 
-    source: int
-    done: int
     columns: list[list[Any]]
 
 
-Task = LinesInFile | Lines | Rows
+@dataclass(frozen=True)
+class TextFile(Task):
+    """A file that is one document."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Kept(Task):
+    """Documents that an earlier run has encoded.
+
+    `pairs`: for each key the path of the pair's .bin, the place of the tokens in it in bytes, and the documents' lengths
+    (int32); `lines`, `rejects` and the two sums as the earlier run counted them.
+    """
+
+    pairs: tuple[tuple[Path, int, int, bytes], ...]
+    lines: int = 0
+    rejects: tuple[Reject, ...] = ()
+    utf8_bytes: tuple[int, ...] = ()
+    eod_inside: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import mmap
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from nemo_workflow.preprocess.documents import BadLine, check_text, parse_line
+from nemo_workflow.preprocess.documents import BadLine, check_text, parse_line, value_at
 
 LONG_STRING = 1 << 20  # raw bytes
 PIECE = 1 << 20
@@ -56,9 +55,7 @@ def read_giant(data: mmap.mmap, start: int, end: int, keys: tuple[str, ...]) -> 
         raise BadLine("not an object", "the line holds no JSON object")
     values: list[str | RawString] = []
     for key in keys:
-        if key not in record:
-            raise BadLine("key missing", f"no {key!r} among {', '.join(map(repr, list(record)[:5]))}")
-        value: Any = record[key]
+        value = value_at(record, key)
         if isinstance(value, str) and value in strings:
             strings[value].key = key
             values.append(strings[value])

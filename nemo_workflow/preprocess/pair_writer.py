@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -21,12 +20,22 @@ DTYPE_CODES = {"int32": 4, "uint16": 8}
 class PairWriter:
     """One .bin and, at the end, its .idx; documents come in order. Byte-identical to megatron-core's IndexedDatasetBuilder."""
 
-    def __init__(self, folder: Path, stem: str, dtype: str):
+    def __init__(self, folder: Path, stem: str, dtype: str, size: int = 0, documents: int = 0):
+        """Go on after `size` bytes of tokens and `documents` lengths that are in the files, or begin."""
         self.bin_path, self.idx_path = folder / f"{stem}.bin", folder / f"{stem}.idx"
+        self.lengths_path = folder / f"{stem}.lengths"
         self.dtype = np.dtype(dtype)
-        self._bin: IO[bytes] = self.bin_path.open("wb")
-        self.size = 0
-        self._lengths: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in finish()
+        self.size = size
+        self._bin, self._lengths = (
+            self._opened(*end) for end in ((self.bin_path, size), (self.lengths_path, 4 * documents))
+        )
+
+    @staticmethod
+    def _opened(path: Path, size: int) -> IO[bytes]:
+        stream = path.open("r+b" if size else "w+b")
+        stream.truncate(size)
+        stream.seek(size)
+        return stream
 
     def add(self, tokens: Tokens) -> tuple[Path, int]:
         """Take the next documents' lengths; returns where a worker is to write their tokens."""
@@ -35,14 +44,37 @@ class PairWriter:
         self.size += tokens.size
         return place
 
+    def kept(self) -> Iterator[Tokens]:
+        """What is in the files so far, counted again: lengths and the ids that are used, nothing else."""
+        at = 0
+        for lengths in self._blocks():
+            size = int(lengths.sum(dtype=np.int64)) * self.dtype.itemsize
+            seen = np.zeros(1 << 16, bool)
+            for start in range(at, at + size, 8 * BLOCK):
+                count = min(8 * BLOCK, at + size - start)
+                ids = np.frombuffer(os.pread(self._bin.fileno(), count, start), self.dtype)
+                if len(ids) and int(ids.max()) >= len(seen):
+                    seen = np.concatenate([seen, np.zeros(int(ids.max()) + 1 - len(seen), bool)])
+                seen[ids] = True
+            yield Tokens(lengths.tobytes(), size, 0, 0, np.packbits(seen).tobytes())
+            at += size
+        self._lengths.seek(0, os.SEEK_END)
+
+    def flush(self) -> None:
+        if not self._lengths.closed:
+            self._lengths.flush()
+
+    def sync(self) -> None:
+        for stream in (self._bin, self._lengths):
+            if not stream.closed:
+                stream.flush()
+                os.fsync(stream.fileno())
+
     def finish(self) -> None:
-        """Write the .idx, after the workers have written the .bin; both files are on disk afterwards."""
-        os.fsync(self._bin.fileno())
+        """Write the .idx, after the workers have written the .bin. The run's commit puts both on disk."""
         self._bin.close()
         with self.idx_path.open("wb") as idx:
             self._write_idx(idx)
-            idx.flush()
-            os.fsync(idx.fileno())
         self._lengths.close()
 
     def _blocks(self) -> Iterator[np.ndarray]:

@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -107,6 +109,13 @@ class Pool:
         """Have one worker do something small; `done` is called during run() when it is."""
         self.workers[worker].pending.append(done)
         self.workers[worker].send(message)
+
+    def settle(self, seconds: float) -> None:
+        """Wait at most so long for what was ordered; a dead worker ends it."""
+        end = time.monotonic() + seconds
+        with suppress(Failure, Refusal, OSError, RuntimeError):
+            while time.monotonic() < end and any(callable(what) for worker in self.workers for what in worker.pending):
+                self._collect()
 
     def _collect(self) -> None:
         """Take what answers there are; wait a little for the first."""

@@ -13,7 +13,7 @@ from nemo_workflow.preprocess.engine_parity import reference_ids
 from nemo_workflow.preprocess.inputs import sample_texts
 from nemo_workflow.preprocess.pool import Child
 from nemo_workflow.preprocess.sources import Source
-from nemo_workflow.preprocess.tokenizer import TokenizerSpec, resolve_folder
+from nemo_workflow.preprocess.tokenizer import TokenizerSpec
 from nemo_workflow.utils.errors import os_errors_refused
 
 
@@ -33,11 +33,10 @@ def load_fastokens(tokenizer: Path | str) -> Any:
 class Loading:
     """A child that reads the reference, begun when this is made; `fast` is fastokens' object, else `not_fast` says why."""
 
-    def __init__(self, args: argparse.Namespace, sources: list[Source], keys: tuple[str, ...]):
+    def __init__(self, args: argparse.Namespace, folder: Path, sources: list[Source], keys: tuple[str, ...]):
         self.wanted = args.engine != "tokenizers"
         self.flag = f"--tokenizer {args.tokenizer}"
-        with os_errors_refused(self.flag):
-            self.file = resolve_folder(args.tokenizer, args.trust_remote_code) / "tokenizer.json"
+        self.file = folder / "tokenizer.json"
         self._child = Child(reference_ids, args, self.file.parent, sample_texts(sources, keys))
         self.fast: Any = None
         self.not_fast = "there is no tokenizer.json"

@@ -32,7 +32,13 @@ class Tally:
         self.by_power += np.bincount(np.frexp(lengths)[1], minlength=32)[:32]  # frexp(0) has exponent 0
         self.utf8_bytes += tokens.utf8_bytes
         self.eod_inside += tokens.eod_inside
-        self._seen |= np.frombuffer(tokens.seen, np.uint8)
+        seen = np.frombuffer(tokens.seen, np.uint8)[: len(self._seen)]
+        self._seen[: len(seen)] |= seen
+
+    def add_sums(self, utf8_bytes: int, eod_inside: int) -> None:
+        """Counts that the tokens themselves do not tell."""
+        self.utf8_bytes += utf8_bytes
+        self.eod_inside += eod_inside
 
     @property
     def ids_used(self) -> int:
@@ -87,7 +93,7 @@ def lines_for_people(stem: str, figures: dict[str, Any], rejects: Counter[str]) 
         documents += f" ({figures['empty_documents']:,} empty)"
     out = [
         f"{stem}: {documents}, {figures['tokens']:,} tokens ({figures['dtype']}, "
-        f"{human_bytes(figures['bin_bytes'])}), {figures['bytes_per_token'] or 0:.2f} bytes a token",
+        f"{human_bytes(figures['bin_bytes'])}), {figures['bytes_per_token'] or 0:.2f} bytes per token",
         f"  longest {figures['longest_document']:,} tokens; documents by tokens: "
         + (", ".join(f"{k} {human_count(v)}" for k, v in figures["documents_by_tokens"].items()) or "none"),
         f"  {figures['vocabulary_used']:,} of {figures['vocabulary_size']:,} vocabulary entries used "

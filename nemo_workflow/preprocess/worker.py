@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import itertools
 import mmap
 import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ import numpy as np
 
 from nemo_workflow.preprocess.documents import BOM, BadLine, Reject, check_text, parse_lines, utf8_size
 from nemo_workflow.preprocess.engines import Engine
-from nemo_workflow.preprocess.messages import Lines, LinesInFile, Place, Result, Task, Tokens
+from nemo_workflow.preprocess.messages import Kept, Lines, LinesInFile, Place, Result, Rows, Task, TextFile, Tokens
 from nemo_workflow.preprocess.oversized_line import read_giant
 from nemo_workflow.preprocess.split_long_text import PIECE, pieces
+from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
 from nemo_workflow.utils.errors import Failure
 
@@ -35,6 +38,7 @@ class Job:
     append_eod: bool
     special: bool  # put the tokenizer's own tokens around each text
     spool_dir: Path
+    separator: str | None = None  # makes one text of all keys
 
 
 class Encoder:
@@ -60,6 +64,11 @@ class Encoder:
             return self._giant(task) if task.giant else self._lines(_read(task))
         if isinstance(task, Lines):
             return self._lines(task.data)
+        if isinstance(task, TextFile):
+            return self._text(task.path)
+        if isinstance(task, Kept):
+            return self._kept(task)
+        assert isinstance(task, Rows)
         return self._rows(task.columns)
 
     def _write(self, place: Place) -> None:
@@ -80,7 +89,37 @@ class Encoder:
 
     def _lines(self, data: bytes) -> Result:
         columns, rejects, count = parse_lines(data, self.job.keys)
-        return Result([self._encode(column) for column in columns], rejects, count)
+        return Result([self._encode(column) for column in self._joined(columns)], rejects, count)
+
+    def _joined(self, columns: list[list[str]]) -> list[list[str]]:
+        if self.job.separator is None:
+            return columns
+        return [[self.job.separator.join(texts) for texts in zip(*columns, strict=True)]]
+
+    def _text(self, path: Path) -> Result:
+        """A whole file as one document."""
+        with damage_refused(path), path.open("rb") as raw, open_text(path, raw) as stream:
+            head, more = stream.read(LONG_TEXT), stream.read(BLOCK)
+            blocks = itertools.chain([head, more], iter(lambda: stream.read(BLOCK), b""))
+            try:
+                if more:
+                    return Result([self._encode_stream(_decoded(blocks))], [], 1)
+                return Result([self._encode(["".join(_decoded([head]))])], [], 1)
+            except BadLine as bad:
+                return Result([self._encode([])], [Reject(1, bad.reason, bad.detail)], 1)
+
+    def _kept(self, task: Kept) -> Result:
+        """Tokens that an earlier run made, counted again."""
+        made = []
+        sums = zip(task.utf8_bytes or (0,) * len(task.pairs), task.eod_inside or (0,) * len(task.pairs), strict=True)
+        for (path, offset, size, lengths), (utf8_bytes, inside) in zip(task.pairs, sums, strict=True):
+            with path.open("rb", buffering=0) as stream:
+                data = os.pread(stream.fileno(), size, offset)
+            if len(data) < size:
+                raise Failure(f"{path}: shrank while it was read; nothing was written")
+            seen = np.packbits(self._counts(np.frombuffer(data, self.dtype)) > 0).tobytes()
+            made.append(Tokens(lengths, size, utf8_bytes, inside, seen, data=data))
+        return Result(made, list(task.rejects), task.lines)
 
     def _rows(self, columns: list[list[Any]]) -> Result:
         rejects: list[Reject] = []
@@ -93,7 +132,7 @@ class Encoder:
                 continue
             for column, text in zip(good, texts, strict=True):
                 column.append(text)
-        return Result([self._encode(column) for column in good], rejects, len(columns[0]))
+        return Result([self._encode(column) for column in self._joined(good)], rejects, len(columns[0]))
 
     def _giant(self, task: LinesInFile) -> Result:
         with task.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -104,9 +143,15 @@ class Encoder:
                 start += len(BOM)
             try:
                 values = read_giant(data, start, task.end, self.job.keys)
-                tokens = [self._encode_stream([v] if isinstance(v, str) else v.pieces()) for v in values]
+                streams: list[Iterable[str]] = [[v] if isinstance(v, str) else v.pieces() for v in values]
+                if self.job.separator is not None:
+                    between = [[self.job.separator]] * len(streams)
+                    pairs = zip(between, streams, strict=True)
+                    streams = [itertools.chain.from_iterable(part for pair in pairs for part in pair)]
+                    next(iter(streams[0]))  # the separator before the first
+                tokens = [self._encode_stream(stream) for stream in streams]
             except BadLine as bad:
-                empty = [self._encode([]) for _ in self.job.keys]
+                empty = [self._encode([]) for _ in self._joined([[] for _ in self.job.keys])]
                 return Result(empty, [Reject(1, bad.reason, bad.detail)], 1)
         return Result(tokens, [], 1)
 
@@ -209,6 +254,20 @@ def _read(task: LinesInFile) -> bytes:
             wanted -= len(part)
     data = parts[0] if len(parts) == 1 else b"".join(parts)
     return data.removeprefix(BOM)  # at the start of a file; parse_lines takes care of others, more slowly
+
+
+def _decoded(blocks: Iterable[bytes]) -> Iterator[str]:
+    """The text of a file, piece by piece; raises BadLine."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    position = 0
+    for block in itertools.chain(blocks, [b""]):
+        try:
+            yield decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            # `object` is the block with what was left over of the one before it
+            at = position + len(block) - len(error.object) + error.start + 1
+            raise BadLine("invalid UTF-8", f"byte 0x{error.object[error.start]:02x} at position {at}") from None
+        position += len(block)
 
 
 def _row_text(value: Any, key: str) -> str:

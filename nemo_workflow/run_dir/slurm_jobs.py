@@ -1,4 +1,4 @@
-"""What a run's folder knows of its Slurm jobs: attempts/<start>/slurm.json, written at submission. Light."""
+"""What a run's folder knows of its Slurm jobs: attempts/<start>/slurm.json, written at submission."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Job:
         return restart_folder(self.attempt, restart)
 
     def logs(self) -> list[Path]:
-        """What the ranks said before their own logs began, a file a restart; the job script's log where there is none."""
+        """What the ranks said before their own logs began, one file per restart; the job script's log where there is none."""
         logs = sorted(self.attempt.glob("log-*.out"), key=lambda path: int(path.stem.rpartition("_")[2]))
         return logs or self.script_logs()
 

@@ -1,4 +1,4 @@
-"""Subcommands that follow and steer a run: status, logs, cancel, resubmit. For local and Slurm runs alike. Light."""
+"""Subcommands that follow and steer a run: status, logs, cancel, resubmit. For local and Slurm runs alike."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ _init_parallel_ranks = strategy_lib.init_parallel_ranks
 
 
 class RunLog(pl.Callback):
-    """Writes the run's numbers to <run>/metrics.jsonl (rank 0), a line an event, and plain lines to `console`."""
+    """Writes the run's numbers to <run>/metrics.jsonl (rank 0), one line per event, and plain lines to `console`."""
 
     def __init__(self, plan: Plan, console: TextIO, started: float, heartbeat: Heartbeat):
         self.plan = plan
@@ -345,7 +345,7 @@ class Stopper(pl.Callback):
         self.run_log.write_pending()
         number = liveness.asked_by_launcher(self.attempt) or int(asked)
         self.run_log.event("stopping", step=trainer.global_step, signal=number)
-        trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts anew
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts again from the beginning
         saver = trainer.checkpoint_callback
         assert isinstance(saver, Checkpoints)
         saver.last_save = True

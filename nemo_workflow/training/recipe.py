@@ -1,4 +1,4 @@
-"""Plan -> NeMo recipe: the only room that knows how NeMo recipes look inside. Imported in the workers only.
+"""Plan -> NeMo recipe: the only module that knows how NeMo recipes look inside. Imported in the workers only.
 
 A recipe is a `run.Partial` of `llm.pretrain` whose arguments are configurations: nothing of the model is built here.
 """

@@ -26,7 +26,7 @@ from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.files import write_json
 
 WAIT_SECONDS = 3600.0
-READ_SPEED = 1e9  # bytes a second and rank that reading back is reckoned with
+READ_SPEED = 1e9  # bytes per second and rank that reading back is reckoned with
 READ_LIMIT = 60.0  # seconds; where reading back takes longer, sizes have to do
 IDENTITY = "identity.json"
 DECISION = "resume.json"

@@ -1,4 +1,4 @@
-"""Signals that this project sends and takes. Light."""
+"""Signals that this project sends and takes."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,55 @@ def test_loss_with_permission(tmp_path: Path) -> None:
     assert report["lossy"] == ["attention_bias", "mlp_bias"]
     assert report["logits"]["verdict"] == "different" and not report["verified"]
     assert "model.layers.0.mlp.up_proj.bias" in report["tensors"]["not_carried"]
+    assert any("on the way back" in note for note in report["notes"])
+    export_main(["--source", str(tmp_path / "nemo"), "--output-path", str(tmp_path / "back")])
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert config["attention_bias"] is False and config["mlp_bias"] is False
+    assert json.loads((tmp_path / "back" / NAME).read_text())["verified"]
+
+
+def test_a_loss_that_the_way_back_needs_permission_for_too(tmp_path: Path) -> None:
+    """NeMo ranks these groups of experts otherwise, and config.json can't say so."""
+    source = tiny.make("deepseek_v3_groups", tmp_path / "hf")
+    flags = ["--source", str(source), "--output-path", str(tmp_path / "nemo")]
+    with pytest.raises(Refusal, match="--allow-lossy topk_group"):
+        import_main(flags)
+    import_main([*flags, "--allow-lossy", "topk_group"])
+    report = json.loads((tmp_path / "nemo" / NAME).read_text())
+    assert any("convert_from_nemo2_to_hf.py --allow-lossy topk_group" in note for note in report["notes"])
+    back = ["--source", str(tmp_path / "nemo"), "--output-path", str(tmp_path / "back")]
+    with pytest.raises(Refusal, match="--allow-lossy topk_group"):
+        export_main(back)
+    assert not (tmp_path / "back").exists()
+    export_main([*back, "--allow-lossy", "topk_group"])
+    same_tensors(source, tmp_path / "back")
+    same_files(source, tmp_path / "back")
+    assert json.loads((tmp_path / "back" / NAME).read_text())["lossy"] == ["topk_group"]
+
+
+def test_layers_that_predict_further_tokens_are_left_out_by_name(tmp_path: Path) -> None:
+    """DeepSeek V3's last layer (MTP) stands behind the others; transformers passes over it too."""
+    from safetensors.torch import load_file, save_file
+
+    source = tiny.make("deepseek_v3", tmp_path / "hf")
+    weights = load_file(source / "model.safetensors")
+    more = {
+        name.replace("layers.2.", "layers.3."): weight.clone()
+        for name, weight in weights.items()
+        if "layers.2." in name
+    }
+    more["model.layers.3.eh_proj.weight"] = weights["model.layers.0.self_attn.o_proj.weight"].clone()
+    save_file({**weights, **more}, source / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    flags = ["--source", str(source), "--output-path", str(tmp_path / "nemo")]
+    (source / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 0}))
+    with pytest.raises(Refusal, match=f"has {len(more)} tensors that NeMo's"):
+        import_main(flags)
+    (source / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 1}))
+    import_main(flags)
+    report = json.loads((tmp_path / "nemo" / NAME).read_text())
+    assert report["verified"]
+    assert any(f"{len(more)} tensors of model.layers.3, which predict further" in note for note in report["notes"])
 
 
 def test_with_transformer_engine_installed(tmp_path: Path) -> None:
@@ -116,6 +166,30 @@ def test_with_transformer_engine_installed(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "nemo" / NAME).read_text())["verified"]
+
+
+@pytest.mark.parametrize("name", tiny.WITH_IMAGES)
+@pytest.mark.parametrize("older", [False, True])
+def test_the_text_part_of_a_model_of_images(name: str, older: bool, tmp_path: Path) -> None:
+    """Under the names that transformers saves today, and those from before version 4.52."""
+    from safetensors.torch import load_file, save_file
+
+    source = tiny.make(name, tmp_path / "hf")
+    weights = load_file(source / "model.safetensors")
+    prefix = re.compile(r"^(model\.language_model|language_model\.model)\.")
+    now = {prefix.sub("model.", key) for key in weights if prefix.match(key)}
+    saved = "language_model.model." if older else "model.language_model."
+    named = {prefix.sub(saved, key): value for key, value in weights.items()}
+    save_file(named, source / "model.safetensors", metadata={"format": "pt"})
+    import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo")])
+    report = json.loads((tmp_path / "nemo" / NAME).read_text())
+    assert report["verified"] and any("tensors for images" in note for note in report["notes"])
+    export_main(["--source", str(tmp_path / "nemo"), "--output-path", str(tmp_path / "back")])
+    assert json.loads((tmp_path / "back" / NAME).read_text())["verified"]
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert now and now <= set(back)
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert config["model_type"] == json.loads((source / "config.json").read_text())["text_config"]["model_type"]
 
 
 @pytest.mark.parametrize("harm", ["a tensor", "the embedding", "the rotary base"])

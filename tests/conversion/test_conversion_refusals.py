@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -15,12 +16,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nemo_workflow.conversion import checks, hf_folder, inputs
+from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
 from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.command import _checked_import, export_main, import_main, import_parser
 from nemo_workflow.conversion.output_dir import _here, check_output, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
-from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.families import FAMILIES, by_model_type, reads
 from nemo_workflow.utils.errors import Failure, Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,9 +149,41 @@ def test_what_would_be_lost_is_refused_by_name(folder: Path, field: str, value: 
     assert f"config.json {field}" in said and f"--allow-lossy {field}" in said
 
 
+@pytest.mark.parametrize(
+    ("version", "field", "refused"),
+    [
+        ("4.44.2", "some_field", False),  # the model class of that transformers reads no such field
+        ("5.24.0", "some_field", False),
+        ("9.0.0", "some_field", True),  # a newer one may
+        ("4.44.2", "partial_rotary_factor", True),  # it is read
+        ("4.44.2", "quantization", True),
+        (None, "some_field", True),
+        (None, "unsloth_fixed", False),
+        (None, "is_llama_config", False),
+        (None, "activation", False),
+    ],
+)
+def test_a_field_is_refused_when_the_model_reads_it(
+    folder: Path, version: str | None, field: str, refused: bool
+) -> None:
+    family = by_model_type("llama")
+    assert family is not None
+    plain = json.loads((folder / "config.json").read_text())
+    hf = config_fields.complete({**plain, "transformers_version": version, field: 3}, family)
+    assert [name for name, _ in config_fields.unknown(hf, family)] == ([field] if refused else [])
+    assert config_fields.unread(hf, family) == ([] if refused else [field])
+
+
+def test_the_list_of_fields_that_models_read_is_this_transformers() -> None:
+    from tools.generate_read_fields import read_fields
+
+    said = json.loads(reads.READ_FIELDS.read_text())[importlib.metadata.version("transformers")]
+    assert said == {family.model_type: sorted(read_fields(family.model_type)) for family in FAMILIES}
+
+
 def test_losses_that_are_named_are_allowed(folder: Path) -> None:
-    assert checks.losses([("attention_bias", "lost")], ["attention_bias"], {}, 1) == set()
-    assert "nothing of that name" in refusal(lambda: checks.losses([], ["attention_bias"], {}, 1))
+    assert checks.losses([("attention_bias", "lost")], ["attention_bias"], {}) == set()
+    assert "nothing of that name" in refusal(lambda: checks.losses([], ["attention_bias"], {}))
 
 
 def test_model_name_contradicts(folder: Path) -> None:

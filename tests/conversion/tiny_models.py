@@ -54,6 +54,26 @@ def _gemma3(tf: Any, **changes: Any) -> Any:
     return tf.Gemma3ForCausalLM(tf.Gemma3TextConfig(**{**SIZES, **sizes, **changes}))
 
 
+# a model of images and text, whose text part alone is converted
+VISION = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
+
+
+def _gemma3_of_images(tf: Any) -> Any:
+    text = _gemma3(tf, rope_scaling={"rope_type": "linear", "factor": 8.0}).config
+    config = tf.Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4)
+    return tf.Gemma3ForConditionalGeneration(config)
+
+
+def _mistral3(tf: Any) -> Any:
+    text = tf.MistralConfig(**SIZES, head_dim=24, sliding_window=None)
+    return tf.Mistral3ForConditionalGeneration(
+        tf.Mistral3Config(text_config=text, vision_config={**VISION, "model_type": "pixtral"})
+    )
+
+
 def _gpt_oss(tf: Any) -> Any:
     sizes = {"head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 40}
     return tf.GptOssForCausalLM(tf.GptOssConfig(**{**SIZES, **sizes}))
@@ -69,9 +89,19 @@ YARN = {
 }  # fmt: skip
 
 
-def _deepseek_v2(tf: Any) -> Any:
+# fields that the model's class doesn't read, from Unsloth, Falcon 3, SmolLM 2 and web exports
+UNREAD = {
+    "unsloth_fixed": True, "unsloth_version": "2025.3.19", "activation": "swiglu", "is_llama_config": True,
+    "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "sliding_window": 64, "max_sequence_length": 2048,
+}  # fmt: skip
+GROUPS = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 3}
+ONE_GROUP = {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 3, "n_shared_experts": 2}
+DROPOUTS = {"attention_dropout": 0.1, "residual_dropout": 0.1, "embedding_dropout": 0.1}
+
+
+def _deepseek_v2(tf: Any, **changes: Any) -> Any:
     sizes = {"q_lora_rank": None, "n_shared_experts": 2, "num_experts_per_tok": 3}
-    return tf.DeepseekV2ForCausalLM(tf.DeepseekV2Config(**{**SIZES, **LATENT, **sizes}))
+    return tf.DeepseekV2ForCausalLM(tf.DeepseekV2Config(**{**SIZES, **LATENT, **sizes, **changes}))
 
 
 def _deepseek_v3(tf: Any, **changes: Any) -> Any:
@@ -100,6 +130,7 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "llama3_2_tied": lambda tf: _llama(tf, rope_scaling={**LLAMA3_ROPE, "factor": 32.0}, tie_word_embeddings=True),
     "llama_head_dim": lambda tf: _llama(tf, head_dim=24),
     "llama_linear_rope": lambda tf: _llama(tf, rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "llama_unread_fields": lambda tf: _llama(tf, **UNREAD),
     "llama_tiny": lambda tf: _llama(  # the shape of pretrain_llm.py's built-in recipe
         tf,
         vocab_size=384,
@@ -130,14 +161,21 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "phi3_window": lambda tf: tf.Phi3ForCausalLM(tf.Phi3Config(**SIZES, sliding_window=16)),
     "gpt_oss": _gpt_oss,
     "deepseek_v2": _deepseek_v2,
+    "deepseek_v2_yarn": lambda tf: _deepseek_v2(tf, rope_scaling={**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}),
+    "deepseek_v2_groups": lambda tf: _deepseek_v2(tf, **GROUPS),
     "deepseek_v3": _deepseek_v3,
+    "deepseek_v3_one_group": lambda tf: _deepseek_v3(tf, **ONE_GROUP, routed_scaling_factor=2.446),
     "deepseek_v3_yarn": lambda tf: _deepseek_v3(tf, rope_scaling=YARN),
     "starcoder": lambda tf: _starcoder(tf),
     "starcoder_untied": lambda tf: _starcoder(tf, tie_word_embeddings=False),
     "starcoder2": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES)),
+    "starcoder2_dropout": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES, **DROPOUTS)),
 }
 EXACT = list(MODELS)  # those that come back as they went
 MODELS["llama_scratch"] = lambda tf: _llama(tf, vocab_size=TOKENIZER_SIZE)
+MODELS["deepseek_v3_groups"] = lambda tf: _deepseek_v3(tf, topk_group=3, num_experts_per_tok=3)
+WITH_IMAGES = {"gemma3_images": _gemma3_of_images, "mistral3_images": _mistral3}
+MODELS |= WITH_IMAGES
 MODELS["llama_bias"] = lambda tf: _llama(tf, attention_bias=True, mlp_bias=True)
 TEXT = [
     "def add(a, b):\n    return a + b\n",

@@ -32,7 +32,7 @@ Model: llama_tiny (LlamaModel of NeMo 2.7.3), 5,245,184 parameters
   4 layers, hidden size 256, vocabulary 4,096 (padded to 4,096); starts from random weights
 
 Layout: 1 CPU rank = TP 1 x PP 1 x CP 1 x DP 1
-  16 micro batches a step
+  16 micro batches per step
 
 Data: 1 file, 1,000 documents, 300,000 tokens
   100.0%  {data}: 300k tokens, uint16, 0.99 epochs

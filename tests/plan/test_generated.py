@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.settings import Settings
-from tools import generate_settings
+from nemo_workflow.models import catalog
+from tools import generate_checks_doc, generate_settings
 
 
 def test_settings_have_the_fields_of_the_table() -> None:
@@ -24,3 +26,23 @@ def test_settings_come_back_from_json() -> None:
 def test_a_file_of_another_version_is_read() -> None:
     """A flag that is newer than the file has its default; one that is gone is passed over."""
     assert Settings.from_public({"max_steps": 7, "flag_of_old": 1}) == Settings(max_steps=7)
+
+
+def test_the_page_of_checks_is_what_the_rules_say() -> None:
+    assert generate_checks_doc.FILE.read_text(encoding="utf-8") == generate_checks_doc.text(), "run `make generate`"
+
+
+def test_every_rule_says_what_it_mirrors() -> None:
+    for path in generate_checks_doc.CHECKS.glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and any(generate_checks_doc.messages(node)):
+                assert ast.get_docstring(node), f"{path.name}: {node.name} needs a docstring"
+
+
+def test_every_flag_that_sets_a_field_sets_one_that_some_recipe_has() -> None:
+    """A mistyped field would be found by a rank only."""
+    recipes = catalog.load().values()
+    for option in TABLE:
+        for path in option.sets:
+            assert path in catalog.fields_asked_for(), f"--{option.name}: run python -m tools.generate_catalog"
+            assert any(path not in recipe.lacks for recipe in recipes), f"--{option.name}: no recipe has {path}"

@@ -58,7 +58,7 @@ def test_the_largest_that_fits(tmp_path: Path) -> None:
 
 def test_it_divides_the_batch_and_keeps_a_pipeline_busy(tmp_path: Path) -> None:
     assert list(micro_batch.sizes(plan(tmp_path, "llama_tiny", "-gbs", "12"))) == [12, 6, 4, 3, 2, 1]
-    assert chosen(tmp_path, ranks_per_node=4, pipeline=4) == 2  # 16 micro batches a step for 4 stages
+    assert chosen(tmp_path, ranks_per_node=4, pipeline=4) == 2  # 16 micro batches per step for 4 stages
 
 
 @pytest.mark.parametrize(

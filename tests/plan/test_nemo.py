@@ -1,4 +1,4 @@
-"""The light rooms against NeMo itself: catalogue, parameter counts, and every flag at its recipe field."""
+"""The light packages against NeMo itself: catalogue, parameter counts, and every flag at its recipe field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="module")
 def from_nemo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The catalogue made anew, from NeMo and every model that a CPU can build on the meta device.
+    """The catalogue made again, from NeMo and every model that a CPU can build on the meta device.
 
     In a process of its own: NeMo's experts take real address space there, hundreds of gigabytes, and the process that
     holds them can fork no more.
@@ -39,6 +39,7 @@ def test_the_catalogue_is_what_nemo_says(from_nemo: dict[str, Any]) -> None:
     """Sizes, layouts, stock values, and the parameters of NeMo's own modules (test_memory.py compares ours with them)."""
     ours = json.loads(catalog.FILE.read_text(encoding="utf-8"))
     assert ours["nemo_toolkit"] == from_nemo["nemo_toolkit"]
+    assert ours["fields"] == from_nemo["fields"]
     ours, from_nemo = ours["recipes"], from_nemo["recipes"]
     assert sorted(ours) == sorted(from_nemo)
     for name, entry in from_nemo.items():

@@ -12,7 +12,9 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule, rate_at
 from nemo_workflow.data.indexed_dataset import read_pair
 from nemo_workflow.data.splits import parse_split, parts_of
+from nemo_workflow.launch import dry_run
 from nemo_workflow.models import catalog, pretrained
+from nemo_workflow.utils.errors import Refusal
 from tests.plan.conftest import Place, write_nemo_model, write_pair
 
 
@@ -241,3 +243,25 @@ def own_flags(name: str) -> list[str]:
     }
     words = [str(word) for pair in flags.items() for word in pair]
     return [*words, "-SP"] if layout["sequence_parallel"] and layout["tensor"] > 1 else words
+
+
+def test_many_small_sources_are_told_in_few_lines(place: Place) -> None:
+    for number in range(60):
+        write_pair(place.data.parent / f"s{number}_text_document", [300] * (4 if number % 2 else 400))
+        no_eod = {"tokens": 300 * (4 if number % 2 else 400), "largest_token_id": 7, "append_eod": False}
+        (place.data.parent / f"s{number}_text_document.json").write_text(json.dumps(no_eod))
+    with pytest.raises(Refusal) as caught:
+        place.plan(seq_length="512")
+    problem, of_the_test = caught.value.problems
+    assert ": no test sample in 30 of 61 files" in of_the_test
+    assert problem.startswith("--split 900,50,50: no validation sample in 30 of 61 files (s11_text_document, ")
+    assert (
+        "and 27 more; 0 tokens at most): make one pair of small files (python -m nemo_workflow.dataset join)" in problem
+    )
+    plan = place.plan("--split", "1,0,0", seq_length="512")
+    [note] = [note for note in plan.notes if "end-of-document" in note]
+    assert note == "s0_text_document and 59 more have no end-of-document tokens between their documents"
+    text = dry_run.render(plan, "text")
+    assert len([line for line in text.splitlines() if "_text_document: " in line]) == 10
+    assert "51 more (all of them: --dry-run=json)" in text
+    assert len(json.loads(dry_run.render(plan, "json"))["data"]["sources"]) == 61

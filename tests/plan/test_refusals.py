@@ -84,7 +84,7 @@ FLAGS = [
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
-    (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens a rank is no multiple of 16; change --seq-length or --micro-batch-size"),
+    (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"),
     # optimizer and schedule
     ("--warmup-steps 11 --max-steps 10", "--warmup-steps 11: longer than the run of 10 steps; lower --warmup-steps or raise --max-steps"),
     ("--warmup-steps 5 --constant-steps 6 --max-steps 10", "--constant-steps 6: with 5 steps of warm-up longer than the run of 10 steps; lower --constant-steps or raise --max-steps"),

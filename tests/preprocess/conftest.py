@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from nemo_workflow.preprocess import command
+from nemo_workflow.utils.errors import Refusal
 from tests.preprocess import tokenizer_makers
 from tests.preprocess.helpers import ROOT, Done, Reference
 
@@ -61,5 +63,20 @@ def preprocess() -> Callable[..., Done]:
             command, capture_output=True, text=True, env=environment, timeout=120, check=False, **kwargs
         )
         return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def go(tokenizers_dir, tmp_path, capsys):
+    """Run the command in this process; returns (exit code, stderr)."""
+
+    def run(*arguments: object, tokenizer: str = "byte_bpe", out: str = "out") -> tuple[int, str]:
+        line = ["--tokenizer", tokenizers_dir / tokenizer, "--output-dir", tmp_path / out, "--workers", 2, *arguments]
+        try:
+            code = command.main([str(word) for word in line])
+        except Refusal as refusal:
+            return 2, "\n".join(refusal.problems)
+        return code, capsys.readouterr().err
 
     return run

@@ -72,3 +72,12 @@ def pair_bytes(folder: Path, prefix: str, key: str = "text") -> tuple[bytes, byt
     """The bytes of a written pair's .bin and .idx."""
     stem = folder / "preprocessed" / f"{prefix}_{key}_document"
     return Path(f"{stem}.bin").read_bytes(), Path(f"{stem}.idx").read_bytes()
+
+
+def figures(folder: Path, stem: str) -> dict:
+    """What the .json beside a written pair says."""
+    return json.loads((folder / "preprocessed" / f"{stem}_text_document.json").read_text())
+
+
+def nothing_written(folder: Path) -> bool:
+    return not folder.exists() or list((folder / "preprocessed").iterdir()) == []

@@ -17,38 +17,13 @@ import pyarrow.parquet
 import pytest
 
 from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
-from nemo_workflow.preprocess import command
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.engines import FastokensEngine
 from nemo_workflow.preprocess.inspect_dataset import check_pair, document_ids
-from nemo_workflow.utils.errors import Refusal
-from tests.preprocess.helpers import ROOT, pair_bytes, write_jsonl
+from tests.preprocess.helpers import ROOT, figures, nothing_written, pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 
 TEXTS = [*training_texts(30, seed=8), "", "end"]
-
-
-@pytest.fixture
-def go(tokenizers_dir, tmp_path, capsys):
-    """Run the command in this process; returns (exit code, stderr)."""
-
-    def run(*arguments: object, tokenizer: str = "byte_bpe", out: str = "out") -> tuple[int, str]:
-        line = ["--tokenizer", tokenizers_dir / tokenizer, "--output-dir", tmp_path / out, "--workers", 2, *arguments]
-        try:
-            code = command.main([str(word) for word in line])
-        except Refusal as refusal:
-            return 2, "\n".join(refusal.problems)
-        return code, capsys.readouterr().err
-
-    return run
-
-
-def figures(folder: Path, stem: str) -> dict:
-    return json.loads((folder / "preprocessed" / f"{stem}_text_document.json").read_text())
-
-
-def nothing_written(folder: Path) -> bool:
-    return not folder.exists() or list((folder / "preprocessed").iterdir()) == []
 
 
 def test_guides_command_through_the_script(tokenizers_dir, tmp_path):
@@ -212,18 +187,20 @@ def test_endings_in_capitals(go, tmp_path):
 
 def test_what_a_folder_holds_besides_is_named(go, tmp_path):
     folder = write_jsonl(tmp_path / "in" / "docs.jsonl", TEXTS).parent
-    for name in ("a.jsonl.bz2", "b.TXT", "c.jsonl.part", "README.md", "README.txt", ".hidden.txt", "docs.jsonl.sha256"):
+    for name in ("a.jsonl.lz4", "b.CSV", "c.jsonl.part", "README.md", "README.txt", ".hidden.txt", "docs.jsonl.sha256"):
         (folder / name).write_bytes(b"x")
-    (folder / "spark.parquet").mkdir()
+    write_jsonl(folder / "spark.json" / "part-0.json", TEXTS)
     (folder / "preprocessed").mkdir()
     code, err = go("--input-dir", folder)
-    assert code == 0
+    assert code == 0, err
+    assert [prefix.parent.name for prefix in find_prefixes(tmp_path / "out")] == ["preprocessed", "spark.json"]
     assert err.splitlines()[0] == (
-        f"WARNING: --input-dir {folder}: passed over, no input file: a.jsonl.bz2, b.TXT, c.jsonl.part, spark.parquet"
+        f"WARNING: --input-dir {folder}: passed over, no input file: a.jsonl.lz4, b.CSV, c.jsonl.part"
     )
     (folder / "docs.jsonl").unlink()
+    shutil.rmtree(folder / "spark.json")
     assert "no input files in it" in go("--input-dir", folder)[1]
-    assert "passed over, no input file: a.jsonl.bz2" in go("--input-dir", folder)[1]
+    assert "passed over, no input file: a.jsonl.lz4" in go("--input-dir", folder)[1]
 
 
 def test_link_that_leads_nowhere(go, tmp_path):
@@ -256,16 +233,19 @@ def test_names_that_are_no_utf8(go, tmp_path):
     assert "--json-keys: a key is not UTF-8" in go("--input", docs, "--json-keys", "\udce9")[1]
 
 
-def test_existing_output_needs_overwrite(go, tmp_path):
+def test_existing_output_needs_overwrite(go, tmp_path, tokenizers_dir):
     write_jsonl(tmp_path / "docs.jsonl", TEXTS)
     assert go("--input", tmp_path / "docs.jsonl")[0] == 0
     before = pair_bytes(tmp_path / "out", "docs")
-    write_jsonl(tmp_path / "docs.jsonl", TEXTS[:3])
-    code, err = go("--input", tmp_path / "docs.jsonl")
+    write_jsonl(tmp_path / "other" / "docs.jsonl", TEXTS[:3])
+    for different in (["--no-append-eod"], ["--json-keys", "text", "id"], ["--tokenizer", tokenizers_dir / "gpt2_bpe"]):
+        code, err = go("--input", tmp_path / "docs.jsonl", *different)
+        assert code == 2
+        assert "docs_text_document.bin and 1 more: exists already, made of another input" in err
+    code, err = go("--input", tmp_path / "other" / "docs.jsonl")
     assert code == 2
-    assert "docs_text_document.bin and 1 more: exists already; --overwrite" in err
     assert pair_bytes(tmp_path / "out", "docs") == before
-    assert go("--input", tmp_path / "docs.jsonl", "--overwrite")[0] == 0
+    assert go("--input", tmp_path / "other" / "docs.jsonl", "--overwrite")[0] == 0
     assert read_pair(tmp_path / "out/preprocessed/docs_text_document").documents == 3
 
 
@@ -377,7 +357,7 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("b.jsonl.zst", b'{"text": "a"}', "not what its ending says"),
         ("a.jsonl.zst", zstd(os.urandom(99_999))[:9000], "damaged"),
         ("a.parquet", b"PAR1 is not enough", "damaged"),
-        ("a.txt", b"text", "not an ending that is read here"),
+        ("a.doc", b"text", "not an ending that is read here"),
     ],
 )  # fmt: skip
 def test_input_that_is_no_input(name, data, message, go, tmp_path):

@@ -18,6 +18,7 @@ import pytest
 
 from nemo_workflow.data.indexed_dataset import COMMIT_NAME, read_pair
 from nemo_workflow.preprocess.inspect_dataset import check_pair
+from nemo_workflow.preprocess.journal import read_journal
 from nemo_workflow.preprocess.output_dir import OutputFolder, clean_up_stale
 from nemo_workflow.preprocess.pool import Pool
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -141,6 +142,34 @@ def test_parent_killed_at_every_stage(docs, tokenizers_dir, tmp_path):
     assert process.returncode == 0, err
     assert pair_now(out) == new
     assert sorted(path.name for path in folder.iterdir()) == [f"{STEM}.{e}" for e in ("bin", "idx", "json")]
+
+
+def test_killed_runs_go_on(docs, tokenizers_dir, tmp_path):
+    """Without --overwrite, each start goes on where the one before it was killed; the pair is that of one run."""
+    process = start(docs, tokenizers_dir, tmp_path / "whole")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    whole, out = pair_now(tmp_path / "whole"), tmp_path / "out"
+
+    def journaled() -> int:
+        lines = [read_journal(folder) for folder in (out / "preprocessed").glob(".preprocess-*")]
+        return max((line["position"] for each in lines for [line] in each.values()), default=0)
+
+    before = 0
+    for _ in range(2):
+        process = start(docs, tokenizers_dir, out)
+        wait_until(lambda run=process, far=before: journaled() > far or run.poll() is not None, 240)
+        workers = children(process.pid)
+        process.kill()
+        process.communicate(timeout=120)
+        wait_until(lambda pids=workers: not any(map(alive, pids)), 60)
+        assert journaled() > before or pair_now(out) == whole
+        before = journaled()
+    process = start(docs, tokenizers_dir, out)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0 and ("goes on with a run that was stopped" in err or "already whole" in err)
+    assert pair_now(out) == whole
+    assert [path.name for path in (out / "preprocessed").glob(".*")] == []
 
 
 @pytest.mark.parametrize("which", [0, 1])

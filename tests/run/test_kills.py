@@ -47,7 +47,7 @@ def test_ranks_whose_launcher_was_killed_save_and_end(kills_on_one_rank: Any) ->
 def test_killed_before_the_last_validation_the_same_command_makes_it(kills_on_one_rank: Any) -> None:
     said = kills_on_one_rank.validation.output
     assert "resuming after step 12 of 12" in said and "step 12: validation loss" in said
-    assert "step 12/12" not in said and "checkpoint saved" not in said  # nothing else is made anew
+    assert "step 12/12" not in said and "checkpoint saved" not in said  # nothing else is made again
     assert "already trained to step 12" in kills_on_one_rank.again.output
 
 

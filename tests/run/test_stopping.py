@@ -24,7 +24,7 @@ def test_each_signal_has_its_exit_code_and_a_checkpoint(signals: Any) -> None:
 
 
 def test_a_run_stopped_three_times_equals_one_that_was_not(signals: Any, one_rank: Any) -> None:
-    assert signals.history == one_rank.history  # the validation after step 8 was left and made anew
+    assert signals.history == one_rank.history  # the validation after step 8 was left and made again
 
 
 def test_a_finished_run_says_so(signals: Any) -> None:

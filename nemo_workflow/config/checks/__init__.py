@@ -41,7 +41,17 @@ RULES = (
 )
 
 
+MOST = 10  # problems of one rule that are printed
+
+
 def find_problems(run: Run) -> list[str]:
     """Every broken rule. A value out of range is reported alone: the other rules would only repeat it."""
     out_of_range = [*smallest_values(run)]
-    return out_of_range or [problem for rule in RULES for problem in rule(run)]
+    return out_of_range or [problem for rule in RULES for problem in _first(list(rule(run)))]
+
+
+def _first(problems: list[str]) -> list[str]:
+    """Of one rule's problems, one a file, as many as a person reads."""
+    if len(problems) <= MOST:
+        return problems
+    return [*problems[:MOST], f"and {len(problems) - MOST:,} more problems of the last kind"]

@@ -9,6 +9,9 @@ from nemo_workflow.config.parallelism import layers_a_stage
 
 
 def recompute(run: Run) -> Iterator[str]:
+    """TransformerConfig.__post_init__ (megatron-core 0.15.3) asserts a method and a number with full, and ignores
+    both without it.
+    """
     settings = run.settings
     granularity = settings.recompute_granularity
     extra = run.given("recompute_method", "recompute_num_layers")
@@ -43,6 +46,9 @@ def _recompute_example(missing: list[str]) -> str:
 
 
 def cpu_offloading(run: Run) -> Iterator[str]:
+    """TransformerConfig.__post_init__ (megatron-core 0.15.3) refuses offloading with pipeline stages or
+    recomputed activations, and more layers than the model has.
+    """
     settings = run.settings
     idle = run.given("cpu_offloading_layers", "cpu_offloading_activations", "cpu_offloading_weights")
     if idle and not settings.cpu_offloading:

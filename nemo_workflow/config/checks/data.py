@@ -8,13 +8,16 @@ from pathlib import Path
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.data.dataset_stats import token_range, vouched_for
 from nemo_workflow.data.index_check import SAMPLES, Index, check_index
-from nemo_workflow.data.splits import PARTS
+from nemo_workflow.data.splits import PARTS, Part
 from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 
+SHOWN = 3  # names of files in one line
+
 
 def enough_data(run: Run) -> Iterator[str]:
+    """Megatron builds every part of every source, and never ends on a part without tokens."""
     if not run.parts or not run.seq_length or run.recipe is None:
         return
     batch = run.settings.global_batch_size
@@ -26,14 +29,30 @@ def enough_data(run: Run) -> Iterator[str]:
         return
     for index, name in enumerate(PARTS):
         # Megatron builds every part of every source, and never ends on one without tokens
-        for source, parts in zip(run.sources, run.parts, strict=True):
-            needed = 1 if name == "validation" else 0
-            if parts[index].share and (parts[index].samples(run.seq_length) < needed or not parts[index].tokens):
-                mend = "give this part more, or 0 to do without" if index else "give it more, or leave this file out"
-                yield (
-                    f"--split {run.settings.split}: no {name} sample in {Path(source.pair.prefix).name}"
-                    f" ({counted(parts[index].sequences, 'document')}, {counted(parts[index].tokens, 'token')}); {mend}"
-                )
+        needed = 1 if name == "validation" else 0
+        small = [
+            (Path(source.pair.prefix).name, parts[index])
+            for source, parts in zip(run.sources, run.parts, strict=True)
+            if parts[index].share and (parts[index].samples(run.seq_length) < needed or not parts[index].tokens)
+        ]
+        if small:
+            yield f"--split {run.settings.split}: no {name} sample in {_named(small, len(run.sources), bool(index))}"
+
+
+def _named(small: list[tuple[str, Part]], sources: int, may_be_none: bool) -> str:
+    """The sources whose part is too small and the remedy, in one line however many they are."""
+    first = small[0][1]
+    if len(small) == 1:
+        mend = "give this part more, or 0 to do without" if may_be_none else "give it more, or leave this file out"
+        return f"{small[0][0]} ({counted(first.sequences, 'document')}, {counted(first.tokens, 'token')}); {mend}"
+    tokens = max(part.tokens for _, part in small)
+    more = f" and {len(small) - SHOWN:,} more" if len(small) > SHOWN else ""
+    names = ", ".join(name for name, _ in small[:SHOWN]) + more
+    mend = ", give this part more, or 0 to do without" if may_be_none else ", or leave these files out"
+    return (
+        f"{len(small):,} of {sources:,} files ({names}; {counted(tokens, 'token')} at most): make one pair of small files"
+        f" (python -m nemo_workflow.dataset join){mend}"
+    )
 
 
 def sound_pairs(run: Run) -> Iterator[str]:

@@ -12,6 +12,7 @@ GPU_ONLY = "train on a GPU, or leave it out"
 
 
 def machine_size(run: Run) -> Iterator[str]:
+    """torchrun would start as many ranks as asked for; those without a GPU fail in torch.cuda.set_device."""
     settings = run.settings
     if settings.executor == "slurm":
         return
@@ -65,6 +66,9 @@ def cpu_libraries_of_a_run(run: Run) -> Iterator[str]:
 
 
 def precision_flags(run: Run) -> Iterator[str]:
+    """Transformer Engine's assert_dim_for_fp8_exec: the tokens of a rank divide by 16; a recipe for fp8 without
+    fp8 would be dropped in silence.
+    """
     settings = run.settings
     if settings.fp8_recipe and not settings.fp8:
         yield f"--fp8-recipe {settings.fp8_recipe}: does nothing without --fp8; add --fp8 or leave it out"
@@ -76,4 +80,4 @@ def precision_flags(run: Run) -> Iterator[str]:
         )
         tokens = settings.micro_batch_size * run.seq_length / split
         if tokens % 16:
-            yield f"--fp8: {tokens:g} tokens a rank is no multiple of 16; change --seq-length or --micro-batch-size"
+            yield f"--fp8: {tokens:g} tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"

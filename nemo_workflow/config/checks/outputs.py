@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models import families
+from nemo_workflow.models.families import not_converted
 
 
 def output_folder(run: Run) -> Iterator[str]:
@@ -24,6 +25,7 @@ def output_folder(run: Run) -> Iterator[str]:
 
 
 def wandb_flags(run: Run) -> Iterator[str]:
+    """Without --wandb, NeMo's logger drops these in silence."""
     settings = run.settings
     idle = run.given("wandb_project", "wandb_name", "wandb_token")
     if idle and not settings.wandb:
@@ -40,6 +42,7 @@ def wandb_logged_in() -> bool:
 
 
 def sample_text(run: Run) -> Iterator[str]:
+    """What the export and the text after a training need, told before the hours of training."""
     text = run.settings.sample
     if text is None:
         return
@@ -51,5 +54,5 @@ def sample_text(run: Run) -> Iterator[str]:
             " ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"
         )
     if run.recipe and run.recipe.model_class not in {family.model_class for family in families.FAMILIES}:
-        reason = families.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
+        reason = not_converted.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
         yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"

@@ -13,7 +13,9 @@ from nemo_workflow.utils.console import counted
 
 
 def rank_split(run: Run) -> Iterator[str]:
-    """Ranks over tensor, pipeline, context and expert parallelism."""
+    """parallel_state.initialize_model_parallel (megatron-core 0.15.3): ranks divide by TP x PP x CP, the batch by
+    micro batch x DP.
+    """
     if run.layout is None:
         return
     layout = run.layout
@@ -41,6 +43,9 @@ def _near_multiples(value: int, step: int) -> str:
 
 
 def _expert_split(run: Run, layout: Layout) -> Iterator[str]:
+    """ModelParallelConfig and parallel_state (megatron-core 0.15.3): experts and ranks divide by the expert
+    parallel size.
+    """
     experts = run.sizes.get("num_moe_experts")
     named = f"--expert-model-parallel-size {layout.expert}"
     if "expert_model_parallel_size" not in run.settings.given and run.recipe:
@@ -89,7 +94,7 @@ def tensor_split(run: Run) -> Iterator[str]:
 
 
 def pipeline_split(run: Run) -> Iterator[str]:
-    """Layers over stages and virtual stages."""
+    """TransformerConfig.__post_init__ (megatron-core 0.15.3): layers divide over stages and virtual stages."""
     layout, recipe = run.layout, run.recipe
     if layout is None or recipe is None:
         return
@@ -118,6 +123,9 @@ def _even_stages(run: Run, layout: Layout, recipe: Recipe) -> str:
 
 
 def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], named: str) -> Iterator[str]:
+    """Megatron's interleaved schedule: the layers of a stage divide by the virtual stages, the micro batches by
+    the stages.
+    """
     if recipe.family != "gpt":
         yield f"{named}: the models of {recipe.name} can't be cut into virtual stages; leave it out"
         return
@@ -133,6 +141,9 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
 
 
 def sequence_length(run: Run) -> Iterator[str]:
+    """Megatron gives each context parallel rank an early and a late piece of the sequence; a model has so many
+    positions.
+    """
     if run.recipe is None or run.layout is None or not run.seq_length:
         return
     layout, length = run.layout, run.seq_length

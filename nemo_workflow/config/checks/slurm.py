@@ -1,4 +1,4 @@
-"""What the flags of a Slurm run must meet, told from the flags alone. Light."""
+"""What the flags of a Slurm run must meet, told from the flags alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ SBATCH_OPTIONS = (*OWNED, *OURS, *OTHERS.replace("-", "_").split())
 
 
 def find_problems(run: Any) -> Iterator[str]:
-    """The broken rules of a checks.Run, each with its flag and the mend."""
+    """How a Slurm job can be watched, and what can travel to a login node."""
     settings = run.settings
     if settings.executor != "slurm":
         yield from _needs_slurm(settings)
@@ -92,6 +92,7 @@ def find_problems(run: Any) -> Iterator[str]:
 
 
 def _needs_slurm(settings: Settings) -> Iterator[str]:
+    """A flag of sbatch without Slurm would be dropped in silence."""
     for option in TABLE:
         value = settings.of(option)
         if option.group == SLURM and option.attribute in settings.given and value not in (option.default, (), None, ""):
@@ -99,6 +100,7 @@ def _needs_slurm(settings: Settings) -> Iterator[str]:
 
 
 def _paths(settings: Settings) -> Iterator[str]:
+    """nemo_run 0.9 writes these into its job script unquoted, or rewrites them."""
     folder = str(Path(settings.output_dir).expanduser().absolute())
     mend = "nemo_run can't take it in a Slurm job; choose another folder"
     if not PLAIN_PATH.fullmatch(folder):
@@ -125,6 +127,7 @@ def seconds_of(limit: str) -> int:
 
 
 def _time(settings: Settings) -> Iterator[str]:
+    """sbatch's own rules for the limit and for what the job waits for."""
     if settings.time and 0 < seconds_of(settings.time) <= settings.stop_before:
         yield (
             f"--time {settings.time}: not longer than the {settings.stop_before} s of --stop-before, in which the run"
@@ -144,6 +147,7 @@ def slurm_arguments(arguments: tuple[str, ...] | list[str]) -> dict[str, str | b
 
 
 def _slurm_args(arguments: tuple[str, ...]) -> Iterator[str]:
+    """sbatch would take any of these; some are nemo_run's or ours, and the run could not be followed then."""
     for argument in arguments:
         (name,) = slurm_arguments([argument])
         if not re.fullmatch(r"[a-z][a-z_]*", name):
@@ -160,6 +164,7 @@ def _slurm_args(arguments: tuple[str, ...]) -> Iterator[str]:
 
 
 def _setup_file(path: str | None) -> Iterator[str]:
+    """The file is copied into the run's folder, so it must be readable and hold no secret."""
     if not path:
         return
     try:
@@ -178,6 +183,7 @@ def _setup_file(path: str | None) -> Iterator[str]:
 
 
 def _containers(run: Any) -> Iterator[str]:
+    """pyxis mounts HOST:CONTAINER; what the ranks open must be seen under its own path."""
     settings = run.settings
     if settings.no_container:
         for option in (BY_ATTRIBUTE[name] for name in ("container_image", "container_mounts", "container_env")):

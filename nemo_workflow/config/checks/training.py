@@ -14,6 +14,9 @@ def _optimizer(run: Run) -> str:
 
 
 def optimizer_flags(run: Run) -> Iterator[str]:
+    """OptimizerParamScheduler (megatron-core 0.15.3) asserts min_lr <= max_lr and a warm-up shorter than the run;
+    the rest would do nothing in silence.
+    """
     schedule = run.schedule
     idle = run.given("adam_beta1", "adam_beta2") if _optimizer(run) == "sgd" else []
     if idle:
@@ -53,6 +56,7 @@ def optimizer_offloading(run: Run) -> Iterator[str]:
 
 
 def lacking_fields(run: Run) -> Iterator[str]:
+    """Fiddle raises in the ranks for a field that the recipe's class of configuration lacks."""
     if run.recipe is None:
         return
     for option in TABLE:

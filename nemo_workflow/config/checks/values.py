@@ -11,6 +11,7 @@ from nemo_workflow.config.flags import TABLE, Auto
 
 
 def smallest_values(run: Run) -> Iterator[str]:
+    """The least value that a flag's row in the table allows; torch's Adam refuses a beta of 1 or more."""
     for option in TABLE:
         value = run.settings.of(option)
         if value is None or isinstance(value, Auto):
@@ -30,6 +31,7 @@ def smallest_values(run: Run) -> Iterator[str]:
 
 
 def experiment_name(run: Run) -> Iterator[str]:
+    """One name for a folder, an attempt and a Slurm job."""
     name = run.settings.experiment
     if not re.fullmatch(r"\w[\w.+=-]*", name) or len(name.encode()) > 200:
         yield f"--experiment {name!r}: no folder name; use letters, digits, and . _ + = - after the first"

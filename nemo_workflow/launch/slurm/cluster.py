@@ -1,4 +1,4 @@
-"""A Slurm cluster, asked through its own commands, here or over ssh. Light."""
+"""A Slurm cluster, asked through its own commands, here or over ssh."""
 
 from __future__ import annotations
 

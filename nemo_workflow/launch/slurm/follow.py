@@ -1,4 +1,4 @@
-"""Follow Slurm jobs to their end and tell the truth about it. Light."""
+"""Follow Slurm jobs to their end and tell the truth about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A login node reached with --ssh: what OpenSSH makes of its name, and what nemo_run's own client needs of that. Light."""
+"""A login node reached with --ssh: what OpenSSH makes of its name, and what nemo_run's own client needs of that."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Field:
     default: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One architecture.
 
@@ -53,7 +53,9 @@ class Family:
     `hf_layers`: the Hugging Face model's list of decoder layers.
     `renamed`: config.json's own names of fields -> the names that most families, and the rules here, have for them.
     `special_training`: those of `special_fields` that say how a model is trained, such as dropouts.
+    `renamed5`: names that transformers 5 has for fields -> transformers 4's.
     `learned_positions`: a position has a row of a table, so seq_length is part of the weights' shape.
+    `mend_reference(model, hf)`: mends what transformers 4 computes wrongly, before the logits are compared.
     `local_spec`: the function of `local_specs` to compute logits with where Transformer Engine is missing.
     """
 
@@ -80,7 +82,9 @@ class Family:
     local_spec: str | None = None
     hf_layers: str = "model.layers"
     renamed: dict[str, str] = field(default_factory=dict)
+    renamed5: dict[str, str] = field(default_factory=dict)
     learned_positions: bool = False
+    mend_reference: Callable[[Any, Config], None] | None = None
 
     @property
     def training_fields(self) -> frozenset[str]:
@@ -96,6 +100,7 @@ class Family:
 # config.json fields that don't change what the model computes, or that only transformers itself reads
 WITHOUT_EFFECT = frozenset((
     "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "add_cross_attention", "architectures",
+    "classifier_dropout", "num_labels",
     "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
     "chunk_size_feed_forward", "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty",
     "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from nemo_workflow.models.families.base import Config, Family, Field, Rule
 from nemo_workflow.models.families.dense import HF_LAYER, LAYER, PLAIN_DECODER, RMS_NORM, SILU, UNTIED, embedding_rules
 from nemo_workflow.models.families.moe import expert_rules
-from nemo_workflow.utils.errors import Refusal
 
 ATTENTION = f"{LAYER}self_attention."
 HF_ATTENTION = f"{HF_LAYER}self_attn."
@@ -114,9 +116,15 @@ def rope(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
         return {"rope_type": "rope", "rotary_scaling_factor": 1.0}, []
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind != "yarn":
-        return {}, [("rope_scaling", f"NeMo's model has no {kind!r} rope scaling")]
+        plain = {"rope_type": "rope", "rotary_scaling_factor": 1.0}
+        return plain, [("rope_scaling", f"NeMo's model has no {kind!r} rope scaling")]
     values = {**YARN_DEFAULTS, **scaling}
-    return {"rope_type": "yarn", **{nemo: values[name] for name, nemo in YARN.items()}}, []
+    losses = [
+        ("rope_scaling", f"NeMo's yarn has no {name} (value {scaling[name]!r})")
+        for name in ("attention_factor", "truncate")
+        if scaling.get(name) is not None
+    ]
+    return {"rope_type": "yarn", **{nemo: values[name] for name, nemo in YARN.items()}}, losses
 
 
 def rope_back(nemo: Config) -> Config:
@@ -131,8 +139,6 @@ def shared_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     fields["moe_layer_freq"] = [0] * dense + [1] * (layers - dense)
     fields["moe_shared_expert_intermediate_size"] = hf["moe_intermediate_size"] * hf["n_shared_experts"]
     fields["moe_aux_loss_coeff"] = hf.get("aux_loss_alpha", 0.001)
-    if hf.get("num_nextn_predict_layers"):
-        losses.append(("num_nextn_predict_layers", "the layers that predict further tokens are not carried"))
     return fields, losses
 
 
@@ -147,9 +153,19 @@ def shared_back(nemo: Config) -> Config:
     }
 
 
+def _ranked_alike(hf: Config, best: int) -> bool:
+    """Whether Megatron chooses this model's groups of experts; `best` is the number of experts by which a group is ranked here.
+
+    Megatron ranks by num_experts_per_tok / topk_group (group_limited_topk in megatron-core's moe_utils). Where all groups
+    are chosen, such as the only one, nothing is ranked.
+    """
+    groups, chosen = hf.get("n_group") or 1, hf.get("topk_group") or 1
+    return bool(chosen == groups or hf["num_experts_per_tok"] == best * chosen)
+
+
 def v3_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     fields, losses = shared_special(hf)
-    if hf["num_experts_per_tok"] != 2 * hf["topk_group"]:
+    if not _ranked_alike(hf, best=2):
         what = "NeMo ranks a group by its best num_experts_per_tok / topk_group experts, this model by its best two"
         losses.append(("topk_group", what))
     return {**fields, "moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True}, losses
@@ -158,28 +174,31 @@ def v3_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
 def v2_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     fields, losses = shared_special(hf)
     if (hf.get("topk_method") or "greedy") != "greedy" and (hf.get("n_group") or 1) > 1:
-        what = "NeMo ranks a group of experts by the sum of its best experts' scores, this model by its best one"
-        losses.append(("topk_method", what))
-    if fields.get("rope_type") == "yarn" and fields["mscale_all_dim"]:
-        what = "NeMo scales the attention by mscale_all_dim, transformers' DeepSeek V2 doesn't"
-        losses.append(("rope_scaling", what))
+        fields |= {"moe_router_num_groups": hf["n_group"], "moe_router_group_topk": hf["topk_group"]}
+        if not _ranked_alike(hf, best=1):
+            what = "NeMo ranks a group by the sum of its best experts' scores, this model by its best one"
+            losses.append(("topk_method", what))
     return {**fields, "moe_router_score_function": "softmax", "moe_router_enable_expert_bias": False}, losses
 
 
 def v2_back(nemo: Config) -> Config:
-    if (nemo.get("moe_router_num_groups") or 1) > 1:
-        raise Refusal(
-            "context/model.yaml: moe_router_num_groups: transformers' DeepSeek V2 ranks groups of experts otherwise"
-        )
-    if nemo["rope_type"] == "yarn" and nemo["mscale_all_dim"]:
-        raise Refusal("context/model.yaml: mscale_all_dim: transformers' DeepSeek V2 doesn't scale the attention by it")
-    return {**shared_back(nemo), "topk_method": "greedy"}
+    groups = nemo.get("moe_router_num_groups") or 1
+    if groups == 1:
+        return {**shared_back(nemo), "topk_method": "greedy"}
+    chosen = nemo["moe_router_group_topk"]
+    return {**shared_back(nemo), "topk_method": "group_limited_greedy", "n_group": groups, "topk_group": chosen}
 
 
-def v3_back(nemo: Config) -> Config:
-    if nemo["moe_router_topk"] != 2 * nemo["moe_router_group_topk"]:
-        raise Refusal("context/model.yaml: moe_router_group_topk: DeepSeek V3 ranks a group by its best two experts")
-    return shared_back(nemo)
+def scale_attention(model: Any, hf: Config) -> None:
+    """Scale the attention of transformers 4's DeepSeek V2 by yarn's mscale_all_dim, which it forgets.
+
+    The model's own code does (modeling_deepseek.py), and so do transformers 5 and NeMo.
+    """
+    scaling = hf.get("rope_scaling") or {}
+    if scaling.get("mscale_all_dim"):
+        mscale = 0.1 * scaling["mscale_all_dim"] * math.log(scaling["factor"]) + 1.0
+        for layer in model.model.layers:
+            layer.self_attn.scaling *= mscale**2
 
 
 NEMO: Config = {
@@ -236,7 +255,7 @@ def _family(version: int, title: str, **rest: object) -> Family:
 
 DEEPSEEK_V2 = _family(
     2,
-    "DeepSeek V2 Lite and the like (greedy routing, plain rotary positions)",
+    "DeepSeek V2 Lite, DeepSeek V2 where its groups of experts are ranked alike",
     fields=(*FIELDS, Field("routed_scaling_factor", "moe_router_topk_scaling_factor", 1.0)),
     fixed={
         "hidden_act": ("silu",),
@@ -246,6 +265,7 @@ DEEPSEEK_V2 = _family(
     },
     special=v2_special,
     special_back=v2_back,
+    mend_reference=scale_attention,
 )
 DEEPSEEK_V3 = _family(
     3,
@@ -263,5 +283,5 @@ DEEPSEEK_V3 = _family(
         "rope_interleave": (True,),
     },
     special=v3_special,
-    special_back=v3_back,
+    special_back=shared_back,
 )

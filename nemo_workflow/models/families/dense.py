@@ -387,10 +387,10 @@ PHI3 = Family(
         Field("resid_pdrop", "hidden_dropout", 0.0),
         UNTIED,
     ),
-    fixed={"hidden_act": ("silu",), "embd_pdrop": (0.0,)},
+    fixed={"hidden_act": ("silu",)},
     nemo_fixed={name: value for name, value in PLAIN_DECODER.items() if name not in ("window_size", "rotary_percent")},
     special=phi3_special,
-    special_fields=ROPE_HF | {"sliding_window", "original_max_position_embeddings"},
+    special_fields=ROPE_HF | {"sliding_window", "original_max_position_embeddings", "embd_pdrop"},
     special_nemo=PLAIN_ROPE_NEMO | {"window_size"},
     special_back=lambda nemo: {**llama_rope_back(nemo), **window_back(nemo)},
 )
@@ -424,7 +424,7 @@ STARCODER2 = Family(
         Field("residual_dropout", "hidden_dropout", 0.0),
         TIED,
     ),
-    fixed={"hidden_act": ("gelu_pytorch_tanh",), "use_bias": (True,), "embedding_dropout": (0.0,)},
+    fixed={"hidden_act": ("gelu_pytorch_tanh",), "use_bias": (True,)},
     nemo_fixed={
         **{name: value for name, value in PLAIN_DECODER.items() if name != "window_size"},
         "activation_func": "torch._C._nn.gelu",
@@ -433,7 +433,8 @@ STARCODER2 = Family(
         "normalization": "LayerNorm",
     },
     special=phi3_special,
-    special_fields=ROPE_HF | {"sliding_window"},
+    # Megatron drops out the embedding at the layers' rate, in training only
+    special_fields=ROPE_HF | {"sliding_window", "embedding_dropout"},
     special_nemo=PLAIN_ROPE_NEMO | {"window_size"},
     special_back=lambda nemo: {**llama_rope_back(nemo), **window_back(nemo)},
     tanh_gelu=True,

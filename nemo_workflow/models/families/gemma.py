@@ -127,6 +127,14 @@ def gemma3_back(nemo: Config) -> Config:
     }
 
 
+# transformers' own, which the text_config of the models of images leaves out
+GEMMA3_DEFAULTS = {
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 262208,
+}
 GEMMA3 = Family(
     name="gemma3",
     title="Gemma 3, text only",
@@ -137,7 +145,7 @@ GEMMA3 = Family(
     config_class="Gemma3Config1B",
     rules=lambda hf: gemma2_rules(hf) + qk_norm_rules(),
     fields=(
-        *(rule for rule in with_default(DECODER, head_dim=256) if rule.hf != "rope_theta"),
+        *(rule for rule in with_default(DECODER, **GEMMA3_DEFAULTS) if rule.hf != "rope_theta"),
         RMS_NORM,
         TIED,
     ),

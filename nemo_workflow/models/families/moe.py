@@ -109,6 +109,7 @@ QWEN3_MOE = Family(
     module="qwen3",
     model_class="Qwen3Model",
     config_class="Qwen3MoEConfig",
+    renamed5={"num_local_experts": "num_experts"},
     rules=lambda hf: (
         embedding_rules(hf)
         + attention_rules()
@@ -222,7 +223,12 @@ GPT_OSS = Family(
         Field("num_experts_per_tok", "moe_router_topk", 4),
         Field("router_aux_loss_coef", "moe_aux_loss_coeff", 0.9),
     ),
-    fixed={"hidden_act": ("silu",), "attention_bias": (None, True), "swiglu_limit": (None, 7.0)},
+    fixed={
+        "hidden_act": ("silu",),
+        "attention_bias": (None, True),
+        "swiglu_limit": (None, 7.0),
+        "swiglu_alpha": (None, 1.702),
+    },
     nemo_fixed={
         **{name: value for name, value in EXPERTS_NEMO.items() if name != "window_size"},
         "activation_func": "megatron.core.activations.quick_gelu",

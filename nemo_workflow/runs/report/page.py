@@ -173,7 +173,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("ranks", f"{counted(ranks, device)} on {counted(layout['nodes'], 'node')}"),
         ("layout", f"TP {layout['tensor']}, PP {layout['pipeline']}, VPP {layout['virtual_pipeline']}, "
                    f"CP {layout['context']}, EP {layout['expert']}, DP {data_parallel}"),
-        ("batch", f"{counted(settings['global_batch_size'], 'sequence')} of {plan['seq_length']} tokens a step, "
+        ("batch", f"{counted(settings['global_batch_size'], 'sequence')} of {plan['seq_length']} tokens per step, "
                   f"{settings['micro_batch_size']} at once"),
         ("learning rate", f"{schedule['lr']:.3g} after {counted(schedule['warmup_steps'], 'step')} of warm-up, "
                           f"then down to {schedule['min_lr']:.3g}"),

@@ -1,0 +1,53 @@
+"""Models that aren't converted, and why."""
+
+from __future__ import annotations
+
+from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.families.base import Config
+
+# NeMo's other models with a converter of NeMo's, and why they aren't converted here
+REMOTE = (
+    "its Hugging Face model is Python code that comes with the weights, and code from a model's folder is not run here"
+)
+NOT_CONVERTED = {
+    "Baichuan2Model": REMOTE + "; its output layer is normalised at each step, which NeMo's model doesn't do",
+    "ChatGLMModel": REMOTE,
+    "HyenaModel": "Evo 2 has no Hugging Face architecture",
+    "LlamaEmbeddingModel": "an encoder for embeddings, not a causal language model",
+    "LlamaNemotronModel": "its layers differ from one another (heterogeneous blocks) and its Hugging Face model is Python code that comes with the weights",
+    "MambaModel": "Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name",
+    "ReRankerModel": "an encoder that ranks, not a causal language model",
+    "T5Model": "an encoder and decoder, not a causal language model",
+    "HuggingFaceBertModel": "an encoder, not a causal language model",
+    "BertEmbeddingModel": "an encoder for embeddings, not a causal language model",
+    "BertModel": "an encoder, not a causal language model",
+    "GPTModel": "NeMo's plain GPT has no Hugging Face architecture",
+}
+# model_type of a config.json -> NeMo's model class, for those
+NOT_CONVERTED_TYPES = {
+    "baichuan": "Baichuan2Model",
+    "bert": "BertModel",
+    "chatglm": "ChatGLMModel",
+    "mamba2": "MambaModel",
+    "nemotron-nas": "LlamaNemotronModel",
+    "nemotron_h": "MambaModel",
+    "t5": "T5Model",
+}
+# models of images or sound whose text part is no family of ours
+OTHER_TEXT = "it is a model of more than text, and its text part is no model that is converted"
+LLAMA4 = (
+    "its text part's layers are Transformer Engine's alone in NeMo, so nothing that runs without a GPU can prove it"
+)
+
+
+def why_not(raw: Config) -> str:
+    """Why the model of a config.json isn't converted."""
+    model_type = str(raw.get("model_type"))
+    if model_type.startswith("llama4"):
+        return LLAMA4
+    if model_type in NOT_CONVERTED_TYPES:
+        return NOT_CONVERTED[NOT_CONVERTED_TYPES[model_type]]
+    if isinstance(raw.get("text_config"), dict):
+        return OTHER_TEXT
+    known = ", ".join(sorted(family.model_type for family in FAMILIES))
+    return f"NeMo 2.7.3 has no model that it imports it to; these are converted: {known}"

@@ -1,0 +1,294 @@
+"""Which files are the input: folders with all below them, quoted globs, lists of names. Light at import."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nemo_workflow.preprocess.sources import (
+    KNOWN,
+    OF_DATASETS,
+    TABLES,
+    Source,
+    looks_like_data,
+    no_data,
+    stem_of,
+    wrong_file,
+)
+from nemo_workflow.utils.errors import Refusal, os_errors_refused
+
+REMOTE = {
+    "hf://": "huggingface-cli download NAME --repo-type dataset --local-dir DIR",
+    "s3://": "aws s3 cp --recursive SOURCE DIR",
+    "gs://": "gcloud storage cp --recursive SOURCE DIR",
+    "https://": "curl -O SOURCE",
+    "http://": "curl -O SOURCE",
+}
+SHOWN = 8  # names in one line
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A file, and the folder that its name is told from."""
+
+    path: Path
+    root: Path
+
+
+@dataclass
+class _Found:
+    """What the flags led to, what is wrong with it, and what is said of it."""
+
+    inputs: list[_Input] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_sources(
+    paths: Sequence[str], folders: Sequence[str], prefixes: Sequence[str], output: Path
+) -> tuple[list[Source], list[str]]:
+    """The inputs that --input, or --input-dir and --data-prefix, name, and notes; raises Refusal with every problem.
+
+    `output` is the folder of the pairs: what lies in it is no input.
+    """
+    found = _Found()
+    for name in _expanded(paths, found):
+        with os_errors_refused(f"--input {name}"):
+            _add(name, f"--input {name}", output, found)
+    for name in folders:
+        with os_errors_refused(f"--input-dir {name}"):
+            _add_folder(Path(name).expanduser(), prefixes, f"--input-dir {name}", output, found)
+    if prefixes and folders:
+        _check_prefixes(prefixes, folders, found)
+    sources = _named(_once(found))
+    for source in sources:
+        with os_errors_refused(str(source.path)):
+            found.problems += wrong_file(source)
+    if found.problems:
+        raise Refusal(found.problems)
+    return _without_empty(sources, found), found.notes
+
+
+def _expanded(paths: Sequence[str], found: _Found) -> Iterator[str]:
+    """The names themselves, those in an @list and those on standard input (-)."""
+    for name in paths:
+        if name == "-":
+            yield from _listed(sys.stdin.buffer.read(), "--input -", found)
+        elif name.startswith("@") and not Path(name).exists():
+            path = Path(name[1:]).expanduser()
+            if not path.is_file():
+                found.problems.append(f"--input {name}: no such list; @ is followed by a file with a name a line")
+                continue
+            with os_errors_refused(f"--input {name}"):
+                data = path.read_bytes()
+            yield from _listed(data, f"--input {name}", found)
+        else:
+            yield name
+
+
+def _listed(data: bytes, flag: str, found: _Found) -> Iterator[str]:
+    """File names, a line each, or between zero bytes as `find -print0` writes them."""
+    if data.lstrip()[:1] in (b"{", b"["):
+        found.problems.append(
+            f"{flag}: JSON, but names of files are expected; write the text into a file, and name that"
+        )
+        return
+    names = [os.fsdecode(name) for name in data.split(b"\0" if b"\0" in data else b"\n")]
+    names = [name.removesuffix("\r") for name in names if name.strip()]
+    if not names:
+        found.problems.append(f"{flag}: no names in it; write a file or folder a line")
+    yield from names
+
+
+def _add(name: str, flag: str, output: Path, found: _Found) -> None:
+    for scheme, how in REMOTE.items():
+        if name.lower().startswith(scheme):
+            found.problems.append(f"{flag}: not on this machine; bring it here first: {how.replace('SOURCE', name)}")
+            return
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _add_tree(path, flag, output, found)
+    elif glob.has_magic(name) and not path.exists():
+        _add_glob(str(path), flag, output, found)
+    else:
+        _add_file(path, path.parent, flag, found)
+
+
+def _add_glob(pattern: str, flag: str, output: Path, found: _Found) -> None:
+    parts = Path(pattern).parts
+    plain = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:plain]) if plain else Path()
+    paths = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207 - a pattern with a place of its own, ** and all
+    chosen = [path for path in paths if stem_of(path) and path.is_file() and not _of_this_program(path)]
+    others = [path for path in paths if path.is_file() and path not in set(chosen) and looks_like_data(path)]
+    for path in paths:
+        if path.is_dir() and "**" not in parts:
+            _add_tree(path, flag, output, found, root)
+    if others:
+        found.notes.append(f"WARNING: {flag}: passed over, no input file: {_some([str(path) for path in others])}")
+    if not paths:
+        found.problems.append(f"{flag}: no file of such a name")
+    elif not chosen and not any(path.is_dir() for path in paths):
+        found.problems.append(f"{flag}: no input files among those of such names ({KNOWN})")
+    found.inputs += [_Input(path, root) for path in chosen]
+
+
+def _add_file(path: Path, root: Path, flag: str, found: _Found) -> None:
+    if not path.exists():
+        found.problems.append(f"{flag}: {_missing(path)}")
+    elif stem_of(path) is None:
+        found.problems.append(f"{flag}: not an ending that is read here ({KNOWN})")
+    else:
+        found.inputs.append(_Input(path, root))
+
+
+def _missing(path: Path) -> str:
+    return "a link that leads nowhere; mend or remove it" if path.is_symlink() else "no such file"
+
+
+def _add_folder(folder: Path, prefixes: Sequence[str], flag: str, output: Path, found: _Found) -> None:
+    if not folder.is_dir():
+        if folder.exists() and not prefixes:
+            _add_file(folder, folder.parent, flag, found)
+        else:
+            found.problems.append(f"{flag}: no such folder")
+    elif not prefixes:
+        _add_tree(folder, flag, output, found)
+    for prefix in prefixes if folder.is_dir() else ():
+        matches = _matches(folder, prefix)
+        if len(matches) > 1:
+            found.problems.append(
+                f"--data-prefix {prefix}: {' and '.join(path.name for path in matches)} are both in {folder}; "
+                "give the whole file name, or move one away"
+            )
+        for path in matches[:1]:
+            _add_file(path, folder, f"--data-prefix {prefix}", found)
+
+
+def _matches(folder: Path, prefix: str) -> list[Path]:
+    inner, name = os.path.split(prefix)
+    return [path for path in _files(folder / inner) if name in (path.name, stem_of(path))]
+
+
+def _files(folder: Path) -> list[Path]:
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in there if stem_of(path) and not path.is_dir()]
+
+
+def _check_prefixes(prefixes: Sequence[str], folders: Sequence[str], found: _Found) -> None:
+    """Each prefix is in one of the folders."""
+    there = [Path(name).expanduser() for name in folders]
+    for prefix in prefixes:
+        if not any(_matches(folder, prefix) for folder in there if folder.is_dir()):
+            files = [path for folder in there for path in _files(folder / os.path.split(prefix)[0])]
+            have = ", ".join(str(stem_of(path)) for path in files[:SHOWN]) or "no input files"
+            found.problems.append(
+                f"--data-prefix {prefix}: no {prefix}.jsonl (or {KNOWN}) in {' or '.join(map(str, there))}; "
+                f"it has: {have}"
+            )
+
+
+def _add_tree(folder: Path, flag: str, output: Path, found: _Found, root: Path | None = None) -> None:
+    before, lost = len(found.inputs), len(found.problems)
+    passed_over: list[str] = []
+    for path in _walk(folder, {_identity(folder)}, output.resolve(), found):
+        if path.is_symlink() and not path.exists():
+            if stem_of(path):
+                found.problems.append(f"{path}: {_missing(path)}")
+        elif stem_of(path) and not _of_this_program(path) and not (".txt" in path.name.lower() and no_data(path)):
+            if not _of_datasets(path):
+                found.inputs.append(_Input(path, folder if root is None else root))
+            elif path.name.startswith("cache-"):
+                passed_over.append(str(path.relative_to(folder)))
+        elif looks_like_data(path) and not _of_this_program(path):
+            passed_over.append(str(path.relative_to(folder)))
+    said = f"passed over, no input file: {_some(passed_over)}" if passed_over else ""
+    if len(found.inputs) == before and len(found.problems) == lost:
+        found.problems.append(f"{flag}: no input files in it ({KNOWN}){said and f'; {said}'}")
+    elif said:
+        found.notes.append(f"WARNING: {flag}: {said}")
+
+
+def _walk(folder: Path, above: set[tuple[int, int]], output: Path, found: _Found) -> Iterator[Path]:
+    """All files below a folder in order, hidden ones left out; links to folders are followed unless they lead back."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.resolve() == output:
+            continue
+        if not path.is_dir():
+            yield path
+        elif (identity := _identity(path)) in above:
+            found.problems.append(f"{path}: a link back to a folder above it, so that there is no end; remove it")
+        else:
+            yield from _walk(path, above | {identity}, output, found)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _of_this_program(path: Path) -> bool:
+    """The figures of a pair and the list of its bad lines, in a folder that holds both text and pairs."""
+    if path.suffix == ".json":
+        return path.with_suffix(".idx").exists()
+    return path.name.endswith(".rejects.jsonl") and any(
+        path.parent.glob(f"{glob.escape(path.name[: -len('.rejects.jsonl')])}_*_document.idx")
+    )
+
+
+def _of_datasets(path: Path) -> bool:
+    """What the datasets library keeps beside the .arrow files of a data set: descriptions and caches."""
+    if path.name in OF_DATASETS:
+        return any(path.parent.glob("*.arrow")) or any(path.parent.glob("*/*.arrow"))
+    return path.suffix == TABLES[1] and path.name.startswith("cache-") and (path.parent / "state.json").exists()
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _once(found: _Found) -> list[_Input]:
+    """Every file once, however often it is named."""
+    seen: dict[Path, _Input] = {}
+    again = []
+    for each in found.inputs:
+        real = each.path.resolve()
+        if real in seen:
+            again.append(str(each.path))
+        seen.setdefault(real, each)
+    if again:
+        found.notes.append(f"named more than once and read once: {_some(again)}")
+    return list(seen.values())
+
+
+def _named(inputs: list[_Input]) -> list[Source]:
+    """Each with the name of its outputs: its place below what was given, and what is above where two would be one."""
+    names = [(each.path.relative_to(each.root).parent / str(stem_of(each.path))).as_posix() for each in inputs]
+    roots: dict[str, set[Path]] = defaultdict(set)
+    for name, each in zip(names, inputs, strict=True):
+        roots[name].add(each.root.absolute())
+    shared = {name: Path(os.path.commonpath(places)) for name, places in roots.items() if len(places) > 1}
+    out = []
+    for name, each in zip(names, inputs, strict=True):
+        if name in shared:
+            name = (each.root.absolute().relative_to(shared[name]) / name).as_posix()
+        inner = each.path.relative_to(each.root).parts
+        root = each.root.resolve()
+        out.append(Source(each.path, name, inner[0] if len(inner) > 1 else root.name or "root"))
+    return out
+
+
+def _without_empty(sources: list[Source], found: _Found) -> list[Source]:
+    empty = [str(source.path) for source in sources if source.size == 0]
+    if len(empty) == len(sources):
+        raise Refusal([f"{path}: empty; there is nothing to train on" for path in empty])
+    if empty:
+        files = "1 empty file" if len(empty) == 1 else f"{len(empty)} empty files"
+        found.notes.append(f"passed over {files}: {_some(empty)}")
+    return [source for source in sources if source.size]
