@@ -156,18 +156,22 @@ def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
     return TORCH_NAMES[next(iter(kinds))]
 
 
+def needs(total: int, largest: int) -> tuple[int, int]:
+    """Bytes of (disk, memory) that a conversion of `total` bytes takes whose largest tensor has `largest`."""
+    return total + total // 100 + 50_000_000, LIBRARIES_BYTES + 4 * largest
+
+
 def resources(output: Path, total: int, largest: int) -> None:
     """Disk space for the output, memory for the largest tensors."""
     parent = output.resolve().parent
     while not parent.exists():
         parent = parent.parent
     free = shutil.disk_usage(parent).free
-    needed = total + total // 100 + 50_000_000
+    needed, wanted = needs(total, largest)
     problems = []
     if free < needed:
         problems.append(f"--output-path {output}: needs {human_bytes(needed)}, {human_bytes(free)} are free there")
     memory = memory_available()
-    wanted = LIBRARIES_BYTES + 4 * largest
     if memory is not None and memory < wanted:
         problems.append(f"memory: about {human_bytes(wanted)} are needed, {human_bytes(memory)} are available")
     if problems:

@@ -15,12 +15,13 @@ from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 
 UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
-WANTED = ("*.json", "*.safetensors", *TOKENIZER)
+WEIGHTS = "*.safetensors"
+WANTED = ("*.json", WEIGHTS, *TOKENIZER)
 
 NULLABLE = ("q_lora_rank", "attn_logit_softcapping", "final_logit_softcapping")  # null is a value of theirs
 
 
-def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source") -> Path:
+def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source", weights: bool = True) -> Path:
     """The folder of a Hub id, downloaded if need be (an interrupted download goes on), or the local folder itself."""
     if Path(source).exists():
         return Path(source)
@@ -29,8 +30,9 @@ def fetch(source: str, revision: str | None, token: str | None, flag: str = "--s
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    wanted = [pattern for pattern in WANTED if weights or pattern != WEIGHTS]
     try:
-        return Path(snapshot_download(source, revision=revision, token=token, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(source, revision=revision, token=token, allow_patterns=wanted))
     except HFValidationError as error:
         raise Refusal(f"{flag} {source}: is neither a folder nor a Hub id") from error
     except LocalEntryNotFoundError as error:
