@@ -1,40 +1,67 @@
+# make install  what running needs, in .venv; make install-gpu the same for NVIDIA GPUs (CUDA 13)
 # make demo   install, then the whole pipeline on a CPU with a tiny model (no network beyond pip)
 # make test   install, then every test that needs no GPU
 # make check  lint, format, types and the direction of imports
 # make generate  write again what comes from the table of flags (a test says when that is due)
-# make clean  remove what the three above made
+# make matrix  try the library versions of NVIDIA's containers (minutes), and write docs/versions.md
+# make outdated  what is newer than the pins, and known vulnerabilities
+# make clean  remove what the others made
 # The newest of those that can make an environment: a pyenv shim may lead nowhere, and Debian's python3 may lack venv.
 FITS   := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
 PYTHON ?= $(shell for p in $$(bash -c 'type -ap python3.12 python3.11 python3'); do "$$p" -c '$(FITS)' 2>/dev/null && echo "$$p" && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check generate clean install
+.PHONY: demo test check generate clean install install-dev install-gpu matrix outdated
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
 
-$(VENV)/installed: SHELL := bash
-$(VENV)/installed: requirements.txt constraints.txt
+install-dev: $(VENV)/installed-dev
+
+# pip with one line on how far it is
+PIP := $(BIN)/pip install --disable-pip-version-check --no-compile --progress-bar off
+FAR := $(BIN)/python tools/pip_progress.py $(VENV)/lib/python3.*/site-packages
+
+$(VENV)/installed $(VENV)/installed-dev install-gpu: SHELL := bash
+$(VENV)/python-is-there:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 with venv found: install one (Debian: python3-venv too), or make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@command -v "$(PYTHON)" >/dev/null || { echo "PYTHON=$(PYTHON) not found: give the path of a Python 3.11 or 3.12" >&2; exit 2; }
+	@"$(PYTHON)" tools/check_platform.py
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	@echo "installing into $(VENV): some 230 packages, 3 GB with torch's CPU build"
-	@set -o pipefail; $(BIN)/pip install --disable-pip-version-check --no-compile --progress-bar off -r requirements.txt \
-		| $(BIN)/python tools/pip_progress.py $(VENV)/lib/python3.*/site-packages
+	@touch $@
+
+$(VENV)/installed: requirements.txt requirements/common.txt constraints.txt | $(VENV)/python-is-there
+	@echo "installing into $(VENV): some 180 packages, 2.4 GB with torch's CPU build"
+	@set -o pipefail; $(PIP) -r requirements.txt | $(FAR)
 	@echo "compiling them"
 	@# pip would compile on one core, for a minute; what a package keeps for another Python does not compile, as with pip
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	$(BIN)/pip check
 	@touch $@
 
+$(VENV)/installed-dev: requirements/dev.txt requirements/docs.txt $(VENV)/installed
+	@echo "and what tests, checks and pages need"
+	@set -o pipefail; $(PIP) -r requirements.txt -r requirements/dev.txt -r requirements/docs.txt | $(FAR)
+	@touch $@
+
+# torch first: Transformer Engine's torch part is compiled against it, with nvcc, a C++ compiler and cuDNN's headers
+install-gpu: | $(VENV)/python-is-there
+	@command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" || { echo "nvcc not found: install NVIDIA's CUDA 13 toolkit, or set CUDA_HOME to it" >&2; exit 2; }
+	@command -v g++ >/dev/null || { echo "g++ not found: install a C++ compiler" >&2; exit 2; }
+	@echo "installing into $(VENV) for NVIDIA GPUs: some 210 packages; then Transformer Engine is compiled, which takes minutes"
+	@set -o pipefail; $(PIP) -c constraints-gpu.txt -r requirements/gpu-build.txt -r requirements/common.txt | $(FAR)
+	CPATH="$$(echo $(VENV)/lib/python3.*/site-packages/nvidia/cudnn/include):$$CPATH" \
+		$(BIN)/pip install --disable-pip-version-check --no-build-isolation -r requirements-gpu.txt
+	$(BIN)/pip check
+
 demo: install
 	$(BIN)/python -m tools.demo
 
-test: install
+test: install-dev
 	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2
 
-check: install
+check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -45,6 +72,12 @@ generate: install
 	$(BIN)/python -m tools.generate_settings
 	$(BIN)/python -m tools.generate_flag_docs
 	$(BIN)/python -m tools.generate_checks_doc
+
+matrix: install-dev
+	$(BIN)/python -m tools.version_matrix
+
+outdated: install-dev
+	$(BIN)/python -m tools.outdated
 
 clean:
 	rm -rf $(VENV) demo_output .pytest_cache .mypy_cache .ruff_cache

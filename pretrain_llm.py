@@ -51,5 +51,10 @@ def main() -> int:
     return code
 
 
+def command() -> None:
+    """pretrain-llm, as pip puts it on the path."""
+    run_command(main)
+
+
 if __name__ == "__main__":  # nemo_run runs this file again in every worker
     run_command(main)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nemo_workflow.conversion.command import export_main
 from nemo_workflow.utils.errors import run_command
 
 if __name__ == "__main__":
-    run_command(export_main)
+    run_command("nemo_workflow.conversion.command:export_main")

@@ -6,7 +6,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nemo_workflow.utils.errors import run_command
-from nemo_workflow.wikipedia.command import main
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command("nemo_workflow.wikipedia.command:main")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import Failure, run_command
 from nemo_workflow.utils.files import write_json, written_aside
+from nemo_workflow.utils.processes import handled
 
 MAX_STEPS = 100
 STOP_AT = 60
@@ -85,10 +86,35 @@ def say(text: str) -> None:
 def run(command: Sequence[Any]) -> None:
     """Show a command and run it in the repository; raises Failure when it fails."""
     words = [str(word) for word in command]
-    print("$", shlex.join(_shown(words)), flush=True)
-    code = subprocess.run(words, cwd=REPOSITORY, check=False).returncode
+    code = follow(words)
     if code:
         raise Failure(f"exit code {code} from: {shlex.join(words)}")
+
+
+def follow(words: list[str], until: Callable[[], bool] = lambda: False) -> int:
+    """Show a command, run it to its end and return its exit code; as soon as `until` holds it is stopped as by Ctrl-C.
+
+    A signal to the demo goes to the command and all that it has started, and when that has ended the demo ends: with 128
+    and the signal's number.
+    """
+    asked: list[int] = []
+    print("$", shlex.join(_shown(words)), flush=True)
+    with handled(lambda number, frame: asked.append(number), signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # in a group of its own: a terminal's Ctrl-C would reach it twice, and the second ends a training at once
+        process = subprocess.Popen(words, cwd=REPOSITORY, process_group=0)
+        sent, ours = 0, False
+        while process.poll() is None:
+            for number in asked[sent:]:
+                print("stopping what runs, then the demo", flush=True)
+                os.killpg(process.pid, number)
+                sent += 1
+            if not sent and not ours and until():
+                ours = True
+                os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.1)
+    if asked:
+        raise SystemExit(128 + asked[0])
+    return process.returncode
 
 
 def _shown(words: list[str]) -> list[str]:
@@ -164,15 +190,8 @@ def pretrain_command(place: Path) -> list[str]:
 def train_with_a_stop(command: list[str], experiment: Path) -> None:
     """Start the training, stop it as Ctrl-C would at step STOP_AT, and run the same command again."""
     if not (experiment / "checkpoints").exists():
-        print("$", shlex.join(_shown(command)), flush=True)
-        process = subprocess.Popen(command, cwd=REPOSITORY)
         tail = metrics.Tail(experiment / metrics.FILE)
-        while process.poll() is None:
-            if any(event["event"] == "step" and event["step"] >= STOP_AT for event in tail.new()):
-                process.send_signal(signal.SIGINT)
-                break
-            time.sleep(0.1)
-        code = process.wait()
+        code = follow(command, lambda: any(e["event"] == "step" and e["step"] >= STOP_AT for e in tail.new()))
         if code != 128 + signal.SIGINT:
             raise Failure(f"the training ended with exit code {code}; a run stopped by Ctrl-C ends with 130")
         print("exit code 130, as after any Ctrl-C; now the same command again", flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemo_workflow.config import containers
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.hardware import cpu_libraries
+from nemo_workflow.config.checks.hardware import LONG_STEP_SECONDS, cpu_libraries, cpu_step_seconds
 from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
 from nemo_workflow.config.run_config import Plan
@@ -17,6 +17,7 @@ from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.pretrained import Tokenizer
 from nemo_workflow.utils import libraries
+from nemo_workflow.utils.console import human_time
 
 BUSY_TOKENS = 4096  # per GPU and micro batch: CP2 at 4,096 keeps 89 % of one H200's speed, CP4 at 2,048 half of it
 WORTH = 0.02  # of a GPU's memory
@@ -35,8 +36,16 @@ def add(run: Run) -> None:
     if run.settings.cpu_offloading_weights:
         run.notes.append("--cpu-offloading-weights: does nothing, Transformer Engine 2.9 offloads no weights any more")
     _nemo_of_the_ranks(run)
+    _long_steps(run)
     if run.schedule and not run.schedule.limit_val_batches:
         run.notes.append("no validation: --split leaves nothing for it")
+
+
+def _long_steps(run: Run) -> None:
+    """What a CPU is asked for, where a step takes longer than anybody waits without a word."""
+    seconds = cpu_step_seconds(run) if run.accelerator == "cpu" and run.settings.executor == "local" else None
+    if seconds is not None and seconds > LONG_STEP_SECONDS:
+        run.notes.append(f"on this machine's CPU a step will take some {human_time(seconds)}")
 
 
 def _nemo_of_the_ranks(run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -22,11 +23,11 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.run_dir import metrics, staged_tokenizer
-from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
+from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.run_dir.report_process import Refresher
+from nemo_workflow.run_dir.stopping import grace_seconds, what_is_saved
 from nemo_workflow.training import liveness, resume
-from nemo_workflow.training.worker import grace_seconds
 from nemo_workflow.utils.console import Meter, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json, written_aside
@@ -132,7 +133,11 @@ class _Local:
         self.asked: int | None = None  # signal that asked us to stop
         self.asked_at = 0.0
         self.told = False  # that the ranks were asked
+        self.torchrun: int | None = (
+            None  # its exit code, negative for a signal; None while it runs, or where it was ended here
+        )
         self.insisted = False
+        self.stopped_early = ""  # how, where the ranks did not get to their save
         self.hung = ""  # what was found when no step was made for too long
         self.signs: tuple[int, ...] = ()  # of life, as they were at the last look
         self.signs_changed = time.monotonic()
@@ -141,15 +146,22 @@ class _Local:
         self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
 
     def run(self) -> int:
-        with _plain_path(self.attempt) as place:
-            return self._run(place)
+        with (
+            handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1),
+            _plain_path(self.attempt) as place,
+        ):
+            self._start(place)
+            self.monitor.update()
+            self.monitor.close()
+            if not self.insisted:
+                Refresher(self.plan.folder).finish(REPORT_SECONDS if self.asked is None else STOPPED_REPORT_SECONDS)
+            return self._verdict()
 
-    def _run(self, place: Path) -> int:
-        """`place` leads to the attempt's folder."""
+    def _start(self, place: Path) -> None:
+        """Start the ranks and follow them to their end; `place` leads to the attempt's folder."""
         os.environ[liveness.LAUNCHER] = liveness.launcher_mark()
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # finds torchrun
+        os.environ["PATH"] = os.pathsep.join(filter(None, [str(_torchrun_folder(place)), os.environ.get("PATH")]))
         run = import_nemo_run(place / "launcher")
-        from torchx.specs import AppState
 
         from nemo_workflow.launch import executors
         from nemo_workflow.training.worker import train
@@ -171,31 +183,38 @@ class _Local:
                 name="train",
             )
             try:
-                experiment.run()
-                state = self._follow(experiment)
+                if self.asked is None:
+                    experiment.run()
+                    self._follow(experiment)
             finally:  # after an error too: nemo_run would wait for the whole run, with nobody to stop it
                 self._leave_nothing_running()
-            self.monitor.update()
-            self.monitor.close()
-        if not self.insisted:
-            Refresher(self.plan.folder).finish(REPORT_SECONDS if self.asked is None else STOPPED_REPORT_SECONDS)
-        return self._verdict(state == AppState.SUCCEEDED)
 
-    def _follow(self, experiment: Any) -> Any:
-        """The state in which nemo_run's job ended."""
+    def _follow(self, experiment: Any) -> None:
+        """Return when nemo_run's job has ended, or when no process of it is left."""
         from torchx.specs import is_terminal
 
         job = experiment.jobs[0]
-        with handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            state = job.status(experiment._runner)
-            while not is_terminal(state) and not self._all_gone():
-                self.monitor.update()
-                self._tell_if_asked()
-                self._stop_if_asked()
-                self._stop_if_hung()
-                time.sleep(0.2)
-                state = job.status(experiment._runner)
-        return state
+        torchruns = self._launchers()
+        while True:
+            if torchruns and not self.stopped_early and not self.hung:
+                self._note_exit(torchruns[0].pid)
+            if is_terminal(job.status(experiment._runner)) or self._all_gone():
+                return
+            self.monitor.update()
+            self._tell_if_asked()
+            self._stop_if_asked()
+            self._stop_if_hung()
+            time.sleep(0.2)
+
+    def _note_exit(self, pid: int) -> None:
+        """Keep torchrun's exit code before torchx looks: it says 0 of a process that it can't ask any more.
+
+        torchrun is left to be reaped by torchx.
+        """
+        with contextlib.suppress(ChildProcessError):
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended:
+                self.torchrun = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     # -- stopping -------------------------------------------------------------------------------------------------
 
@@ -218,9 +237,17 @@ class _Local:
             return
         if self.monitor.saving or save_under_way(self.plan.folder / "checkpoints"):
             self.asked_at = time.monotonic()  # the grace time begins when the save is done
-        out_of_time = time.monotonic() - self.asked_at > grace_seconds(self.plan)
-        if self.insisted or out_of_time or not self.monitor.started:
-            self._leave_nothing_running()
+        grace = grace_seconds(self.plan)
+        if self.insisted:
+            self._stop_at_once(" at once, in the middle of a step")
+        elif not self.monitor.started:
+            self._stop_at_once(" before the first step")
+        elif time.monotonic() - self.asked_at > grace:
+            self._stop_at_once(f" in the middle of a step, which did not end within {grace:.0f} s (--grace-seconds)")
+
+    def _stop_at_once(self, how: str) -> None:
+        self.stopped_early = self.stopped_early or how
+        self._leave_nothing_running()
 
     def _all_gone(self) -> bool:
         """Whether the processes that were there have ended, though nemo_run has not noticed: on a full disk it can't."""
@@ -286,24 +313,35 @@ class _Local:
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()  # psutil compares start times: never another process of the same number
-        psutil.wait_procs(list(processes), timeout=5)
+        end = time.monotonic() + GONE_SECONDS
+        while (
+            any(_status(process) not in ("", psutil.STATUS_ZOMBIE) for process in processes) and time.monotonic() < end
+        ):
+            time.sleep(0.05)  # not waited for: torchrun is for torchx to reap
 
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def _verdict(self, succeeded: bool) -> int:
-        if self.asked is not None and not succeeded:
-            newest, _ = newest_whole(self.plan.folder / "checkpoints")
-            kept = "no checkpoint yet; the same command starts again from the beginning"
-            if newest:
-                kept = f"step {newest.step} is saved; the same command continues from there"
+    def _verdict(self) -> int:
+        """0 only for a run that has its end. Raises Failure for one that ended by itself without it."""
+        finished = self.monitor.end == "finished"
+        if finished and (self.torchrun == 0 or (self.torchrun is None and not self.stopped_early)):
+            return 0
+        saved = what_is_saved(self.plan.folder, self.monitor.last_step)
+        asked = self.asked or (self.monitor.stopped_by if self.monitor.end == "stopped" else 0)
+        if asked:
             if any(self.attempt.glob("rank*.error")):
                 Meter(sys.stderr, outlive=True).note(f"while stopping: {explain_failure(self.attempt)}")
-            self.monitor.note(f"stopped: {kept}")
-            return 128 + self.asked
+            self.monitor.note(f"stopped{self.stopped_early}: {saved}")
+            return 128 + asked
+        if self.monitor.started:
+            self.monitor.note(saved)
         if self.hung:
             raise Failure(f"{self.hung}; all ranks' stacks are in {self.attempt}/rank*.log")
-        if succeeded:
-            return 0
+        if self.torchrun is not None and self.torchrun < 0:
+            name = signal.Signals(-self.torchrun).name
+            raise Failure(f"torchrun, which runs the ranks, was ended by {name}; logs: {self.attempt}")
+        if self.torchrun == 0:
+            raise Failure(f"the ranks ended without an error before the last step; logs: {self.attempt}")
         raise Failure(explain_failure(self.attempt))
 
 
@@ -325,6 +363,21 @@ def _status(process: psutil.Process) -> str:
         return process.status()
     except psutil.Error:
         return ""
+
+
+def _torchrun_folder(place: Path) -> Path:
+    """Where nemo_run finds torchrun: beside this Python, or, where torch is another environment's, made below `place`."""
+    beside = Path(sys.executable).parent
+    if (beside / "torchrun").exists():
+        return beside
+    made = place / "launcher" / "bin"
+    made.mkdir(parents=True, exist_ok=True)
+    script = made / "torchrun"
+    script.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m torch.distributed.run "$@"\n', encoding="utf-8"
+    )
+    script.chmod(0o755)
+    return made
 
 
 @contextlib.contextmanager

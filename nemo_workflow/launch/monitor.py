@@ -10,7 +10,10 @@ from typing import Any
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir import metrics
-from nemo_workflow.utils.console import Meter, human_time
+from nemo_workflow.utils.console import Meter, human_count, human_time
+
+WAIT_SECONDS = 20.0  # for the first step, or between two, after which a line says that the run lives
+REPEAT_SECONDS = 60.0  # until the next of such lines
 
 
 class TimeLeft:
@@ -38,7 +41,8 @@ class TimeLeft:
 
 
 class Monitor:
-    """Follows one start of a run. `saving` tells that a checkpoint is being written, `started` that training began.
+    """Follows one start of a run. `saving` tells that a checkpoint is being written, `started` that training began,
+    `end` how it ended in the ranks' own words ("finished", "stopped"), `stopped_by` the signal that they were stopped by.
 
     `outlive`: whoever follows goes on when nobody sees it any more.
     """
@@ -53,15 +57,34 @@ class Monitor:
         self.live = ""  # what the live line says
         self.saving = False
         self.started = False
+        self.last_step = 0
+        self.end = ""
+        self.stopped_by = 0
         self.began = time.monotonic()
+        self.waits = self.began  # since when there has been no step
+        self.told = 0  # how often that was said
+        self.last_line = self.began  # when a step was last printed
 
     def update(self) -> None:
         """Show what has happened since the last call."""
         for event in self.tail.new():
             self._show(event)
-        if not self.started:
-            self.live = f"the ranks start ({human_time(time.monotonic() - self.began)})"
+        if self.left.began is None and not self.end:
+            self._say_what_is_waited_for()
         self._draw()
+
+    def _say_what_is_waited_for(self) -> None:
+        """Before the first step of this start: it may take minutes on a CPU, and nobody should take it for dead."""
+        waited = time.monotonic() - self.waits
+        samples = self.plan.settings.global_batch_size
+        what = f"the first step: {samples} samples, {human_count(samples * self.plan.seq_length)} tokens"
+        if not self.started:
+            what = "the ranks start: they import NeMo and build the model"
+        if self.meter.live:
+            self.live = f"{what} ({human_time(waited)})"
+        elif waited > WAIT_SECONDS + REPEAT_SECONDS * self.told:
+            self.told += 1
+            self.meter.note(f"{what} ({human_time(waited)} so far)")
 
     def note(self, text: str) -> None:
         self.meter.note(text)
@@ -79,17 +102,32 @@ class Monitor:
         kind, max_steps = event["event"], self.plan.schedule.max_steps
         self.started = self.started or kind in ("start", "step")  # a follower may come after the start
         self.saving = kind == "stopping"
+        self.last_step = event["step"] if kind in ("start", "step") else self.last_step
+        self.stopped_by = event["signal"] if kind == "stopping" else self.stopped_by
         if kind == "validation":
             self.val_loss = event["val_loss"]
         if kind == "start":
             self.live = ""
+            self.waits, self.told = time.monotonic(), 0
         if kind == "end":
+            self.end = event["reason"]
             self.close()  # the last step stays
-        if kind == "step" and self.meter.live:
-            left = self.left.after(event, max_steps)
-            self.live = metrics.progress(event, max_steps, left, self.val_loss, self.meter.columns)
+        if kind == "step":
+            self._show_step(event, max_steps)
             return
         text = metrics.plain(event, max_steps, self.plan.settings.log_every)
         if text:
             self.meter.note(text)
             self._draw(always=True)  # below the line that stays, until the next step
+
+    def _show_step(self, event: dict[str, Any], max_steps: int) -> None:
+        """On a terminal every step; in a log those asked for, the second, and one after a long wait."""
+        left = self.left.after(event, max_steps)
+        if self.meter.live:
+            self.live = metrics.progress(event, max_steps, left, self.val_loss, self.meter.columns)
+            return
+        now, step = time.monotonic(), event["step"]
+        asked = step % self.plan.settings.log_every == 0 or step == max_steps
+        if asked or self.left.steps == 1 or now - self.last_line > WAIT_SECONDS:
+            self.meter.note(metrics.progress(event, max_steps, left if step < max_steps else None))
+            self.last_line = now

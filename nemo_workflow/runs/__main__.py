@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import SUPPRESS
 
-from nemo_workflow.runs import control, overview
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import run_command
 
@@ -13,6 +12,8 @@ HELP = "folder of the experiments"
 
 def main() -> int:
     """Parse the subcommand and run it; returns the exit code."""
+    from nemo_workflow.runs import control, overview
+
     parser = Parser(
         prog="python -m nemo_workflow.runs",
         description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",

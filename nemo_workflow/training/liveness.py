@@ -29,6 +29,7 @@ ASKED = "asked"  # in the attempt's folder: the signal that asked the launcher t
 DUMP_STACKS = signal.SIGUSR2
 SAVE_SECONDS = 3600.0  # after which a save without a launcher is taken for one that hangs
 BEAT_SECONDS = 1.0
+GRACE_LOOK_SECONDS = 0.5  # between two looks at a rank that was asked to stop
 
 
 def launcher_mark() -> str:
@@ -128,8 +129,10 @@ def end_children_with_rank() -> None:
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
-def stop_with_launcher(grace_seconds: float, saving: Callable[[], bool]) -> None:
+def stop_with_launcher(grace_seconds: Callable[[], float], saving: Callable[[], bool]) -> None:
     """Ask this rank to stop when the launcher dies, and end it when it has not stopped after `grace_seconds` without a save.
+
+    Both are asked when it comes to it: the grace time follows the steps.
 
     A rank whose own parent (torchrun) died ends at once: its peers can't be told any more.
     """
@@ -141,19 +144,23 @@ def stop_with_launcher(grace_seconds: float, saving: Callable[[], bool]) -> None
     ).start()
 
 
-def _follow(mark: str, parent: int, grace_seconds: float, saving: Callable[[], bool]) -> None:
+def _follow(mark: str, parent: int, grace_seconds: Callable[[], float], saving: Callable[[], bool]) -> None:
     while launcher_alive(mark):
         if os.getppid() != parent:
             _leave("torchrun, this rank's parent, has died: leaving at once")
         time.sleep(1)
     print("the launcher has died: stopping as after SIGTERM", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
-    end, last = time.monotonic() + grace_seconds, time.monotonic() + SAVE_SECONDS
-    while time.monotonic() < min(end, last) and os.getppid() == parent:
-        if saving():
-            end = time.monotonic() + grace_seconds
-        time.sleep(0.5)
-    _leave(f"not stopped within {grace_seconds:.0f} s after the launcher's death: leaving at once")
+    grace = left = grace_seconds()
+    end = time.monotonic() + SAVE_SECONDS
+    looked = time.monotonic()
+    while left > 0 and time.monotonic() < end and os.getppid() == parent:
+        time.sleep(GRACE_LOOK_SECONDS)
+        now = time.monotonic()
+        # a machine that slept, or was too busy to look, has given the rank no time either
+        left = grace if saving() else left - min(now - looked, 2 * GRACE_LOOK_SECONDS)
+        looked = now
+    _leave(f"not stopped within {grace:.0f} s after the launcher's death: leaving at once")
 
 
 def _leave(why: str) -> None:

@@ -17,11 +17,10 @@ from typing import TextIO
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
+from nemo_workflow.run_dir.stopping import grace_seconds
 from nemo_workflow.training import liveness
-from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
+from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 from nemo_workflow.utils.imports import collector_paused
-
-GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
 
 
 def train(plan: str, attempt: str) -> None:
@@ -35,7 +34,7 @@ def train(plan: str, attempt: str) -> None:
     lock = liveness.hold_ranks_lock(read.folder)
     liveness.end_children_with_rank()
     try:
-        liveness.stop_with_launcher(grace_seconds(read), partial(save_under_way, read.folder / "checkpoints"))
+        liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
@@ -50,12 +49,13 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     with collector_paused():
         import fiddle as fdl
 
-        from nemo_workflow.backends import cpu, gpu
+        from nemo_workflow.backends import cpu, gpu, optimizer_arguments
 
         if plan.accelerator == "cpu":
             cpu.install()
         else:
             gpu.install()
+        optimizer_arguments.install()
         from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order, teardown
         from nemo_workflow.training.checkpointing import Checkpoints
         from nemo_workflow.training.recipe_check import check_recipe
@@ -93,12 +93,6 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     log.finish()
 
 
-def grace_seconds(plan: Plan) -> float:
-    """Seconds that ranks asked to stop have to finish their step; a save under way is waited for in any case."""
-    given = plan.settings.grace_seconds
-    return float(given) if given is not None else GRACE_SECONDS[plan.accelerator]
-
-
 def _own_log(path: Path) -> TextIO:
     """Send this process's stdout and stderr (C libraries too) to a file; returns the stream they went to before."""
     sys.stdout.flush()
@@ -122,7 +116,8 @@ def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
     """Write the rank's own error where the launcher looks for it; where it needs no traceback, that is in the log."""
     trace = "".join(traceback.format_exception(error))
     sys.stderr.write(trace)
-    text = f"{error}\n" if isinstance(error, Failure | Refusal) else trace
+    missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+    text = f"{error}\n" if isinstance(error, Failure | Refusal) else f"{missing}\n" if missing else trace
     path = folder / f"rank{rank}.error"
     aside = path.with_suffix(".error.tmp")
     try:

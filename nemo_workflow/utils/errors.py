@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -38,14 +39,58 @@ def program_name() -> str:
     return f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
 
 
-def run_command(main: Callable[[], int | None], program: str | None = None) -> None:
+def _imported(name: str) -> Callable[[], int | None]:
+    module, _, function = name.partition(":")
+    found: Callable[[], int | None] = getattr(importlib.import_module(module), function)
+    return found
+
+
+# module -> what pip calls it, for what requirements/common.txt installs and a command can't do without
+PACKAGES = {
+    "bokeh": "bokeh",
+    "fastokens": "fastokens",
+    "jinja2": "Jinja2",
+    "megatron": "megatron-core",
+    "nemo": "nemo_toolkit",
+    "nemo_run": "nemo_run",
+    "numpy": "numpy",
+    "opencc": "opencc",
+    "orjson": "orjson",
+    "psutil": "psutil",
+    "pyarrow": "pyarrow",
+    "requests": "requests",
+    "tokenizers": "tokenizers",
+    "torch": "torch",
+    "transformers": "transformers",
+    "wandb": "wandb",
+    "xxhash": "xxhash",
+    "yaml": "PyYAML",
+}
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """The sentence for a package of ours that isn't installed, with the line that installs it; None for any other module."""
+    package = PACKAGES.get(error.name or "")
+    if package is None:
+        return None
+    return f"the package {package} is not installed; pip install {package}, or all with pip install -r requirements.txt"
+
+
+def run_command(main: Callable[[], int | None] | str, program: str | None = None) -> None:
     """Run a command's main function and end the process with its exit code: 0 done, 1 failed, 2 refused, 130 Ctrl-C.
 
+    `main` may be its name, MODULE:FUNCTION: then a package that its module needs and lacks is refused like the rest.
     `program` names the command in front of an error where a script stands before it.
     """
     program = program or program_name()
     try:
-        code = main() or 0
+        code = (_imported(main) if isinstance(main, str) else main)() or 0
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        print(f"{program}: error: {missing}", file=sys.stderr)
+        code = 2
     except Refusal as refusal:
         for problem in refusal.problems:
             print(f"{program}: error: {problem}", file=sys.stderr)

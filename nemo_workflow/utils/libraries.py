@@ -33,6 +33,14 @@ def version(name: str) -> str | None:
         return None
 
 
+def importable(package: str) -> bool:
+    """Whether a package can be found on Python's path, whatever pip says."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def _folders(package: str) -> list[Path]:
     try:
         spec = importlib.util.find_spec(package)

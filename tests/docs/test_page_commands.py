@@ -17,7 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md"))
 NOT_RUN = {
     "make demo": "tests/pipeline/test_demo.py runs the demo",
-    "docker run": "needs NVIDIA's container",
+    "docker": "needs NVIDIA's container",
+    "apptainer build": "needs NVIDIA's container",
     "python ckpt_conversion": "tests/pipeline/test_readme.py runs it",
     "python -m nemo_workflow.sample": "tests/pipeline/test_demo.py runs it",
     "tensorboard": "serves until it is stopped",

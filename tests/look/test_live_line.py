@@ -12,12 +12,15 @@ import sys
 from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCSWINSZ
+from types import SimpleNamespace
 
 import pyte
 import pytest
 
 from nemo_workflow import PACKAGE
+from nemo_workflow.launch import monitor
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.utils.console import human_count
 from tests.look import fake_runs
 
 FOLLOW = """
@@ -108,12 +111,55 @@ def test_a_finished_run_leaves_its_last_step_and_the_word(run_folder: Path) -> N
     assert sum("validation loss" in line for line in lines) == 3
 
 
-def test_a_log_has_one_plain_line_each_log_every(run_folder: Path) -> None:
+def test_a_log_has_one_plain_line_each_log_every_and_one_of_the_second_step(run_folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FOLLOW, str(run_folder)], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert [line for line in lines if not line.startswith("step 30/100")] == list(LASTING)
-    assert len(lines) == len(LASTING) + 1 and done.stderr == ""
+    steps = [line for line in lines if re.match(r"step \d+/100  loss", line)]
+    assert [line for line in lines if line not in steps] == list(LASTING)
+    assert [line.split("/")[0] for line in steps] == ["step 27", "step 30"] and done.stderr == ""
+    assert all(re.search(r"tokens/s .* left$", line) for line in steps)
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", done.stdout)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monitor's time, which stands still until a test sets it."""
+    now = [1000.0]
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_a_log_says_what_a_slow_start_waits_for(
+    tmp_path: Path, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a CPU, where a first step may take minutes: no more than 20 s without a word, then one a minute."""
+    plan = fake_runs.make_plan(tmp_path / "slow", steps=100, every=50)
+    plan.settings.log_every = 50
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    follower = monitor.Monitor(plan)
+
+    def said(at: float, *events: dict[str, object]) -> str:
+        clock[0] = 1000.0 + at
+        fake_runs.append(plan, list(events))
+        follower.update()
+        return capsys.readouterr().out
+
+    begin, *steps = fake_runs.history(plan, 4)
+    steps = [event for event in steps if event["event"] == "step"]
+    assert said(19) == ""
+    assert said(21) == "the ranks start: they import NeMo and build the model (21 s so far)\n"
+    assert said(79) == ""
+    assert "(1 min 21 s so far)" in said(81)
+    assert said(90, begin).startswith("starting: 100 steps")
+    assert said(109) == ""
+    tokens = human_count(plan.settings.global_batch_size * plan.seq_length)
+    samples = plan.settings.global_batch_size
+    assert said(111) == f"the first step: {samples} samples, {tokens} tokens (21 s so far)\n"
+    first = said(130, steps[0])
+    assert first.startswith("step 1/100  loss") and "tokens/s" in first and "left" not in first
+    assert re.match(r"step 2/100  loss .* tokens/s .* left\n", said(131, steps[1]))
+    assert said(140, steps[2]) == ""
+    assert said(160, steps[3]).startswith("step 4/100")  # after 20 s without a line
 
 
 def kinds_written() -> set[str]:

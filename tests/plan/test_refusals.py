@@ -332,6 +332,22 @@ def test_a_model_larger_than_the_machine_is_refused_on_a_cpu(place: Place) -> No
     assert problem.startswith("--model-name llama31_405b: without a GPU, 8 CPU ranks of it take ")
 
 
+def test_a_large_model_without_a_gpu_is_asked_for(place: Place) -> None:
+    flags = ("-M", "llama32_1b", "--seq-length", "128", "-gbs", "4")
+    (problem,) = refusal(place, *flags, accelerator="auto", model_name=None)
+    assert re.fullmatch(
+        r"--model-name llama32_1b: no GPU was found, and on this machine's CPU a step would take some [\w ]+"
+        r" \([\d.]+[MB] parameters, 512 tokens\); add --accelerator cpu to train on it all the same, or take a smaller model"
+        r" \(llama_tiny\) or --global-batch-size",
+        problem,
+    )
+    flags_of_hours = ("-gbs", "1000000", "--max-steps", "1", "--seq-length", "64")
+    problem = next(p for p in refusal(place, *flags_of_hours, accelerator="auto") if "no GPU was found" in p)
+    assert " h " in problem and "--global-batch-size" in problem  # a small model, but hours a step
+    assert place.plan("-G", "1", accelerator="auto").accelerator == "cpu"  # llama_tiny
+    assert place.plan("--dry-run", *flags, accelerator="auto", model_name=None).model_name == "llama32_1b"
+
+
 def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:
     empty = place.root / "empty"
     empty.mkdir()

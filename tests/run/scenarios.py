@@ -179,6 +179,18 @@ def signals(place: Place) -> Any:
 
 
 @scenario()
+def ends(place: Place) -> Any:
+    """Ctrl-C in a step that takes longer than the grace time, then torchrun killed."""
+    run = place.experiment(ranks=2)
+    seen = SimpleNamespace(run=run)
+    seen.in_a_step = run.start("--grace-seconds", "1", when=at_step(5), send=signal.SIGINT, slow=5)
+    seen.in_a_step_gone, seen.saved = none_left(run.folder), run.whole()
+    seen.torchrun = run.start(fault="step 7 1 torchrun")
+    seen.torchrun_gone, seen.resumed_after = none_left(run.folder), run.resumed_after()
+    return seen
+
+
+@scenario()
 def nan(place: Place) -> Any:
     """A NaN gradient on rank 1 of two: stop; then the same with --on-nan skip 1. The saves are in the background."""
     run = place.experiment(ranks=2, flags=("--save-every", "100"))

@@ -101,9 +101,9 @@ def fails():
 launch.import_nemo_run = lambda home: SimpleNamespace(Experiment=Experiment, Partial=lambda *_, **__: None)
 launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)
 executors.local = lambda *_: None
-settings = Settings(timeout_minutes=0, grace_seconds=20)
+settings = Settings(timeout_minutes=0, grace_seconds=20, global_batch_size=4)
 plan = SimpleNamespace(folder=folder, settings=settings, accelerator="cpu", to_json=str)
-plan.schedule = SimpleNamespace(max_steps=9)
+plan.schedule, plan.seq_length = SimpleNamespace(max_steps=9), 64
 local = launch._Local(plan, folder, [])
 local.monitor.started, local.monitor.live = True, "a live line"
 if error:

@@ -45,6 +45,21 @@ def test_code_and_pickles_beside_a_tokenizer_are_neither_run_nor_copied(signals:
     assert list(context.rglob("tokenizer.json")) and list(context.rglob("tokenizer_config.json"))
 
 
+def test_ctrl_c_in_a_step_that_outlasts_the_grace_time_says_130_and_what_is_lost(ends: Any) -> None:
+    code, output = ends.in_a_step.code, ends.in_a_step.output
+    assert code == 130 and ends.in_a_step_gone
+    assert "stopped in the middle of a step, which did not end within 1 s (--grace-seconds)" in output
+    assert "step 4 is saved, step 5 is not; the same command continues from there" in output
+    assert ends.saved == [4]
+
+
+def test_a_killed_torchrun_is_named_and_its_ranks_go_with_it(ends: Any) -> None:
+    code, output = ends.torchrun.code, ends.torchrun.output
+    assert code == 1 and ends.torchrun_gone and ends.resumed_after == 4
+    assert "torchrun, which runs the ranks, was ended by SIGKILL" in output
+    assert "step 4 is saved, steps 5 to 6 are not" in output
+
+
 def test_a_nan_stops_before_the_update_with_step_rank_and_samples(nan: Any) -> None:
     event = nan.event
     assert (event["step"], event["ranks"]) == (3, [1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from nemo_workflow.training import liveness as watch
 watch.dump_stacks_on_signal(sys.stderr)
 signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
 lock = watch.hold_ranks_lock(Path(sys.argv[2]))
-watch.stop_with_launcher(float(sys.argv[3]), lambda: os.path.exists(sys.argv[2] + "/saving"))
+watch.stop_with_launcher(lambda: float(sys.argv[3]), lambda: os.path.exists(sys.argv[2] + "/saving"))
 print("ready", flush=True)
 while True:
     time.sleep(0.1)
@@ -48,7 +49,7 @@ def test_a_rank_stops_when_its_launcher_is_killed(tmp_path: Path) -> None:
     assert not liveness.ranks_gone(tmp_path, 0.3)
     launcher.kill()
     launcher.wait()
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output == "asked to stop\n"  # first politely
     assert "the launcher has died" in errors and "not stopped within 1 s" in errors
@@ -64,7 +65,24 @@ def test_a_rank_that_saves_is_not_ended_before_it_has_saved(tmp_path: Path) -> N
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(4)
     (tmp_path / "saving").unlink()
-    assert process.wait(20) == 1
+    assert process.wait(60) == 1
+
+
+def test_a_rank_that_was_frozen_over_its_grace_time_is_not_ended_in_its_save(tmp_path: Path) -> None:
+    """As on a busy machine: the grace time is over before the rank's watch has looked again."""
+    launcher = subprocess.Popen(["sleep", "100"])
+    process = rank(tmp_path, liveness.mark_of(launcher.pid), grace=2.0)
+    launcher.kill()
+    launcher.wait()
+    assert process.stdout and process.stdout.readline() == "asked to stop\n"
+    process.send_signal(signal.SIGSTOP)
+    (tmp_path / "saving").touch()
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(4)
+    (tmp_path / "saving").unlink()
+    assert process.wait(60) == 1
 
 
 def test_another_process_with_the_launchers_number_does_not_count() -> None:

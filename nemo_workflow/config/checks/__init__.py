@@ -9,7 +9,13 @@ from __future__ import annotations
 from nemo_workflow.config.checks.activations import cpu_offloading, recompute
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.checks.data import enough_data, sound_pairs, tokenizer_fits
-from nemo_workflow.config.checks.hardware import cpu_libraries_of_a_run, cpu_limits, machine_size, precision_flags
+from nemo_workflow.config.checks.hardware import (
+    cpu_libraries_of_a_run,
+    cpu_limits,
+    cpu_speed,
+    machine_size,
+    precision_flags,
+)
 from nemo_workflow.config.checks.outputs import output_folder, sample_text, wandb_flags
 from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
 from nemo_workflow.config.checks.training import checkpoint_fits, lacking_fields, optimizer_flags, optimizer_offloading
@@ -23,6 +29,7 @@ RULES = (
     checkpoint_fits,
     lacking_fields,
     cpu_limits,
+    cpu_speed,
     cpu_libraries_of_a_run,
     precision_flags,
     optimizer_flags,

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from nemo_workflow.backends.patching import installed_problems
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.models.flops import flops_a_token
+from nemo_workflow.models.parameters import count, padded_vocabulary
 from nemo_workflow.utils import machine
+from nemo_workflow.utils.console import human_count, human_time
 
+CORE_FLOPS = 50e9  # a core's operations a second in matrix products: fp32 on AVX2; AMX has some ten times as many
+LARGE_ON_A_CPU = 500_000_000  # parameters
+LONG_STEP_SECONDS = 1800.0
 GPU_ONLY = "train on a GPU, or leave it out"
 
 
@@ -44,6 +51,40 @@ def cpu_limits(run: Run) -> Iterator[str]:
         yield f"--model-name {run.recipe.name}: its layers need Transformer Engine or mamba-ssm; train on a GPU"
     elif run.recipe.precision["fp8"] and settings.precision is None:
         yield f"--model-name {run.recipe.name}: the recipe trains in fp8, which a CPU can't; add --precision bf16-mixed"
+
+
+def cpu_speed(run: Run) -> Iterator[str]:
+    """A model that nobody trains on a CPU by choice is trained there only by --accelerator cpu."""
+    if run.settings.dry_run or run.accelerator != "cpu" or run.settings.accelerator != "auto":
+        return
+    seconds, parameters = cpu_step_seconds(run), _parameters(run)
+    if seconds is None or (parameters < LARGE_ON_A_CPU and seconds < LONG_STEP_SECONDS):
+        return
+    assert run.recipe is not None
+    yield (
+        f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take some"
+        f" {human_time(seconds)} ({human_count(parameters)} parameters, {human_count(_tokens_a_step(run))} tokens);"
+        " add --accelerator cpu to train on it all the same, or take a smaller model (llama_tiny) or --global-batch-size"
+    )
+
+
+def cpu_step_seconds(run: Run) -> float | None:
+    """About how long a step takes on all cores that this process may use, None where the model isn't known."""
+    if run.recipe is None or run.recipe.parameters is None or not run.seq_length:
+        return None
+    vocabulary = padded_vocabulary(run.sizes, run.vocab_size)
+    work = flops_a_token(run.recipe.family, run.sizes, vocabulary, run.seq_length) or 6.0 * _parameters(run)
+    return _tokens_a_step(run) * work / (CORE_FLOPS * len(os.sched_getaffinity(0)))
+
+
+def _tokens_a_step(run: Run) -> int:
+    return int(run.settings.global_batch_size) * run.seq_length
+
+
+def _parameters(run: Run) -> int:
+    assert run.recipe is not None
+    vocabulary = padded_vocabulary(run.sizes, run.vocab_size)
+    return count(run.recipe.family, run.recipe.model_class, run.sizes, vocabulary).total
 
 
 def cpu_libraries(run: Run) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models import families
 from nemo_workflow.models.families import not_converted
+from nemo_workflow.utils import libraries
 
 
 def output_folder(run: Run) -> Iterator[str]:
@@ -30,6 +31,10 @@ def wandb_flags(run: Run) -> Iterator[str]:
     idle = run.given("wandb_project", "wandb_name", "wandb_token")
     if idle and not settings.wandb:
         yield f"{', '.join(idle)}: does nothing without --wandb; add --wandb or leave it out"
+    # a container's packages can't be told from here
+    here = settings.executor == "local" or settings.no_container
+    if settings.wandb and here and not settings.dry_run and not libraries.importable("wandb"):
+        yield "--wandb: the package wandb is not installed; pip install wandb, or leave it out"
 
 
 def wandb_logged_in() -> bool:

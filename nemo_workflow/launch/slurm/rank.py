@@ -18,9 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the pack
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.slurm_jobs import restart_folder
-from nemo_workflow.training import liveness
-from nemo_workflow.training.resume import finished_already
-from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.errors import Refusal, missing_package
+
+try:
+    from nemo_workflow.training import liveness
+    from nemo_workflow.training.resume import finished_already
+except ModuleNotFoundError as error:  # a container that lacks one of ours
+    sys.exit(missing_package(error) or error.msg)
 
 LOCK_SECONDS = 120.0  # until the launcher, or a rank of the job before, has let go of the run
 

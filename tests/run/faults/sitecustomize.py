@@ -18,6 +18,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              fill             the disk fills up but for 20 MB, until the run goes on (point save.begun only)
              term             SIGTERM to the rank
              usr1             SIGUSR1 to the launcher
+             torchrun         kill -9 of torchrun
              launcher         kill -9 of the launcher
              group            kill -9 of the launcher, torchrun and every rank at once
 
@@ -70,6 +71,8 @@ def _act(action: str) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     if action == "term":
         os.kill(os.getpid(), signal.SIGTERM)
+    if action == "torchrun":
+        os.kill(os.getppid(), signal.SIGKILL)
     launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
     if action == "usr1":
         os.kill(launcher, signal.SIGUSR1)

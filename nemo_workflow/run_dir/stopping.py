@@ -1,0 +1,38 @@
+"""What a run that is asked to stop gets: time to finish its step, and a word on what is saved of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.checkpoints import newest_whole
+
+GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
+STEPS = 2.0  # of the run's last step's time that the grace time has at least: the step may just have begun
+
+
+def grace_seconds(plan: Plan) -> float:
+    """Seconds that ranks asked to stop have to finish their step; a save under way is waited for in any case."""
+    given = plan.settings.grace_seconds
+    if given is not None:
+        return float(given)
+    step = metrics.last(plan.folder / metrics.FILE).get("step", {})
+    return max(GRACE_SECONDS[plan.accelerator], STEPS * float(step.get("seconds", 0.0)))
+
+
+def what_is_saved(folder: Path, last_step: int) -> str:
+    """What the next start of a run continues from, and which of the steps up to `last_step` are lost."""
+    newest, _ = newest_whole(folder / "checkpoints")
+    if newest is None:
+        lost = f", so {_steps(1, last_step)} lost" if last_step else ""
+        return f"no checkpoint yet{lost}; the same command starts again from the beginning"
+    if newest.step >= last_step:
+        return f"step {newest.step} is saved; the same command continues from there"
+    return (
+        f"step {newest.step} is saved, {_steps(newest.step + 1, last_step)} not; the same command continues from there"
+    )
+
+
+def _steps(first: int, last: int) -> str:
+    return f"step {first} is" if first == last else f"steps {first} to {last} are"
