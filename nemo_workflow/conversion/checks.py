@@ -101,6 +101,12 @@ def notes_on(hf: Config, nemo: Config, family: Family, further: set[str]) -> lis
             f"left out: {len(further)} tensors of model.layers.{', '.join(map(str, at))}, which predict further tokens"
             " (num_nextn_predict_layers); transformers passes over them too, and they don't come back"
         )
+    longest = family.exact_up_to(hf)
+    if longest is not None and longest < hf["max_position_embeddings"]:
+        notes.append(
+            f"exact up to {longest} tokens (NeMo has the sliding window on other layers): train with --seq-length"
+            f" {longest} at most"
+        )
     lost = [name for name, _ in config_fields.to_nemo(hf, family)[1]]
     if lost:
         instead, gone = config_fields.come_back(nemo, hf, family)

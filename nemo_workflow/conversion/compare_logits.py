@@ -76,7 +76,8 @@ def fixed_tokens(model: Model) -> torch.Tensor:
     """[1, TOKENS] token ids, longer where a small sliding window would otherwise not be used."""
     window = model.hf.get("sliding_window") or 0
     count = window + TOKENS // 2 if TOKENS // 2 < window <= 512 else TOKENS
-    count = min(count, model.hf["max_position_embeddings"])
+    longest = model.family.exact_up_to(model.hf) or count
+    count = min(count, longest, model.hf["max_position_embeddings"])
     return torch.randint(model.dims.vocab, (1, count), generator=torch.Generator().manual_seed(1234))
 
 

@@ -84,7 +84,7 @@ class Exported:
     @property
     def losses(self) -> list[tuple[str, str]]:
         """What the Hugging Face model would compute otherwise than NeMo's: (field, how)."""
-        return to_nemo(self.complete, self.family)[1]
+        return to_nemo(self.complete, self.family)[1] + self.family.losses_back(self.nemo)
 
 
 def exported(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -> Exported:

@@ -32,12 +32,30 @@ SIZES = (
 HEADER = "# Written by ckpt_conversion/list_supported_model_config.py from nemo_toolkit {version}; what is verified is in docs/conversion.md.\n"
 
 
+PROVED_FILE = Path(__file__).with_name("proved.json")
+# a test's word -> what it means, in supported_model.txt
+MEANING = {
+    "trained": "imported, trained and exported on a CPU",
+    "gpu": "imported and exported on a CPU; training needs Transformer Engine, on a GPU (the recipe was built, not run)",
+    "no recipe": "imported and exported on a CPU; NeMo has no recipe to pretrain it",
+}
+
+
+def proved() -> dict[str, str]:
+    """Family -> how far it was taken by tests/conversion/test_trained_families.py, which holds the file against what it sees."""
+    found: dict[str, str] = json.loads(PROVED_FILE.read_text(encoding="utf-8"))
+    return found
+
+
 def state(model_class: str) -> tuple[str, str]:
     """(what can be done with a NeMo model class, which architectures that means or why not)."""
     families = [family for family in FAMILIES if family.model_class == model_class]
-    if families:
-        return "verified", "; ".join(f"{family.title} ({family.architecture})" for family in families)
-    return "not converted", NOT_CONVERTED.get(model_class, "NeMo has no converter for it")
+    if not families:
+        return "refused", NOT_CONVERTED.get(model_class, "NeMo has no converter for it")
+    words = {proved()[family.name] for family in families}
+    short = "trained and exported" if words == {"trained"} else "exported"
+    titles = "; ".join(f"{family.title} ({family.architecture})" for family in families)
+    return short, f"{titles}: {'; '.join(MEANING[word] for word in sorted(words))}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 def refused(model_class: str) -> tuple[str, ...]:
     """The state, and the reason where it is a no."""
     short, why = state(model_class)
-    return (short,) if short == "verified" else (short, why)
+    return (short, why) if short == "refused" else (short,)
 
 
 def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.models.catalog import Recipe, load
+from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
     check_class_named,
@@ -26,29 +28,10 @@ from nemo_workflow.utils.safe_pickle import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-# model_type of a Hugging Face config.json -> NeMo's model class
-MODEL_CLASSES = {
-    "baichuan": "Baichuan2Model",
-    "chatglm": "ChatGLMModel",
-    "deepseek_v2": "DeepSeekModel",
-    "deepseek_v3": "DeepSeekModel",
-    "gemma": "GemmaModel",
-    "gemma2": "Gemma2Model",
-    "gemma3_text": "Gemma3Model",
-    "gpt_bigcode": "StarcoderModel",
-    "llama": "LlamaModel",
-    "llama4": "LlamaModel",
-    "mamba2": "MambaModel",
-    "mistral": "MistralModel",
-    "mixtral": "MixtralModel",
-    "nemotron": "NemotronModel",
-    "nemotron_h": "MambaModel",
-    "phi3": "Phi3Model",
-    "qwen2": "Qwen2Model",
-    "qwen3": "Qwen3Model",
-    "qwen3_moe": "Qwen3Model",
-    "starcoder2": "Starcoder2Model",
-}
+# model_type of a Hugging Face config.json -> NeMo's model class; some have a recipe and no conversion
+MODEL_CLASSES = (
+    {family.model_type: family.model_class for family in FAMILIES} | NOT_CONVERTED_TYPES | {"llama4": "LlamaModel"}
+)
 # Hugging Face's name of a size -> NeMo's
 SIZES = {
     "num_hidden_layers": "num_layers",

@@ -129,6 +129,23 @@ def test_a_loss_that_the_way_back_needs_permission_for_too(tmp_path: Path) -> No
     assert json.loads((tmp_path / "back" / NAME).read_text())["lossy"] == ["topk_group"]
 
 
+def test_gemma_2_is_exact_up_to_its_window(tmp_path: Path) -> None:
+    """Trained on longer sequences in NeMo, it comes back with permission only."""
+    source = tiny.make("gemma2_long", tmp_path / "hf")
+    import_main(["--source", str(source), "--output-path", str(tmp_path / "nemo")])
+    assert any(
+        "--seq-length 48 at most" in note for note in json.loads((tmp_path / "nemo" / NAME).read_text())["notes"]
+    )
+    model = tmp_path / "nemo" / "context" / "model.yaml"
+    assert "  seq_length: 48\n" in model.read_text()
+    model.write_text(model.read_text().replace("  seq_length: 48\n", "  seq_length: 512\n"))
+    back = ["--source", str(tmp_path / "nemo"), "--output-path", str(tmp_path / "back")]
+    with pytest.raises(Refusal, match="equal up to 48 only"):
+        export_main(back)
+    export_main([*back, "--allow-lossy", "sliding_window"])
+    same_files(source, tmp_path / "back")
+
+
 def test_layers_that_predict_further_tokens_are_left_out_by_name(tmp_path: Path) -> None:
     """DeepSeek V3's last layer (MTP) stands behind the others; transformers passes over it too."""
     from safetensors.torch import load_file, save_file

@@ -474,6 +474,14 @@ def test_no_field_has_two_meanings(family: Any) -> None:
     assert not set(family.fixed) & set(family.special_fields)
 
 
+def test_the_table_of_published_models_is_what_the_import_says() -> None:
+    from tools import generate_config_table
+
+    page = generate_config_table.PAGE.read_text(encoding="utf-8")
+    _, begin, rest = page.partition(generate_config_table.BEGIN)
+    assert begin and rest.startswith(generate_config_table.table() + generate_config_table.END)
+
+
 @pytest.mark.parametrize(
     "script", ["convert_from_hf_to_nemo2", "convert_from_nemo2_to_hf", "list_supported_model_config"]
 )

@@ -152,6 +152,7 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "qwen3_moe_unnormed": lambda tf: _qwen3_moe(tf, norm_topk_prob=False),
     "gemma": lambda tf: tf.GemmaForCausalLM(tf.GemmaConfig(**{**SIZES, "tie_word_embeddings": True}, head_dim=32)),
     "gemma2": lambda tf: _gemma2(tf),
+    "gemma2_long": lambda tf: _gemma2(tf, sliding_window=48),
     "gemma3": lambda tf: _gemma3(tf),
     "gemma3_linear_rope": lambda tf: _gemma3(
         tf, rope_scaling={"rope_type": "linear", "factor": 8.0}, query_pre_attn_scalar=21

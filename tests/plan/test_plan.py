@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config.parallelism import Layout, layers_a_stage
+from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule, rate_at
 from nemo_workflow.data.indexed_dataset import read_pair
@@ -156,6 +157,31 @@ def test_sizes_that_a_runs_own_checkpoint_leaves_open_are_filled(place: Place) -
     folder = write_nemo_model(place.root / "m", ffn_hidden_size=None, **sizes)
     plan = place.plan("--dry-run", "-G", "1", accelerator="gpu", nemo_model=str(folder))  # with a memory plan
     assert [plan.sizes[name] for name in ("kv_channels", "num_query_groups", "ffn_hidden_size")] == [16, 4, 256]
+
+
+@pytest.mark.parametrize(("seq_length", "trained_on", "refused"), [(32, 32, False), (64, 32, True), (64, 64, False)])
+def test_a_converted_gemma_2_is_trained_within_its_window(
+    place: Place, seq_length: int, trained_on: int, refused: bool
+) -> None:
+    """The import writes a seq_length of the window; a longer one says that NeMo itself trained the model on it."""
+    model = {"model": "gemma2.Gemma2Model", "config": "gemma2.Gemma2Config"}
+    folder = write_nemo_model(place.root / "m", **model, window_size=[31, 0], seq_length=trained_on)
+    flags = {"model_name": "gemma2_2b", "nemo_model": str(folder), "accelerator": "gpu", "seq_length": seq_length}
+    if not refused:
+        assert place.plan("--dry-run", "-G", "1", **flags).seq_length == seq_length
+        return
+    with pytest.raises(Refusal, match="use 32 at most"):
+        place.plan("--dry-run", "-G", "1", **flags)
+
+
+def test_a_table_of_positions_keeps_its_length_in_a_checkpoint(place: Place) -> None:
+    """StarCoder's: shorter sequences are trained, and the model's rows stay."""
+    model = {"model": "starcoder.StarcoderModel", "config": "starcoder.StarcoderConfig"}
+    learned = {"position_embedding_type": "learned_absolute", "seq_length": 96, "num_layers": 2, "hidden_size": 64}
+    folder = write_nemo_model(place.root / "m", **model, **learned, num_attention_heads=4, ffn_hidden_size=160)
+    plan = place.plan(model_name="starcoder_15b", nemo_model=str(folder), seq_length=32)
+    values = field_values(plan)
+    assert (values["data.seq_length"], values["model.config.seq_length"]) == (32, 96)
 
 
 def test_a_tokenizer_in_the_hub_cache_is_read(place: Place, tmp_path: Path) -> None:

@@ -157,12 +157,29 @@ def sequence_length(run: Run) -> Iterator[str]:
             f"--seq-length {length}: the {length // layout.context} tokens of a context parallel rank are no multiple of"
             f" --tensor-model-parallel-size {layout.tensor}, as --sequence-parallel needs; use one"
         )
+    exact = _exact_up_to(run)
+    if exact and length > exact:
+        yield (
+            f"--seq-length {length}: this checkpoint's Gemma 2 came from Hugging Face, whose model NeMo's equals up to"
+            f" {exact} tokens (it has the sliding window on other layers); use {exact} at most"
+        )
+        return
     longest = _longest_sequence(run, run.recipe)
     if longest and length > longest:
         yield (
             f"--seq-length {length}: {run.recipe.name} is made for at most {longest} tokens; lower it, or take a recipe"
             " for longer sequences (--list-models)"
         )
+
+
+def _exact_up_to(run: Run) -> int | None:
+    """Tokens up to which a converted Gemma 2 is the Hugging Face model: its window. One that NeMo trained on more is its own."""
+    if run.nemo_model is None or run.nemo_model.model_class != "Gemma2Model":
+        return None
+    window, length = (run.nemo_model.sizes.get(name) for name in ("window_size", "seq_length"))
+    if not window or not isinstance(length, int) or length > window[0] + 1:
+        return None
+    return int(window[0]) + 1
 
 
 def _longest_sequence(run: Run, recipe: Recipe) -> int | None:

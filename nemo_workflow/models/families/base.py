@@ -55,6 +55,8 @@ class Family:
     `special_training`: those of `special_fields` that say how a model is trained, such as dropouts.
     `renamed5`: names that transformers 5 has for fields -> transformers 4's.
     `learned_positions`: a position has a row of a table, so seq_length is part of the weights' shape.
+    `exact_up_to(hf)`: tokens up to which both models compute the same; None for any number.
+    `losses_back(nemo)`: what an export would lose, like `special`'s losses.
     `mend_reference(model, hf)`: mends what transformers 4 computes wrongly, before the logits are compared.
     `local_spec`: the function of `local_specs` to compute logits with where Transformer Engine is missing.
     """
@@ -84,6 +86,8 @@ class Family:
     renamed: dict[str, str] = field(default_factory=dict)
     renamed5: dict[str, str] = field(default_factory=dict)
     learned_positions: bool = False
+    exact_up_to: Callable[[Config], int | None] = lambda hf: None
+    losses_back: Callable[[Config], list[tuple[str, str]]] = lambda nemo: []
     mend_reference: Callable[[Any, Config], None] | None = None
 
     @property

@@ -285,3 +285,5 @@ DEEPSEEK_V3 = _family(
     special=v3_special,
     special_back=shared_back,
 )
+
+FAMILIES = (DEEPSEEK_V2, DEEPSEEK_V3)

@@ -37,17 +37,24 @@ def gemma2_rules(hf: Config) -> list[Rule]:
 
 
 def gemma2_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
-    """Both have a window on every second layer, but on different ones."""
-    width = hf.get("sliding_window", 4096)
-    losses = []
-    if width is not None and width < hf["max_position_embeddings"]:
-        losses.append(
-            (
-                "sliding_window",
-                f"NeMo puts the window on layers 2, 4, …, this model has it on 1, 3, …: equal up to {width} tokens only",
-            )
-        )
-    return {"window_size": (width - 1, 0) if width else None}, losses
+    """Both have a window on every second layer, but on different ones: no longer sequence than the window is exact."""
+    width, length = hf.get("sliding_window", 4096), hf["max_position_embeddings"]
+    fields: Config = {"window_size": (width - 1, 0) if width else None}
+    if width is not None and width < length:
+        fields["seq_length"] = width
+    return fields, []
+
+
+def gemma2_beyond(nemo: Config) -> list[tuple[str, str]]:
+    """What a model that was trained on longer sequences than its window loses on the way back."""
+    window = nemo.get("window_size")
+    if not window or nemo["seq_length"] <= window[0] + 1:
+        return []
+    what = (
+        f"NeMo had the window on layers 2, 4, …, {GEMMA2.architecture} has it on 1, 3, …, and the model was trained with"
+        f" {nemo['seq_length']} tokens: equal up to {window[0] + 1} only"
+    )
+    return [("sliding_window", what)]
 
 
 GEMMA_NEMO: Config = {
@@ -87,6 +94,8 @@ GEMMA2 = Family(
     special_fields=frozenset({"sliding_window", "layer_types"}),
     special_nemo=frozenset({"window_size"}),
     special_back=lambda nemo: {"sliding_window": nemo["window_size"][0] + 1 if nemo.get("window_size") else None},
+    losses_back=gemma2_beyond,
+    exact_up_to=lambda hf: hf.get("sliding_window", 4096),
     local_spec="gemma2",
 )
 
@@ -186,3 +195,5 @@ GEMMA3 = Family(
     tanh_gelu=True,
     local_spec="gemma3",
 )
+
+FAMILIES = (GEMMA2, GEMMA3)

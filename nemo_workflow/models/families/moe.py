@@ -256,3 +256,5 @@ GPT_OSS = Family(
     special_back=gpt_oss_back,
     experts=lambda hf: hf["num_local_experts"],
 )
+
+FAMILIES = (MIXTRAL, QWEN3_MOE, GPT_OSS)

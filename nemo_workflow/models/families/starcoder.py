@@ -94,3 +94,5 @@ STARCODER = Family(
     hf_layers="transformer.h",
     learned_positions=True,
 )
+
+FAMILIES = (STARCODER,)
