@@ -276,6 +276,7 @@ _OURS = [
     Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
     Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
     Option("deterministic", TRAINING, "only algorithms whose results are the same bit for bit in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),
+    Option("max-restarts", EXECUTION, "times that all ranks are started again by themselves, from the newest checkpoint, after a signal, a CUDA or NCCL error or a hang; never without progress between two; not with --executor slurm", type=int, default=0, least=0),
     Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends; 0 is never; not with --executor slurm", type=float, default=30.0, least=0),
     Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: twice the last step's time, 8 on a CPU and 60 on GPUs at least", type=float, least=0),
     Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT"),

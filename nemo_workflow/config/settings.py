@@ -14,6 +14,7 @@ class Settings(FlagValues):
     executor: str = "local"
     experiment: str = "pretraining"
     timeout_minutes: float = 30.0
+    max_restarts: int = 0
     grace_seconds: float | None = None
     dry_run: str | None = None
     config: str | None = None

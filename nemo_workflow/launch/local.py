@@ -22,6 +22,7 @@ from nemo_workflow.config import micro_batch
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
+from nemo_workflow.launch.restarts import Restarts
 from nemo_workflow.run_dir import metrics, staged_tokenizer
 from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
@@ -45,21 +46,23 @@ TITLE = "pretrain"
 def run_local(plan: Plan) -> int:
     """Train on this machine until the end; returns the exit code: 0 done, 130/143 stopped. Raises Failure."""
     with locked(plan.folder):
-        wait_for_old_ranks(plan)
-        check_space(plan)
+        restarts = Restarts(plan)
         while True:
+            wait_for_old_ranks(plan)
+            check_space(plan)
             identity, changes = resume.check_changes(plan)
             attempt = prepare(plan)
             write_json(attempt / resume.IDENTITY, identity)
             tail = metrics.Tail(plan.folder / metrics.FILE, from_end=True)
             try:
                 return _Local(plan, attempt, changes).run()
-            except Failure:
+            except Failure as failure:
                 smaller = micro_batch.smaller_after_failure(plan, attempt, tail.new())
-                if smaller is None:
+                if smaller is not None:
+                    print(smaller.notes[-1], flush=True)
+                    plan = smaller
+                elif not restarts.another(str(failure)):
                     raise
-                print(smaller.notes[-1], flush=True)
-                plan = smaller
 
 
 @contextlib.contextmanager

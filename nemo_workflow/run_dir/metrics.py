@@ -84,6 +84,13 @@ def cut_torn_line(path: Path) -> None:
             stream.write(b"\n")
 
 
+def event(path: Path, kind: str, **values: Any) -> None:
+    """Append one event; for the launcher, between two starts, when no rank writes."""
+    cut_torn_line(path)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"event": kind, "time": round(time.time(), 3), **values}) + "\n")
+
+
 def effective(all_events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Events of the history that counts: steps that a resumed run repeats are dropped."""
     kept: list[dict[str, Any]] = []
@@ -140,6 +147,7 @@ _LINES: dict[str, Callable[[dict[str, Any], int], str | None]] = {
     "validation": _validation,
     "checkpoint": _checkpoint,
     "note": lambda event, step: str(event["text"]),
+    "restart": lambda event, step: str(event["text"]),
     "spike": _spike,
     "stopping": _stopping,
     "end": _end,

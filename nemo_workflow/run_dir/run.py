@@ -158,6 +158,8 @@ class RunFolder:
                 found[-1]["last_step"] = event["step"]
             elif found and event["event"] == "end":
                 found[-1]["end"] = event["reason"]
+            elif found and event["event"] == "restart":
+                found[-1]["end"] = event["text"]
         if found and self.state.name in ("running", "failed") and found[-1]["end"] == "left no word":
             found[-1]["end"] = self.state.name
         return found

@@ -91,7 +91,7 @@ class Extractor:
         self.site = site
         self.rules = rules
         preferred = variants.SIMPLIFIED if rules.convert == "t2s" else variants.TRADITIONAL
-        self.cleaner = Cleaner(site.names(FILE, CATEGORY), preferred)
+        self.cleaner = Cleaner(site.names(FILE, CATEGORY), preferred if variants.converts(site.url) else ())
         self.convert: Callable[[str], str] | None = None
         if rules.convert != "none":
             import opencc

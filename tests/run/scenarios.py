@@ -190,6 +190,19 @@ def ends(place: Place) -> Any:
     return seen
 
 
+@scenario("two_ranks")
+def restarts(place: Place) -> Any:
+    """--max-restarts: a rank killed once, in the middle of the two ranks' run, and one that is killed at the same step again."""
+    once, again = place.experiment(ranks=2), place.experiment(ranks=2, name="again")
+    seen = SimpleNamespace(run=once, again=again)
+    seen.once = once.start(
+        "--max-restarts", "2", fault="step 6 1 once", prefix=("env", f"ONCE={place.folder / 'once'}")
+    )
+    seen.history = once.history()
+    seen.twice = again.start("--max-restarts", "2", fault="step 6 1 kill")
+    return seen
+
+
 @scenario()
 def nan(place: Place) -> Any:
     """A NaN gradient on rank 1 of two: stop; then the same with --on-nan skip 1. The saves are in the background."""

@@ -48,6 +48,7 @@ def test_a_plain_slurm_run_meets_the_rules() -> None:
         (["--no-container", "--container-mounts", "/a:/b"], "--container-mounts", "leave one out"),
         (["--container-mounts", "a:b"], "--container-mounts", "absolute paths"),
         (["--output-dir", "/runs/x", "--container-mounts", "/o:/runs"], "--container-mounts", "mount /o elsewhere"),
+        (["--max-restarts", "2"], "--max-restarts 2", "use --requeue"),
         (["--timeout-minutes", "30"], "--timeout-minutes 30", "leave it out"),
         (["--ssh", "a b"], "--ssh", "[USER@]HOST"),
         (["--ssh", "login", "--hf-token", "hf_x"], "--hf-token", "--setup-file"),

@@ -125,14 +125,14 @@ class Writer:
     def hollow_brackets(self) -> Pair:
         text = self.words(1, 2)
         if self.han:
-            return f"{text}（{{{{lang|xx|{self.hidden()}}}}}；）", text
-        return f"{text} ({{{{lang|xx|{self.hidden()}}}}}; )", text
+            return f"{text}（{{{{audio|x.ogg|{self.hidden()}}}}}；）", text
+        return f"{text} ({{{{audio|x.ogg|{self.hidden()}}}}}; )", text
 
     def half_hollow_brackets(self) -> Pair:
         text, inner = self.words(1, 2), self.words(1, 2)
         if self.han:
-            return f"{text}（{{{{lang|xx|{self.hidden()}}}}}，{inner}）", f"{text}（{inner}）"
-        return f"{text} ({{{{lang|xx|{self.hidden()}}}}}, {inner})", f"{text} ({inner})"
+            return f"{text}（{{{{audio|x.ogg|{self.hidden()}}}}}，{inner}）", f"{text}（{inner}）"
+        return f"{text} ({{{{audio|x.ogg|{self.hidden()}}}}}, {inner})", f"{text} ({inner})"
 
     def comment(self) -> Pair:
         text = self.words(1, 2)

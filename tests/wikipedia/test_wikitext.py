@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nemo_workflow.wikipedia.wikitext.cleaner import Cleaner
-from nemo_workflow.wikipedia.wikitext.variants import SIMPLIFIED
+from nemo_workflow.wikipedia.wikitext.variants import SIMPLIFIED, TRADITIONAL, converts
 from tests.wikipedia.generator import pages
 
 CASES = {
@@ -74,6 +74,38 @@ CASES = {
     "less than": ("a < b and c > d, <3", "a < b and c > d, <3"),
     "unknown tag": ("a <foo> b", "a <foo> b"),
     "tag shown as text": ("a &lt;ref&gt; b", "a <ref> b"),
+    "hidden text with a tag": ('a<span style="display:none">b<b>c</b><span>d</span></span>e', "ae"),
+    "raised": (
+        "10<sup>23</sup>, 10<sup>−9</sup>, x<sup>n</sup>, 1<sup>st</sup>, 2<sup>n+1</sup>",
+        "10^23, 10^−9, x^n, 1st, 2^(n+1)",
+    ),
+    "lowered": ("H<sub>2</sub>O, 5<sub>10</sub>, v<sub>max</sub>", "H2O, 5_10, v_max"),
+    "code is left alone": (
+        "<code>for (;;)</code>, <code>(1,)</code>, <code>f  ( ) .</code>",
+        "for (;;), (1,), f  ( ) .",
+    ),
+    "brackets of a writer": ("f(x, ) and :) here (; really)", "f(x, ) and :) here (; really)"),
+    "names without semicolon": ("?a=1&section=2&copy=3 &copy; &amp;lt;", "?a=1&section=2&copy=3 © &lt;"),
+    "entities in code": ("<syntaxhighlight>&lt;b&gt; &param</syntaxhighlight>", "&lt;b&gt; &param"),
+    "names of macros": ("__FILE__, <code>__LINE__</code> __NOTOC__", "__FILE__, __LINE__"),
+    "a line that begins with a bar": ("a\n|x| is positive\n|b=c\n|| d", "a\n|x| is positive"),
+    # what templates show
+    "language": ("by {{lang|la|homo}} and {{lang-de|Mensch}}", "by homo and Mensch"),
+    "link to another language": ("是{{link-en|約翰|John}}的{{le|學生|student}}，{{tsl|en|x|乙}}", "是約翰的學生，乙"),
+    "interlanguage link": ("by {{ill|Hans M|de|Hans M (Maler)|lt=Hans}} and {{ill|Max|de}}", "by Hans and Max"),
+    "measure": ("{{convert|93|m|ft|abbr=on}}, {{cvt|5|-|10|km2}}, {{val|1.5|e=3|u=kg}}", "93 m, 5–10 km², 1.5×10^3 kg"),
+    "number": ("{{formatnum:1234567}} {{formatnum:-1234.5}}", "1,234,567 -1,234.5"),
+    "formulas": ("{{chem|H|2|O}} {{math|''x''{{sup|2}}}} {{frac|1|2}} {{frac|3|1|2}}", "H2O x^2 1/2 3 1/2"),
+    "words kept together": ("{{nowrap|5 kg}} {{abbr|a.|b}} {{small|[[c|d]]}}", "5 kg a. d"),
+    "quotation": ("a\n{{quote|b ''c''|d}}\ne", "a\n\nb c\n\ne"),
+    "lists of templates": ("of {{hlist|a|b}}; {{plainlist|\n* c\n* d\n}}", "of a, b; * c\nd"),
+    "signs": ("a{{ndash}}b{{snd}}c {{USD|5}}", "a–b – c US$5"),
+    "short text of an unknown template": ("a {{shown|some words}} b {{shown|[[c|d]]}}", "a some words b d"),
+    "unknown templates that show nothing": (
+        "a {{cn|x}} {{sfn|b|1999}} {{flagicon|US}} {{odd|k=v}} {{odd|b|c}} d",
+        "a d",
+    ),
+    "an unknown template on its own line": ("a\n{{stub thing|words}}\nb", "a\n\nb"),
     # within a line
     "bold and italics": ("'''a''' ''b'' '''''c'''''", "a b c"),
     "apostrophes": ("l'a ''''b'''' d'''''e'''", "l'a 'b' de"),
@@ -115,6 +147,18 @@ CASES = {
     "variant of a script without our choice": ("-{sr-ec:а; sr-el:b}-", "а"),
     "range with a brace": ("1-{{{a}}}2", "1-2"),
 }
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://en.wikipedia.org/wiki/", "x-{y}-z"),
+        ("https://zh-yue.wikipedia.org/wiki/", "xyz"),
+        ("http://wiki/", "xyz"),
+    ],
+)
+def test_variants_are_those_of_the_language(url: str, text: str) -> None:
+    assert Cleaner((), TRADITIONAL if converts(url) else ()).clean("x-{y}-z") == text
 
 
 @pytest.mark.parametrize(("wikitext", "text"), CASES.values(), ids=CASES)

@@ -80,6 +80,11 @@ def find_problems(run: Any) -> Iterator[str]:
             f"--timeout-minutes {settings.timeout_minutes:g}: a Slurm job is not watched for hung ranks; leave it out, and"
             " let --time end a job that hangs"
         )
+    if settings.max_restarts:
+        yield (
+            f"--max-restarts {settings.max_restarts}: restarts on this machine only; with --executor slurm use --requeue, which"
+            " brings a job back from its last checkpoint"
+        )
     if settings.ssh and not re.fullmatch(r"([\w.-]+@)?[\w.-]+(:\d+)?", settings.ssh):
         yield f"--ssh {settings.ssh}: expected [USER@]HOST[:PORT]"
     if settings.ssh:

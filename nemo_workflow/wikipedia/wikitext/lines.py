@@ -3,32 +3,68 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
-_HOLLOW = " ,，;；、:："  # what stays inside brackets when a template between them goes
-_HOLLOW_START = {"(": re.compile(rf"\([{_HOLLOW}]+"), "（": re.compile(rf"（[{_HOLLOW}]+")}
-_EMPTY = re.compile(r"\(\)(?<=[ \n]\(\)|[^\x00-\x7f]\(\))")  # not the brackets of a function's name
+from nemo_workflow.wikipedia.wikitext.nested import GONE
+from nemo_workflow.wikipedia.wikitext.tags import CODE
+
+_HOLLOW = " ,，;；、:：" + GONE  # what stays inside brackets when a template between them goes
+_CODE_SPAN = re.compile(f"({CODE[0]}[^{CODE[0]}{CODE[1]}]*{CODE[1]})")
+# Only brackets out of which something was taken are tidied: the pair, else what begins or ends in it.
+_BRACKETS = [
+    (
+        opening,
+        closing,
+        re.compile(rf"\{opening}([^{opening}{closing}\n]*{GONE}[^{opening}{closing}\n]*)\{closing}"),
+        re.compile(rf"\{opening}[{_HOLLOW}]*{GONE}[{_HOLLOW}]*"),
+        re.compile(rf"[{_HOLLOW}]*{GONE}[{_HOLLOW}]*\{closing}"),
+    )
+    for opening, closing in (("(", ")"), ("（", "）"))
+]
 _SPACES = re.compile("   *")
 _SPACE_BEFORE = {mark: re.compile(rf" {re.escape(mark)}(?=[\s\u3000-\uffff]|$)") for mark in ",.;，。；、"}
+_ARGUMENT = re.compile(r"\|\s*[\w -]{1,40}=")
+_BLANK = f" \t\r\f\v\xa0\u3000{GONE}"
 _MARKED = frozenset("=*#:;|!{}-")
 
 
 def tidy(text: str) -> str:
-    """Mend what removed templates and references leave behind: empty brackets, doubled spaces, a space before a stop."""
-    for opening, closing in ("()", "（）"):
-        if opening in text:
-            text = _HOLLOW_START[opening].sub(opening, text)
-            *pieces, last = text.split(closing)
-            text = "".join([piece.rstrip(_HOLLOW) + closing for piece in pieces] + [last])
-    if "()" in text:
-        text = _EMPTY.sub("", text)
-    if "（）" in text:
-        text = text.replace("（）", "")
+    """Mend what removed templates and references leave behind: empty brackets, doubled spaces, a space before a stop.
+
+    Code, between the two marks, is left as it is.
+    """
+    if CODE[0] not in text:
+        return _tidied(text.replace(CODE[1], ""))
+    # tidied as one text, with a mark for each span of code, so that what stands beside it is seen
+    spans: list[str] = []
+
+    def hide(found: re.Match[str]) -> str:
+        spans.append(found[0][1:-1].replace(GONE, ""))
+        return CODE[0]
+
+    text = _tidied(_CODE_SPAN.sub(hide, text).replace(CODE[1], ""))
+    pieces = iter(spans)
+    return re.sub(CODE[0], lambda _: next(pieces, ""), text)
+
+
+def _tidied(text: str) -> str:
+    if GONE in text:
+        for opening, closing, pair, start, end in _BRACKETS:
+            if opening in text:
+                text = pair.sub(partial(_bracketed, opening=opening, closing=closing), text)
+                text = end.sub(closing, start.sub(opening, text))
+        text = text.replace(GONE, "")
     if "  " in text:
         text = _SPACES.sub(" ", text)
     for mark, pattern in _SPACE_BEFORE.items():
         if f" {mark}" in text:
             text = pattern.sub(mark, text)
     return text
+
+
+def _bracketed(found: re.Match[str], opening: str, closing: str) -> str:
+    kept = found[1].strip(_HOLLOW)
+    return f"{opening}{kept}{closing}" if kept else ""
 
 
 def lay_out(text: str) -> str:
@@ -40,7 +76,7 @@ def lay_out(text: str) -> str:
     waiting: list[tuple[int, str]] = []  # headings whose sections have no text yet
     blank = in_table = False
     for raw in text.split("\n"):
-        line = raw.strip()
+        line = raw.strip(_BLANK)
         if not line:
             blank = True
             in_table = False
@@ -51,7 +87,7 @@ def lay_out(text: str) -> str:
                     waiting.pop()
                 waiting.append((level, line[level:-level].strip()))
                 continue
-            if line[0] == "|" or line.startswith("{|") or (in_table and line[0] == "!"):
+            if _is_row(line, in_table):
                 in_table = True  # rows of a table whose start or end a template makes
                 continue
             line = _without_marker(line)
@@ -67,6 +103,13 @@ def lay_out(text: str) -> str:
         blank = False
         out.append(line)
     return "\n".join(out)
+
+
+def _is_row(line: str, in_table: bool) -> bool:
+    """Whether a line is of a table, or an argument of a template that never ends; |x| may begin a sentence."""
+    if line.startswith(("{|", "|-", "|}", "|+")) or (in_table and line[0] in "|!"):
+        return True
+    return line[0] == "|" and ("||" in line or _ARGUMENT.match(line) is not None)
 
 
 def _level(line: str) -> int:

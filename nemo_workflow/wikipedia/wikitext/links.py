@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from nemo_workflow.wikipedia.wikitext.nested import replace_pairs
+from nemo_workflow.wikipedia.wikitext.nested import GONE, replace_pairs
 
 # Names of the file and category namespaces that a dump's header does not list: English and the old names of large wikis.
 _ALIASES = (
@@ -58,5 +58,5 @@ class Links:
             if not prefix:
                 target = rest
             elif prefix in self.hidden or (prefix != "media" and _MEDIA.search(target)):
-                return ""
+                return GONE
         return label or target.strip()

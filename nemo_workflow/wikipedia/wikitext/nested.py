@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+GONE = "\x04"  # stands where something was removed, until the text is tidied; no page may hold it
 DEEPEST = 20  # what lies deeper stays as it is: a bound keeps the time linear
 
 

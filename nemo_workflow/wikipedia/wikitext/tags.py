@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from html import unescape
 
+from nemo_workflow.wikipedia.wikitext.nested import GONE
+
 MARKER = "\x7f"  # MediaWiki's own choice: a character that no page may hold
 
 FORMULAS = frozenset(("math", "chem", "ce"))
@@ -30,7 +32,13 @@ _INLINE = (
 
 _EXTENSION = re.compile(rf"<(?:!--|((?i:{'|'.join(sorted(VERBATIM | DROPPED))}))(?=[\s/>])([^<>]*)>)")
 _CLOSING = {name: re.compile(rf"</(?i:{name})\s*>") for name in VERBATIM | DROPPED}
-_HIDDEN = re.compile(r"<(?i:(span|div))\s(?>[^<>]*?(?i:display\s*:\s*none))[^<>]*+>[^<]*+</(?i:\1)\s*>")
+_HIDDEN = re.compile(r"<(?i:(span|div))\s(?>[^<>]*?(?i:display\s*:\s*none))[^<>]*+>")
+_SPAN_OR_DIV = {name: re.compile(rf"<(/?)(?i:{name})(?=[\s/>])[^<>]*>") for name in ("span", "div")}
+_CODE = re.compile(r"<(?i:code|tt|kbd|samp)(?=[\s>])[^<>]*(?<!/)>(.*?)</(?i:code|tt|kbd|samp)\s*>", re.DOTALL)
+CODE = "\x02", "\x03"  # round what is code, until the text is tidied
+_RAISED = re.compile(r"<(?i:(su[pb]))(?=[\s>])[^<>]*>([^<>]*)</(?i:\1)\s*>")
+_TERM = re.compile(r"[-−+]?\w+")
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _BLOCK = re.compile(rf"</?(?i:{_BLOCKS})(?=[\s/>])[^<>]*>")
 _INLINE_TAG = re.compile(rf"</?(?i:{_INLINE})(?=[\s/>])[^<>]*>")
 _STRIPPED = re.compile(rf"{MARKER}(\d+){MARKER}")
@@ -64,6 +72,8 @@ def take_out_extensions(text: str) -> tuple[str, list[str]]:
         if name in VERBATIM:
             pieces.append(f"{MARKER}{len(kept)}{MARKER}")
             kept.append(_as_shown(name, text[position : closing.start()]))
+        else:
+            pieces.append(GONE)
         position = closing.end()
     pieces.append(text[position:])
     return "".join(pieces), kept
@@ -72,9 +82,14 @@ def take_out_extensions(text: str) -> tuple[str, list[str]]:
 def _as_shown(name: str, content: str) -> str:
     if name in FORMULAS:
         return f"${content.strip()}$"
-    if name in ("pre", "syntaxhighlight", "source"):
-        content = content.strip("\n")
-    return unescape(content)
+    if name in ("syntaxhighlight", "source"):
+        return content.strip("\n")
+    return entities(content.strip("\n") if name == "pre" else content)
+
+
+def entities(text: str) -> str:
+    """Decode &name; and &#number; as MediaWiki does: html.unescape would also take &copy=1 for a sign."""
+    return _ENTITY.sub(lambda found: unescape(found[0]), text)
 
 
 def put_back(text: str, kept: list[str]) -> str:
@@ -85,9 +100,49 @@ def put_back(text: str, kept: list[str]) -> str:
 
 
 def drop_html(text: str) -> str:
-    """Remove HTML tags and keep their text: a block's tag becomes a line break, unknown tags stay as they are."""
+    """Remove HTML tags and keep their text: a block's tag becomes a line break, unknown tags stay as they are.
+
+    Raised and lowered text keeps a mark where it would be read as something else without; code is put between CODE.
+    """
     if "<" not in text:
         return text
     if "display" in text:
-        text = _HIDDEN.sub("", text)
+        text = _drop_hidden(text)
+    if "<su" in text or "<SU" in text:
+        text = _RAISED.sub(_raised, text)
+    text = _CODE.sub(rf"{CODE[0]}\1{CODE[1]}", text)
     return _INLINE_TAG.sub("", _BLOCK.sub("\n", text))
+
+
+def _drop_hidden(text: str) -> str:
+    """Remove spans and divs that are not displayed, with all tags in them."""
+    out, position = [], 0
+    while found := _HIDDEN.search(text, position):
+        out.append(text[position : found.start()])
+        position, depth = found.end(), 1
+        for tag in _SPAN_OR_DIV[found[1].lower()].finditer(text, position):
+            depth += -1 if tag[1] else 1
+            if not depth:
+                position = tag.end()
+                break
+        else:
+            break
+    return "".join((*out, text[position:]))
+
+
+def _raised(found: re.Match[str]) -> str:
+    """10<sup>23</sup> is 10^23, H<sub>2</sub>O is H2O, 5<sub>10</sub> is 5_10, 1<sup>st</sup> is 1st."""
+    before = found.string[found.start() - 1 : found.start()]
+    kind, text = found[1].lower(), found[2].strip()
+    plain = text.replace("−", "-")
+    letters = bool(text) and text.isalpha()
+    if not plain.isascii() or (before and letters and not before.isascii()):
+        return text
+    if kind == "sup":
+        # an ordinal's letters, a sign of a note
+        if not (before.isalnum() or before in ")]") or not before or (letters and len(text) > 1) or text[:1] in "[(*†":
+            return text
+        return f"^{text if _TERM.fullmatch(text) else f'({text})'}"
+    if before.isdigit() or (letters and before.isalpha()):
+        return f"_{text if _TERM.fullmatch(text) else f'({text})'}"
+    return text

@@ -1,18 +1,20 @@
-"""Templates, parser functions and tables: removed whole, however deep they nest, in time linear in the text."""
+"""Templates, parser functions and tables: shown or removed whole, however deep they nest, in time linear in the text."""
 
 from __future__ import annotations
 
 import re
 
-from nemo_workflow.wikipedia.wikitext.nested import DEEPEST
+from nemo_workflow.wikipedia.wikitext import inline
+from nemo_workflow.wikipedia.wikitext.nested import DEEPEST, GONE
 
 _PARAMETER = re.compile(r"\{\{\{[^{}]*\}\}\}")
-_TABLE = re.compile(r"\n[ \t:*#;]*(\{\||\|\}(?!\}))")
+_TABLE = re.compile(r"\n[ \t:*#;\x04]*(\{\||\|\}(?!\}))")
 _HTML_TABLE = re.compile(r"<(/?)(?i:table)(?=[\s/>])[^<>]*>")
 
 
 def drop_templates(text: str) -> str:
-    """Remove every {{…}}; braces that have no partner stay as text, as MediaWiki leaves them."""
+    """Replace every {{…}} by what it shows in a sentence (inline), or by GONE; braces that have no partner stay as text, as
+    MediaWiki leaves them."""
     if "{{" not in text:
         return text
     for _ in range(DEEPEST):
@@ -32,11 +34,19 @@ def drop_templates(text: str) -> str:
         out.append(head)
         for tail in tails:
             if opened:
-                del out[opened.pop() :]
+                start = opened.pop()
+                out[start:] = [_shown(out, start)]
             else:
                 out.append("}}")
             out.append(tail)
     return "".join(out)
+
+
+def _shown(out: list[str], start: int) -> str:
+    """What is to stand for the template that begins at `start`."""
+    body = "".join(out[start + 1 :])
+    before = out[start - 1] if start else ""
+    return inline.shown(body, bool(before) and not before.endswith("\n")) or GONE
 
 
 def drop_tables(text: str) -> str:

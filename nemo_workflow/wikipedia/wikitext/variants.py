@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from urllib.parse import urlsplit
 
 from nemo_workflow.wikipedia.wikitext.nested import replace_pairs
 
+# Languages whose wikis convert between scripts; elsewhere x-{y}-z is text.
+_CONVERTED = frozenset(
+    ["zh", "gan", "wuu", "yue", "sr", "sh", "kk", "ku", "uz", "tg", "iu", "ike", "shi", "crh", "ban", "mni", "tly"]
+)
 TRADITIONAL = ("zh-hant", "zh-tw", "zh-hk", "zh-mo", "zh", "hant", "gan-hant", "wuu-hant")
 SIMPLIFIED = ("zh-hans", "zh-cn", "zh-sg", "zh-my", "zh", "hans", "gan-hans", "wuu-hans")
 
@@ -14,6 +19,12 @@ _CODE = r"(?:zh|sr|sh|gan|wuu|kk|ku|uz|tg|iu|ike|shi|crh|ban|mni|tly)(?:-[a-z]+)
 _RULE = re.compile(rf"(?:^|;)\s*+(?:[^;:|]*=>)?\s*+({_CODE})\s*+:", re.IGNORECASE)
 _FLAGS = re.compile(r"\s*(?:[A-Z+-]|" + _CODE + r")?(?:\s*;\s*(?:[A-Z+-]|" + _CODE + r"))*\s*")
 _SILENT = frozenset("HTDN-")
+
+
+def converts(url: str) -> bool:
+    """Whether the wiki at this address, https://zh.wikipedia.org/wiki/, is of a language with variants; True if unknown."""
+    language, dot, rest = (urlsplit(url).hostname or "").partition(".")
+    return not dot or not rest.startswith("wik") or language.split("-")[0] in _CONVERTED
 
 
 def resolve(text: str, preferred: tuple[str, ...]) -> str:

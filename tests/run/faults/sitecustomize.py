@@ -12,6 +12,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              validation       in the validation after step STEP
              load             as a checkpoint is loaded (STEP is not looked at)
     action   kill             kill -9 of the rank
+             once             kill -9 of the rank, unless the file ONCE is there: it is made then
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
              oom              the rank runs out of memory as a GPU does, where a micro batch holds more than one (point step only)
@@ -66,6 +67,9 @@ def _install() -> None:
 
 def _act(action: str) -> None:
     if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "once" and not Path(os.environ["ONCE"]).exists():
+        Path(os.environ["ONCE"]).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
