@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import check_platform
+from tools import check_platform, outdated
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -109,3 +109,26 @@ def test_what_is_installed_is_what_is_locked():
 @pytest.mark.e2e
 def test_what_is_installed_fits_together():
     subprocess.run([sys.executable, "-m", "pip", "check"], check=True, capture_output=True)
+
+
+def test_every_reason_beside_a_pin_is_found():
+    found = outdated.direct_pins()
+    assert found["numpy"] == (
+        "1.26.4",
+        "megatron-core 0.15 requires <2 (it calls np.product); no wheel for Python 3.13",
+    )
+    assert found["flash-attn-4"][0] == "4.0.0b36" and found["pytest"][1] == ""
+
+
+def test_a_package_that_was_not_audited_is_not_taken_for_a_sound_one():
+    report = {
+        "dependencies": [
+            {
+                "name": "urllib3",
+                "skip_reason": "Dependency not found on PyPI and could not be audited: urllib3 (1.26.20)",
+            },
+            {"name": "idna", "version": "3.20", "vulns": []},
+            {"name": "old", "version": "1.0", "vulns": [{"id": "CVE-1", "fix_versions": ["1.1"]}]},
+        ]
+    }
+    assert outdated.vulnerabilities(json.dumps(report)) == (["old 1.0: CVE-1, mended in 1.1"], ["urllib3"])
