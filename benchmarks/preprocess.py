@@ -6,6 +6,8 @@
     python benchmarks/preprocess.py BENCH_DIR --part scaling
     python benchmarks/preprocess.py BENCH_DIR --part ceiling
     python benchmarks/preprocess.py BENCH_DIR --part memory
+    python benchmarks/preprocess.py BENCH_DIR --part files
+    python benchmarks/preprocess.py BENCH_DIR --part resume
 
 CLONE is a clone of NVIDIA/Megatron-LM (checked out at core_v0.15.3 for the dated page) and runs in the Python that runs
 this script; PYTHON is one with datatrove[processing,io]. Every figure is the median of --repeats runs (Megatron's and
@@ -232,6 +234,63 @@ def part_memory(args: argparse.Namespace) -> None:
     giant.unlink()
 
 
+def part_files(args: argparse.Namespace) -> None:
+    """The corpus as one file and as 10,000, a pair each and joined; then the same commands again, and with one file more."""
+    corpus, tree = args.bench / "corpus.jsonl", args.bench / "files"
+    lines = corpus.read_bytes().splitlines(keepends=True)
+    shutil.rmtree(tree, ignore_errors=True)
+    for number in range(10_000):
+        path = tree / f"{number % 100:02d}" / f"part-{number:05d}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(lines[number::10_000]) or lines[number % len(lines)])
+    megabytes = sum(path.stat().st_size for path in tree.rglob("*.jsonl")) / 1e6
+    print(HEADER)
+    print(ours(args.bench, corpus, 2, 1).row("one file", corpus.stat().st_size / 1e6))
+    for name, more in (("10,000 files, a pair each", []), ("10,000 files, --join", ["--join"])):
+        shutil.rmtree(args.bench / "many", ignore_errors=True)
+        command = [sys.executable, "-m", "nemo_workflow.preprocess", "--tokenizer", str(args.bench / "tokenizer")]
+        command += ["--input-dir", str(tree), "--output-dir", str(args.bench / "many"), "--workers", "2", *more]
+        environment = {"PYTHONPATH": str(ROOT)}
+        print(measure(command, 1, environment).row(name, megabytes), flush=True)
+        print(measure(command, 1, environment).row(f"{name}, again", megabytes), flush=True)
+        extra = tree / "00" / "part-00000a.jsonl"
+        extra.write_bytes(lines[0])
+        print(measure(command, 1, environment).row(f"{name}, with one file more", megabytes), flush=True)
+        extra.unlink()
+    shutil.rmtree(args.bench / "many")
+    shutil.rmtree(tree)
+
+
+def part_resume(args: argparse.Namespace) -> None:
+    """1 GB in one run, and killed at about half and begun again: CPU-seconds of both runs against those of the one."""
+    big = repeated(args.bench, 1.0)
+    whole = ours(args.bench, big, 2, 1, memory=False)
+    out = args.bench / "resumed"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "nemo_workflow.preprocess", "--tokenizer", str(args.bench / "tokenizer")]
+    command += ["--input", str(big), "--output-dir", str(out), "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    written = args.bench / "ours" / "preprocessed" / f"{big.stem}_text_document.bin"
+    half = written.stat().st_size // 2
+    while max((path.stat().st_size for path in out.rglob("*.bin")), default=0) < half and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    done = [json.loads(line) for path in out.rglob("journal.jsonl") for line in path.read_text().splitlines()]
+    kept = max((line["keys"][0][0] for line in done if "keys" in line), default=0)
+    reached = max((path.stat().st_size for path in out.rglob("*.bin")), default=0)
+    rest = measure(command, 1, environment, memory=False)
+    same = filecmp.cmp(written, out / "preprocessed" / written.name, shallow=False)
+    print(
+        f"one run: {whole.wall:.1f} s, {whole.cpu:.1f} CPU-s; the run that went on: {rest.wall:.1f} s, {rest.cpu:.1f} CPU-s"
+    )
+    print(f"killed with {reached / 1e6:.1f} MB of tokens in the file, {kept / 1e6:.1f} MB of them kept:")
+    print(f"{(reached - kept) / written.stat().st_size:.2%} of the work done twice; identical: {same}")
+    big.unlink()
+    shutil.rmtree(out)
+
+
 def repeated(bench: Path, gigabytes: float) -> Path:
     """The corpus, again and again."""
     path = bench / f"repeated{gigabytes:g}.jsonl"
@@ -260,6 +319,8 @@ PARTS = {
     "scaling": part_scaling,
     "ceiling": part_ceiling,
     "memory": part_memory,
+    "files": part_files,
+    "resume": part_resume,
 }
 
 

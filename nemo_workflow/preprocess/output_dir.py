@@ -165,10 +165,11 @@ def _clean_up(folder: Path, keep: str | None = None, only_commits: bool = False)
         if keep is not None and _recipe(run_dir) == keep and not (run_dir / COMMIT_NAME).exists():
             keep = None  # one is enough
             continue
-        if only_commits and not (run_dir / COMMIT_NAME).exists():
-            continue
         lock = _take_lock(run_dir)
         if lock is None:  # that run is alive, or another user's
+            continue
+        if only_commits and not (run_dir / COMMIT_NAME).exists():
+            os.close(lock)
             continue
         if (run_dir / COMMIT_NAME).exists():
             _finish_commit(run_dir)

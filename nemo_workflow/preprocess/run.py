@@ -120,6 +120,11 @@ class Run:
             )
         eod = f"{spec.eod_token} ({spec.eod}) ends a document"
         parts.append(eod if self.args.append_eod else "nothing ends a document")
+        if self.args.append_eod and spec.base_end and not self.args.eod_token:
+            parts.append(
+                f"WARNING: {spec.eod_token} ends a chat's turn; the base model's documents end with {spec.base_end}: "
+                f"--eod-token '{spec.base_end}'"
+            )
         if self.args.append_eod and self.args.special_tokens and spec.eod in spec.suffix:
             parts.append(
                 "WARNING: the tokenizer adds that one itself, so it comes twice; --no-append-eod leaves ours out"

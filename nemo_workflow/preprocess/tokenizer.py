@@ -43,6 +43,10 @@ _DEFAULTS: dict[str, dict[str, str]] = {
 _ADDS_BOS = {"LlamaTokenizer": True, "GemmaTokenizer": True, "GPTNeoXTokenizer": False}
 _SPECIAL = ("unk_token", "bos_token", "eos_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
+# What instruction-tuned models name as eos_token, and what their base models end a document with.
+ENDS_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endofturn|>", "<|eot|>")
+ENDS_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>", "<eos>", "</s>")
+
 
 @dataclass(frozen=True)
 class TokenizerSpec:
@@ -65,6 +69,7 @@ class TokenizerSpec:
     split_special: bool = False
     trust_remote_code: bool = False
     added: tuple[str, ...] = ()
+    base_end: str | None = None  # the base model's end of text, where `eod_token` is the end of a chat's turn
     backend: str | None = field(default=None, repr=False)
 
     def read_json(self) -> str:
@@ -147,6 +152,7 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
         split_special=reference.split_special,
         trust_remote_code=trust_remote_code,
         added=tuple(reference.added),
+        base_end=next((base for base in ENDS_OF_TEXT if token in ENDS_OF_TURN and base in vocabulary), None),
         backend=reference.backend,
     )
     return spec, reference

@@ -14,6 +14,9 @@ from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.wikipedia.extraction_options import Rules
 
+PROJECTS = (
+    "wikipedia", "wiktionary", "wikinews", "wikibooks", "wikiquote", "wikisource", "wikiversity", "wikivoyage",
+)  # fmt: skip
 WIKIMEDIA = "https://dumps.wikimedia.org"
 MOST_WORKERS = 8  # by default: 8 keep up with any line to the site, and with the promise of 500 MB
 
@@ -32,6 +35,13 @@ def parser() -> argparse.ArgumentParser:
         default="zh-classical",
         metavar="CODE",
         help="code of the Wikipedia: en, zh, zh-yue, … (default zh-classical)",
+    )
+    add(
+        "project",
+        choices=PROJECTS,
+        default="wikipedia",
+        metavar="NAME",
+        help=f"{', '.join(PROJECTS[:-1])} or {PROJECTS[-1]} (default wikipedia)",
     )
     add("date", metavar="YYYYMMDD", help="date of the dump (default: the newest finished one)")
     add("output-dir", metavar="DIR", help="where to write (default wiki_data_CODE in the current folder)")
@@ -80,11 +90,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # imports requests: 0.3 s that --help and refusals can do without
 
     rules = Rules(args.min_chars, args.convert, args.keep_metadata, args.max_pages)
-    folder = Path(args.output_dir or f"wiki_data_{args.language}").absolute()
+    other = "" if args.project == "wikipedia" else f"_{args.project}"
+    folder = Path(args.output_dir or f"wiki_data_{args.language}{other}").absolute()
     workers = args.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     try:
         run(
-            Request(args.language, args.date, args.base_url, args.contact, args.url_limit, workers, args.overwrite),
+            Request(
+                args.language,
+                args.date,
+                args.base_url,
+                args.contact,
+                args.url_limit,
+                workers,
+                args.overwrite,
+                args.project,
+            ),
             rules,
             folder,
         )

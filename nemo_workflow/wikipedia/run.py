@@ -35,6 +35,7 @@ class Request:
     url_limit: int | None
     workers: int
     overwrite: bool
+    project: str = "wikipedia"
 
     def client(self, stop: threading.Event | None = None) -> Client:
         about = f"; {self.contact}" if self.contact else ""
@@ -44,7 +45,7 @@ class Request:
 def run(request: Request, rules: Rules, folder: Path) -> None:
     """Make folder/NAME.jsonl; raises Refusal, Failure, OSError."""
     with request.client() as client:
-        dump = Site(client, request.base_url).find(request.language, request.date)
+        dump = Site(client, request.base_url).find(request.language, request.date, request.project)
     parts = dump.parts[: request.url_limit]
     dump_folder = folder / "dump"
     key = {"dump": dump.name, "sha1": [part.articles.sha1 for part in parts], "rules": asdict(rules)}

@@ -27,6 +27,10 @@ OLD_NAMES = {
     "nb": "no",
 }
 _ATTEMPTS = 3
+# A folder in a listing: a link, with quotes of either kind or none, a path or a page in front or behind; or a name in JSON.
+_LISTED = re.compile(
+    r"""(?:href\s*=\s*["']?(?:[^"'\s>]*/)?|"name"\s*:\s*")(\d{8})(?:/(?:index\.html?)?)?(?=["'\s>?\#])""", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,9 @@ class Dump:
         return f"{self.wiki}-{self.date}-pages-articles-multistream"
 
 
-def wiki_name(language: str) -> str:
-    """zh-classical -> zh_classicalwiki."""
-    return OLD_NAMES.get(language, language.replace("-", "_")) + "wiki"
+def wiki_name(language: str, project: str = "wikipedia") -> str:
+    """zh-classical -> zh_classicalwiki; en, wiktionary -> enwiktionary."""
+    return OLD_NAMES.get(language, language.replace("-", "_")) + ("wiki" if project == "wikipedia" else project)
 
 
 class Site:
@@ -70,9 +74,9 @@ class Site:
         self.client = client
         self.base_url = base_url.rstrip("/")
 
-    def find(self, language: str, date: str | None) -> Dump:
+    def find(self, language: str, date: str | None, project: str = "wikipedia") -> Dump:
         """The dump of `date`, or the newest finished one; raises Refusal."""
-        wiki = wiki_name(language)
+        wiki = wiki_name(language, project)
         dates = self._dates(wiki, language)
         if date:
             if date not in dates:
@@ -97,7 +101,7 @@ class Site:
         """Dates of the dumps in the wiki's folder, newest first."""
         url = f"{self.base_url}/{wiki}/"
         page = self._get(url)
-        dates = sorted(set(re.findall(r'href="(?:[^"]*/)?(\d{8})/?"', page or "")), reverse=True)
+        dates = sorted(set(_LISTED.findall(page or "")), reverse=True)
         if not dates:
             raise Refusal(
                 f"--language {language}: {url} {'holds no dumps' if page else 'does not exist (HTTP 404)'}; "

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tokenizers import Tokenizer
 
 from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
 from nemo_workflow.preprocess.documents import BOM
@@ -417,6 +418,23 @@ def test_tokenizer_without_an_end_token(go, tokenizers_dir, tmp_path):
     assert go("--input", docs, "--tokenizer", folder, "--eod-token", "<|eot_id|>")[0] == 0
     assert figures(tmp_path / "out", "docs")["eod_token"] == "<|eot_id|>"
     assert go("--input", docs, "--tokenizer", folder, "--no-append-eod", out="none")[0] == 0
+
+
+def test_end_of_a_chats_turn_as_end_of_document(go, tokenizers_dir, tmp_path):
+    folder = shutil.copytree(tokenizers_dir / "byte_bpe", tmp_path / "chat")
+    chat = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    chat.add_special_tokens(["<|im_end|>"])
+    chat.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    _, err = go("--input", docs, "--tokenizer", folder)
+    assert (
+        "WARNING: <|im_end|> ends a chat's turn; the base model's documents end with <|endoftext|>: --eod-token" in err
+    )
+    _, err = go("--input", docs, "--tokenizer", folder, "--eod-token", "<|endoftext|>", out="base")
+    assert "chat's turn" not in err and "<|endoftext|> (0) ends a document" in err
+    assert "chat's turn" not in go("--input", docs, out="plain")[1]
 
 
 def test_tokenizer_files_that_are_broken(go, tokenizers_dir, tmp_path):

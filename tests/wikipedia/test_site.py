@@ -10,7 +10,7 @@ import pytest
 
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.http import Client
-from nemo_workflow.wikipedia.site import Site, wiki_name
+from nemo_workflow.wikipedia.site import _LISTED, Site, wiki_name
 from tests.wikipedia.conftest import ARTICLES, INDEX
 from tests.wikipedia.dump_site import DumpSite, Fault
 
@@ -32,6 +32,25 @@ def find(site: DumpSite, language: str = "zh-classical", date: str | None = None
 )
 def test_wiki_name(language: str, wiki: str) -> None:
     assert wiki_name(language) == wiki
+
+
+def test_other_projects() -> None:
+    assert wiki_name("en", "wiktionary") == "enwiktionary"
+    assert wiki_name("zh-classical", "wikisource") == "zh_classicalwikisource"
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        '<a href="20250101/">20250101/</a>', "<A HREF='20250101/'>", "<a href=20250101/>", '<a href="./20250101">',
+        '<a href="https://mirror.example/pub/enwiki/20250101/index.html">', '[{"name":"20250101","type":"directory"}]',
+        '<a href="20250101/?C=N">',
+    ],
+)  # fmt: skip
+def test_listings_of_mirrors(listing: str) -> None:
+    assert _LISTED.findall(f'<a href="../">..</a> <a href="latest/">x</a> {listing} <a href="x20240101.txt">y</a>') == [
+        "20250101"
+    ]
 
 
 def test_newest_finished_dump(site: DumpSite) -> None:
