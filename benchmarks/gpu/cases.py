@@ -114,6 +114,8 @@ def third_part() -> list[Case]:
         ours("fp8_blockwise", flags="--fp8 --fp8-recipe blockwise"),
         ours("fp8_attention", flags="--fp8", set={"trainer.plugins.fp8_dot_product_attention": True}),
         ours("fp8_profile", flags="--fp8", profile=True, steps=10),
+        ours("fp8_output_layer", flags="--fp8 --fp8-output-layer"),
+        ours("fp8_output_layer_profile", flags="--fp8 --fp8-output-layer", profile=True, steps=10),
         ours("llama32_3b_uniform", "llama32_3b", f"{UNIFORM} 1", batch=16, steps=6),
         ours("llama32_3b_fp8", "llama32_3b", f"-mbs 1 --fp8 {BLOCK} 8", batch=8, steps=7),
     ]
@@ -126,6 +128,7 @@ def fourth_part() -> list[Case]:
     return [
         ours("losses_bf16", flags=short, batch=8, steps=500, **long),
         ours("losses_fp8", flags=f"{short} --fp8", batch=8, steps=500, **long),
+        ours("losses_fp8_output_layer", flags=f"{short} --fp8 --fp8-output-layer", batch=8, steps=500, **long),
         ours("losses_bf16_second", flags=short, batch=8, steps=500, **long),  # what the order of additions does alone
         ours("losses_stock", flags=short, batch=8, steps=200, stock=True, timeout=150, seconds=80),
         memory("m_optim1", "-mbs 2 --optim-cpu-offloading"),

@@ -51,7 +51,7 @@ BESIDE = 4  # small cases at once
 SECONDS, TIMEOUT = 25.0, 180.0
 SCRIPTS = {"train": "case.py", "stock": "stock.py", "peer": "peer.py", "check": "check_kernels.py"}
 GPU_FLAGS = {  # not for a rehearsal on a CPU -> how many words follow
-    "--fp8": 0, "--fp8-recipe": 1, "--optim-cpu-offloading": 0, "--optim-cpu-offloading-frac": 1, "--cpu-offloading": 0,
+    "--fp8": 0, "--fp8-output-layer": 0, "--fp8-recipe": 1, "--optim-cpu-offloading": 0, "--optim-cpu-offloading-frac": 1, "--cpu-offloading": 0,
     "--cpu-offloading-layers": 1, "--cpu-offloading-activations": 0, "--cpu-offloading-weights": 0, "--precision": 1,
     "--seq-length": 1, "-mbs": 1, "-gbs": 1, "--max-steps": 1, "--val-check-interval": 1, "--save-every": 1, "--warmup-steps": 1,
 }  # fmt: skip

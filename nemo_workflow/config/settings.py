@@ -13,8 +13,8 @@ class Settings(FlagValues):
 
     executor: str = "local"
     experiment: str = "pretraining"
-    timeout_minutes: float = 30.0
     max_restarts: int = 0
+    timeout_minutes: float = 30.0
     grace_seconds: float | None = None
     dry_run: str | None = None
     config: str | None = None
@@ -55,6 +55,7 @@ class Settings(FlagValues):
     micro_batch_size: int = 1
     fp8: bool = False
     precision: str | None = None
+    fp8_output_layer: bool = False
     fp8_recipe: str | None = None
     seq_length: int | None = None
     seed: int = 1234

@@ -66,6 +66,16 @@ class NemoModel:
     sizes: dict[str, Any]
 
 
+# organisations of models whose ids once had none
+OWNERS = {
+    "gpt": "openai-community",
+    "bert": "google-bert",
+    "t": "google-t5",
+    "roberta": "FacebookAI",
+    "distilgpt": "distilbert",
+}
+
+
 def hf_folder(hf_model_id: str) -> Path | None:
     """The folder of a Hugging Face model: a local one, or the newest snapshot in the hub's cache; None if not here.
 
@@ -76,7 +86,12 @@ def hf_folder(hf_model_id: str) -> Path | None:
         return folder.absolute()
     cached = _cached_snapshot(hf_model_id)
     if cached is None and not HUB_ID.fullmatch(hf_model_id):
-        raise Refusal(f"--hf-model-id {hf_model_id}: no such folder, and not of the form organisation/name")
+        owner = OWNERS.get(re.split(r"[-_.\d]", hf_model_id, maxsplit=1)[0])
+        example = f"{owner}/{hf_model_id}" if owner else "Qwen/Qwen3-0.6B-Base"
+        raise Refusal(
+            f"--hf-model-id {hf_model_id}: no such folder, and not of the form organisation/name; give a folder, or a Hub"
+            f" id such as {example}"
+        )
     if cached is None and folder.parent.is_dir():
         raise Refusal(f"--hf-model-id {hf_model_id}: {folder.parent} is a folder here and has no {folder.name}")
     return cached

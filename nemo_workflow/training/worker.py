@@ -71,7 +71,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
     if plan.accelerator == "gpu":
-        gpu.speed_up(log.note)
+        gpu.speed_up(log.note, plan.settings.fp8_output_layer)
         gpu.mend_checkpoints()
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)

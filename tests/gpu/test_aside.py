@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes a package below a folder on sys.path, which only then is there."""
+def package(tmp_path: Path) -> Iterator[Any]:
+    """Writes a package below a folder on sys.path, which only then is there; of what was imported of it nothing stays."""
+    monkeypatch = pytest.MonkeyPatch()
     monkeypatch.syspath_prepend(tmp_path)
+    written: set[str] = set()
 
     def write(name: str, text: str) -> None:
         *parents, last = name.split(".")
@@ -42,10 +45,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             folder.mkdir(exist_ok=True)
             (folder / "__init__.py").touch()
         (folder / f"{last}.py").write_text(text)
-        for known in [key for key in sys.modules if key.partition(".")[0] == parents[0]]:
+        written.add(parents[0])
+        for known in [key for key in sys.modules if key.partition(".")[0] in written]:
             monkeypatch.delitem(sys.modules, known)
 
-    return write
+    yield write
+    for name in [key for key in sys.modules if key.partition(".")[0] in written]:
+        del sys.modules[name]
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize(
@@ -90,10 +97,10 @@ def test_a_kernel_that_can_not_be_loaded_is_left_out(
     module: str, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in gpu.SPEED_UPS:
-        working = types.SimpleNamespace(install=lambda: None)
+        working = types.SimpleNamespace(install=lambda **more: None)
         monkeypatch.setitem(sys.modules, f"nemo_workflow.backends.gpu.{name}", working)
 
-    def broken() -> None:
+    def broken(**more: bool) -> None:
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
 
     monkeypatch.setitem(sys.modules, f"nemo_workflow.backends.gpu.{module}", types.SimpleNamespace(install=broken))
@@ -122,6 +129,22 @@ def test_a_kernel_is_tried_once_and_left_out_for_good(
     assert tried == [64, 128]
     assert len(told) == len(caplog.records) == 1
     assert "more lines" not in told[0]
+
+
+def test_a_trial_is_kept_from_hooks_that_offload_activations(told: list[str]) -> None:
+    offloaded: list[Any] = []
+
+    def distance(device: Any) -> float:
+        with torch.enable_grad():
+            leaf = torch.ones(2, device=device, requires_grad=True)
+            torch.autograd.grad((leaf * leaf).sum(), leaf)
+        return 0.0
+
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: offloaded.append(tensor) or tensor, lambda tensor: tensor
+    ):
+        assert aside.Proof("the kernel", distance).holds(device=torch.device("cpu"))
+    assert offloaded == []
 
 
 def test_a_kernel_that_works_is_used_and_nothing_is_said(told: list[str]) -> None:

@@ -83,6 +83,7 @@ FLAGS = [
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
+    ("--fp8-output-layer", "--fp8-output-layer: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
     (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"),
     # optimizer and schedule
@@ -124,7 +125,7 @@ FLAGS = [
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or mend the path"),
-    ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name"),
+    ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
 ]  # fmt: skip
 
 

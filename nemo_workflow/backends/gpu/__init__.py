@@ -12,20 +12,22 @@ from collections.abc import Callable
 
 def install() -> None:
     """Make gradient accumulation fusion possible without Apex, and NeMo's import short. Before NeMo is imported."""
-    from nemo_workflow.backends import memory_pool
+    from nemo_workflow.backends import memory_pool, one_logger
     from nemo_workflow.backends.gpu import aside, weight_gradient
 
+    one_logger.leave_out()
     memory_pool.leave_out()
     aside.optional("gradient accumulation inside the weight gradient's product", weight_gradient.install)
 
 
-def speed_up(say: Callable[[str], None]) -> None:
+def speed_up(say: Callable[[str], None], fp8_output_layer: bool = False) -> None:
     """Replace what is slow by kernels of ours or of flash-attn-4; one that fails is left out, and `say` is told. Imports megatron-core."""
     from nemo_workflow.backends.gpu import aside
 
     aside.tell(say)
     for module, name in SPEED_UPS.items():
-        aside.optional(name, functools.partial(_install, module))
+        more = {"fp8": fp8_output_layer} if module == "output_layer" else {}
+        aside.optional(name, functools.partial(_install, module, **more))
 
 
 # module -> what its failure is called, if it fails before it can give its own name
@@ -37,8 +39,8 @@ SPEED_UPS = {
 }
 
 
-def _install(module: str) -> None:
-    importlib.import_module(f"{__name__}.{module}").install()
+def _install(module: str, **more: bool) -> None:
+    importlib.import_module(f"{__name__}.{module}").install(**more)
 
 
 def mend_checkpoints() -> None:

@@ -9,6 +9,7 @@ hidden states (tokens x hidden size) instead: diag(s) G W = diag(s) (G W), and (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -89,12 +90,13 @@ class _OutputLoss(torch.autograd.Function):
         return hidden_gradient, make(weight), None, None
 
 
-def install() -> None:
-    """Let megatron-core's GPTModel take this way where nothing speaks against it."""
+def install(fp8: bool = False) -> None:
+    """Let megatron-core's GPTModel take this way where nothing speaks against it; with `fp8` in fp8 (output_layer_fp8.py)."""
     from megatron.core.models.gpt import gpt_model
 
     stock = gpt_model.GPTModel._postprocess
     proof = aside.Proof(NAME, distance)
+    step_for = _fp8_where_it_works() if fp8 else lambda hidden, weight: _OutputLoss
 
     def postprocess(self: Any, *args: Any, **kwargs: Any) -> Any:
         if args or not fits(self, kwargs) or not proof.holds(device=kwargs["hidden_states"].device):
@@ -110,10 +112,26 @@ def install() -> None:
         rows, batch, width = hidden.shape
         fused = self.config.gradient_accumulation_fusion and hasattr(weight, "main_grad")
         labels = labels.t().reshape(-1)
-        losses = _OutputLoss.apply(hidden.reshape(rows * batch, width), weight, labels, fused)
+        hidden = hidden.reshape(rows * batch, width)
+        losses = step_for(hidden, weight).apply(hidden, weight, labels, fused)
         return losses.view(rows, batch).t().contiguous()
 
     gpt_model.GPTModel._postprocess = postprocess
+
+
+def _fp8_where_it_works() -> Callable[[torch.Tensor, torch.Tensor], type[torch.autograd.Function]]:
+    """(hidden, weight) -> the step to take for them: fp8's, or bf16's where that fails or does not fit."""
+    from nemo_workflow.backends.gpu import output_layer_fp8
+
+    proof = aside.Proof(output_layer_fp8.NAME, output_layer_fp8.distance)
+
+    def choose(hidden: torch.Tensor, weight: torch.Tensor) -> type[torch.autograd.Function]:
+        if not output_layer_fp8.fits(hidden, weight):
+            aside.left_out(output_layer_fp8.NAME, "the GPU or the sizes do not fit fp8 products")
+            return _OutputLoss
+        return output_layer_fp8.OutputLoss if proof.holds(device=hidden.device) else _OutputLoss
+
+    return choose
 
 
 def distance(device: torch.device) -> float:

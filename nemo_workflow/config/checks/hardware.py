@@ -113,6 +113,10 @@ def precision_flags(run: Run) -> Iterator[str]:
     settings = run.settings
     if settings.fp8_recipe and not settings.fp8:
         yield f"--fp8-recipe {settings.fp8_recipe}: does nothing without --fp8; add --fp8 or leave it out"
+    if settings.fp8_output_layer and not settings.fp8:
+        yield "--fp8-output-layer: does nothing without --fp8; add --fp8 or leave it out"
+    if settings.fp8_output_layer and settings.tensor_model_parallel_size > 1:
+        yield "--fp8-output-layer: computes a whole output layer on each GPU; leave it or --tensor-model-parallel-size out"
     if settings.fp8 and settings.precision == "32":
         yield "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"
     if settings.fp8 and run.layout and run.seq_length:
