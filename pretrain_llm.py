@@ -26,9 +26,14 @@ def main() -> int:
         for part in parts(plan, settings.dry_run):
             print(part, flush=True)
         return 0
+    command_line.export_secrets(settings)
+    if settings.executor == "local":
+        from nemo_workflow.models.hub import fetch_tokenizer
+
+        if fetch_tokenizer(settings.hf_model_id):
+            plan = make_plan(settings, command=sys.argv)
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
-    command_line.export_secrets(settings)
     from nemo_workflow.launch import local
     from nemo_workflow.run_dir.checkpoints import newest_whole
     from nemo_workflow.training import resume

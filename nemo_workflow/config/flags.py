@@ -43,6 +43,7 @@ class Option:
     least: float | None = None  # the smallest value allowed
     above: float | None = None  # a value that every allowed one is above
     words: bool = False  # the value may be written as several words
+    may_be_empty: bool = False  # nothing is a value too, or has a refusal of its own
     guide: bool = False
 
     @property
@@ -68,6 +69,10 @@ class Option:
 
     def from_command_line(self, text: str) -> Any:
         """Convert a value of the command line; raises Refusal with what was expected."""
+        if not text.strip() and not self.may_be_empty:
+            raise Refusal(
+                f"--{self.name}: an empty value; a shell variable may be unset: give a value, or leave the flag out"
+            )
         try:
             return self._converted(text)
         except ValueError:
@@ -197,7 +202,7 @@ GROUPS = (
 # fmt: off
 _GUIDE = [
     Option("executor", EXECUTION, "where to run: this machine, or a Slurm cluster", default="local", choices=("local", "slurm")),
-    Option("experiment", EXECUTION, "name of the experiment and of its folder below --output-dir", default="pretraining", short=("-E",)),
+    Option("experiment", EXECUTION, "name of the experiment and of its folder below --output-dir", default="pretraining", short=("-E",), may_be_empty=True),
     Option("account", SLURM, "Slurm account", default="root", short=("-A",)),
     Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
     Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)),
@@ -244,7 +249,7 @@ _OURS = [
     Option("nodelist", SLURM, "nodes to run on"),
     Option("mail-type", SLURM, "events that Slurm mails about, such as END,FAIL"),
     Option("mail-user", SLURM, "who gets the mail"),
-    Option("dependency", SLURM, "what the job waits for, as Slurm writes it (afterok:123)"),
+    Option("dependency", SLURM, "what the job waits for, as Slurm writes it (afterok:123)", may_be_empty=True),
     Option("requeue", SLURM, "times that the job comes back by itself: after the time limit, a preemption, a lost node, or a failure since which it had saved", type=int, default=0, least=0, metavar="N"),
     Option("chain", SLURM, "submit N jobs, each starting when the one before has ended well or saved at its time limit", type=int, default=1, least=1, metavar="N"),
     Option("stop-before", SLURM, "seconds before the time limit at which the run saves and stops", type=int, default=300, least=0, metavar="SECONDS"),
@@ -276,14 +281,14 @@ _OURS = [
     Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
     Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",), least=1),
     Option("keep-checkpoints", CHECKPOINTS, "checkpoints kept; -1 keeps all", type=int, default=2, least=-1),
-    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer); may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
+    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer), and with tokenizer train on data that was made with another tokenizer.json; may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
     Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
     Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
     Option("deterministic", TRAINING, "only algorithms whose results are the same bit for bit in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),
     Option("max-restarts", EXECUTION, "times that all ranks are started again by themselves, from the newest checkpoint, after a signal, a CUDA or NCCL error or a hang; never without progress between two; not with --executor slurm", type=int, default=0, least=0),
     Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends (on Slurm --requeue brings it back); 0 is never", type=float, default=30.0, least=0),
     Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: twice the last step's time, 8 on a CPU and 60 on GPUs at least", type=float, least=0),
-    Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT"),
+    Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT", may_be_empty=True),
     Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, least=1),
 ]
 
@@ -291,7 +296,7 @@ _OURS = [
 _COMMAND = [
     Option("wait", SLURM, "follow the job until it ends, and end as it does", switch=True, default=False),
     Option("dry-run", EXECUTION, "print the plan of the run and stop; json for programs", choices=("text", "json"), bare="text"),
-    Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare=""),
+    Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare="", may_be_empty=True),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
 # fmt: on

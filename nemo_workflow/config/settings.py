@@ -55,8 +55,8 @@ class Settings(FlagValues):
     micro_batch_size: int = 1
     fp8: bool = False
     precision: str | None = None
-    fp8_output_layer: bool = False
     fp8_recipe: str | None = None
+    fp8_output_layer: bool = False
     seq_length: int | None = None
     seed: int = 1234
     val_check_interval: int | None = None

@@ -23,7 +23,7 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.restarts import Restarts
-from nemo_workflow.run_dir import metrics, staged_tokenizer
+from nemo_workflow.run_dir import asked, metrics, staged_tokenizer
 from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.run_dir.report_process import Refresher
@@ -225,7 +225,7 @@ class _Local:
             self.insisted = True
             return
         self.asked, self.asked_at = number, time.monotonic()
-        liveness.tell_signal(self.attempt, number)
+        asked.tell_signal(self.attempt, number)
         _send(self._ranks(), signal.SIGTERM)
 
     def _tell_if_asked(self) -> None:

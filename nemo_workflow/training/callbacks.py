@@ -22,8 +22,9 @@ import torch.distributed as dist
 from nemo_workflow.backends.cpu import products
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.asked import asked_by_launcher
 from nemo_workflow.run_dir.report_process import Refresher
-from nemo_workflow.training import liveness, loggers
+from nemo_workflow.training import loggers
 from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
 from nemo_workflow.training.spikes import SpikeWarner
@@ -343,7 +344,7 @@ class Stopper(pl.Callback):
         if not int(asked):
             return
         self.run_log.write_pending()
-        number = liveness.asked_by_launcher(self.attempt) or int(asked)
+        number = asked_by_launcher(self.attempt) or int(asked)
         self.run_log.event("stopping", step=trainer.global_step, signal=number)
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts again from the beginning
         saver = trainer.checkpoint_callback

@@ -26,7 +26,6 @@ LAUNCHER = "NEMO_WORKFLOW_LAUNCHER"  # environment variable: "pid start-ticks" o
 RUN_LOCK = ".lock"  # in the run's folder, held by its launcher, or by rank 0 of a Slurm job
 RANKS_LOCK = ".ranks.lock"  # in the run's folder, held shared by every rank as long as it lives
 HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every step
-ASKED = "asked"  # in the attempt's folder: the signal that asked the launcher to stop
 DUMP_STACKS = signal.SIGUSR2
 SAVE_SECONDS = 3600.0  # after which a save without a launcher is taken for one that hangs
 BEAT_SECONDS = 1.0
@@ -200,20 +199,6 @@ def _follow(mark: str, parent: int, grace_seconds: Callable[[], float], saving: 
 def _leave(why: str) -> None:
     print(why, file=sys.stderr, flush=True)
     os._exit(1)
-
-
-def tell_signal(attempt: Path, number: int) -> None:
-    """Leave word for the ranks which signal the launcher got: what it sends them is SIGTERM in any case."""
-    with contextlib.suppress(OSError):  # a full disk: they say SIGTERM then
-        (attempt / ASKED).write_text(str(number))
-
-
-def asked_by_launcher(attempt: Path) -> int | None:
-    """The signal that the launcher got, None where it has left no word."""
-    try:
-        return int((attempt / ASKED).read_text())
-    except (OSError, ValueError):
-        return None
 
 
 class Patience:

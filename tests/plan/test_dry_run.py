@@ -60,7 +60,7 @@ def test_one_of_a_thing_is_written_in_the_singular(shared: Place) -> None:
     words = ("-mbs", "16", "--max-steps", "1", "--warmup-steps", "1", "--split", "97,2,1")
     text = dry_run.render(shared.plan(*words), "text")
     for line in (
-        "  1 micro batch a step",
+        "  1 micro batch per step",
         "Training: 1 step of 16 x 256",
         "after 1 step of warm-up",
         "validation every step, 1 batch\n",

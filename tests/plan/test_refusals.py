@@ -125,7 +125,7 @@ FLAGS = [
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or mend the path"),
-    ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name"),
+    ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
 ]  # fmt: skip
 
 
