@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_workflow.utils import gpus
+from nemo_workflow.utils import gpus, startup
 from nemo_workflow.utils.errors import Refusal
 
 STRATEGY = "trainer.strategy"
@@ -95,6 +95,8 @@ class Option:
     def _one(self, value: Any) -> Any:
         if not isinstance(value, str):
             raise ValueError(f"expected {self.form}")
+        if why := startup.no_home(value):
+            raise ValueError(why)
         try:
             converted = self._converted(str(value))
         except ValueError as error:
@@ -300,7 +302,7 @@ _OURS = [
     Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
     Option("deterministic", TRAINING, "only algorithms whose results are the same bit for bit in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),
     Option("max-restarts", EXECUTION, "times that all ranks are started again by themselves, from the newest checkpoint, after a signal, a CUDA or NCCL error or a hang; never without progress between two; not with --executor slurm", type=int, default=0, least=0),
-    Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends; 0 is never; not with --executor slurm", type=float, default=30.0, least=0),
+    Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends (on Slurm --requeue brings it back); 0 is never", type=float, default=30.0, least=0),
     Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: twice the last step's time, 8 on a CPU and 60 on GPUs at least", type=float, least=0),
     Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT", may_be_empty=True),
     Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, least=1),

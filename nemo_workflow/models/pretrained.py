@@ -14,7 +14,15 @@ from typing import Any
 from nemo_workflow.models.catalog import Recipe, load
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
-from nemo_workflow.models.tokenizer_files import CONFIG, check_class_named, files_of, json_of, readable
+from nemo_workflow.models.tokenizer_files import (
+    CONFIG,
+    check_class_named,
+    check_ids,
+    files_of,
+    json_of,
+    readable,
+    well_formed,
+)
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.safe_pickle import check_weights
 
@@ -109,13 +117,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """Vocabulary and end-of-document token from the folder's JSON files; raises Refusal if one is damaged or hostile."""
     if files_of(folder):
         check_class_named(folder)
+        check_ids(folder)
     config = json_of(folder / CONFIG)
-    try:
+    with well_formed(folder):
         read = _tokenizer(folder, config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Refusal(
-            f"{folder}: tokenizer.json or tokenizer_config.json is not of the form that transformers writes ({error})"
-        ) from None
     if config.get("auto_map"):
         _check_own_code(folder)
     return read

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
+from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import Refusal
 
 
@@ -45,6 +46,10 @@ class Parser(argparse.ArgumentParser):
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+        for name, value in vars(found).items():
+            for text in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(text, str) and (why := startup.no_home(text)):
+                    raise Refusal(f"--{name.replace('_', '-')} {text}: {why}")
         return found
 
     def _meant(self, unknown: Sequence[str]) -> str:
