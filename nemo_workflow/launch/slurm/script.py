@@ -22,10 +22,12 @@ SETUP = "setup.sh"  # copy of --setup-file in the attempt
 # The user's lines, in this shell: a last command that fails ends the job and is named, a last test that is false does not.
 # DEBUG comes before every command, so that at the end nw_before is what the last one left. What the lines change of the
 # shell's own settings and traps is put back.
-SOURCE_SETUP = f"""attempt=$nw_attempt   # for the lines of --setup-file
+SOURCE_SETUP = f"""# shellcheck disable=SC2034  # for the lines of --setup-file
+attempt=$nw_attempt
 nw_options=$(set +o)
 nw_phase=setup nw_setup_code=
 trap 'nw_failed="line $LINENO, $BASH_COMMAND"' ERR
+# shellcheck disable=SC1090,SC2016
 . <(printf '%s' "trap 'nw_before=\\$nw_failed nw_failed=' DEBUG; "; cat "$nw_attempt/{SETUP}"
     printf '\\n\\n%s\\n' 'nw_setup_code=$? nw_why=$nw_before nw_before=')
 nw_left=$?

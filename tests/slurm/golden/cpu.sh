@@ -40,6 +40,7 @@ nw_restarts=${SLURM_RESTART_COUNT:-0}
 nw_begun="$nw_attempt/begun-$nw_restarts"
 nw_logs=$nw_attempt        # where the ranks of this start write
 if [ "$nw_restarts" -gt 0 ]; then nw_logs="$nw_attempt-restart$nw_restarts"; fi
+# shellcheck disable=SC2034  # the traps use them
 nw_told='' nw_failed='' nw_before='' nw_why='' nw_phase=start
 
 # Whether the ranks saved and left because they were asked to, and not because srun ended them after another's failure.

@@ -42,6 +42,7 @@ nw_restarts=${SLURM_RESTART_COUNT:-0}
 nw_begun="$nw_attempt/begun-$nw_restarts"
 nw_logs=$nw_attempt        # where the ranks of this start write
 if [ "$nw_restarts" -gt 0 ]; then nw_logs="$nw_attempt-restart$nw_restarts"; fi
+# shellcheck disable=SC2034  # the traps use them
 nw_told='' nw_failed='' nw_before='' nw_why='' nw_phase=start
 
 # Whether the ranks saved and left because they were asked to, and not because srun ended them after another's failure.
@@ -98,10 +99,12 @@ if [ -z "$MASTER_ADDR" ]; then   # a node that knows itself only by loopback and
 fi
 export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
 if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
-attempt=$nw_attempt   # for the lines of --setup-file
+# shellcheck disable=SC2034  # for the lines of --setup-file
+attempt=$nw_attempt
 nw_options=$(set +o)
 nw_phase=setup nw_setup_code=
 trap 'nw_failed="line $LINENO, $BASH_COMMAND"' ERR
+# shellcheck disable=SC1090,SC2016
 . <(printf '%s' "trap 'nw_before=\$nw_failed nw_failed=' DEBUG; "; cat "$nw_attempt/setup.sh"
     printf '\n\n%s\n' 'nw_setup_code=$? nw_why=$nw_before nw_before=')
 nw_left=$?
