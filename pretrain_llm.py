@@ -17,8 +17,16 @@ def main() -> int:
 
         print(listing(settings.list_models))
         return 0
-    from nemo_workflow.config.resolve import make_plan
+    if settings.calibrate is not None:
+        from nemo_workflow.runs.calibrate import calibrate
 
+        print(calibrate(settings.output_dir, settings.calibrate))
+        return 0
+    from nemo_workflow.config.resolve import make_plan, suggestion
+
+    if settings.suggest is not None:
+        print(suggestion(settings, command=sys.argv))
+        return 0
     plan = make_plan(settings, command=sys.argv)
     if settings.dry_run:
         from nemo_workflow.launch.dry_run import parts
@@ -26,9 +34,14 @@ def main() -> int:
         for part in parts(plan, settings.dry_run):
             print(part, flush=True)
         return 0
+    command_line.export_secrets(settings)
+    if settings.executor == "local":
+        from nemo_workflow.models.hub import fetch_tokenizer
+
+        if fetch_tokenizer(settings.hf_model_id):
+            plan = make_plan(settings, command=sys.argv)
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
-    command_line.export_secrets(settings)
     from nemo_workflow.launch import local
     from nemo_workflow.run_dir.checkpoints import newest_whole
     from nemo_workflow.training import resume

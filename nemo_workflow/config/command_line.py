@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, GROUPS, TABLE, Option, type_name
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.config.synonyms import MEANINGS
+from nemo_workflow.utils.arguments import Parser, nearest
 from nemo_workflow.utils.errors import Refusal
 
 
@@ -22,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain a language model with NVIDIA NeMo 2.0, on this machine or on a Slurm cluster.",
         epilog="exit codes: 0 done, 1 the run failed, 2 refused before anything was started, 129/130/138/143 stopped by SIGHUP/Ctrl-C/SIGUSR1/SIGTERM",
         argument_default=argparse.SUPPRESS,
+        meanings=MEANINGS,
     )
+    made.secret = {f"--{option.name}" for option in TABLE if option.secret}
     groups = {name: made.add_argument_group(name) for name in GROUPS}
     for option in TABLE:
         keywords: dict[str, Any] = {"dest": option.attribute, "help": _help_text(option)}
@@ -60,10 +62,15 @@ def parse(argv: Sequence[str]) -> Settings:
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
     missing = [o for o in TABLE if o.required and not values[o.attribute] and not (o.unless and values[o.unless])]
-    if missing and values["list_models"] is None:
+    if missing and not _stops_early(values):
         raise Refusal([f"--{o.name}{f' (or --{o.unless})' if o.unless else ''} is required: {o.help}" for o in missing])
     typed = {name: value for name, value in values.items() if value is not None}  # a required flag may be left out
     return Settings(**typed, given=frozenset(given))
+
+
+def _stops_early(values: dict[str, Any]) -> bool:
+    """Whether the command needs no data and no tokenizer: it prints something else than the plan of a run."""
+    return any(values[name] is not None for name in ("list_models", "suggest", "calibrate"))
 
 
 def _joined(name: str, value: list[Any]) -> Any:
@@ -110,7 +117,7 @@ def read_config(path: str) -> dict[str, Any]:
         if attribute in COMMAND_ATTRIBUTES:
             problems.append(f"--config {path}: {key}: stands on the command line only; take it out and give it there")
         elif option is None:
-            problems.append(f"--config {path}: unknown key {key!r}{nearest(str(key))}")
+            problems.append(f"--config {path}: unknown key {key!r}{_meant(str(key))}")
         elif option.secret:
             problems.append(f"--config {path}: {key} is a secret; set {option.env} in the environment instead")
         else:
@@ -141,8 +148,9 @@ def _attribute_of(key: str) -> str:
     return attribute
 
 
-def nearest(name: str) -> str:
-    """'; did you mean X?' for the flag nearest to a name, or nothing."""
-    known = [option.name for option in TABLE if option.attribute not in COMMAND_ATTRIBUTES]
-    close = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _meant(name: str) -> str:
+    """'; did you mean X?' for a key of another tool, or one that looks like a flag, or nothing."""
+    known = [f"--{option.name}" for option in TABLE if option.attribute not in COMMAND_ATTRIBUTES and not option.secret]
+    flag = f"--{name.lstrip('-').replace('_', '-')}"
+    said = MEANINGS.get(flag) or nearest(flag, known)
+    return f"; {said.replace('did you mean --', 'did you mean ')}" if said else ""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_workflow.utils import gpus, startup
 from nemo_workflow.utils.errors import Refusal
 
 STRATEGY = "trainer.strategy"
@@ -38,10 +39,11 @@ class Option:
     many: bool = False  # may be given more than once; the value is a tuple
     switch: bool = False  # store_true
     env: str | None = None  # the default comes from this environment variable
-    bare: str | None = None  # what the flag means without a value, where the value may be left out
+    bare: Any = None  # what the flag means without a value, where the value may be left out
     least: float | None = None  # the smallest value allowed
     above: float | None = None  # a value that every allowed one is above
     words: bool = False  # the value may be written as several words
+    may_be_empty: bool = False  # nothing is a value too, or has a refusal of its own
     guide: bool = False
 
     @property
@@ -67,6 +69,10 @@ class Option:
 
     def from_command_line(self, text: str) -> Any:
         """Convert a value of the command line; raises Refusal with what was expected."""
+        if not text.strip() and not self.may_be_empty:
+            raise Refusal(
+                f"--{self.name}: an empty value; a shell variable may be unset: give a value, or leave the flag out"
+            )
         try:
             return self._converted(text)
         except ValueError:
@@ -89,6 +95,8 @@ class Option:
     def _one(self, value: Any) -> Any:
         if not isinstance(value, str):
             raise ValueError(f"expected {self.form}")
+        if why := startup.no_home(value):
+            raise ValueError(why)
         try:
             converted = self._converted(str(value))
         except ValueError as error:
@@ -150,6 +158,18 @@ def int_or_auto(text: str) -> int:
 
 int_or_auto.type_name = "int"  # type: ignore[attr-defined]
 
+
+def duration(text: str) -> str:
+    """A time such as 24h, 90m or 1.5d, unchanged."""
+    if not re.fullmatch(r"[0-9]*[1-9][0-9]*(\.[0-9]+)?[mhd]", text):
+        raise ValueError(text)
+    return text
+
+
+duration.type_name = "str"  # type: ignore[attr-defined]
+
+SUGGESTIONS = 5
+
 WHOLE = r"[+-]?[0-9]+"
 NUMBERS: dict[Callable[[str], Any], str] = {
     int: WHOLE,
@@ -160,6 +180,7 @@ FORMS: dict[Callable[[str], Any], str] = {
     int: "a whole number in digits, such as 1000",
     float: "a number without a unit, such as 80, 0.001 or 1e-3",
     int_or_auto: "a whole number in digits, or auto",
+    duration: "a number and m, h or d, such as 90m, 24h or 3d",
     slurm_time: "minutes, hours:minutes:seconds or days-hours, such as 240, 4:00:00 or 1-12",
 }
 
@@ -194,7 +215,7 @@ GROUPS = (
 # fmt: off
 _GUIDE = [
     Option("executor", EXECUTION, "where to run: this machine, or a Slurm cluster", default="local", choices=("local", "slurm")),
-    Option("experiment", EXECUTION, "name of the experiment and of its folder below --output-dir", default="pretraining", short=("-E",)),
+    Option("experiment", EXECUTION, "name of the experiment and of its folder below --output-dir", default="pretraining", short=("-E",), may_be_empty=True),
     Option("account", SLURM, "Slurm account", default="root", short=("-A",)),
     Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
     Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)),
@@ -208,17 +229,17 @@ _GUIDE = [
     Option("global-batch-size", TRAINING, "sequences per step over all ranks; a multiple of micro batch size x data parallel size", type=int, default=2048, short=("-gbs",), sets=("data.global_batch_size",), least=1),
     Option("micro-batch-size", TRAINING, "sequences a rank computes at once; auto, or unset on this machine's GPUs: the largest that fits by the memory plan", type=int_or_auto, default=1, short=("-mbs",), sets=("data.micro_batch_size",), least=1),
     Option("fp8", TRAINING, "train with fp8 matrix products (GPU with Transformer Engine)", switch=True, default=False),
-    Option("tensor-model-parallel-size", PARALLEL, "split each layer over this many ranks", type=int, default=1, short=("-TP",), sets=(f"{STRATEGY}.tensor_model_parallel_size",), least=1),
-    Option("pipeline-model-parallel-size", PARALLEL, "split the layers into this many stages", type=int, default=1, short=("-PP",), sets=(f"{STRATEGY}.pipeline_model_parallel_size",), least=1),
-    Option("virtual-pipeline-model-parallel-size", PARALLEL, "model chunks per pipeline stage; 1 is off", type=int, default=1, short=("-VPP",), least=1),
-    Option("context-parallel-size", PARALLEL, "split each sequence over this many ranks (GPU with Transformer Engine)", type=int, default=1, short=("-CP",), sets=(f"{STRATEGY}.context_parallel_size",), least=1),
+    Option("tensor-model-parallel-size", PARALLEL, "split each layer over this many ranks", type=int_or_auto, default=1, short=("-TP",), sets=(f"{STRATEGY}.tensor_model_parallel_size",), least=1),
+    Option("pipeline-model-parallel-size", PARALLEL, "split the layers into this many stages", type=int_or_auto, default=1, short=("-PP",), sets=(f"{STRATEGY}.pipeline_model_parallel_size",), least=1),
+    Option("virtual-pipeline-model-parallel-size", PARALLEL, "model chunks per pipeline stage; 1 is off", type=int_or_auto, default=1, short=("-VPP",), least=1),
+    Option("context-parallel-size", PARALLEL, "split each sequence over this many ranks (GPU with Transformer Engine)", type=int_or_auto, default=1, short=("-CP",), sets=(f"{STRATEGY}.context_parallel_size",), least=1),
     Option("sequence-parallel", PARALLEL, "split norms and dropouts along the sequence too (needs tensor parallelism)", switch=True, default=False, short=("-SP",), sets=(f"{STRATEGY}.sequence_parallel",)),
     Option("dataset-dir", DATA, "folder with .bin/.idx files, or the folder above its preprocessed/; may be given more than once", aliases=("dataset-path",), required=True, unless="blend", many=True, metavar="DIR"),
     Option("wandb", LOGGING, "log to Weights & Biases", switch=True, default=False),
     Option("wandb-project", LOGGING, "Weights & Biases project"),
     Option("wandb-name", LOGGING, "Weights & Biases run name; unset: the experiment's name"),
     Option("wandb-token", LOGGING, "Weights & Biases key; better given as WANDB_API_KEY", env="WANDB_API_KEY" ),
-    Option("recompute-granularity", RECOMPUTE, "recompute activations in the backward pass: whole layers, or attention only", choices=("full", "selective"), sets=(f"{MODEL}.recompute_granularity",)),
+    Option("recompute-granularity", RECOMPUTE, "recompute activations in the backward pass: whole layers, or attention only; auto: the fewest layers that fit", choices=("full", "selective", "auto"), sets=(f"{MODEL}.recompute_granularity",)),
     Option("recompute-method", RECOMPUTE, "with full: groups of layers (uniform), or the first layers of a stage (block)", choices=("block", "uniform"), sets=(f"{MODEL}.recompute_method",)),
     Option("recompute-num-layers", RECOMPUTE, "with full: layers per group (uniform), or layers recomputed per (virtual) stage (block)", type=int, sets=(f"{MODEL}.recompute_num_layers",), least=1),
     Option("cpu-offloading", OFFLOAD, "keep part of the activations or weights in host memory", switch=True, default=False, sets=(f"{MODEL}.cpu_offloading",)),
@@ -231,7 +252,9 @@ _GUIDE = [
 
 _OURS = [
     Option("accelerator", HARDWARE, "auto: a GPU where the machine has one (always with --executor slurm), else the CPU", default="auto", choices=("auto", "gpu", "cpu")),
-    Option("gpu-memory", HARDWARE, "GiB of memory of one GPU, for the memory plan", type=float, default=80.0, least=1),
+    Option("gpu", HARDWARE, "GPU to plan for; unset: this machine's, else (and for Slurm) an H100", choices=gpus.KEYS),
+    Option("gpu-memory", HARDWARE, "GiB of memory of one GPU, for the memory plan; unset: that of --gpu or of this machine's", type=float, least=1),
+    Option("node-bandwidth", HARDWARE, "GB/s per GPU between nodes in one direction, for the time plan; unset: as clusters of this GPU usually have it", type=float, above=0),
     Option("time", SLURM, "time limit of the job as Slurm writes it: minutes, hours:minutes:seconds or days-hours", type=slurm_time, metavar="LIMIT"),
     Option("qos", SLURM, "Slurm quality of service"),
     Option("mem", SLURM, "memory per node, as Slurm writes it (64G; 0 is all of it); unset: the cluster's default"),
@@ -241,7 +264,7 @@ _OURS = [
     Option("nodelist", SLURM, "nodes to run on"),
     Option("mail-type", SLURM, "events that Slurm mails about, such as END,FAIL"),
     Option("mail-user", SLURM, "who gets the mail"),
-    Option("dependency", SLURM, "what the job waits for, as Slurm writes it (afterok:123)"),
+    Option("dependency", SLURM, "what the job waits for, as Slurm writes it (afterok:123)", may_be_empty=True),
     Option("requeue", SLURM, "times that the job comes back by itself: after the time limit, a preemption, a lost node, or a failure since which it had saved", type=int, default=0, least=0, metavar="N"),
     Option("chain", SLURM, "submit N jobs, each starting when the one before has ended well or saved at its time limit", type=int, default=1, least=1, metavar="N"),
     Option("stop-before", SLURM, "seconds before the time limit at which the run saves and stops", type=int, default=300, least=0, metavar="SECONDS"),
@@ -254,7 +277,8 @@ _OURS = [
     Option("precision", TRAINING, "precision of the training; unset: the recipe's (bf16-mixed in all of NeMo's)", choices=("bf16-mixed", "16-mixed", "32")),
     Option("fp8-recipe", TRAINING, "with --fp8: how scaling factors are found, in NeMo's names (tensorwise is current scaling); unset: delayed", choices=("delayed", "tensorwise", "blockwise", "mxfp8")),
     Option("fp8-output-layer", TRAINING, "with --fp8: the output layer's products in fp8 too", switch=True, default=False),
-    Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
+    Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int_or_auto, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
+    Option("layout", PARALLEL, "auto: choose -TP -PP -VPP -CP -EP, micro batch and recomputation by the plan, the fastest that fits; those given stay. Each also takes auto by itself", choices=("auto",)),
     Option("blend", DATA, "file with a line `WEIGHT PATH` a source, in place of --dataset-dir; PATH is a folder or a prefix", metavar="FILE"),
     Option("seq-length", TRAINING, "tokens per sequence; unset: the recipe's", type=int, sets=("data.seq_length", f"{MODEL}.seq_length"), least=1),
     Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",), least=0),
@@ -273,14 +297,14 @@ _OURS = [
     Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
     Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",), least=1),
     Option("keep-checkpoints", CHECKPOINTS, "checkpoints kept; -1 keeps all", type=int, default=2, least=-1),
-    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer); may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
+    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer), and with tokenizer train on data that was made with another tokenizer.json; may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
     Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
     Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
     Option("deterministic", TRAINING, "only algorithms whose results are the same bit for bit in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),
     Option("max-restarts", EXECUTION, "times that all ranks are started again by themselves, from the newest checkpoint, after a signal, a CUDA or NCCL error or a hang; never without progress between two; not with --executor slurm", type=int, default=0, least=0),
-    Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends; 0 is never; not with --executor slurm", type=float, default=30.0, least=0),
+    Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends (on Slurm --requeue brings it back); 0 is never", type=float, default=30.0, least=0),
     Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: twice the last step's time, 8 on a CPU and 60 on GPUs at least", type=float, least=0),
-    Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT"),
+    Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT", may_be_empty=True),
     Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, least=1),
 ]
 
@@ -288,7 +312,11 @@ _OURS = [
 _COMMAND = [
     Option("wait", SLURM, "follow the job until it ends, and end as it does", switch=True, default=False),
     Option("dry-run", EXECUTION, "print the plan of the run and stop; json for programs", choices=("text", "json"), bare="text"),
-    Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare=""),
+    Option("suggest", PARALLEL, "print the N best layouts for -N nodes of -G GPUs by the plan and stop; without -N and -G the best for 1, 2, 4 … 64 GPUs", type=int, metavar="N", bare=SUGGESTIONS, least=1),
+    Option("max-memory", PARALLEL, "with --suggest: GiB that a GPU may hold; unset: what --layout auto fills", type=float, metavar="GIB", above=0),
+    Option("deadline", PARALLEL, "with --suggest: time that the run may take, such as 24h, 90m or 3d; the fewest GPUs that make it come first", type=duration, metavar="TIME"),
+    Option("calibrate", EXECUTION, "scale the time plan by what the run RUN (an experiment or its folder) was seen to take, for all runs below --output-dir, and stop", metavar="RUN"),
+    Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare="", may_be_empty=True),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
 # fmt: on

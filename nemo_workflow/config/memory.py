@@ -9,12 +9,14 @@ measured values beside it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nemo_workflow.config.parallelism import Layout, layers_a_stage
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.models import parameters
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.parameters import Count
@@ -22,6 +24,19 @@ from nemo_workflow.models.parameters import Count
 GIB = 2**30
 LIBRARIES = int(1.5 * GIB)  # CUDA context, cuBLAS workspaces, NCCL buffers, what the allocator can't use
 LOGIT_BYTES = {"native": 8, "te": 0}  # bytes a logit beside itself: two fp32 copies in Megatron's own cross entropy
+
+
+class _Sizes:
+    """A model's sizes as a key: the same object is the same model (a search looks at one some thousand times)."""
+
+    def __init__(self, sizes: Mapping[str, Any]):
+        self.sizes = sizes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Sizes) and self.sizes is other.sizes
+
+    def __hash__(self) -> int:
+        return id(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -74,16 +89,28 @@ class Usage:
 
 def job_of(plan: Plan, recipe: Recipe) -> Job:
     """The plan as the memory formula sees it."""
-    settings, layout, sizes = plan.settings, plan.layout, plan.sizes
+    return job_with(plan.settings, recipe, plan.sizes, plan.layout, plan.seq_length, plan.vocab_size, plan.accelerator)
+
+
+def job_with(
+    settings: Settings,
+    recipe: Recipe,
+    sizes: Mapping[str, Any],
+    layout: Layout,
+    seq_length: int,
+    vocab_size: int,
+    accelerator: str,
+) -> Job:
+    """The job of these settings, sizes and layout. `vocab_size` is the tokenizer's, unpadded."""
     precision = settings.precision or recipe.precision["precision"]
     granularity = settings.recompute_granularity or sizes.get("recompute_granularity")
     return Job(
         family=recipe.family,
         model_class=recipe.model_class,
         sizes=sizes,
-        vocabulary=parameters.padded_vocabulary(sizes, plan.vocab_size, layout.tensor),
+        vocabulary=parameters.padded_vocabulary(sizes, vocab_size, layout.tensor),
         layout=layout,
-        seq_length=plan.seq_length,
+        seq_length=seq_length,
         micro_batch=settings.micro_batch_size,
         micro_batches=layout.micro_batches(settings.global_batch_size, settings.micro_batch_size),
         stages=tuple(layers_a_stage(sizes, recipe.layout, layout)),
@@ -99,20 +126,43 @@ def job_of(plan: Plan, recipe: Recipe) -> Job:
         recompute_method=settings.recompute_method or sizes.get("recompute_method"),
         recompute_layers=settings.recompute_num_layers or sizes.get("recompute_num_layers") or 0,
         recompute_modules=tuple(sizes.get("recompute_modules") or ()),
-        # performance.py takes Transformer Engine's wherever a recipe fuses the loss
+        # gpu_settings.py takes Transformer Engine's wherever a recipe fuses the loss
         cross_entropy="te" if sizes.get("cross_entropy_loss_fusion") and precision != "16-mixed" else "native",
-        score_matrices=precision == "32" and plan.accelerator == "gpu",
+        score_matrices=precision == "32" and accelerator == "gpu",
     )
 
 
 def fullest(job: Job) -> Usage:
     """The usage of the pipeline stage that needs most."""
-    return max((usage_of(job, stage) for stage in range(job.layout.pipeline)), key=lambda usage: usage.total)
+    return max((usage_of(job, stage) for stage in _stages_that_differ(job)), key=lambda usage: usage.total)
+
+
+def _stages_that_differ(job: Job) -> list[int]:
+    """The first stage, the last, and of the others those whose layers no earlier one has: an earlier one keeps more micro batches."""
+    last = job.layout.pipeline - 1
+    found: dict[Any, int] = {}
+    for stage in range(last):
+        found.setdefault((stage == 0, *layers_alike(job, stage)), stage)
+    return [*found.values(), last]
+
+
+def layers_alike(job: Job, stage: int) -> tuple[tuple[tuple[str, ...], int, int], ...]:
+    """(parts, number of the first, how many) of each kind of layer of a stage, the numbers counted from the stage's first."""
+    numbers = stage_layers(job, stage)
+    return _alike(job.family, _Sizes(job.sizes), numbers.start, numbers.stop)
+
+
+@functools.lru_cache(maxsize=1024)
+def _alike(family: str, sizes: _Sizes, start: int, stop: int) -> tuple[tuple[tuple[str, ...], int, int], ...]:
+    found: dict[tuple[str, ...], list[int]] = {}
+    for number in range(start, stop):
+        found.setdefault(layer_parts(family, sizes.sizes, number), []).append(number)
+    return tuple((parts, alike[0] - start, len(alike)) for parts, alike in found.items())
 
 
 def usage_of(job: Job, stage: int) -> Usage:
     """The usage of a GPU of one pipeline stage."""
-    dense, expert = _parameters_on(job, stage)
+    dense, expert = parameters_on(job, stage)
     weight, gradient, state = _bytes_a_parameter(job)
     stored, layer = _activations(job, stage)
     last = stage == job.layout.pipeline - 1
@@ -122,7 +172,7 @@ def usage_of(job: Job, stage: int) -> Usage:
         parameters=dense + expert,
         weights=weights,
         gradients=gradients,
-        optimizer=int(state * _optimizer_share(job, dense, expert)),
+        optimizer=int(state * optimizer_share(job, dense, expert)),
         activations=int(stored),
         logits=int(max(_logits(job) if last else 0, layer)),
         # the distributed optimizer's buffers, and the model's own weights until they are copied into them
@@ -140,20 +190,26 @@ def checkpoint_bytes(model: parameters.Model, precision: str = "bf16-mixed", sgd
 
 def model_of(job: Job) -> parameters.Model:
     """Parameters of the whole model."""
-    return parameters.count(job.family, job.model_class, job.sizes, job.vocabulary)
+    return _model(job.family, job.model_class, _Sizes(job.sizes), job.vocabulary)
+
+
+@functools.lru_cache(maxsize=64)
+def _model(family: str, model_class: str, sizes: _Sizes, vocabulary: int) -> parameters.Model:
+    return parameters.count(family, model_class, sizes.sizes, vocabulary)
 
 
 def stage_layers(job: Job, stage: int) -> range:
     """Numbers of the layers of a stage. With virtual stages their count is right, not which they are."""
     start = sum(job.stages[:stage])
-    last = stage == len(job.stages) - 1  # it has the layers for multi-token prediction too
-    return range(start, len(model_of(job).layers) if last else start + job.stages[stage])
+    more = (job.sizes.get("mtp_num_layers") or 0) if stage == len(job.stages) - 1 else 0  # multi-token prediction
+    return range(start, start + job.stages[stage] + more)
 
 
-def _parameters_on(job: Job, stage: int) -> tuple[int, int]:
+def parameters_on(job: Job, stage: int) -> tuple[int, int]:
     """(parameters outside experts, parameters of experts) on a GPU of a stage."""
     model, layout = model_of(job), job.layout
-    count = sum((model.layers[number] for number in stage_layers(job, stage)), Count())
+    numbers = stage_layers(job, stage)
+    count = _sum_of(job.family, job.model_class, _Sizes(job.sizes), job.vocabulary, numbers.start, numbers.stop)
     first, last = stage == 0, stage == layout.pipeline - 1
     if first:
         count += model.embedding
@@ -163,6 +219,12 @@ def _parameters_on(job: Job, stage: int) -> tuple[int, int]:
             count += Count(sharded=job.vocabulary * job.sizes["hidden_size"])
     dense = count.sharded // layout.tensor + count.replicated
     return dense, count.expert // (layout.expert * (layout.expert_tensor or layout.tensor))
+
+
+@functools.lru_cache(maxsize=1024)
+def _sum_of(family: str, model_class: str, sizes: _Sizes, vocabulary: int, start: int, stop: int) -> Count:
+    """Parameters of some of the layers."""
+    return sum(_model(family, model_class, sizes, vocabulary).layers[start:stop], Count())
 
 
 def _bytes_a_parameter(job: Job) -> tuple[float, float, float]:
@@ -176,7 +238,7 @@ def _bytes_a_parameter(job: Job) -> tuple[float, float, float]:
     return 2, 4 if job.fp32_grad_reduce else 2, here * (4 + moments)
 
 
-def _optimizer_share(job: Job, dense: int, expert: int) -> float:
+def optimizer_share(job: Job, dense: int, expert: int) -> float:
     """Parameters whose optimizer state is here: the distributed optimizer shards them over data and context ranks."""
     if not job.distributed_optimizer:
         return dense + expert
@@ -184,7 +246,7 @@ def _optimizer_share(job: Job, dense: int, expert: int) -> float:
     return dense / (layout.data * layout.context) + expert / max(1, layout.expert_data)
 
 
-def _tokens(job: Job) -> float:
+def tokens_of(job: Job) -> float:
     """Tokens of a micro batch on one rank."""
     return job.micro_batch * job.seq_length / job.layout.context
 
@@ -193,7 +255,7 @@ def _logits(job: Job) -> float:
     """The logits and, where the loss is fused, what the fused weight gradient hands to autograd in its place: a tensor of the matrix's size."""
     stand_in = _element(job) * job.sizes["hidden_size"] if job.cross_entropy == "te" else 0
     a_logit = _element(job) + LOGIT_BYTES[job.cross_entropy]
-    return (a_logit * _tokens(job) + stand_in) * job.vocabulary / job.layout.tensor
+    return (a_logit * tokens_of(job) + stand_in) * job.vocabulary / job.layout.tensor
 
 
 def _element(job: Job) -> int:
@@ -203,8 +265,13 @@ def _element(job: Job) -> int:
 
 def _activations(job: Job, stage: int) -> tuple[float, float]:
     """(bytes kept for the backward passes in flight, bytes of the largest group of layers while it is worked on)."""
-    tokens, layout = _tokens(job), job.layout
-    each = [tokens * activation_bytes(job, number) for number in stage_layers(job, stage)]
+    tokens, layout = tokens_of(job), job.layout
+    start = stage_layers(job, stage).start
+    each = [
+        size
+        for _, first, alike in layers_alike(job, stage)
+        for size in [tokens * activation_bytes(job, start + first)] * alike
+    ]
     entry = _element(job) * tokens * job.sizes["hidden_size"] / (layout.tensor if layout.sequence_parallel else 1)
     kept, working = _kept(job, each, entry)
     if job.offloaded_layers:
@@ -244,7 +311,7 @@ def _in_flight(job: Job, stage: int) -> float:
 
 def activation_bytes(job: Job, number: int) -> float:
     """Bytes per token that layer `number` keeps for its backward pass, on one rank."""
-    kind = _kind(job, number)
+    kind = layer_parts(job.family, job.sizes, number)
     bytes_ = 0.0
     for part in kind:
         bytes_ += _PARTS[part](job) * _element(job) / 2  # the parts are counted in bf16
@@ -260,14 +327,13 @@ def _scores(job: Job) -> float:
     return float(4 * job.seq_length * job.sizes["num_attention_heads"] / job.layout.tensor)
 
 
-def _kind(job: Job, number: int) -> tuple[str, ...]:
+def layer_parts(family: str, sizes: Mapping[str, Any], number: int) -> tuple[str, ...]:
     """The parts of a layer."""
-    sizes = job.sizes
-    if job.family in ("ssm", "hyena"):
+    if family in ("ssm", "hyena"):
         letter = sizes["hybrid_override_pattern"][number]
         own = {"M": "mamba", "*": "attention", "-": "mlp"}.get(letter, "convolution")
-        return (own, "mlp") if job.family == "hyena" else (own,)
-    if job.family == "t5":
+        return (own, "mlp") if family == "hyena" else (own,)
+    if family == "t5":
         return ("attention", "attention", "mlp") if number >= sizes["encoder_num_layers"] else ("attention", "mlp")
     attention = "latent attention" if sizes.get("multi_latent_attention") else "attention"
     number = min(number, sizes["num_layers"] - 1)  # layers for multi-token prediction are like the last

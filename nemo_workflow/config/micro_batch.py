@@ -16,7 +16,6 @@ from nemo_workflow.config import memory
 from nemo_workflow.config.flags import AUTO
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models import catalog
-from nemo_workflow.utils import machine
 
 SHARE = 0.93  # of the GPU's memory that the plan may fill; its formula is within 1 % of what tensors took, and the allocator holds more than that
 SHARE_OF_EXPERTS = 0.75  # the plan counts experts as evenly used
@@ -31,19 +30,16 @@ def is_ours(settings: Any, accelerator: str) -> bool:
         return True
     given = settings.given
     unset = "micro_batch_size" not in given
-    return accelerator == "gpu" and unset and (settings.executor == "local" or "gpu_memory" in given)
+    return accelerator == "gpu" and unset and bool(settings.executor == "local" or {"gpu", "gpu_memory"} & given)
 
 
 def chosen(plan: Plan) -> Plan:
     """The plan with the largest size that fits, and a note of it. On a CPU `auto` is 1: there memory is not counted."""
-    if plan.accelerator == "cpu":
+    if plan.card is None:
         return plan
-    limit, source = gpu_bytes(plan)
-    size = next((n for n in sizes(plan) if planned(plan, n) <= limit * _share(plan)), 1)
-    note = (
-        f"micro batch size {size}: chosen by the memory plan for {limit / memory.GIB:.0f} GiB {source};"
-        " -mbs N sets another"
-    )
+    limit = plan.card.memory * _share(plan)
+    size = next((n for n in sizes(plan) if planned(plan, n) <= limit), 1)
+    note = f"micro batch size {size}: chosen by the memory plan for the {plan.card}; -mbs N sets another"
     return with_size(plan, size, note)
 
 
@@ -88,15 +84,6 @@ def planned(plan: Plan, size: int) -> int:
     """Bytes on the fullest GPU with a micro batch of `size`."""
     trial = replace(plan, settings=replace(plan.settings, micro_batch_size=size))
     return memory.fullest(memory.job_of(trial, catalog.find(plan.model_name))).total
-
-
-def gpu_bytes(plan: Plan) -> tuple[int, str]:
-    """Memory of one GPU and where the number is from."""
-    if "gpu_memory" not in plan.given and plan.settings.executor == "local":
-        found = machine.gpu_memory()
-        if found:
-            return found, "of this machine's GPU"
-    return int(plan.settings.gpu_memory * memory.GIB), "(--gpu-memory)"
 
 
 def _share(plan: Plan) -> float:

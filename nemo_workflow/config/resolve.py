@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nemo_workflow.config import checks, memory, micro_batch, warnings
+from nemo_workflow.config import auto_layout, calibration, checks, memory, micro_batch, run_time, suggest, warnings
+from nemo_workflow.config.card import PlannedCard, card_of
 from nemo_workflow.config.checks import slurm as slurm_rules
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.checks.values import smallest_values
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
 from nemo_workflow.config.run_config import Plan
@@ -18,24 +20,36 @@ from nemo_workflow.config.settings import Settings
 from nemo_workflow.data import blend
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part, parse_split, parts_of
-from nemo_workflow.models import catalog, pretrained
+from nemo_workflow.models import catalog, parameters, pretrained
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Refusal
 
 T = TypeVar("T")
+CPU_PARAMETERS = 300e6  # a model with more than these takes a CPU weeks
 OF_THE_RUN = ("recompute_", "cross_entropy_")  # fields of a saved model that say how it was trained, not what it is
 
 
 def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
     """Work out the run and check it; raises one Refusal that holds every problem. `command` is sys.argv."""
     problems: list[str] = []
-    accelerator = _accelerator(settings)
-    auto = micro_batch.is_ours(settings, accelerator)
-    if auto:  # the smallest keeps every rule that a larger one of micro_batch.sizes keeps
-        settings = replace(settings, micro_batch_size=1)
+    asked = settings
+    settings = auto_layout.neutral(asked)
     run = _gather(settings, problems)
+    card = (
+        card_of(settings, run.accelerator, run.layout.ranks_per_node)
+        if run.accelerator == "gpu" and run.layout
+        else None
+    )
+    free = auto_layout.free_splits(asked, run.accelerator)
+    searched = bool(free - {"micro_batch"}) and card is not None and run.recipe is not None
+    if searched:
+        assert card and run.recipe
+        scale, _ = _scale(run, card)
+        settings, reason = auto_layout.choose(run, asked, free, card, scale)
+        run = replace(run, settings=settings, layout=make_layout(settings, run.recipe, run.accelerator))
+        run.notes.append(reason)
     problems += checks.find_problems(run)
     problems += slurm_rules.find_problems(run)
     if problems:
@@ -54,22 +68,37 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         run_dir=str(Path(settings.output_dir).expanduser().absolute() / settings.experiment),
         sizes=run.sizes,
         vocab_size=run.vocab_size,
+        card=card,
         nemo=catalog.nemo_version(),
         notes=tuple(run.notes),
         command=without_secrets(command),
     )
-    return _with_gpu_notes(micro_batch.chosen(plan) if auto else plan, run.recipe)
+    if not (searched and "micro_batch" in free) and micro_batch.is_ours(asked, run.accelerator):
+        plan = micro_batch.chosen(plan)
+    return with_time(_with_gpu_notes(plan, run.recipe))
+
+
+def with_time(plan: Plan) -> Plan:
+    """The plan with what the run will take."""
+    job, settings = memory.job_of(plan, catalog.find(plan.model_name)), plan.settings
+    scale, source = calibration.scale_of(settings.output_dir, plan.card.key if plan.card else None, job.fp8)
+    if plan.card is None:
+        return replace(plan, time={**run_time.of_cpu_run(job, plan.schedule, scale), "calibration": source})
+    time = run_time.of_run(job, plan.card, settings, plan.schedule, scale)
+    return replace(plan, time={**time, "calibration": source} if time else None)
+
+
+def _scale(run: Run, card: PlannedCard) -> tuple[float, str | None]:
+    fp8 = run.settings.fp8 or bool(run.recipe and run.settings.precision is None and run.recipe.precision["fp8"])
+    return calibration.scale_of(run.settings.output_dir, card.key, fp8)
 
 
 def _with_gpu_notes(plan: Plan, recipe: Recipe) -> Plan:
-    if plan.accelerator == "cpu":
+    if plan.card is None:
         _check_host_memory(plan, recipe)
         return plan
     need = memory.fullest(memory.job_of(plan, recipe)).total
-    found = [
-        warnings.memory_note(need, int(plan.settings.gpu_memory * memory.GIB)),
-        warnings.short_pieces_note(plan),
-    ]
+    found = [warnings.memory_note(need, plan.card), warnings.short_pieces_note(plan)]
     if plan.layout.tensor > 1 and not plan.layout.sequence_parallel and plan.seq_length % plan.layout.tensor == 0:
         shared = replace(plan, layout=replace(plan.layout, sequence_parallel=True))
         found.append(warnings.sequence_parallel_note(plan, memory.fullest(memory.job_of(shared, recipe)).total, need))
@@ -105,10 +134,41 @@ def without_secrets(command: Sequence[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
+def suggestion(settings: Settings, command: Sequence[str] = ()) -> str:
+    """What --suggest prints; raises Refusal. Data and tokenizer may be left out: then the family's vocabulary counts."""
+    problems: list[str] = []
+    neutral = auto_layout.neutral(settings)
+    run = _gather_model(neutral, problems)
+    run.accelerator = "gpu"
+    run.layout = make_layout(neutral, run.recipe, "gpu")
+    if settings.dataset_dir or settings.blend:
+        _gather_data(run, problems)
+    elif settings.max_steps and run.recipe:
+        run.schedule = make_schedule(settings, run.recipe, 0, 0)
+    problems += list(smallest_values(run))
+    if problems or run.recipe is None:
+        raise Refusal(dict.fromkeys(problems))
+    card = card_of(settings, "gpu", run.layout.ranks_per_node)
+    card, found = suggest.rows(run, settings, _scale(run, card)[0])
+    if settings.dry_run == "json":
+        return suggest.as_json(card, found)
+    return suggest.text(run, settings, card, found, command)
+
+
 def _gather(settings: Settings, problems: list[str]) -> Run:
     """Everything that the checks look at; what can't be had is left None and its reason added to `problems`."""
-    run = Run(settings, accelerator=_accelerator(settings))
-    run.hf_folder = _attempt(problems, lambda: pretrained.hf_folder(settings.hf_model_id))
+    run = _gather_model(settings, problems)
+    run.accelerator = _accelerator(run)
+    run.layout = make_layout(settings, run.recipe, run.accelerator)
+    _gather_data(run, problems)
+    return run
+
+
+def _gather_model(settings: Settings, problems: list[str]) -> Run:
+    """The part of it that says what is trained."""
+    run = Run(settings, accelerator="cpu")
+    if settings.hf_model_id:
+        run.hf_folder = _attempt(problems, lambda: pretrained.hf_folder(settings.hf_model_id))
     hf_refused = bool(problems)
     if run.hf_folder:
         folder = run.hf_folder
@@ -121,13 +181,17 @@ def _gather(settings: Settings, problems: list[str]) -> Run:
         run.sizes = _sizes(run, run.recipe)
         run.seq_length = settings.seq_length or run.recipe.fields["data.seq_length"]
     run.vocab_size = _vocab_size(run)
-    run.layout = make_layout(settings, run.recipe, run.accelerator)
+    return run
+
+
+def _gather_data(run: Run, problems: list[str]) -> None:
+    """The part of it that says on what and for how long."""
+    settings = run.settings
     run.sources = _sources(settings, problems)
     run.parts = _parts(run, problems)
     if run.recipe and run.parts:
         train, val = (run.samples(index) for index in (0, 1))
         run.schedule = make_schedule(settings, run.recipe, train, val)
-    return run
 
 
 def _attempt(problems: list[str], work: Callable[[], T]) -> T | None:
@@ -138,10 +202,22 @@ def _attempt(problems: list[str], work: Callable[[], T]) -> T | None:
         return None
 
 
-def _accelerator(settings: Settings) -> str:
+def _accelerator(run: Run) -> str:
+    """What the run trains on. A plan alone (--dry-run) of a model that no CPU trains is made for GPUs, wherever it is made."""
+    settings = run.settings
     if settings.accelerator != "auto":
         return str(settings.accelerator)
-    return "gpu" if settings.executor == "slurm" or machine.has_gpu() else "cpu"
+    if settings.executor == "slurm" or machine.has_gpu():
+        return "gpu"
+    if not settings.dry_run or run.recipe is None:
+        return "cpu"
+    asks_for_gpu = {"gpu", "gpu_memory", "node_bandwidth", "layout"} & settings.given
+    vocabulary = parameters.padded_vocabulary(run.sizes, run.recipe.reference_vocab)
+    large = parameters.count(run.recipe.family, run.recipe.model_class, run.sizes, vocabulary).total > CPU_PARAMETERS
+    if not (asks_for_gpu or large):
+        return "cpu"
+    run.notes.append("no GPU here: this is the plan for a machine with GPUs; --accelerator cpu plans for this one")
+    return "gpu"
 
 
 def _recipe(run: Run, hf_refused: bool) -> Recipe | None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.config.settings import Settings
@@ -33,6 +34,8 @@ class Plan:
     command: tuple[str, ...] = ()  # as typed, secrets replaced
     sizes: dict[str, Any] = field(default_factory=dict)  # the model's: the recipe's under those of --nemo-model
     vocab_size: int = 0  # entries of the tokenizer, unpadded
+    card: PlannedCard | None = None  # None on a CPU
+    time: dict[str, Any] | None = None  # config/run_time.py: what the run is planned to take
     nemo: str = ""  # version of the NeMo that the recipe's sizes and defaults were read from
     notes: tuple[str, ...] = ()  # what the user should know before it starts, a sentence each
 
@@ -47,6 +50,7 @@ class Plan:
         raw["layout"] = Layout(**raw["layout"])
         raw["schedule"] = Schedule(**raw["schedule"])
         raw["sources"] = tuple(Source(Pair(**s["pair"]), s["weight"]) for s in raw["sources"])
+        raw["card"] = PlannedCard(**raw["card"]) if raw["card"] else None
         raw["given"] = tuple(raw["given"])
         raw["command"] = tuple(raw["command"])
         raw["notes"] = tuple(raw["notes"])

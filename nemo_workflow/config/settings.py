@@ -13,10 +13,11 @@ class Settings(FlagValues):
 
     executor: str = "local"
     experiment: str = "pretraining"
-    timeout_minutes: float = 30.0
     max_restarts: int = 0
+    timeout_minutes: float = 30.0
     grace_seconds: float | None = None
     dry_run: str | None = None
+    calibrate: str | None = None
     config: str | None = None
     account: str = "root"
     partition: str = "defq"
@@ -44,7 +45,9 @@ class Settings(FlagValues):
     num_nodes: int = 1
     num_gpus: int = 8
     accelerator: str = "auto"
-    gpu_memory: float = 80.0
+    gpu: str | None = None
+    gpu_memory: float | None = None
+    node_bandwidth: float | None = None
     model_name: str | None = None
     hf_model_id: str = ""
     nemo_model: str | None = None
@@ -55,8 +58,8 @@ class Settings(FlagValues):
     micro_batch_size: int = 1
     fp8: bool = False
     precision: str | None = None
-    fp8_output_layer: bool = False
     fp8_recipe: str | None = None
+    fp8_output_layer: bool = False
     seq_length: int | None = None
     seed: int = 1234
     val_check_interval: int | None = None
@@ -78,6 +81,10 @@ class Settings(FlagValues):
     context_parallel_size: int = 1
     sequence_parallel: bool = False
     expert_model_parallel_size: int | None = None
+    layout: str | None = None
+    suggest: int | None = None
+    max_memory: float | None = None
+    deadline: str | None = None
     dataset_dir: tuple[str, ...] = ()
     blend: str | None = None
     split: str = "900,50,50"

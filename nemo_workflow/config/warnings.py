@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 from nemo_workflow.config import containers
+from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.checks.hardware import LONG_STEP_SECONDS, cpu_libraries, cpu_step_seconds
 from nemo_workflow.config.checks.outputs import wandb_logged_in
@@ -15,9 +15,8 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import Recipe
-from nemo_workflow.models.pretrained import Tokenizer
 from nemo_workflow.utils import libraries
-from nemo_workflow.utils.console import human_time
+from nemo_workflow.utils.console import and_more, human_time
 
 BUSY_TOKENS = 4096  # per GPU and micro batch: CP2 at 4,096 keeps 89 % of one H200's speed, CP4 at 2,048 half of it
 WORTH = 0.02  # of a GPU's memory
@@ -30,7 +29,7 @@ def add(run: Run) -> None:
     if run.tokenizer is None:
         run.notes.append(f"the tokenizer of {run.settings.hf_model_id} is not on this machine, so it was not checked")
     else:
-        _data_of_another_tokenizer(run, run.tokenizer)
+        _no_end_of_documents(run)
     if run.recipe and run.nemo_model:
         _sizes_of_checkpoint(run, run.recipe)
     if run.settings.cpu_offloading_weights:
@@ -89,13 +88,13 @@ def sequence_parallel_note(plan: Plan, with_it: int, without: int) -> str | None
     )
 
 
-def memory_note(total: int, limit: int) -> str | None:
-    """What helps when the memory plan exceeds --gpu-memory (bytes), or None."""
-    if total <= limit:
+def memory_note(total: int, card: PlannedCard) -> str | None:
+    """What helps when the memory plan (bytes) exceeds the GPU, or None."""
+    if total <= card.memory:
         return None
     return (
-        f"the run needs about {total / 2**30:.0f} GiB per GPU, more than --gpu-memory {limit / 2**30:g}; more GPUs,"
-        " --tensor-model-parallel-size, --recompute-granularity full or a smaller --micro-batch-size help"
+        f"the run needs about {total / 2**30:.0f} GiB per GPU, more than the {card}; --layout auto chooses what fits;"
+        " more GPUs, --tensor-model-parallel-size, --recompute-granularity full or a smaller --micro-batch-size help"
     )
 
 
@@ -124,32 +123,10 @@ def _sizes_of_checkpoint(run: Run, recipe: Recipe) -> None:
         run.notes.append(f"sizes of the checkpoint instead of {recipe.name}'s: {', '.join(differing)}")
 
 
-def _data_of_another_tokenizer(run: Run, tokenizer: Tokenizer) -> None:
-    file = tokenizer.folder / "tokenizer.json"
+def _no_end_of_documents(run: Run) -> None:
     known = [(source.pair, figures(source.pair)) for source in run.sources]
     known = [(pair, found) for pair, found in known if found]
     without = [Path(pair.prefix).name for pair, found in known if found.get("append_eod") is False]
     if without:
         verb, whose = ("has", "its") if len(without) == 1 else ("have", "their")
-        run.notes.append(f"{_and_more(without)} {verb} no end-of-document tokens between {whose} documents")
-    hashes = {found["tokenizer_sha256"] for _, found in known if "tokenizer_sha256" in found}
-    if not hashes or not file.is_file():
-        return
-    ours = hashlib.sha256(file.read_bytes()).hexdigest()
-    others = [(pair, found) for pair, found in known if found.get("tokenizer_sha256") not in (None, ours)]
-    if others:
-        name = others[0][1].get("tokenizer_path") or others[0][1].get("tokenizer")
-        names = _and_more([Path(pair.prefix).name for pair, _ in others])
-        verb = "was" if len(others) == 1 else "were"
-        run.notes.append(f"{names} {verb} preprocessed with another tokenizer.json ({name})")
-
-
-def _and_more(names: list[str]) -> str:
-    """'a', 'a and b', 'a and 499 more': one line however many there are."""
-    return (
-        names[0]
-        if len(names) == 1
-        else " and ".join(names)
-        if len(names) == 2
-        else f"{names[0]} and {len(names) - 1:,} more"
-    )
+        run.notes.append(f"{and_more(without)} {verb} no end-of-document tokens between {whose} documents")

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
+import os
 import pickle
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
 from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.processes import die_with_parent
 
 
 @contextlib.contextmanager
@@ -24,7 +27,7 @@ def beside(work: Callable[[], None], what: str) -> Iterator[None]:
     """
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
-    process = fork.Process(target=_run, args=(work, sender), daemon=True)
+    process = fork.Process(target=_run, args=(work, sender, os.getpid()), daemon=True)
     process.start()
     sender.close()
     try:
@@ -44,7 +47,11 @@ def beside(work: Callable[[], None], what: str) -> Iterator[None]:
         receiver.close()
 
 
-def _run(work: Callable[[], None], sender: Connection) -> None:
+def _run(work: Callable[[], None], sender: Connection, parent: int) -> None:
+    die_with_parent(parent)  # whatever ends it, nobody writes on
+    for number in (signal.SIGINT, signal.SIGHUP):  # which a terminal sends to both: the parent ends this process
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()  # what lies here is the other process's to destroy: a process group's destructor waits for its threads
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # OpenMP's threads don't survive a fork, and waiting for them would never end

@@ -73,6 +73,12 @@ def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, 
     return biases | (set(allowed) & set(tensors))
 
 
+def repeated(tensors: dict[str, TensorInfo], hf: Config) -> set[str]:
+    """Names of tensors that should repeat others: rotary tables, and the output layer of a tied model."""
+    found = {name for name in tensors if name.endswith(ROTARY)}
+    return found | ({"lm_head.weight"} & set(tensors) if hf["tie_word_embeddings"] else set())
+
+
 def text_tensors(tensors: dict[str, TensorInfo], folder: Path) -> tuple[dict[str, TensorInfo], set[str]]:
     """(the tensors under the names that a model of text has for them, names of those that are left out)."""
     if hf_folder.read_json(folder / "config.json").get("model_type") not in wrappers.WRAPPERS:
@@ -123,8 +129,8 @@ def further_layers(hf: Config, tensors: Iterable[str]) -> set[str]:
 
 def redundant(reader: HFReader, family: Family, hf: Config) -> set[str]:
     """Tensors that repeat others: rotary tables, and the output layer of a tied model, if it does repeat the embedding."""
-    found = {name for name in reader.tensors if name.endswith(ROTARY)}
-    if hf["tie_word_embeddings"] and "lm_head.weight" in reader.tensors:
+    found = repeated(reader.tensors, hf)
+    if "lm_head.weight" in found:
         import torch
 
         rules = {rule.nemo: rule.hf for rule in family.rules(hf)}
@@ -133,7 +139,6 @@ def redundant(reader: HFReader, family: Family, hf: Config) -> set[str]:
             raise Refusal(
                 "config.json tie_word_embeddings is true, but lm_head.weight differs from the embedding: set it to false"
             )
-        found.add("lm_head.weight")
     return found
 
 
@@ -148,12 +153,18 @@ def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
     strange = sorted(set(kinds) - set(TORCH_NAMES))
     if strange:
         raise Refusal(
-            f"{folder}: {kinds[strange[0]]} is {strange[0]}; only {', '.join(sorted(TORCH_NAMES.values()))} are converted"
+            f"{folder}: {kinds[strange[0]]} is {strange[0]}: the weights are quantized, or no model's; only"
+            f" {', '.join(sorted(TORCH_NAMES.values()))} are converted"
         )
     if len(kinds) > 1:
         mixed = ", ".join(f"{kind} ({name})" for kind, name in sorted(kinds.items()))
         raise Refusal(f"{folder}: the weights have several dtypes, {mixed}; save the model in one")
     return TORCH_NAMES[next(iter(kinds))]
+
+
+def needs(total: int, largest: int) -> tuple[int, int]:
+    """Bytes of (disk, memory) that a conversion of `total` bytes takes whose largest tensor has `largest`."""
+    return total + total // 100 + 50_000_000, LIBRARIES_BYTES + 4 * largest
 
 
 def resources(output: Path, total: int, largest: int) -> None:
@@ -162,12 +173,11 @@ def resources(output: Path, total: int, largest: int) -> None:
     while not parent.exists():
         parent = parent.parent
     free = shutil.disk_usage(parent).free
-    needed = total + total // 100 + 50_000_000
+    needed, wanted = needs(total, largest)
     problems = []
     if free < needed:
         problems.append(f"--output-path {output}: needs {human_bytes(needed)}, {human_bytes(free)} are free there")
     memory = memory_available()
-    wanted = LIBRARIES_BYTES + 4 * largest
     if memory is not None and memory < wanted:
         problems.append(f"memory: about {human_bytes(wanted)} are needed, {human_bytes(memory)} are available")
     if problems:

@@ -6,15 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
 from nemo_workflow.conversion.background import beside
+from nemo_workflow.conversion.import_job import Import, checked, look
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
-from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.conversion.stopping import until_stopped
 from nemo_workflow.models.tokenizer_files import copy_back, files_of
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
@@ -22,9 +22,12 @@ from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.silence import quiet
 
 
-def _shared(parser: argparse.ArgumentParser) -> None:
+def _shared(parser: argparse.ArgumentParser, output_required: bool) -> None:
     parser.add_argument(
-        "--output-path", required=True, type=Path, help="folder to make; it appears only when it is whole and proved"
+        "--output-path",
+        required=output_required,
+        type=Path,
+        help="folder to make; it appears only when it is whole and proved",
     )
     parser.add_argument(
         "--overwrite",
@@ -49,7 +52,12 @@ def import_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B"
     )
-    _shared(parser)
+    _shared(parser, output_required=False)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only look: say what would be done with this folder, or why not; needs no --output-path and writes nothing",
+    )
     parser.add_argument(
         "--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given"
     )
@@ -69,7 +77,7 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/step_*"
     )
-    _shared(parser)
+    _shared(parser, output_required=True)
     parser.add_argument(
         "--hf-tokenizer", help="tokenizer folder or Hub id, for a checkpoint that lacks its tokenizer's files"
     )
@@ -93,27 +101,14 @@ def _large_pages() -> None:
 
 
 # --- Hugging Face -> NeMo ---------------------------------------------------------------------------------------------
-@dataclass
-class Import:
-    """An import that has passed its checks. `hf` is the completed config.json, `nemo` the fields of NeMo's config."""
-
-    folder: Path
-    family: Family
-    hf: Config
-    nemo: Config
-    config_class: str
-    tensors: dict[str, hf_folder.TensorInfo]
-    dropped: set[str]
-    notes: list[str]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(info.nbytes for info in self.tensors.values())
-
-
 def import_main(argv: list[str] | None = None) -> int:
     """Run convert_from_hf_to_nemo2.py."""
-    args = import_parser().parse_args(_spell(argv))
+    parser = import_parser()
+    args = parser.parse_args(_spell(argv))
+    if args.dry_run:
+        return look(args, args.hf_token or os.environ.get("HF_TOKEN"))
+    if args.output_path is None:
+        parser.error("the following arguments are required: --output-path (or --dry-run)")
     _large_pages()
     job = _checked_import(args)
     report = Report("hf to nemo2", args.source, str(args.output_path))
@@ -121,32 +116,22 @@ def import_main(argv: list[str] | None = None) -> int:
     report.entries |= {"model": model, "lossy": args.allow_lossy}
     report.notes += job.notes
     meter = Meter(_terminal())
-    with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
-        _write_nemo(job, aside, report, meter, verify=not args.no_verify)
-        _finish(report, aside, args.output_path)
-    return _say(report, args.output_path)
+
+    def work() -> int:
+        with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
+            _write_nemo(job, aside, report, meter, verify=not args.no_verify)
+            _finish(report, aside, args.output_path)
+        return _say(report, args.output_path)
+
+    return until_stopped(work, "the import")
 
 
 def _checked_import(args: argparse.Namespace) -> Import:
     check_output(args.output_path, args.overwrite)
     folder = inputs.fetch(args.source, args.revision, args.hf_token or os.environ.get("HF_TOKEN"))
     check_apart(args.output_path, folder)
-    family, hf = inputs.read_hf(folder)
-    checks.model_name(args.model_name, family)
-    nemo, losses = config_fields.to_nemo(hf, family)
-    config_class = checks.config_class(args.model_config_name, family, hf, nemo)
-    tensors, images = checks.text_tensors(hf_folder.list_tensors(folder), folder)
-    further = checks.further_layers(hf, tensors)
-    dropped = checks.losses(losses, args.allow_lossy, tensors) | further
-    carried = {name: info for name, info in tensors.items() if name not in dropped}
-    nemo["params_dtype"] = checks.dtype(carried, folder)
-    notes = checks.notes_on(hf, nemo, family, further)
-    if images:
-        notes.append(
-            f"left out: {len(images)} tensors for images, e.g. {min(images)}; only the model's text part is converted"
-        )
-    job = Import(folder, family, hf, nemo, config_class, tensors, dropped, notes)
-    checks.resources(args.output_path, job.nbytes, max(info.nbytes for info in tensors.values()))
+    job = checked(folder, args)
+    checks.resources(args.output_path, job.nbytes, job.largest)
     return job
 
 
@@ -184,9 +169,13 @@ def export_main(argv: list[str] | None = None) -> int:
     check_apart(args.output_path, folder)
     report = Report("nemo2 to hf", args.source, str(args.output_path))
     meter = Meter(_terminal())
-    with checks.full_disk(args.output_path):
-        _write_hf(folder, args, report, meter)
-    return _say(report, args.output_path)
+
+    def work() -> int:
+        with checks.full_disk(args.output_path):
+            _write_hf(folder, args, report, meter)
+        return _say(report, args.output_path)
+
+    return until_stopped(work, "the export")
 
 
 def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:

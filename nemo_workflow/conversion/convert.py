@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from nemo_workflow.conversion import hf_folder, nemo_folder
+from nemo_workflow.conversion import folder_checks, hf_folder, nemo_folder
 from nemo_workflow.conversion.hf_folder import HFReader, Planned
 from nemo_workflow.conversion.nemo_folder import Chunk, NemoReader
 from nemo_workflow.conversion.transforms import KINDS, Dims
@@ -40,20 +40,10 @@ class Model:
 # --- Hugging Face -> NeMo ---------------------------------------------------------------------------------------------
 def plan_import(model: Model, reader: HFReader, dropped: set[str]) -> list[Chunk]:
     """The chunks of the NeMo checkpoint. Refused: a tensor that is missing, or that no rule carries and `dropped` doesn't name."""
-    wanted = list(model.items())
-    missing = [name for item in wanted for name in item.hf if name not in reader.tensors]
-    if missing:
-        raise Refusal(f"the source lacks {len(missing)} tensors of a {model.family.architecture}, e.g. {missing[0]}")
-    carried = {name for item in wanted for name in item.hf}
-    left = sorted(set(reader.tensors) - carried - dropped)
-    if left:
-        raise Refusal(
-            f"the source has {len(left)} tensors that NeMo's {model.family.model_class} has no place for, e.g. {left[0]} "
-            f"(to lose them: --allow-lossy {left[0]})"
-        )
+    folder_checks.check_names(model.family, model.hf, reader.tensors, dropped)
     experts, layers = model.family.experts(model.hf), model.hf["num_hidden_layers"]
     chunks = []
-    for item in wanted:
+    for item in model.items():
         chunks += [_chunk(item, name, model, reader, layers, experts) for name in (item.nemo, item.alias) if name]
     return chunks
 
@@ -76,8 +66,17 @@ def _chunk(item: Item, name: str, model: Model, reader: HFReader, layers: int, e
         offsets=(*(at for at, _ in lead), *(0 for _ in shape.shape)),
         shape=(*(1 for _ in lead), *shape.shape),
         dtype=shape.dtype,
-        make=lambda: merge([reader.read(name) for name in item.hf], model.dims),
+        make=lambda: merge([_finite(name, reader.read(name)) for name in item.hf], model.dims),
     )
+
+
+def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself; raises Refusal where it holds NaN or infinity. A sum costs a third of the copy that follows."""
+    if not torch.isfinite(tensor.sum()) and not all(torch.isfinite(end) for end in torch.aminmax(tensor)):
+        raise Refusal(
+            f"{name}: holds NaN or infinity, so the model computes nothing: take an earlier or another copy of it"
+        )
+    return tensor
 
 
 def _shape(make: Callable[[], torch.Tensor], item: Item) -> torch.Tensor:
@@ -133,7 +132,7 @@ def write_hf(folder: Path, model: Model, reader: NemoReader, plan: list[Export],
         for item, key, lead, _ in plan:
             parts = KINDS[item.kind].split(reader.read(key, lead), model.dims)
             for name, part in zip(item.hf, parts, strict=True):
-                yield name, part
+                yield name, _finite(name, part)
                 on_bytes(part.nbytes)
 
     hf_folder.write_tensors(folder, [entry for *_, entries in plan for entry in entries], values())

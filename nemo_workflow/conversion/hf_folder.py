@@ -106,7 +106,7 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
     index, whole = folder / INDEX, folder / SINGLE
     weight_map = _weight_map(index) if index.exists() else {}
     files = sorted(set(weight_map.values()))
-    lost = [name for name in files if not (folder / name).is_file()]
+    lost = [name for name in files if not _is_file(folder / name)]
     if whole.exists() and (not files or len(lost) == len(files)):
         # saved whole into the folder of a model in shards: the shards are gone, the index stayed; transformers reads this one
         weight_map, files, lost = {}, [SINGLE], []
@@ -143,6 +143,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     if out:
         raise Refusal([f"{index}: shard name {name!r} leaves the folder" for name in out])
     return weight_map
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no disk takes
+        return False
 
 
 def _what_else(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nemo_workflow.conversion import folder_checks
 from nemo_workflow.conversion.config_fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.models.families import by_model_type
@@ -14,10 +15,13 @@ from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 
 UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
-WANTED = ("*.json", "*.safetensors", *TOKENIZER)
+WEIGHTS = "*.safetensors"
+WANTED = ("*.json", WEIGHTS, *TOKENIZER)
+
+NULLABLE = ("q_lora_rank", "attn_logit_softcapping", "final_logit_softcapping")  # null is a value of theirs
 
 
-def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source") -> Path:
+def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source", weights: bool = True) -> Path:
     """The folder of a Hub id, downloaded if need be (an interrupted download goes on), or the local folder itself."""
     if Path(source).exists():
         return Path(source)
@@ -26,8 +30,9 @@ def fetch(source: str, revision: str | None, token: str | None, flag: str = "--s
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    wanted = [pattern for pattern in WANTED if weights or pattern != WEIGHTS]
     try:
-        return Path(snapshot_download(source, revision=revision, token=token, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(source, revision=revision, token=token, allow_patterns=wanted))
     except HFValidationError as error:
         raise Refusal(f"{flag} {source}: is neither a folder nor a Hub id") from error
     except LocalEntryNotFoundError as error:
@@ -49,37 +54,72 @@ def read_hf(folder: Path) -> tuple[Family, Config]:
         raise Refusal(f"--source {folder}: is {kind}, a Hugging Face folder is expected")
     if (folder / "context").is_dir() and (folder / "weights").is_dir():
         raise Refusal(f"--source {folder}: is a NeMo 2 folder already; convert_from_nemo2_to_hf.py goes the other way")
-    if not (folder / "config.json").exists():
-        raise Refusal(f"--source {folder}: has no config.json, so it is no Hugging Face model folder")
-    raw = text_part(read_json(folder / "config.json"))
-    model_type = raw.get("model_type")
-    family = by_model_type(model_type) if isinstance(model_type, str) else None
-    if family is None:
-        raise Refusal(f"{folder}/config.json: model_type {model_type!r} is not converted: {why_not(raw)}")
-    architectures = raw.get("architectures") or [family.architecture]
-    if family.architecture not in architectures:
-        raise Refusal(
-            f"{folder}/config.json: architecture {architectures[0]} is not converted, {family.architecture} is"
-        )
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "?")
-        raise Refusal(
-            f"{folder}/config.json: the weights are quantized ({method}); convert the model in bf16, fp16 or fp32"
-        )
-    missing = [
-        rule.hf for rule in family.fields if rule.default is None and rule.hf not in complete_or_empty(raw, family)
-    ]
-    if missing:
-        raise Refusal(f"{folder}/config.json: lacks {', '.join(missing)}")
-    return family, complete(raw, family)
+    path = folder / "config.json"
+    if not path.exists():
+        raise Refusal(f"--source {folder}: {_what_it_is(folder)}")
+    raw = text_part(read_json(path))
+    family = _family(raw, path)
+    _check_quantization(raw, folder)
+    raw = folder_checks.checked_values(raw, family, path)
+    folder_checks.check_heads(raw, family, path)
+    with folder_checks.making_sense(path, family):
+        full = _complete_or_raw(raw, family)
+    own = {common: name for name, common in family.renamed.items()}
+    without = [rule.hf for rule in family.fields if rule.default is None]
+    lacking = [name for name in without if name not in full or (full[name] is None and name not in NULLABLE)]
+    if lacking:
+        raise Refusal(f"{path}: lacks {', '.join(dict.fromkeys(own.get(name, name) for name in lacking))}")
+    with folder_checks.making_sense(path, family):
+        return family, complete(raw, family)
 
 
-def complete_or_empty(raw: Config, family: Family) -> Config:
+def _complete_or_raw(raw: Config, family: Family) -> Config:
     """`complete`, or `raw` where the fields that it works with are missing."""
     try:
         return complete(raw, family)
     except (KeyError, TypeError):
         return raw
+
+
+def _family(raw: Config, path: Path) -> Family:
+    """The family of a config.json."""
+    model_type = raw.get("model_type")
+    family = by_model_type(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise Refusal(f"{path}: model_type {model_type!r} is not converted: {why_not(raw)}")
+    architectures = raw.get("architectures") or [family.architecture]
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise Refusal(
+            f"{path}: architectures is {architectures!r}; a list such as ['{family.architecture}'] is expected"
+        )
+    if family.architecture not in architectures:
+        raise Refusal(f"{path}: architecture {architectures[0]} is not converted, {family.architecture} is")
+    return family
+
+
+def _what_it_is(folder: Path) -> str:
+    """What a folder without a config.json is, for the refusal."""
+    if (folder / "adapter_config.json").exists():
+        return (
+            "is an adapter (LoRA or the like), not a model: merge it into its base model (peft: merge_and_unload, then"
+            " save_pretrained) and convert that"
+        )
+    if (folder / "params.json").exists():
+        return (
+            "has no config.json; it holds a model in its maker's own form (params.json): take the one for transformers"
+        )
+    return "has no config.json, so it is no Hugging Face model folder"
+
+
+def _check_quantization(raw: Config, folder: Path) -> None:
+    """Raise Refusal for a model that says that its weights are quantized."""
+    for name in ("quantization_config", "compression_config", "quantization"):
+        said = raw.get(name)
+        if said:
+            method = said.get("quant_method") or name if isinstance(said, dict) else said
+            raise Refusal(
+                f"{folder}/config.json: the weights are quantized ({method}); convert the model in bf16, fp16 or fp32"
+            )
 
 
 def find_nemo(source: str) -> Path:

@@ -18,7 +18,7 @@ from nemo_workflow.models.architecture import as_nemo
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED
-from nemo_workflow.models.tokenizer_files import copy_for_nemo, files_of
+from nemo_workflow.models.tokenizer_files import check_ids, copy_for_nemo, files_of
 from nemo_workflow.models.tokenizer_loading import first_line
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.imports import collector_paused
@@ -55,6 +55,7 @@ def _nemo_tokenizer(staged: Path) -> tuple[Any, list[str]]:
     from nemo.collections.common.tokenizers import AutoTokenizer
 
     try:
+        check_ids(staged)
         return AutoTokenizer(str(staged)), []
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a tokenizer's files; the weights don't need it
         why = first_line(error.__context__ or error)

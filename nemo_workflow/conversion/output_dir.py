@@ -6,7 +6,9 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import fsync_dir
 
 MOUNTS = Path("/proc/self/mountinfo")
+SWAP_SECONDS = 60  # for two renames, however slow the disk and wrong the clocks
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -88,7 +91,9 @@ def whole_folder(output: Path) -> Iterator[Path]:
     _restore(output)
     _clear_remains(output)
     before = output.exists()
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.{os.getpid()}.", suffix=".partial", dir=output.parent))
+    aside = Path(
+        tempfile.mkdtemp(prefix=f".{output.name}.{os.getpid()}@{_here()}.", suffix=".partial", dir=output.parent)
+    )
     try:
         aside.chmod(0o755)
         yield aside
@@ -129,12 +134,30 @@ def _clear_remains(output: Path) -> None:
 
 
 def _remains(output: Path, kind: str) -> list[Path]:
-    """The folders beside `output` of a conversion whose process is gone."""
+    """The folders beside `output` of a conversion that is over, as far as can be told from here."""
     if not output.parent.is_dir():
         return []
-    name = re.compile(rf"\.{re.escape(output.name)}\.(\d+)\.\w+\.{kind}")
+    name = re.compile(rf"\.{re.escape(output.name)}\.(\d+)@([\w-]+)\.\w+\.{kind}")
     found = ((path, name.fullmatch(path.name)) for path in output.parent.iterdir())
-    return sorted(path for path, match in found if match and not _alive(int(match[1])))
+    return sorted(path for path, match in found if match and _over(path, int(match[1]), match[2]))
+
+
+def _over(path: Path, pid: int, host: str) -> bool:
+    """Whether the conversion that a folder beside the output belongs to has ended.
+
+    Of another machine's on a shared disk only this is known: between its two renames, when `.old` alone is there, passes
+    a moment.
+    """
+    if host == _here():
+        return not _alive(pid)
+    return path.suffix == ".old" and time.time() - path.stat().st_ctime > SWAP_SECONDS
+
+
+def _here() -> str:
+    """This machine, and the container on it, within which a process id means one process."""
+    namespace = Path("/proc/self/ns/pid")
+    number = namespace.stat().st_ino if namespace.exists() else 0
+    return f"{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())}-{number}"
 
 
 def _alive(pid: int) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_workflow.data.indexed_dataset import Pair, find_prefixes, read_pair
+from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import Refusal
 
 COMMENT = re.compile(r"(?:^|\s)#.*")  # a # within a word belongs to a path
@@ -60,6 +61,9 @@ def _entry(path: str, number: int, text: str, problems: list[str]) -> list[tuple
         weight = -1.0
     if not 0 < weight < float("inf") or not place:
         problems.append(f"--blend {path}, line {number}: expected `WEIGHT PATH` with a weight above 0, found {text!r}")
+        return []
+    if why := startup.no_home(place):
+        problems.append(f"--blend {path}, line {number}: {place}: {why}")
         return []
     # a relative path is relative to the file that names it
     pairs = _pairs_at(str(Path(path).parent / Path(place).expanduser()), problems)

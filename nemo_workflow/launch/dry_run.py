@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from nemo_workflow.config import memory
+from nemo_workflow.config import memory, run_time
 from nemo_workflow.config.memory import GIB, Usage
 from nemo_workflow.config.parallelism import layers_a_stage
 from nemo_workflow.config.recipe_fields import field_values
@@ -19,10 +19,11 @@ from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import LAYOUT_FIELDS, Recipe
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.training import resume
-from nemo_workflow.utils.console import counted, every, human_bytes, human_count
+from nemo_workflow.utils.console import counted, every, human_bytes, human_count, human_time
 
 SOURCES = 10  # lines of data sources in the text
 BAR = 30  # characters of a full bar
+SHOWN = 0.03  # of a step: a smaller part is not named
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -62,6 +63,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "schedule": _schedule(plan),
         "checkpoints": _checkpoints(plan, recipe),
         "memory": _memory(plan, recipe),
+        "time": _time(plan, recipe),
         "differences": differences(plan, recipe),
         "run_dir": plan.run_dir,
         "notes": list(plan.notes),
@@ -197,16 +199,24 @@ def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
     if plan.accelerator == "cpu":
         return None
     usage: Usage = memory.fullest(memory.job_of(plan, recipe))
-    limit = int(plan.settings.gpu_memory * GIB)
+    assert plan.card is not None
+    limit = plan.card.memory
     parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup")
     return {
         "stage": usage.stage,
         "parameters_on_gpu": usage.parameters,
         **{part: getattr(usage, part) for part in parts},
         "total": usage.total,
+        "gpu": plan.card.name,
         "gpu_memory": limit,
+        "gpu_memory_source": plan.card.source,
         "fits": usage.total <= limit,
     }
+
+
+def _time(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
+    """What the plan holds of time, and the flag that would help most; None for a GPU that is not in the table."""
+    return plan.time and {**plan.time, "help": run_time.helpful(plan, recipe)}
 
 
 def differences(plan: Plan, recipe: Recipe) -> list[dict[str, Any]]:
@@ -224,7 +234,16 @@ def differences(plan: Plan, recipe: Recipe) -> list[dict[str, Any]]:
 def text(plan: dict[str, Any]) -> str:
     """What `describe` returns, for people."""
     lines: list[str] = []
-    sections = (_model_text, _layout_text, _data_text, _training_text, _schedule_text, _checkpoint_text, _memory_text)
+    sections = (
+        _model_text,
+        _layout_text,
+        _data_text,
+        _training_text,
+        _schedule_text,
+        _checkpoint_text,
+        _memory_text,
+        _time_text,
+    )
     for section in sections:
         lines += section(plan)
     if plan["differences"]:
@@ -257,7 +276,7 @@ def _layout_text(plan: dict[str, Any]) -> list[str]:
     more += [f"EP {layout['expert']}"] if layout["expert"] > 1 else []
     more += ["sequence parallel"] if layout["sequence_parallel"] else []
     lines = ["", f"Layout: {ranks} = {sizes}" + "".join(f", {word}" for word in more)]
-    work = f"  {counted(layout['micro_batches'], 'micro batch')} a step"
+    work = f"  {counted(layout['micro_batches'], 'micro batch')} per step"
     if layout["pipeline"] > 1:
         stages = ", ".join(str(number) for number in layout["layers_a_stage"])
         work += f"; layers per stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
@@ -343,4 +362,43 @@ def _memory_text(plan: dict[str, Any]) -> list[str]:
         lines.append(f"  {part:11} {usage[part] / GIB:8.1f} GiB  {bar}")
     share = total / limit
     verdict = "fits" if usage["fits"] else "DOES NOT FIT"
-    return [*lines, f"  {verdict}: {share:.0%} of --gpu-memory {limit / GIB:g} GiB"]
+    return [
+        *lines,
+        f"  {verdict}: {share:.0%} of the {limit / GIB:.0f} GiB of {usage['gpu']} ({usage['gpu_memory_source']})",
+    ]
+
+
+def _time_text(plan: dict[str, Any]) -> list[str]:
+    time = plan["time"]
+    if time is None:
+        return [
+            "",
+            f"Time: not planned, {plan['memory']['gpu']} is not in the table of GPUs; --gpu names one that is like it",
+        ]
+    gpu = plan["layout"]["accelerator"] == "gpu"
+    rate = f"{human_count(time['tokens_per_second'])} tokens/s"
+    if gpu:
+        rate += f" ({time['tokens_per_second_per_gpu']:,.0f} per GPU"
+        rate += f", MFU {time['mfu']:.0%})" if time["mfu"] else ")"
+    whole = f"{human_time(time['run_seconds'])} for the run"
+    if gpu:
+        whole += f", {time['gpu_hours']:,.1f} GPU hours"
+    lines = ["", f"Time: {time['step_seconds']:.3g} s per step, {rate}; {whole}"]
+    shares = sorted(time["parts"].items(), key=lambda part: -part[1])
+    shown = [
+        f"{name} {part / time['step_seconds']:.0%}" for name, part in shares if part >= SHOWN * time["step_seconds"]
+    ]
+    lines += [f"  a step goes to: {', '.join(shown)}"] if shown else []
+    if help_ := time.get("help"):
+        what = "changes numbers" if help_["words"] == "--fp8" else "fits too"
+        lines.append(f"  {help_['words']} would save most: {help_['saves']:.0%} of a step ({what})")
+    return [*lines, f"  {_basis(time, gpu)}"]
+
+
+def _basis(time: dict[str, Any], gpu: bool) -> str:
+    """On what the plan of time rests."""
+    if time.get("calibration"):
+        return f"scaled by {time['scale']:.2f}, as {time['calibration']} says"
+    if not gpu:
+        return "a guess by the cores: a CPU's speed differs widely"
+    return "by rates measured on this GPU" if time["measured"] else "by this GPU's data sheet: not measured"

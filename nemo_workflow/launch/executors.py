@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nemo_run as run
+from nemo_run.run.torchx_backend.components import torchrun as components
 
 from nemo_workflow.config.run_config import Plan
 
+LOOPBACK = "127.0.0.1"
 GPU_VARIABLES = {
     "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # Megatron: order of communication and compute under TP/CP
     "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",  # NeMo's own launch scripts set it: less memory held back
@@ -22,6 +27,27 @@ def local(plan: Plan, code: Path) -> run.LocalExecutor:
     )
 
 
+@contextlib.contextmanager
+def rendezvous_by_address() -> Iterator[None]:
+    """Inside it nemo_run starts torchrun with --rdzv-endpoint 127.0.0.1:0, not `localhost`: some machines resolve no name.
+
+    torchrun would wait without a word, for as long as nobody ends it.
+    """
+    original = components.torchrun
+
+    def with_address(*arguments: Any, **keywords: Any) -> Any:
+        app = original(*arguments, **keywords)
+        for role in app.roles:
+            role.args = [f"{LOOPBACK}:0" if word == "localhost:0" else word for word in role.args]
+        return app
+
+    components.torchrun = with_address
+    try:
+        yield
+    finally:
+        components.torchrun = original
+
+
 def worker_environment(plan: Plan, code: Path) -> dict[str, str]:
     """Variables that every rank needs; none of them secret, since nemo_run writes them into its job files."""
     path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
@@ -29,6 +55,7 @@ def worker_environment(plan: Plan, code: Path) -> dict[str, str]:
         "PYTHONPATH": path,
         "PYTHONSAFEPATH": "1",  # not the current folder: it may hold a newer checkout of our code
         "TOKENIZERS_PARALLELISM": "false",
+        "PET_LOCAL_ADDR": LOOPBACK,  # torchrun's --local-addr: it would look for this machine by its name
     }
     if plan.accelerator == "cpu":
         cores = len(os.sched_getaffinity(0))

@@ -18,12 +18,12 @@ from typing import Any
 import psutil
 
 from nemo_workflow import PACKAGE
-from nemo_workflow.config import micro_batch
+from nemo_workflow.config import micro_batch, resolve
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.restarts import Restarts
-from nemo_workflow.run_dir import metrics, staged_tokenizer
+from nemo_workflow.run_dir import asked, metrics, staged_tokenizer
 from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.run_dir.report_process import Refresher
@@ -37,7 +37,6 @@ from nemo_workflow.utils.processes import handled
 OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
 LOOK_SECONDS = 2.0  # between two looks at which processes there are
 GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
-STACK_SECONDS = 2.0  # for all ranks to write their stacks
 REPORT_SECONDS = 15.0  # that the last report may hold up the end
 STOPPED_REPORT_SECONDS = 3.0  # the same where the user waits for a stop; the writer goes on by itself
 TITLE = "pretrain"
@@ -60,7 +59,7 @@ def run_local(plan: Plan) -> int:
                 smaller = micro_batch.smaller_after_failure(plan, attempt, tail.new())
                 if smaller is not None:
                     print(smaller.notes[-1], flush=True)
-                    plan = smaller
+                    plan = resolve.with_time(smaller)
                 elif not restarts.another(str(failure)):
                     raise
 
@@ -142,8 +141,7 @@ class _Local:
         self.insisted = False
         self.stopped_early = ""  # how, where the ranks did not get to their save
         self.hung = ""  # what was found when no step was made for too long
-        self.signs: tuple[int, ...] = ()  # of life, as they were at the last look
-        self.signs_changed = time.monotonic()
+        self.silence = liveness.Silence(attempt, plan.folder)
         self.looked = 0.0
         self.last_seen: float | None = None  # when a process of the run was last there
         self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
@@ -187,7 +185,8 @@ class _Local:
             )
             try:
                 if self.asked is None:
-                    experiment.run()
+                    with executors.rendezvous_by_address():
+                        experiment.run()
                     self._follow(experiment)
             finally:  # after an error too: nemo_run would wait for the whole run, with nobody to stop it
                 self._leave_nothing_running()
@@ -226,7 +225,7 @@ class _Local:
             self.insisted = True
             return
         self.asked, self.asked_at = number, time.monotonic()
-        liveness.tell_signal(self.attempt, number)
+        asked.tell_signal(self.attempt, number)
         _send(self._ranks(), signal.SIGTERM)
 
     def _tell_if_asked(self) -> None:
@@ -265,39 +264,16 @@ class _Local:
     def _stop_if_hung(self) -> None:
         """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
         limit = 60 * float(self.plan.settings.timeout_minutes or 0)
-        if not limit or self.hung or self._seconds_without_sign() < limit:
+        if not limit or self.hung or self.silence.seconds() < limit:
             return
         ranks = self._ranks()
-        stopped = [number for number, rank in enumerate(ranks) if _status(rank) == psutil.STATUS_STOPPED]
+        stopped = [number for number, rank in enumerate(ranks) if liveness.is_stopped(rank)]
         self.hung = f"no step for {limit / 60:g} min"
         if stopped:
             self.hung += f"; rank {', '.join(map(str, stopped))} was stopped (SIGSTOP)"
         self.monitor.note(f"{self.hung}: writing all ranks' stacks to their logs and ending them")
-        for rank in ranks:
-            liveness.ask_for_stacks(rank)
-        time.sleep(STACK_SECONDS)
-        asleep = [rank for rank in ranks if _status(rank) == psutil.STATUS_STOPPED]
-        _send([rank for rank in ranks if rank not in asleep], signal.SIGKILL)  # first: training must not go on
-        _send(asleep, signal.SIGCONT)  # a stopped one writes nothing before it is woken
-        time.sleep(STACK_SECONDS if asleep else 0)
+        liveness.end_hung(ranks)
         self._leave_nothing_running()
-
-    def _seconds_without_sign(self) -> float:
-        """How long no step, validation batch or line of the metrics file was seen; a sleep of the machine counts nothing.
-
-        Only that a file's time has changed is looked at: the clock may be set, and a file server has its own.
-        """
-        signs = self._signs_of_life()
-        if signs != self.signs:
-            self.signs, self.signs_changed = signs, time.monotonic()
-        return time.monotonic() - self.signs_changed
-
-    def _signs_of_life(self) -> tuple[int, ...]:
-        times = []
-        for path in (self.attempt, self.attempt / liveness.HEARTBEAT, self.plan.folder / metrics.FILE):
-            with contextlib.suppress(FileNotFoundError):
-                times.append(path.stat().st_mtime_ns)
-        return tuple(times)
 
     def _ranks(self) -> list[psutil.Process]:
         """The training processes in the order of their ranks: children of torchrun."""
@@ -350,8 +326,7 @@ class _Local:
 
 def _send(processes: list[psutil.Process], number: int) -> None:
     for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(number)
+        liveness.send(process, number)
 
 
 def _rank(process: psutil.Process) -> int:

@@ -11,26 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Dense bf16 TFLOP/s without sparsity, from NVIDIA's data sheets; the first name found in the device's name counts.
-PEAK_TFLOPS = (
-    ("H100 PCIe", 756.0),
-    ("H100 NVL", 835.0),
-    ("H100", 989.0),
-    ("H200", 989.0),
-    ("H800", 989.0),
-    ("GH200", 989.0),
-    ("GB200", 2500.0),
-    ("B200", 2250.0),
-    ("B300", 2250.0),
-    ("A100", 312.0),
-    ("A800", 312.0),
-    ("L40S", 362.0),
-)
+from nemo_workflow.utils import gpus
 
 
 def peak_of(device: str) -> float | None:
     """Dense bf16 operations a second of the GPU called `device` (as the driver names it), None if not in the table."""
-    return next((peak * 1e12 for name, peak in PEAK_TFLOPS if name in device), None)
+    gpu = gpus.by_driver_name(device)
+    return gpu.bf16 * 1e12 if gpu else None
 
 
 def flops_a_token(family: str, sizes: Mapping[str, Any], vocabulary: int, seq_length: int) -> float | None:

@@ -148,10 +148,8 @@ def _decoder_layers(sizes: Sizes, model_class: str) -> tuple[Count, ...]:
         attention += Count(replicated=2 * _norm(sizes, sizes["hidden_size"]))
     if model_class == "Gemma3Model":  # its layer norms queries and keys, whatever the field says
         attention += Count(replicated=2 * _norm(sizes, sizes["kv_channels"]))
-    layers = [
-        attention + (_experts(sizes) if is_expert_layer(sizes, number) else _mlp(sizes))
-        for number in range(sizes["num_layers"])
-    ]
+    dense, experts = attention + _mlp(sizes), attention + _experts(sizes) if sizes.get("num_moe_experts") else attention
+    layers = [experts if is_expert_layer(sizes, number) else dense for number in range(sizes["num_layers"])]
     h = sizes["hidden_size"]
     for _ in range(sizes.get("mtp_num_layers") or 0):
         # multi-token prediction: two norms, a product of their concatenation, a layer like the last, a norm

@@ -14,7 +14,15 @@ from typing import Any
 from nemo_workflow.models.catalog import Recipe, load
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
-from nemo_workflow.models.tokenizer_files import CONFIG, check_class_named, files_of, json_of, readable
+from nemo_workflow.models.tokenizer_files import (
+    CONFIG,
+    check_class_named,
+    check_ids,
+    files_of,
+    json_of,
+    readable,
+    well_formed,
+)
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.safe_pickle import check_weights
 
@@ -58,6 +66,16 @@ class NemoModel:
     sizes: dict[str, Any]
 
 
+# organisations of models whose ids once had none
+OWNERS = {
+    "gpt": "openai-community",
+    "bert": "google-bert",
+    "t": "google-t5",
+    "roberta": "FacebookAI",
+    "distilgpt": "distilbert",
+}
+
+
 def hf_folder(hf_model_id: str) -> Path | None:
     """The folder of a Hugging Face model: a local one, or the newest snapshot in the hub's cache; None if not here.
 
@@ -68,7 +86,12 @@ def hf_folder(hf_model_id: str) -> Path | None:
         return folder.absolute()
     cached = _cached_snapshot(hf_model_id)
     if cached is None and not HUB_ID.fullmatch(hf_model_id):
-        raise Refusal(f"--hf-model-id {hf_model_id}: no such folder, and not of the form organisation/name")
+        owner = OWNERS.get(re.split(r"[-_.\d]", hf_model_id, maxsplit=1)[0])
+        example = f"{owner}/{hf_model_id}" if owner else "Qwen/Qwen3-0.6B-Base"
+        raise Refusal(
+            f"--hf-model-id {hf_model_id}: no such folder, and not of the form organisation/name; give a folder, or a Hub"
+            f" id such as {example}"
+        )
     if cached is None and folder.parent.is_dir():
         raise Refusal(f"--hf-model-id {hf_model_id}: {folder.parent} is a folder here and has no {folder.name}")
     return cached
@@ -94,13 +117,10 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     """Vocabulary and end-of-document token from the folder's JSON files; raises Refusal if one is damaged or hostile."""
     if files_of(folder):
         check_class_named(folder)
+        check_ids(folder)
     config = json_of(folder / CONFIG)
-    try:
+    with well_formed(folder):
         read = _tokenizer(folder, config)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Refusal(
-            f"{folder}: tokenizer.json or tokenizer_config.json is not of the form that transformers writes ({error})"
-        ) from None
     if config.get("auto_map"):
         _check_own_code(folder)
     return read

@@ -6,9 +6,11 @@ no tokenizer has is refused before anything reads it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import stat
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ SETTINGS = (CONFIG, ORIGINAL, "special_tokens_map.json", "added_tokens.json", "c
 TOKENIZER = (*VOCABULARY, *SETTINGS)
 KEPT = ("config.json", "generation_config.json")  # travel with the tokenizer, so that an export gives back what came in
 LARGEST = 256 << 20  # bytes of a file; the largest tokenizer.json we know of has 35 MB
+LARGEST_ID = 1 << 24
 POINTER = b"version https://git-lfs.github.com/spec/"  # how a Git LFS pointer begins, in place of a file's content
 
 
@@ -104,6 +107,33 @@ def _inside(link: Path) -> bool:
     if target.is_relative_to(folder):
         return True
     return folder.parent.name == "snapshots" and target.parent == folder.parents[1] / "blobs"
+
+
+def check_ids(folder: Path) -> None:
+    """Raise Refusal for an id past what any tokenizer has: the tokenizers library takes memory for all ids below it."""
+    with well_formed(folder):
+        content = json_of(folder / "tokenizer.json")
+        words = content.get("model", {}).get("vocab")
+        ids = list(words.values()) if isinstance(words, dict) else []
+        ids += [entry["id"] for entry in content.get("added_tokens") or []]
+        ids += [int(identity) for identity in json_of(folder / CONFIG).get("added_tokens_decoder") or {}]
+        ids += json_of(folder / "added_tokens.json").values()
+        strange = [identity for identity in ids if type(identity) is not int or not 0 <= identity < LARGEST_ID]
+    if strange:
+        raise Refusal(
+            f"{folder}: a token has the id {str(strange[0])[:60]}; a whole number below {LARGEST_ID} is expected"
+        )
+
+
+@contextlib.contextmanager
+def well_formed(folder: Path) -> Iterator[None]:
+    """Whatever is stumbled over in a tokenizer's files is a refusal that names the folder."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Refusal(
+            f"{folder}: tokenizer.json or {CONFIG} is not of the form that transformers writes ({str(error)[:200]})"
+        ) from None
 
 
 def files_of(folder: Path, patterns: tuple[str, ...] = TOKENIZER) -> list[Path]:

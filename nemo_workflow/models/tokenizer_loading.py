@@ -7,13 +7,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.models.tokenizer_files import CONFIG, check_class_named, copy_for_nemo, in_older_words, json_of
+from nemo_workflow.models.tokenizer_files import (
+    CONFIG,
+    check_class_named,
+    check_ids,
+    copy_for_nemo,
+    in_older_words,
+    json_of,
+)
 from nemo_workflow.utils.errors import Refusal
 
 
 def load(folder: Path, trust_remote_code: bool = False) -> Any:
     """AutoTokenizer.from_pretrained; raises Refusal, naming the folder, where transformers can't load it."""
     check_class_named(folder, trust_remote_code)
+    check_ids(folder)
     config = json_of(folder / CONFIG)
     if trust_remote_code or in_older_words(config) == config:
         return _load(folder, folder, trust_remote_code)
@@ -28,7 +36,9 @@ def _load(place: Path, folder: Path, trust_remote_code: bool) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust_remote_code)
-    except Exception as error:  # noqa: BLE001 - whatever a tokenizer's file or code raises, all the user's to mend
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever a tokenizer's file or code raises; a panic in Rust is no Exception
         if json_of(folder / CONFIG).get("auto_map") and not trust_remote_code:
             hint = "; it comes with code of its own (auto_map), which is not run"
         else:

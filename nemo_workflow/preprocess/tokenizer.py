@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.models.tokenizer_files import CONFIG, TOKENIZER, VOCABULARY, files_of, in_older_words, json_of
+from nemo_workflow.models.tokenizer_files import (
+    CONFIG,
+    TOKENIZER,
+    VOCABULARY,
+    check_ids,
+    files_of,
+    in_older_words,
+    json_of,
+    well_formed,
+)
 from nemo_workflow.models.tokenizer_loading import first_line, load
 from nemo_workflow.utils.errors import Refusal
 
@@ -117,7 +126,8 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> Path:
 
 def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: bool) -> tuple[TokenizerSpec, Any]:
     """The spec and an object with `encode_ids(text, special)`: the reference. Takes 100s of MB: run it in a child."""
-    reference = _read_light(folder)
+    with well_formed(folder):
+        reference = _read_light(folder)
     if reference is None:
         if not files_of(folder):
             raise Refusal(f"--tokenizer {name}: no tokenizer.json or other tokenizer files in {folder}")
@@ -219,6 +229,7 @@ def _read_light(folder: Path) -> _Reference | None:
         return None
     config = _DEFAULTS[name] | config
 
+    check_ids(folder)
     from tokenizers import Tokenizer
 
     try:

@@ -7,6 +7,18 @@ from typing import Any
 from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM
 from nemo_workflow.config.run_config import Plan
 
+# may have been chosen by --layout auto
+LAYOUT = (
+    "tensor_model_parallel_size",
+    "sequence_parallel",
+    "pipeline_model_parallel_size",
+    "virtual_pipeline_model_parallel_size",
+    "context_parallel_size",
+    "recompute_granularity",
+    "recompute_method",
+    "recompute_num_layers",
+)
+
 
 def config_of(plan: Plan) -> dict[str, Any]:
     """Flag names and values: what the user gave, and what the plan worked out for the flags left out."""
@@ -38,6 +50,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
         values["constant_steps"] = schedule.constant_steps
     if plan.settings.executor == "slurm":
         values |= {name: value for name, value in public.items() if BY_ATTRIBUTE[name].group == SLURM and value}
+    values |= {name: public[name] for name in LAYOUT if public[name] != BY_ATTRIBUTE[name].default}
     values |= {name: public[name] for name in plan.given if name in public}
     return {name.replace("_", "-"): value for name, value in values.items() if value is not None}
 

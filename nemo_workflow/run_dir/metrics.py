@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.run_dir.asked import name_of
 from nemo_workflow.run_dir.metric_table import IN_LINE, METRICS, words
 from nemo_workflow.utils.console import human_bytes, human_time
 from nemo_workflow.utils.files import write_json
@@ -133,8 +133,7 @@ def _spike(event: dict[str, Any], step: int) -> str:
 
 
 def _stopping(event: dict[str, Any], step: int) -> str:
-    number = event["signal"]
-    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    name = name_of(event["signal"])
     return f"step {step}: asked to stop ({name}); saving a checkpoint"
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.asked import asked_by_launcher, name_of
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
 
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
@@ -106,17 +107,24 @@ class RunFolder:
             return State("running")
         if not self.last:
             return State("new", "no step was made")
-        quiet = time.time() - (self.changed or 0)
-        if step and quiet < max(QUIET_SECONDS, QUIET_STEPS * step["seconds"]):
+        here = start is not None and start.get("machine", {}).get("host") == platform.node()
+        quiet = time.time() - (self.changed or 0)  # of another machine, whose locks can't be seen from here
+        if not here and step and quiet < max(QUIET_SECONDS, QUIET_STEPS * step["seconds"]):
             return State("running")
-        return State("killed", "it left no word; the same command continues it")
+        return State("killed", self._last_word())
 
     def _ended(self, end: dict[str, Any]) -> State:
         if end["reason"] == "finished":
             return State("finished", f"reached step {end['step']}")
         asked = self.last.get("stopping")
         number = asked["signal"] if asked and asked["time"] >= end["time"] - 3600 else None
-        return State("stopped", f"asked to ({signal.Signals(number).name})" if number else "asked to")
+        return State("stopped", f"asked to ({name_of(number)})" if number else "asked to")
+
+    def _last_word(self) -> str:
+        """What is known of a start that wrote no end."""
+        number = asked_by_launcher(self.attempts[-1]) if self.attempts else None
+        what = f"ended after {name_of(number)}, before it had saved" if number else "ended from outside"
+        return f"{what}; the same command continues it"
 
     def _failed_now(self) -> bool:
         """Whether the newest start has left errors: its launcher may still be ending it."""

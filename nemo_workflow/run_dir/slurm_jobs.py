@@ -54,6 +54,16 @@ class Job:
             return None
 
 
+def hung_mark(attempt: Path, restart: int) -> Path:
+    """The file that the nodes' watchers write where a start's ranks have hung: a line a node, which says what was found."""
+    return attempt / f"hung-{restart}"
+
+
+def cancelled_mark(attempt: Path) -> Path:
+    """The file that holds the name of who cancelled a job with `runs cancel`."""
+    return attempt / "cancelled"
+
+
 def restart_folder(attempt: Path, restart: int) -> Path:
     """The folder of a job's logs: the attempt's own, and one beside it for each time that Slurm started it again."""
     return attempt.with_name(f"{attempt.name}-restart{restart}") if restart else attempt

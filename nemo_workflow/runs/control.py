@@ -15,12 +15,13 @@ from nemo_workflow import REPOSITORY
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
+from nemo_workflow.launch.slurm.ending import why_ended
 from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
-from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 
 ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step and save
 
@@ -107,7 +108,9 @@ def _job_line(job: Job) -> str:
     if state is None or state.name == ANOTHERS:
         code = job.exit_code(job.restarts)
         left = f"; its script ended with code {code}" if code is not None else ""
-        return f"{text}: Slurm no longer knows it{f', {state.reason}' if state else ''}{left}"
+        why = why_ended(job, state)
+        gone = f", {state.reason}" if state else ""
+        return f"{text}: Slurm no longer knows it{gone}{left}{f' ({why})' if why else ''}"
     text += f": {state.name}"
     if state.nodes:
         text += f" on {state.nodes}"
@@ -117,8 +120,10 @@ def _job_line(job: Job) -> str:
         text += f", restart {job.restarts}"
     if state.ended:
         text += f", exit code {state.exit_code}"
-        if job.exit_code(job.restarts) == 75:
+        if job.exit_code(job.restarts) == STOPPED:
             text += " (stopped when asked)"
+        if why := why_ended(job, state):
+            text += f": {why}"
     return text
 
 

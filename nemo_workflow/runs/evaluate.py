@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -26,6 +27,7 @@ def main() -> int:
     for name, path in (("--hf-model", arguments.hf_model), ("--run", arguments.run / "plan.json")):
         if not path.exists():
             raise Refusal(f"{name} {path}: not there")
+    refuse_code("--hf-model", arguments.hf_model)
     plan = Plan.from_json((arguments.run / "plan.json").read_text(encoding="utf-8"))
     nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -79,7 +81,9 @@ def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
     from transformers import AutoModelForCausalLM
 
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, **spread).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, torch_dtype=torch.float32, trust_remote_code=False, **spread
+    ).eval()
     sample = LOGITS_BYTES_PER_VALUE * len(samples[0]) * model.config.get_text_config().vocab_size
     batch = max(1, min(batch, LOGITS_BYTES // sample))
     total, count = 0.0, 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.flags import TABLE
-from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir import metrics, speed
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs import control
 from nemo_workflow.utils.console import human_bytes, human_count, human_time
@@ -140,8 +140,17 @@ def _standing(run: RunFolder) -> list[tuple[str, str]]:
     rows = [("state", f"{state.name}: {state.why}" if state.why else state.name)]
     if step := run.last.get("step"):
         rows.append(("last step", f"{metrics.progress(step, run.max_steps)}  ({ago(step['time'])})"))
+    rows += _speed(run)
     report = run.path / "report.html"
     return [*rows, ("report", str(report))] if report.is_file() else rows
+
+
+def _speed(run: RunFolder) -> list[tuple[str, str]]:
+    """What the plan and the run say of its speed."""
+    seen, planned = speed.found(run.of_kind("note")), (run.plan.get("time") or {}).get("tokens_per_second")
+    if seen:
+        return [("speed", seen["text"])]
+    return [("speed", f"planned {human_count(planned)} tokens/s")] if planned else []
 
 
 def _some(entries: list[Any]) -> list[Any]:

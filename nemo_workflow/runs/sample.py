@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -28,6 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if not (arguments.hf_model / "config.json").is_file():
         raise Refusal(f"--hf-model {arguments.hf_model}: no config.json there; export a checkpoint first")
+    refuse_code("--hf-model", arguments.hf_model)
     if not arguments.text.strip():
         raise Refusal("TEXT is empty: give the model a word to go on from")
     if arguments.tokens < 1 or arguments.temperature < 0:
@@ -76,7 +78,7 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
     if not begin["input_ids"].numel():
         raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model a word to go on from")
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", **spread).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", trust_remote_code=False, **spread).eval()
     begin = begin.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with torch.inference_mode():

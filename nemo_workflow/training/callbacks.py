@@ -22,8 +22,10 @@ import torch.distributed as dist
 from nemo_workflow.backends.cpu import products
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.asked import asked_by_launcher
 from nemo_workflow.run_dir.report_process import Refresher
-from nemo_workflow.training import liveness, loggers
+from nemo_workflow.run_dir.speed import SpeedCheck
+from nemo_workflow.training import loggers
 from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
 from nemo_workflow.training.spikes import SpikeWarner
@@ -58,6 +60,7 @@ class RunLog(pl.Callback):
         self.started = started
         self.heartbeat = heartbeat
         self.spikes = SpikeWarner()
+        self.speed = SpeedCheck(plan.time["tokens_per_second"] if plan.time else None)
         self.report = Refresher(plan.folder)
         self._clock = StepClock()
         self._metrics = StepMetrics(plan, self._clock.on_gpu)
@@ -138,6 +141,8 @@ class RunLog(pl.Callback):
         self.event("step", **self._last)
         if step % self._log_every == 0:
             loggers.feed(self._loggers, step, self._last)
+        if compared := self.speed.after_step(self._last["tokens_per_second"]):
+            self.event("note", **compared)
         usual = self.spikes.usual(self._last["loss"])
         if usual is not None:
             self.event("spike", step=step, loss=self._last["loss"], usual=usual)
@@ -343,7 +348,7 @@ class Stopper(pl.Callback):
         if not int(asked):
             return
         self.run_log.write_pending()
-        number = liveness.asked_by_launcher(self.attempt) or int(asked)
+        number = asked_by_launcher(self.attempt) or int(asked)
         self.run_log.event("stopping", step=trainer.global_step, signal=number)
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts again from the beginning
         saver = trainer.checkpoint_callback

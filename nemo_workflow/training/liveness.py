@@ -17,6 +17,7 @@ from typing import TextIO
 
 import psutil
 
+from nemo_workflow.run_dir import metrics
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import flock
 from nemo_workflow.utils.processes import die_with_parent
@@ -25,10 +26,11 @@ LAUNCHER = "NEMO_WORKFLOW_LAUNCHER"  # environment variable: "pid start-ticks" o
 RUN_LOCK = ".lock"  # in the run's folder, held by its launcher, or by rank 0 of a Slurm job
 RANKS_LOCK = ".ranks.lock"  # in the run's folder, held shared by every rank as long as it lives
 HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every step
-ASKED = "asked"  # in the attempt's folder: the signal that asked the launcher to stop
 DUMP_STACKS = signal.SIGUSR2
 SAVE_SECONDS = 3600.0  # after which a save without a launcher is taken for one that hangs
 BEAT_SECONDS = 1.0
+STACK_SECONDS = 2.0  # for all ranks to write their stacks
+LATE_SECONDS = 5.0  # between two looks, after which whoever looks was asleep too
 GRACE_LOOK_SECONDS = 0.5  # between two looks at a rank that was asked to stop
 
 
@@ -70,6 +72,37 @@ def ask_for_stacks(rank: psutil.Process) -> None:
     """Send SIGUSR2 to a rank's main thread: when a process is stopped, any of its threads may take a signal to it."""
     if rank.is_running():
         ctypes.CDLL(None).tgkill(rank.pid, rank.pid, DUMP_STACKS)
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    """Whether a process is stopped by a signal."""
+    try:
+        return process.status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+
+
+def end_hung(ranks: list[psutil.Process]) -> None:
+    """Have ranks write their stacks to their logs, and kill them in this order."""
+    for rank in ranks:
+        ask_for_stacks(rank)
+    time.sleep(STACK_SECONDS)
+    asleep = [rank for rank in ranks if is_stopped(rank)]
+    if asleep:
+        for rank in ranks[:-1]:
+            if rank not in asleep:
+                send(rank, signal.SIGKILL)  # first: training must not go on
+        for rank in asleep:
+            send(rank, signal.SIGCONT)  # a stopped one writes nothing before it is woken
+        time.sleep(STACK_SECONDS)
+    for rank in ranks:
+        send(rank, signal.SIGKILL)
+
+
+def send(process: psutil.Process, number: int) -> None:
+    """Send a signal to a process if it still is the one that it was."""
+    with contextlib.suppress(psutil.Error):
+        process.send_signal(number)
 
 
 def lock_run(folder: Path) -> TextIO:
@@ -168,18 +201,46 @@ def _leave(why: str) -> None:
     os._exit(1)
 
 
-def tell_signal(attempt: Path, number: int) -> None:
-    """Leave word for the ranks which signal the launcher got: what it sends them is SIGTERM in any case."""
-    with contextlib.suppress(OSError):  # a full disk: they say SIGTERM then
-        (attempt / ASKED).write_text(str(number))
+class Patience:
+    """Counts seconds from `renew`, as long as it is looked at. A look that comes far later than the one before begins anew.
+
+    Whoever looks was frozen then (docker pause, scontrol suspend, a laptop's lid), and what it waits for was too.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self._begun = self._looked = time.monotonic()
+
+    def seconds(self) -> float:
+        now = time.monotonic()
+        if now - self._looked > LATE_SECONDS:
+            self._begun = now
+        self._looked = now
+        return now - self._begun
 
 
-def asked_by_launcher(attempt: Path) -> int | None:
-    """The signal that the launcher got, None where it has left no word."""
-    try:
-        return int((attempt / ASKED).read_text())
-    except (OSError, ValueError):
-        return None
+class Silence:
+    """How long a run has shown no step, validation batch or line of its metrics file. `folder` is its start's.
+
+    Only that a file's time has changed is looked at: the clock may be set, and a file server has its own.
+    """
+
+    def __init__(self, folder: Path, run: Path):
+        self._paths = (folder, folder / HEARTBEAT, run / metrics.FILE)
+        self._signs: list[int] = []
+        self._patience = Patience()
+
+    def seconds(self) -> float:
+        signs = []
+        for path in self._paths:
+            with contextlib.suppress(FileNotFoundError):
+                signs.append(path.stat().st_mtime_ns)
+        if signs != self._signs:
+            self._signs = signs
+            self._patience.renew()
+        return self._patience.seconds()
 
 
 class Heartbeat:

@@ -26,7 +26,7 @@ from nemo_workflow.models.architecture import ARCHITECTURE, as_nemo
 from nemo_workflow.models.pretrained import NemoModel, no_such_class, read_nemo_model
 from nemo_workflow.run_dir.checkpoints import FILENAME
 from nemo_workflow.run_dir.staged_tokenizer import source_of
-from nemo_workflow.training import gpu_settings, loggers
+from nemo_workflow.training import gpu_settings, loggers, sample_order
 from nemo_workflow.utils.errors import Refusal
 
 BUILT_IN = "nemo_workflow.models.recipes"
@@ -90,14 +90,17 @@ def _data(recipe: run.Partial, plan: Plan) -> run.Config:
         paths += [repr(source.weight), source.pair.prefix]
     if len(plan.sources) == 1:
         paths = [plan.sources[0].pair.prefix]
+    module, cache = _data_class(recipe), plan.folder.parent / INDEX_CACHE
+    if module is not PreTrainingDataModule:  # whose order is ours
+        cache = sample_order.writable_cache(cache)
     return run.Config(
-        _data_class(recipe),
+        module,
         paths=paths,
         tokenizer=run.Config(AutoTokenizer, pretrained_model_name=source_of(plan), use_fast=True),
         num_workers=0 if plan.accelerator == "cpu" else 2,
         pin_memory=plan.accelerator == "gpu",
         persistent_workers=plan.accelerator == "gpu",
-        index_mapping_dir=str(plan.folder.parent / INDEX_CACHE),
+        index_mapping_dir=str(cache),
     )
 
 

@@ -39,6 +39,7 @@ from nemo_workflow.utils.files import flock, fsync_dir, write_json
 
 LOG = logging.getLogger(__name__)
 HASHES = "hashes.json"
+NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 LEFTOVER_SECONDS = 6 * 3600.0  # a younger one may be another node's, at work where locks don't reach
 VERSION = "1"  # of the order: a change of it makes other indices, never wrong ones
 Arrays = dict[str, numpy.ndarray]
@@ -178,9 +179,34 @@ def _folder(config: Any, name: str) -> Path | None:
 
 
 def cached(place: Path | None, build: Callable[[], Arrays]) -> Arrays:
-    """The arrays in folder `place`, mapped; built and stored there first where they are missing or damaged."""
+    """The arrays in folder `place`, mapped; built and stored there first where they are missing or damaged.
+
+    Where the cache is another user's and can't be written, in a cache of this user's own beside it; else in memory.
+    """
     if place is None:
         return build()
+    for folder in (place, own_cache(place.parent) / place.name):
+        try:
+            return _cached(folder, build)
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
+            LOG.info("%s can't be written (%s)", folder.parent, error.strerror)
+    LOG.warning("no index cache can be written beside %s: this start keeps its indices in memory", place.parent)
+    return build()
+
+
+def own_cache(shared: Path) -> Path:
+    """This user's own cache, beside one that may be another's."""
+    return shared.with_name(f"{shared.name}-{os.geteuid()}")
+
+
+def writable_cache(shared: Path) -> Path:
+    """A folder for Megatron's own indices, which know no other place: the shared one, or this user's where that is another's."""
+    return shared if not shared.exists() or os.access(shared, os.W_OK | os.X_OK) else own_cache(shared)
+
+
+def _cached(place: Path, build: Callable[[], Arrays]) -> Arrays:
     found = _load(place)
     if found is not None:
         return found
@@ -201,6 +227,8 @@ def _load(place: Path) -> Arrays | None:
         return {name: _mapped(place / f"{name}.npy", digest) for name, digest in hashes.items()}
     except FileNotFoundError:
         return None
+    except PermissionError:  # another user's
+        raise
     except (OSError, ValueError, EOFError) as error:
         LOG.warning("%s is damaged (%s) and built again", place, error)
         return None

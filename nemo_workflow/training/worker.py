@@ -19,6 +19,7 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.run_dir.stopping import grace_seconds
 from nemo_workflow.training import liveness
+from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 from nemo_workflow.utils.imports import collector_paused
 
@@ -34,6 +35,8 @@ def train(plan: str, attempt: str) -> None:
     lock = liveness.hold_ranks_lock(read.folder)
     liveness.end_children_with_rank()
     try:
+        if problems := startup.settle():
+            raise Refusal(problems)
         liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
+from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import Refusal
 
 
@@ -21,13 +22,18 @@ class Parser(argparse.ArgumentParser):
     # What this command line has given so far, by destination: a subcommand's flag may set what one before it set.
     given: ClassVar[dict[str, tuple[str, Any]]] = {}
 
-    def __init__(self, *args: Any, **keywords: Any):
+    def __init__(self, *args: Any, meanings: Mapping[str, str] | None = None, **keywords: Any):
+        """`meanings`: what to say to a flag of another tool; `secret` flags are never proposed."""
         super().__init__(*args, **{**keywords, "allow_abbrev": False})
+        self.meanings = meanings or {}
+        self.secret: set[str] = set()
         for name in (None, "store"):
             self.register("action", name, _Store)
         self.register("action", argparse.BooleanOptionalAction, _Switch)
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += "; give it a value (a shell variable after it may be unset)"
         raise Refusal(f"{message} (see --help)")
 
     def _get_option_tuples(self, option_string: str) -> Any:
@@ -39,8 +45,19 @@ class Parser(argparse.ArgumentParser):
         Parser.given.clear()
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(unknown, set(_spellings(self)))}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+        for name, value in vars(found).items():
+            for text in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(text, str) and (why := startup.no_home(text)):
+                    raise Refusal(f"--{name.replace('_', '-')} {text}: {why}")
         return found
+
+    def _meant(self, unknown: Sequence[str]) -> str:
+        """'; did you mean --X?' for words that are another tool's flags or look like ours, or nothing."""
+        flags = [word.partition("=")[0].replace("_", "-") for word in unknown if word.startswith("-")]
+        known = set(_spellings(self)) - self.secret
+        said = [self.meanings.get(flag) or nearest(flag, known) for flag in flags]
+        return "".join(f"; {text}" for text in dict.fromkeys(said) if text)
 
 
 class _Store(argparse._StoreAction):
@@ -76,12 +93,10 @@ def _as_typed(dest: str, flag: str, value: Any) -> str:
     return f"{flag} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
-def nearest(unknown: Sequence[str], known: set[str]) -> str:
-    """'; did you mean --X?' for those of the words that look like known flags, or nothing."""
-    flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-    flags = [flag.replace("_", "-") for flag in flags]
-    close = [match for flag in flags for match in difflib.get_close_matches(flag, sorted(known), n=1)]
-    return f"; did you mean {' and '.join(dict.fromkeys(close))}?" if close else ""
+def nearest(flag: str, known: Iterable[str]) -> str:
+    """'did you mean --X?' for a flag that looks like a known one, or nothing."""
+    close = difflib.get_close_matches(flag, sorted(known), n=1)
+    return f"did you mean {close[0]}?" if close else ""
 
 
 def _spellings(parser: argparse.ArgumentParser) -> Iterator[str]:

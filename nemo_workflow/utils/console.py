@@ -111,3 +111,14 @@ def human_time(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {secs:02d} s" if minutes else f"{secs} s"
+
+
+def and_more(names: list[str]) -> str:
+    """'a', 'a and b', 'a and 499 more': one line however many there are."""
+    return (
+        names[0]
+        if len(names) == 1
+        else " and ".join(names)
+        if len(names) == 2
+        else f"{names[0]} and {len(names) - 1:,} more"
+    )

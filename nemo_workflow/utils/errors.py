@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nemo_workflow.utils import startup
+
 STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
+HUNG = 124  # exit code of a Slurm job whose ranks made no step for --timeout-minutes (as timeout(1) says it)
 
 
 class Refusal(Exception):
@@ -84,6 +87,9 @@ def run_command(main: Callable[[], int | None] | str, program: str | None = None
     """
     program = program or program_name()
     try:
+        problems = startup.settle()
+        if problems:
+            raise Refusal(problems)
         code = (_imported(main) if isinstance(main, str) else main)() or 0
     except ModuleNotFoundError as error:
         missing = missing_package(error)

@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,6 @@ def gpu_count() -> int | None:
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() and part.strip() != "-1"])
     return len(_device_files()) or None
-
-
-def gpu_memory() -> int | None:
-    """Bytes of memory of the smallest GPU here, or None where nvidia-smi can't tell. Takes the driver a moment."""
-    words = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout
-        return min(int(line) for line in answer.split()) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
 
 
 def _device_files() -> list[str]:

@@ -19,43 +19,12 @@ from safetensors.numpy import save_file
 from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
 from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.command import _checked_import, export_main, import_main, import_parser
-from nemo_workflow.conversion.output_dir import check_output, whole_folder
+from nemo_workflow.conversion.output_dir import _here, check_output, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.models.families import FAMILIES, by_model_type, reads
-from nemo_workflow.models.families.mapping import items
 from nemo_workflow.utils.errors import Failure, Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 32,
-    "vocab_size": 11,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float32",
-}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A whole, tiny Llama in two shards."""
-    made = tmp_path / "hf"
-    made.mkdir()
-    (made / "config.json").write_text(json.dumps(CONFIG))
-    family = by_model_type("llama")
-    assert family is not None
-    names = [name for item in items(family, config_fields.complete(CONFIG, family)) for name in item.hf]
-    weight_map = {name: f"model-{i % 2 + 1:05d}-of-00002.safetensors" for i, name in enumerate(names)}
-    for shard in sorted(set(weight_map.values())):
-        tensors = {name: np.full((4, 4), 1.0, np.float32) for name in names if weight_map[name] == shard}
-        save_file(tensors, made / shard)
-    (made / hf_folder.INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return made
 
 
 def refusal(run: Callable[[], Any]) -> str:
@@ -199,7 +168,8 @@ def test_a_field_is_refused_when_the_model_reads_it(
 ) -> None:
     family = by_model_type("llama")
     assert family is not None
-    hf = config_fields.complete({**CONFIG, "transformers_version": version, field: 3}, family)
+    plain = json.loads((folder / "config.json").read_text())
+    hf = config_fields.complete({**plain, "transformers_version": version, field: 3}, family)
     assert [name for name, _ in config_fields.unknown(hf, family)] == ([field] if refused else [])
     assert config_fields.unread(hf, family) == ([] if refused else [field])
 
@@ -428,7 +398,7 @@ def test_remains_of_another_output_are_left_alone(tmp_path: Path) -> None:
     """Of llama.2, whose name goes on like that of llama's own remains."""
     done = subprocess.Popen(["true"])
     done.wait()
-    other = tmp_path / f".llama.{done.pid}.{os.getpid()}.abc.partial"
+    other = tmp_path / f".llama.2.{done.pid}@{_here()}.abc.partial"
     other.mkdir()
     with whole_folder(tmp_path / "llama"):
         pass
@@ -438,11 +408,11 @@ def test_remains_of_another_output_are_left_alone(tmp_path: Path) -> None:
 def test_remains_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
     done = subprocess.Popen(["true"])
     done.wait()
-    (tmp_path / f".out.{done.pid}.abc.partial").mkdir()  # its process is gone
-    (tmp_path / f".out.{os.getpid()}.abc.partial").mkdir()  # another conversion is at work
+    (tmp_path / f".out.{done.pid}@{_here()}.abc.partial").mkdir()  # its process is gone
+    (tmp_path / f".out.{os.getpid()}@{_here()}.abc.partial").mkdir()  # another conversion is at work
     with whole_folder(tmp_path / "out"):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.{os.getpid()}.abc.partial", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.{os.getpid()}@{_here()}.abc.partial", "out"]
 
 
 def test_full_disk_is_a_failure_in_words(tmp_path: Path) -> None:

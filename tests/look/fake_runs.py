@@ -42,6 +42,7 @@ def make_plan(folder: Path, steps: int = 100, every: int = 25, **settings: Any) 
         command=("pretrain_llm.py", "--experiment", folder.name, "--max-steps", str(steps)),
         sizes={"num_layers": 4, "hidden_size": 256, "num_attention_heads": 8},
         vocab_size=4096,
+        time={"gpu": None, "scale": 1.0, "step_seconds": 0.5, "tokens_per_second": 8192.0},
         notes=("the epoch ends after step 5000",),
     )
 

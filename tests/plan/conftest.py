@@ -119,6 +119,7 @@ def no_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No GPU, hub cache or key of the machine the tests run on."""
     monkeypatch.setattr("nemo_workflow.utils.machine.DEVICES", tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("nemo_workflow.utils.visible_gpus.visible", lambda: ())
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("CUDA_VISIBLE_DEVICES", "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "HF_TOKEN"):

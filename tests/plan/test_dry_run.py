@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -24,6 +25,10 @@ def described(place: Place, *more: str, **change: str | None) -> dict:
 
 def test_the_text_of_a_small_run(shared: Place) -> None:
     text = dry_run.render(shared.plan("--lr", "5e-4"), "text")
+    text, times = re.subn(
+        r"\nTime: .+ s per step, .+ tokens/s; .+ for the run\n  a guess by the cores.+\n\n", "\n", text
+    )
+    assert times == 1  # and the numbers are this machine's
     assert text == EXPECTED.format(data=shared.data, out=shared.root / "out")
 
 
@@ -60,7 +65,7 @@ def test_one_of_a_thing_is_written_in_the_singular(shared: Place) -> None:
     words = ("-mbs", "16", "--max-steps", "1", "--warmup-steps", "1", "--split", "97,2,1")
     text = dry_run.render(shared.plan(*words), "text")
     for line in (
-        "  1 micro batch a step",
+        "  1 micro batch per step",
         "Training: 1 step of 16 x 256",
         "after 1 step of warm-up",
         "validation every step, 1 batch\n",
@@ -81,6 +86,7 @@ def test_programs_get_the_same_facts(shared: Place) -> None:
         "schedule",
         "checkpoints",
         "memory",
+        "time",
         "differences",
         "run_dir",
         "notes",
@@ -121,6 +127,35 @@ def test_memory_and_its_verdict(shared: Place) -> None:
     assert "DOES NOT FIT" in dry_run.render(small, "text")
     assert any("--gpu-memory" in note for note in small.notes)
     assert "recompute" in next(note for note in small.notes if "--gpu-memory" in note)
+
+
+def test_a_laptop_plans_for_gpus_what_no_cpu_trains(shared: Place) -> None:
+    """No GPU is here (conftest): the plan is made for eight H100, and --gpu and -G name others; a small model's stays the CPU's."""
+    flags = ("--dry-run", "-M", "llama31_8b", "--max-steps", "10", "-gbs", "8", "--seq-length", "2048")
+    other = {"accelerator": None, "model_name": None, "split": "9,1,0"}
+    plan = shared.plan(*flags, **other)
+    text = dry_run.render(plan, "text")
+    assert "8 GPU ranks" in text
+    assert "GiB of NVIDIA H100 (assumed; --gpu names another)" in text
+    assert "--accelerator cpu plans for this one" in " ".join(plan.notes)
+    assert re.search(r"Time: .* per GPU, MFU \d+%\); .* GPU hours\n  a step goes to: matrix products", text)
+    named = dry_run.render(shared.plan(*flags, "--gpu", "4090", "-G", "4", **other), "text")
+    assert "DOES NOT FIT" in named and "of the 24 GiB of NVIDIA 4090 (--gpu)" in named
+    assert "by this GPU's data sheet: not measured" in named
+    assert shared.plan("--dry-run", accelerator=None).accelerator == "cpu"
+
+
+def test_the_flag_that_would_help_most_is_named_with_what_it_saves(shared: Place) -> None:
+    flags = (*GPU, "-G", "1", "-M", "llama32_1b", "--max-steps", "10", "--seq-length", "2048", "-gbs", "16")
+    change = {"accelerator": None, "model_name": None, "split": "9,1,0"}
+    poor = described(shared, *flags, "-mbs", "1", **change)["time"]
+    assert poor["help"]["words"].startswith("-mbs ") and poor["help"]["saves"] > 0.05
+    good = described(shared, *flags, "-mbs", poor["help"]["words"].split()[1], **change)["time"]
+    assert good["help"]["words"] == "--fp8"  # nothing else is left
+    assert good["step_seconds"] == pytest.approx(poor["step_seconds"] * (1 - poor["help"]["saves"]), rel=1e-3)
+    recomputed = ("--recompute-granularity", "full", "--recompute-method", "uniform", "--recompute-num-layers", "1")
+    needless = described(shared, *flags, "-mbs", "16", *recomputed, **change)["time"]
+    assert needless["help"]["words"] == "no recomputation"
 
 
 def test_layout_of_many(shared: Place) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config import micro_batch
+from nemo_workflow.config.card import card_of
 from nemo_workflow.config.command_line import parse
 from nemo_workflow.config.flags import AUTO
 from nemo_workflow.config.parallelism import Layout
@@ -17,7 +18,6 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.launch import local
 from nemo_workflow.models import catalog, flops
-from nemo_workflow.utils import machine
 from nemo_workflow.utils.errors import Failure
 
 
@@ -37,12 +37,8 @@ def plan(tmp_path: Path, model: str = "llama32_1b", *words: str, **layout: int) 
         run_dir=str(tmp_path / "run"),
         sizes=recipe.sizes,
         vocab_size=128_256,
+        card=card_of(settings, "gpu", 1),
     )
-
-
-@pytest.fixture(autouse=True)
-def an_h100(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "gpu_memory", lambda: 81_559 * 2**20)
 
 
 def chosen(*args: Any, **kwargs: Any) -> int:

@@ -125,7 +125,7 @@ FLAGS = [
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or mend the path"),
-    ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name"),
+    ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
 ]  # fmt: skip
 
 
@@ -346,7 +346,7 @@ def test_a_large_model_without_a_gpu_is_asked_for(place: Place) -> None:
     problem = next(p for p in refusal(place, *flags_of_hours, accelerator="auto") if "no GPU was found" in p)
     assert " h " in problem and "--global-batch-size" in problem  # a small model, but hours a step
     assert place.plan("-G", "1", accelerator="auto").accelerator == "cpu"  # llama_tiny
-    assert place.plan("--dry-run", *flags, accelerator="auto", model_name=None).model_name == "llama32_1b"
+    assert place.plan("--dry-run", "-G", "1", *flags, accelerator="auto", model_name=None).model_name == "llama32_1b"
 
 
 def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:

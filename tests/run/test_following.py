@@ -29,7 +29,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     plan = SimpleNamespace(folder=tmp_path, settings=Settings(timeout_minutes=30), accelerator="cpu")
     monkeypatch.setattr(launch._Local, "_ranks", lambda self: [])
     monkeypatch.setattr(launch._Local, "_leave_nothing_running", lambda self: None)
-    monkeypatch.setattr(launch, "STACK_SECONDS", 0)
+    monkeypatch.setattr(liveness, "STACK_SECONDS", 0)
     return launch._Local(plan, attempt, [])  # type: ignore[arg-type]
 
 
@@ -55,6 +55,39 @@ def test_no_step_for_too_long_is_a_hang(local: Any) -> None:
     time.sleep(0.6)
     local._stop_if_hung()
     assert "no step for" in local.hung
+
+
+FROZEN = """
+import sys, time
+from pathlib import Path
+from nemo_workflow.training import liveness
+folder = Path(sys.argv[1])
+silence, longest = liveness.Silence(folder, folder), 0.0
+print("looking", flush=True)
+for _ in range(200):
+    time.sleep(0.1)
+    longest = max(longest, silence.seconds())
+    if silence.seconds() > 1:
+        (folder / liveness.HEARTBEAT).touch()  # a rank that makes a step a second, frozen and thawed with us
+    if (folder / "enough").exists():
+        break
+print(longest)
+"""
+
+
+def test_a_run_that_was_frozen_whole_is_no_hang(tmp_path: Path) -> None:
+    """docker pause, scontrol suspend, a laptop's lid: the sleep of whoever looks counts nothing."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FROZEN, tmp_path], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    assert process.stdout and process.stdout.readline() == "looking\n"
+    time.sleep(1.5)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(liveness.LATE_SECONDS + 3)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(1.5)
+    (tmp_path / "enough").touch()
+    assert float(process.communicate(timeout=30)[0]) < liveness.LATE_SECONDS
 
 
 # a stand-in for nemo_run, which would take 20 s to start a rank: what counts is that leaving it waits for the whole run

@@ -13,7 +13,7 @@ import pytest
 
 from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
-from nemo_workflow.models import pretrained
+from nemo_workflow.models import pretrained, tokenizer_files
 from nemo_workflow.preprocess.tokenizer import resolve_folder
 from nemo_workflow.run_dir import staged_tokenizer
 from nemo_workflow.utils.errors import Refusal
@@ -172,7 +172,7 @@ def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Pa
     for number, path in enumerate(sorted(snapshot.iterdir())):
         path.rename(blobs / str(number))
         path.symlink_to(f"../../blobs/{number}")
-    assert [path.name for path in staged_tokenizer.files_of(snapshot)] == ["tokenizer.json", "tokenizer_config.json"]
+    assert [path.name for path in tokenizer_files.files_of(snapshot)] == ["tokenizer.json", "tokenizer_config.json"]
     assert pretrained.read_tokenizer(snapshot) == pretrained.read_tokenizer(place.hf).__class__(
         **(vars(pretrained.read_tokenizer(place.hf)) | {"folder": snapshot})
     )
@@ -180,10 +180,10 @@ def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Pa
     link = tmp_path / "link to the folder"
     link.symlink_to(place.hf)
     assert resolve_folder(str(link)) == link
-    assert len(staged_tokenizer.files_of(link)) == 3
+    assert len(tokenizer_files.files_of(link)) == 3
     (snapshot / "vocab.txt").symlink_to("../../../data/d_text_document.bin")
     with pytest.raises(Refusal, match="leads out of the folder"):
-        staged_tokenizer.files_of(snapshot)
+        tokenizer_files.files_of(snapshot)
 
 
 def test_an_export_copies_no_file_from_outside(tmp_path: Path, place: Place) -> None:

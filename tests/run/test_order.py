@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -244,6 +247,49 @@ def test_two_jobs_build_once_and_a_kill_half_way_harms_nothing(tmp_path: Path) -
     assert [process.wait(timeout=60) for process in (first, second)] == [0, 0]
     assert log.read_text() == "built\nbuilt\n"  # by the one that was killed, and by one of the two
     assert sorted(path.name for path in cache.iterdir()) == [".lock", "0123"]
+
+
+SECOND_USER = """
+import json, os, sys
+from pathlib import Path
+import numpy
+from nemo_workflow.training import sample_order as order
+cache = Path(sys.argv[1])
+os.setgid(2_000_000_017)
+os.setuid(2_000_000_017)
+built = []
+def build():
+    built.append(1)
+    return {"a": numpy.arange(3)}
+arrays = [order.cached(cache / name, build) for name in ("theirs", "hidden", "new", "new")]
+print(json.dumps([len(built), *(array["a"].tolist() for array in arrays), str(order.writable_cache(cache))]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for another uid")
+@pytest.mark.parametrize("mode", [0o1777, 0o755])
+def test_the_cache_of_another_user_is_read_and_added_to_elsewhere(mode: int) -> None:
+    """A shared --output-dir: what can be read is, the rest is built in a cache of one's own, or in memory."""
+    from nemo_workflow.training import sample_order
+
+    root = Path(tempfile.mkdtemp(dir="/tmp"))  # which every user may reach
+    try:
+        cache = root / ".index_cache"
+        for name in ("theirs", "hidden"):
+            sample_order.cached(cache / name, lambda: {"a": numpy.arange(5)})
+        (cache / "hidden").chmod(0o700)
+        root.chmod(mode)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", SECOND_USER, cache], cwd=REPOSITORY, text=True, capture_output=True,
+            check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY), "HOME": str(root)},
+        )  # fmt: skip
+        own = root / f".index_cache-{2_000_000_017}"
+        built = 2 if mode == 0o1777 else 3
+        assert json.loads(done.stdout.splitlines()[-1]) == [built, [*range(5)], *[[0, 1, 2]] * 3, str(own)]
+        left = sorted(path.name for path in own.iterdir()) if own.exists() else []
+        assert left == ([".lock", "hidden", "new"] if mode == 0o1777 else [])
+    finally:
+        shutil.rmtree(root)
 
 
 @pytest.mark.parametrize("moment", ["write_json", "_into_place"])

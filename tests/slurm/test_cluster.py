@@ -169,6 +169,7 @@ def a_failing_rank(slurm: Daemons, runs: Runs) -> None:
     assert (job.exit_code(0), job.exit_code(1)) == (1, 1)
     done = runs.control("logs", "bad")
     assert "rank 1:\nValueError: made to fail at step 6" in done.stdout
+    assert "rank 1 failed: ValueError: made to fail at step 6" in runs.control("status", "bad").stdout
     # a rank that srun ends for another's failure, and that saves nevertheless, makes no clean stop of it
     (job,) = runs.stand_in(slurm, "bad1", "-N", "2", fail_at=3, fail_rank=1, stubborn=True)
     assert ended(job.job_id) == "FAILED"
@@ -196,12 +197,13 @@ def cancel(slurm: Daemons, runs: Runs) -> None:
     done = runs.control("cancel", "c")
     assert done.returncode == 0, done
     assert re.search(r"step \d+ is saved", done.stdout)
+    assert "cancelled by root with `runs cancel`" in runs.control("status", "c").stdout
     assert (ended(job.job_id), job.exit_code(0)) == ("FAILED", 75)
     (other,) = runs.stand_in(slurm, "d", "--max-steps", "900", "--requeue", "3")
     reach(runs, "d", 5)
     slurm.run("scancel", other.job_id)
     assert ended(other.job_id) == "CANCELLED"
-    assert "CANCELLED" in runs.control("status", "d").stdout
+    assert re.search(r"CANCELLED .*: cancelled by root\n", runs.control("status", "d").stdout)
 
 
 def requeue(slurm: Daemons, runs: Runs) -> None:
@@ -241,7 +243,7 @@ def preemption(slurm: Daemons, runs: Runs) -> None:
     other = preempt(slurm)
     assert ended(job.job_id) == "FAILED"
     assert job.exit_code(0) == 75
-    assert "(stopped when asked)" in runs.control("status", "p").stdout
+    assert "(stopped when asked): preempted: another job took the nodes" in runs.control("status", "p").stdout
     assert ended(other) == "COMPLETED"
 
 

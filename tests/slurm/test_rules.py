@@ -28,8 +28,7 @@ def problems(*flags: str) -> list[str]:
 
 def test_a_plain_slurm_run_meets_the_rules() -> None:
     assert problems("--executor", "slurm", "--time", "4:00:00", "--container-mounts", "/data:/data:ro") == []
-    assert problems("--executor", "slurm", "--timeout-minutes", "0") == []
-    assert problems("--executor", "local", "--timeout-minutes", "5") == []
+    assert problems("--executor", "slurm", "--timeout-minutes", "5") == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,6 @@ def test_a_plain_slurm_run_meets_the_rules() -> None:
         (["--container-mounts", "a:b"], "--container-mounts", "absolute paths"),
         (["--output-dir", "/runs/x", "--container-mounts", "/o:/runs"], "--container-mounts", "mount /o elsewhere"),
         (["--max-restarts", "2"], "--max-restarts 2", "use --requeue"),
-        (["--timeout-minutes", "30"], "--timeout-minutes 30", "leave it out"),
         (["--ssh", "a b"], "--ssh", "[USER@]HOST"),
         (["--ssh", "login", "--hf-token", "hf_x"], "--hf-token", "--setup-file"),
     ],
@@ -160,7 +158,7 @@ def test_reading_scontrol_and_sacct() -> None:
     assert cluster._from_scontrol(greeting + SCONTROL) == state
     assert cluster._from_scontrol(greeting) is None
     row = "12|CANCELLED by 1000|0:15|n[1-2]|one.train|1000|1767323045|ci"
-    state = JobState("CANCELLED", "", 143, 0, "n[1-2]", "one.train", 1000, 1767323045, "", "ci")
+    state = JobState("CANCELLED", "", 143, 0, "n[1-2]", "one.train", 1000, 1767323045, "", "ci", 1000)
     assert cluster._from_sacct(f"{greeting}{row}\n", "12") == state
     assert cluster._from_sacct(f"{row}|3\n", "12") == dataclasses.replace(state, restarts=3)
     assert cluster._from_sacct("12|FAILED|75:0|n1|a|1|Unknown|ci\n", "12") == JobState(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from nemo_workflow.backends import memory_pool
+from nemo_workflow.backends import memory_pool, one_logger
 from nemo_workflow.backends.patching import GPU_ONLY, LibraryChanged, Patch, apply, check, fitting
 
 __all__ = ["GPU_ONLY", "LibraryChanged", "install"]
@@ -36,6 +36,7 @@ def install(strict: bool = True) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = (
         ""  # a library that finds a GPU would use it beside what the patches send to the CPU
     )
+    one_logger.leave_out()
     memory_pool.leave_out()  # with a CUDA build of torch its compilation fails here, and megatron-core's import with it
     patches = all_patches()
     if strict:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 def install() -> None:
     """Make gradient accumulation fusion possible without Apex, and NeMo's import short. Before NeMo is imported."""
-    from nemo_workflow.backends import memory_pool
+    from nemo_workflow.backends import memory_pool, one_logger
     from nemo_workflow.backends.gpu import aside, weight_gradient
 
+    one_logger.leave_out()
     memory_pool.leave_out()
     aside.optional("gradient accumulation inside the weight gradient's product", weight_gradient.install)
 

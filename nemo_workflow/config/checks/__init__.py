@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nemo_workflow.config.checks.activations import cpu_offloading, recompute
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.data import enough_data, sound_pairs, tokenizer_fits
+from nemo_workflow.config.checks.data import enough_data, made_with_this_tokenizer, sound_pairs, tokenizer_fits
 from nemo_workflow.config.checks.hardware import (
     cpu_libraries_of_a_run,
     cpu_limits,
@@ -19,11 +19,12 @@ from nemo_workflow.config.checks.hardware import (
 from nemo_workflow.config.checks.outputs import output_folder, sample_text, wandb_flags
 from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
 from nemo_workflow.config.checks.training import checkpoint_fits, lacking_fields, optimizer_flags, optimizer_offloading
-from nemo_workflow.config.checks.values import experiment_name, paths_are_text, smallest_values
+from nemo_workflow.config.checks.values import experiment_name, paths_are_text, planning_flags, smallest_values
 
 RULES = (
     experiment_name,
     paths_are_text,
+    planning_flags,
     output_folder,
     machine_size,
     checkpoint_fits,
@@ -43,9 +44,12 @@ RULES = (
     enough_data,
     sound_pairs,
     tokenizer_fits,
+    made_with_this_tokenizer,
     wandb_flags,
     sample_text,
 )
+
+LAYOUT_RULES = (rank_split, tensor_split, pipeline_split, sequence_length, recompute, precision_flags, lacking_fields)
 
 
 MOST = 10  # problems of one rule that are printed

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.data.dataset_stats import token_range, vouched_for
+from nemo_workflow.data.dataset_stats import figures, token_range, vouched_for
 from nemo_workflow.data.index_check import SAMPLES, Index, check_index
 from nemo_workflow.data.splits import PARTS, Part
 from nemo_workflow.models.tokenizer_files import files_of
-from nemo_workflow.utils.console import counted
+from nemo_workflow.utils.console import and_more, counted
 from nemo_workflow.utils.errors import Refusal
 
 SHOWN = 3  # names of files in one line
@@ -67,6 +68,24 @@ def sound_pairs(run: Run) -> Iterator[str]:
         found = token_range(source.pair)
         if found is not None and found[0] < 0:
             yield f"{source.pair.prefix}.bin: holds a negative token id ({found[0]}); preprocess this file again"
+
+
+def made_with_this_tokenizer(run: Run) -> Iterator[str]:
+    """The hash of tokenizer.json that preprocessing left beside a pair: ids of another tokenizer train nothing of use."""
+    file = run.tokenizer.folder / "tokenizer.json" if run.tokenizer else None
+    known = [(source.pair, figures(source.pair).get("tokenizer_sha256")) for source in run.sources]
+    if file is None or not file.is_file() or not any(found for _, found in known):
+        return
+    ours = hashlib.sha256(file.read_bytes()).hexdigest()
+    others = [pair for pair, found in known if found not in (None, ours)]
+    if others and "tokenizer" not in run.settings.allow_change:
+        made_with = figures(others[0])
+        yield (
+            f"--hf-model-id {run.settings.hf_model_id}: {and_more([Path(pair.prefix).name for pair in others])}"
+            f" {'was' if len(others) == 1 else 'were'} preprocessed with another tokenizer.json"
+            f" ({made_with.get('tokenizer_path') or made_with.get('tokenizer')}): preprocess with this one, give that one, or"
+            " add --allow-change tokenizer if you know that its ids are the same"
+        )
 
 
 def tokenizer_fits(run: Run) -> Iterator[str]:

@@ -75,11 +75,6 @@ def find_problems(run: Any) -> Iterator[str]:
     yield from _slurm_args(settings.slurm_arg)
     yield from _setup_file(settings.setup_file)
     yield from _containers(run)
-    if "timeout_minutes" in settings.given and settings.timeout_minutes:
-        yield (
-            f"--timeout-minutes {settings.timeout_minutes:g}: a Slurm job is not watched for hung ranks; leave it out, and"
-            " let --time end a job that hangs"
-        )
     if settings.max_restarts:
         yield (
             f"--max-restarts {settings.max_restarts}: restarts on this machine only; with --executor slurm use --requeue, which"

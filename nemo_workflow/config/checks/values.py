@@ -48,3 +48,12 @@ def paths_are_text(run: Run) -> Iterator[str]:
     for flag, path in paths:
         if any("\ud800" <= sign <= "\udfff" for sign in path):
             yield f"{flag} {path.encode('utf-8', 'backslashreplace').decode()}: no UTF-8; rename it"
+
+
+def planning_flags(run: Run) -> Iterator[str]:
+    """Flags that only say something of a plan, where there is none."""
+    idle = run.given("max_memory", "deadline")
+    if idle and run.settings.suggest is None:
+        yield f"{', '.join(idle)}: does nothing without --suggest; add it or leave it out"
+    if run.accelerator == "cpu" and (idle := run.given("gpu", "node_bandwidth")):
+        yield f"{', '.join(idle)}: this run trains on CPU ranks; leave it out, or plan for GPUs with --accelerator gpu --dry-run"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import shlex
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nemo_workflow.launch.slurm import login
-from nemo_workflow.run_dir.slurm_jobs import Job
+from nemo_workflow.run_dir.slurm_jobs import Job, cancelled_mark
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.users import described
 
@@ -32,7 +33,7 @@ SACCT_FIELDS = "JobID,State,ExitCode,NodeList,JobName,UID,Submit,Cluster"
 class JobState:
     """Where a job stands. `exit_code` is the job script's, 128 + signal where a signal ended it.
 
-    The last five say which job it is; each is None or empty where Slurm's command does not tell.
+    Of the rest all but `by` say which job it is; each is None or empty where Slurm's command does not tell.
     """
 
     name: str  # Slurm's word: PENDING, RUNNING, COMPLETED …; or one of the two above
@@ -45,6 +46,7 @@ class JobState:
     submitted: int | None = None  # seconds since the epoch; a requeue is a new submission
     output: str = ""  # the job script's log
     cluster: str = ""
+    by: int | None = None  # the uid of who cancelled it, where accounting tells
 
     @property
     def ended(self) -> bool:
@@ -116,13 +118,16 @@ class Cluster:
         """
         controller = self.ask(*EPOCH, "scontrol", *self._named, "show", "job", "--oneliner", job_id)
         found = _from_scontrol(controller.out) if controller.ok else None
-        if found:
+        if found and found.name != "CANCELLED":  # the controller doesn't say by whom
             return found
+        told = found
         for fields in (f"{SACCT_FIELDS},Restarts", SACCT_FIELDS):  # Restarts is a field since Slurm 23
             answer = self.ask(*EPOCH, "sacct", *self._named, "-X", "-n", "-P", "-j", job_id, "-o", fields)
             if answer.ok:
                 found = _from_sacct(answer.out, job_id)
                 break
+        if told:
+            return replace(told, by=found.by if found else None)
         return found or (JobState(UNKNOWN, controller.reason) if controller.silent else None)
 
     def keeps_accounts(self) -> bool:
@@ -219,6 +224,8 @@ def _surely(job: Job) -> JobState | None:
 
 
 def _sent(job: Job, answer: Answer) -> None:
+    with contextlib.suppress(OSError):  # another user's folder
+        cancelled_mark(job.attempt).write_text(described(os.geteuid()))
     if not answer.ok and "already completed" not in answer.err:
         raise Failure(f"job {job.job_id} was not cancelled: {answer.reason}")
 
@@ -275,6 +282,7 @@ def _from_sacct(text: str, job_id: str) -> JobState | None:
         uid=_number(uid),
         submitted=_number(submitted),
         cluster=cluster,
+        by=_number(state.rpartition(" by ")[2]),
     )
 
 

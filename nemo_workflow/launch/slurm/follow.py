@@ -11,6 +11,7 @@ from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch import local
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cancel, state_of
+from nemo_workflow.launch.slurm.ending import ENDS, why_ended
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.utils.errors import STOPPED, Failure
@@ -130,8 +131,8 @@ def verdict(plan: Plan, job: Job, state: JobState | None, monitor: Monitor) -> i
         if name == "COMPLETED" and job.link < job.chain:
             monitor.note(f"job {job.job_id} stopped: {kept}; the next link of the chain goes on from there")
             return 0
-        what = "cancelled" if name == "CANCELLED" else "stopped"
-        monitor.note(f"job {job.job_id} was {what}: {kept}; the same command continues from there")
+        why = why_ended(job, state) or ("cancelled" if name == "CANCELLED" else "stopped when asked")
+        monitor.note(f"job {job.job_id} is over ({why}): {kept}; the same command continues from there")
         return STOP
     raise Failure(explain(job, state, restart, kept))
 
@@ -148,21 +149,13 @@ def _left(job: Job, state: JobState | None) -> tuple[int, int | None]:
         time.sleep(0.5)
 
 
-HINTS = {
-    "TIMEOUT": "the time limit came before the run could save; raise --time or --stop-before",
-    "OUT_OF_MEMORY": "the nodes' memory was not enough; raise --mem",
-    "NODE_FAIL": "a node was lost; --requeue N lets the job come back by itself",
-    "PREEMPTED": "another job took the nodes; --requeue N lets the job come back by itself",
-}
-
-
 def explain(job: Job, state: JobState | None, restart: int, kept: str) -> str:
     """Why a job failed, as text for a person: Slurm's word, the failing rank's own error, and the logs."""
     name = state.name if state else "ended"
     code = state.exit_code if state else job.exit_code(restart)
     lines = [f"job {job.job_id} {name} (exit code {code}); {kept}"]
-    if name in HINTS:
-        lines.append(HINTS[name])
+    if why := why_ended(job, state):
+        lines.append(f"{why}{f'; {ENDS[name][1]}' if name in ENDS else ''}")
     folder = job.folder(restart)
     if any(folder.glob("rank*.error")):
         lines.append(local.explain_failure(folder))

@@ -17,11 +17,11 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the package lies beside this file
 
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.run_dir.slurm_jobs import restart_folder
+from nemo_workflow.run_dir.slurm_jobs import hung_mark, restart_folder
 from nemo_workflow.utils.errors import Refusal, missing_package
 
 try:
-    from nemo_workflow.training import liveness
+    from nemo_workflow.training import liveness, node_watch
     from nemo_workflow.training.resume import finished_already
 except ModuleNotFoundError as error:  # a container that lacks one of ours
     sys.exit(missing_package(error) or error.msg)
@@ -37,6 +37,10 @@ def main(attempt: Path) -> None:
         signal.signal(number, lambda number, frame: _leave_before_training(attempt, restart))
     text = (attempt / "plan.json").read_text(encoding="utf-8")
     plan = Plan.from_json(text)
+    liveness.dump_stacks_on_signal(sys.stderr)
+    if os.environ["LOCAL_RANK"] == "0" and plan.settings.timeout_minutes:
+        mark = hung_mark(attempt, restart)
+        node_watch.start(plan.folder, restart_folder(attempt, restart), mark, 60 * plan.settings.timeout_minutes)
     finished, goes_on = attempt / f"finished-{restart}", attempt / f"training-{restart}"
     if os.environ["RANK"] != "0":
         threading.Thread(target=_end_if_finished, args=(finished, goes_on), daemon=True).start()

@@ -16,9 +16,32 @@ from nemo_workflow.launch.local import TITLE, new_attempt
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.slurm import login
 from nemo_workflow.run_dir.slurm_jobs import TASK
-from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.errors import HUNG, STOPPED, Refusal
 
 SETUP = "setup.sh"  # copy of --setup-file in the attempt
+# The user's lines, in this shell: a last command that fails ends the job and is named, a last test that is false does not.
+# DEBUG comes before every command, so that at the end nw_before is what the last one left. What the lines change of the
+# shell's own settings and traps is put back.
+SOURCE_SETUP = f"""# shellcheck disable=SC2034  # for the lines of --setup-file
+attempt=$nw_attempt
+nw_options=$(set +o)
+nw_phase=setup nw_setup_code=
+trap 'nw_failed="line $LINENO, $BASH_COMMAND"' ERR
+# shellcheck disable=SC1090,SC2016
+. <(printf '%s' "trap 'nw_before=\\$nw_failed nw_failed=' DEBUG; "; cat "$nw_attempt/{SETUP}"
+    printf '\\n\\n%s\\n' 'nw_setup_code=$? nw_why=$nw_before nw_before=')
+nw_left=$?
+trap - ERR DEBUG
+eval "$nw_options"
+unset IFS
+trap 'nw_told=yes' TERM
+trap nw_finish EXIT
+nw_before=$nw_why
+if [ -n "$nw_why" ] || {{ [ -z "$nw_setup_code" ] && [ "$nw_left" -ne 0 ]; }}; then exit "${{nw_setup_code:-$nw_left}}"; fi
+if [ "${{nw_setup_code:-0}}" -ne 0 ]; then
+  echo "note: the last line of --setup-file is a test that was false (status $nw_setup_code); going on" >&2
+fi
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,7 @@ def job_script(plan: Plan, attempt: Path | None = None, link: Link | None = None
 
 def command() -> list[str]:
     """What srun starts once a rank; the variables are set in the script's own lines."""
-    return ['"$python"', '"$attempt/code/rank.py"', '"$attempt"']
+    return ['"$nw_python"', '"$nw_attempt/code/rank.py"', '"$nw_attempt"']
 
 
 def executor(plan: Plan, attempt: Path, link: Link) -> Any:
@@ -202,70 +225,13 @@ def setup_lines(plan: Plan, attempt: Path, link: Link) -> str:
         "attempt": shlex.quote(str(attempt)),
         "python": shlex.quote(python),
         "requeue": str(plan.settings.requeue),
-        "after_stop": "75" if link.last else "0",
+        "after_stop": str(STOPPED) if link.last else "0",
+        "stopped": str(STOPPED),
+        "hung": str(HUNG),
         "exports": exports,
-        "setup": f'. "$attempt/{SETUP}" || {{ echo "--setup-file failed" >&2; exit 1; }}\n'
-        if plan.settings.setup_file
-        else "",
+        "setup": SOURCE_SETUP if plan.settings.setup_file else "",
     }
-    text = _LINES
+    text = Path(__file__).with_name("job_lines.sh.template").read_text(encoding="utf-8").rstrip("\n")
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text
-
-
-_LINES = """{ set +xv; } 2>/dev/null
-# -- nemo_workflow ------------------------------------------------------------
-run=@run@
-attempt=@attempt@
-python=@python@
-requeue=@requeue@          # times that the job may come back
-after_stop=@after_stop@       # exit code after a clean stop: 0 lets the next link of a chain start
-restarts=${SLURM_RESTART_COUNT:-0}
-begun="$attempt/begun-$restarts"
-logs=$attempt              # where the ranks of this start write
-if [ "$restarts" -gt 0 ]; then logs="$attempt-restart$restarts"; fi
-
-# Whether the ranks saved and left because they were asked to, and not because srun ended them after another's failure.
-stopped() {
-  compgen -G "$logs/rank*.error" >/dev/null && return 1
-  [ -e "$attempt/stopped-$restarts" ] && return 0
-  [ "$run/metrics.jsonl" -nt "$begun" ] && tail -n 1 "$run/metrics.jsonl" | grep -q '"event": "end".*"reason": "stopped"'
-}
-# Whether a whole checkpoint was written since this start.
-saved() {
-  [ -n "$(find "$run/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json -newer "$begun" 2>/dev/null)" ]
-}
-finish() {
-  code=$?
-  trap - EXIT
-  again=no
-  if stopped; then code=75; elif [ "$code" -eq 75 ]; then code=1; fi
-  if [ "$code" -ne 0 ] && [ "$restarts" -lt "$requeue" ] && [ -z "$told" ]; then
-    if [ "$code" -eq 75 ] || saved; then again=yes; fi
-  fi
-  echo "$code" > "$attempt/exit-$restarts"
-  if [ "$again" = yes ] && scontrol requeue "$SLURM_JOB_ID"; then exit "$code"; fi
-  if [ "$code" -eq 75 ]; then exit "$after_stop"; fi
-  exit "$code"
-}
-if [ "$restarts" -gt "$requeue" ]; then
-  echo "Slurm started this job again $restarts times, and --requeue allows $requeue" >&2
-  exit 1
-fi
-touch "$begun"
-told=
-trap 'told=yes' TERM   # Slurm ends the job itself (scancel, scontrol requeue): what follows is Slurm's decision
-trap finish EXIT
-
-@exports@
-export MASTER_ADDR=
-for address in $head_node_ip; do   # of all that the node knows itself by, the first that other nodes can use
-  case "$address" in 127.*|*:*) ;; *) MASTER_ADDR=$address; break ;; esac
-done
-if [ -z "$MASTER_ADDR" ]; then   # a node that knows itself only by loopback and IPv6 addresses is called by its name
-  if getent hosts "$head_node" >/dev/null; then MASTER_ADDR=$head_node; else MASTER_ADDR=${head_node_ip%% *}; fi
-fi
-export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
-if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
-@setup@# -----------------------------------------------------------------------------"""

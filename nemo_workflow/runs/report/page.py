@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.launch.slurm.cluster import state_of
+from nemo_workflow.launch.slurm.ending import why_ended
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.run_dir.slurm_jobs import Job, jobs_of
 from nemo_workflow.utils.console import counted, every, human_bytes, human_count, human_time
@@ -127,7 +130,7 @@ def _tables(run: RunFolder) -> list[dict[str, Any]]:
         },
         {
             "title": "Slurm jobs",
-            "head": ["job", "link", "submitted", "restarts", "script ended with"],
+            "head": ["job", "link", "submitted", "restarts", "script ended with", "why"],
             "rows": [_job_row(job) for job in jobs_of(run.path)],
         },
         {"title": "Plan", "rows": plan_rows(run.plan)},
@@ -148,7 +151,10 @@ def _job_of(start: dict[str, Any]) -> str:
 
 def _job_row(job: Job) -> tuple[Any, ...]:
     code = job.exit_code(job.restarts)
-    return (job.job_id, f"{job.link} of {job.chain}", _when(job.submitted), job.restarts, "" if code is None else code)
+    own = os.environ.get("SLURM_JOB_ID") == job.job_id  # it writes the report itself
+    why = "" if own or code == 0 else why_ended(job, state_of(job))
+    row = (job.job_id, f"{job.link} of {job.chain}", _when(job.submitted), job.restarts)
+    return (*row, "" if code is None else code, why)
 
 
 def _remarks(run: RunFolder) -> list[tuple[str, str]]:

@@ -31,67 +31,81 @@ head_node=${nodes_array[0]}
 head_node_ip=$(srun --nodes=1 --ntasks=1 -w "$head_node" hostname --ip-address)
 
 { set +xv; } 2>/dev/null
-# -- nemo_workflow ------------------------------------------------------------
-run=/shared/runs/gold
-attempt=/shared/runs/gold/attempts/20260102-030405
-python=python
-requeue=0          # times that the job may come back
-after_stop=75       # exit code after a clean stop: 0 lets the next link of a chain start
-restarts=${SLURM_RESTART_COUNT:-0}
-begun="$attempt/begun-$restarts"
-logs=$attempt              # where the ranks of this start write
-if [ "$restarts" -gt 0 ]; then logs="$attempt-restart$restarts"; fi
+# -- nemo_workflow: names that begin with nw_ are ours ------------------------
+nw_run=/shared/runs/gold
+nw_attempt=/shared/runs/gold/attempts/20260102-030405
+nw_python=python
+nw_requeue=0          # times that the job may come back
+nw_after_stop=75       # exit code after a clean stop: 0 lets the next link of a chain start
+nw_restarts=${SLURM_RESTART_COUNT:-0}
+nw_begun="$nw_attempt/begun-$nw_restarts"
+nw_logs=$nw_attempt        # where the ranks of this start write
+if [ "$nw_restarts" -gt 0 ]; then nw_logs="$nw_attempt-restart$nw_restarts"; fi
+# shellcheck disable=SC2034  # the traps use them
+nw_told='' nw_failed='' nw_before='' nw_why='' nw_phase=start
 
 # Whether the ranks saved and left because they were asked to, and not because srun ended them after another's failure.
-stopped() {
-  compgen -G "$logs/rank*.error" >/dev/null && return 1
-  [ -e "$attempt/stopped-$restarts" ] && return 0
-  [ "$run/metrics.jsonl" -nt "$begun" ] && tail -n 1 "$run/metrics.jsonl" | grep -q '"event": "end".*"reason": "stopped"'
+nw_stopped() {
+  compgen -G "$nw_logs/rank*.error" >/dev/null && return 1
+  [ -e "$nw_attempt/stopped-$nw_restarts" ] && return 0
+  [ "$nw_run/metrics.jsonl" -nt "$nw_begun" ] && tail -n 1 "$nw_run/metrics.jsonl" | grep -q '"event": "end".*"reason": "stopped"'
 }
 # Whether a whole checkpoint was written since this start.
-saved() {
-  [ -n "$(find "$run/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json -newer "$begun" 2>/dev/null)" ]
+nw_saved() {
+  [ -n "$(find "$nw_run/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json -newer "$nw_begun" 2>/dev/null)" ]
 }
-finish() {
-  code=$?
+nw_finish() {
+  nw_code=$?
+  set +eu
   trap - EXIT
-  again=no
-  if stopped; then code=75; elif [ "$code" -eq 75 ]; then code=1; fi
-  if [ "$code" -ne 0 ] && [ "$restarts" -lt "$requeue" ] && [ -z "$told" ]; then
-    if [ "$code" -eq 75 ] || saved; then again=yes; fi
+  if [ "$nw_phase" = setup ]; then
+    echo "--setup-file ended the job with exit code $nw_code before anything was trained${nw_before:+: $nw_before}" >&2
   fi
-  echo "$code" > "$attempt/exit-$restarts"
-  if [ "$again" = yes ] && scontrol requeue "$SLURM_JOB_ID"; then exit "$code"; fi
-  if [ "$code" -eq 75 ]; then exit "$after_stop"; fi
-  exit "$code"
+  # 0 only after srun: nothing else trains
+  if [ "$nw_code" -eq 0 ] && [ -z "${exitcode:-}" ]; then nw_code=1; fi
+  if [ -e "$nw_attempt/hung-$nw_restarts" ]; then nw_code=124
+  elif nw_stopped; then nw_code=75
+  elif [ "$nw_code" -eq 75 ]; then nw_code=1; fi
+  nw_again=no
+  if [ "$nw_code" -ne 0 ] && [ "$nw_restarts" -lt "$nw_requeue" ] && [ -z "$nw_told" ]; then
+    if [ "$nw_code" -eq 75 ] || [ "$nw_code" -eq 124 ] || nw_saved; then nw_again=yes; fi
+  fi
+  if [ "$nw_code" -ne 0 ]; then scontrol show job --oneliner "$SLURM_JOB_ID" > "$nw_attempt/slurm-$nw_restarts" 2>/dev/null; fi
+  echo "$nw_code" > "$nw_attempt/exit-$nw_restarts"
+  if [ "$nw_again" = yes ] && scontrol requeue "$SLURM_JOB_ID"; then exit "$nw_code"; fi
+  if [ "$nw_code" -eq 75 ]; then exit "$nw_after_stop"; fi
+  exit "$nw_code"
 }
-if [ "$restarts" -gt "$requeue" ]; then
-  echo "Slurm started this job again $restarts times, and --requeue allows $requeue" >&2
+if [ "$nw_restarts" -gt "$nw_requeue" ]; then
+  echo "Slurm started this job again $nw_restarts times, and --requeue allows $nw_requeue" >&2
   exit 1
 fi
-touch "$begun"
-told=
-trap 'told=yes' TERM   # Slurm ends the job itself (scancel, scontrol requeue): what follows is Slurm's decision
-trap finish EXIT
+touch "$nw_begun"
+trap 'nw_told=yes' TERM   # Slurm ends the job itself (scancel, scontrol requeue): what follows is Slurm's decision
+trap nw_finish EXIT
 
 export TOKENIZERS_PARALLELISM=false
 export CUDA_DEVICE_MAX_CONNECTIONS=1
 export TORCH_NCCL_AVOID_RECORD_STREAMS=1
+# this script runs on the first node; a site's scontrol or srun may have printed more than was asked
+head_node=${SLURMD_NODENAME:-$head_node}
 export MASTER_ADDR=
 for address in $head_node_ip; do   # of all that the node knows itself by, the first that other nodes can use
-  case "$address" in 127.*|*:*) ;; *) MASTER_ADDR=$address; break ;; esac
+  case "$address" in 127.*|*[!0-9.]*) ;; *) MASTER_ADDR=$address; break ;; esac
 done
 if [ -z "$MASTER_ADDR" ]; then   # a node that knows itself only by loopback and IPv6 addresses is called by its name
   if getent hosts "$head_node" >/dev/null; then MASTER_ADDR=$head_node; else MASTER_ADDR=${head_node_ip%% *}; fi
 fi
 export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
 if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+unset exitcode PYTHONOPTIMIZE   # nemo_run sets the first after srun; without docstrings NeMo can't start
+nw_phase=train
 # -----------------------------------------------------------------------------
 
 
 # Command 1
 
-srun --output /shared/runs/gold/attempts/20260102-030405/log-gold.train_%j_${SLURM_RESTART_COUNT:-0}.out --container-image nvcr.io#nvidia/nemo:dev --container-mounts /shared/data:/shared/data:ro,/shared/runs:/shared/runs,/shared/runs/gold/slurm/experiments/pretrain/pretrain_20260102-030405/train:/nemo_run --container-workdir /nemo_run/code --container-env TOKENIZERS_PARALLELISM,CUDA_DEVICE_MAX_CONNECTIONS,TORCH_NCCL_AVOID_RECORD_STREAMS --wait=60 --kill-on-bad-exit=1 "$python" "$attempt/code/rank.py" "$attempt"
+srun --output /shared/runs/gold/attempts/20260102-030405/log-gold.train_%j_${SLURM_RESTART_COUNT:-0}.out --container-image nvcr.io#nvidia/nemo:dev --container-mounts /shared/data:/shared/data:ro,/shared/runs:/shared/runs,/shared/runs/gold/slurm/experiments/pretrain/pretrain_20260102-030405/train:/nemo_run --container-workdir /nemo_run/code --container-env TOKENIZERS_PARALLELISM,CUDA_DEVICE_MAX_CONNECTIONS,TORCH_NCCL_AVOID_RECORD_STREAMS --wait=60 --kill-on-bad-exit=1 "$nw_python" "$nw_attempt/code/rank.py" "$nw_attempt"
 
 exitcode=$?
 

@@ -1,0 +1,24 @@
+"""Keeps NVIDIA's telemetry, which NeMo starts as it is imported, from writing onelogger.log and onelogger.err.
+
+nv-one-logger opens both in the current folder, whatever that is, and logs an error of its own there in every run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+FILES = ("log_file_path_for_info", "log_file_path_for_err")
+
+
+def leave_out() -> None:
+    """Send its files nowhere; before NeMo is imported. Does nothing where NeMo came without it (before 2.6)."""
+    if importlib.util.find_spec("nv_one_logger") is None:
+        return
+    from nv_one_logger.api.config import LoggerConfig, OneLoggerConfig
+
+    for name in FILES:
+        if name in LoggerConfig.model_fields:
+            LoggerConfig.model_fields[name].default = os.devnull
+    LoggerConfig.model_rebuild(force=True)
+    OneLoggerConfig.model_rebuild(force=True)

@@ -1,0 +1,124 @@
+"""An import that has passed its checks, and what it would do, for those who only look. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_workflow.conversion import checks, config_fields, folder_checks, hf_folder, inputs
+from nemo_workflow.models import pretrained
+from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
+from nemo_workflow.utils.console import counted, human_bytes
+from nemo_workflow.utils.errors import Refusal
+
+
+@dataclass
+class Import:
+    """`hf` is the completed config.json, `nemo` the fields of NeMo's config; without weights here, `tensors` is empty."""
+
+    folder: Path
+    family: Family
+    hf: Config
+    nemo: Config
+    config_class: str
+    tensors: dict[str, hf_folder.TensorInfo]
+    dropped: set[str]
+    notes: list[str]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(info.nbytes for info in self.tensors.values())
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest tensor."""
+        return max((info.nbytes for info in self.tensors.values()), default=0)
+
+
+def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) -> Import:
+    """The import of a folder; raises Refusal. `config_alone`: the weights are elsewhere."""
+    family, hf = inputs.read_hf(folder)
+    checks.model_name(args.model_name, family)
+    path = folder / "config.json"
+    with folder_checks.making_sense(path, family):
+        nemo, losses = config_fields.to_nemo(hf, family)
+        config_class = checks.config_class(args.model_config_name, family, hf, nemo)
+    listed = {} if config_alone else hf_folder.list_tensors(folder)
+    tensors, images = checks.text_tensors(listed, folder)
+    further = checks.further_layers(hf, tensors)
+    dropped = checks.losses(losses, args.allow_lossy, tensors) | further
+    with folder_checks.making_sense(path, family):
+        notes = checks.notes_on(hf, nemo, family, further)
+    if not config_alone:
+        carried = {name: info for name, info in tensors.items() if name not in dropped}
+        nemo["params_dtype"] = checks.dtype(carried, folder)
+        folder_checks.check_shapes(hf, carried, path)
+        with folder_checks.making_sense(path, family):
+            folder_checks.check_names(family, hf, tensors, dropped | checks.repeated(tensors, hf))
+    if (folder / "generation_config.json").exists():
+        hf_folder.read_json(folder / "generation_config.json")
+    if images:
+        notes.append(
+            f"left out: {len(images)} tensors for images, e.g. {min(images)}; only the model's text part is converted"
+        )
+    return Import(folder, family, hf, nemo, config_class, tensors, dropped, notes)
+
+
+def look(args: argparse.Namespace, token: str | None) -> int:
+    """Print what an import would do with a folder; of a Hub id all but the weights is downloaded. Raises Refusal as it would."""
+    folder = inputs.fetch(args.source, args.revision, token, weights=False)
+    weights = next(folder.glob("*.safetensors"), None) or next(folder.glob("*.bin"), None)
+    job = checked(folder, args, config_alone=not weights and not _is_split(folder))
+    for name, text in _lines(job):
+        print(f"{name:11}{text}")
+    for note in job.notes:
+        print(f"note: {note}")
+    print("the import would take it, by all that is known before it; nothing was written")
+    return 0
+
+
+def _is_split(folder: Path) -> bool:
+    """Whether a local folder has an index, so that its shards should be there; of a Hub id only the index is."""
+    return (folder / hf_folder.INDEX).exists() and folder.parent.name != "snapshots"
+
+
+def _lines(job: Import) -> Iterator[tuple[str, str]]:
+    hf, family = job.hf, job.family
+    yield "source", str(job.folder)
+    yield "model", f"{family.title} ({family.architecture}) -> NeMo's {family.model_class}, {job.config_class}"
+    heads = f"{hf['num_attention_heads']} heads"
+    yield (
+        "sizes",
+        (
+            f"{counted(hf['num_hidden_layers'], 'layer')}, hidden size {hf['hidden_size']:,}, {heads},"
+            f" vocabulary {hf['vocab_size']:,}, {hf['max_position_embeddings']:,} positions"
+        ),
+    )
+    if job.tensors:
+        files = len({info.file for info in job.tensors.values()})
+        kind = job.nemo["params_dtype"]
+        yield (
+            "weights",
+            f"{counted(files, 'file')}, {counted(len(job.tensors), 'tensor')}, {human_bytes(job.nbytes)}, {kind}",
+        )
+        disk, memory = checks.needs(job.nbytes, job.largest)
+        yield "needs", f"{human_bytes(disk)} of disk for the output, about {human_bytes(memory)} of memory"
+    else:
+        yield "weights", "none here: they were not looked at"
+    yield "tokenizer", _tokenizer(job.folder)
+
+
+def _tokenizer(folder: Path) -> str:
+    try:
+        files = files_of(folder)
+        if not files:
+            return "none here: a training needs one (--hf-model-id)"
+        if json_of(folder / CONFIG).get("auto_map"):
+            return "comes with code of its own, which is not run; its files are copied"
+        entries = pretrained.read_tokenizer(folder).vocab_size
+    except Refusal as refusal:
+        return f"its files would be copied; a training would refuse it: {refusal.problems[0]}"
+    return f"{counted(len(files), 'file')}" + (f", {entries:,} entries" if entries else "")

@@ -1,0 +1,92 @@
+"""Why a Slurm job ended, in words: from Slurm's state and accounting, and from what the script, the ranks and `runs` left."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+from pathlib import Path
+
+from nemo_workflow.launch.slurm.cluster import ANOTHERS, Cluster, JobState
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.slurm_jobs import Job, cancelled_mark, hung_mark
+from nemo_workflow.utils.errors import STOPPED
+from nemo_workflow.utils.users import described
+
+OUT_OF_MEMORY = "OUT_OF_MEMORY"
+PREEMPTED = "PREEMPTED"
+# Slurm's word for the end: what it means, and what helps
+ENDS = {
+    "TIMEOUT": ("the time limit came before the run could save", "raise --time or --stop-before"),
+    "DEADLINE": ("its deadline came", "raise --slurm-arg deadline"),
+    OUT_OF_MEMORY: ("the nodes' memory was not enough", "raise --mem"),
+    "NODE_FAIL": ("a node was lost", "--requeue N lets the job come back by itself"),
+    "BOOT_FAIL": ("a node did not boot", "--requeue N lets the job come back by itself"),
+    PREEMPTED: ("preempted: another job took the nodes", "--requeue N lets the job come back by itself"),
+}
+
+
+def why_ended(job: Job, state: JobState | None) -> str:
+    """Why the last start of a job ended; empty while it lives, and after a good end.
+
+    Kept beside the job's other files once it is known, for accounting forgets, and the report may be made elsewhere.
+    """
+    restart = job.restarts
+    kept = job.attempt / f"ended-{restart}"
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8").strip()
+    if state is not None and not state.ended:
+        return ""
+    known = state if state is not None and state.name != ANOTHERS else None
+    text = _why(job, known, restart)
+    if text and known:
+        with contextlib.suppress(OSError):  # another user's folder, a full disk
+            kept.write_text(f"{text}\n", encoding="utf-8")
+    return text
+
+
+def _why(job: Job, state: JobState | None, restart: int) -> str:
+    name, code = state.name if state else "", job.exit_code(restart)
+    hung = hung_mark(job.attempt, restart)
+    if hung.is_file():
+        return max(hung.read_text(encoding="utf-8").splitlines(), key=len, default="no step for too long")
+    if cancelled_mark(job.attempt).is_file() and name != "COMPLETED":
+        return f"cancelled by {cancelled_mark(job.attempt).read_text(encoding='utf-8').strip()} with `runs cancel`"
+    if state and name == "CANCELLED":
+        return f"cancelled by {described(state.by)}" if state.by is not None else "cancelled"
+    if name in ENDS:
+        return ENDS[name][0]
+    if code == STOPPED:
+        return _why_stopped(job, restart)
+    if code and _a_step_ran_out_of_memory(job):
+        return ENDS[OUT_OF_MEMORY][0]
+    return _error_of_a_rank(job.folder(restart)) if code else ""
+
+
+def _why_stopped(job: Job, restart: int) -> str:
+    """What asked a start to stop that saved and left; empty where nothing tells."""
+    shown = job.attempt / f"slurm-{restart}"  # what scontrol told the job script as it ended
+    if shown.is_file() and re.search(r"\bPreemptTime=\d", shown.read_text(encoding="utf-8", errors="replace")):
+        return ENDS[PREEMPTED][0]
+    asked = [event for event in metrics.read(job.attempt.parent.parent / metrics.FILE) if event["event"] == "stopping"]
+    if asked and asked[-1].get("signal") == signal.SIGUSR1:
+        return "stopped before its time limit (--stop-before)"
+    return ""
+
+
+def _a_step_ran_out_of_memory(job: Job) -> bool:
+    """The kernel ends a step; the job's own state may be FAILED."""
+    answer = Cluster(job.host).ask("sacct", "-n", "-P", "-j", job.job_id, "-o", "JobID,State")
+    rows = [line.split("|") for line in answer.out.splitlines() if line.startswith(job.job_id)]
+    return answer.ok and any(row[1].startswith(OUT_OF_MEMORY) for row in rows if len(row) == 2)
+
+
+def _error_of_a_rank(folder: Path) -> str:
+    """The last line of the error of the rank that failed first; empty where none has left one."""
+    errors = []
+    for path in folder.glob("rank*.error"):
+        when, _, text = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+        lines = text.strip().splitlines()
+        if lines:
+            errors.append((when, f"{path.stem.removeprefix('rank')} failed: {lines[-1]}"))
+    return f"rank {min(errors)[1]}" if errors else ""

@@ -1,0 +1,125 @@
+"""What a process settles before its work: streams that are closed, a folder that is gone, a user without a name, a TMPDIR
+that is too long, a Python that has dropped its docstrings. Each makes a library fail far from here."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_workflow.utils.users import user_name
+
+NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")  # where getpass looks before it asks passwd
+SOCKET_PATH = 107  # bytes of a unix socket's path, linux/un.h
+SOCKET_NAME = len("/pymp-12345678/listener-12345678")  # what multiprocessing puts below the folder for temporary files
+SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
+HOMELESS = "NEMO_WORKFLOW_HOMELESS"  # environment variable: HOME is only our stand-in for one
+
+
+def settle() -> list[str]:
+    """Settle what can be settled for this process and those that it starts; returns what can't, as texts of refusals."""
+    _open_closed_streams()
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return ["the current folder no longer exists; change to one that does (cd)"]
+    _keep_docstrings()
+    _name_the_user()
+    return list(short_sockets())
+
+
+def no_home(path: str) -> str:
+    """Why `~` or `~NAME` at the beginning of a path leads nowhere; empty where it leads somewhere, or there is none."""
+    found = re.fullmatch(r"~([\w.-]*)(/.*)?", path, re.DOTALL)
+    if not found:
+        return ""
+    if not found[1]:
+        text = "~ can't be expanded: HOME is not set, and this user has no entry in passwd"
+        return f"{text}; write the path in full" if HOMELESS in os.environ else ""
+    try:
+        Path(f"~{found[1]}").expanduser()
+    except RuntimeError:
+        return f"there is no user {found[1]}; write the path in full, or ./~{found[1]} for a name that begins so"
+    return ""
+
+
+def _open_closed_streams() -> None:
+    """Give /dev/null to streams that are closed (`>&-`): the next file opened would get what is printed into it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - lives as long as we
+
+
+def _keep_docstrings() -> None:
+    """Start this Python again without -O: fiddle reads docstrings, and Megatron checks its settings with assertions."""
+    os.environ.pop("PYTHONOPTIMIZE", None)
+    if not sys.flags.optimize:
+        return
+    words = sys.orig_argv[1:]
+    own = list(itertools.takewhile(lambda word: re.fullmatch(r"-[A-Za-z]+", word) and word[1] not in "mcWX", words))
+    kept = [word for word in (word.replace("O", "") for word in own) if word != "-"]
+    os.execv(sys.executable, [sys.executable, *kept, *words[len(own) :]])
+
+
+def _name_the_user() -> None:
+    """Let libraries find a name and a home for a uid that passwd doesn't know (docker --user, OpenShift)."""
+    name = user_name(os.getuid())
+    if not name and not any(os.environ.get(variable) for variable in NAMES):
+        os.environ["LOGNAME"] = f"uid{os.getuid()}"
+    if not os.environ.get("HOME"):
+        if name:
+            os.environ.pop("HOME", None)  # an empty one hides what passwd says
+        else:
+            os.environ[HOMELESS] = "yes"
+            os.environ["HOME"] = _makeshift_home()
+
+
+def _makeshift_home() -> str:
+    """A folder of this user's own below the one for temporary files, the same each time if nobody else has taken the name."""
+    home = Path(tempfile.gettempdir()) / f"nemo-workflow-{os.getuid()}"
+    try:
+        home.mkdir(mode=0o700)
+    except FileExistsError:
+        if home.is_symlink() or home.stat().st_uid != os.getuid():
+            return tempfile.mkdtemp(prefix=f"{home.name}-")
+    return str(home)
+
+
+def short_sockets() -> Iterator[str]:
+    """Have multiprocessing's unix sockets elsewhere where TMPDIR is too long for them; yields a problem if nowhere can be.
+
+    For this process and those that multiprocessing starts from it.
+    """
+    if not any(len(os.fsencode(os.environ.get(name, ""))) > 60 for name in ("TMPDIR", "TEMP", "TMP")):
+        return  # without an import
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place)) + SOCKET_NAME <= SOCKET_PATH:
+        return
+    from multiprocessing import process, util
+
+    for short in (os.environ.get("XDG_RUNTIME_DIR", ""), *SHORT_PLACES):
+        if short and len(os.fsencode(short)) + SOCKET_NAME <= SOCKET_PATH and os.access(short, os.W_OK | os.X_OK):
+            import shutil
+
+            # what multiprocessing.util.get_temp_dir does the first time that it is asked
+            folder = tempfile.mkdtemp(prefix="pymp-", dir=short)
+            util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
+            process.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
+            return
+    yield (
+        f"TMPDIR {place}: {len(os.fsencode(place))} bytes are too long for the unix sockets of the processes that save"
+        f" checkpoints, and none of {', '.join(SHORT_PLACES)} can be written; set TMPDIR to a path of at most"
+        f" {SOCKET_PATH - SOCKET_NAME} bytes"
+    )

@@ -1,0 +1,77 @@
+"""convert_from_hf_to_nemo2.py --dry-run: what an import would do, without torch and without writing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from nemo_workflow import REPOSITORY
+
+# the command, and whether it imported what takes seconds
+PROGRAM = """
+import sys
+from nemo_workflow.conversion.command import import_main
+from nemo_workflow.utils.errors import run_command
+try:
+    run_command(import_main, "import")
+finally:
+    print("heavy:", [name for name in ("torch", "transformers", "nemo") if name in sys.modules])
+"""
+
+
+def look(folder: Path, *more: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "--source", str(folder), "--dry-run", *more], cwd=REPOSITORY,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert "heavy: []" in done.stdout
+    return done.returncode, done.stdout, done.stderr
+
+
+def state(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in [folder.parent, *folder.parent.rglob("*")]}
+
+
+def test_it_says_what_would_be_done_and_writes_nothing(folder: Path) -> None:
+    before = state(folder)
+    code, said, _ = look(folder)
+    assert code == 0 and state(folder) == before
+    assert "(LlamaForCausalLM) -> NeMo's LlamaModel, LlamaConfig" in said
+    assert "weights    2 files, 12 tensors, " in said and "float32" in said
+    assert "1 layer, hidden size 8, 2 heads, vocabulary 11, 32 positions" in said
+    assert "tokenizer  none here" in said and "of disk for the output" in said
+
+
+def test_it_refuses_as_the_import_would(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "mlp_bias": True}))
+    code, _, said = look(folder)
+    assert code == 2 and "config.json mlp_bias" in said and "Traceback" not in said
+    assert look(folder, "--allow-lossy", "mlp_bias")[0] == 0
+    (folder / "model-00001-of-00002.safetensors").unlink()
+    code, _, said = look(folder, "--allow-lossy", "mlp_bias")
+    assert code == 2 and "shard model-00001-of-00002.safetensors is named by" in said
+
+
+def test_config_json_alone_will_do(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    code, said, _ = look(folder)
+    assert code == 0 and "weights    none here: they were not looked at" in said
+
+
+def test_a_tokenizer_that_no_training_takes_is_said(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    code, said, _ = look(folder)
+    assert code == 0 and "a training would refuse it" in said and "tokenizer.json: not JSON" in said
+
+
+def test_without_it_the_output_is_required(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "ckpt_conversion/convert_from_hf_to_nemo2.py", "--source", folder], cwd=REPOSITORY,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "--output-path (or --dry-run)" in done.stderr

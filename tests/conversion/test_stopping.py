@@ -1,0 +1,96 @@
+"""A conversion that is stopped or killed: what it says, what it leaves, who is still at work; and others on a shared disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny_models as tiny
+
+from nemo_workflow import REPOSITORY
+from nemo_workflow.conversion import output_dir
+from nemo_workflow.conversion.output_dir import whole_folder
+
+# a conversion whose work is to wait: real processes, signals and folders
+WAITING = """
+import sys, time
+from pathlib import Path
+from nemo_workflow.conversion.background import beside
+from nemo_workflow.conversion.output_dir import whole_folder
+from nemo_workflow.conversion.stopping import until_stopped
+def work():
+    with whole_folder(Path(sys.argv[1])) as aside:
+        def write():
+            (aside / "begun").touch()
+            time.sleep(600)
+        with beside(write, "writing"):
+            time.sleep(600)
+sys.exit(until_stopped(work, "the import"))
+"""
+
+
+def started(command: list[str], folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """The command, with its writer at work, and the processes that it has."""
+    begun = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + 100
+    while not (list(folder.glob(".out.*.partial/*")) and (writers := psutil.Process(begun.pid).children())):
+        assert begun.poll() is None and time.monotonic() < until, begun.stderr and begun.stderr.read()
+        time.sleep(0.05)
+    return begun, writers
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=20)[1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("everyone", [False, True], ids=["to the command", "to its whole group"])
+def test_it_says_so_and_leaves_nothing(number: signal.Signals, code: int, everyone: bool, tmp_path: Path) -> None:
+    begun, writers = started([sys.executable, "-c", WAITING, str(tmp_path / "out")], tmp_path)
+    (os.killpg if everyone else os.kill)(begun.pid, number)
+    _, said = begun.communicate(timeout=30)
+    assert begun.returncode == code and f"the import stopped by {number.name}" in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == [] and gone(writers)
+
+
+def test_nobody_writes_on_after_a_kill(tmp_path: Path) -> None:
+    begun, writers = started([sys.executable, "-c", WAITING, str(tmp_path / "out")], tmp_path)
+    begun.kill()
+    begun.wait()
+    assert gone(writers)
+    with whole_folder(tmp_path / "out"):  # the next start clears up
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.e2e
+def test_a_real_import_too(tmp_path: Path) -> None:
+    tiny.make("llama_tiny", tmp_path / "hf")
+    script = [sys.executable, "ckpt_conversion/convert_from_hf_to_nemo2.py", "--source", str(tmp_path / "hf")]
+    begun, writers = started([*script, "--output-path", str(tmp_path / "out")], tmp_path)
+    begun.terminate()
+    _, said = begun.communicate(timeout=60)
+    assert begun.returncode == 143 and "the import stopped by SIGTERM" in said and "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"] and gone(writers)
+
+
+def test_another_machines_conversion_on_a_shared_disk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process id says nothing here. There is one machine here: the other's name is made up."""
+    theirs = tmp_path / ".out.1234567@other-host-4026531836.abc.partial"
+    theirs.mkdir()
+    old = theirs.with_suffix(".old")
+    old.mkdir()
+    (old / "model").touch()
+    with whole_folder(tmp_path / "out"):
+        pass
+    assert theirs.exists() and old.exists()  # the other machine is just between its two renames
+    (tmp_path / "out").rmdir()
+    monkeypatch.setattr(output_dir, "SWAP_SECONDS", -1)  # or it was killed there, long ago
+    output_dir._restore(tmp_path / "out")
+    assert (tmp_path / "out" / "model").exists() and theirs.exists()

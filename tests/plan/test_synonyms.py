@@ -1,0 +1,52 @@
+"""What other tools call a flag leads to ours, never to a secret; what an unset shell variable leaves is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.config import command_line
+from nemo_workflow.config.flags import TABLE
+from nemo_workflow.config.synonyms import MEANINGS
+from nemo_workflow.utils.errors import Refusal
+
+OURS = {spelling for option in TABLE for spelling in option.spellings}
+
+
+def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
+    assert not OURS & MEANINGS.keys()
+    for said in MEANINGS.values():
+        flags = [word.rstrip("?,;") for word in said.split() if word.startswith("--")]
+        assert flags and set(flags) <= OURS, said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--tokenizer x", "did you mean --hf-model-id?"),
+        ("--epochs 4", "leave --max-steps out for one epoch"),
+        ("--resume", "the same command continues"),
+        ("--checkpoint_every=3", "did you mean --save-every?"),
+        ("--learning-rate 1e-3", "did you mean --lr?"),
+        ("--batch-size 16", "did you mean --global-batch-size?"),
+        ("--max-step 3", "did you mean --max-steps?"),
+        ("--hf-model-id", "a shell variable after it may be unset"),
+    ],
+)
+def test_a_flag_of_another_tool(words: str, said: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        command_line.parse(words.split())
+    assert said in str(refusal.value) and "token?" not in str(refusal.value)
+
+
+def test_an_empty_value_is_refused() -> None:
+    with pytest.raises(Refusal, match=r"^--nemo-model: an empty value; a shell variable may be unset"):
+        command_line.parse(["--hf-model-id", "x", "--dataset-dir", "y", "--nemo-model", ""])
+
+
+def test_a_key_of_another_tool_in_a_config_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("tokenizer: x\n")
+    with pytest.raises(Refusal, match=r"unknown key 'tokenizer'; did you mean hf-model-id\?"):
+        command_line.parse(["--hf-model-id", "x", "--dataset-dir", "y", "--config", str(file)])
