@@ -29,11 +29,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if not (arguments.hf_model / "config.json").is_file():
         raise Refusal(f"--hf-model {arguments.hf_model}: no config.json there; export a checkpoint first")
-    refuse_code("--hf-model", arguments.hf_model)
     if not arguments.text.strip():
         raise Refusal("TEXT is empty: give the model a word to go on from")
     if arguments.tokens < 1 or arguments.temperature < 0:
         raise Refusal("--tokens must be at least 1, and --temperature not below 0")
+    refuse_code("--hf-model", arguments.hf_model)
     print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
     return 0
 

@@ -95,7 +95,7 @@ PLAIN = {"rope_theta": 1e4, "rope_type": "default"}
         ("llama_theta", {"rope_parameters": {**PLAIN, "rope_type": "linear", "factor": 2.0, "odd": 1}}, "odd: no rule"),
         ("llama_theta", {"rope_theta": 1e6}, "rope_parameters and rope_theta differ"),
         ("llama_theta", {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "differ"),
-        ("llama_theta", {"rope_parameters": "default"}, "an object is expected"),
+        ("llama_theta", {"rope_parameters": "default"}, "or null, is expected"),
         (
             "llama_theta",
             {"rope_parameters": {"full_attention": PLAIN, "other": PLAIN}},

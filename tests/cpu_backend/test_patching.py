@@ -125,7 +125,8 @@ def test_install_applies_once_and_nothing_where_one_does_not_fit(library: Any, m
 
 
 def test_pins_are_those_of_the_requirements(request: pytest.FixtureRequest) -> None:
-    pinned = (request.config.rootpath / "requirements.txt").read_text()
+    root = request.config.rootpath
+    pinned = "".join((root / name).read_text() for name in ("requirements.txt", "requirements/common.txt"))
     for library, version in patching.VERSIONS.items():
         assert f"\n{library}=={version} " in pinned
 

@@ -21,13 +21,15 @@ from tests.run.harness import REPOSITORY
 
 # torchx, nemo_run's runner, asks a process that it has started as this stand-in does: by Popen.poll
 LAUNCHER = """
-import os, signal, subprocess, sys
+import contextlib, os, signal, subprocess, sys
 from pathlib import Path
 from types import SimpleNamespace
 
 RUNNING, ENDED = "running", "ended"  # importing nemo_run and torchx takes 5 s
 sys.modules["torchx.specs"] = SimpleNamespace(is_terminal=lambda state: state == ENDED)
-executors = sys.modules["nemo_workflow.launch.executors"] = SimpleNamespace(local=lambda *_: None)
+executors = sys.modules["nemo_workflow.launch.executors"] = SimpleNamespace(
+    local=lambda *_: None, rendezvous_by_address=contextlib.nullcontext
+)
 import nemo_workflow.launch
 nemo_workflow.launch.executors = executors
 from nemo_workflow.config.settings import Settings

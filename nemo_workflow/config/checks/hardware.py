@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from nemo_workflow.backends.patching import installed_problems
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.flops import flops_a_token
 from nemo_workflow.models.parameters import count, padded_vocabulary
 from nemo_workflow.utils import machine
@@ -57,10 +58,12 @@ def cpu_speed(run: Run) -> Iterator[str]:
     """A model that nobody trains on a CPU by choice is trained there only by --accelerator cpu."""
     if run.settings.dry_run or run.accelerator != "cpu" or run.settings.accelerator != "auto":
         return
-    seconds, parameters = cpu_step_seconds(run), _parameters(run)
-    if seconds is None or (parameters < LARGE_ON_A_CPU and seconds < LONG_STEP_SECONDS):
+    seconds = cpu_step_seconds(run)
+    if run.recipe is None or seconds is None:
         return
-    assert run.recipe is not None
+    parameters = _parameters(run, run.recipe)
+    if parameters < LARGE_ON_A_CPU and seconds < LONG_STEP_SECONDS:
+        return
     yield (
         f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take some"
         f" {human_time(seconds)} ({human_count(parameters)} parameters, {human_count(_tokens_a_step(run))} tokens);"
@@ -73,7 +76,7 @@ def cpu_step_seconds(run: Run) -> float | None:
     if run.recipe is None or run.recipe.parameters is None or not run.seq_length:
         return None
     vocabulary = padded_vocabulary(run.sizes, run.vocab_size)
-    work = flops_a_token(run.recipe.family, run.sizes, vocabulary, run.seq_length) or 6.0 * _parameters(run)
+    work = flops_a_token(run.recipe.family, run.sizes, vocabulary, run.seq_length) or 6.0 * _parameters(run, run.recipe)
     return _tokens_a_step(run) * work / (CORE_FLOPS * len(os.sched_getaffinity(0)))
 
 
@@ -81,10 +84,9 @@ def _tokens_a_step(run: Run) -> int:
     return int(run.settings.global_batch_size) * run.seq_length
 
 
-def _parameters(run: Run) -> int:
-    assert run.recipe is not None
+def _parameters(run: Run, recipe: Recipe) -> int:
     vocabulary = padded_vocabulary(run.sizes, run.vocab_size)
-    return count(run.recipe.family, run.recipe.model_class, run.sizes, vocabulary).total
+    return count(recipe.family, recipe.model_class, run.sizes, vocabulary).total
 
 
 def cpu_libraries(run: Run) -> Iterator[str]:
