@@ -10,6 +10,10 @@ suppress_warnings = [
     "toc.empty_glob",
     "myst.header",
 ]  # pages that are not there yet; pages that begin at a lower heading
+smartquotes = False  # -- and quotes belong to commands that people copy
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_extra_path = ["_extra"]
 html_theme = "furo"
 html_title = project
 html_copy_source = False

@@ -87,7 +87,7 @@ def human_bytes(count: float) -> str:
 def human_count(count: float) -> str:
     """1234567 -> '1.23M'."""
     for unit in ("", "k", "M", "B", "T"):
-        if abs(count) < 1000 or unit == "T":
+        if abs(float(f"{count:.3g}")) < 1000 or unit == "T":  # 999.7 million are 1B, not 1e+03M
             return f"{count:.0f}" if unit == "" else f"{count:.3g}{unit}"
         count /= 1000
     raise AssertionError

@@ -70,3 +70,11 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", "docs", ".", str(tmp_path / "out")]
     built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert built.returncode != 0 and "nowhere.md" in built.stderr
+
+
+def test_flags_stay_as_they_are_typed(site: Path) -> None:
+    """No dash that a shell doesn't know; the site's own folder opens on the first page."""
+    assert "docs/index.html" in (site / "index.html").read_text(encoding="utf-8")
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "\u2013dry-run" not in text and "\u2013output-dir" not in text, page

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.utils.console import human_count
 from tests.run.harness import REPOSITORY
 
 PROGRAM = """
@@ -50,3 +51,11 @@ def test_a_log_on_a_full_disk_goes_on_when_there_is_room() -> None:
             stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
     assert done.stderr.startswith("done\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(999, "999"), (1000, "1k"), (999_700_000, "1B"), (1_234_567, "1.23M"), (999.4, "999"), (5e15, "5e+03T")],
+)
+def test_a_count_is_short(count: float, said: str) -> None:
+    assert human_count(count) == said
