@@ -276,7 +276,7 @@ _OURS = [
     Option("slurm-arg", SLURM, "any other option of sbatch, as NAME=VALUE or NAME; may be given more than once", many=True, metavar="NAME=VALUE"),
     Option("precision", TRAINING, "precision of the training; unset: the recipe's (bf16-mixed in all of NeMo's)", choices=("bf16-mixed", "16-mixed", "32")),
     Option("fp8-recipe", TRAINING, "with --fp8: how scaling factors are found, in NeMo's names (tensorwise is current scaling); unset: delayed", choices=("delayed", "tensorwise", "blockwise", "mxfp8")),
-    Option("fp8-output-layer", TRAINING, "with --fp8: the output layer's products in fp8 too", switch=True, default=False),
+    Option("fp8-output-layer", TRAINING, "with --fp8: the output layer's products in fp8 too, for models whose output matrix is the embedding's", switch=True, default=False),
     Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int_or_auto, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
     Option("layout", PARALLEL, "auto: choose -TP -PP -VPP -CP -EP, micro batch and recomputation by the plan, the fastest that fits; those given stay. Each also takes auto by itself", choices=("auto",)),
     Option("blend", DATA, "file with a line `WEIGHT PATH` a source, in place of --dataset-dir; PATH is a folder or a prefix", metavar="FILE"),

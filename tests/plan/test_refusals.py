@@ -83,6 +83,7 @@ FLAGS = [
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
+    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only where the output matrix is the embedding's, as in llama32_1b; llama31_8b has one of its own, and such a model diverged; leave it out"),
     ("--fp8-output-layer", "--fp8-output-layer: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
     (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"),

@@ -13,6 +13,7 @@ from nemo_workflow.config.checks.hardware import (
     cpu_libraries_of_a_run,
     cpu_limits,
     cpu_speed,
+    fp8_output_layer,
     machine_size,
     precision_flags,
 )
@@ -31,6 +32,7 @@ RULES = (
     lacking_fields,
     cpu_limits,
     cpu_speed,
+    fp8_output_layer,
     cpu_libraries_of_a_run,
     precision_flags,
     optimizer_flags,
