@@ -41,7 +41,8 @@ def test_refused_unless_allowed(one_rank: Any, flags: tuple[str, ...], name: str
 
 
 def test_another_dataset_is_refused(one_rank: Any, other_corpus: Path) -> None:
-    text = refused(one_rank.run, "--dataset-dir", str(other_corpus / "dataset"))
+    flags = ("--dataset-dir", str(other_corpus / "dataset"), "--allow-change", "tokenizer")
+    text = refused(one_rank.run, *flags)
     assert "--allow-change dataset" in text and "1 -> 2 sources" in text
 
 
@@ -58,7 +59,7 @@ def test_changed_data_of_equal_size_is_refused(one_rank: Any, corpus: Path) -> N
 
 def test_another_tokenizer_is_refused(one_rank: Any, other_corpus: Path) -> None:
     text = refused(one_rank.run, "--hf-model-id", str(other_corpus / "tokenizer"))
-    assert "--allow-change tokenizer" in text and "other content" in text
+    assert "--allow-change tokenizer" in text and "preprocessed with another tokenizer.json" in text
 
 
 def test_another_model_is_never_allowed(one_rank: Any) -> None:

@@ -231,7 +231,7 @@ SPAWNER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 if __name__ == "__main__":
-    from nemo_workflow.backends.gpu import checkpoint_queue
+    from nemo_workflow.backends import checkpoint_queue
     checkpoint_queue.install()
     from megatron.core.dist_checkpointing.strategies import filesystem_async
     queue = filesystem_async._get_write_results_queue()
