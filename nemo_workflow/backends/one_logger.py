@@ -21,4 +21,6 @@ def leave_out() -> None:
         if name in LoggerConfig.model_fields:
             LoggerConfig.model_fields[name].default = os.devnull
     LoggerConfig.model_rebuild(force=True)
+    if "logger_config" in OneLoggerConfig.model_fields:  # an instance that was made with the class, of the old defaults
+        OneLoggerConfig.model_fields["logger_config"].default = LoggerConfig()
     OneLoggerConfig.model_rebuild(force=True)

@@ -1,4 +1,4 @@
-"""Write report.html anew from a training or its launcher without holding it up: a process of low priority."""
+"""Write report.html again from a training or its launcher without holding it up: a process of low priority."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def _leave(why: str) -> None:
 
 
 class Patience:
-    """Counts seconds from `renew`, as long as it is looked at. A look that comes far later than the one before begins anew.
+    """Counts seconds from `renew`, as long as it is looked at. A look that comes far later than the one before starts the count again.
 
     Whoever looks was frozen then (docker pause, scontrol suspend, a laptop's lid), and what it waits for was too.
     """
