@@ -59,7 +59,15 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         else:
             gpu.install()
         optimizer_arguments.install()
-        from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order, teardown
+        from nemo_workflow.training import (
+            attention_backend,
+            callbacks,
+            loss_scale,
+            nonfinite,
+            recipe,
+            sample_order,
+            teardown,
+        )
         from nemo_workflow.training.checkpointing import Checkpoints
         from nemo_workflow.training.recipe_check import check_recipe
         from nemo_workflow.training.resume import choose_checkpoint, identity_for
@@ -73,6 +81,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.settings.deterministic:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
+    if (said := attention_backend.follow_variables(made.model.config)) and plan.accelerator == "gpu":
+        log.note(said)
     if plan.accelerator == "gpu":
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
         gpu.mend_checkpoints()

@@ -31,7 +31,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("families")
     script = Path(train_families.__file__)
     path = os.pathsep.join([str(ROOT), str(script.parent)])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    # as a model built before leaves it, or a user's shell: Gemma's configuration asks for another
+    attention = {"NVTE_FLASH_ATTN": "1", "NVTE_FUSED_ATTN": "1", "NVTE_UNFUSED_ATTN": "1"}
+    environment = {**os.environ, **attention, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, str(script), str(folder), *NAMES], env=environment, capture_output=True, text=True
     )
