@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.look import fake_runs
-from tests.plan.conftest import write_pair, write_tokenizer
+from tests.runs import fake_runs
+from tests.config.conftest import write_pair, write_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md"))
 NOT_RUN = {
-    "make demo": "tests/pipeline/test_demo.py runs the demo",
+    "make demo": "tests/e2e/demo/test_demo.py runs the demo",
     "docker": "needs NVIDIA's container",
     "apptainer build": "needs NVIDIA's container",
-    "python ckpt_conversion": "tests/pipeline/test_readme.py runs it",
-    "python -m nemo_workflow.sample": "tests/pipeline/test_demo.py runs it",
+    "python ckpt_conversion": "tests/e2e/demo/test_readme.py runs it",
+    "python -m nemo_workflow.sample": "tests/e2e/demo/test_demo.py runs it",
     "tensorboard": "serves until it is stopped",
     "cd download_example_data": "tests/wikipedia runs it against a site of its own",
     "python download_wiki.py": "tests/wikipedia runs it against a site of its own",
