@@ -1,4 +1,4 @@
-"""The command itself, run as a user runs it: lists, plans, refusals, and a training run that logs to wandb."""
+"""The command itself, run as a user runs it: lists, plans, refusals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.config.conftest import Place
+from tests.places import Place
+
+pytestmark = pytest.mark.usefixtures("no_outside")
 
 COMMAND = Path(__file__).parents[1] / "pretrain_llm.py"
 

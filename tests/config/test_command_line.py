@@ -13,7 +13,7 @@ from nemo_workflow.config import command_line, flags
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import Place
+from tests.places import Place
 from tools import generate_flag_docs
 
 HERE = Path(__file__).parent

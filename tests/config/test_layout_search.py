@@ -21,8 +21,8 @@ from nemo_workflow.models import catalog
 from nemo_workflow.run_dir.config_yaml import config_of
 from nemo_workflow.utils import gpus
 from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import Place
 from tests.config.measured_runs import job
+from tests.places import Place
 
 PLAN = ("--dry-run", "--max-steps", "10", "--split", "9,1,0", "--seq-length", "2048")
 SECONDS = 2.0  # of CPU time that any suggestion may take

@@ -16,7 +16,7 @@ from nemo_workflow.data.splits import parse_split, parts_of
 from nemo_workflow.launch import dry_run
 from nemo_workflow.models import catalog, pretrained
 from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import Place, write_nemo_model, write_pair
+from tests.places import Place, write_nemo_model, write_pair
 
 
 def test_one_epoch_of_the_training_split_is_the_default(place: Place) -> None:

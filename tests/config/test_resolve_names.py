@@ -13,9 +13,9 @@ from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import Place
 from tests.e2e.run.harness import REPOSITORY
 from tests.e2e.run.scenarios import ODD_NAME
+from tests.places import Place
 
 NO_TEXT = os.fsdecode(b"not \xff utf8")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.config.conftest import Place
+from tests.places import Place
 
 EIGHT_B = {"model_name": "llama31_8b", "accelerator": "gpu", "num_gpus": "4", "micro_batch_size": "1"}
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.conversion import tiny_models as tiny
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.conversion import output_dir

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from nemo_workflow.models.architecture import ARCHITECTURE
+from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.pretrained import read_nemo_model
+from nemo_workflow.utils.errors import Refusal
 from tests.conversion import tiny_models as tiny
 from tests.e2e.conversion import train_families
 
-from nemo_workflow.conversion import supported
-from nemo_workflow.models.architecture import ARCHITECTURE, OF_THE_CLASS, TRAINING
-from nemo_workflow.models.families import FAMILIES, by_model_type
-from nemo_workflow.models.pretrained import read_nemo_model
-from nemo_workflow.run_dir.checkpoints import newest_whole
-from nemo_workflow.utils.errors import Refusal
 NAMES = [name for name in tiny.EXACT if name != "llama_tiny"]
 
 

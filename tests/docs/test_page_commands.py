@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import write_pair, write_tokenizer
 from tests.runs import fake_runs
-from tests.config.conftest import write_pair, write_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md"))

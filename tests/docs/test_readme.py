@@ -5,7 +5,6 @@ A new shell block in the README has to be given a way to run here, or the test f
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path

@@ -13,7 +13,9 @@ from nemo_workflow.run_dir.checkpoints import write_manifest
 from nemo_workflow.run_dir.fingerprint import identity_of
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import Place
+from tests.places import Place
+
+pytestmark = pytest.mark.usefixtures("no_outside")
 
 GPU = ("--accelerator", "gpu", "--dry-run")
 

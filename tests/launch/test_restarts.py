@@ -11,7 +11,6 @@ import pytest
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import restarts as rules
 from nemo_workflow.run_dir import metrics
-from nemo_workflow.run_dir.run import RunFolder
 
 TRACE = 'rank 0:\nTraceback (most recent call last):\n  File "x.py", line 1, in train\n    step()\n'
 

@@ -12,7 +12,9 @@ import pytest
 
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import Place
+from tests.places import Place
+
+pytestmark = pytest.mark.usefixtures("no_outside")
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -17,8 +17,8 @@ from nemo_workflow.models import pretrained, tokenizer_files
 from nemo_workflow.preprocess.tokenizer import resolve_folder
 from nemo_workflow.run_dir import staged_tokenizer
 from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import Place
 from tests.e2e.run.harness import REPOSITORY
+from tests.places import Place
 from tests.utils.hostile import write_code
 
 NATIVE = "PreTrainedTokenizerFast"  # a class that transformers has itself

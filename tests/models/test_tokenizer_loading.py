@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nemo_workflow.models import tokenizer_files, tokenizer_loading
+from nemo_workflow.models import tokenizer_loading
 from tests.models import sentencepiece_folders
-from tools import demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXT = "def add(a, b): return a + b"

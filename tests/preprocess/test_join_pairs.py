@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.data.indexed_dataset import read_pair
-from nemo_workflow.preprocess.inspect_dataset import check_pair, main
+from nemo_workflow.preprocess.inspect_dataset import main
 from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import write_pair
-from tests.preprocess.helpers import ROOT, pair_bytes, write_jsonl
-from tests.preprocess.tokenizer_makers import training_texts
+from tests.places import write_pair
+from tests.preprocess.helpers import ROOT
 
 
 def pair(prefix: Path) -> tuple[bytes, bytes]:

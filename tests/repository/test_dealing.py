@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FILES = ("tests/training/test_spikes.py", "tests/run_dir/test_fingerprint.py", "tests/utils/test_files.py")
+FILES = ("tests/config/test_synonyms.py", "tests/config/test_warnings.py", "tests/utils/test_files.py")
 
 
 def test_a_folder_stays_together() -> None:
@@ -17,5 +17,5 @@ def test_a_folder_stays_together() -> None:
     found = set(re.findall(r"^\[(gw\d)\].* PASSED (\S+?)::", done.stdout, re.MULTILINE))
     by_file = {file: process for process, file in found}
     assert len(found) == len(FILES) and set(by_file) == set(FILES)
-    spikes, identity, files = (by_file[file] for file in FILES)
-    assert spikes == identity != files
+    synonyms, warnings, files = (by_file[file] for file in FILES)
+    assert synonyms == warnings != files

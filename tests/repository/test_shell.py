@@ -9,7 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHELLCHECK = Path(sys.executable).with_name("shellcheck")
-GOLDEN = "tests/slurm/golden/"
+GOLDEN = "tests/launch/slurm/golden/"
 # beginnings of lines that nemo_run's template puts into a job script
 NEMO_RUNS_OWN = ("nodes=(", "nodes_array=(", "srun --output ")
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from tests.conversion import tiny_models as tiny
 
-from nemo_workflow.runs import evaluate, sample
-from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.runs import sample
+from nemo_workflow.utils.errors import Refusal
 
 
 @pytest.mark.parametrize("text", ["", " \n"])

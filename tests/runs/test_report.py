@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import subprocess
@@ -16,9 +15,9 @@ from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.report import charts
-from nemo_workflow.runs.report.page import write_comparison, write_report
+from nemo_workflow.runs.report.page import write_report
 from nemo_workflow.utils import machine
-from tests.runs import browser, fake_runs
+from tests.runs import fake_runs
 
 
 @pytest.fixture(scope="module")

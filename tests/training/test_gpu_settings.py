@@ -12,6 +12,8 @@ import pytest
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.training import gpu_settings
 
+pytestmark = pytest.mark.usefixtures("no_outside")
+
 
 def silu() -> None: ...
 def gelu() -> None: ...

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.utils.errors import PACKAGES
-from tests.config.conftest import Place
+from tests.places import Place
 from tools import demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]

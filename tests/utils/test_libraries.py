@@ -15,7 +15,9 @@ from nemo_workflow.models import catalog
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.files import write_json
-from tests.config.conftest import Place
+from tests.places import Place
+
+pytestmark = pytest.mark.usefixtures("no_outside")
 
 SCRIPT = Path(__file__).parents[2] / "pretrain_llm.py"
 

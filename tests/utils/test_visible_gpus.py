@@ -14,6 +14,8 @@ from nemo_workflow.config.card import card_of
 from nemo_workflow.utils import visible_gpus
 from nemo_workflow.utils.visible_gpus import Card
 
+pytestmark = pytest.mark.usefixtures("no_outside")
+
 MIB = 2**20
 GIB = 2**30
 VISIBLE = visible_gpus.visible  # conftest replaces it: the tests' machine may have GPUs

@@ -15,7 +15,7 @@ from nemo_workflow.launch import local
 from nemo_workflow.preprocess import inspect_dataset
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import Place, write_nemo_model, write_pair, write_tokenizer
+from tests.places import Place, write_nemo_model, write_pair, write_tokenizer
 
 GPU = "--accelerator=gpu --dry-run "  # --dry-run: the machine needn't have the GPUs
 ONE = GPU + "-G 1 "

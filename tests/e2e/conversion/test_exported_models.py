@@ -7,10 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.conversion import tiny_models as tiny
 
 from nemo_workflow.runs import evaluate, sample
 from nemo_workflow.utils.errors import Failure, Refusal
+from tests.conversion import tiny_models as tiny
 
 
 @pytest.mark.e2e

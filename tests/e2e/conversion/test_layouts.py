@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conversion import tiny_models as tiny
-from tests.e2e.conversion.test_families import same_tensors
 
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.report import NAME
 from nemo_workflow.run_dir.checkpoints import newest_whole
+from tests.conversion import tiny_models as tiny
+from tests.e2e.conversion.test_families import same_tensors
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conversion import tiny_models as tiny
-from tests.e2e.conversion.test_families import same_tensors
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.conversion import supported
@@ -18,6 +16,8 @@ from nemo_workflow.conversion.config_fields import unknown
 from nemo_workflow.conversion.report import NAME
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.utils.errors import Refusal
+from tests.conversion import tiny_models as tiny
+from tests.e2e.conversion.test_families import same_tensors
 
 pytestmark = pytest.mark.e2e
 

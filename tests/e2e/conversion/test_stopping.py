@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,11 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.conversion import tiny_models as tiny
 
 from nemo_workflow import REPOSITORY
-from nemo_workflow.conversion import output_dir
-from nemo_workflow.conversion.output_dir import whole_folder
+from tests.conversion import tiny_models as tiny
 
 
 def started(command: list[str], folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:

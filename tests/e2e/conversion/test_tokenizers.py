@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conversion import tiny_models as tiny
-from tests.e2e.conversion.test_families import same_tensors
 
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.models import tokenizer_files
+from tests.conversion import tiny_models as tiny
+from tests.e2e.conversion.test_families import same_tensors
 from tests.models import sentencepiece_folders
 
 pytestmark = pytest.mark.e2e

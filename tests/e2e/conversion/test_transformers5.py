@@ -6,17 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.conversion import make_transformers5 as v5
 import pytest
-from tests.conversion import tiny_models as tiny
-from tests.e2e.conversion.test_families import same_tensors
 
-from nemo_workflow.conversion import config_fields, inputs
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.report import NAME
-from nemo_workflow.models.families import FAMILIES, by_model_type
-from nemo_workflow.models.families.transformers5 import normal, respelled
-from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.models.families import by_model_type
+from nemo_workflow.models.families.transformers5 import normal
+from tests.conversion import make_transformers5 as v5
+from tests.conversion import tiny_models as tiny
+from tests.e2e.conversion.test_families import same_tensors
 
 WRITTEN: dict[str, Any] = json.loads(v5.FILE.read_text())
 

@@ -16,14 +16,13 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conversion import tiny_models as tiny
-
 from nemo_workflow.config.command_line import parse
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import local
 from nemo_workflow.models.architecture import ARCHITECTURE
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.training import worker
+from tests.conversion import tiny_models as tiny
 
 STEPS = 3
 # any recipe of the model's class: the checkpoint says what the model is

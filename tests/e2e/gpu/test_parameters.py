@@ -10,7 +10,7 @@ import pytest
 
 from nemo_workflow.models import catalog, parameters
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("no_outside")]
 
 
 @pytest.fixture(scope="module")

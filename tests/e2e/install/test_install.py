@@ -1,14 +1,9 @@
 """The environment is the one that requirements.txt describes."""
 
-import json
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from tools import check_platform, outdated
 
 
 @pytest.mark.e2e

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,7 @@ import pytest
 
 from nemo_workflow.data.indexed_dataset import read_pair
 from nemo_workflow.preprocess.inspect_dataset import check_pair, main
-from nemo_workflow.utils.errors import Refusal
-from tests.config.conftest import write_pair
-from tests.preprocess.helpers import ROOT, pair_bytes, write_jsonl
+from tests.preprocess.helpers import pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 
 ADD_INDEX = """

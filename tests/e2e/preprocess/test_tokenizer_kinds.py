@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nemo_workflow.models import tokenizer_files, tokenizer_loading
+from nemo_workflow.models import tokenizer_files
 from tests.models import sentencepiece_folders
 from tools import demo
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from nemo_workflow.config.settings import Settings
-from nemo_workflow.launch import restarts as rules
-from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.run import RunFolder
 
 

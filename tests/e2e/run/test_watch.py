@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from nemo_workflow.config.settings import Settings
-from nemo_workflow.training import liveness
-from nemo_workflow.utils.errors import Refusal
 from tests.e2e.run.harness import REPOSITORY
 
 RANK = """

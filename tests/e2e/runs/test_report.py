@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
-import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from nemo_workflow.run_dir import slurm_jobs
-from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.run_dir.run import RunFolder
-from nemo_workflow.runs.report import charts
 from nemo_workflow.runs.report.page import write_comparison, write_report
-from nemo_workflow.utils import machine
 from tests.runs import browser, fake_runs
 
 CHARTS = ["Loss", "Loss by tokens", "Learning rate", "Gradient norm", "Speed", "Memory"]

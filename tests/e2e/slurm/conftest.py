@@ -191,7 +191,7 @@ SMALL = ("-gbs", "4", "-mbs", "2", "--seq-length", "64")
 def slow_steps(runs: Runs, more: str = "") -> tuple[str, str]:
     """Flags that make a real training take half a second a step: asleep, so that the tests beside it have the cores."""
     setup = runs.how.with_name("setup.sh")
-    faults = shlex.quote(str(REPOSITORY / "tests" / "run" / "faults"))
+    faults = shlex.quote(str(REPOSITORY / "tests" / "e2e" / "run" / "faults"))
     setup.write_text(f'export SLOW=0.5 RANK= PYTHONPATH={faults}:"$attempt/code"\n{more}')
     return "--setup-file", str(setup)
 

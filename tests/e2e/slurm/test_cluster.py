@@ -21,9 +21,9 @@ from nemo_workflow.launch.slurm import script
 from nemo_workflow.launch.slurm.cluster import Cluster
 from nemo_workflow.run_dir import metrics
 from tests.e2e.slurm import login
-from tests.launch.slurm import plans
 from tests.e2e.slurm.conftest import REPOSITORY, Runs, wait_for
 from tests.e2e.slurm.daemons import Daemons
+from tests.launch.slurm import plans
 from tests.launch.slurm.test_script import made
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("limited")]

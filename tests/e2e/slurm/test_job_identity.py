@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from nemo_workflow.launch.slurm import cluster
-from nemo_workflow.launch.slurm.cluster import ANOTHERS, UNKNOWN, Answer, Cluster, JobState, state_of
+from nemo_workflow.launch.slurm.cluster import Cluster
 from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.run_dir.slurm_jobs import Job
-from nemo_workflow.utils.errors import Failure
 from tests.e2e.slurm.conftest import Runs, wait_for
 from tests.e2e.slurm.daemons import Daemons
 

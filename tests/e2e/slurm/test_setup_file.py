@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nemo_workflow.launch.slurm import script
 from nemo_workflow.launch.slurm.cluster import Cluster
-from tests.launch.slurm import plans
 from tests.e2e.slurm.conftest import Runs, wait_for
 from tests.e2e.slurm.daemons import Daemons
+from tests.launch.slurm import plans
 
 SRUN = """#!/bin/bash
 case "$*" in *hostname*) echo 10.0.0.5; exit ;; esac

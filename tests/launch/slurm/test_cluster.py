@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,6 @@ from nemo_workflow.launch.slurm.cluster import ANOTHERS, UNKNOWN, Answer, Cluste
 from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.utils.errors import Failure
-from tests.e2e.slurm.conftest import Runs, wait_for
-from tests.e2e.slurm.daemons import Daemons
 
 SUBMITTED = 1767323045
 ATTEMPT = "20260102-030405"

@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.launch.slurm import script
-from nemo_workflow.launch.slurm.cluster import Cluster
 from tests.launch.slurm import plans
-from tests.e2e.slurm.conftest import Runs, wait_for
-from tests.e2e.slurm.daemons import Daemons
 
 SRUN = """#!/bin/bash
 case "$*" in *hostname*) echo 10.0.0.5; exit ;; esac

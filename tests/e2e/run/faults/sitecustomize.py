@@ -1,4 +1,4 @@
-"""Faults for the tests of tests/run, put into the workers by PYTHONPATH: Python imports a sitecustomize at its start.
+"""Faults for the tests of tests/e2e/run, put into the workers by PYTHONPATH: Python imports a sitecustomize at its start.
 
 FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no signal from outside could hit:
 

@@ -15,10 +15,10 @@ from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch import dry_run
 from nemo_workflow.models import catalog
-from tests.config.conftest import Place
 from tests.config.test_resolve import own_flags
+from tests.places import Place
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_outside")]
 
 
 @pytest.fixture(scope="module")

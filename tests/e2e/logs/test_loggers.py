@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.training import wandb_file
-from tests.e2e.run import wandb_server
+from tests.e2e.logs import wandb_server
 from tests.runs import fake_runs
 
 FEED = """
