@@ -14,11 +14,9 @@ from nemo_workflow.config.card import card_of
 from nemo_workflow.utils import visible_gpus
 from nemo_workflow.utils.visible_gpus import Card
 
-pytestmark = pytest.mark.usefixtures("no_outside")
-
 MIB = 2**20
 GIB = 2**30
-VISIBLE = visible_gpus.visible  # conftest replaces it: the tests' machine may have GPUs
+VISIBLE = visible_gpus.visible  # no_outside replaces it: the tests' machine may have GPUs
 
 # index, name, MiB, UUID: as the bus has them
 CARDS = (
@@ -75,7 +73,7 @@ class Nvml(ModuleType):
 
 
 @pytest.fixture(autouse=True)
-def cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Nvml:
+def cards(no_outside: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Nvml:
     visible_gpus._visible.cache_clear()
     monkeypatch.setattr(visible_gpus, "visible", VISIBLE)
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
