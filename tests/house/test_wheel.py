@@ -23,6 +23,8 @@ COMMANDS = (
     "download-wiki",
     "nemo-runs",
 )
+# of an ending that nobody listed, in a folder that is no package
+ODD_FILE = "some_data/some.ending"
 pytestmark = pytest.mark.e2e
 
 
@@ -33,6 +35,9 @@ def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns(".venv", ".git", "build", "*.egg-info", "__pycache__", "site", "demo_output")
     shutil.copytree(REPOSITORY, place / "source", ignore=ignore)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    odd = place / "source" / "nemo_workflow" / ODD_FILE
+    odd.parent.mkdir()
+    odd.write_text("data\n", encoding="utf-8")
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", place, place / "source"]
     subprocess.run(build, check=True, cwd=place, capture_output=True)
     shutil.rmtree(place / "source")
@@ -71,6 +76,7 @@ def test_data_files_and_scripts_came_along(bin_folder: Path, tmp_path: Path) -> 
         "ckpt_conversion/convert_from_nemo2_to_hf.py",
         "download_example_data/download_wiki.py",
         "nemo_workflow/models/catalog.json",
+        f"nemo_workflow/{ODD_FILE}",
     ):
         assert (packages / path).is_file(), path
     ours = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "nemo_workflow").rglob("*") if path.is_file()}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.launch.slurm.script import command
 from nemo_workflow.utils.errors import Failure
 from tests.run.conftest import make_corpus
 from tools import version_matrix
@@ -48,11 +49,10 @@ def test_everything_is_imported_and_the_recipes_build(stack: Stack) -> None:
 
 def test_a_job_script_is_written(stack: Stack, corpus: Path, tmp_path: Path) -> None:
     script = version_matrix.slurm_script(stack, corpus, tmp_path)
-    assert (
-        script.startswith("#!/bin/bash")
-        and "#SBATCH --partition=p" in script
-        and '"$python" "$attempt/code/rank.py"' in script
-    )
+    lines = script.splitlines()
+    (srun,) = [line for line in lines if line.startswith("srun ") and "--container-image" in line]
+    assert lines[0] == "#!/bin/bash" and "#SBATCH --partition=p" in lines
+    assert srun.endswith(" ".join(command()))
 
 
 def test_the_oldest_trains_resumes_at_another_layout_and_exports(corpus: Path, tmp_path: Path) -> None:
