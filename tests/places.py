@@ -13,6 +13,8 @@ import pytest
 from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.run_dir.checkpoints import write_manifest
+from nemo_workflow.run_dir.fingerprint import identity_of
 
 CODES = {"uint16": (8, "H"), "int32": (4, "i")}
 
@@ -64,6 +66,16 @@ def write_nemo_model(
     lines = [f"_target_: {package}.{model}", "config:", f"  _target_: {package}.{config}"]
     lines += [f"  {name}: {json.dumps(value)}" for name, value in sizes.items()]
     (folder / "context" / "model.yaml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def leave_checkpoint(plan: Plan, step: int) -> Path:
+    """The folder of a checkpoint as a run of this plan leaves it, but for the weights."""
+    folder = plan.folder / "checkpoints" / f"step_{step:08d}"
+    (folder / "context").mkdir(parents=True)
+    (folder / "context" / "io.json").write_text("{}")
+    identity = json.loads(json.dumps(identity_of(plan)))
+    write_manifest(folder, step=step, consumed_samples=step * plan.settings.global_batch_size, identity=identity)
     return folder
 
 

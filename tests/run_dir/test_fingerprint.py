@@ -17,7 +17,7 @@ THEN: dict[str, Any] = {
     "dataset": [{"bin": "9-" + "a" * 32, "idx": "9-" + "b" * 32, "weight": 0.5}] * 2,
     "split": "900,50,50", "seq-length": 64, "seed": 1234, "tokenizer": "c" * 32,
     "optimizer": {"optimizer": "adam", "precision": None}, "model": {"name": "llama_tiny", "num_layers": 4},
-    "max-steps": 10, "global-batch-size": 4, "schedule": {"lr": 0.1}, "layout": {"tensor": 1},
+    "branch": None, "max-steps": 10, "global-batch-size": 4, "schedule": {"lr": 0.1}, "layout": {"tensor": 1},
 }  # fmt: skip
 
 

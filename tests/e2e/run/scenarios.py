@@ -264,6 +264,24 @@ def other_layouts(place: Place) -> Any:
     }
 
 
+@scenario()
+def decay(place: Place) -> Any:
+    """A wsd run, and an experiment that branches off where its decay begins, with the flags in its config.yaml."""
+    run = place.experiment(
+        name="whole", steps=8, flags=("--deterministic", "--lr-schedule", "wsd", "--decay-steps", "4")
+    )
+    must(run.start(record=place.folder / "whole"))
+    branch = place.experiment(name="branch", steps=8, flags=("--config", str(run.folder / "config.yaml")))
+    start = must(
+        branch.start("--decay-from", str(run.checkpoints / "step_00000004"), record=place.folder / "branch", fault=None)
+    )
+    again = branch.start("--decay-from", str(run.checkpoints / "step_00000004"))
+    return SimpleNamespace(
+        run=run, branch=branch, start=start, again=again,
+        records={name: place.folder / name for name in ("whole", "branch")},
+    )  # fmt: skip
+
+
 @scenario("one_rank")
 def other_batch(place: Place) -> Any:
     """Another batch; and flags that may change with no more than a word, or without one."""
