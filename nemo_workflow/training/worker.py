@@ -62,6 +62,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         from nemo_workflow.training import (
             attention_backend,
             callbacks,
+            learning_rate,
             loss_scale,
             nonfinite,
             recipe,
@@ -93,12 +94,13 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     trainer.callbacks = [
         log,  # first: a save is not part of a step's time
         *([callbacks.SlowProducts(log)] if plan.accelerator == "cpu" else []),
-        callbacks.Schedule(plan, log),
+        learning_rate.Schedule(plan, log),
         callbacks.MissedValidation(plan),
         loss_scale.LossScale(log) if plan.settings.precision == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
         callbacks.Stopper(log, folder),
     ]
+    learning_rate.install(pretrain.keywords["optim"], plan)
     sample_order.arrange(pretrain.keywords["data"], plan, start)
     teardown.without_copies(trainer.strategy)
     pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
