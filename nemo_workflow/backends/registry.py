@@ -105,7 +105,7 @@ GPU_PATCHES = (
         "megatron-core",
         MEGATRON,
         (f"{_HYBRID}.state_dict",),
-        signature="self, *args, **kwargs",
+        signature="self",
         where=GPU,
         needs=lambda settings: settings.optim_cpu_offloading,
         reason="The groups hold two optimizer classes, and a checkpoint is read with `weights_only=True`, which refuses classes: the run could not be resumed, nor its weights converted.",
