@@ -15,17 +15,18 @@ import pytest
 from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.run_dir.config_yaml import config_text
-from tests.look import fake_runs
-from tests.plan.conftest import leave_checkpoint, write_pair, write_tokenizer
+from tests.places import leave_checkpoint, write_pair, write_tokenizer
+from tests.runs import fake_runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md"))
 NOT_RUN = {
-    "make demo": "tests/pipeline/test_demo.py runs the demo",
+    "make demo": "tests/e2e/demo/test_demo.py runs the demo",
+    "python -m nemo_workflow.runs average": "tests/e2e/run/test_decay.py runs it",
     "docker": "needs NVIDIA's container",
     "apptainer build": "needs NVIDIA's container",
-    "python ckpt_conversion": "tests/pipeline/test_readme.py runs it",
-    "python -m nemo_workflow.sample": "tests/pipeline/test_demo.py runs it",
+    "python ckpt_conversion": "tests/e2e/demo/test_readme.py runs it",
+    "python -m nemo_workflow.sample": "tests/e2e/demo/test_demo.py runs it",
     "tensorboard": "serves until it is stopped",
     "cd download_example_data": "tests/wikipedia runs it against a site of its own",
     "python download_wiki.py": "tests/wikipedia runs it against a site of its own",
@@ -45,7 +46,7 @@ def commands() -> list[tuple[str, str]]:
 COMMANDS = commands()
 PLANNED = [entry for entry in COMMANDS if entry[1].startswith("python pretrain_llm.py")]
 LIGHT = ("python -m nemo_workflow.runs", "bash preprocess_data.sh", "python -m nemo_workflow.dataset")
-RUN = [entry for entry in COMMANDS if entry[1].startswith(LIGHT)]
+RUN = [entry for entry in COMMANDS if entry[1].startswith(LIGHT) and not entry[1].startswith(tuple(NOT_RUN))]
 
 
 def test_every_command_is_accounted_for() -> None:
@@ -116,7 +117,7 @@ COMMANDS_WITH_FLAGS = (
     ["pretrain_llm.py"], ["-m", "nemo_workflow.preprocess"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.sample"],
     ["-m", "nemo_workflow.evaluate"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"],
     ["ckpt_conversion/convert_from_nemo2_to_hf.py"], ["download_example_data/download_wiki.py"],
-    *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel")), ["-m", "nemo_workflow.runs"],
+    *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel", "average")), ["-m", "nemo_workflow.runs"],
     ["benchmarks/gpu/run_cases.py"],
 )  # fmt: skip
 OTHERS_FLAGS = {
