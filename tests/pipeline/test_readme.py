@@ -3,6 +3,7 @@
 A new shell block in the README has to be given a way to run here, or the test fails.
 """
 
+import json
 import os
 import re
 import shutil
@@ -19,17 +20,18 @@ BLOCKS = re.findall(
 
 # how a block that starts with these words is tried
 NOT_RUN = {
-    "make demo": "test_demo.py runs the demo, .ci/run makes the environment",
+    "make install": ".ci/run makes the environment",
     "python3.11 -m venv": ".ci/run makes the environment in the same way",
     "huggingface-cli download": "needs the network",
     "python download_example_data": "needs the network; tests/wikipedia runs it against a site of its own",
 }
 RUN = ("bash preprocess_data.sh", "python ckpt_conversion/convert_from_hf", "python ckpt_conversion/convert_from_nemo2")
+OWN_TEXT = "python -m nemo_workflow.tokenizer"
 PLANNED = ("python pretrain_llm.py",)
 
 
 def test_every_block_is_accounted_for():
-    known = (*NOT_RUN, *RUN, *PLANNED)
+    known = (*NOT_RUN, *RUN, *PLANNED, OWN_TEXT)
     assert [block for block in BLOCKS if not block.startswith(known)] == []
     assert all(any(block.startswith(start) for block in BLOCKS) for start in known)
 
@@ -59,11 +61,11 @@ def world(tmp_path_factory):
     }  # fmt: skip
 
 
-def shell(block: str, world: dict, tail: str = "") -> subprocess.CompletedProcess:
+def shell(block: str, world: dict, tail: str = "", where: Path = REPOSITORY) -> subprocess.CompletedProcess:
     environment = os.environ | {name: str(value) for name, value in world.items() if name != "place"}
     return subprocess.run(
         ["bash", "-euc", block.rstrip() + tail],
-        cwd=REPOSITORY,
+        cwd=where,
         env=environment,
         capture_output=True,
         text=True,
@@ -94,3 +96,17 @@ def test_the_training_command_is_accepted(world):
     done = shell(block, world, " --dry-run --accelerator gpu --seq-length 128 --global-batch-size 8 --split 50,25,25")
     assert done.returncode == 0, done.stderr
     assert "llama31_8b" in done.stdout
+
+
+@pytest.mark.e2e
+def test_own_text_becomes_a_model_that_writes(world, tmp_path):
+    """The first page's commands as printed, but for the number of steps, in a folder that holds what a clone holds."""
+    for name in ("pretrain_llm.py", "preprocess_data.sh", "examples"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    lines = (world["place"] / "raw" / "stdlib.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "my_text.txt").write_text("\n".join(json.loads(line)["text"] for line in lines), encoding="utf-8")
+    done = shell(block_of(OWN_TEXT), world | {"PYTHONPATH": REPOSITORY}, " --max-steps 3", tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "Once upon a time" in done.stdout.splitlines()[-1] or "\nOnce upon a time" in done.stdout
+    assert (tmp_path / "nemo_experiments" / "my_run" / "hf_model" / "config.json").is_file()
+    assert (tmp_path / "nemo_experiments" / "my_run" / "report.html").is_file()
