@@ -9,7 +9,7 @@ import pytest
 
 from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
-from tests.plan.conftest import write_nemo_model, write_pair, write_tokenizer
+from tests.places import write_nemo_model, write_pair, write_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.yaml"))
