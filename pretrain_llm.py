@@ -12,6 +12,9 @@ from nemo_workflow.utils.errors import run_command
 
 def main() -> int:
     settings = command_line.parse(sys.argv[1:])
+    if settings.completion:
+        print(command_line.completion(settings.completion))
+        return 0
     if settings.list_models is not None:
         from nemo_workflow.models.catalog import listing
 
@@ -23,11 +26,12 @@ def main() -> int:
         print(calibrate(settings.output_dir, settings.calibrate))
         return 0
     from nemo_workflow.config.resolve import make_plan, suggestion
+    from nemo_workflow.run_dir.branching import branch_of
 
     if settings.suggest is not None:
         print(suggestion(settings, command=sys.argv))
         return 0
-    plan = make_plan(settings, command=sys.argv)
+    plan = make_plan(settings, command=sys.argv, branch=branch_of(settings))
     if settings.dry_run:
         from nemo_workflow.launch.dry_run import parts
 
@@ -39,7 +43,7 @@ def main() -> int:
         from nemo_workflow.models.hub import fetch_tokenizer
 
         if fetch_tokenizer(settings.hf_model_id):
-            plan = make_plan(settings, command=sys.argv)
+            plan = make_plan(settings, command=sys.argv, branch=branch_of(settings))
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     from nemo_workflow.launch import local

@@ -220,7 +220,7 @@ _GUIDE = [
     Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
     Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)),
     Option("num-nodes", HARDWARE, "number of nodes", type=int, default=1, short=("-N",), sets=("trainer.num_nodes",), least=1),
-    Option("num-gpus", HARDWARE, "GPUs per node; on a CPU the number of processes per node, 1 when unset", type=int, default=8, short=("-G",), sets=("trainer.devices",), least=1),
+    Option("num-gpus", HARDWARE, "GPUs per node; on a CPU processes per node, and unset means 1", type=int, default=8, short=("-G",), sets=("trainer.devices",), least=1),
     Option("model-name", MODEL_GROUP, "recipe (see supported_model_name.txt or --list-models); found from --nemo-model or the Hugging Face config.json when left out", short=("-M",)),
     Option("hf-model-id", MODEL_GROUP, "Hugging Face model id or local folder; its tokenizer is used", required=True),
     Option("nemo-model", MODEL_GROUP, "NeMo 2 checkpoint folder (context/ and weights/) to start from"),
@@ -287,6 +287,10 @@ _OURS = [
     Option("min-lr", OPTIMIZER, "learning rate at the end of the decay; unset: the recipe's, never above a tenth of --lr", type=float, sets=(f"{SCHEDULE}.min_lr",), least=0),
     Option("warmup-steps", OPTIMIZER, "steps of linear warm-up; unset: the recipe's, at most a tenth of the run", type=int, sets=(f"{SCHEDULE}.warmup_steps",), least=0),
     Option("constant-steps", OPTIMIZER, "steps at the lowest rate after the decay; unset: the recipe's", type=int, sets=(f"{SCHEDULE}.constant_steps",), least=0),
+    Option("lr-schedule", OPTIMIZER, "learning rate after the warm-up: cosine (down over the whole run), linear, constant, or wsd (constant, then down in the last --decay-steps); unset: the recipe's", choices=("cosine", "linear", "constant", "wsd")),
+    Option("decay-steps", OPTIMIZER, "steps of the decay at the end, with wsd or --decay-from; unset: a tenth of the steps", type=int, least=1),
+    Option("decay-style", OPTIMIZER, "form of that decay, in Megatron's names; unset: minus_sqrt", choices=("minus_sqrt", "linear", "cosine", "exponential")),
+    Option("decay-from", OPTIMIZER, "checkpoint folder of another experiment's constant or wsd run: this experiment goes on from it exactly, with a decay to --min-lr", metavar="CHECKPOINT"),
     Option("weight-decay", OPTIMIZER, "weight decay; unset: the recipe's", type=float, sets=(f"{OPTIM}.weight_decay",), least=0),
     Option("adam-beta1", OPTIMIZER, "Adam's first beta; unset: the recipe's", type=float, sets=(f"{OPTIM}.adam_beta1",), least=0),
     Option("adam-beta2", OPTIMIZER, "Adam's second beta; unset: the recipe's", type=float, sets=(f"{OPTIM}.adam_beta2",), least=0),
@@ -317,6 +321,7 @@ _COMMAND = [
     Option("deadline", PARALLEL, "with --suggest: time that the run may take, such as 24h, 90m or 3d; the fewest GPUs that make it come first", type=duration, metavar="TIME"),
     Option("calibrate", EXECUTION, "scale the time plan by what the run RUN (an experiment or its folder) was seen to take, for all runs below --output-dir, and stop", metavar="RUN"),
     Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare="", may_be_empty=True),
+    Option("completion", EXECUTION, "print the shell's script that completes this command's flags and stop (needs shtab): source <(python pretrain_llm.py --completion bash)", choices=("bash", "zsh", "tcsh")),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
 # fmt: on

@@ -27,7 +27,7 @@ H200_PRODUCTS = 718e12  # operations a second of the card whose attention was me
 
 @dataclass(frozen=True)
 class Rates:
-    """Constants that were fitted to measured runs (tests/plan/test_step_time.py); benchmarks/plan_time.md says on which."""
+    """Constants that were fitted to measured runs (tests/config/test_step_time.py); benchmarks/plan_time.md says on which."""
 
     product_share: float = 0.73  # of the data sheet's peak, for a GPU of which nothing was measured
     bandwidth_share: float = 0.835  # of the data sheet's

@@ -23,6 +23,7 @@ from nemo_workflow.models.parameters import Count
 
 GIB = 2**30
 LIBRARIES = int(1.5 * GIB)  # CUDA context, cuBLAS workspaces, NCCL buffers, what the allocator can't use
+FP8_CHUNK = 16384  # tokens, of backends/gpu/output_layer_fp8.py
 LOGIT_BYTES = {"native": 8, "te": 0}  # bytes a logit beside itself: two fp32 copies in Megatron's own cross entropy
 
 
@@ -37,9 +38,6 @@ class _Sizes:
 
     def __hash__(self) -> int:
         return id(self.sizes)
-
-
-FP8_CHUNK = 16384  # tokens, of backends/gpu/output_layer_fp8.py
 
 
 @dataclass(frozen=True)

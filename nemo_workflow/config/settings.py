@@ -18,6 +18,7 @@ class Settings(FlagValues):
     grace_seconds: float | None = None
     dry_run: str | None = None
     calibrate: str | None = None
+    completion: str | None = None
     config: str | None = None
     account: str = "root"
     partition: str = "defq"
@@ -70,6 +71,10 @@ class Settings(FlagValues):
     min_lr: float | None = None
     warmup_steps: int | None = None
     constant_steps: int | None = None
+    lr_schedule: str | None = None
+    decay_steps: int | None = None
+    decay_style: str | None = None
+    decay_from: str | None = None
     weight_decay: float | None = None
     adam_beta1: float | None = None
     adam_beta2: float | None = None
