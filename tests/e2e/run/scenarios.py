@@ -265,6 +265,10 @@ def decay(place: Place) -> Any:
     again = branch.start("--decay-from", str(run.checkpoints / "step_00000004"))
     return SimpleNamespace(
         run=run, branch=branch, start=start, again=again,
+        averaged=subprocess.run(
+            [sys.executable, "-m", "nemo_workflow.runs", "average", "whole", "--last", "2", "--evaluate", "--output-dir", run.output],
+            cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        ),
         records={name: place.folder / name for name in ("whole", "branch")},
     )  # fmt: skip
 
