@@ -220,7 +220,7 @@ _GUIDE = [
     Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
     Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)),
     Option("num-nodes", HARDWARE, "number of nodes", type=int, default=1, short=("-N",), sets=("trainer.num_nodes",), least=1),
-    Option("num-gpus", HARDWARE, "GPUs per node; on a CPU the number of processes per node, 1 when unset", type=int, default=8, short=("-G",), sets=("trainer.devices",), least=1),
+    Option("num-gpus", HARDWARE, "GPUs per node; on a CPU processes per node, and unset means 1", type=int, default=8, short=("-G",), sets=("trainer.devices",), least=1),
     Option("model-name", MODEL_GROUP, "recipe (see supported_model_name.txt or --list-models); found from --nemo-model or the Hugging Face config.json when left out", short=("-M",)),
     Option("hf-model-id", MODEL_GROUP, "Hugging Face model id or local folder; its tokenizer is used", required=True),
     Option("nemo-model", MODEL_GROUP, "NeMo 2 checkpoint folder (context/ and weights/) to start from"),
@@ -321,6 +321,7 @@ _COMMAND = [
     Option("deadline", PARALLEL, "with --suggest: time that the run may take, such as 24h, 90m or 3d; the fewest GPUs that make it come first", type=duration, metavar="TIME"),
     Option("calibrate", EXECUTION, "scale the time plan by what the run RUN (an experiment or its folder) was seen to take, for all runs below --output-dir, and stop", metavar="RUN"),
     Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare="", may_be_empty=True),
+    Option("completion", EXECUTION, "print the shell's script that completes this command's flags and stop (needs shtab): source <(python pretrain_llm.py --completion bash)", choices=("bash", "zsh", "tcsh")),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
 # fmt: on

@@ -18,6 +18,7 @@ class Settings(FlagValues):
     grace_seconds: float | None = None
     dry_run: str | None = None
     calibrate: str | None = None
+    completion: str | None = None
     config: str | None = None
     account: str = "root"
     partition: str = "defq"
