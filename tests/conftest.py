@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # a shell's background job ignores Ctrl-C, and so would all that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_attention() -> Iterator[None]:
+    """Megatron sets Transformer Engine's variables for each model, and fails where another module's tests have left others."""
+    yield
+    for name in [name for name in os.environ if name.startswith("NVTE_")]:
+        del os.environ[name]
+
 
 TOGETHER = ("e2e/run", "e2e/slurm", "preprocess", "wikipedia", "config")  # folders whose session fixtures are made once
 # What takes longest goes first, so that no process is left with it at the end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from importlib import metadata
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.training import gpu_settings
+from nemo_workflow.training import attention_backend, gpu_settings
 
 pytestmark = pytest.mark.usefixtures("no_outside")
 
@@ -88,6 +89,8 @@ class Backend(Enum):
 
     flash = 1
     fused = 2
+    unfused = 3
+    local = 4
     auto = 5
 
 
@@ -106,3 +109,31 @@ def test_a_recipe_that_allows_flash_attn_alone_may_take_another_where_it_is_miss
     assert "attention_backend" not in applied(attention_backend=Backend.fused)
     present.add("flash-attn")
     assert "attention_backend" not in applied(attention_backend=Backend.flash)
+
+
+@pytest.mark.parametrize(
+    ("own", "variables", "chosen"),
+    [
+        ("flash", {}, "flash"),
+        ("flash", {"FLASH": "1", "FUSED": "1", "UNFUSED": "1"}, "flash"),  # left by a model that was built before
+        ("auto", {"FLASH": "1", "FUSED": "0", "UNFUSED": "0"}, "flash"),
+        ("auto", {"FLASH": "0"}, "fused"),
+        ("auto", {"UNFUSED": "0"}, "fused"),
+        ("flash", {"FLASH": "0", "FUSED": "0"}, "unfused"),
+        ("fused", {"FLASH": "0", "FUSED": "0", "UNFUSED": "0"}, "local"),
+    ],
+)
+def test_attention_follows_the_variables_that_megatron_would_fail_on(
+    own: str, variables: dict[str, str], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"NVTE_{name}_ATTN" for name in ("FLASH", "FUSED", "UNFUSED")]
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"NVTE_{name}_ATTN", value)
+    config = SimpleNamespace(attention_backend=Backend[own])
+    said = attention_backend.follow_variables(config)
+    assert config.attention_backend is Backend[chosen]
+    assert bool(said) == (own != chosen)
+    assert not set(names) & set(os.environ)

@@ -245,7 +245,7 @@ def tear_down() -> None:
         torch.distributed.destroy_process_group()
     num_microbatches_calculator.unset_num_microbatches_calculator()
     AppState._Singleton__instances = {}
-    for variable in [name for name in os.environ if name.startswith(("NEMO_", "PL_"))]:
+    for variable in [name for name in os.environ if name.startswith(("NEMO_", "NVTE_", "PL_"))]:
         del os.environ[variable]
     gc.collect()
 
