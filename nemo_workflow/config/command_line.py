@@ -27,24 +27,29 @@ def parser() -> argparse.ArgumentParser:
     made.secret = {f"--{option.name}" for option in TABLE if option.secret}
     groups = {name: made.add_argument_group(name) for name in GROUPS}
     for option in TABLE:
-        keywords: dict[str, Any] = {"dest": option.attribute, "help": _help_text(option)}
-        if option.switch:
-            keywords["action"] = "store_true"
-        else:
-            keywords |= {
-                "type": option.from_command_line,
-                "metavar": option.metavar or type_name(option).upper().split()[0],
-            }
-            if option.choices:
-                keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
-            if option.many:
-                keywords["action"] = "append"
-            if option.words:
-                keywords |= {"nargs": "+", "type": str}
-            if option.bare is not None:
-                keywords |= {"nargs": "?", "const": option.bare}
-        groups[option.group].add_argument(*option.spellings, **keywords)
+        add_flag(groups[option.group], option)
     return made
+
+
+def add_flag(group: Any, option: Option, text: str | None = None, **more: Any) -> None:
+    """Add a row of the table to a group of a parser; `text` replaces its help."""
+    keywords: dict[str, Any] = {"dest": option.attribute, "help": text or _help_text(option), **more}
+    if option.switch:
+        keywords["action"] = "store_true"
+    else:
+        keywords |= {
+            "type": option.from_command_line,
+            "metavar": option.metavar or type_name(option).upper().split()[0],
+        }
+        if option.choices:
+            keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
+        if option.many:
+            keywords["action"] = "append"
+        if option.words:
+            keywords |= {"nargs": "+", "type": str}
+        if option.bare is not None:
+            keywords |= {"nargs": "?", "const": option.bare}
+    group.add_argument(*option.spellings, **keywords)
 
 
 def _help_text(option: Option) -> str:
