@@ -23,11 +23,12 @@ def main() -> int:
         print(calibrate(settings.output_dir, settings.calibrate))
         return 0
     from nemo_workflow.config.resolve import make_plan, suggestion
+    from nemo_workflow.run_dir.branching import branch_of
 
     if settings.suggest is not None:
         print(suggestion(settings, command=sys.argv))
         return 0
-    plan = make_plan(settings, command=sys.argv)
+    plan = make_plan(settings, command=sys.argv, branch=branch_of(settings))
     if settings.dry_run:
         from nemo_workflow.launch.dry_run import parts
 
@@ -39,7 +40,7 @@ def main() -> int:
         from nemo_workflow.models.hub import fetch_tokenizer
 
         if fetch_tokenizer(settings.hf_model_id):
-            plan = make_plan(settings, command=sys.argv)
+            plan = make_plan(settings, command=sys.argv, branch=branch_of(settings))
     for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     from nemo_workflow.launch import local

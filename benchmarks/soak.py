@@ -27,8 +27,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nemo_workflow.run_dir import metrics
-from tests.run.conftest import make_corpus
-from tests.run.harness import FAULTS, REPOSITORY, Experiment, none_left, samples
+from tests.e2e.run.conftest import make_corpus
+from tests.e2e.run.harness import FAULTS, REPOSITORY, Experiment, none_left, samples
 
 STEPS, SAVE_EVERY = 24, 4
 VICTIMS = ("rank", "ranks", "launcher", "group")

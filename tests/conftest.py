@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.places import large, no_outside, place, shared
+
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
+
+__all__ = ["large", "no_outside", "place", "shared"]  # fixtures
 
 # a thread of OpenMP's that waits for another gives its core to the tests beside it, instead of spinning
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -17,19 +22,27 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # a shell's background job ignores Ctrl-C, and so would all that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-TOGETHER = ("run", "slurm", "preprocess", "wikipedia", "plan")  # folders whose session fixtures are made once
+
+@pytest.fixture(scope="module", autouse=True)
+def own_attention() -> Iterator[None]:
+    """Megatron sets Transformer Engine's variables for each model, and fails where another module's tests have left others."""
+    yield
+    for name in [name for name in os.environ if name.startswith("NVTE_")]:
+        del os.environ[name]
+
+
+TOGETHER = ("e2e/run", "e2e/slurm", "preprocess", "wikipedia", "config")  # folders whose session fixtures are made once
 # What takes longest goes first, so that no process is left with it at the end.
 FIRST = (
-    "run", "slurm", "pipeline/test_demo", "conversion/test_conversion_layouts", "look/test_loggers",
-    "cpu_backend/test_parity", "look/test_sample", "plan", "preprocess", "wikipedia", "pipeline/test_readme",
+    "e2e/run", "e2e/slurm", "e2e/demo/test_demo", "e2e/conversion/test_layouts", "e2e/logs/test_loggers",
+    "e2e/parity/test_parity", "e2e/runs/test_sample", "config", "preprocess", "wikipedia", "e2e/demo/test_readme",
 )  # fmt: skip
 
 
 def group_of(nodeid: str) -> str:
     """What one process takes as a whole: a folder, or a file."""
     name = nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py")
-    folder = name.partition("/")[0]
-    return folder if folder in TOGETHER else name
+    return next((folder for folder in TOGETHER if name.startswith(f"{folder}/")), name)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

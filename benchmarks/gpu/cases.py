@@ -3,7 +3,7 @@
 
     python benchmarks/gpu/cases.py FOLDER        writes FOLDER/0.json … 4.json
 
-0 tests/gpu, with a small vocabulary (--data with tokenizer/, dataset/ and dense/, a checkpoint of multi_gpu_models.py); 1 the command itself; 2 llama32_1b against stock and transformers, and what each setting brings; 3 other models and fp8
+0 tests/e2e/gpu, with a small vocabulary (--data with tokenizer/, dataset/ and dense/, a checkpoint of multi_gpu_models.py); 1 the command itself; 2 llama32_1b against stock and transformers, and what each setting brings; 3 other models and fp8
 recipes; 4 losses over hundreds of steps, memory, the largest models. In each part what matters most comes first.
 """
 
@@ -42,7 +42,7 @@ def memory(name: str, flags: str, model: str = ONE_B, batch: int = 4, **more: An
 
 
 def tests_part() -> list[Case]:
-    from tests.gpu.cases import all_cases
+    from tests.e2e.gpu.cases import all_cases
 
     same = (
         "-mbs 2 --seq-length 256 --lr 1e-3 --save-every 30 --nemo-model {model}"  # as multi_gpu.py's one rank on a CPU

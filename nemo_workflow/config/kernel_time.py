@@ -25,7 +25,7 @@ BF16 = 2  # bytes
 
 @dataclass(frozen=True)
 class Rates:
-    """Constants that were fitted to measured runs (tests/plan/test_step_time.py); benchmarks/plan_time.md says on which."""
+    """Constants that were fitted to measured runs (tests/config/test_step_time.py); benchmarks/plan_time.md says on which."""
 
     product_share: float = 0.77  # of the data sheet's peak, for a GPU of which nothing was measured
     bandwidth_share: float = 0.835  # of the data sheet's

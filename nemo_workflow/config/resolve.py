@@ -15,7 +15,7 @@ from nemo_workflow.config.checks.values import smallest_values
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.config.schedule import make_schedule
+from nemo_workflow.config.schedule import Branch, make_schedule
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.data import blend
 from nemo_workflow.data.blend import Source
@@ -31,12 +31,15 @@ CPU_PARAMETERS = 300e6  # a model with more than these takes a CPU weeks
 OF_THE_RUN = ("recompute_", "cross_entropy_")  # fields of a saved model that say how it was trained, not what it is
 
 
-def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
-    """Work out the run and check it; raises one Refusal that holds every problem. `command` is sys.argv."""
+def make_plan(settings: Settings, command: Sequence[str] = (), branch: Branch | None = None) -> Plan:
+    """Work out the run and check it; raises one Refusal that holds every problem.
+
+    `command` is sys.argv, `branch` what run_dir.branching has read of --decay-from.
+    """
     problems: list[str] = []
     asked = settings
     settings = auto_layout.neutral(asked)
-    run = _gather(settings, problems)
+    run = _gather(settings, problems, branch)
     card = (
         card_of(settings, run.accelerator, run.layout.ranks_per_node)
         if run.accelerator == "gpu" and run.layout
@@ -69,6 +72,7 @@ def make_plan(settings: Settings, command: Sequence[str] = ()) -> Plan:
         sizes=run.sizes,
         vocab_size=run.vocab_size,
         card=card,
+        branch=run.branch,
         nemo=catalog.nemo_version(),
         notes=tuple(run.notes),
         command=without_secrets(command),
@@ -155,9 +159,10 @@ def suggestion(settings: Settings, command: Sequence[str] = ()) -> str:
     return suggest.text(run, settings, card, found, command)
 
 
-def _gather(settings: Settings, problems: list[str]) -> Run:
+def _gather(settings: Settings, problems: list[str], branch: Branch | None) -> Run:
     """Everything that the checks look at; what can't be had is left None and its reason added to `problems`."""
     run = _gather_model(settings, problems)
+    run.branch = branch
     run.accelerator = _accelerator(run)
     run.layout = make_layout(settings, run.recipe, run.accelerator)
     _gather_data(run, problems)
@@ -191,7 +196,7 @@ def _gather_data(run: Run, problems: list[str]) -> None:
     run.parts = _parts(run, problems)
     if run.recipe and run.parts:
         train, val = (run.samples(index) for index in (0, 1))
-        run.schedule = make_schedule(settings, run.recipe, train, val)
+        run.schedule = make_schedule(settings, run.recipe, train, val, run.branch)
 
 
 def _attempt(problems: list[str], work: Callable[[], T]) -> T | None:
@@ -284,6 +289,7 @@ def _resolved(run: Run) -> Settings:
     return replace(
         public,
         nemo_model=_absolute(public.nemo_model) if public.nemo_model else public.nemo_model,
+        decay_from=_absolute(public.decay_from) if public.decay_from else public.decay_from,
         output_dir=_absolute(public.output_dir),
         blend=_absolute(public.blend) if public.blend else public.blend,
         dataset_dir=tuple(map(_absolute, public.dataset_dir)),

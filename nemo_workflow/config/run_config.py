@@ -12,7 +12,7 @@ from typing import Any
 
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.parallelism import Layout
-from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.config.schedule import Branch, Schedule
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair
@@ -35,6 +35,7 @@ class Plan:
     sizes: dict[str, Any] = field(default_factory=dict)  # the model's: the recipe's under those of --nemo-model
     vocab_size: int = 0  # entries of the tokenizer, unpadded
     card: PlannedCard | None = None  # None on a CPU
+    branch: Branch | None = None  # of --decay-from
     time: dict[str, Any] | None = None  # config/run_time.py: what the run is planned to take
     nemo: str = ""  # version of the NeMo that the recipe's sizes and defaults were read from
     notes: tuple[str, ...] = ()  # what the user should know before it starts, a sentence each
@@ -51,6 +52,7 @@ class Plan:
         raw["schedule"] = Schedule(**raw["schedule"])
         raw["sources"] = tuple(Source(Pair(**s["pair"]), s["weight"]) for s in raw["sources"])
         raw["card"] = PlannedCard(**raw["card"]) if raw["card"] else None
+        raw["branch"] = Branch(**raw["branch"]) if raw.get("branch") else None
         raw["given"] = tuple(raw["given"])
         raw["command"] = tuple(raw["command"])
         raw["notes"] = tuple(raw["notes"])

@@ -71,13 +71,11 @@ def of_cpu_run(job: Job, schedule: Schedule, scale: float) -> dict[str, Any]:
 
 def run_seconds(job: Job, step: float, schedule: Schedule, start: float = START_SECONDS) -> float:
     """Seconds from the command to its end, for a step of `step` seconds."""
-    validations = schedule.max_steps // schedule.val_check_interval if schedule.limit_val_batches else 0
-    saves = -(-schedule.max_steps // schedule.save_every)
+    validations = schedule.steps // schedule.val_check_interval if schedule.limit_val_batches else 0
+    saves = -(-schedule.steps // schedule.save_every)
     size = memory.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
     copy, write = size / job.layout.ranks / TO_HOST, size / job.layout.nodes / DISK_RATE
-    return (
-        start + schedule.max_steps * step + validations * schedule.limit_val_batches * step / 3 + saves * copy + write
-    )
+    return start + schedule.steps * step + validations * schedule.limit_val_batches * step / 3 + saves * copy + write
 
 
 def helpful(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:

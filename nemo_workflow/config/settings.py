@@ -70,6 +70,10 @@ class Settings(FlagValues):
     min_lr: float | None = None
     warmup_steps: int | None = None
     constant_steps: int | None = None
+    lr_schedule: str | None = None
+    decay_steps: int | None = None
+    decay_style: str | None = None
+    decay_from: str | None = None
     weight_decay: float | None = None
     adam_beta1: float | None = None
     adam_beta2: float | None = None

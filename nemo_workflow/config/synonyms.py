@@ -20,6 +20,9 @@ _OF: dict[str, str] = {
     "--min-lr": "min-learning-rate minimum-lr train.min-lr lr-min",
     "--warmup-steps": "warmup warmup-iters num-warmup-steps lr-warmup-iters lr-warmup-steps lr-scheduler.warmup-steps"
     " train.lr-warmup-steps",
+    "--lr-schedule": "lr-decay-style lr-scheduler-type lr-scheduler scheduler lr-scheduler.decay-type",
+    "--decay-steps": "lr-wsd-decay-iters wsd-decay-steps",
+    "--decay-style": "lr-wsd-decay-style",
     "--clip-grad": "max-grad-norm grad-clip gradient-clip-val max-norm train.max-norm clip",
     "--num-gpus": "gpus devices n-gpus nproc-per-node gpus-per-node num-devices ngpu",
     "--num-nodes": "nodes nnodes n-nodes",
@@ -46,7 +49,8 @@ _SAID = {
     " checkpoint by itself; --nemo-model starts from another model",
     "gradient-accumulation-steps gradient-accumulation-iters accumulate-grad-batches": "micro batches per step follow from"
     " --global-batch-size and --micro-batch-size",
-    "lr-decay-iters lr-decay-steps decay-steps": "the learning rate decays over --max-steps, less --constant-steps",
+    "lr-decay-iters lr-decay-steps": "the learning rate decays over --max-steps, less --constant-steps; with"
+    " --lr-schedule wsd over the last --decay-steps",
 }
 MEANINGS: dict[str, str] = {
     **{f"--{word}": f"did you mean {flag}?" for flag, words in _OF.items() for word in words.split()},

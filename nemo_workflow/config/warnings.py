@@ -36,8 +36,16 @@ def add(run: Run) -> None:
         run.notes.append("--cpu-offloading-weights: does nothing, Transformer Engine 2.9 offloads no weights any more")
     _nemo_of_the_ranks(run)
     _long_steps(run)
+    _end_of_branch(run)
     if run.schedule and not run.schedule.limit_val_batches:
         run.notes.append("no validation: --split leaves nothing for it")
+
+
+def _end_of_branch(run: Run) -> None:
+    """A --config file of the run that a branch leaves has that run's --max-steps."""
+    schedule, asked = run.schedule, run.settings.max_steps
+    if run.branch and schedule and asked not in (None, schedule.max_steps):
+        run.notes.append(f"--max-steps {asked}: --decay-steps ends the branch after step {schedule.max_steps}")
 
 
 def _long_steps(run: Run) -> None:

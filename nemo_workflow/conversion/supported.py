@@ -42,7 +42,7 @@ MEANING = {
 
 
 def proved() -> dict[str, str]:
-    """Family -> how far it was taken by tests/conversion/test_trained_families.py, which holds the file against what it sees."""
+    """Family -> how far it was taken by tests/e2e/conversion/test_trained_families.py, which holds the file against what it sees."""
     found: dict[str, str] = json.loads(PROVED_FILE.read_text(encoding="utf-8"))
     return found
 

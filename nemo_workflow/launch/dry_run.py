@@ -12,7 +12,7 @@ from nemo_workflow.config.memory import GIB, Usage
 from nemo_workflow.config.parallelism import layers_a_stage
 from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.config.schedule import rate_at
+from nemo_workflow.config.schedule import rate_at, rate_words
 from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.data.splits import parse_split, parts_of
 from nemo_workflow.models import catalog
@@ -92,6 +92,9 @@ def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
 def _start(plan: Plan) -> str:
     """Where the run's weights come from; raises Refusal where its newest checkpoint is of another run."""
     newest, _ = newest_whole(plan.folder / "checkpoints")
+    if newest is None and plan.branch:
+        resume.check_changes(plan)
+        return f"{plan.settings.decay_from}, with its optimizer and its place in the data"
     if newest is None:
         return plan.settings.nemo_model or "random weights"
     if resume.finished_already(plan):
@@ -156,6 +159,7 @@ def _training(plan: Plan) -> dict[str, Any]:
         "micro_batch_size": plan.settings.micro_batch_size,
         "tokens_a_step": batch * plan.seq_length,
         "steps": plan.schedule.max_steps,
+        "first_step": plan.schedule.first_step,
         "tokens": drawn * plan.seq_length,
         "samples_an_epoch": samples,
         "epochs": round(drawn / samples, 4),
@@ -166,12 +170,13 @@ def _training(plan: Plan) -> dict[str, Any]:
 
 def _schedule(plan: Plan) -> dict[str, Any]:
     schedule = plan.schedule
-    marks = sorted({round(i * (schedule.max_steps - 1) / 39) for i in range(40)})
+    marks = sorted({schedule.first_step + round(i * (schedule.steps - 1) / 39) for i in range(40)})
     return {
         "lr": schedule.lr,
         "min_lr": schedule.min_lr,
         "warmup_steps": schedule.warmup_steps,
         "constant_steps": schedule.constant_steps,
+        **{name: getattr(schedule, name) for name in ("kind", "decay_steps", "decay_style", "first_step")},
         "curve": [[step, rate_at(schedule, step)] for step in marks],
         "val_check_interval": schedule.val_check_interval,
         "limit_val_batches": schedule.limit_val_batches,
@@ -181,7 +186,7 @@ def _schedule(plan: Plan) -> dict[str, Any]:
 def _checkpoints(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     job = memory.job_of(plan, recipe)
     size = memory.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
-    written = math.ceil(plan.schedule.max_steps / plan.schedule.save_every)
+    written = math.ceil(plan.schedule.steps / plan.schedule.save_every)
     keep = plan.settings.keep_checkpoints
     # the newest is whole before the oldest goes
     at_once = written if keep < 0 else min(written, keep + 1)
@@ -321,6 +326,13 @@ def _training_text(plan: dict[str, Any]) -> list[str]:
         f"Training: {counted(run['steps'], 'step')} of {run['global_batch_size']:,} x {run['seq_length']:,} ="
         f" {human_count(run['tokens_a_step'])} tokens; {human_count(run['tokens'])} tokens in all,"
         f" {run['epochs']:.2f} epochs ({seen})",
+        *(
+            [
+                f"  of these the first {run['first_step']:,} steps are made: {run['steps'] - run['first_step']:,} are left"
+            ]
+            if run["first_step"]
+            else []
+        ),
     ]
 
 
@@ -331,10 +343,8 @@ def _schedule_text(plan: dict[str, Any]) -> list[str]:
     validation = f"{every(schedule['val_check_interval'])}, {counted(schedule['limit_val_batches'], 'batch')}"
     if not schedule["limit_val_batches"]:
         validation = "none"
-    constant = f", constant for {counted(schedule['constant_steps'], 'step')}" if schedule["constant_steps"] else ""
     return [
-        f"  learning rate {schedule['lr']:g} after {counted(schedule['warmup_steps'], 'step')} of warm-up, down to"
-        f" {schedule['min_lr']:g}{constant}  {curve}",
+        f"  learning rate {rate_words(schedule)}  {curve}",
         f"  validation {validation}",
     ]
 

@@ -38,7 +38,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
         "seed": plan.settings.seed,
         "split": plan.settings.split,
         "lr": schedule.lr,
-        "min_lr": schedule.min_lr,
+        "min_lr": schedule.min_lr if schedule.kind != "constant" else None,
         "warmup_steps": schedule.warmup_steps,
         "val_check_interval": schedule.val_check_interval,
         "save_every": schedule.save_every,
@@ -46,6 +46,8 @@ def config_of(plan: Plan) -> dict[str, Any]:
     }
     if plan.layout.expert > 1:
         values["expert_model_parallel_size"] = plan.layout.expert
+    if schedule.decay_steps:
+        values |= {"decay_steps": schedule.decay_steps, "decay_style": schedule.decay_style}
     if schedule.constant_steps:
         values["constant_steps"] = schedule.constant_steps
     if plan.settings.executor == "slurm":

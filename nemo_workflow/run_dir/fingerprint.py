@@ -31,8 +31,18 @@ REFUSED = {
 }
 NEVER = {
     "model": "weights fit no other model; start another --experiment",
+    "branch": "put --decay-from back, or start another --experiment",
     "optimizer": "put --optimizer and --precision back, or start another --experiment: its state fits no others",
 }
+SCHEDULE = (
+    "lr",
+    "min_lr",
+    "warmup_steps",
+    "constant_steps",
+    "kind",
+    "decay_steps",
+    "decay_style",
+)  # fields of Schedule
 TOLD = {
     "max-steps": "--max-steps",
     "global-batch-size": "--global-batch-size",
@@ -57,10 +67,11 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "tokenizer": tokenizer_digest(settings.hf_model_id),
         "optimizer": {name: public[name] or value for name, value in recipe_defaults(plan).items()},
         "model": {"name": plan.model_name, **{k: v for k, v in sorted(plan.sizes.items()) if isinstance(v, int | str)}},
+        "branch": plan.branch.as_identity() if plan.branch else None,
         "max-steps": plan.schedule.max_steps,
         "global-batch-size": settings.global_batch_size,
         "schedule": {
-            **{name: getattr(plan.schedule, name) for name in ("lr", "min_lr", "warmup_steps", "constant_steps")},
+            **{name: getattr(plan.schedule, name) for name in SCHEDULE},
             **{name: public[name] for name in ("weight_decay", "adam_beta1", "adam_beta2", "clip_grad")},
         },
         "layout": {

@@ -1,4 +1,4 @@
-"""What we add to NeMo's training loop in a worker: the run's numbers, a schedule that follows the flags, a clean stop."""
+"""What we add to NeMo's training loop in a worker: the run's numbers, a missed validation, a clean stop."""
 
 from __future__ import annotations
 
@@ -209,59 +209,6 @@ class SlowProducts(pl.Callback):
         if found[0]:
             print(products.words(found[0]), flush=True)  # to the rank's own log
             self.run_log.note(products.words(found[0]))
-
-
-class Schedule(pl.Callback):
-    """After a resume, learning rate, weight decay and betas follow the flags.
-
-    A checkpoint holds the scheduler's and the optimizer's settings and puts them back; unchanged flags give the same
-    numbers, so that this changes nothing unless a flag has changed.
-    """
-
-    def __init__(self, plan: Plan, run_log: RunLog):
-        self.plan = plan
-        self.run_log = run_log
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        schedule = self.plan.schedule
-        for configured in trainer.lr_scheduler_configs:
-            scheduler = configured.scheduler
-            asked = {
-                "max_steps": schedule.max_steps,
-                "warmup_steps": schedule.warmup_steps,
-                "constant_steps": schedule.constant_steps,
-                "decay_steps": schedule.max_steps - schedule.constant_steps - schedule.warmup_steps,
-                "min_lr": schedule.min_lr,
-                "base_lrs": [schedule.lr] * len(getattr(scheduler, "base_lrs", [])),
-            }
-            changed = {k: v for k, v in asked.items() if hasattr(scheduler, k) and getattr(scheduler, k) != v}
-            if changed and trainer.global_step > 0:
-                self._follow(scheduler, changed)
-        for name, flag in (("weight_decay", "weight_decay"), ("betas", "adam_beta1")):
-            self._set_groups(trainer, name, flag)
-
-    def _follow(self, scheduler: Any, changed: dict[str, Any]) -> None:
-        before = scheduler.get_last_lr()[0]
-        vars(scheduler).update(changed)
-        scheduler._get_lr_called_within_step = True
-        rates = scheduler.get_lr()
-        scheduler._get_lr_called_within_step = False
-        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        scheduler._last_lr = rates
-        if not math.isclose(before, rates[0]):
-            self.run_log.note(f"the learning rate goes from {before:.3g} to {rates[0]:.3g}: its flags have changed")
-
-    def _set_groups(self, trainer: pl.Trainer, name: str, flag: str) -> None:
-        if flag not in self.plan.given:
-            return
-        settings = self.plan.settings
-        for group in trainer.optimizers[0].param_groups:
-            if name == "betas" and name in group:
-                second = settings.adam_beta2
-                group["betas"] = (settings.adam_beta1, group["betas"][1] if second is None else second)
-            elif name in group:
-                group[name] = settings.weight_decay * group.get("wd_mult", 1.0)
 
 
 class MissedValidation(pl.Callback):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.run_dir.branching import parent_of
 from nemo_workflow.run_dir.checkpoints import (
     Checkpoint,
     clean_leftovers,
@@ -30,20 +31,27 @@ READ_SPEED = 1e9  # bytes per second and rank that reading back is reckoned with
 READ_LIMIT = 60.0  # seconds; where reading back takes longer, sizes have to do
 IDENTITY = "identity.json"
 DECISION = "resume.json"
+PARENT = 1_000_000  # number of the candidate that is another run's: after all of its own
 
 
 def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
     """This run's identity, and a line for each change since the newest checkpoint; raises Refusal for those not allowed."""
     now = identity_of(plan)
-    newest, _ = newest_whole(plan.folder / "checkpoints")
+    newest = newest_whole(plan.folder / "checkpoints")[0] or parent_of(plan.settings)
     if newest is None:
         return now, []
     then = newest.manifest().get("identity") or {}
+    if newest.path.parent != plan.folder / "checkpoints":
+        now_only = {"branch": now["branch"]}  # the parent is none itself, or another's
+        then = then | now_only
     # an older version wrote down less: nothing for what was left out, no sizes that a checkpoint leaves open
     for name, defaults in (("optimizer", recipe_defaults(plan)), ("model", now["model"])):
         if name in then:
             known = {key: value for key, value in then[name].items() if value is not None}
             then = then | {name: defaults | known}
+    then = {"branch": None} | then
+    if "schedule" in then:
+        then["schedule"] = dict.fromkeys(now["schedule"]) | then["schedule"]
     return now, compare(now, then, tuple(plan.settings.allow_change or ()), f"checkpoint {newest.path.name}")
 
 
@@ -86,11 +94,25 @@ def _lead(plan: Plan, attempt: Path, world: int, say: Callable[[str], None]) -> 
         place = set_aside(candidate)
         notes.append(f"checkpoint {candidate.path.name} is not used: {problem}; it lies in {place}")
         say(notes[-1])
+    if chosen is None:
+        chosen = _parent(plan, attempt, world, say)
     write_json(
         attempt / DECISION,
         {"path": str(chosen.path) if chosen else None, "step": chosen.step if chosen else 0, "notes": notes},
     )
     return chosen
+
+
+def _parent(plan: Plan, attempt: Path, world: int, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint of --decay-from, read back too; another run's, so that it is never moved. Raises Failure."""
+    parent = parent_of(plan.settings)
+    if parent is None:
+        return None
+    with _reading(parent):
+        problem = damage_by_size(parent) or _read_back(parent, attempt, PARENT, world, say)
+    if problem:
+        raise Failure(f"--decay-from {parent.path}: {problem}; give another checkpoint")
+    return parent
 
 
 @contextlib.contextmanager

@@ -59,7 +59,16 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         else:
             gpu.install()
         optimizer_arguments.install()
-        from nemo_workflow.training import callbacks, loss_scale, nonfinite, recipe, sample_order, teardown
+        from nemo_workflow.training import (
+            attention_backend,
+            callbacks,
+            learning_rate,
+            loss_scale,
+            nonfinite,
+            recipe,
+            sample_order,
+            teardown,
+        )
         from nemo_workflow.training.checkpointing import Checkpoints
         from nemo_workflow.training.recipe_check import check_recipe
         from nemo_workflow.training.resume import choose_checkpoint, identity_for
@@ -73,6 +82,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.settings.deterministic:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
+    if (said := attention_backend.follow_variables(made.model.config)) and plan.accelerator == "gpu":
+        log.note(said)
     if plan.accelerator == "gpu":
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
         gpu.mend_checkpoints()
@@ -83,12 +94,13 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     trainer.callbacks = [
         log,  # first: a save is not part of a step's time
         *([callbacks.SlowProducts(log)] if plan.accelerator == "cpu" else []),
-        callbacks.Schedule(plan, log),
+        learning_rate.Schedule(plan, log),
         callbacks.MissedValidation(plan),
         loss_scale.LossScale(log) if plan.settings.precision == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
         callbacks.Stopper(log, folder),
     ]
+    learning_rate.install(pretrain.keywords["optim"], plan)
     sample_order.arrange(pretrain.keywords["data"], plan, start)
     teardown.without_copies(trainer.strategy)
     pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import tiny_models as tiny
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.conversion import output_dir
@@ -67,17 +66,6 @@ def test_nobody_writes_on_after_a_kill(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "out"):  # the next start clears up
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.e2e
-def test_a_real_import_too(tmp_path: Path) -> None:
-    tiny.make("llama_tiny", tmp_path / "hf")
-    script = [sys.executable, "ckpt_conversion/convert_from_hf_to_nemo2.py", "--source", str(tmp_path / "hf")]
-    begun, writers = started([*script, "--output-path", str(tmp_path / "out")], tmp_path)
-    begun.terminate()
-    _, said = begun.communicate(timeout=60)
-    assert begun.returncode == 143 and "the import stopped by SIGTERM" in said and "Traceback" not in said
-    assert [path.name for path in tmp_path.iterdir()] == ["hf"] and gone(writers)
 
 
 def test_another_machines_conversion_on_a_shared_disk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

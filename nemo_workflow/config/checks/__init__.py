@@ -19,7 +19,13 @@ from nemo_workflow.config.checks.hardware import (
 )
 from nemo_workflow.config.checks.outputs import output_folder, sample_text, wandb_flags
 from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
-from nemo_workflow.config.checks.training import checkpoint_fits, lacking_fields, optimizer_flags, optimizer_offloading
+from nemo_workflow.config.checks.training import (
+    checkpoint_fits,
+    lacking_fields,
+    optimizer_flags,
+    optimizer_offloading,
+    schedule_flags,
+)
 from nemo_workflow.config.checks.values import experiment_name, paths_are_text, planning_flags, smallest_values
 
 RULES = (
@@ -36,6 +42,7 @@ RULES = (
     cpu_libraries_of_a_run,
     precision_flags,
     optimizer_flags,
+    schedule_flags,
     rank_split,
     tensor_split,
     pipeline_split,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.parallelism import Layout
-from nemo_workflow.config.schedule import Schedule
+from nemo_workflow.config.schedule import Branch, Schedule
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part
@@ -33,6 +33,7 @@ class Run:
     sources: tuple[Source, ...] = ()
     parts: tuple[tuple[Part, ...], ...] = ()
     schedule: Schedule | None = None
+    branch: Branch | None = None
     notes: list[str] = field(default_factory=list)
 
     def samples(self, part: int) -> int:

@@ -221,6 +221,8 @@ def needed_folders(settings: Settings, sources: Sequence[Source]) -> list[tuple[
     for source in sources:
         for file in (Path(f"{source.pair.prefix}.bin"), Path(f"{source.pair.prefix}.idx")):
             found += [(str(file.absolute().parent), data), (str(file.resolve().parent), data)]  # a link's target too
+    if settings.decay_from:
+        found.append((_absolute(settings.decay_from), "--decay-from"))
     if settings.nemo_model:
         found.append((_absolute(settings.nemo_model), "--nemo-model"))
     if Path(settings.hf_model_id).expanduser().is_dir():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flags import TABLE
+from nemo_workflow.config.schedule import OURS, Branch
 from nemo_workflow.utils.console import counted
 
 
@@ -39,6 +40,43 @@ def optimizer_flags(run: Run) -> Iterator[str]:
         yield (
             f"--val-check-interval {schedule.val_check_interval}: longer than the run of {counted(schedule.max_steps, 'step')}, so"
             " it would never validate; lower it"
+        )
+
+
+def schedule_flags(run: Run) -> Iterator[str]:
+    """Flags of the learning rate that its schedule has no use for, or that a branch can't take."""
+    schedule, settings = run.schedule, run.settings
+    kind = "wsd" if settings.decay_from else settings.lr_schedule
+    if kind != "wsd" and (idle := run.given("decay_steps", "decay_style")):
+        yield f"{', '.join(idle)}: only with --lr-schedule wsd or --decay-from; add one of them or leave it out"
+    if kind in OURS and settings.constant_steps:
+        yield f"--constant-steps: does nothing with --lr-schedule {kind}, whose end is its lowest rate; leave it out"
+    if kind == "constant" and settings.min_lr is not None:
+        yield "--min-lr: --lr-schedule constant never goes down; leave it out, or decay with wsd or --decay-from"
+    if schedule is None:
+        return
+    if kind == "wsd" and schedule.warmup_steps + schedule.decay_steps > schedule.max_steps:
+        yield (
+            f"--decay-steps {schedule.decay_steps}: with {counted(schedule.warmup_steps, 'step')} of warm-up longer than the"
+            f" run of {counted(schedule.max_steps, 'step')}; lower it or raise --max-steps"
+        )
+    if run.branch:
+        yield from _branch_flags(run, run.branch)
+
+
+def _branch_flags(run: Run, branch: Branch) -> Iterator[str]:
+    """A branch takes step, rate and warm-up from its checkpoint."""
+    settings = run.settings
+    if settings.lr_schedule not in (None, "wsd", branch.kind):
+        yield f"--lr-schedule {settings.lr_schedule}: a run with --decay-from decays from its first step; leave it out"
+    if settings.lr is not None and settings.lr not in (branch.lr, branch.rate):
+        yield f"--lr {settings.lr:g}: the decay begins at the checkpoint's own rate, {branch.rate:g}; leave it out"
+    if settings.warmup_steps not in (None, branch.warmup_steps):
+        yield f"--warmup-steps {settings.warmup_steps}: the warm-up of the checkpoint's run is over; leave it out"
+    if settings.decay_steps is None and settings.max_steps is not None and settings.max_steps <= branch.step:
+        yield (
+            f"--max-steps {settings.max_steps}: the checkpoint of --decay-from has made {branch.step} steps; give"
+            " --decay-steps, or more"
         )
 
 

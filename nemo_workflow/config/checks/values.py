@@ -40,7 +40,7 @@ def experiment_name(run: Run) -> Iterator[str]:
 def paths_are_text(run: Run) -> Iterator[str]:
     """Paths travel to the ranks as JSON and into checkpoints as YAML: any text may be in them, blanks and newlines too."""
     settings = run.settings
-    named = {name: getattr(settings, name) for name in ("hf_model_id", "nemo_model", "blend")}
+    named = {name: getattr(settings, name) for name in ("hf_model_id", "nemo_model", "blend", "decay_from")}
     paths = [(f"--{name.replace('_', '-')}", path) for name, path in named.items() if path]
     paths += [("--output-dir", str(Path(settings.output_dir).expanduser().absolute()))]
     paths += [("--dataset-dir", folder) for folder in settings.dataset_dir]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.config.schedule import rate_words
 from nemo_workflow.launch.slurm.cluster import state_of
 from nemo_workflow.launch.slurm.ending import why_ended
 from nemo_workflow.run_dir.run import RunFolder
@@ -181,8 +182,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
                    f"CP {layout['context']}, EP {layout['expert']}, DP {data_parallel}"),
         ("batch", f"{counted(settings['global_batch_size'], 'sequence')} of {plan['seq_length']} tokens per step, "
                   f"{settings['micro_batch_size']} at once"),
-        ("learning rate", f"{schedule['lr']:.3g} after {counted(schedule['warmup_steps'], 'step')} of warm-up, "
-                          f"then down to {schedule['min_lr']:.3g}"),
+        ("learning rate", rate_words(schedule)),
         ("validation", every(schedule["val_check_interval"])),
         ("checkpoints", f"{every(schedule['save_every'])}, {settings.get('keep_checkpoints')} kept"),
     ]  # fmt: skip

@@ -1,0 +1,405 @@
+"""A case a row: flags that make a run wrong, and the exact words of the refusal."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.config import command_line
+from nemo_workflow.config.resolve import make_plan
+from nemo_workflow.launch import local
+from nemo_workflow.preprocess import inspect_dataset
+from nemo_workflow.utils import machine
+from nemo_workflow.utils.errors import Refusal
+from tests.places import Place, write_nemo_model, write_pair, write_tokenizer
+
+GPU = "--accelerator=gpu --dry-run "  # --dry-run: the machine needn't have the GPUs
+ONE = GPU + "-G 1 "
+
+
+def refusal(place: Place, *more: str, **change: str | None) -> list[str]:
+    with pytest.raises(Refusal) as caught:
+        make_plan(command_line.parse(place.flags(*more, **change)))
+    return caught.value.problems
+
+
+FLAGS = [
+    # layout
+    ("-gbs 15 -G 2", "--global-batch-size 15: no multiple of micro batch size x data parallel size = 1 x 2 = 2; use 14 or 16"),
+    ("-gbs 2 -mbs 4", "--global-batch-size 2: no multiple of micro batch size x data parallel size = 4 x 1 = 4; use 4"),
+    (GPU + "-G 6 -TP 4", "--num-gpus 6 x --num-nodes 1: 6 ranks are no multiple of TP x PP x CP = 4 x 1 x 1 = 4; change the ranks or the parallel sizes"),
+    (GPU + "-TP 8", "--tensor-model-parallel-size 8: doesn't divide the 4 groups of keys and values of llama_tiny; use a divisor of 4"),
+    ("-G 3 -TP 3 -gbs 3", "--tensor-model-parallel-size 3: doesn't divide the 8 attention heads of llama_tiny; use a divisor of 8"),
+    (GPU + "-G 4 -TP 4 -M mamba2_130m", "--tensor-model-parallel-size 4: doesn't divide the 1 Mamba groups of mamba2_130m; use a divisor of 1"),
+    ("-G 3 -PP 3", "--pipeline-model-parallel-size 3: can't split 4 layers over 3 stages of llama_tiny evenly; use 1, 2 or 4"),
+    (GPU + "-G 6 -PP 6 -M llama31_405b -gbs 12", "--pipeline-model-parallel-size 6: can't split 128 layers (embedding and loss count as a layer each) over 6 stages of llama31_405b evenly; use 1, 2, 4, 8, 16, 32 or 64"),
+    ("-VPP 2", "--virtual-pipeline-model-parallel-size 2: needs --pipeline-model-parallel-size 2 or more; leave it out"),
+    ("-G 2 -PP 2 -VPP 3", "--virtual-pipeline-model-parallel-size 3: doesn't divide the 2 layers of a stage; use a divisor of it"),
+    ("-G 2 -PP 2 -VPP 2 -gbs 15", "--virtual-pipeline-model-parallel-size 2: the 15 micro batches of a step are no multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
+    (GPU + "-G 4 -PP 4 -VPP 2 -M mamba2_130m", "--virtual-pipeline-model-parallel-size 2: the models of mamba2_130m can't be cut into virtual stages; leave it out"),
+    ("-G 2 -PP 2 -VPP 2 -gbs 1", "--virtual-pipeline-model-parallel-size 2: the 1 micro batch of a step is no multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
+    ("-SP", "--sequence-parallel: needs --tensor-model-parallel-size 2 or more; leave it out"),
+    ("-G 2 -TP 2 -SP --seq-length 255", "--seq-length 255: the 255 tokens of a context parallel rank are no multiple of --tensor-model-parallel-size 2, as --sequence-parallel needs; use one"),
+    (GPU + "-G 2 -CP 2 --seq-length 254", "--seq-length 254: no multiple of 2 x --context-parallel-size = 4, in which each rank takes an early and a late piece; use one"),
+    ("--seq-length 8193", "--seq-length 8193: llama_tiny is made for at most 8192 tokens; lower it, or take a recipe for longer sequences (--list-models)"),
+    ("-EP 2 -G 2", "--expert-model-parallel-size 2: recipe llama_tiny has no experts; leave it out"),
+    (GPU + "-M mixtral_8x7b -EP 3 -G 3 -gbs 15 --seq-length 128", "--expert-model-parallel-size 3: doesn't divide the 8 experts; use a divisor of 8"),
+    (GPU + "-M mixtral_8x7b -G 4 --seq-length 128", "--expert-model-parallel-size 8 (recipe mixtral_8x7b's own): 4 ranks are no multiple of PP x EP x the ranks an expert is split over = 8; lower it or use more GPUs"),
+    (GPU + "-M mixtral_8x7b -EP 1 -G 2 -TP 2 --seq-length 128", "--tensor-model-parallel-size 2: a mixture of experts needs --sequence-parallel with it; add --sequence-parallel"),
+    # recompute and offload
+    ("--recompute-granularity full", "--recompute-granularity full: needs --recompute-method and --recompute-num-layers too, e.g. --recompute-method uniform --recompute-num-layers 1"),
+    ("--recompute-granularity full --recompute-method block", "--recompute-granularity full: needs --recompute-num-layers too, e.g. --recompute-num-layers 1"),
+    ("--recompute-method block", "--recompute-method: only goes with --recompute-granularity full; add it or leave them out"),
+    ("--recompute-granularity selective --recompute-num-layers 1", "--recompute-num-layers: only goes with --recompute-granularity full; add it or leave them out"),
+    ("-G 2 -PP 2 --recompute-granularity full --recompute-method block --recompute-num-layers 3", "--recompute-num-layers 3: a (virtual) pipeline stage has 2 layers; use 1 to 2"),
+    (ONE + "--cpu-offloading --cpu-offloading-layers 2", "--cpu-offloading: nothing to offload; add --cpu-offloading-activations"),
+    (ONE + "--cpu-offloading --cpu-offloading-activations", "--cpu-offloading: needs --cpu-offloading-layers, the number of layers to offload"),
+    (ONE + "--cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 4", "--cpu-offloading-layers 4: must be below the model's 4 layers"),
+    ("--cpu-offloading-activations", "--cpu-offloading-activations: does nothing without --cpu-offloading; add --cpu-offloading or leave it out"),
+    (ONE + "--cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 2 --recompute-granularity selective", "--cpu-offloading: can't be combined with --recompute-granularity; leave one of them out"),
+    (ONE + "--cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 2 --fp8", "--cpu-offloading: can't be combined with --fp8; leave one of them out"),
+    (GPU + "-G 2 -PP 2 --cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 2", "--cpu-offloading: can't be combined with --pipeline-model-parallel-size 2; use 1 stage"),
+    (GPU + "-gbs 8 -M qwen3_32b --seq-length 128 --cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 2", "--cpu-offloading: recipe qwen3_32b recomputes activations, which can't be combined; leave it out"),
+    (ONE + "--cpu-offloading --cpu-offloading-weights --cpu-offloading-layers 2", "--cpu-offloading-weights: Transformer Engine 2.9 offloads no weights any more, and a run with weights alone breaks off at its first step; use --cpu-offloading-activations"),
+    (ONE + "--optim-cpu-offloading --disable-dist-optim", "--optim-cpu-offloading: needs the distributed optimizer; leave --disable-dist-optim out"),
+    (ONE + "--optim-cpu-offloading --optimizer sgd", "--optim-cpu-offloading: only Adam's states can be offloaded; leave it or --optimizer sgd out"),
+    (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac 1.5", "--optim-cpu-offloading-frac 1.5: must be between 0 and 1"),
+    (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac=-1", "--optim-cpu-offloading-frac -1.0: must be 0 or more"),
+    ("--optim-cpu-offloading-frac 0.5", "--optim-cpu-offloading-frac: does nothing without --optim-cpu-offloading; add it or leave this out"),
+    # sample
+    ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"),
+    ("--sample=", "--sample: give the text that the model is to go on with, or leave it out"),
+    (ONE + "-M mamba2_130m --sample x", "--sample: mamba2_130m can't be exported to Hugging Face: Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name; leave it out"),
+    # CPU
+    ("--fp8", "--fp8: a CPU can't; train on a GPU, or leave it out"),
+    ("-G 2 -CP 2", "--context-parallel-size 2: needs Transformer Engine; train on a GPU, or leave it out"),
+    ("--cpu-offloading --cpu-offloading-weights --cpu-offloading-layers 1", "--cpu-offloading: a CPU can't; train on a GPU, or leave it out"),
+    ("--optim-cpu-offloading", "--optim-cpu-offloading: a CPU can't; train on a GPU, or leave it out"),
+    ("-M deepseek_v2_lite -EP 1 --seq-length 128", "--model-name deepseek_v2_lite: multi-latent attention needs Transformer Engine; train on a GPU"),
+    ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
+    # precision
+    ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
+    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only where the output matrix is the embedding's, as in llama32_1b; llama31_8b has one of its own, and such a model diverged; leave it out"),
+    ("--fp8-output-layer", "--fp8-output-layer: does nothing without --fp8; add --fp8 or leave it out"),
+    (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
+    (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"),
+    # optimizer and schedule
+    ("--warmup-steps 11 --max-steps 10", "--warmup-steps 11: longer than the run of 10 steps; lower --warmup-steps or raise --max-steps"),
+    ("--warmup-steps 5 --constant-steps 6 --max-steps 10", "--constant-steps 6: with 5 steps of warm-up longer than the run of 10 steps; lower --constant-steps or raise --max-steps"),
+    ("--warmup-steps 1 --constant-steps 1 --max-steps 1", "--constant-steps 1: with 1 step of warm-up longer than the run of 1 step; lower --constant-steps or raise --max-steps"),
+    ("--lr 1e-4 --min-lr 1e-3", "--min-lr 0.001: above the learning rate 0.0001; lower --min-lr or raise --lr"),
+    ("--min-lr 0.01", "--min-lr 0.01: above the learning rate 0.001; lower --min-lr or raise --lr"),
+    ("--max-steps 10 --val-check-interval 11", "--val-check-interval 11: longer than the run of 10 steps, so it would never validate; lower it"),
+    ("--optimizer sgd --adam-beta1 0.9", "--adam-beta1: does nothing with --optimizer sgd; leave it out"),
+    ("--adam-beta2 1", "--adam-beta2 1.0: must be below 1"),
+    ("--lr 0", "--lr 0.0: must be above 0"),
+    ("--lr=-1", "--lr -1.0: must be above 0"),
+    ("--lr nan", "--lr nan: must be above 0"),
+    ("--lr inf", "--lr inf: must be above 0"),
+    ("--keep-checkpoints 0", "--keep-checkpoints 0: would delete the run's only checkpoint; keep 1 or more, or -1 for all"),
+    ("-mbs 0", "--micro-batch-size 0: must be 1 or more"),
+    ("--max-steps=-5", "--max-steps -5: must be 1 or more"),
+    ("-TP 0", "--tensor-model-parallel-size 0: must be 1 or more"),
+    # experiment, machine, Slurm, wandb
+    ("-E a/b", "--experiment 'a/b': no folder name; use letters, digits, and . _ + = - after the first"),
+    ("-E ..", "--experiment '..': no folder name; use letters, digits, and . _ + = - after the first"),
+    ("-E=", "--experiment '': no folder name; use letters, digits, and . _ + = - after the first"),
+    ("-A team -P long", "--partition: only for --executor slurm; leave it out, or add --executor slurm"),
+    ("--time 1:00:00", "--time: only for --executor slurm; leave it out, or add --executor slurm"),
+    ("-N 2", "--num-nodes 2: --executor local runs on this machine only; use --executor slurm"),
+    ("--accelerator gpu", "--num-gpus 8: this machine has 0 GPUs to offer; use --accelerator cpu"),
+    ("--wandb-project p", "--wandb-project: does nothing without --wandb; add --wandb or leave it out"),
+    # model and data
+    ("-M llama_tinny", "--model-name llama_tinny: unknown recipe; did you mean llama_tiny or llama3_8b or llama2_7b? (--list-models prints all)"),
+    ("-M llama-3.2-1b", "--model-name llama-3.2-1b: unknown recipe; did you mean llama32_1b or llama32_3b or llama3_8b? (--list-models prints all)"),
+    ("-M t5_220m --constant-steps 5 -gbs 1 --accelerator=gpu --dry-run -G 1", "--constant-steps: recipe t5_220m has no field optim.lr_scheduler.constant_steps; leave it out"),
+    ("-gbs 2048", "--global-batch-size 2048: the training split holds 1054 samples of 256 tokens, less than one step; lower --global-batch-size or --seq-length, or add data"),
+    ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 document, 300 tokens); give this part more, or 0 to do without"),
+    ("--split 9999,0,1", "--split 9999,0,1: no test sample in d_text_document (0 documents, 0 tokens); give this part more, or 0 to do without"),
+    ("--split 9,1", "--split 9,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
+    ("--split 0,1,1", "--split 0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
+    ("--split 9e2,50,50", "--split 9e2,50,50: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
+    ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
+    ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
+    ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or mend the path"),
+    ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "message"), FLAGS, ids=lambda text: text[:40])
+def test_wrong_flags_are_refused_in_these_words(shared: Place, flags: str, message: str) -> None:
+    words = flags.split()
+    change = {"accelerator": None} if any(word.startswith("--accelerator") for word in words) else {}
+    problems = refusal(shared, *words, **change)
+    assert message in problems
+
+
+def test_wandb_without_a_key_is_told_and_not_refused(shared: Place) -> None:
+    assert any("no key" in note and "wandb sync" in note for note in shared.plan("--wandb").notes)
+    assert not any("wandb" in note for note in shared.plan().notes)
+
+
+def test_an_output_folder_that_can_not_be_made_is_refused(
+    shared: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for output in (file, file / "deeper"):
+        assert refusal(shared, output_dir=str(output)) == [f"--output-dir {output}: {file} is a file; give a folder"]
+    words = r"--output-dir /proc/x: /proc/x/run can't be written \(No such file"
+    with pytest.raises(Refusal, match=words), local.locked(Path("/proc/x/run")):
+        raise AssertionError
+    access = os.access  # a mock: root, who often runs the tests, may write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and access(path, mode))
+    (problem,) = refusal(shared, output_dir=str(tmp_path / "new"))
+    assert problem.startswith(f"--output-dir {tmp_path}/new: {tmp_path} can't be written; give another")
+
+
+def test_all_problems_come_at_once(shared: Place) -> None:
+    words = ["--fp8", "-SP", "-E", "a/b", "--split", "1", "--wandb-name", "x"]
+    problems = refusal(shared, *words, dataset_dir="/nowhere")
+    for word in ("--fp8", "--sequence-parallel", "--experiment", "--split", "--wandb-name", "/nowhere"):
+        assert sum(word in problem for problem in problems) == 1, (word, problems)
+
+
+def cut_idx(place: Place) -> None:
+    path = Path(f"{place.data}.idx")
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def other_version(place: Place) -> None:
+    path = Path(f"{place.data}.idx")
+    data = bytearray(path.read_bytes())
+    data[9] = 7
+    path.write_bytes(data)
+
+
+def no_idx(place: Place) -> None:
+    Path(f"{place.data}.idx").unlink()
+
+
+def short_bin(place: Place) -> None:
+    path = Path(f"{place.data}.bin")
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def no_pairs(place: Place) -> None:
+    for path in place.data.parent.iterdir():
+        path.unlink()
+
+
+def no_token(place: Place) -> None:
+    write_pair(place.data, [])
+
+
+def big_ids(place: Place) -> None:
+    write_pair(place.data, [300] * 1000, largest=4096)
+
+
+def big_ids_in_figures(place: Place) -> None:
+    Path(f"{place.data}.json").write_text('{"tokens": 300000, "largest_token_id": 5000}')
+
+
+def negative_ids(place: Place) -> None:
+    write_pair(place.data, [300] * 1000, dtype="int32", largest=-5)
+
+
+def at_index(place: Place, offset: int, data: bytes) -> None:
+    """Write into the .idx of 1000 sequences: lengths begin at byte 34, pointers at 4034, boundaries at 12034."""
+    idx = Path(f"{place.data}.idx")
+    whole = idx.read_bytes()
+    idx.write_bytes(whole[:offset] + data + whole[offset + len(data) :])
+
+
+def half_the_documents(place: Place) -> None:
+    """As the old merge of two pairs left it: the documents of the first half only."""
+    idx = Path(f"{place.data}.idx")
+    whole = idx.read_bytes()
+    idx.write_bytes(whole[:26] + (501).to_bytes(8, "little") + whole[34 : 12034 + 8 * 501])
+
+
+def no_length(place: Place) -> None:
+    at_index(place, 34 + 4 * 10, bytes(4))
+
+
+def wrong_boundary(place: Place) -> None:
+    at_index(place, 12034 + 8 * 10, bytes(8))
+
+
+def wrong_pointer_beside_figures(place: Place) -> None:
+    Path(f"{place.data}.json").write_text('{"tokens": 300000, "largest_token_id": 50}')
+    at_index(place, 4034 + 8 * 10, bytes(8))
+
+
+def no_eos(place: Place) -> None:
+    write_tokenizer(place.hf, eos=None)
+
+
+def no_tokenizer(place: Place) -> None:
+    for path in place.hf.iterdir():
+        path.unlink()
+
+
+def broken_tokenizer(place: Place) -> None:
+    (place.hf / "tokenizer_config.json").write_text("{")
+
+
+FILES: list[tuple[Callable[[Place], None], str]] = [
+    (cut_idx, "{data}.idx: truncated: 20037 bytes instead of 20042; preprocess this file again"),
+    (other_version, "{data}.idx: index version 7, dtype code 8; expected version 1"),
+    (no_idx, "{data}.idx: missing, though d_text_document.bin is there; preprocess this file again"),
+    (short_bin, "{data}.bin: 599998 bytes, but its .idx describes 600000; preprocess this file again"),
+    (no_pairs, "--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"),
+    (no_token, "--dataset-dir {folder}: no token in its files; preprocess text into it"),
+    (big_ids, "{data}.bin: holds token id 4096, but the tokenizer of --hf-model-id {hf} has 4096 entries; preprocess it with this tokenizer or give the one it was made with"),
+    (big_ids_in_figures, "{data}.bin: holds token id 5000, but the tokenizer of --hf-model-id {hf} has 4096 entries; preprocess it with this tokenizer or give the one it was made with"),
+    (negative_ids, "{data}.bin: holds a negative token id (-5); preprocess this file again"),
+    (half_the_documents, "{data}.idx: its documents do not cover its sequences (a merge that lost some leaves this); preprocess again, or join the pairs it was made of: python -m nemo_workflow.dataset join"),
+    (no_length, "{data}.idx: sequence 10 has no tokens; preprocess again"),
+    (wrong_boundary, "{data}.idx: document 9 ends before it begins; preprocess again"),
+    (wrong_pointer_beside_figures, "{data}.idx: the pointer of sequence 10 is wrong; preprocess again"),
+    (no_eos, "--hf-model-id {hf}: the tokenizer has no end-of-document token; set eos_token in its tokenizer_config.json"),
+    (no_tokenizer, "--hf-model-id {hf}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id"),
+    (broken_tokenizer, "{hf}/tokenizer_config.json: not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), FILES, ids=lambda value: getattr(value, "__name__", ""))
+def test_damaged_files_are_refused_in_these_words(place: Place, damage: Callable[[Place], None], message: str) -> None:
+    assert place.plan().schedule.max_steps == 1054 // 16
+    damage(place)
+    expected = message.format(data=place.data, folder=place.data.parent, hf=place.hf)
+    assert refusal(place) == [expected]
+
+
+@pytest.mark.parametrize("ending", ["", ".bin", ".idx"])
+def test_a_pair_may_be_named_by_either_of_its_files(shared: Place, ending: str) -> None:
+    plan = shared.plan(dataset_dir=f"{shared.data}{ending}")
+    assert [source.pair.prefix for source in plan.sources] == [str(shared.data)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("nowhere", "nowhere: no such folder or pair; give a folder of .bin/.idx files, or a pair without its ending"),
+        ("nowhere --document 0", "--document: a document is only printed with --tokenizer; add it or leave this out"),
+        ("nowhere --tokeniser x", "unrecognized arguments: --tokeniser x; did you mean --tokenizer? (see --help)"),
+    ],
+)
+def test_the_dataset_command_refuses_in_these_words(words: str, message: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        inspect_dataset.main(words.split())
+    assert caught.value.problems == [message]
+
+
+def test_tokens_beyond_an_embedding_of_fixed_size_are_refused(place: Place) -> None:
+    write_tokenizer(place.hf, vocabulary=40_000)
+    write_pair(place.data, [300] * 1000, largest=32_064)
+    assert refusal(place, model_name="phi3_mini_4k_instruct", seq_length=64) == [
+        f"--hf-model-id {place.hf}: the tokenizer has 40000 entries, but the embedding of --model-name phi3_mini_4k_instruct"
+        " has 32064 rows; give the model's own tokenizer",
+        f"{place.data}.bin: holds token id 32064, but the embedding of --model-name phi3_mini_4k_instruct has 32064 rows;"
+        " preprocess it with the model's own tokenizer, or train another model",
+    ]
+
+
+def test_a_tokenizer_of_another_model_does_not_fit_a_checkpoint(place: Place) -> None:
+    folder = write_nemo_model(place.root / "m", num_layers=2, hidden_size=64, vocab_size=4096)
+    write_tokenizer(place.hf, vocabulary=13_096)
+    assert refusal(place, nemo_model=str(folder)) == [
+        f"--hf-model-id {place.hf}: the tokenizer has 13096 entries, but the embedding of --nemo-model {folder} has 4096 rows;"
+        " give the model's own tokenizer"
+    ]
+    write_tokenizer(place.hf, vocabulary=1000)
+    write_pair(place.data, [300] * 1000, largest=4095)  # within the embedding, and still another tokenizer's
+    assert "holds token id 4095, but the tokenizer" in refusal(place, nemo_model=str(folder))[0]
+
+
+def test_a_mistyped_folder_is_no_hub_id(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place.root)
+    for typed, why in (
+        ("nothing", "not of the form organisation/name"),
+        ("hf/tok", "hf is a folder here and has no tok"),
+    ):
+        assert why in refusal(place, hf_model_id=typed)[0]
+        assert len(refusal(place, hf_model_id=typed, model_name=None)) == 1  # no word of a config.json besides
+
+
+def test_a_model_larger_than_the_machine_is_refused_on_a_cpu(place: Place) -> None:
+    (problem,) = refusal(place, "-G", "8", model_name="llama31_405b", seq_length="64")
+    assert problem.startswith("--model-name llama31_405b: without a GPU, 8 CPU ranks of it take ")
+
+
+def test_a_large_model_without_a_gpu_is_asked_for(place: Place) -> None:
+    flags = ("-M", "llama32_1b", "--seq-length", "128", "-gbs", "4")
+    (problem,) = refusal(place, *flags, accelerator="auto", model_name=None)
+    assert re.fullmatch(
+        r"--model-name llama32_1b: no GPU was found, and on this machine's CPU a step would take some [\w ]+"
+        r" \([\d.]+[MB] parameters, 512 tokens\); add --accelerator cpu to train on it all the same, or take a smaller model"
+        r" \(llama_tiny\) or --global-batch-size",
+        problem,
+    )
+    flags_of_hours = ("-gbs", "1000000", "--max-steps", "1", "--seq-length", "64")
+    problem = next(p for p in refusal(place, *flags_of_hours, accelerator="auto") if "no GPU was found" in p)
+    assert " h " in problem and "--global-batch-size" in problem  # a small model, but hours a step
+    assert place.plan("-G", "1", accelerator="auto").accelerator == "cpu"  # llama_tiny
+    assert place.plan("--dry-run", "-G", "1", *flags, accelerator="auto", model_name=None).model_name == "llama32_1b"
+
+
+def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:
+    empty = place.root / "empty"
+    empty.mkdir()
+    assert refusal(place, nemo_model=str(empty)) == [
+        f"--nemo-model {empty}: context/ and weights/ missing; give the folder of a NeMo 2 checkpoint"
+        " (convert_from_hf_to_nemo2.py writes one)"
+    ]
+    qwen = write_nemo_model(place.root / "qwen", "qwen2.Qwen2Model", "qwen2.Qwen2Config500M", num_layers=24)
+    assert refusal(place, nemo_model=str(qwen)) == [
+        f"--nemo-model {qwen}: holds a Qwen2Model, but --model-name llama_tiny is a LlamaModel; name a recipe of its"
+        " family or leave --model-name out"
+    ]
+    odd = write_nemo_model(place.root / "odd", num_layers=7, hidden_size=64)
+    problem = refusal(place, nemo_model=str(odd), model_name=None)[0]
+    assert problem.startswith(
+        "--model-name is required: the checkpoint of --nemo-model (LlamaModel, LlamaConfig) fits no recipe exactly;"
+        " recipes of its family: llama2_7b,"
+    )
+
+
+def test_more_gpus_than_the_machine_has_are_refused(shared: Place, tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    assert machine.gpu_count() == 2
+    assert refusal(shared, "-G", "4", accelerator="auto") == [
+        "--num-gpus 4: this machine has 2 GPUs to offer; use --num-gpus 2"
+    ]
+    assert shared.plan("-G", "2", accelerator="auto").accelerator == "gpu"
+
+
+def test_a_source_without_training_data_is_refused(place: Place) -> None:
+    write_pair(place.data.parent / "tiny", [300])
+    assert refusal(place, split="1,2,0")[0] == (
+        "--split 1,2,0: no training sample in tiny (0 documents, 0 tokens); give it more, or leave this file out"
+    )
+
+
+def test_a_blend_file_is_checked_line_by_line(place: Place) -> None:
+    blend = place.root / "blend.txt"
+    blend.write_text("# weights\n0.5 data\nmuch /x\n-1 data\n1\n")
+    bad = "expected `WEIGHT PATH` with a weight above 0, found"
+    assert refusal(place, dataset_dir=None, blend=str(blend)) == [
+        f"--blend {blend}, line 3: {bad} 'much /x'",
+        f"--blend {blend}, line 4: {bad} '-1 data'",
+        f"--blend {blend}, line 5: {bad} '1'",
+    ]
+    blend.write_text("1 data\n")
+    assert "can't be combined" in refusal(place, blend=str(blend))[0]
+
+
+def test_every_refusal_names_a_flag_or_a_file() -> None:
+    for _, message in FLAGS:
+        assert re.match(r"--[a-z]", message), message

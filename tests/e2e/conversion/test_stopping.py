@@ -1,0 +1,39 @@
+"""A conversion that is stopped or killed: what it says, what it leaves, who is still at work; and others on a shared disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nemo_workflow import REPOSITORY
+from tests.conversion import tiny_models as tiny
+
+
+def started(command: list[str], folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """The command, with its writer at work, and the processes that it has."""
+    begun = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + 100
+    while not (list(folder.glob(".out.*.partial/*")) and (writers := psutil.Process(begun.pid).children())):
+        assert begun.poll() is None and time.monotonic() < until, begun.stderr and begun.stderr.read()
+        time.sleep(0.05)
+    return begun, writers
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=20)[1]
+
+
+@pytest.mark.e2e
+def test_a_real_import_too(tmp_path: Path) -> None:
+    tiny.make("llama_tiny", tmp_path / "hf")
+    script = [sys.executable, "ckpt_conversion/convert_from_hf_to_nemo2.py", "--source", str(tmp_path / "hf")]
+    begun, writers = started([*script, "--output-path", str(tmp_path / "out")], tmp_path)
+    begun.terminate()
+    _, said = begun.communicate(timeout=60)
+    assert begun.returncode == 143 and "the import stopped by SIGTERM" in said and "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"] and gone(writers)

@@ -1,0 +1,92 @@
+"""What lies beside the weights comes back as it went: tokenizers of every kind, or none, config.json and its like."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.conversion.command import export_main, import_main
+from nemo_workflow.models import tokenizer_files
+from tests.conversion import tiny_models as tiny
+from tests.e2e.conversion.test_families import same_tensors
+from tests.models import sentencepiece_folders
+
+pytestmark = pytest.mark.e2e
+
+
+def without(folder: Path) -> None:
+    for path in tokenizer_files.files_of(folder):
+        path.unlink()
+    change(folder / "generation_config.json", eos_token_id=[1, 3], top_k=7)
+
+
+def of_transformers_5(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", tokenizer_class="TokenizersBackend", extra_special_tokens=["<bos>"])
+
+
+def of_a_newer_library(folder: Path) -> None:
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    change(folder / "tokenizer.json", model={**model, "type": "BPE2"})
+
+
+def with_code_of_its_own(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["own.Own", None]})
+
+
+def sentencepiece_alone(folder: Path) -> None:
+    without(folder)
+    sentencepiece_folders.save(folder, "LlamaTokenizer")
+
+
+def with_templates_and_tekken(folder: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "tekken.json").write_text("{}")
+
+
+def with_settings_of_another_version(folder: Path) -> None:
+    change(folder / "generation_config.json", do_sample=False, temperature=0.6, max_length=None, new={"a": 1})
+
+
+CASES: dict[Callable[[Path], None], str | None] = {
+    without: "note: the source has no tokenizer files",
+    of_transformers_5: None,
+    of_a_newer_library: "note: the tokenizer can't be loaded",
+    with_code_of_its_own: "note: the tokenizer can't be loaded",
+    sentencepiece_alone: None,
+    with_templates_and_tekken: None,
+    with_settings_of_another_version: None,
+}
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make("llama2", tmp_path_factory.mktemp("model") / "hf")
+
+
+@pytest.mark.parametrize("dress", CASES, ids=lambda dress: dress.__name__)
+def test_it_comes_back_as_it_went(
+    dress: Callable[[Path], None], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, nemo, back = shutil.copytree(model, tmp_path / "hf"), tmp_path / "nemo", tmp_path / "back"
+    dress(source)
+    assert import_main(["--source", str(source), "--output-path", str(nemo)]) == 0
+    said = capsys.readouterr().out
+    assert CASES[dress] in said if CASES[dress] else "note:" not in said
+    assert export_main(["--source", str(nemo), "--output-path", str(back)]) == 0
+    names = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    got = {path.relative_to(back).as_posix() for path in back.rglob("*") if path.is_file()}
+    assert got - {"conversion_report.json"} == names
+    same_tensors(source, back)
+    for name in names - {"model.safetensors", "config.json"}:
+        assert (back / name).read_bytes() == (source / name).read_bytes(), name
+    assert json.loads((back / "config.json").read_text()) == json.loads((source / "config.json").read_text())

@@ -1,0 +1,133 @@
+"""README's pipeline for every family that the conversion takes: import -> training -> export, the config is the source's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.conversion import supported
+from nemo_workflow.models.architecture import ARCHITECTURE, OF_THE_CLASS, TRAINING
+from nemo_workflow.models.families import FAMILIES, by_model_type
+from nemo_workflow.run_dir.checkpoints import newest_whole
+from tests.conversion import tiny_models as tiny
+from tests.e2e.conversion import train_families
+
+ROOT = Path(__file__).resolve().parents[3]
+NAMES = [name for name in tiny.EXACT if name != "llama_tiny"]
+WHOLE = ("llama3_2_tied", "qwen3_moe")  # two that go through the launcher too
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders hf, nemo, runs and back of every model; one process has imported NeMo for all of them."""
+    folder = tmp_path_factory.mktemp("families")
+    script = Path(train_families.__file__)
+    path = os.pathsep.join([str(ROOT), str(script.parent)])
+    # as a model built before leaves it, or a user's shell: Gemma's configuration asks for another
+    attention = {"NVTE_FLASH_ATTN": "1", "NVTE_FUSED_ATTN": "1", "NVTE_UNFUSED_ATTN": "1"}
+    environment = {**os.environ, **attention, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), *NAMES], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NAMES)
+def test_config_after_training_is_the_sources(name: str, trained: Path) -> None:
+    place = trained / name
+    error = place / "error.txt"
+    assert not error.exists(), error.read_text()
+    same_config(place / "hf", place / "back")
+    if not name.startswith((*train_families.GPU_ONLY, *train_families.NO_RECIPE)):
+        events = [json.loads(line) for line in (place / "runs" / "run" / "metrics.jsonl").read_text().splitlines()]
+        losses = [event["loss"] for event in events if event["event"] == "step"]
+        assert len(losses) == train_families.STEPS and all(0 < loss < 20 for loss in losses)
+
+
+def same_config(source: Path, back: Path) -> None:
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((source / file).read_text()) == json.loads((back / file).read_text()), file
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", WHOLE)
+def test_through_the_launcher(name: str, trained: Path) -> None:
+    """The commands as a user types them, for models whose config class nemo.collections.llm doesn't export."""
+    place = trained / name
+    train = [*train_families.flags(name, place, trained / "data"), "--experiment", "typed"]
+    done = subprocess.run([sys.executable, "pretrain_llm.py", *train], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    checkpoint, _ = newest_whole(place / "runs" / "typed" / "checkpoints")
+    command = [sys.executable, "ckpt_conversion/convert_from_nemo2_to_hf.py"]
+    command += ["--source", str(checkpoint.path), "--output-path", str(place / "typed")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_config(place / "hf", place / "typed")
+
+
+@pytest.mark.e2e
+def test_supported_model_txt_says_what_was_seen_here(trained: Path) -> None:
+    """FAMILY_RESULTS=FILE writes what nemo_workflow/conversion/proved.json should hold."""
+    seen: dict[str, str] = {}
+    for name in NAMES:
+        model_type = json.loads((trained / name / "hf" / "config.json").read_text())["model_type"]
+        family = by_model_type(model_type)
+        assert family is not None
+        failed = (trained / name / "error.txt").exists() or not (trained / name / "back").is_dir()
+        seen[family.name] = "failed" if failed or seen.get(family.name) == "failed" else word(name)
+    if target := os.environ.get("FAMILY_RESULTS"):
+        Path(target).write_text(json.dumps(seen, indent=1, sort_keys=True) + "\n")
+    assert seen == supported.proved()
+    assert seen.keys() == {family.name for family in FAMILIES}
+
+
+def word(name: str) -> str:
+    if name.startswith(train_families.GPU_ONLY):
+        return "gpu"
+    return "no recipe" if name.startswith(train_families.NO_RECIPE) else "trained"
+
+
+# --- what a model is --------------------------------------------------------------------------------------------------
+@pytest.mark.e2e
+def test_every_field_of_nemos_configurations_is_in_one_list() -> None:
+    code = (
+        "import dataclasses, importlib, json, pkgutil, sys\n"
+        "from nemo_workflow.conversion.nemo_context import prepare\n"
+        "prepare()\n"
+        "import nemo.collections.llm.gpt.model as package\n"
+        "from megatron.core.transformer.transformer_config import TransformerConfig\n"
+        "names = set()\n"
+        "for found in pkgutil.iter_modules(package.__path__):\n"
+        "    module = importlib.import_module(f'{package.__name__}.{found.name}')\n"
+        "    for kind in vars(module).values():\n"
+        "        if isinstance(kind, type) and issubclass(kind, TransformerConfig):\n"
+        "            names |= {field.name for field in dataclasses.fields(kind)}\n"
+        "print(json.dumps(sorted(names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    fields = json.loads(done.stdout.splitlines()[-1])
+    lists = {"ARCHITECTURE": ARCHITECTURE, "OF_THE_CLASS": OF_THE_CLASS, "TRAINING": TRAINING}
+    for field in fields:
+        assert len([name for name, listed in lists.items() if field in listed]) == 1, field
+    assert not (ARCHITECTURE | OF_THE_CLASS | TRAINING) - set(fields), "NeMo has no such field any more"
+
+
+def checkpoint(folder: Path, target: str) -> Path:
+    """A folder that looks like a NeMo 2 checkpoint from outside."""
+    (folder / "weights").mkdir()
+    metadata = b"ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81}(Vstate_dict_metadata\n}Vstorage_data\n}ub."
+    (folder / "weights" / ".metadata").write_bytes(metadata)
+    (folder / "context").mkdir()
+    model = f"_target_: nemo.collections.llm.gpt.model.llama.LlamaModel\nconfig:\n  _target_: {target!r}\n"
+    (folder / "context" / "model.yaml").write_text(model)
+    return folder

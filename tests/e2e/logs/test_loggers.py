@@ -1,0 +1,200 @@
+"""TensorBoard and W&B, fed as a training feeds them: killed, resumed, without a key, without a network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.training import wandb_file
+from tests.e2e.logs import wandb_server
+from tests.runs import fake_runs
+
+FEED = """
+import os, sys, time, urllib.request
+from pathlib import Path
+from nemo_workflow.training import loggers
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.training import wandb_file
+from tests.runs import fake_runs
+folder, first, upto, how = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+plan = Plan.from_json((folder / "plan.json").read_text())
+both = [
+    loggers.RunTensorBoard(**loggers.tensorboard(plan, first - 1 if first > 1 else None)),
+    loggers.RunWandb(**loggers.wandb(plan)),
+]
+for logger in both:
+    logger.log_hyperparams({})
+happened = fake_runs.history(plan, upto, first)
+happened[0]["loggers"] = loggers.names(both)
+for event in happened:
+    fake_runs.append(plan, [event])
+    if event["event"] == "start":
+        loggers.catch_up(both, folder, event["step"])
+    if event["event"] == "step":
+        for logger in both:  # as Lightning does it, one behind
+            logger.log_metrics({"reduced_train_loss": -1.0, "global_step": event["step"] - 1, "aux": 0.5}, event["step"])
+        loggers.feed(both, event["step"], event)
+    if event["event"] == "validation":
+        loggers.feed(both, event["step"], {"val_loss": event["val_loss"]})
+print(*loggers.words(both), sep="\\n", flush=True)
+if how == "killed":
+    time.sleep(3)  # W&B's own process writes the file
+    os.kill(os.getpid(), 9)
+if how == "deserted":
+    urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/go-away").close()
+began = time.monotonic()
+loggers.close(both)
+print(f"held up {time.monotonic() - began:.0f} s")
+print(*loggers.words(both), sep="\\n", flush=True)
+os._exit(75)
+"""
+
+
+def train(folder: Path, first: int, upto: int, how: str, **environment: str) -> str:
+    command = [sys.executable, "-c", FEED, str(folder), str(first), str(upto), how]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB") and "proxy" not in k.lower()}
+    home = {"HOME": str(folder.parent), "WANDB_SILENT": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean | home | environment)
+    assert done.returncode == (-9 if how == "killed" else 75), done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A start killed at step 14, and one that went on from step 10 and was stopped at the end."""
+    folder = tmp_path_factory.mktemp("experiments") / "demo"
+    plan = fake_runs.make_plan(folder, steps=30, every=5, wandb=True, wandb_project="tests")
+    folder.mkdir()
+    (folder / "plan.json").write_text(plan.to_json())
+    said = [train(folder, 1, 14, "killed"), train(folder, 11, 30, "stopped")]
+    return folder, said
+
+
+def new_run(place: Path, steps: int) -> Path:
+    folder = place / "demo"
+    folder.mkdir()
+    plan = fake_runs.make_plan(folder, steps=steps, every=2, wandb=True, wandb_project="tests")
+    (folder / "plan.json").write_text(plan.to_json())
+    return folder
+
+
+def loggers_id(folder: Path) -> str:
+    """The W&B id that the run's folder keeps."""
+    return str(json.loads((folder / "wandb.json").read_text())["id"])
+
+
+def rows(folder: Path, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric over all offline files, in the order of the starts."""
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    return [
+        (row["trainer/global_step"], row[name]) for file in files for row in wandb_file.history(file) if name in row
+    ]
+
+
+@pytest.mark.e2e
+def test_a_resumed_run_is_one_wandb_run_and_has_no_step_twice(run: tuple[Path, list[str]]) -> None:
+    folder, _ = run
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    (run_id,) = set.union(*map(wandb_file.run_ids, files))
+    assert all(file.parent.name.endswith(run_id) for file in files)
+    for name in ("reduced_train_loss", "lr", "tokens_per_second", "memory_bytes"):
+        assert sorted(step for step, _ in rows(folder, name)) == list(range(1, 31)), name
+    assert [step for step, _ in rows(folder, "val_loss")] == [5, 10, 15, 20, 25, 30]
+    assert min(value for _, value in rows(folder, "reduced_train_loss")) > 0  # the run's own, not Lightning's
+
+
+@pytest.mark.e2e
+def test_tensorboard_has_the_same_names_steps_and_numbers(run: tuple[Path, list[str]]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = run
+    board = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    logged = {name for file in files for row in wandb_file.history(file) for name in row}
+    assert set(board.Tags()["scalars"]) == {n for n in logged if not n.startswith("_")} - {"trainer/global_step"}
+    for name in ("reduced_train_loss", "val_loss", "grad_norm"):
+        shown = [(event.step, event.value) for event in board.Scalars(name)]
+        assert [step for step, _ in shown] == [step for step, _ in rows(folder, name)], name
+        assert [value for _, value in shown] == pytest.approx([value for _, value in rows(folder, name)], rel=1e-6)
+
+
+@pytest.mark.e2e
+def test_without_a_key_it_says_how_to_sync_later(run: tuple[Path, list[str]]) -> None:
+    folder, said = run
+    (run_id,) = set.union(*map(wandb_file.run_ids, folder.glob("wandb/offline-run-*/run-*.wandb")))
+    for text in said:
+        assert "no key" in text and f"wandb sync --id {run_id} {folder}/wandb/offline-run-*-{run_id}" in text
+
+
+KEY = {"WANDB_API_KEY": "0" * 40}
+
+
+@pytest.mark.e2e
+def test_what_keeps_a_run_from_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemo_workflow.training.loggers import REACH_SECONDS, why_offline
+
+    for name in [name for name in os.environ if "proxy" in name.lower() or name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", KEY["WANDB_API_KEY"])
+    for how, why in (("well", ""), ("500", "127.0.0.1 answers 500"), ("nonsense", "")):  # W&B itself sees the last
+        with wandb_server.serving(how) as server:
+            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+            assert why_offline() == why
+    assert "can't be reached" in why_offline()  # nobody is there any more
+    with wandb_server.serving("never") as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        began = time.monotonic()
+        assert "can't be reached (timed out)" in why_offline()
+        assert time.monotonic() - began < REACH_SECONDS + 30
+    monkeypatch.setenv("WANDB_BASE_URL", "no address")
+    assert "can't be reached" in why_offline()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert why_offline() == "WANDB_MODE is offline"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("how", "why"), [("never", "can't be reached (timed out)"), ("nonsense", "invalid character")])
+def test_without_a_server_it_logs_to_files(tmp_path: Path, how: str, why: str) -> None:
+    """One that never answers, and a hotel's login page."""
+    folder = new_run(tmp_path, steps=5)
+    with wandb_server.serving(how) as server:
+        said = train(folder, 1, 5, "stopped", WANDB_BASE_URL=server.url, **KEY)
+    (line,) = [line for line in said.splitlines() if line.startswith("W&B: ")]
+    assert why in line and f"wandb sync --id {loggers_id(folder)} {folder}/wandb/offline-run-*-" in line
+    assert [step for step, _ in rows(folder, "reduced_train_loss")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.e2e
+def test_a_server_gets_each_step_once_in_one_run(tmp_path: Path) -> None:
+    """Online: a start that is stopped at step 4, and one that makes the steps after 2 again."""
+    folder = new_run(tmp_path, steps=6)
+    with wandb_server.serving("well") as server:
+        said = train(folder, 1, 4, "stopped", WANDB_BASE_URL=server.url, **KEY)
+        said += train(folder, 3, 6, "stopped", WANDB_BASE_URL=server.url, **KEY)
+    assert "W&B" not in said
+    assert list(server.rows) == [loggers_id(folder)]
+    (got,) = server.rows.values()
+    steps = [row["trainer/global_step"] for row in got if "reduced_train_loss" in row]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.e2e
+def test_a_server_that_goes_away_holds_up_the_end_for_a_while_only(tmp_path: Path) -> None:
+    folder = new_run(tmp_path, steps=5)
+    with wandb_server.serving("well") as server:
+        said = train(folder, 1, 5, "deserted", WANDB_BASE_URL=server.url, **KEY)
+        assert server.how == "never"
+    held = float(re.search(r"held up (\d+)", said)[1])  # type: ignore[index]
+    assert held < 120, said
+    (line,) = [line for line in said.splitlines() if line.startswith("W&B did not take all")]
+    assert f"wandb sync --id {loggers_id(folder)} {folder}/wandb/run-*-{loggers_id(folder)}" in line
+    (file,) = folder.glob("wandb/run-*/run-*.wandb")
+    assert [row["trainer/global_step"] for row in wandb_file.history(file) if "lr" in row] == [1, 2, 3, 4, 5]

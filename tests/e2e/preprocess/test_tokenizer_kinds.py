@@ -1,0 +1,65 @@
+"""Tokenizers that transformers 4.57 wouldn't write itself, from JSONL to a checkpoint: SentencePiece alone, transformers 5's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_workflow.models import tokenizer_files
+from tests.models import sentencepiece_folders
+from tools import demo
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+TEXT = "def add(a, b): return a + b"
+
+
+def sentencepiece_alone(folder: Path) -> Path:
+    return sentencepiece_folders.save(folder, "LlamaTokenizer")
+
+
+def of_transformers_5(folder: Path) -> Path:
+    corpus = folder.with_name("texts.jsonl")
+    demo.write_corpus(corpus, limit=200_000)
+    demo.train_tokenizer(corpus, folder, vocabulary=512)
+    path = folder / "tokenizer_config.json"
+    written = {
+        "tokenizer_class": "TokenizersBackend",
+        "extra_special_tokens": ["<|endoftext|>"],
+        "backend": "tokenizers",
+    }
+    path.write_text(json.dumps({**json.loads(path.read_text()), **written}))
+    return folder
+
+
+def run(*words: object) -> None:
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def preprocess(tokenizer: Path, place: Path) -> np.ndarray:
+    """Tokens of the dataset that is made of 400 times the same text."""
+    (place / "in.jsonl").write_text(f"{json.dumps({'text': TEXT})}\n" * 400)
+    run("-m", "nemo_workflow.preprocess", "--input", place / "in.jsonl", "--tokenizer", tokenizer,
+        "--output-dir", place / "data")  # fmt: skip
+    return np.fromfile(place / "data" / "preprocessed" / "in_text_document.bin", np.uint16)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("make", [sentencepiece_alone, of_transformers_5], ids=lambda make: make.__name__)
+def test_it_trains_and_its_files_come_back(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    folder = make(tmp_path / "tok")
+    preprocess(folder, tmp_path)
+    run("pretrain_llm.py", "--accelerator", "cpu", "--num-gpus", 1, "--model-name", "llama_tiny",
+        "--hf-model-id", folder, "--dataset-dir", tmp_path / "data", "--output-dir", tmp_path, "--experiment", "run",
+        "--global-batch-size", 2, "--seq-length", 32, "--split", "80,20,0", "--max-steps", 1)  # fmt: skip
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step_*1")
+    run("ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", checkpoint, "--output-path", tmp_path / "hf")
+    for path in tokenizer_files.files_of(folder):
+        assert (tmp_path / "hf" / path.name).read_bytes() == path.read_bytes()

@@ -1,0 +1,36 @@
+"""--lr-schedule wsd, and --decay-from: a branch equals the run that it leaves, had that one decayed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.schedule import rate_at
+from tests.e2e.run.harness import manifest, samples
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_wsd_run_has_the_rates_of_its_plan(decay: Any) -> None:
+    plan = Plan.from_json((decay.run.folder / "plan.json").read_text(encoding="utf-8"))
+    rates = [row[2] for row in decay.run.history()["steps"]]
+    assert rates == pytest.approx([rate_at(plan.schedule, step) for step in range(8)])
+    assert rates[1:5] == [rates[1]] * 4 and rates[5] > rates[6] > rates[7] > plan.schedule.min_lr
+
+
+def test_a_branch_makes_the_same_steps_bit_for_bit(decay: Any) -> None:
+    whole, branch = decay.run.history(), decay.branch.history()
+    assert branch["steps"] == whole["steps"][4:]
+    assert branch["validations"] == whole["validations"]  # of the step it leaves too: before its first
+    assert samples(decay.records["branch"])["train"] == samples(decay.records["whole"])["train"][16:]
+    assert decay.branch.resumed_after() == 4
+
+
+def test_a_branch_remembers_where_it_comes_from_and_names_no_module_of_ours(decay: Any) -> None:
+    newest = decay.branch.checkpoints / "step_00000008"
+    assert manifest(newest)["identity"]["branch"]["step"] == 4
+    assert "nemo_workflow" not in (newest / "context" / "io.json").read_text(encoding="utf-8")
+    assert decay.again.code == 0 and "already trained to step 8" in decay.again.output
+    assert decay.run.whole() == [4, 8]

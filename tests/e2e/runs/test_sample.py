@@ -1,0 +1,60 @@
+"""`--sample TEXT`: a run that ends with a few lines of its own model, and what it does when it can't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.run.conftest import make_corpus
+from tests.e2e.run.harness import Experiment, Start
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+TEXT = "def read(self, size=-1):"
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    place = tmp_path_factory.mktemp("sample")
+    return Experiment(make_corpus(place / "corpus"), place / "out", ranks=2, steps=4)
+
+
+@pytest.fixture(scope="module")
+def trained(experiment: Experiment) -> Start:
+    return experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2")
+
+
+def test_the_run_ends_with_its_own_text(experiment: Experiment, trained: Start) -> None:
+    assert trained.code == 0, trained.output
+    after = trained.output.split("finished after step 4\n")[1]
+    exported = experiment.folder / "hf_model"
+    assert after.startswith(f"exporting step 4 to {exported}\n") and "bit for bit" in after
+    text = after[after.index(TEXT) :]
+    assert len(text) > len(TEXT) + 40  # 60 tokens of one letter or more
+    assert (exported / "config.json").is_file() and (exported / "tokenizer.json").is_file()
+
+
+def test_a_finished_run_tells_its_text_too_and_trains_no_more(experiment: Experiment, trained: Start) -> None:
+    """Other words go on in another way; the model is the same."""
+    before = experiment.whole()
+    again = experiment.start("--sample=-import", "--tensor-model-parallel-size", "2")
+    assert again.code == 0, again.output
+    assert "already trained to step 4" in again.output and "\n-import" in again.output
+    assert experiment.whole() == before
+
+
+def test_where_there_is_no_text_the_training_is_told_to_be_done(experiment: Experiment, trained: Start) -> None:
+    (experiment.folder / "hf_model").rename(experiment.folder / "kept")
+    (experiment.folder / "hf_model").write_text("a file of the user's")
+    again = experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2")
+    assert again.code == 1
+    assert "is a file, not a folder" in again.output
+    assert "pretrain_llm.py: failed: --sample: no text" in again.output
+    assert "the training is done, step 4 is saved" in again.output
+    assert (experiment.folder / "hf_model").read_text() == "a file of the user's"
+
+
+def test_a_run_without_it_exports_nothing(tmp_path: Path, experiment: Experiment, trained: Start) -> None:
+    """The flag is what does it: the same finished run, asked for nothing."""
+    again = experiment.start("--tensor-model-parallel-size", "2")
+    assert again.code == 0 and "exporting" not in again.output

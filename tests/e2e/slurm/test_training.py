@@ -1,0 +1,146 @@
+"""Real NeMo training on real Slurm daemons, on CPU ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nemo_workflow.launch.slurm.cluster import Cluster
+from tests.e2e.slurm.conftest import SMALL, Runs, history, losses, slow_steps, wait_for
+from tests.e2e.slurm.daemons import Daemons
+from tests.e2e.slurm.test_cluster import preempt, secrets_in
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+
+def at_step(runs: Runs, name: str, step: int) -> None:
+    wait_for(lambda: any(e["event"] == "step" and e["step"] >= step for e in history(runs, name)), 240)
+
+
+TWO_NODES = (
+    "-N", "2", "-G", "1", "--max-steps", "45", "--save-every", "45", "--val-check-interval", "45", *SMALL,
+)  # fmt: skip
+
+
+class Trained:
+    """Two runs that are followed in the background: TP=2 on one node, and DP=2 on two nodes without a stop."""
+
+    def __init__(self, runs: Runs):
+        self.runs = runs
+        flags = ("-G", "2", "-TP", "2", "--max-steps", "10", *SMALL, *slow_steps(runs))
+        self._tp2 = runs.start("tp2", *flags, "--wait", HF_TOKEN="hf_secretOfTheTest")
+        self._whole = runs.start("whole", *TWO_NODES, *slow_steps(runs), "--wait")
+
+    def tp2(self) -> str:
+        return self._end(self._tp2)
+
+    def whole(self) -> str:
+        return self._end(self._whole)
+
+    def _end(self, process: subprocess.Popen[str]) -> str:
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, out
+        return out
+
+    def stop(self) -> None:
+        for process in (self._tp2, self._whole):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def trained(slurm: Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory, limited: Any) -> Iterator[Trained]:
+    made = Trained(Runs(corpus, tmp_path_factory.mktemp("trained")))
+    yield made
+    made.stop()
+
+
+def test_one_node_two_tasks(slurm: Daemons, trained: Trained) -> None:
+    """TP=2, followed to its end; the token reaches the ranks and no file."""
+    runs = trained.runs
+    found = wait_for(lambda: _environments(runs, "tp2"), 240)
+    assert found[0]["HF_TOKEN"] == "hf_secretOfTheTest"
+    out = trained.tp2()
+    assert "step 10/10" in out
+    (job,) = runs.jobs("tp2")
+    assert f"job {job.job_id}, experiment {job.experiment_id}" in out
+    assert secrets_in(runs.out / "tp2") == []
+    assert slurm.run("sacct", "-X", "-n", "-P", "-j", job.job_id, "-o", "State,ExitCode").strip() == "COMPLETED|0:0"
+
+
+def _environments(runs: Runs, name: str) -> list[dict[str, str]]:
+    """The environment of every rank of a run that lives."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(word.endswith("/rank.py") and f"/{name}/" in word for word in process.cmdline()):
+                found.append(process.environ())
+    return found
+
+
+def test_two_nodes_stopped_and_continued(slurm: Daemons, trained: Trained) -> None:
+    """DP=2 over two nodes: cancelled, started again as another job, preempted by a third, requeued: the same losses."""
+    runs = trained.runs
+    assert runs.pretrain("parts", *TWO_NODES, *slow_steps(runs)).returncode == 0
+    at_step(runs, "parts", 3)
+    done = runs.control("cancel", "parts")
+    assert done.returncode == 0, done
+    assert "is saved" in done.stdout
+    done = runs.control("resubmit", "parts", "-P", "low", "--requeue", "1")
+    assert done.returncode == 0, done
+    first, second = runs.jobs("parts")
+    assert first.job_id != second.job_id
+    saved = max(losses(runs, "parts"))
+    at_step(runs, "parts", saved + 3)
+    other = preempt(slurm)
+    done = runs.control("logs", "-f", "parts")
+    assert "finished after step 45" in done.stdout
+    assert second.restarts == 1
+    assert second.exit_code(1) == 0
+    state = Cluster().job(other)
+    assert state is not None
+    assert state.name == "COMPLETED"
+    starts = [event["step"] for event in history(runs, "parts") if event["event"] == "start"]
+    assert len(starts) == 3
+    assert starts[0] == 0 < starts[1] < starts[2] < 45
+    trained.whole()
+    assert losses(runs, "parts") == losses(runs, "whole")
+
+
+def test_time_limit_and_lost_node(slurm: Daemons, limited: tuple[Runs, subprocess.Popen[str]]) -> None:
+    """Slurm's own signal before the limit: saved and gone on from that step; what a lost node took is trained again."""
+    runs, process = limited
+    out, _ = process.communicate(timeout=600)
+    assert process.returncode == 143, out
+    assert "restart 1" in out
+    assert "restart 2" in out
+    assert "the same command continues from there" in out
+    (job,) = runs.jobs("limit")
+    starts = [event["step"] for event in history(runs, "limit") if event["event"] == "start"]
+    stops = [event["step"] for event in history(runs, "limit") if event["event"] == "stopping"]
+    assert starts == [0, stops[0], stops[0]]
+    assert 0 < stops[0] < stops[1]
+    assert [job.exit_code(restart) for restart in range(3)] == [75, None, 75]
+    lost, again = _legs(history(runs, "limit"))[1:]
+    assert lost.keys() & again.keys()
+    assert all(again[step] == lost[step] for step in lost.keys() & again.keys())
+    state = Cluster().job(job.job_id)
+    assert state is not None
+    assert (state.name, job.restarts) == ("FAILED", 2)
+
+
+def _legs(happened: list[dict[str, Any]]) -> list[dict[int, tuple[float, float]]]:
+    """Loss and gradient norm by step, of each start."""
+    legs: list[dict[int, tuple[float, float]]] = []
+    for event in happened:
+        if event["event"] == "start":
+            legs.append({})
+        elif event["event"] == "step":
+            legs[-1][event["step"]] = (event["loss"], event["grad_norm"])
+    return legs

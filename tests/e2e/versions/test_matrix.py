@@ -1,0 +1,90 @@
+"""The versions of NVIDIA's containers, laid over this environment's packages. `make matrix` trains with all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.launch.slurm.script import command
+from nemo_workflow.utils.errors import Failure
+from tests.e2e.run.conftest import make_corpus
+from tools import version_matrix
+from tools.version_matrix import STACKS, Stack
+
+pytestmark = pytest.mark.e2e
+
+# recipes that build without Transformer Engine, and those that are another model than the catalogue's
+EXPECTED = {
+    "25.09": (91, {"gemma2_27b": {"kv_channels": [128, 256]}, "gemma3_1b": {"activation": ["gelu", "openai_gelu"]}}),
+    "25.11": (92, {"gemma3_1b": {"activation": ["gelu", "openai_gelu"]}}),
+    "26.02": (79, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(params=STACKS, ids=lambda stack: stack.tag)
+def stack(request: pytest.FixtureRequest) -> Stack:
+    made: Stack = request.param
+    try:
+        made.overlay()
+    except Failure as failure:
+        pytest.skip(str(failure))
+    return made
+
+
+def test_everything_is_imported_and_the_recipes_build(stack: Stack) -> None:
+    found = version_matrix.recipes(stack)
+    builds, other = EXPECTED[stack.tag]
+    assert found["nemo"] == stack.nemo
+    assert (len(found["builds"]), found["other"]) == (builds, other)
+    assert found["missing"] == (["mistral_small3_24b"] if stack.tag == "25.09" else [])
+    assert all("default_mamba_stack_spec" in why for why in found["fails"].values())
+    assert f"| {stack.nemo} | {stack.megatron} | {stack.nemo_run} | {builds} of 92" in version_matrix.PAGE.read_text()
+
+
+def test_a_job_script_is_written(stack: Stack, corpus: Path, tmp_path: Path) -> None:
+    script = version_matrix.slurm_script(stack, corpus, tmp_path)
+    lines = script.splitlines()
+    (srun,) = [line for line in lines if line.startswith("srun ") and "--container-image" in line]
+    assert lines[0] == "#!/bin/bash" and "#SBATCH --partition=p" in lines
+    assert srun.endswith(" ".join(command()))
+
+
+def test_the_oldest_trains_resumes_at_another_layout_and_exports(corpus: Path, tmp_path: Path) -> None:
+    """NeMo 2.5 has no ckpt_optim_fully_reshardable: its own format is read at another TP and PP."""
+    made = version_matrix.train(STACKS[0], corpus, tmp_path)
+    assert made["resumed_after"] == [0, 3, 6]
+    losses = {int(step): loss for step, loss in made["losses"].items()}
+    assert losses[6] < losses[1] - 0.2 and abs(losses[7] - losses[6]) < 0.2
+    assert made["export"]["verified"] is True
+    assert made["versions"]["nemo_toolkit"] == "2.5.3" and made["versions"]["megatron-core"] == "0.14.0"
+
+
+def test_a_recipe_that_is_another_model_there_is_refused_before_it_is_built(corpus: Path, tmp_path: Path) -> None:
+    flags = version_matrix._flags(corpus, tmp_path, "run")
+    flags[1] = "gemma2_27b"
+    more = ["--accelerator", "gpu", "--num-gpus", "1"]
+    with pytest.raises(Failure) as failed:
+        STACKS[0].run("-c", _CHECK, *flags, *more)
+    assert "gemma2_27b: in NeMo 2.5.3 it is another model (kv_channels 256 instead of 128)" in str(failed.value)
+    flags[1] = "mistral_small3_24b"
+    with pytest.raises(Failure, match=r"NeMo 2\.5\.3 has no such recipe; the plan was made for NeMo 2\.7\.3"):
+        STACKS[0].run("-c", _CHECK, *flags, *more)
+
+
+# what rank 0 does first; the whole run would need the model's memory
+_CHECK = """
+import sys
+from pathlib import Path
+from nemo_workflow.config.command_line import parse
+from nemo_workflow.config.resolve import make_plan
+from nemo_workflow.training.recipe_check import check_recipe
+plan = make_plan(parse([*sys.argv[1:], "--dry-run"]))
+Path(plan.run_dir).mkdir(parents=True, exist_ok=True)
+check_recipe(plan, Path(plan.run_dir), print)
+"""

@@ -1,0 +1,192 @@
+"""The launcher's loop: when a run counts as hung, and that no error leaves a training unsupervised."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nemo_workflow.config.settings import Settings
+from nemo_workflow.launch import local as launch
+from nemo_workflow.run_dir import metrics as events
+from nemo_workflow.training import liveness
+from tests.e2e.run.harness import REPOSITORY
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A start whose ranks can't be ended: it would take pytest's own processes for them."""
+    attempt = tmp_path / "attempts" / "1"
+    attempt.mkdir(parents=True)
+    plan = SimpleNamespace(folder=tmp_path, settings=Settings(timeout_minutes=30), accelerator="cpu")
+    monkeypatch.setattr(launch._Local, "_ranks", lambda self: [])
+    monkeypatch.setattr(launch._Local, "_leave_nothing_running", lambda self: None)
+    monkeypatch.setattr(liveness, "STACK_SECONDS", 0)
+    return launch._Local(plan, attempt, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hours", [-2, 2], ids=["clock put forward, or a sleep", "clock put back"])
+def test_a_clock_that_is_set_is_no_hang(local: Any, hours: int) -> None:
+    for path in (local.attempt / liveness.HEARTBEAT, local.plan.folder / events.FILE, local.attempt):
+        path.touch()
+        os.utime(path, (time.time() + 3600 * hours,) * 2)
+    local._stop_if_hung()
+    assert not local.hung
+
+
+def test_no_step_for_too_long_is_a_hang(local: Any) -> None:
+    local.plan.settings.timeout_minutes = 0.5 / 60
+    local._stop_if_hung()
+    (local.plan.folder / events.FILE).touch()
+    os.utime(local.plan.folder / events.FILE, (time.time() + 3600,) * 2)  # of before the clock was put back
+    for second in range(4):
+        time.sleep(0.25)
+        (local.attempt / liveness.HEARTBEAT).touch()
+        local._stop_if_hung()
+        assert not local.hung, second
+    time.sleep(0.6)
+    local._stop_if_hung()
+    assert "no step for" in local.hung
+
+
+FROZEN = """
+import sys, time
+from pathlib import Path
+from nemo_workflow.training import liveness
+folder = Path(sys.argv[1])
+silence, longest = liveness.Silence(folder, folder), 0.0
+print("looking", flush=True)
+for _ in range(200):
+    time.sleep(0.1)
+    longest = max(longest, silence.seconds())
+    if silence.seconds() > 1:
+        (folder / liveness.HEARTBEAT).touch()  # a rank that makes a step a second, frozen and thawed with us
+    if (folder / "enough").exists():
+        break
+print(longest)
+"""
+
+
+def test_a_run_that_was_frozen_whole_is_no_hang(tmp_path: Path) -> None:
+    """docker pause, scontrol suspend, a laptop's lid: the sleep of whoever looks counts nothing."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FROZEN, tmp_path], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    assert process.stdout and process.stdout.readline() == "looking\n"
+    time.sleep(1.5)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(liveness.LATE_SECONDS + 3)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(1.5)
+    (tmp_path / "enough").touch()
+    assert float(process.communicate(timeout=30)[0]) < liveness.LATE_SECONDS
+
+
+# a stand-in for nemo_run, which would take 20 s to start a rank: what counts is that leaving it waits for the whole run
+LAUNCHER = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from types import SimpleNamespace
+from torchx.specs import AppState
+from nemo_workflow.config.settings import Settings
+from nemo_workflow.launch import executors, local as launch
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+folder, error = Path(sys.argv[1]), sys.argv[2]
+RANK = '''
+import signal, sys, time
+def stop(*_):
+    open(sys.argv[1], "w").close()
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(1000)
+'''
+
+class Experiment:
+    def __init__(self, *_, **__):
+        self.jobs, self._runner = [self], None
+    def add(self, *_, **__):
+        pass
+    def run(self):
+        words = ["bash", "-c", '"$0" -c "$1" "$2"; true', sys.executable, RANK, folder / "asked"]
+        self.torchrun = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        assert self.torchrun.stdout.readline() == "ready\\n"
+        os.write(1, b"started")
+    def status(self, runner):
+        return AppState.RUNNING if self.torchrun.poll() is None else AppState.FAILED  # a rank that stops says so
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        self.torchrun.wait()
+
+def fails():
+    raise ZeroDivisionError
+
+launch.import_nemo_run = lambda home: SimpleNamespace(Experiment=Experiment, Partial=lambda *_, **__: None)
+launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)
+executors.local = lambda *_: None
+settings = Settings(timeout_minutes=0, grace_seconds=20, global_batch_size=4)
+plan = SimpleNamespace(folder=folder, settings=settings, accelerator="cpu", to_json=str)
+plan.schedule, plan.seq_length = SimpleNamespace(max_steps=9), 64
+local = launch._Local(plan, folder, [])
+local.monitor.started, local.monitor.live = True, "a live line"
+if error:
+    local.monitor.update = fails
+sys.exit(local.run())
+"""
+
+
+def start(folder: Path, stdout: int, error: str = "") -> subprocess.Popen[str]:
+    words = [sys.executable, "-W", "ignore", "-c", LAUNCHER, str(folder), error]
+    return subprocess.Popen(words, cwd=REPOSITORY, text=True, stdout=stdout, stderr=subprocess.PIPE)
+
+
+def test_an_error_in_the_loop_leaves_nothing_running(tmp_path: Path) -> None:
+    process = start(tmp_path, subprocess.PIPE, "error")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "ZeroDivisionError" in errors
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("kind", ["closed pipe", "terminal of an ssh that dropped"])
+def test_a_console_that_is_gone_neither_stops_a_run_nor_keeps_it_from_stopping(tmp_path: Path, kind: str) -> None:
+    ours, theirs = os.pipe() if kind == "closed pipe" else pty.openpty()
+    process = start(tmp_path, theirs)
+    os.close(theirs)
+    assert os.read(ours, 100).startswith(b"started")
+    os.close(ours)
+    with (tmp_path / events.FILE).open("a") as metrics:
+        metrics.write('{"event": "note", "text": "nobody sees it"}\n')
+    console = Path(f"/proc/{process.pid}/fd/1")
+    end = time.monotonic() + 60
+    while (
+        process.poll() is None and str(console.readlink()) != os.devnull and time.monotonic() < end
+    ):  # until it notices
+        time.sleep(0.1)
+    time.sleep(0.5)
+    assert process.poll() is None and not (tmp_path / "asked").exists()
+    process.send_signal(signal.SIGHUP)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGHUP and errors == "", errors
+    assert (tmp_path / "asked").exists()
+
+
+def test_the_ranks_are_asked_before_anything_is_said(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal may have come in the middle of a line, which can't be broken."""
+    sent = []
+    monkeypatch.setattr(launch, "_send", lambda processes, number: sent.append(number))
+    monkeypatch.setattr(local.monitor, "note", lambda text: sent.append(text))
+    local._ask(signal.SIGTERM, None)
+    assert sent == [signal.SIGTERM]
+    local._tell_if_asked()
+    local._tell_if_asked()
+    assert len(sent) == 2 and sent[1].startswith("stopping")

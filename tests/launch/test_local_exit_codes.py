@@ -1,0 +1,156 @@
+"""The exit code and the last word of every way in which a start on this machine can end.
+
+torchrun and its rank are stand-ins that end in a second in the way asked for: what counts is what the launcher makes of it.
+The same with NeMo's ranks: test_stopping.py.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.config.settings import Settings
+from nemo_workflow.run_dir.stopping import grace_seconds
+from tests.e2e.run.harness import REPOSITORY
+
+# torchx, nemo_run's runner, asks a process that it has started as this stand-in does: by Popen.poll
+LAUNCHER = """
+import contextlib, os, signal, subprocess, sys
+from pathlib import Path
+from types import SimpleNamespace
+
+RUNNING, ENDED = "running", "ended"  # importing nemo_run and torchx takes 5 s
+sys.modules["torchx.specs"] = SimpleNamespace(is_terminal=lambda state: state == ENDED)
+executors = sys.modules["nemo_workflow.launch.executors"] = SimpleNamespace(
+    local=lambda *_: None, rendezvous_by_address=contextlib.nullcontext
+)
+import nemo_workflow.launch
+nemo_workflow.launch.executors = executors
+from nemo_workflow.config.settings import Settings
+from nemo_workflow.launch import local as launch
+from nemo_workflow.utils.errors import run_command
+
+for number in (signal.SIGHUP, signal.SIGINT):  # the tests themselves may run under nohup, or in the background
+    signal.signal(number, signal.SIG_DFL)
+folder, way, grace = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+class Experiment:
+    def __init__(self, *_, **__):
+        self.jobs, self._runner = [self], None
+    def add(self, *_, **__):
+        pass
+    def run(self):
+        words = ["bash", "-c", '"$0" -c "$1" "$2" "$3"; exit $?', sys.executable, RANK, str(folder), way]
+        self.torchrun = subprocess.Popen(words)
+    def status(self, runner):
+        return RUNNING if self.torchrun.poll() is None else ENDED
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        self.torchrun.wait()
+
+RANK = '''
+import json, os, signal, sys, time
+from pathlib import Path
+folder, way = Path(sys.argv[1]), sys.argv[2]
+
+def event(kind, **values):
+    with (folder / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps({"event": kind, "time": time.time(), **values}) + chr(10))
+
+def step(number):
+    event("step", step=number, loss=1.0, grad_norm=1.0, lr=1.0, tokens_per_second=1.0, memory_bytes=1, seconds=0.1)
+
+def stop(number, frame):
+    event("stopping", step=2, signal=int(number))
+    event("end", step=2, reason="stopped")
+    os._exit(75)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if way in ("deaf", "deaf at the start") else stop)
+if way != "deaf at the start":
+    event("start", step=0, max_steps=3)
+    step(1)
+    step(2)
+(folder / "ready").touch()
+if way == "trains":
+    step(3)
+    event("end", step=3, reason="finished")
+    sys.exit(0)
+if way == "leaves":
+    sys.exit(0)
+if way == "fails":
+    (folder / "rank0.error").write_text(f"{time.time()}" + chr(10) + "ValueError: what the rank says")
+    sys.exit(1)
+if way == "fails at its end":
+    event("end", step=3, reason="finished")
+    sys.exit(1)
+if way == "torchrun is killed":
+    os.kill(os.getppid(), signal.SIGKILL)
+if way == "a rank is asked":
+    os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(1000)
+'''
+
+launch.import_nemo_run = lambda home: SimpleNamespace(Experiment=Experiment, Partial=lambda *_, **__: None)
+launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)
+settings = Settings(timeout_minutes=0, grace_seconds=float(grace), log_every=1, global_batch_size=4)
+plan = SimpleNamespace(folder=folder, settings=settings, accelerator="cpu", to_json=str)
+plan.schedule, plan.seq_length = SimpleNamespace(max_steps=3), 64
+run_command(launch._Local(plan, folder, []).run, "pretrain_llm.py")
+"""
+
+LOST = "no checkpoint yet, so steps 1 to 2 are lost"
+
+
+@pytest.mark.parametrize(
+    ("way", "grace", "send", "code", "word"),
+    [
+        ("trains", 60, [], 0, "finished after step 3"),
+        ("saves", 60, [signal.SIGINT], 130, f"stopped: {LOST}"),
+        ("saves", 60, [signal.SIGTERM], 143, "stopped: "),
+        ("saves", 60, [signal.SIGHUP], 129, "stopped: "),
+        ("saves", 60, [signal.SIGUSR1], 138, "stopped: "),
+        ("deaf", 1, [signal.SIGINT], 130, f"stopped in the middle of a step, which did not end within 1 s (--grace-seconds): {LOST}"),
+        ("deaf", 1, [signal.SIGTERM], 143, "in the middle of a step"),
+        ("deaf", 60, [signal.SIGINT, signal.SIGINT], 130, f"stopped at once, in the middle of a step: {LOST}"),
+        ("deaf", 60, [signal.SIGINT, signal.SIGTERM], 130, "stopped at once"),
+        ("deaf at the start", 60, [signal.SIGINT], 130, "stopped before the first step: no checkpoint yet; the same command starts again from the beginning"),
+        ("a rank is asked", 60, [], 143, f"stopped: {LOST}"),
+        ("fails", 60, [], 1, "ValueError: what the rank says"),
+        ("fails at its end", 60, [], 1, "pretrain_llm.py: failed: "),
+        ("leaves", 60, [], 1, "the ranks ended without an error before the last step"),
+        ("torchrun is killed", 60, [], 1, "torchrun, which runs the ranks, was ended by SIGKILL"),
+    ],
+)  # fmt: skip
+def test_every_end(way: str, grace: int, send: list[int], code: int, word: str, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", LAUNCHER, str(tmp_path), way, str(grace)],
+        cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    for number in send:
+        while not (tmp_path / "ready").exists() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(0.5)  # each is a press of its own
+        process.send_signal(number)
+    output, _ = process.communicate()
+    assert (process.returncode, word in output) == (code, True), output
+
+
+def test_the_grace_time_follows_the_steps(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    plan = SimpleNamespace(folder=tmp_path, settings=Settings(), accelerator="cpu")
+    assert grace_seconds(plan) == 8  # type: ignore[arg-type]
+    with (tmp_path / "metrics.jsonl").open("w") as stream:
+        for seconds in (0.5, 35.0):
+            stream.write(json.dumps({"event": "step", "time": 0, "step": 1, "seconds": seconds}) + "\n")
+            stream.flush()
+            assert grace_seconds(plan) == max(8, 2 * seconds)  # type: ignore[arg-type]
+    plan.settings.grace_seconds = 3
+    assert grace_seconds(plan) == 3  # type: ignore[arg-type]  # the user's word

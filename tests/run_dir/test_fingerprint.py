@@ -1,0 +1,107 @@
+"""What may change on resume: each rule on its own, without a run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_workflow.config.flags import BY_ATTRIBUTE
+from nemo_workflow.run_dir import fingerprint
+from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, compare, digest, tokenizer_digest
+from nemo_workflow.utils.errors import Refusal
+
+THEN: dict[str, Any] = {
+    "dataset": [{"bin": "9-" + "a" * 32, "idx": "9-" + "b" * 32, "weight": 0.5}] * 2,
+    "split": "900,50,50", "seq-length": 64, "seed": 1234, "tokenizer": "c" * 32,
+    "optimizer": {"optimizer": "adam", "precision": None}, "model": {"name": "llama_tiny", "num_layers": 4},
+    "branch": None, "max-steps": 10, "global-batch-size": 4, "schedule": {"lr": 0.1}, "layout": {"tensor": 1},
+}  # fmt: skip
+
+
+def changed(name: str) -> dict[str, Any]:
+    now = copy.deepcopy(THEN)
+    if isinstance(now[name], dict):
+        key = next(iter(now[name]))
+        now[name][key] = "other"
+    elif isinstance(now[name], list):
+        now[name] = [now[name][0], now[name][1] | {"weight": 0.25}]
+    else:
+        now[name] = "other"
+    return now
+
+
+def test_nothing_changed() -> None:
+    assert compare(copy.deepcopy(THEN), THEN, (), "checkpoint x") == []
+
+
+def test_every_part_has_one_rule() -> None:
+    assert sorted(THEN) == sorted([*NEVER, *REFUSED, *TOLD])
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_told(name: str) -> None:
+    (line,) = compare(changed(name), THEN, (), "checkpoint x")
+    assert "changed since checkpoint x" in line and "-> other" in line
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_unless_named(name: str) -> None:
+    with pytest.raises(Refusal, match=f"--allow-change {name}"):
+        compare(changed(name), THEN, tuple(other for other in REFUSED if other != name), "checkpoint x")
+    assert len(compare(changed(name), THEN, (name,), "checkpoint x")) == 1
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_never(name: str) -> None:
+    with pytest.raises(Refusal, match="another --experiment"):
+        compare(changed(name), THEN, (*REFUSED, *NEVER), "checkpoint x")
+
+
+def test_every_problem_at_once() -> None:
+    with pytest.raises(Refusal) as refused:
+        compare(changed("seed") | {"split": "1,1,1"}, THEN, (), "checkpoint x")
+    assert len(refused.value.problems) == 2
+
+
+def test_the_flag_offers_what_can_be_refused() -> None:
+    assert set(BY_ATTRIBUTE["allow_change"].choices) == set(REFUSED)
+
+
+@pytest.mark.parametrize("at", [0, 500, 999])
+def test_a_digest_sees_every_byte_of_a_small_file(tmp_path: Path, at: int) -> None:
+    file = tmp_path / "x.bin"
+    content = bytearray(1000)
+    file.write_bytes(content)
+    before = digest(file)
+    content[at] = 1
+    file.write_bytes(content)
+    assert digest(file) != before
+
+
+def test_a_digest_of_a_large_file_reads_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "WHOLE", 1000)
+    monkeypatch.setattr(fingerprint, "PIECE", 100)
+    monkeypatch.setattr(fingerprint, "PIECES", 4)
+    file = tmp_path / "x.bin"
+    digests = []
+    for at in (None, 0, 9_999, 3_350):
+        content = bytearray(10_000)
+        if at is not None:
+            content[at] = 1
+        file.write_bytes(content)
+        digests.append(digest(file))
+    assert len(set(digests)) == 4
+
+
+def test_a_tokenizer_is_its_files_wherever_they_lie(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text("{}")
+    (tmp_path / "b" / "README.md").write_text("of no effect")
+    assert tokenizer_digest(str(tmp_path / "a")) == tokenizer_digest(str(tmp_path / "b"))
+    (tmp_path / "b" / "tokenizer.json").write_text("{ }")
+    assert tokenizer_digest(str(tmp_path / "a")) != tokenizer_digest(str(tmp_path / "b"))
+    assert tokenizer_digest("organisation/name") == "organisation/name"

@@ -1,0 +1,97 @@
+"""`runs status|logs|cancel` on a run of this machine; its launcher is stood in for by a process that holds the lock."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.runs import control
+from nemo_workflow.training import liveness
+from nemo_workflow.utils.errors import Refusal
+from tests.launch.slurm import plans
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCHER = """
+import signal, sys, threading
+from pathlib import Path
+from nemo_workflow.training import liveness as watch
+asked = threading.Event()
+signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+lock = watch.lock_run(Path(sys.argv[1]))
+print("ready", flush=True)
+asked.wait()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "local"
+    log = folder / "attempts" / "20260102-030405" / "launcher" / "train" / "stdout.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("step 3/20  loss 1.0\n")
+    plan = dataclasses.replace(plans.plan("cpu"), run_dir=str(folder))
+    (folder / "plan.json").write_text(plan.to_json())
+    step = {"event": "step", "time": 0, "step": 3, "loss": 1.5, "lr": 0.1, "grad_norm": 1.0, "seconds": 0.1,
+            "tokens_per_second": 10.0, "memory_bytes": 1}  # fmt: skip
+    (folder / "metrics.jsonl").write_text(json.dumps(step) + "\n")
+    return folder
+
+
+@pytest.fixture
+def launcher(run: Path) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-c", LAUNCHER, str(run)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def call(run: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nemo_workflow.runs", "--output-dir", str(run.parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=REPOSITORY)
+
+
+def test_status_logs_and_cancel(run: Path, launcher: subprocess.Popen[str]) -> None:
+    assert control.holder(run) == launcher.pid
+    status = call(run, "status", "local")
+    assert f"running on this machine, process {launcher.pid}" in status.stdout
+    assert "step 3/1  loss 1.5000" in status.stdout
+    assert call(run, "logs", "local").stdout == "step 3/20  loss 1.0\n"
+    done = call(run, "cancel", "local")
+    assert done.returncode == 0, done
+    assert f"process {launcher.pid} ended\nlocal: no checkpoint was saved\n" == done.stdout
+    assert launcher.wait(5) == 0
+
+
+def test_nothing_runs(run: Path) -> None:
+    (run / liveness.RUN_LOCK).touch()
+    assert control.holder(run) is None
+    assert "not running" in call(run, "status", "local").stdout
+    done = call(run, "cancel", "local")
+    assert (done.returncode, "nothing to cancel" in done.stderr) == (2, True)
+    done = call(run, "logs", "local", "--rank", "7")
+    assert (done.returncode, "--rank 7: local has ranks 0 to 1; use one of them" in done.stderr) == (2, True), (
+        done.stderr
+    )
+    done = call(run, "logs", "local", "--rank", "0")
+    assert (done.returncode, "rank 0 has no log yet" in done.stderr) == (1, True)
+
+
+def test_logs_leave_torchruns_copy_out(run: Path) -> None:
+    own = run / "attempts" / "20260102-030405" / "launcher" / "torchelastic" / "0" / "stdout.log"
+    own.parent.mkdir(parents=True)
+    own.write_text("step 3/20  loss 1.0\n")
+    (run / "attempts" / "20260102-030405" / "launcher" / "train" / "stdout.log").write_text("[default0]:step 3/20\n")
+    assert call(run, "logs", "local").stdout == "step 3/20  loss 1.0\n"
+
+
+def test_an_unknown_run_is_refused_with_those_that_are_there(run: Path) -> None:
+    with pytest.raises(Refusal, match="there are: local"):
+        control.find_run(str(run.parent), "other")

@@ -1,0 +1,129 @@
+"""`python -m nemo_workflow.runs list|show|report|compare` on generated run folders."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.launch import local
+from nemo_workflow.run_dir.run import RunFolder
+from tests.runs import fake_runs
+
+
+def runs(*words: str | Path, code: int = 0) -> str:
+    command = [sys.executable, "-m", "nemo_workflow.runs", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """Rows of the list by name, split where two spaces or more stand."""
+    return {(cells := re.split(r"  +", line.strip()))[0]: cells[1:] for line in text.splitlines()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each kind."""
+    root = tmp_path_factory.mktemp("experiments")
+    fake_runs.write_run(root / "done", killed_at=60)
+    fake_runs.write_run(root / "halted", upto=40, reason="stopped")
+    fake_runs.append(
+        fake_runs.make_plan(root / "halted"), [{"event": "stopping", "time": fake_runs.BEGAN, "step": 40, "signal": 15}]
+    )
+    fake_runs.write_run(root / "dead", upto=30, reason=None, lr=5e-4)
+    fake_runs.write_run(root / "broken", upto=30, reason=None)
+    error = (
+        "1780000000.5\nTraceback (most recent call last):\n  File x\nValueError: loss is a pear\nmend: feed it apples\n"
+    )
+    (root / "broken" / "attempts" / "20260528-202640" / "rank1.error").write_text(error)
+    fake_runs.write_run(root / "live", upto=30, reason=None, began=time.time() - 20)
+    return root
+
+
+def test_list_tells_each_runs_state_and_why(folder: Path) -> None:
+    rows = table(runs("--output-dir", folder, "list"))
+    assert rows["done"][:2] == ["finished", "100/100"] and re.fullmatch(r"\d\.\d{4}", rows["done"][2])
+    assert rows["halted"][0] == "stopped" and rows["halted"][-1] == "asked to (SIGTERM)"
+    assert rows["dead"][0] == "killed" and "continues" in rows["dead"][-1]
+    assert rows["broken"][0] == "failed" and rows["broken"][-1] == "rank1: ValueError: loss is a pear"
+    assert rows["live"][:2] == ["running", "30/100"]
+
+
+def test_a_run_whose_lock_is_held_is_running(tmp_path: Path) -> None:
+    plan = fake_runs.write_run(tmp_path / "old", upto=30, reason="stopped")
+    assert table(runs("--output-dir", tmp_path, "list"))["old"][0] == "stopped"
+    with local.locked(plan.folder):
+        assert table(runs("--output-dir", tmp_path, "list"))["old"][0] == "running"
+
+
+def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:
+    run = RunFolder(folder / "done")
+    assert [event["step"] for event in run.of_kind("step")] == list(range(1, 101))
+    assert [(start["step"], start["last_step"], start["end"]) for start in run.starts()] == [
+        (0, 60, "left no word"),
+        (50, 100, "finished"),
+    ]
+
+
+def test_show_has_plan_progress_checkpoints_and_starts(folder: Path) -> None:
+    text = runs("--output-dir", folder, "show", "done")
+    for words in ("finished: reached step 100", "llama_tiny", "DP 2", "step 75  70.4 MiB  whole", "step 50 to 100"):
+        assert words in text
+    assert "step 25  70.4" not in text  # its folder is gone
+
+
+def test_everything_works_on_a_copied_folder(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(folder / "done", copy)
+    (copy / "metrics.jsonl").open("a").write('{"event": "step", "st')  # copied while a line was written
+    assert "finished" in runs("show", copy)
+    assert runs("report", copy).strip() == str(copy / "report.html")
+    assert (copy / "report.html").stat().st_size < 3_000_000
+
+
+def test_compare_shows_flags_that_differ_and_losses_side_by_side(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "both.html"
+    text = runs("--output-dir", folder, "compare", "done", "dead", "-o", page)
+    flags, losses = text.split("\n\n")[:2]
+    assert [line.split()[0] for line in flags.splitlines()] == ["FLAG", "lr"]
+    assert flags.splitlines()[1].split() == ["lr", "0.001", "0.0005"]
+    assert losses.splitlines()[1].split()[0] == "3" and losses.splitlines()[-2].split()[0] == "30"
+    assert "done training loss" in page.read_text() and "dead training loss" in page.read_text()
+
+
+def test_a_name_that_is_not_there_is_refused(folder: Path) -> None:
+    assert "there are: broken, dead" in runs("--output-dir", folder, "show", "nothing", code=2)
+    assert "two runs" in runs("--output-dir", folder, "compare", "done", code=2)
+    assert "no such folder" in runs("--output-dir", folder / "no", "list", code=2)
+
+
+def test_the_folder_may_be_named_before_and_after_the_subcommand(folder: Path) -> None:
+    where = ("--output-dir", folder)
+    listed = [re.sub(r"\d+ s ago", "", runs(*words)) for words in (("list", *where), (*where, "list"))]
+    assert listed[0] == listed[1]
+    assert "did you mean --output-dir?" in runs("list", "--output-dri", folder, code=2)
+
+
+def test_200_runs_are_listed_quickly(tmp_path: Path) -> None:
+    fake_runs.write_run(tmp_path / "run0", steps=3000, every=500)
+    for number in range(1, 200):
+        shutil.copytree(tmp_path / "run0", tmp_path / f"run{number}")
+    began = time.monotonic()
+    text = runs("--output-dir", tmp_path, "list")
+    print(f"200 runs of 3000 steps listed in {time.monotonic() - began:.2f} s")
+    assert len(text.splitlines()) == 201 and "3000/3000" in text
+
+
+def test_a_damaged_plan_is_no_end_of_the_list(tmp_path: Path) -> None:
+    fake_runs.write_run(tmp_path / "good")
+    fake_runs.write_run(tmp_path / "bad")
+    (tmp_path / "bad" / "plan.json").write_text("{")
+    rows = table(runs("--output-dir", tmp_path, "list"))
+    assert rows["bad"][0] == "finished" and rows["good"][0] == "finished"

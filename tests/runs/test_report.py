@@ -1,0 +1,130 @@
+"""report.html of a generated run: its size, its words, and what a real browser makes of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.run_dir import slurm_jobs
+from nemo_workflow.run_dir.report_process import Refresher
+from nemo_workflow.run_dir.run import RunFolder
+from nemo_workflow.runs.report import charts
+from nemo_workflow.runs.report.page import write_report
+from nemo_workflow.utils import machine
+from tests.runs import fake_runs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("experiments") / "demo"
+    plan = fake_runs.write_run(folder, killed_at=60)
+    notes = [{"event": "note", "time": fake_runs.BEGAN, "text": "<script>alert(1)</script> & more"}]
+    fake_runs.append(plan, notes)
+    write_report(RunFolder(folder))
+    return RunFolder(folder)
+
+
+def test_it_holds_everything_and_needs_no_network(run: RunFolder) -> None:
+    text = (run.path / "report.html").read_text()
+    assert len(text) < 3_000_000
+    for words in (
+        "finished", "reached step 100", "--max-steps 100", "global-batch-size: 16", "2.7.3", "21,129,890",
+        "wiki_text_document", "70.4 MiB", "whole", "removed", "DP 2", "left no word", "the epoch ends after step 5000",
+        "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "<script>alert" not in text
+    assert "<script src" not in text and '<link rel="stylesheet' not in text and "http-equiv" not in text
+
+
+def test_a_running_runs_page_shows_itself_anew(tmp_path: Path) -> None:
+    fake_runs.write_run(tmp_path / "live", upto=30, reason=None, began=time.time() - 20)
+    text = write_report(RunFolder(tmp_path / "live")).read_text()
+    assert 'http-equiv="refresh"' in text and "steps left take" in text
+
+
+def test_a_run_without_a_step_has_a_report_too(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    assert "no step was made" in write_report(RunFolder(tmp_path / "new")).read_text()
+
+
+def test_thinning_keeps_spikes_and_ends_small() -> None:
+    points = [(float(x), 1.0) for x in range(100_000)]
+    points[77_777] = (77_777.0, 50.0)
+    points[12_345] = (12_345.0, -3.0)
+    kept = charts.thinned(points)
+    assert len(kept) <= charts.MOST_POINTS + 2 and points[77_777] in kept and points[12_345] in kept
+    assert kept == sorted(kept) and charts.thinned(points[:100]) == points[:100]
+
+
+def test_means_are_of_the_steps_before() -> None:
+    points = [(float(x), float(x % 2)) for x in range(1, 201)]
+    means = charts.running_means(points)
+    assert charts.width_of_mean(points) == 4
+    assert means[0] == (4.0, 0.5) and means[-1] == (200.0, 0.5) and len(means) == 197
+    assert charts.running_means(points[:99]) == []  # too short for one
+
+
+def test_slurms_jobs_nodes_and_restarts_are_told(tmp_path: Path) -> None:
+    plan = fake_runs.write_run(tmp_path / "job", killed_at=60, slurm={"job": "4711", "nodes": "node[03-04]"})
+    attempt = plan.folder / "attempts" / "20260528-202640"
+    slurm_jobs.record(slurm_jobs.Job(attempt, "4711", "pretrain_1", None, fake_runs.BEGAN))
+    for number in (0, 1):
+        (attempt / f"begun-{number}").touch()
+    (attempt / "exit-1").write_text("0\n")
+    text = write_report(RunFolder(plan.folder)).read_text()
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
+    assert "4711 on node[03-04]" in cells and "4711 on node[03-04], restart 1" in cells
+    at = cells.index("4711")
+    assert cells[at + 1] == "1 of 1" and cells[at + 3 : at + 5] == ["1", "0"]
+    assert "Slurm" not in write_report(RunFolder(fake_runs.write_run(tmp_path / "local").folder)).read_text()
+
+
+def test_a_rank_that_srun_started_knows_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert machine.slurm_job() == {}
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert machine.slurm_job() == {}  # a shell inside an allocation
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "a[1-2]")
+    assert machine.slurm_job() == {"slurm": {"job": "7", "nodes": "a[1-2]", "restart": 0}}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert machine.slurm_job()["slurm"]["restart"] == 2
+
+
+def test_a_training_is_not_held_up(run: RunFolder) -> None:
+    """The writer is a process of its own, one at a time; what a training waits for is its start."""
+    before = (run.path / "report.html").stat().st_mtime_ns
+    refresher = Refresher(run.path)
+    began = time.perf_counter()
+    refresher.refresh()
+    print(f"refresh returned after {(time.perf_counter() - began) * 1000:.1f} ms")
+    first = refresher.process
+    assert first is not None and first.poll() is None  # it returned before the page was written
+    refresher.refresh()
+    assert refresher.process is first
+    assert first.wait(300) == 0 and (run.path / "report.html").stat().st_mtime_ns > before
+    refresher.finish(60)
+    assert not list(run.path.glob(".report.html*"))
+
+
+def test_its_start_imports_nothing_heavy() -> None:
+    program = "import sys, nemo_workflow.run_dir.report_process; print(*{'bokeh', 'numpy', 'jinja2', 'torch'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_without_the_plotting_library_there_is_a_word(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "bokeh").mkdir()
+    (tmp_path / "bokeh" / "__init__.py").write_text("raise ModuleNotFoundError('no', name='bokeh')")
+    command = [sys.executable, "-m", "nemo_workflow.report", str(run.path)]
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 1 and "pip install bokeh" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,54 @@
+"""The command itself, run as a user runs it: lists, plans, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.places import Place
+
+pytestmark = pytest.mark.usefixtures("no_outside")
+
+COMMAND = Path(__file__).parents[1] / "pretrain_llm.py"
+
+
+def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(COMMAND), *words], cwd=cwd, capture_output=True, text=True, env=os.environ | environment
+    )
+
+
+def test_a_refusal_is_short_and_writes_nothing(place: Place) -> None:
+    done = run(*place.flags("--fp8", "-SP"), cwd=place.root)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "pretrain_llm.py: error: --fp8: a CPU can't; train on a GPU, or leave it out",
+        "pretrain_llm.py: error: --sequence-parallel: needs --tensor-model-parallel-size 2 or more; leave it out",
+    ]
+    assert not (place.root / "out").exists()
+
+
+def test_a_plan_and_a_list_write_nothing(place: Place) -> None:
+    done = run(*place.flags("--dry-run=json"), cwd=place.root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"]["parameters"] == 5_245_184
+    assert not (place.root / "out").exists()
+    listed = run("--list-models", "tiny", cwd=place.root)
+    assert listed.stdout.splitlines()[1].startswith("llama_tiny  5.25M")
+    assert run("--list-models", "nothing-like-it", cwd=place.root).returncode == 2
+    assert "--list-models" in run("--help", cwd=place.root).stdout
+
+
+def test_a_run_that_is_further_says_how_far(place: Place) -> None:
+    checkpoint = place.root / "out" / "pretraining" / "checkpoints" / "step_00000100"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text('{"version": 1, "files": {}, "step": 100}')
+    done = run(*place.flags("--max-steps", "50"), cwd=place.root)
+    assert done.returncode == 0, done.stderr
+    assert "already trained to step 100; a larger --max-steps continues it" in done.stdout
