@@ -113,11 +113,15 @@ def test_cancelled_and_gone_on_with(tree: Corpus) -> None:
     assert "--partition nowhere: no such partition" in refused.stderr
     assert not (tree.place / "stopped").exists()
     assert tree.submit("stopped").returncode == 0
-    wait_for(lambda: re.search(r"node \d of 2: [3-9] of", tree.said("stopped")))
+    wait_for(lambda: re.search(r"node 2 of 2: \d of", tree.said("stopped")))
+    held = int(re.search(r"node 2 of 2 is \S+, process (\d+)", tree.said("stopped"))[1])
+    os.kill(held, signal.SIGSTOP)  # so that the job can't end before it is cancelled
     runs = [sys.executable, "-m", "nemo_workflow.runs", "--output-dir", str(tree.place / "stopped")]
-    done = subprocess.run([*runs, "cancel", "preprocess"], capture_output=True, text=True, check=False, cwd=REPOSITORY)
-    assert "finished pieces are kept" in done.stdout, done.stderr
+    cancel = subprocess.Popen([*runs, "cancel", "preprocess"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     job = tree.job("stopped")
+    wait_for(slurm_jobs.cancelled_mark(job.attempt).exists)
+    os.kill(held, signal.SIGCONT)
+    assert "finished pieces are kept" in cancel.communicate(timeout=120)[0]
     assert job.exit_code(0) == 75
     status = subprocess.run([*runs, "status", job.job_id], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert f"job {job.job_id}" in status.stdout
