@@ -43,8 +43,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="folder of the input files, with all folders in it (.jsonl, .json lines, .ndjson, .txt, also .gz, .bz2, "
-        ".xz or .zst; .parquet, .arrow)",
+        help="folder of the input files, with all folders in it (.jsonl, . .gz, .bz2, .xz or .zst; .parquet, .arrow)",
     )
     group.add_argument(
         "--data-prefix",

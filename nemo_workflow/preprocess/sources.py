@@ -14,9 +14,10 @@ from nemo_workflow.utils.errors import Refusal
 LINES = (".jsonl", ".json", ".ndjson")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 TABLES = (".parquet", ".arrow")
-ENDINGS = (*(t + c for t in (*LINES, ".txt") for c in ("", *COMPRESSIONS)), *TABLES)
+TEXTS = (".txt", ".md")
+ENDINGS = (*(t + c for t in (*LINES, *TEXTS) for c in ("", *COMPRESSIONS)), *TABLES)
 KNOWN = (
-    ".jsonl, .json (one object a line), .ndjson, .txt (one document a file), each also .gz, .bz2, .xz or .zst, "
+    ".jsonl, .json (one object a line), .ndjson, .txt and .md (one document a file), each also .gz, .bz2, .xz or .zst, "
     "and .parquet and .arrow"
 )
 # What else holds text or packs it: a folder's files that are not read are named when they look like data.
@@ -53,7 +54,7 @@ class Source:
     @property
     def is_text(self) -> bool:
         """One document a file."""
-        return self._name.endswith(tuple(f".txt{ending}" for ending in ("", *COMPRESSIONS)))
+        return self._name.endswith(tuple(text + ending for text in TEXTS for ending in ("", *COMPRESSIONS)))
 
     @property
     def is_plain(self) -> bool:
