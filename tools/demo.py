@@ -1,7 +1,7 @@
 """`make demo`: the whole pipeline on a CPU with a tiny model, no network. Each step is skipped when it is done already.
 
 JSONL from the standard library's sources -> tokenizer -> .bin/.idx -> pretraining on two CPU ranks, stopped half way
-and resumed -> Hugging Face folder -> the same loss in transformers -> a loss curve.
+and resumed -> Hugging Face folder -> the same loss in transformers -> a few lines of its own.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow import REPOSITORY
+from nemo_workflow.preprocess.train_tokenizer import train
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import Failure, run_command
-from nemo_workflow.utils.files import write_json, written_aside
+from nemo_workflow.utils.files import written_aside
 from nemo_workflow.utils.processes import handled
 
 MAX_STEPS = 100
@@ -34,7 +35,6 @@ LAST = 20  # steps whose mean loss counts: one batch's is anywhere within half a
 VOCABULARY = 4096
 CORPUS_BYTES = 8_000_000
 SAMPLE_TEXT = "def read(self, size=-1):"
-END_OF_TEXT = "<|endoftext|>"
 
 
 def main() -> int:
@@ -48,16 +48,16 @@ def main() -> int:
     place = Path("demo_output").absolute()
     corpus, tokenizer = place / "data" / "stdlib.jsonl", place / "tokenizer"
     if not corpus.exists():
-        say("1/8 a corpus out of Python's standard library")
+        say("1/7 a corpus out of Python's standard library")
         write_corpus(corpus)
     if not (tokenizer / "tokenizer.json").exists():
-        say(f"2/8 a byte-level BPE tokenizer with {VOCABULARY} entries")
+        say(f"2/7 a byte-level BPE tokenizer with {VOCABULARY} entries")
         train_tokenizer(corpus, tokenizer)
     if not (place / "dataset" / "preprocessed" / "stdlib_text_document.idx").exists():
-        say("3/8 JSONL -> .bin/.idx")
+        say("3/7 JSONL -> .bin/.idx")
         run(["bash", "preprocess_data.sh", "--hf-tokenizer", tokenizer, "--data-prefix", "stdlib",
              "--input-dir", corpus.parent, "--output-dir", place / "dataset"])  # fmt: skip
-    say(f"4/8 pretraining on two CPU ranks, stopped at step {STOP_AT}, then the same command again")
+    say(f"4/7 pretraining on two CPU ranks, stopped at step {STOP_AT}, then the same command again")
     experiment = place / "nemo_experiments" / "demo"
     train_with_a_stop(pretrain_command(place), experiment)
     exported = place / "hf_model"
@@ -65,17 +65,14 @@ def main() -> int:
     if checkpoint is None:
         raise Failure(f"no checkpoint in {experiment / 'checkpoints'}")
     if not exported.exists():
-        say("5/8 NeMo checkpoint -> Hugging Face folder")
+        say("5/7 NeMo checkpoint -> Hugging Face folder")
         run([sys.executable, "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", checkpoint.path,
              "--output-path", exported])  # fmt: skip
-    say("6/8 the exported model in transformers, on the samples of NeMo's last validation")
+    say("6/7 the exported model in transformers, on the samples of NeMo's last validation")
     run([sys.executable, "-m", "nemo_workflow.evaluate", "--hf-model", exported, "--run", experiment])
-    say("7/8 loss curve")
-    curve = place / "loss.png"
-    draw_loss(experiment, curve)
-    say("8/8 what the model goes on with")
+    say("7/7 what the model goes on with")
     run([sys.executable, "-m", "nemo_workflow.sample", "--hf-model", exported, SAMPLE_TEXT])
-    finish(place, experiment, exported, curve, time.monotonic() - began)
+    finish(experiment, exported, time.monotonic() - began)
     return 0
 
 
@@ -149,28 +146,8 @@ def write_corpus(path: Path, limit: int = CORPUS_BYTES) -> None:
 
 def train_tokenizer(corpus: Path, folder: Path, vocabulary: int = VOCABULARY) -> None:
     """Train a byte-level BPE tokenizer on the corpus and write it as a Hugging Face folder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
     with corpus.open(encoding="utf-8") as lines:
-        tokenizer.train_from_iterator((json.loads(line)["text"] for line in lines), trainer)
-    folder.mkdir(parents=True, exist_ok=True)
-    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-    write_json(folder / "special_tokens_map.json", special)
-    write_json(
-        folder / "tokenizer_config.json",
-        {**special, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 256},
-    )
-    with written_aside(folder / "tokenizer.json") as stream:  # last: its presence says that the folder is whole
-        stream.write(tokenizer.to_str())
+        train((json.loads(line)["text"] for line in lines), folder, vocabulary)
 
 
 # -- training -----------------------------------------------------------------------------------------------------
@@ -201,30 +178,7 @@ def train_with_a_stop(command: list[str], experiment: Path) -> None:
 # -- results ------------------------------------------------------------------------------------------------------
 
 
-def draw_loss(experiment: Path, path: Path) -> None:
-    """Training and validation loss against steps, with the place where the run was resumed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    history = metrics.effective(metrics.read(experiment / metrics.FILE))
-    steps = [e for e in history if e["event"] == "step"]
-    validations = [e for e in history if e["event"] == "validation"]
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot([e["step"] for e in steps], [e["loss"] for e in steps], label="training loss")
-    axes.plot([e["step"] for e in validations], [e["val_loss"] for e in validations], "o-", label="validation loss")
-    for event in history:
-        if event["event"] == "start" and event["step"]:
-            axes.axvline(event["step"], linestyle=":", color="grey", label="resumed")
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title="llama_tiny on Python's standard library")
-    axes.legend()
-    with written_aside(path, "wb") as stream:
-        figure.savefig(stream, format="png", dpi=120)
-    plt.close(figure)
-
-
-def finish(place: Path, experiment: Path, exported: Path, curve: Path, seconds: float) -> None:
+def finish(experiment: Path, exported: Path, seconds: float) -> None:
     """Print what came out and what to try next; raises Failure when the model did not learn."""
     summary = json.loads((experiment / metrics.SUMMARY).read_text(encoding="utf-8"))
     here = Path.cwd()
@@ -235,15 +189,13 @@ done in {human_time(seconds)}
   loss         {start:.2f} -> {end:.2f} (mean of the last {LAST}) in {summary["steps"]} steps, stopped and resumed on the way
   checkpoints  {os.path.relpath(experiment / "checkpoints", here)}
   HF model     {os.path.relpath(exported, here)}
-  loss curve   {os.path.relpath(curve, here)}
-  report       {os.path.relpath(experiment / "report.html", here)} (open it in a browser)
+  report       {(experiment / "report.html").as_uri()} (open it in a browser: curves, plan, checkpoints)
 
 try next (in this folder):
   source .venv/bin/activate
-  python pretrain_llm.py --help
-  tensorboard --logdir {os.path.relpath(experiment, here)}
   python -m nemo_workflow.runs --output-dir {os.path.relpath(experiment.parent, here)} list
-  python pretrain_llm.py --config {os.path.relpath(experiment / "config.yaml", here)} --max-steps {MAX_STEPS + 50}""")
+  python pretrain_llm.py --config {os.path.relpath(experiment / "config.yaml", here)} --max-steps {MAX_STEPS + 50}
+then: "Your own text in five minutes" in README.md""")
     if end > 0.6 * start:
         raise Failure(f"the loss fell only from {start:.2f} to {end:.2f}")
 

@@ -126,7 +126,11 @@ PUBLISHED_LENGTHS = {
     "mixtral_8x7b": 32_768,
     "qwen2_": 131_072,
 }
-OURS = {"llama_tiny": {"reference_vocab": 4096, "longest_sequence": 8192}}
+OURS: dict[str, dict[str, Any]] = {
+    "llama_125m": {"reference_vocab": 50_257, "longest_sequence": 8192},
+    "llama_350m": {"reference_vocab": 50_257, "longest_sequence": 8192},
+    "llama_tiny": {"reference_vocab": 4096, "longest_sequence": 8192},
+}
 
 
 EXTRA = {  # set by what the plan works out

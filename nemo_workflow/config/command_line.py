@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, GROUPS, TABLE, Option, type_name
+from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, GROUPS, TABLE, Option
+from nemo_workflow.config.help import Help, described, metavar
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.config.synonyms import MEANINGS
 from nemo_workflow.utils.arguments import Parser, nearest
@@ -20,38 +22,46 @@ def parser() -> argparse.ArgumentParser:
     made = Parser(
         prog="pretrain_llm.py",
         description="Pretrain a language model with NVIDIA NeMo 2.0, on this machine or on a Slurm cluster.",
-        epilog="exit codes: 0 done, 1 the run failed, 2 refused before anything was started, 129/130/138/143 stopped by SIGHUP/Ctrl-C/SIGUSR1/SIGTERM",
+        add_help=False,
         argument_default=argparse.SUPPRESS,
         meanings=MEANINGS,
     )
     made.secret = {f"--{option.name}" for option in TABLE if option.secret}
+    made.add_argument("-h", "--help", action=Help)
     groups = {name: made.add_argument_group(name) for name in GROUPS}
     for option in TABLE:
-        keywords: dict[str, Any] = {"dest": option.attribute, "help": _help_text(option)}
-        if option.switch:
-            keywords["action"] = "store_true"
-        else:
-            keywords |= {
-                "type": option.from_command_line,
-                "metavar": option.metavar or type_name(option).upper().split()[0],
-            }
-            if option.choices:
-                keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
-            if option.many:
-                keywords["action"] = "append"
-            if option.words:
-                keywords |= {"nargs": "+", "type": str}
-            if option.bare is not None:
-                keywords |= {"nargs": "?", "const": option.bare}
-        groups[option.group].add_argument(*option.spellings, **keywords)
+        add_flag(groups[option.group], option)
     return made
 
 
-def _help_text(option: Option) -> str:
-    text = option.help.replace("%", "%%")
-    if option.default not in (None, False):
-        text += f" (default {option.default})"
-    return text
+def add_flag(group: Any, option: Option, text: str | None = None, **more: Any) -> None:
+    """Add a row of the table to a group of a parser; `text` replaces its help."""
+    help_text = (text or described(option)).replace("%", "%%")
+    keywords: dict[str, Any] = {"dest": option.attribute, "help": help_text, **more}
+    if option.switch:
+        keywords["action"] = "store_true"
+    else:
+        keywords |= {"type": option.from_command_line, "metavar": metavar(option)}
+        if option.choices:
+            keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
+        if option.many:
+            keywords["action"] = "append"
+        if option.words:
+            keywords |= {"nargs": "+", "type": str}
+        if option.bare is not None:
+            keywords |= {"nargs": "?", "const": option.bare}
+    group.add_argument(*option.spellings, **keywords)
+
+
+def completion(shell: str) -> str:
+    """The script by which a shell completes the flags and their values; raises Refusal without shtab."""
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        raise Refusal("--completion: the package shtab is not installed; pip install shtab") from None
+    made = parser()
+    made.prog = Path(sys.argv[0]).name
+    return str(shtab.complete(made, shell=shell))
 
 
 def parse(argv: Sequence[str]) -> Settings:
@@ -70,7 +80,7 @@ def parse(argv: Sequence[str]) -> Settings:
 
 def _stops_early(values: dict[str, Any]) -> bool:
     """Whether the command needs no data and no tokenizer: it prints something else than the plan of a run."""
-    return any(values[name] is not None for name in ("list_models", "suggest", "calibrate"))
+    return any(values[name] is not None for name in ("list_models", "suggest", "calibrate", "completion"))
 
 
 def _joined(name: str, value: list[Any]) -> Any:

@@ -220,7 +220,7 @@ _GUIDE = [
     Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
     Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)),
     Option("num-nodes", HARDWARE, "number of nodes", type=int, default=1, short=("-N",), sets=("trainer.num_nodes",), least=1),
-    Option("num-gpus", HARDWARE, "GPUs per node; on a CPU the number of processes per node, 1 when unset", type=int, default=8, short=("-G",), sets=("trainer.devices",), least=1),
+    Option("num-gpus", HARDWARE, "GPUs per node; on a CPU processes per node, and unset means 1", type=int, default=8, short=("-G",), sets=("trainer.devices",), least=1),
     Option("model-name", MODEL_GROUP, "recipe (see supported_model_name.txt or --list-models); found from --nemo-model or the Hugging Face config.json when left out", short=("-M",)),
     Option("hf-model-id", MODEL_GROUP, "Hugging Face model id or local folder; its tokenizer is used", required=True),
     Option("nemo-model", MODEL_GROUP, "NeMo 2 checkpoint folder (context/ and weights/) to start from"),
@@ -279,7 +279,9 @@ _OURS = [
     Option("fp8-output-layer", TRAINING, "with --fp8: the output layer's products in fp8 too, for models whose output matrix is the embedding's", switch=True, default=False),
     Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int_or_auto, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
     Option("layout", PARALLEL, "auto: choose -TP -PP -VPP -CP -EP, micro batch and recomputation by the plan, the fastest that fits; those given stay. Each also takes auto by itself", choices=("auto",)),
-    Option("blend", DATA, "file with a line `WEIGHT PATH` a source, in place of --dataset-dir; PATH is a folder or a prefix", metavar="FILE"),
+    Option("blend", DATA, "file with a line `WEIGHT PATH` a source, in place of --dataset-dir; PATH is a folder or a prefix, WEIGHT a number or `tokens`, and max-epochs=N may stand between", metavar="FILE"),
+    Option("blend-temperature", DATA, "weigh the sources (each --dataset-dir or line of --blend) by weight ** (1/T): above 1 small ones count for more", type=float, metavar="T", above=0),
+    Option("max-epochs-per-source", DATA, "draw no source more often; what it may not give goes to the others", type=float, metavar="N", above=0),
     Option("seq-length", TRAINING, "tokens per sequence; unset: the recipe's", type=int, sets=("data.seq_length", f"{MODEL}.seq_length"), least=1),
     Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",), least=0),
     Option("optimizer", OPTIMIZER, "adam or sgd; unset: the recipe's", choices=("adam", "sgd"), sets=(f"{OPTIM}.optimizer",)),
@@ -321,6 +323,7 @@ _COMMAND = [
     Option("deadline", PARALLEL, "with --suggest: time that the run may take, such as 24h, 90m or 3d; the fewest GPUs that make it come first", type=duration, metavar="TIME"),
     Option("calibrate", EXECUTION, "scale the time plan by what the run RUN (an experiment or its folder) was seen to take, for all runs below --output-dir, and stop", metavar="RUN"),
     Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare="", may_be_empty=True),
+    Option("completion", EXECUTION, "print the shell's script that completes this command's flags and stop (needs shtab): source <(python pretrain_llm.py --completion bash)", choices=("bash", "zsh", "tcsh")),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
 # fmt: on

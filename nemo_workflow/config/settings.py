@@ -18,6 +18,7 @@ class Settings(FlagValues):
     grace_seconds: float | None = None
     dry_run: str | None = None
     calibrate: str | None = None
+    completion: str | None = None
     config: str | None = None
     account: str = "root"
     partition: str = "defq"
@@ -91,6 +92,8 @@ class Settings(FlagValues):
     deadline: str | None = None
     dataset_dir: tuple[str, ...] = ()
     blend: str | None = None
+    blend_temperature: float | None = None
+    max_epochs_per_source: float | None = None
     split: str = "900,50,50"
     save_every: int | None = None
     keep_checkpoints: int = 2

@@ -143,6 +143,7 @@ def _data(plan: Plan) -> dict[str, Any]:
                 "training_tokens": parts[0].tokens,
                 "training_samples": samples,
                 "validation_samples": parts[1].samples(plan.seq_length),
+                "drawn_tokens": round(drawn * source.weight * plan.seq_length),
                 "epochs": drawn * source.weight / samples if samples else math.inf,
             }
         )
@@ -302,7 +303,7 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {source['weight']:6.1%}  {source['prefix']}: {human_count(source['tokens'])} tokens, {source['dtype']}"
             + (f", {text:.2f} bytes of text a token" if text else "")
-            + f", {source['epochs']:.2f} epochs"
+            + f", {human_count(source['drawn_tokens'])} drawn: {source['epochs']:.2f} epochs"
         )
     if len(sources) > SOURCES:
         weight = 1 - sum(source["weight"] for source in shown)

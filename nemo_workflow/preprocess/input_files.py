@@ -14,6 +14,7 @@ from nemo_workflow.preprocess.sources import (
     KNOWN,
     OF_DATASETS,
     TABLES,
+    TEXTS,
     Source,
     looks_like_data,
     no_data,
@@ -200,7 +201,7 @@ def _add_tree(folder: Path, flag: str, output: Path, found: _Found, root: Path |
         if path.is_symlink() and not path.exists():
             if stem_of(path):
                 found.problems.append(f"{path}: {_missing(path)}")
-        elif stem_of(path) and not _of_this_program(path) and not (".txt" in path.name.lower() and no_data(path)):
+        elif stem_of(path) and not _of_this_program(path) and not _a_readme(path):
             if not _of_datasets(path):
                 found.inputs.append(_Input(path, folder if root is None else root))
             elif path.name.startswith("cache-"):
@@ -212,6 +213,11 @@ def _add_tree(folder: Path, flag: str, output: Path, found: _Found, root: Path |
         found.problems.append(f"{flag}: no input files in it ({KNOWN}){said and f'; {said}'}")
     elif said:
         found.notes.append(f"WARNING: {flag}: {said}")
+
+
+def _a_readme(path: Path) -> bool:
+    """README.md, LICENSE.txt: what lies beside data and is none of it."""
+    return any(ending in path.name.lower() for ending in TEXTS) and no_data(path)
 
 
 def _walk(folder: Path, above: set[tuple[int, int]], output: Path, found: _Found) -> Iterator[Path]:

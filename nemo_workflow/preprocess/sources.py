@@ -14,9 +14,10 @@ from nemo_workflow.utils.errors import Refusal
 LINES = (".jsonl", ".json", ".ndjson")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 TABLES = (".parquet", ".arrow")
-ENDINGS = (*(t + c for t in (*LINES, ".txt") for c in ("", *COMPRESSIONS)), *TABLES)
+TEXTS = (".txt", ".md")
+ENDINGS = (*(t + c for t in (*LINES, *TEXTS) for c in ("", *COMPRESSIONS)), *TABLES)
 KNOWN = (
-    ".jsonl, .json (one object a line), .ndjson, .txt (one document a file), each also .gz, .bz2, .xz or .zst, "
+    ".jsonl, .json (one object a line), .ndjson, .txt and .md (one document a file), each also .gz, .bz2, .xz or .zst, "
     "and .parquet and .arrow"
 )
 # What else holds text or packs it: a folder's files that are not read are named when they look like data.
@@ -32,11 +33,15 @@ OF_DATASETS = ("dataset_info.json", "state.json", "dataset_dict.json")
 
 @dataclass(frozen=True)
 class Source:
-    """One input file. `prefix` names its outputs, `top` the top folder below what was given as input."""
+    """One input file. `prefix` names its outputs, `top` the top folder below what was given as input.
+
+    With `part`, only its lines that begin from the first byte up to the second.
+    """
 
     path: Path
     prefix: str
     top: str = ""
+    part: tuple[int, int] | None = None
 
     @cached_property
     def _name(self) -> str:
@@ -49,7 +54,7 @@ class Source:
     @property
     def is_text(self) -> bool:
         """One document a file."""
-        return self._name.endswith(tuple(f".txt{ending}" for ending in ("", *COMPRESSIONS)))
+        return self._name.endswith(tuple(text + ending for text in TEXTS for ending in ("", *COMPRESSIONS)))
 
     @property
     def is_plain(self) -> bool:
@@ -63,7 +68,22 @@ class Source:
 
     @property
     def size(self) -> int:
+        """Bytes of the file."""
         return self.stat.st_size
+
+    @property
+    def to_read(self) -> int:
+        """Bytes of the file that are read."""
+        return min(self.size, self.part[1]) - self.part[0] if self.part else self.size
+
+    def lines_before(self) -> int:
+        """Lines of the file before its part."""
+        count, left, last = 0, self.part[0] if self.part else 0, b"\n"
+        with self.path.open("rb") as stream:
+            while left and (block := stream.read(min(left, 1 << 24))):
+                count += block.count(b"\n")
+                left, last = left - len(block), block[-1:]
+        return count + (last != b"\n")  # the line that goes on into the part
 
 
 def stem_of(path: Path) -> str | None:

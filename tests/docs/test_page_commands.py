@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config import command_line
+from nemo_workflow.config import help as help_page
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.run_dir.config_yaml import config_text
 from tests.places import leave_checkpoint, write_pair, write_tokenizer
@@ -22,8 +23,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md"))
 NOT_RUN = {
     "make demo": "tests/e2e/demo/test_demo.py runs the demo",
+    "python -m nemo_workflow.runs average": "tests/e2e/run/test_decay.py runs it",
     "docker": "needs NVIDIA's container",
     "apptainer build": "needs NVIDIA's container",
+    "python -m nemo_workflow.tokenizer": "tests/e2e/demo/test_readme.py runs it",
+    "bash preprocess_data.sh --tokenizer my_tokenizer": "tests/e2e/demo/test_readme.py runs it",
+    "python pretrain_llm.py --config examples/": "tests/docs/test_examples.py plans it, tests/e2e/demo/test_readme.py runs it",
     "python ckpt_conversion": "tests/e2e/demo/test_readme.py runs it",
     "python -m nemo_workflow.sample": "tests/e2e/demo/test_demo.py runs it",
     "tensorboard": "serves until it is stopped",
@@ -43,9 +48,10 @@ def commands() -> list[tuple[str, str]]:
 
 
 COMMANDS = commands()
-PLANNED = [entry for entry in COMMANDS if entry[1].startswith("python pretrain_llm.py")]
+ELSEWHERE = tuple(start for start, why in NOT_RUN.items() if why.startswith("tests/"))
+PLANNED = [e for e in COMMANDS if e[1].startswith("python pretrain_llm.py") and not e[1].startswith(ELSEWHERE)]
 LIGHT = ("python -m nemo_workflow.runs", "bash preprocess_data.sh", "python -m nemo_workflow.dataset")
-RUN = [entry for entry in COMMANDS if entry[1].startswith(LIGHT)]
+RUN = [entry for entry in COMMANDS if entry[1].startswith(LIGHT) and not entry[1].startswith(ELSEWHERE)]
 
 
 def test_every_command_is_accounted_for() -> None:
@@ -105,6 +111,7 @@ def test_trainings_are_accepted(place: Path, page: str, command: str) -> None:
     assert "tokens" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), RUN)
 def test_light_commands_work(place: Path, page: str, command: str) -> None:
     done = shell(command.replace(" --follow", ""), place)
@@ -113,10 +120,10 @@ def test_light_commands_work(place: Path, page: str, command: str) -> None:
 
 
 COMMANDS_WITH_FLAGS = (
-    ["pretrain_llm.py"], ["-m", "nemo_workflow.preprocess"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.sample"],
+    ["-m", "nemo_workflow.preprocess"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.tokenizer"], ["-m", "nemo_workflow.sample"],
     ["-m", "nemo_workflow.evaluate"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"],
     ["ckpt_conversion/convert_from_nemo2_to_hf.py"], ["download_example_data/download_wiki.py"],
-    *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel")), ["-m", "nemo_workflow.runs"],
+    *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel", "average")), ["-m", "nemo_workflow.runs"],
     ["benchmarks/gpu/run_cases.py"],
 )  # fmt: skip
 OTHERS_FLAGS = {
@@ -126,9 +133,11 @@ OTHERS_FLAGS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_flag_on_a_page_is_a_flag() -> None:
     """In the README too; a flag is what stands in code and begins with two hyphens."""
     known = set(" ".join(OTHERS_FLAGS.values()).split()) | {"--help"}
+    known |= set(re.findall(r"--[a-z][\w-]*", help_page.text("all"))) | {"--dataset-path"}
     for words in COMMANDS_WITH_FLAGS:
         done = subprocess.run([sys.executable, *words, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

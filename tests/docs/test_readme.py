@@ -18,17 +18,18 @@ BLOCKS = re.findall(
 
 # how a block that starts with these words is tried
 NOT_RUN = {
-    "make demo": "test_demo.py runs the demo, .ci/run makes the environment",
+    "make install": ".ci/run makes the environment",
     "python3.11 -m venv": ".ci/run makes the environment in the same way",
     "huggingface-cli download": "needs the network",
     "python download_example_data": "needs the network; tests/wikipedia runs it against a site of its own",
 }
 RUN = ("bash preprocess_data.sh", "python ckpt_conversion/convert_from_hf", "python ckpt_conversion/convert_from_nemo2")
+OWN_TEXT = "python -m nemo_workflow.tokenizer"
 PLANNED = ("python pretrain_llm.py",)
 
 
 def test_every_block_is_accounted_for():
-    known = (*NOT_RUN, *RUN, *PLANNED)
+    known = (*NOT_RUN, *RUN, *PLANNED, OWN_TEXT)
     assert [block for block in BLOCKS if not block.startswith(known)] == []
     assert all(any(block.startswith(start) for block in BLOCKS) for start in known)
 

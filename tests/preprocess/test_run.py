@@ -167,12 +167,13 @@ def test_more_kinds_of_files(go, tmp_path):
 
 def test_text_files_are_a_document_each(go, tokenizers_dir, reference, tmp_path, monkeypatch):
     monkeypatch.setattr("nemo_workflow.preprocess.worker.LONG_TEXT", 300)
-    texts = {"a.txt": "one\nline\n", "b.txt": "long " * 300 + "世界", "c.txt": "marked"}
+    texts = {"a.txt": "one\nline\n", "b.md": "long " * 300 + "世界", "c.txt": "marked"}
     for name, text in texts.items():
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_bytes(BOM * (name == "c.txt") + text.encode())
     (tmp_path / "in" / "d.txt.gz").write_bytes(gzip.compress(b"packed"))
     (tmp_path / "in" / "README.txt").write_text("no document")
+    (tmp_path / "in" / "README.md").write_text("no document")
     assert go("--input-dir", tmp_path / "in", "--join")[0] == 0
     expected = reference(tokenizers_dir / "byte_bpe", [*texts.values(), "packed"])
     assert pair_bytes(tmp_path / "out", "in") == expected

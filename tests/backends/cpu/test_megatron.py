@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 # No `if __name__ == "__main__"`: a spawned helper would run this again.
 RANK = """
 import os, pathlib, signal
@@ -31,6 +33,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_helper_dies_with_a_killed_rank(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w") as out:  # no pipe: a helper that lives on would keep it open
         rank = subprocess.run([sys.executable, "-c", RANK], stdout=out, timeout=60)

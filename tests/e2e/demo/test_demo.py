@@ -76,9 +76,12 @@ def test_transformers_computes_nemos_validation_loss(demo):
     assert hugging_face == pytest.approx(nemo, rel=0.01)
 
 
-def test_there_is_a_curve(demo):
-    picture = (demo[0] / "loss.png").read_bytes()
-    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+def test_it_ends_with_where_things_are_and_what_to_do_next(demo):
+    end = demo[1].split("\ndone in ")[1]
+    report = demo[0] / "nemo_experiments" / "demo" / "report.html"
+    assert report.as_uri() in end and report.is_file()
+    assert "runs --output-dir demo_output/nemo_experiments list" in end and "Your own text in five minutes" in end
+    assert "## Your own text in five minutes" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_there_is_a_report_of_the_finished_run(demo):

@@ -3,6 +3,7 @@
 A new shell block in the README has to be given a way to run here, or the test fails.
 """
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ BLOCKS = re.findall(
     r"^```bash\n(.*?)^```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
 )
 RUN = ("bash preprocess_data.sh", "python ckpt_conversion/convert_from_hf", "python ckpt_conversion/convert_from_nemo2")
+OWN_TEXT = "python -m nemo_workflow.tokenizer"
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,11 @@ def world(tmp_path_factory):
     }  # fmt: skip
 
 
-def shell(block: str, world: dict, tail: str = "") -> subprocess.CompletedProcess:
+def shell(block: str, world: dict, tail: str = "", where: Path = REPOSITORY) -> subprocess.CompletedProcess:
     environment = os.environ | {name: str(value) for name, value in world.items() if name != "place"}
     return subprocess.run(
         ["bash", "-euc", block.rstrip() + tail],
-        cwd=REPOSITORY,
+        cwd=where,
         env=environment,
         capture_output=True,
         text=True,
@@ -69,3 +71,17 @@ def test_the_pipelines_commands_run_as_printed(world):
     assert sorted(path.name for path in world["NEMO2_MODEL_DIR"].iterdir() if path.is_dir()) == ["context", "weights"]
     assert (world["OUTPUT_DIR"] / "config.json").is_file()
     shutil.rmtree(world["OUTPUT_DIR"])
+
+
+@pytest.mark.e2e
+def test_own_text_becomes_a_model_that_writes(world, tmp_path):
+    """The first page's commands as printed, but for the number of steps, in a folder that holds what a clone holds."""
+    for name in ("pretrain_llm.py", "preprocess_data.sh", "examples"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    lines = (world["place"] / "raw" / "stdlib.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "my_text.txt").write_text("\n".join(json.loads(line)["text"] for line in lines), encoding="utf-8")
+    done = shell(block_of(OWN_TEXT), world | {"PYTHONPATH": REPOSITORY}, " --max-steps 3", tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "Once upon a time" in done.stdout.splitlines()[-1] or "\nOnce upon a time" in done.stdout
+    assert (tmp_path / "nemo_experiments" / "my_run" / "hf_model" / "config.json").is_file()
+    assert (tmp_path / "nemo_experiments" / "my_run" / "report.html").is_file()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nemo_workflow.models import catalog, parameters
+from nemo_workflow.models import catalog, parameters, recipes
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("no_outside")]
 
@@ -60,7 +60,7 @@ def test_parameters_are_nemos(one_rank: None, mamba: None, name: str) -> None:
 
     for variable in ("NVTE_FUSED_ATTN", "NVTE_FLASH_ATTN", "NVTE_UNFUSED_ATTN"):
         os.environ.pop(variable, None)
-    package = "nemo_workflow.models.recipes" if name == "llama_tiny" else "nemo.collections.llm.recipes"
+    package = "nemo_workflow.models.recipes" if name in recipes.NAMES else "nemo.collections.llm.recipes"
     recipe = catalog.find(name)
     module = importlib.import_module(f"{package}.{name}")
     config = fdl.build(module.pretrain_recipe(dir="/recipe", name=name).model.config)

@@ -1,0 +1,126 @@
+"""`python -m nemo_workflow.tokenizer`: a byte-level BPE tokenizer of one's own text, as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from nemo_workflow.preprocess.documents import parse_lines
+from nemo_workflow.preprocess.input_files import find_sources
+from nemo_workflow.preprocess.sources import Source
+from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
+from nemo_workflow.preprocess.tables import open_table
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.console import human_time
+from nemo_workflow.utils.errors import Refusal, os_errors_refused
+from nemo_workflow.utils.files import write_json, written_aside
+
+END_OF_TEXT = "<|endoftext|>"
+SMALLEST = 257  # the 256 bytes and the end of a text
+PIECE = 1 << 16  # characters that the trainer gets at once
+
+
+def main() -> int:
+    """Train and write the folder; a folder with a tokenizer in it is refused."""
+    parser = Parser(
+        prog="python -m nemo_workflow.tokenizer",
+        description="Train a byte-level BPE tokenizer on your own text: for a small model, or a language that published"
+        " tokenizers cut into single bytes. It takes any text, and needs no network.",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="PATH",
+        nargs="+",
+        required=True,
+        help="text as preprocess_data.sh takes it: files or folders",
+    )
+    parser.add_argument("--output-dir", metavar="DIR", type=Path, required=True, help="folder to write")
+    parser.add_argument("--vocabulary", metavar="N", type=int, default=4096, help="its entries (default %(default)s)")
+    parser.add_argument("--json-key", metavar="KEY", default="text", help="key of the text in JSON lines and tables")
+    parser.add_argument(
+        "--max-mb",
+        metavar="MB",
+        type=int,
+        default=200,
+        help="text to learn from, the first so many MB (default %(default)s)",
+    )
+    arguments = parser.parse_args()
+    folder: Path = arguments.output_dir.expanduser()
+    if arguments.vocabulary < SMALLEST:
+        raise Refusal(
+            f"--vocabulary {arguments.vocabulary}: at least {SMALLEST}, one entry a byte and the end of a text"
+        )
+    if arguments.max_mb < 1:
+        raise Refusal(f"--max-mb {arguments.max_mb}: at least 1")
+    with os_errors_refused(f"--output-dir {folder}"):
+        if (folder / "tokenizer.json").exists() or (folder.exists() and not folder.is_dir()):
+            raise Refusal(f"--output-dir {folder}: exists already; choose another folder, or remove it first")
+        folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    sources, _ = find_sources(arguments.input, [], [], folder)
+    entries = train(first(texts(sources, arguments.json_key), arguments.max_mb << 20), folder, arguments.vocabulary)
+    print(f"{folder}: {entries:,} entries, {human_time(time.monotonic() - began)}")
+    if entries < arguments.vocabulary:
+        print(f"note: the text holds no more than {entries:,} entries of the {arguments.vocabulary:,} asked for")
+    return 0
+
+
+def texts(sources: Iterable[Source], key: str) -> Iterator[str]:
+    """Every document of the inputs; bad lines, which the preprocessing refuses by name, are passed over."""
+    for source in sources:
+        if source.is_table:
+            with open_table(source.path, (key,)) as table:
+                for columns, _, _ in table.batches(BLOCK):
+                    yield from (text for text in columns[0] if isinstance(text, str))
+            continue
+        with damage_refused(source.path), open_text(source.path) as stream:
+            if source.is_text:
+                while piece := stream.read(BLOCK):
+                    yield piece.decode("utf-8", "replace")
+                continue
+            while lines := stream.readlines(BLOCK):
+                yield from parse_lines(b"".join(lines), (key,))[0][0]
+
+
+def first(documents: Iterable[str], limit: int) -> Iterator[str]:
+    """The documents up to `limit` characters in all, long ones in pieces: the trainer holds one at a time."""
+    for text in documents:
+        for start in range(0, len(text), PIECE):
+            if limit <= 0:
+                return
+            yield text[start : start + PIECE]
+            limit -= PIECE if start + PIECE <= len(text) else len(text) - start
+
+
+def train(documents: Iterable[str], folder: Path, vocabulary: int) -> int:
+    """Write the tokenizer of these texts to `folder`; returns its entries. Raises Refusal when there is no text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents, trainer)
+    if tokenizer.get_vocab_size() < SMALLEST + 1:
+        raise Refusal("--input: no text in it to learn from; --json-key names the key of the text in JSON lines")
+    folder.mkdir(parents=True, exist_ok=True)
+    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            **special,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            # without token_type_ids, which no decoder takes: generate(**tokenizer(text)) would fail on them
+            "model_input_names": ["input_ids", "attention_mask"],
+        },
+    )
+    with written_aside(folder / "tokenizer.json") as stream:  # last: its presence says that the folder is whole
+        stream.write(tokenizer.to_str())
+    return int(tokenizer.get_vocab_size())

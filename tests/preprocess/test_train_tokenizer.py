@@ -1,0 +1,75 @@
+"""`python -m nemo_workflow.tokenizer`: a tokenizer of any text, or a refusal before anything is written."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.preprocess import train_tokenizer
+
+TEXT = "Es war einmal ein König, der hatte drei Töchter. 從前有一個國王。\n" * 40
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nemo_workflow.tokenizer", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_text_of_any_kind_comes_back_whole(tmp_path: Path, name: str) -> None:
+    source, folder = tmp_path / name, tmp_path / "tokenizer"
+    line = json.dumps({"text": TEXT}).encode()
+    if name.endswith(".parquet"):
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({"text": [TEXT]}), source)
+    elif name.endswith(".gz"):
+        source.write_bytes(gzip.compress(line))
+    else:
+        source.write_bytes(line if name.endswith("l") else TEXT.encode())
+    done = run("--input", source, "--output-dir", folder, "--vocabulary", 300)
+    assert done.returncode == 0, done.stderr
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(TEXT)
+    assert tokenizer.decode(ids["input_ids"]) == TEXT and len(tokenizer) == 300
+    assert sorted(ids) == ["attention_mask", "input_ids"]  # what generate(**ids) takes
+
+
+def test_a_text_with_few_words_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abc abd " * 5)
+    done = run("--input", tmp_path / "a.txt", "--output-dir", tmp_path / "t")
+    assert done.returncode == 0 and "note: the text holds no more than" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--vocabulary 100", "--vocabulary 100: at least 257"),
+        ("--max-mb 0", "--max-mb 0: at least 1"),
+        ("--json-key body", "--input: no text in it to learn from; --json-key names"),
+        ("--input nothing.txt", "no such file"),
+    ],
+)
+def test_refusals(tmp_path: Path, words: str, said: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "words"}\n')
+    done = run("--input", tmp_path / "a.jsonl", "--output-dir", tmp_path / "t", *words.split())
+    assert done.returncode == 2 and said in done.stderr and not (tmp_path / "t" / "tokenizer.json").exists()
+
+
+def test_no_tokenizer_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "tokenizer.json").write_text("mine")
+    done = run("--input", tmp_path / "a.txt", "--output-dir", tmp_path)
+    assert done.returncode == 2 and "exists already" in done.stderr
+    assert (tmp_path / "tokenizer.json").read_text() == "mine"
+
+
+def test_it_learns_from_the_first_of_much_text() -> None:
+    pieces = list(train_tokenizer.first(["a" * 100_000, "b" * 100_000], limit=150_000))
+    assert 150_000 <= sum(map(len, pieces)) < 150_000 + train_tokenizer.PIECE
