@@ -60,7 +60,7 @@ def finished_already(plan: Plan) -> bool:
 def choose_checkpoint(
     plan: Plan, attempt: Path, rank: int, world: int, say: Callable[[str], None]
 ) -> Checkpoint | None:
-    """The newest whole checkpoint of the run, or None to start anew.
+    """The newest whole checkpoint of the run, or None to start from the beginning.
 
     Rank 0 first removes what killed starts left half written. Then every rank reads its share of the candidate's
     files back and compares hashes; a damaged one is named, moved to checkpoints/damaged and the one before it tried.
