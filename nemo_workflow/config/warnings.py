@@ -20,6 +20,7 @@ from nemo_workflow.utils.console import and_more, counted, human_time
 
 BUSY_TOKENS = 4096  # per GPU and micro batch: CP2 at 4,096 keeps 89 % of one H200's speed, CP4 at 2,048 half of it
 SMALLER = 8  # times smaller than the batch used: a recipe's own batch is worth a word
+USEFUL_EPOCHS = 4  # of the same text: up to there nearly as good as new text
 WORTH = 0.02  # of a GPU's memory
 
 
@@ -40,6 +41,7 @@ def add(run: Run) -> None:
     _more_processes_than_cores(run)
     _long_steps(run)
     _end_of_branch(run)
+    _often_seen(run)
     if run.schedule and not run.schedule.limit_val_batches:
         run.notes.append("no validation: --split leaves nothing for it")
 
@@ -49,6 +51,23 @@ def _end_of_branch(run: Run) -> None:
     schedule, asked = run.schedule, run.settings.max_steps
     if run.branch and schedule and asked not in (None, schedule.max_steps):
         run.notes.append(f"--max-steps {asked}: --decay-steps ends the branch after step {schedule.max_steps}")
+
+
+def _often_seen(run: Run) -> None:
+    """Sources that repeat so often that they teach less and less."""
+    if run.schedule is None or not run.seq_length:
+        return
+    drawn = run.schedule.max_steps * run.settings.global_batch_size
+    epochs = {
+        Path(source.pair.prefix).name: drawn * source.weight / max(1, parts[0].samples(run.seq_length))
+        for source, parts in zip(run.sources, run.parts, strict=True)
+    }
+    often = [f"{name} ({count:.1f} times)" for name, count in epochs.items() if count > USEFUL_EPOCHS]
+    if often:
+        run.notes.append(
+            f"seen more than {USEFUL_EPOCHS} times: {and_more(often)}; repeated further, text teaches less and less"
+            f" (arXiv 2305.16264): --max-epochs-per-source {USEFUL_EPOCHS} gives the rest to other sources"
+        )
 
 
 def _long_steps(run: Run) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import os
 import pickle
 import threading
@@ -139,6 +140,11 @@ class NemoReader:
             for key, value in metadata.state_dict_metadata.items()
             if isinstance(value, TensorStorageMetadata) and key.startswith(PREFIX)
         }
+        self.objects = [
+            key.removeprefix(PREFIX)
+            for key, value in metadata.state_dict_metadata.items()
+            if isinstance(value, BytesStorageMetadata) and key.startswith(PREFIX)
+        ]
         self._storage = {
             (index.fqn.removeprefix(PREFIX), tuple(index.offset)): info
             for index, info in metadata.storage_data.items()
@@ -203,6 +209,14 @@ class NemoReader:
             raise Refusal(f"{self.weights}: {key}{list(lead)} is not whole in this checkpoint")
         return whole
 
+    def places(self, key: str) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """(offsets, sizes) of each piece of a tensor, as it was written."""
+        return sorted((tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in self.tensors[key].chunks)
+
+    def read_piece(self, key: str, offsets: tuple[int, ...]) -> torch.Tensor:
+        """The piece of a tensor at these offsets, mapped, not copied."""
+        return self._load(key, offsets)
+
     def _load(self, key: str, offsets: tuple[int, ...]) -> torch.Tensor:
         info = self._storage[key, offsets]
         path = self.weights / info.relative_path
@@ -224,6 +238,10 @@ class Chunk:
     shape: tuple[int, ...]
     dtype: torch.dtype
     make: Callable[[], torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class _StreamingPlanner(SavePlanner):

@@ -12,7 +12,7 @@ HELP = "folder of the experiments"
 
 def main() -> int:
     """Parse the subcommand and run it; returns the exit code."""
-    from nemo_workflow.runs import control, overview
+    from nemo_workflow.runs import average, control, overview
 
     parser = Parser(
         prog="python -m nemo_workflow.runs",
@@ -22,6 +22,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     overview.add_commands(commands)
     control.add_commands(commands)
+    average.add_commands(commands)
     for command in commands.choices.values():  # taken after the subcommand too; unset there, the one before it holds
         command.add_argument("--output-dir", default=SUPPRESS, metavar="DIR", help=HELP)
     arguments = parser.parse_args()

@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md"))
 NOT_RUN = {
     "make demo": "tests/e2e/demo/test_demo.py runs the demo",
+    "python -m nemo_workflow.runs average": "tests/e2e/run/test_decay.py runs it",
     "docker": "needs NVIDIA's container",
     "apptainer build": "needs NVIDIA's container",
     "python -m nemo_workflow.tokenizer": "tests/e2e/demo/test_readme.py runs it",
@@ -110,6 +111,7 @@ def test_trainings_are_accepted(place: Path, page: str, command: str) -> None:
     assert "tokens" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), RUN)
 def test_light_commands_work(place: Path, page: str, command: str) -> None:
     done = shell(command.replace(" --follow", ""), place)
@@ -121,7 +123,7 @@ COMMANDS_WITH_FLAGS = (
     ["-m", "nemo_workflow.preprocess"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.tokenizer"], ["-m", "nemo_workflow.sample"],
     ["-m", "nemo_workflow.evaluate"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"],
     ["ckpt_conversion/convert_from_nemo2_to_hf.py"], ["download_example_data/download_wiki.py"],
-    *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel")), ["-m", "nemo_workflow.runs"],
+    *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel", "average")), ["-m", "nemo_workflow.runs"],
     ["benchmarks/gpu/run_cases.py"],
 )  # fmt: skip
 OTHERS_FLAGS = {
@@ -131,6 +133,7 @@ OTHERS_FLAGS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_flag_on_a_page_is_a_flag() -> None:
     """In the README too; a flag is what stands in code and begins with two hyphens."""
     known = set(" ".join(OTHERS_FLAGS.values()).split()) | {"--help"}

@@ -109,6 +109,7 @@ def test_a_rank_that_srun_started_knows_its_job(monkeypatch: pytest.MonkeyPatch)
     assert machine.slurm_job()["slurm"]["restart"] == 2
 
 
+@pytest.mark.slow
 def test_a_training_is_not_held_up(run: RunFolder) -> None:
     """The writer is a process of its own, one at a time; what a training waits for is its start."""
     before = (run.path / "report.html").stat().st_mtime_ns

@@ -112,7 +112,14 @@ def _tiles(run: RunFolder) -> list[tuple[str, str]]:
 
 def _tables(run: RunFolder) -> list[dict[str, Any]]:
     sources = [
-        (s["pair"]["prefix"], s["pair"]["tokens"], s["pair"]["documents"], s["pair"]["dtype"], f"{s['weight']:.1%}")
+        (
+            s["pair"]["prefix"],
+            s["pair"]["tokens"],
+            s["pair"]["documents"],
+            s["pair"]["dtype"],
+            f"{s['weight']:.1%}",
+            human_count(run.max_steps * run.tokens_a_step * s["weight"]),
+        )
         for s in run.plan.get("sources", [])
     ]
     checkpoints = [
@@ -139,7 +146,12 @@ def _tables(run: RunFolder) -> list[dict[str, Any]]:
             "rows": [_job_row(job) for job in jobs_of(run.path)],
         },
         {"title": "Plan", "rows": plan_rows(run.plan)},
-        {"title": "Data", "head": ["file", "tokens", "documents", "type", "weight"], "rows": sources, "broad": True},
+        {
+            "title": "Data",
+            "head": ["file", "tokens", "documents", "type", "weight", "tokens drawn by the end"],
+            "rows": sources,
+            "broad": True,
+        },
         {"title": "Checkpoints", "head": ["step", "size", "written in", "when", "state"], "rows": checkpoints},
         {"title": "Machine", "rows": _machine_rows(run.last.get("start", {}).get("machine") or {})},
         {"title": "Versions", "rows": list(run.versions().items())},

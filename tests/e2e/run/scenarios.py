@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,18 +50,6 @@ def must(start: Start, code: int = 0) -> Start:
 
 def at_step(step: int) -> Callable[[dict[str, Any]], bool]:
     return lambda event: event["event"] == "step" and event["step"] >= step
-
-
-def in_step_after(step: int) -> Callable[[dict[str, Any]], bool]:
-    """Some time after a step's line was written: the ranks have left what comes between two steps."""
-
-    def when(event: dict[str, Any]) -> bool:
-        if not at_step(step)(event):
-            return False
-        time.sleep(1.5)
-        return True
-
-    return when
 
 
 @scenario()
@@ -193,10 +180,10 @@ def signals(place: Place) -> Any:
 
 @scenario()
 def ends(place: Place) -> Any:
-    """Ctrl-C in a step that takes longer than the grace time, then torchrun killed."""
+    """Ctrl-C in a step that outlasts the grace time, then torchrun killed in the middle of a step."""
     run = place.experiment(ranks=2)
     seen = SimpleNamespace(run=run)
-    seen.in_a_step = run.start("--grace-seconds", "1", when=in_step_after(5), send=signal.SIGINT, slow=6)
+    seen.in_a_step = run.start("--grace-seconds", "1", fault="step 6 1 int")
     seen.in_a_step_gone, seen.saved = none_left(run.folder), run.whole()
     seen.torchrun = run.start(fault="step 7 1 torchrun")
     seen.torchrun_gone, seen.resumed_after = none_left(run.folder), run.resumed_after()
@@ -278,6 +265,10 @@ def decay(place: Place) -> Any:
     again = branch.start("--decay-from", str(run.checkpoints / "step_00000004"))
     return SimpleNamespace(
         run=run, branch=branch, start=start, again=again,
+        averaged=subprocess.run(
+            [sys.executable, "-m", "nemo_workflow.runs", "average", "whole", "--last", "2", "--evaluate", "--output-dir", run.output],
+            cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        ),
         records={name: place.folder / name for name in ("whole", "branch")},
     )  # fmt: skip
 

@@ -34,3 +34,21 @@ def test_a_branch_remembers_where_it_comes_from_and_names_no_module_of_ours(deca
     assert "nemo_workflow" not in (newest / "context" / "io.json").read_text(encoding="utf-8")
     assert decay.again.code == 0 and "already trained to step 8" in decay.again.output
     assert decay.run.whole() == [4, 8]
+
+
+def test_the_mean_of_two_checkpoints_is_exported_verified_and_evaluated_beside_them(decay: Any) -> None:
+    from nemo_workflow.conversion.nemo_folder import NemoReader
+
+    done = decay.averaged
+    assert done.returncode == 0, done.stderr
+    losses = [
+        float(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines() if line.startswith("validation")
+    ]
+    assert losses[:2] == [round(row[1], 4) for row in decay.run.history()["validations"]]
+    assert losses[2] == pytest.approx(losses[1], abs=0.2) and losses[2] < losses[0]
+    mean = NemoReader(decay.run.folder / "averaged" / "step_00000004-00000008" / "weights")
+    parts = [NemoReader(decay.run.checkpoints / f"step_{step:08d}" / "weights") for step in (4, 8)]
+    for key in mean.tensors:
+        wanted = (parts[0].read(key).float() + parts[1].read(key).float()) / 2
+        assert (mean.read(key).float() == wanted.to(mean.tensors[key].properties.dtype).float()).all(), key
+    assert mean.objects == parts[1].objects and len(mean.tensors) == len(parts[0].tensors)

@@ -18,8 +18,9 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              oom              the rank runs out of memory as a GPU does, where a micro batch holds more than one (point step only)
              fill             the disk fills up but for 20 MB, until the run goes on (point save.begun only)
              term             SIGTERM to the rank
-             usr1             SIGUSR1 to the launcher
-             torchrun         kill -9 of torchrun
+             usr1             SIGUSR1 to the launcher; the rank goes on when it has been told
+             int              SIGINT to the launcher; the rank goes no further
+             torchrun         kill -9 of torchrun; the rank goes no further
              launcher         kill -9 of the launcher
              group            kill -9 of the launcher, torchrun and every rank at once
 
@@ -36,6 +37,9 @@ import time
 from pathlib import Path
 
 from old_cpu import AVX2_ONLY
+
+SECONDS = 300.0  # that a rank waits at most for what an action brings about
+_TOLD: list[int] = []  # signals that the rank was asked to stop by
 
 
 def _install_in_worker() -> None:
@@ -62,6 +66,9 @@ def _install() -> None:
     if "FAULT" in os.environ:
         point, step, rank, action = os.environ["FAULT"].split()
         if int(rank) == int(os.environ["RANK"]):
+            from nemo_workflow.training.callbacks import Stopper
+
+            _wrap(Stopper, "_note", after=lambda stopper, number, frame: _TOLD.append(number))
             _POINTS[point](int(step), action)
 
 
@@ -77,10 +84,16 @@ def _act(action: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     if action == "torchrun":
         os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(SECONDS)  # until it is ended: no step is made after this one
     launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
     if action == "usr1":
         os.kill(launcher, signal.SIGUSR1)
-        time.sleep(2)  # until it has told this rank
+        end = time.monotonic() + SECONDS
+        while not _TOLD and time.monotonic() < end:
+            time.sleep(0.01)
+    if action == "int":
+        os.kill(launcher, signal.SIGINT)
+        time.sleep(SECONDS)  # the step outlasts every grace time
     if action == "launcher":
         os.kill(launcher, signal.SIGKILL)
     if action == "group":
