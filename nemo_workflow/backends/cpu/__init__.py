@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from nemo_workflow.backends import memory_pool, one_logger
+from nemo_workflow.backends import memory_pool, one_logger, vector_math
 from nemo_workflow.backends.patching import GPU_ONLY, LibraryChanged, Patch, apply, check, fitting
 
 __all__ = ["GPU_ONLY", "LibraryChanged", "install"]
@@ -44,6 +44,7 @@ def install(strict: bool = True) -> None:
     else:
         patches = fitting(patches)
     apply(patches)
+    vector_math.settle()
     _installed = True
 
 
