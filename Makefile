@@ -32,7 +32,7 @@ $(VENV)/python-is-there:
 	@touch $@
 
 $(VENV)/installed: requirements.txt requirements/common.txt constraints.txt | $(VENV)/python-is-there
-	@echo "installing into $(VENV): some 180 packages, 2.4 GB with torch's CPU build"
+	@echo "installing into $(VENV): some 180 packages, 2.6 GB with torch's CPU build, 6.4 GB with its CUDA build"
 	@set -o pipefail; $(PIP) -r requirements.txt | $(FAR)
 	@echo "compiling them"
 	@# pip would compile on one core, for a minute; what a package keeps for another Python does not compile, as with pip
