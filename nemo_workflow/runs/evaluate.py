@@ -56,11 +56,12 @@ def validation_samples(plan: Plan, count: int) -> list[Any]:
     import torch
     from transformers import AutoTokenizer
 
+    from nemo_workflow.models.pretrained import hf_folder
     from nemo_workflow.models.tokenizer_loading import load
 
     named = plan.settings.hf_model_id
-    folder = Path(named).expanduser()
-    tokenizer = load(folder) if folder.is_dir() else AutoTokenizer.from_pretrained(named, trust_remote_code=False)
+    folder = hf_folder(named)
+    tokenizer = load(folder) if folder else AutoTokenizer.from_pretrained(named, trust_remote_code=False)
     tokenizer.eod = tokenizer.eos_token_id  # the name that Megatron asks for
     tokenizer.unique_identifiers = {"hf": str(plan.settings.hf_model_id)}
     split = sample_order().validation_set(plan, tokenizer)
