@@ -11,9 +11,12 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.backends.patching import replace_on
+from nemo_workflow.backends.registry import find
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.settings import Settings
@@ -195,7 +198,11 @@ def _show_only_the_number(tunnel: Any, cluster: Cluster, attempt: Path, numbers:
 
     Sites wrap sbatch, and a login shell may greet: more lines come before or after the number.
     """
-    run = tunnel.run
+    replace_on(find("launch.slurm.submit:only_the_number"), tunnel, partial(only_the_number, cluster, attempt, numbers))
+
+
+def only_the_number(cluster: Cluster, attempt: Path, numbers: list[Submitted], run: Any) -> Any:
+    """A tunnel's `run` that gives of sbatch's output the job's number alone, and adds it to `numbers`."""
 
     def run_and_read(command: str, *arguments: Any, **keywords: Any) -> Any:
         result = run(command, *arguments, **keywords)
@@ -204,7 +211,7 @@ def _show_only_the_number(tunnel: Any, cluster: Cluster, attempt: Path, numbers:
             result.stdout = numbers[-1].job_id
         return result
 
-    tunnel.run = run_and_read
+    return run_and_read
 
 
 def _submitted(cluster: Cluster, said: str, attempt: Path) -> Submitted:

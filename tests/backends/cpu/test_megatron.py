@@ -14,7 +14,7 @@ import pytest
 # No `if __name__ == "__main__"`: a spawned helper would run this again.
 RANK = """
 import os, pathlib, signal
-from nemo_workflow.backends.cpu.megatron_checkpoint import forked_results_queue
+from nemo_workflow.backends.cpu.megatron import forked_results_queue
 get_queue = forked_results_queue(None)
 queue = get_queue()
 assert get_queue() is queue
