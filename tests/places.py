@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from array import array
 from pathlib import Path
@@ -136,3 +137,16 @@ def no_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("CUDA_VISIBLE_DEVICES", "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+
+
+def hub_snapshot(source: Path, repository: Path) -> Path:
+    """`source` as the Hub's cache holds it: a snapshot of links to blobs."""
+    snapshot, blobs = repository / "snapshots" / "0123", repository / "blobs"
+    blobs.mkdir(parents=True)
+    shutil.copytree(source, snapshot)
+    for number, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(blobs / str(number))
+        path.symlink_to(f"../../blobs/{number}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    return snapshot

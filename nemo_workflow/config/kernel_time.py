@@ -1,7 +1,8 @@
 """Seconds of the parts of a model for one micro batch on one rank: the GPU's kernels, transfers inside the model, the host.
 
-- Matrix products: operations over a rate that falls for small shapes (tiles over multiprocessors; NVIDIA, "Matrix
-  Multiplication Background User's Guide").
+- Matrix products: operations over a rate that falls for small shapes: of (M, K) x (K, N) the loads and stores grow with
+  MK, KN and MN, so that the time is that of the operations x (1 + s/K + o/M + o/N) (NVIDIA, "Matrix Multiplication
+  Background User's Guide"; s and o from benchmarks/gpu/rates.py).
 - Causal attention: operations as in FlashAttention (arXiv 2205.14135), at rates by width of a head and sequence length.
 - All else moves bytes: reads and writes of each kernel over the memory's bandwidth, counted from the kernels that a
   profile shows (docs/performance.md, "Where a step goes").
@@ -21,24 +22,29 @@ from nemo_workflow.config.memory import Job
 from nemo_workflow.utils.gpus import Gpu
 
 BF16 = 2  # bytes
+H200_PRODUCTS = 718e12  # operations a second of the card whose attention was measured
 
 
 @dataclass(frozen=True)
 class Rates:
     """Constants that were fitted to measured runs (tests/config/test_step_time.py); benchmarks/plan_time.md says on which."""
 
-    product_share: float = 0.77  # of the data sheet's peak, for a GPU of which nothing was measured
+    product_share: float = 0.73  # of the data sheet's peak, for a GPU of which nothing was measured
     bandwidth_share: float = 0.835  # of the data sheet's
-    nvlink_share: float = 0.73  # 329 of 450 GB/s in an all-reduce of two H200
+    nvlink_share: float = 0.70  # 329 of 450 GB/s in an all-reduce of two H200
     pcie_share: float = 0.6
     network_share: float = 0.8
-    # TFLOP/s of Hopper's attention on long sequences, width of a head -> forward, backward
+    # TFLOP/s of an H200's attention on long sequences, width of a head -> forward, backward
     flash_4: tuple[tuple[int, float, float], ...] = ((64, 480, 390), (128, 610, 450))
     cudnn: tuple[tuple[int, float, float], ...] = ((64, 430, 330), (128, 580, 400))
     attention_half: float = 300  # length of a sequence at which attention reaches half of its rate
-    product_half: float = 275  # tokens at which a product reaches half of its rate, and
-    columns_half: float = 97  # columns, of the weight's smaller side
-    ring_attention: float = 0.91  # of attention's rate where context parallelism cuts it into blocks
+    # where the summed dimension, and each of the others, doubles a product's time: 432 products in bf16 on an H200 are
+    # within 3.5 % of that, 123 in fp8 within 3.2 %
+    summed_half: float = 152
+    outer_half: float = 69
+    summed_half_fp8: float = 350
+    outer_half_fp8: float = 99
+    ring_attention: float = 0.89  # of attention's rate where context parallelism cuts it into blocks
     host_layer: float = 3.4e-3  # seconds a layer and micro batch, forward and backward
     host_parts: float = 0.8e-3  # more in the stock recipe, or where SwiGLU and rotary embedding are in parts
     host_fp8: float = 3.2e-3
@@ -58,7 +64,7 @@ class Links:
     tensor: float
     context: float
     expert: float
-    latency: float = 20e-6
+    latency: float = 27e-6
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Device:
     fused: bool = True  # our kernels and settings; False: the stock recipe
     parts: bool = False  # SwiGLU and rotary embedding computed operation by operation
     rates: Rates = field(default=RATES)
+    tensor_shows: float = 1.0  # share of a tensor parallel transfer's time that a step is longer by
 
     @property
     def bytes_a_second(self) -> float:
@@ -151,10 +158,25 @@ def ends(job: Job, device: Device, first: bool, last: bool) -> Both:
         found += _bytes(device, 4 * h * tokens, 4 * h * tokens + 16 * words * h)
     if last:
         loss = (6 if device.fused else 10) if job.cross_entropy == "te" else 48
-        found += _products(job, device, [Product(tokens, words, h)], fp8=False)
+        output = Product(tokens, words, h)
+        if job.fp8_output_layer:
+            found += _fp8_output(device, output)
+        else:
+            found += _products(job, device, [output], fp8=False)
         found += _bytes(device, loss / 3 * words * tokens, loss * 2 / 3 * words * tokens)
         found += _transfers(job, device, 1, 2)
     return found
+
+
+def _fp8_output(device: Device, p: Product) -> Both:
+    """The output layer of backends/gpu/output_layer_fp8.py: inputs and matrix cast in two orders, the gradient in one by the loss.
+
+    The matrix's gradient is made for a chunk of tokens at a time and added to the fp32 buffer by a kernel of its own.
+    """
+    states, matrix = p.tokens * p.columns_in, p.columns_in * p.columns_out
+    chunks = max(1.0, p.tokens / memory.FP8_CHUNK)
+    moved = _bytes(device, 6 * states + 6 * matrix, 2 * p.tokens * p.columns_out + 10 * states + 16 * chunks * matrix)
+    return _multiplied(device, [p], True, device.product_rate(fp8=True)) + moved
 
 
 def _attention(job: Job, device: Device) -> Both:
@@ -264,21 +286,38 @@ def _around(job: Job, device: Device) -> Both:
 
 def _products(job: Job, device: Device, products: list[Product], fp8: bool) -> Both:
     """Forward; backward twice that, the weight's gradient added in fp32 to its buffer. fp8: inputs and gradients are cast."""
-    seconds, accumulated, cast_in, cast_out = 0.0, 0.0, 0.0, 0.0
-    rate, rates = device.product_rate(fp8), device.rates
+    accumulated, cast_in, cast_out = 0.0, 0.0, 0.0
+    rate = device.product_rate(fp8)
     if job.precision == "32":
         rate /= 4
     for p in products:
-        narrow = min(p.columns_in, p.columns_out)
-        share = p.tokens / (p.tokens + rates.product_half) * narrow / (narrow + rates.columns_half)
-        seconds += p.times * 2 * p.tokens * p.columns_in * p.columns_out / (rate * share)
         accumulated += p.times * p.columns_in * p.columns_out * (8 if device.fused else 14)
         cast_in += p.times * p.tokens * p.columns_in
         cast_out += p.times * p.tokens * p.columns_out
-    found = Both(Seconds(products=seconds), Seconds(products=2 * seconds)) + _bytes(device, 0, accumulated)
+    found = _multiplied(device, products, fp8, rate) + _bytes(device, 0, accumulated)
     if fp8:  # read, written in two orders; the largest value is looked for in a pass of its own
         found += _bytes(device, 6 * cast_in, 6 * cast_out)
     return found
+
+
+def _multiplied(device: Device, products: list[Product], fp8: bool, rate: float) -> Both:
+    """The operations of a forward product and of its two backward ones."""
+    forward, backward = 0.0, 0.0
+    for p in products:
+        ideal = p.times * 2 * p.tokens * p.columns_in * p.columns_out / rate
+        slowing = [_slowing(device, p, summed, fp8) for summed in (p.columns_in, p.columns_out, p.tokens)]
+        forward += ideal * slowing[0]
+        backward += ideal * (slowing[1] + slowing[2])
+    return Both(Seconds(products=forward), Seconds(products=backward))
+
+
+def _slowing(device: Device, p: Product, summed: float, fp8: bool) -> float:
+    """Time of a product of these three dimensions over that of its operations at full rate; `summed` is one of them."""
+    rates = device.rates
+    of_summed = rates.summed_half_fp8 if fp8 else rates.summed_half
+    of_outer = rates.outer_half_fp8 if fp8 else rates.outer_half
+    each = 1 / p.tokens + 1 / p.columns_in + 1 / p.columns_out
+    return 1 + of_outer * each + (of_summed - of_outer) / summed
 
 
 def _bytes(device: Device, forward: float, backward: float) -> Both:
@@ -297,7 +336,7 @@ def _scores(job: Job, device: Device, key: float, widths: float) -> Both:
     fast = device.flash_4 and device.gpu.hopper and layout.context == 1 and key in (64, 128)
     table = rates.flash_4 if fast else rates.cudnn
     _, forward, backward = min(table, key=lambda row: abs(row[0] - key))
-    of_peak = device.product_rate(fp8=False) / 745e12  # the tables are of a card with that rate of products
+    of_peak = device.product_rate(fp8=False) / H200_PRODUCTS
     share = of_peak * min(1.0, key / 64) * job.seq_length / (job.seq_length + rates.attention_half)
     if layout.context > 1:
         share *= rates.ring_attention
@@ -322,6 +361,7 @@ def _transfers(job: Job, device: Device, forward: int, backward: int) -> Both:
     """All-gathers and reduce-scatters of a layer's activations among the tensor parallel ranks."""
     ranks = job.layout.tensor
     one = _one(ranks, BF16 * memory.tokens_of(job) * job.sizes["hidden_size"], device.links.tensor, device)
+    one *= device.tensor_shows
     return Both(Seconds(tensor=forward * one), Seconds(tensor=backward * one))
 
 

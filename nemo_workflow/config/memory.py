@@ -23,6 +23,7 @@ from nemo_workflow.models.parameters import Count
 
 GIB = 2**30
 LIBRARIES = int(1.5 * GIB)  # CUDA context, cuBLAS workspaces, NCCL buffers, what the allocator can't use
+FP8_CHUNK = 16384  # tokens, of backends/gpu/output_layer_fp8.py
 LOGIT_BYTES = {"native": 8, "te": 0}  # bytes a logit beside itself: two fp32 copies in Megatron's own cross entropy
 
 
@@ -55,6 +56,7 @@ class Job:
     precision: str = "bf16-mixed"
     fp32_grad_reduce: bool = True
     fp8: bool = False
+    fp8_output_layer: bool = False
     distributed_optimizer: bool = True
     sgd: bool = False
     optimizer_offload: float = 0.0  # fraction of Adam's moments and fp32 weights in host memory
@@ -118,6 +120,7 @@ def job_with(
         # of NeMo's own plugins only those for fp16 reduce gradients in 16 bits
         fp32_grad_reduce=precision != "16-mixed" if settings.precision else recipe.fp32_grad_reduce,
         fp8=settings.fp8 or (settings.precision is None and bool(recipe.precision["fp8"])),
+        fp8_output_layer=settings.fp8_output_layer,
         distributed_optimizer=not settings.disable_dist_optim,
         sgd=(settings.optimizer or recipe.fields["optim.config.optimizer"]) == "sgd",
         optimizer_offload=settings.optim_cpu_offloading_frac if settings.optim_cpu_offloading else 0.0,
@@ -252,8 +255,13 @@ def tokens_of(job: Job) -> float:
 
 
 def _logits(job: Job) -> float:
-    """The logits and, where the loss is fused, what the fused weight gradient hands to autograd in its place: a tensor of the matrix's size."""
+    """The logits and, where the loss is fused, what the fused weight gradient hands to autograd in its place: a tensor of the matrix's size.
+
+    In fp8 the most is in use before that: gradients of a chunk of tokens, transposed, and their product in fp32.
+    """
     stand_in = _element(job) * job.sizes["hidden_size"] if job.cross_entropy == "te" else 0
+    if job.fp8_output_layer:
+        stand_in = min(FP8_CHUNK, tokens_of(job)) + 4 * job.sizes["hidden_size"]
     a_logit = _element(job) + LOGIT_BYTES[job.cross_entropy]
     return (a_logit * tokens_of(job) + stand_in) * job.vocabulary / job.layout.tensor
 

@@ -15,7 +15,7 @@ from nemo_workflow.config.checks.values import smallest_values
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.config.schedule import Branch, make_schedule
+from nemo_workflow.config.schedule import Branch, Schedule, make_schedule
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.data import blend
 from nemo_workflow.data.blend import Source
@@ -197,6 +197,7 @@ def _gather_data(run: Run, problems: list[str]) -> None:
     if run.recipe and run.parts:
         train, val = (run.samples(index) for index in (0, 1))
         run.schedule = make_schedule(settings, run.recipe, train, val, run.branch)
+        run.sources = _limited(run, run.schedule, problems)
 
 
 def _attempt(problems: list[str], work: Callable[[], T]) -> T | None:
@@ -264,9 +265,21 @@ def _vocab_size(run: Run) -> int:
 def _sources(settings: Settings, problems: list[str]) -> tuple[Source, ...]:
     if settings.blend and settings.dataset_dir:
         problems.append("--blend and --dataset-dir can't be combined: put the folder into the --blend file")
+    # one that is no temperature is refused with the other values out of range
+    temperature = settings.blend_temperature if (settings.blend_temperature or 0) > 0 else None
     if settings.blend:
-        return blend.from_file(settings.blend, problems)
-    return blend.from_folders(settings.dataset_dir, problems)
+        return blend.from_file(settings.blend, problems, temperature)
+    return blend.from_folders(settings.dataset_dir, problems, temperature)
+
+
+def _limited(run: Run, schedule: Schedule, problems: list[str]) -> tuple[Source, ...]:
+    """The sources with the weights that limits of their epochs leave them."""
+    most = run.settings.max_epochs_per_source
+    if most is None and not any(source.most_epochs for source in run.sources):
+        return run.sources
+    samples = [parts[0].samples(run.seq_length) for parts in run.parts]
+    drawn = schedule.max_steps * max(1, run.settings.global_batch_size)
+    return blend.limited(run.sources, samples, drawn, most, problems)
 
 
 def _parts(run: Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]:

@@ -50,7 +50,7 @@ class Plan:
         raw["settings"] = Settings.from_public(raw["settings"], raw["given"])
         raw["layout"] = Layout(**raw["layout"])
         raw["schedule"] = Schedule(**raw["schedule"])
-        raw["sources"] = tuple(Source(Pair(**s["pair"]), s["weight"]) for s in raw["sources"])
+        raw["sources"] = tuple(Source(Pair(**s["pair"]), s["weight"], s.get("most_epochs")) for s in raw["sources"])
         raw["card"] = PlannedCard(**raw["card"]) if raw["card"] else None
         raw["branch"] = Branch(**raw["branch"]) if raw.get("branch") else None
         raw["given"] = tuple(raw["given"])

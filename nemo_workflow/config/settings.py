@@ -92,6 +92,8 @@ class Settings(FlagValues):
     deadline: str | None = None
     dataset_dir: tuple[str, ...] = ()
     blend: str | None = None
+    blend_temperature: float | None = None
+    max_epochs_per_source: float | None = None
     split: str = "900,50,50"
     save_every: int | None = None
     keep_checkpoints: int = 2

@@ -43,6 +43,9 @@ class Cluster:
     flash_4: bool = True
     scale: float = 1.0  # seen over planned time, from --calibrate
     rates: Rates = field(default=RATES)
+    tensor_beside: bool = (
+        False  # tensor parallel transfers run beside products, as in NVIDIA's own runs; in ours they don't
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def estimate(
     A search hands the same `memo` to each of its calls: layouts that differ in their pipeline have the same layers.
     """
     layout, rates = job.layout, cluster.rates
-    device = Device(cluster.gpu, links(job, cluster), cluster.flash_4, fused, in_parts, rates)
+    shows = CONTENTION if cluster.tensor_beside else 1.0
+    device = Device(cluster.gpu, links(job, cluster), cluster.flash_4, fused, in_parts, rates, shows)
     stages = _stages(job, device, {} if memo is None else memo)
     slowest = max(stages, key=lambda stage: stage.seconds)
     filling = (sum(stage.seconds for stage in stages) - slowest.seconds) / layout.virtual_pipeline

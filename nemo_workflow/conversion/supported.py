@@ -111,14 +111,13 @@ def recipes() -> list[tuple[str, str]]:
 
 def from_nemo() -> tuple[dict[str, Any], list[str], str]:
     """(config classes with model class and sizes, model classes, NeMo's version). Imports NeMo."""
-    import nemo
-    from nemo.lightning.io.mixin import ConnectorMixin
-
     from nemo_workflow.conversion.nemo_context import prepare
 
     prepare()
+    import nemo
     import nemo.collections.llm.gpt.model as package
     from megatron.core.transformer.transformer_config import TransformerConfig
+    from nemo.lightning.io.mixin import ConnectorMixin
 
     models = {key.split("'")[1].rsplit(".", 1)[-1] for key in ConnectorMixin._IMPORTERS if key.endswith("hf")}
     configs: dict[str, Any] = {}

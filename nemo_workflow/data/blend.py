@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_workflow.data.indexed_dataset import Pair, find_prefixes, read_pair
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import Refusal
 
+BY_TOKENS = "tokens"  # in place of a weight: the source's own tokens
+MOST = "max-epochs="
 COMMENT = re.compile(r"(?:^|\s)#.*")  # a # within a word belongs to a path
 
 
@@ -19,27 +22,47 @@ class Source:
 
     pair: Pair
     weight: float
+    most_epochs: float | None = None  # of its own line in a --blend file
 
 
-def from_folders(folders: tuple[str, ...], problems: list[str]) -> tuple[Source, ...]:
-    """Every pair of the folders, weighted by its tokens. What is wrong is added to `problems`."""
-    pairs: list[Pair] = []
-    for folder in folders:
-        pairs += _pairs_at(folder, problems)
-    return _by_tokens(_once(pairs, problems), 1.0)
+@dataclass(frozen=True)
+class Group:
+    """The pairs of one line of a --blend file, or of one --dataset-dir. Within it they are weighted by tokens."""
+
+    weight: float | None  # None: its tokens
+    pairs: list[Pair]
+    most_epochs: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Its weight, which is in proportion to those of the other groups."""
+        return float(sum(pair.tokens for pair in self.pairs)) if self.weight is None else self.weight
 
 
-def from_file(path: str, problems: list[str]) -> tuple[Source, ...]:
-    """The sources of a --blend file: `WEIGHT PATH` a line, # after white space starts a comment, weights need not sum to 1.
+def from_folders(folders: tuple[str, ...], problems: list[str], temperature: float | None = None) -> tuple[Source, ...]:
+    """Every pair of the folders, weighted by its tokens; with a temperature the folders by tokens ** (1 / temperature).
 
-    The weight of a folder with several pairs is shared out by tokens. What is wrong is added to `problems`.
+    What is wrong is added to `problems`.
+    """
+    groups = [Group(None, _pairs_at(folder, problems)) for folder in folders]
+    pairs = _once([pair for group in groups for pair in group.pairs], problems)
+    if temperature is None:
+        return _by_tokens(pairs, 1.0)
+    return _by_temperature([group for group in groups if group.pairs], temperature, problems)
+
+
+def from_file(path: str, problems: list[str], temperature: float | None = None) -> tuple[Source, ...]:
+    """The sources of a --blend file: `WEIGHT [max-epochs=N] PATH` a line, # after white space starts a comment.
+
+    Weights need not sum to 1; the word `tokens` weighs by tokens. The weight of a folder with several pairs is shared
+    out by tokens. What is wrong is added to `problems`.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"--blend {path}: cannot be read: {error}")
         return ()
-    entries: list[tuple[float, list[Pair]]] = []
+    entries: list[Group] = []
     before = len(problems)
     for number, line in enumerate(lines, 1):
         text = COMMENT.sub("", line).strip()
@@ -47,27 +70,87 @@ def from_file(path: str, problems: list[str]) -> tuple[Source, ...]:
             entries += _entry(path, number, text, problems)
     if not entries and len(problems) == before:
         problems.append(f"--blend {path}: no line of the form `WEIGHT PATH`")
-    total = sum(weight for weight, _ in entries)
-    _once([pair for _, pairs in entries for pair in pairs], problems)
-    return tuple(source for weight, pairs in entries for source in _by_tokens(pairs, weight / total))
+    if len({entry.weight is None for entry in entries}) > 1:
+        problems.append(f"--blend {path}: some lines weigh by `tokens` and some by a number; write all one way")
+    _once([pair for entry in entries for pair in entry.pairs], problems)
+    return _by_temperature(entries, temperature, problems)
 
 
-def _entry(path: str, number: int, text: str, problems: list[str]) -> list[tuple[float, list[Pair]]]:
+def _by_temperature(groups: list[Group], temperature: float | None, problems: list[str]) -> tuple[Source, ...]:
+    """Groups weighted by share ** (1 / temperature): above 1 small sources count for more, at infinity all alike."""
+    if temperature is not None and len(groups) == 1:
+        problems.append(
+            f"--blend-temperature {temperature:g}: does nothing with one source; give each a --dataset-dir, or a line in --blend"
+        )
+    # shares of the largest: a power of a sum of tokens may be more than a float holds
+    largest = max((group.share for group in groups), default=1.0)
+    shares = [group.share if temperature is None else (group.share / largest) ** (1 / temperature) for group in groups]
+    total = sum(shares)
+    return tuple(
+        replace(source, most_epochs=group.most_epochs)
+        for group, share in zip(groups, shares, strict=True)
+        for source in _by_tokens(group.pairs, share / total)
+    )
+
+
+def limited(
+    sources: Sequence[Source], samples: Sequence[int], drawn: int, most: float | None, problems: list[str]
+) -> tuple[Source, ...]:
+    """The sources with weights under which none of them is drawn for more epochs than it may be.
+
+    `samples` are those of one epoch of each source, `drawn` those of the whole run, `most` the epochs of a source that has no
+    limit of its own. What a source may not give goes to the others, in proportion to their weights.
+    """
+    limits = [source.most_epochs or most for source in sources]
+    room = [one * epochs / drawn if epochs else float("inf") for one, epochs in zip(samples, limits, strict=True)]
+    if sum(room) < 1:
+        have = sum(int(one * (epochs or 0)) for one, epochs in zip(samples, limits, strict=True))
+        problems.append(
+            f"--max-epochs-per-source: the run draws {drawn:,} samples, and {have:,} are all that the sources may give;"
+            f" allow more epochs, add data, or lower --max-steps"
+        )
+        return tuple(sources)
+    weights = [source.weight for source in sources]
+    full: set[int] = set()
+    while over := {at for at, weight in enumerate(weights) if weight > room[at] and at not in full}:
+        full |= over
+        left = 1 - sum(room[at] for at in full)
+        others = sum(sources[at].weight for at in range(len(sources)) if at not in full)
+        weights = [
+            room[at] if at in full else source.weight * left / others if others else 0.0
+            for at, source in enumerate(sources)
+        ]
+    return tuple(replace(source, weight=weight) for source, weight in zip(sources, weights, strict=True))
+
+
+def _entry(path: str, number: int, text: str, problems: list[str]) -> list[Group]:
     weight_text, *rest = text.split(None, 1)
-    place = rest[0] if rest else ""
-    try:
-        weight = float(weight_text)
-    except ValueError:
-        weight = -1.0
-    if not 0 < weight < float("inf") or not place:
-        problems.append(f"--blend {path}, line {number}: expected `WEIGHT PATH` with a weight above 0, found {text!r}")
+    place, most = (rest[0] if rest else ""), None
+    if place.startswith(MOST):
+        limit, _, place = place.removeprefix(MOST).partition(" ")
+        most, place = _number(limit), place.strip()
+    weight = None if weight_text == BY_TOKENS else _number(weight_text)
+    if weight == 0 or most == 0 or not place:
+        problems.append(
+            f"--blend {path}, line {number}: expected `WEIGHT PATH` or `WEIGHT {MOST}N PATH`, each number above 0 (or `tokens`"
+            f" for the weight), found {text!r}"
+        )
         return []
     if why := startup.no_home(place):
         problems.append(f"--blend {path}, line {number}: {place}: {why}")
         return []
     # a relative path is relative to the file that names it
     pairs = _pairs_at(str(Path(path).parent / Path(place).expanduser()), problems)
-    return [(weight, pairs)] if pairs else []
+    return [Group(weight, pairs, most)] if pairs else []
+
+
+def _number(text: str) -> float:
+    """A finite number above 0, or 0 for anything else."""
+    try:
+        number = float(text)
+    except ValueError:
+        return 0.0
+    return number if 0 < number < float("inf") else 0.0
 
 
 def _pairs_at(place: str, problems: list[str]) -> list[Pair]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from nemo_workflow.backends import registry
 from nemo_workflow.config import memory, run_time
 from nemo_workflow.config.memory import GIB, Usage
 from nemo_workflow.config.parallelism import layers_a_stage
@@ -65,6 +66,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "memory": _memory(plan, recipe),
         "time": _time(plan, recipe),
         "differences": differences(plan, recipe),
+        "patches": [registry.described(patch) for patch in registry.that_apply(plan.settings, plan.accelerator)],
         "run_dir": plan.run_dir,
         "notes": list(plan.notes),
     }
@@ -141,6 +143,7 @@ def _data(plan: Plan) -> dict[str, Any]:
                 "training_tokens": parts[0].tokens,
                 "training_samples": samples,
                 "validation_samples": parts[1].samples(plan.seq_length),
+                "drawn_tokens": round(drawn * source.weight * plan.seq_length),
                 "epochs": drawn * source.weight / samples if samples else math.inf,
             }
         )
@@ -300,7 +303,7 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {source['weight']:6.1%}  {source['prefix']}: {human_count(source['tokens'])} tokens, {source['dtype']}"
             + (f", {text:.2f} bytes of text a token" if text else "")
-            + f", {source['epochs']:.2f} epochs"
+            + f", {human_count(source['drawn_tokens'])} drawn: {source['epochs']:.2f} epochs"
         )
     if len(sources) > SOURCES:
         weight = 1 - sum(source["weight"] for source in shown)

@@ -1,7 +1,8 @@
 """A run's own copy of its tokenizer.
 
 NeMo copies the folder that a tokenizer comes from into the context of every checkpoint, a model's weights included. So
-training reads a copy that holds the small files only: tokenizer, config.json, generation_config.json.
+training reads a copy that holds the small files only: tokenizer, config.json, generation_config.json. Of a Hub id too: the
+Hub's cache may not be there on a node, may change between two starts, and may hold files in words of a newer transformers.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import shutil
 from pathlib import Path
 
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.models.pretrained import hf_folder
 from nemo_workflow.models.tokenizer_files import KEPT, copy_for_nemo, readable
 
 FOLDER = "tokenizer"
 
 
 def stage(plan: Plan) -> None:
-    """Copy the tokenizer's files into <run>/tokenizer; a Hub id is left to the workers and the Hub's cache."""
-    source = Path(plan.settings.hf_model_id).expanduser()
+    """Copy the tokenizer's files into <run>/tokenizer; a Hub id that isn't in the cache is left to the workers."""
+    source = hf_folder(plan.settings.hf_model_id)
     target = plan.folder / FOLDER
-    if not source.is_dir():
+    if source is None:
         if target.is_dir():  # of an earlier start, with another tokenizer
             shutil.rmtree(target)
         return

@@ -56,20 +56,30 @@ def validation_samples(plan: Plan, count: int) -> list[Any]:
     import torch
     from transformers import AutoTokenizer
 
+    from nemo_workflow.models.pretrained import hf_folder
     from nemo_workflow.models.tokenizer_loading import load
-    from nemo_workflow.training.sample_order import validation_set
 
     named = plan.settings.hf_model_id
-    folder = Path(named).expanduser()
-    tokenizer = load(folder) if folder.is_dir() else AutoTokenizer.from_pretrained(named, trust_remote_code=False)
+    folder = hf_folder(named)
+    tokenizer = load(folder) if folder else AutoTokenizer.from_pretrained(named, trust_remote_code=False)
     tokenizer.eod = tokenizer.eos_token_id  # the name that Megatron asks for
     tokenizer.unique_identifiers = {"hf": str(plan.settings.hf_model_id)}
-    split = validation_set(plan, tokenizer)
+    split = sample_order().validation_set(plan, tokenizer)
     rows = []
     for index in range(count):
         item = split[index]
         rows.append(torch.cat([item["tokens"], item["labels"][-1:]]))
     return rows
+
+
+def sample_order() -> Any:
+    """training/sample_order.py, whose import of megatron-core no worker has prepared here."""
+    from nemo_workflow.backends import memory_pool
+
+    memory_pool.leave_out()
+    from nemo_workflow.training import sample_order as module
+
+    return module
 
 
 def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:

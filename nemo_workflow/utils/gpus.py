@@ -46,8 +46,8 @@ TABLE = (
     Gpu("h100-nvl", "H100 NVL", 835, 1671, 93.6, 3.9, PCIE_5, PCIE_5, INFINIBAND_200, hopper=True),
     Gpu("gh200", "GH200", 989, 1979, 95.6, 4.0, NVLINK_SWITCH_4, 450, INFINIBAND_400, hopper=True),
     # TFLOP/s of large matrix products in a training step: docs/performance.md, benchmarks/plan_time.md
-    Gpu("h100", "H100", 989, 1979, 79.6, 3.35, NVLINK_SWITCH_4, PCIE_5, INFINIBAND_400, hopper=True, measured={"bf16": 742, "fp8": 1400}),
-    Gpu("h200", "H200", 989, 1979, 140.4, 4.8, NVLINK_SWITCH_4, PCIE_5, INFINIBAND_400, hopper=True, measured={"bf16": 723, "fp8": 1380}),
+    Gpu("h100", "H100", 989, 1979, 79.6, 3.35, NVLINK_SWITCH_4, PCIE_5, INFINIBAND_400, hopper=True, measured={"bf16": 727, "fp8": 1524}),
+    Gpu("h200", "H200", 989, 1979, 140.4, 4.8, NVLINK_SWITCH_4, PCIE_5, INFINIBAND_400, hopper=True, measured={"bf16": 718, "fp8": 1441}),
     Gpu("h800", "H800", 989, 1979, 79.6, 3.35, 200, PCIE_5, INFINIBAND_400, hopper=True),
     Gpu("h20", "H20", 148, 296, 95.6, 4.0, NVLINK_SWITCH_4, PCIE_5, INFINIBAND_400, hopper=True),
     Gpu("gb200", "GB200", 2500, 5000, 185, 8.0, 900, 450, INFINIBAND_400),

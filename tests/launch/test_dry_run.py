@@ -42,7 +42,7 @@ Layout: 1 CPU rank = TP 1 x PP 1 x CP 1 x DP 1
   16 micro batches per step
 
 Data: 1 file, 1,000 documents, 300,000 tokens
-  100.0%  {data}: 300k tokens, uint16, 0.99 epochs
+  100.0%  {data}: 300k tokens, uint16, 266k drawn: 0.99 epochs
   training / validation / test: 90.0% / 5.0% / 5.0%; 1,054 training and 58 validation samples
 
 Training: 65 steps of 16 x 256 = 4.1k tokens; 266k tokens in all, 0.99 epochs (1.3% of the samples never seen)
@@ -90,9 +90,13 @@ def test_programs_get_the_same_facts(shared: Place) -> None:
         "memory",
         "time",
         "differences",
+        "patches",
         "run_dir",
         "notes",
     }
+    named = {row["name"]: row for row in plan["patches"]}
+    assert named["tensor_cuda"]["library"] == "torch" and named["with_seed"]["if_changed"] == "refused"
+    assert "forward" not in named  # of a GPU alone
     training = plan["training"]
     assert training["tokens"] == 150 * 16 * 256
     assert training["epochs"] == pytest.approx(150 * 16 / 1054, abs=1e-4)

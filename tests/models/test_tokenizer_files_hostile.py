@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from nemo_workflow.preprocess.tokenizer import resolve_folder
 from nemo_workflow.run_dir import staged_tokenizer
 from nemo_workflow.utils.errors import Refusal
 from tests.e2e.run.harness import REPOSITORY
-from tests.places import Place
+from tests.places import Place, hub_snapshot
 from tests.utils.hostile import write_code
 
 NATIVE = "PreTrainedTokenizerFast"  # a class that transformers has itself
@@ -137,6 +137,7 @@ def test_the_command_says_it_and_ends(place: Place) -> None:
     assert "tokenizer.json: is no plain file" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place: Place) -> None:
     trap = place.root / "it ran"
     write_code(place.hf, trap, NATIVE)
@@ -165,13 +166,24 @@ def test_a_hub_id_does_not_train_with_the_folder_of_an_earlier_start(place: Plac
     assert staged_tokenizer.source_of(plan) == "org/model"
 
 
+def test_a_hub_ids_workers_read_a_copy_in_words_that_they_know(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot of the Hub's cache, of links, with a tokenizer that transformers 5 saved; 4.57 has no such class."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = hub_snapshot(place.hf, tmp_path / "hub" / "models--org--model")
+    config = snapshot / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tokenizer_class": "TokenizersBackend"}))
+    plan = make_plan(command_line.parse([*place.flags(), "--hf-model-id", "org/model"]))
+    staged_tokenizer.stage(plan)
+    staged = Path(staged_tokenizer.source_of(plan))
+    assert staged == plan.folder / "tokenizer"
+    assert json.loads((staged / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not any(path.is_symlink() for path in staged.iterdir())
+
+
 def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Path, place: Place) -> None:
-    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
-    blobs.mkdir(parents=True)
-    shutil.copytree(place.hf, snapshot)
-    for number, path in enumerate(sorted(snapshot.iterdir())):
-        path.rename(blobs / str(number))
-        path.symlink_to(f"../../blobs/{number}")
+    snapshot = hub_snapshot(place.hf, tmp_path / "models--a--b")
     assert [path.name for path in tokenizer_files.files_of(snapshot)] == ["tokenizer.json", "tokenizer_config.json"]
     assert pretrained.read_tokenizer(snapshot) == pretrained.read_tokenizer(place.hf).__class__(
         **(vars(pretrained.read_tokenizer(place.hf)) | {"folder": snapshot})

@@ -36,10 +36,14 @@ def write_report(run: RunFolder, path: Path | None = None) -> Path:
 
 def write_comparison(runs: list[RunFolder], differences: list[tuple[str, ...]], path: Path) -> Path:
     """Write a page with the curves of all runs over each other and the flags in which they differ."""
+    from nemo_workflow.runs.report import charts
+
     names = [run.name for run in runs]
-    lead = [{"state": run.state.name, "text": f"{run.name}: {run.state.why}"} for run in runs]
+    lead = [{"state": run.state.name, "text": f"{run.name}: {run.state.why}".removesuffix(": ")} for run in runs]
     table = {"title": "Flags that differ", "head": ["flag", *names], "rows": differences}
     note = "Strong lines are running means over a fiftieth of a run, faint ones the single steps."
+    if not any(charts.means_drawn(run) for run in runs):
+        note = ""
     tables = [table] if differences else []
     _write(path, {"title": " / ".join(names), "lead": lead, "chart_note": note, "tables": tables}, runs)
     return path
@@ -108,7 +112,14 @@ def _tiles(run: RunFolder) -> list[tuple[str, str]]:
 
 def _tables(run: RunFolder) -> list[dict[str, Any]]:
     sources = [
-        (s["pair"]["prefix"], s["pair"]["tokens"], s["pair"]["documents"], s["pair"]["dtype"], f"{s['weight']:.1%}")
+        (
+            s["pair"]["prefix"],
+            s["pair"]["tokens"],
+            s["pair"]["documents"],
+            s["pair"]["dtype"],
+            f"{s['weight']:.1%}",
+            human_count(run.max_steps * run.tokens_a_step * s["weight"]),
+        )
         for s in run.plan.get("sources", [])
     ]
     checkpoints = [
@@ -135,7 +146,12 @@ def _tables(run: RunFolder) -> list[dict[str, Any]]:
             "rows": [_job_row(job) for job in jobs_of(run.path)],
         },
         {"title": "Plan", "rows": plan_rows(run.plan)},
-        {"title": "Data", "head": ["file", "tokens", "documents", "type", "weight"], "rows": sources, "broad": True},
+        {
+            "title": "Data",
+            "head": ["file", "tokens", "documents", "type", "weight", "tokens drawn by the end"],
+            "rows": sources,
+            "broad": True,
+        },
         {"title": "Checkpoints", "head": ["step", "size", "written in", "when", "state"], "rows": checkpoints},
         {"title": "Machine", "rows": _machine_rows(run.last.get("start", {}).get("machine") or {})},
         {"title": "Versions", "rows": list(run.versions().items())},

@@ -390,7 +390,9 @@ def test_a_source_without_training_data_is_refused(place: Place) -> None:
 def test_a_blend_file_is_checked_line_by_line(place: Place) -> None:
     blend = place.root / "blend.txt"
     blend.write_text("# weights\n0.5 data\nmuch /x\n-1 data\n1\n")
-    bad = "expected `WEIGHT PATH` with a weight above 0, found"
+    bad = (
+        "expected `WEIGHT PATH` or `WEIGHT max-epochs=N PATH`, each number above 0 (or `tokens` for the weight), found"
+    )
     assert refusal(place, dataset_dir=None, blend=str(blend)) == [
         f"--blend {blend}, line 3: {bad} 'much /x'",
         f"--blend {blend}, line 4: {bad} '-1 data'",

@@ -16,6 +16,7 @@ from nemo_workflow.models.families import FAMILIES, by_model_type
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from tests.conversion import tiny_models as tiny
 from tests.e2e.conversion import train_families
+from tests.places import hub_snapshot
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = [name for name in tiny.EXACT if name != "llama_tiny"]
@@ -61,10 +62,25 @@ def same_config(source: Path, back: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", WHOLE)
 def test_through_the_launcher(name: str, trained: Path) -> None:
-    """The commands as a user types them, for models whose config class nemo.collections.llm doesn't export."""
+    """The commands as a user types them, for models whose config class nemo.collections.llm doesn't export.
+
+    The tokenizer is a Hub id's, in the cache, and saved by transformers 5, which the workers' 4.57 doesn't read.
+    """
     place = trained / name
-    train = [*train_families.flags(name, place, trained / "data"), "--experiment", "typed"]
-    done = subprocess.run([sys.executable, "pretrain_llm.py", *train], cwd=ROOT, capture_output=True, text=True)
+    tokenizer_config = hub_snapshot(place / "hf", place / "hub" / "models--org--model") / "tokenizer_config.json"
+    newer = {**json.loads(tokenizer_config.read_text()), "tokenizer_class": "TokenizersBackend"}
+    tokenizer_config.write_text(json.dumps(newer))
+    train = [
+        *train_families.flags(name, place, trained / "data"),
+        "--experiment",
+        "typed",
+        "--hf-model-id",
+        "org/model",
+    ]
+    environment = {**os.environ, "HF_HUB_CACHE": str(place / "hub")}
+    done = subprocess.run(
+        [sys.executable, "pretrain_llm.py", *train], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     checkpoint, _ = newest_whole(place / "runs" / "typed" / "checkpoints")
     command = [sys.executable, "ckpt_conversion/convert_from_nemo2_to_hf.py"]
@@ -72,6 +88,7 @@ def test_through_the_launcher(name: str, trained: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     same_config(place / "hf", place / "typed")
+    assert json.loads((place / "typed" / "tokenizer_config.json").read_text()) == newer
 
 
 @pytest.mark.e2e
