@@ -208,9 +208,9 @@ class Run:
                 f"and {len(made) - SHOWN:,} more with {documents:,} documents (a .json beside each has its figures)"
             )
         tokens = sum(each.tokens for each in made)
-        size, seconds = sum(source.size for source in self.sources), max(1e-9, time.monotonic() - self.began)
+        seconds = time.monotonic() - self.began  # of all of it; the progress line had the speed of the encoding
         lines.append(
-            f"{counted(len(self.sources), 'file')}, {tokens:,} tokens in {console.human_time(seconds)} "
-            f"({size / 1e6 / seconds:.1f} MB/s, {console.human_count(tokens / seconds)} tokens/s) -> {self.folder}"
+            f"{counted(len(self.sources), 'file')}, {tokens:,} tokens -> {self.folder}; {console.human_time(seconds)},"
+            " loading and writing included"
         )
         return lines
