@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # How run_of_daff424.tar.xz was made: in a checkout of commit daff424, with its environment first in PATH.
 # It keeps run/ without attempts/, report.html and logs, and hf/ without its weights; the host's name is replaced.
 set -eu
