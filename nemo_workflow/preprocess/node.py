@@ -17,7 +17,7 @@ from nemo_workflow.preprocess.asked import Asked
 from nemo_workflow.preprocess.claims import Claims
 from nemo_workflow.preprocess.groups import group
 from nemo_workflow.preprocess.output_dir import clean_up_stale
-from nemo_workflow.preprocess.pieces import DONE, Finished, Piece, sources_from_json
+from nemo_workflow.preprocess.pieces import DONE, Finished, Piece, sources_from_json, sources_to_json
 from nemo_workflow.preprocess.run import Run
 from nemo_workflow.preprocess.startup import Loading
 from nemo_workflow.preprocess.work import Work, still_to_do
@@ -41,7 +41,7 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         return {
             "args": vars(self.asked.args),
-            "sources": [[str(each.path), each.prefix, each.top] for each in self.asked.sources],
+            "sources": sources_to_json(self.asked.sources),
             "tokenizer": str(self.asked.tokenizer),
             "recipe": self.asked.recipe,
             "pieces": [piece.to_json() for piece in self.pieces],

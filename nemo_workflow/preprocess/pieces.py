@@ -37,7 +37,7 @@ class Piece:
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "sources": [[str(each.path), each.prefix, each.top, each.part] for each in self.sources],
+            "sources": sources_to_json(self.sources),
         }
 
     @staticmethod
@@ -45,11 +45,13 @@ class Piece:
         return Piece(values["name"], sources_from_json(values["sources"]))
 
 
+def sources_to_json(sources: Sequence[Source]) -> list[Any]:
+    """With absolute paths: a node works in another folder."""
+    return [[str(each.path.absolute()), each.prefix, each.top, each.part] for each in sources]
+
+
 def sources_from_json(rows: list[Any]) -> tuple[Source, ...]:
-    return tuple(
-        Source(Path(path), prefix, top, tuple(part[0]) if part and part[0] else None)
-        for path, prefix, top, *part in rows
-    )
+    return tuple(Source(Path(path), prefix, top, tuple(part) if part else None) for path, prefix, top, part in rows)
 
 
 def cut(sources: Sequence[Source], nodes: int) -> list[Piece]:

@@ -109,6 +109,16 @@ def test_the_bytes_of_one_machine(two, tmp_path: Path, flags: tuple[str, ...]) -
     assert "nothing to do" in job.asked.nothing_to_do()
 
 
+def test_a_node_works_in_another_folder(two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(tmp_path / "in" / "a.jsonl", TEXTS[:50])
+    monkeypatch.chdir(tmp_path / "in")
+    job = two.job("--input", "a.jsonl")
+    told = json.dumps(job.to_json())
+    monkeypatch.chdir("/")
+    node.Node(node.Job.from_json(json.loads(told)), Claims(two.claims, "rank0"), 0, 1).work(two.finished)
+    assert two.made("two") == two.one("--input", tmp_path / "in" / "a.jsonl")
+
+
 def test_a_changed_input_is_done_again(two, tmp_path: Path) -> None:
     first, second = (write_jsonl(tmp_path / "in" / name, TEXTS[:300]) for name in ("a.jsonl", "b.jsonl"))
     job = two.job("--input-dir", tmp_path / "in", "--join")
