@@ -79,6 +79,7 @@ generate: install
 	$(BIN)/python -m tools.generate_settings
 	$(BIN)/python -m tools.generate_flag_docs
 	$(BIN)/python -m tools.generate_checks_doc
+	$(BIN)/python -m tools.generate_plan_table
 
 matrix: install-dev
 	$(BIN)/python -m tools.version_matrix

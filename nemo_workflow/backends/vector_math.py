@@ -3,7 +3,7 @@
 oneMKL chooses the kernel of a function when it is first called. Where several threads make that call at once, one of them may
 compute its part with the coarse kernel, with errors of 1e-4 in place of 1e-7, once a process and without a word
 (pytorch/pytorch issue 188792; oneMKL 2024.2, which torch's wheels hold, and not from 2025.0 on). A machine under load makes it
-likely. It showed as a conversion whose logits differed, and it would as a resumed run with other losses.
+likely. It may be why a conversion beside a load once said that logits differ; it would also give a resumed run other losses.
 """
 
 from __future__ import annotations
