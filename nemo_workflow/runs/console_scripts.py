@@ -9,7 +9,7 @@ from nemo_workflow.utils.errors import run_command
 
 def preprocess_data() -> None:
     os.environ["PREPROCESS_PROGRAM"] = "preprocess-data"
-    run_command("nemo_workflow.preprocess.__main__:main_and_leave", program="preprocess-data")
+    run_command("nemo_workflow.launch.corpus.command:main_and_leave", program="preprocess-data")
 
 
 def convert_hf_to_nemo2() -> None:
