@@ -34,7 +34,7 @@ $(VENV)/python-is-there:
 	@touch $@
 
 $(VENV)/installed: requirements.txt requirements/common.txt constraints.txt | $(VENV)/python-is-there
-	@echo "installing into $(VENV): some 180 packages, 2.4 GB with torch's CPU build"
+	@echo "installing into $(VENV): some 180 packages, 2.6 GB with torch's CPU build, 6.4 GB with its CUDA build"
 	@set -o pipefail; $(PIP) -r requirements.txt | $(FAR)
 	@echo "compiling them"
 	@# pip would compile on one core, for a minute; what a package keeps for another Python does not compile, as with pip
@@ -49,13 +49,14 @@ $(VENV)/installed-dev: requirements/dev.txt requirements/docs.txt $(VENV)/instal
 	@set -o pipefail; $(PIP) -r requirements.txt -r requirements/dev.txt -r requirements/docs.txt | $(FAR)
 	@touch $@
 
-# torch first: Transformer Engine's torch part is compiled against it, with nvcc, a C++ compiler and cuDNN's headers
+# torch first: Transformer Engine's torch part is compiled against it, with nvcc and a C++ compiler; the headers of cuDNN, NCCL,
+# cuBLAS and cuSPARSE come with torch's packages, for a toolkit may be nvcc alone: last, the toolkit's own come before them
 install-gpu: | $(VENV)/python-is-there
 	@command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" || { echo "nvcc not found: install NVIDIA's CUDA 13 toolkit, or set CUDA_HOME to it" >&2; exit 2; }
 	@command -v g++ >/dev/null || { echo "g++ not found: install a C++ compiler" >&2; exit 2; }
 	@echo "installing into $(VENV) for NVIDIA GPUs: some 210 packages; then Transformer Engine is compiled, which takes minutes"
 	@set -o pipefail; $(PIP) -c constraints-gpu.txt -r requirements/gpu-build.txt -r requirements/common.txt | $(FAR)
-	CPATH="$$(echo $(VENV)/lib/python3.*/site-packages/nvidia/cudnn/include):$$CPATH" \
+	CPLUS_INCLUDE_PATH="$$(echo $(abspath $(VENV))/lib/python3.*/site-packages/nvidia/{cudnn,nccl,cu13}/include | tr ' ' :)$${CPLUS_INCLUDE_PATH:+:$$CPLUS_INCLUDE_PATH}" \
 		$(BIN)/pip install --disable-pip-version-check --no-build-isolation -r requirements-gpu.txt
 	$(BIN)/pip check
 
@@ -85,6 +86,7 @@ generate: install
 	$(BIN)/python -m tools.generate_settings
 	$(BIN)/python -m tools.generate_flag_docs
 	$(BIN)/python -m tools.generate_checks_doc
+	$(BIN)/python -m tools.generate_plan_table
 
 matrix: install-dev
 	$(BIN)/python -m tools.version_matrix

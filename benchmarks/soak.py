@@ -1,160 +1,124 @@
 #!/usr/bin/env python3
-"""Kill a run again and again at random moments and check each time that nothing is lost.
+"""Kill runs again and again at random moments and check each time that nothing is lost.
 
-    python benchmarks/soak.py --kills 40 --ranks 2 --folder /tmp/soak
+    python benchmarks/soak.py --kills 100 --over local,restarts,slurm --ranks 2 --folder /tmp/soak
 
-An uninterrupted run comes first. Then a run of the same flags is started and killed with SIGKILL, by turns one rank,
-all ranks, the launcher, or all of them at once, half of the times at a random moment after its start and half inside
-a save, a load or the removal of an old checkpoint. The same command is started until it has finished, and what it
-leaves must equal the uninterrupted run: losses, learning rates, gradient norms, consumed samples, validation losses,
-and the order of the samples. Exit code 1 when one run differs, can't go on, or leaves a process behind.
+Uninterrupted runs come first. Then a run of the same flags is started and killed with SIGKILL, by turns
+
+    local      one rank, all ranks, the launcher, or all of them at once; the same command is started again
+    restarts   one rank, all ranks or torchrun; --max-restarts brings the run back
+    slurm      one rank, all ranks, the whole job, or a node with all that runs on it; --requeue brings the job back, or
+               the same command does (real daemons on this host, as in tests/e2e/slurm; needs root)
+
+half of the times at a random moment after its start and half inside a save, a load or the removal of an old checkpoint,
+until it has finished. What it leaves must equal the uninterrupted run: losses, learning rates, gradient norms, consumed
+samples, validation losses, and the order of the samples. Exit code 1 when one run differs, can't go on, or leaves a
+process behind.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import soak_ways
 from nemo_workflow.run_dir import metrics
 from tests.e2e.run.conftest import make_corpus
-from tests.e2e.run.harness import FAULTS, REPOSITORY, Experiment, none_left, samples
-
-STEPS, SAVE_EVERY = 24, 4
-VICTIMS = ("rank", "ranks", "launcher", "group")
-POINTS = ("save.before", "save.begun", "save.shards", "save.manifest", "save.mark", "save.prune", "load", "step")
+from tests.e2e.run.harness import Experiment, none_left, samples
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--over", default="local,restarts,slurm", help="what is killed, joined by commas")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True, help="where runs are written; removed first")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no further kill is made")
     arguments = parser.parse_args()
     shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True)
     corpus = make_corpus(arguments.folder / "corpus")
-    chance = random.Random(arguments.seed)
-    reference = experiment(corpus, arguments, "reference")
-    began = time.monotonic()
-    start = reference.start(record=arguments.folder / "reference.samples", slow=0.1)
-    assert start.code == 0, start.output
-    usual = time.monotonic() - began
-    print(f"the uninterrupted run took {usual:.0f} s", flush=True)
-    counts: dict[str, int] = {}
-    lost = runs = kills = 0
-    while kills < arguments.kills:
-        runs += 1
-        run = experiment(corpus, arguments, f"run{runs}")
-        record = arguments.folder / f"run{runs}.samples"
-        problem = ""
-        while not problem:
-            if kills < arguments.kills:
-                kind, code = kill_once(run, record, chance, usual)
+    ways = [soak_ways.WAYS[name](corpus, arguments.folder, arguments.ranks) for name in arguments.over.split(",")]
+    try:
+        return Soak(ways, arguments).run()
+    finally:
+        for way in ways:
+            way.close()
+
+
+class Soak:
+    """Runs by turns of each way, until enough kills were made."""
+
+    def __init__(self, ways: list[soak_ways.Way], arguments: argparse.Namespace):
+        self.ways = ways
+        self.chance = random.Random(arguments.seed)
+        self.most = arguments.kills
+        self.began = time.monotonic()
+        self.end = self.began + 60 * arguments.minutes
+        self.counts: dict[str, int] = {}
+        self.kills = 0
+
+    def run(self) -> int:
+        """The exit code; prints each kill, each run's end, and the sums."""
+        for way in self.ways:
+            way.measure()
+            print(f"{way.name}: the uninterrupted run took {way.usual:.0f} s", flush=True)
+        lost = runs = 0
+        while self._more():
+            way = self.ways[runs % len(self.ways)]
+            runs += 1
+            run = way.experiment(f"run{runs}")
+            problem = self._until_finished(way, run) or differences(way, run)
+            lost += bool(problem)
+            print(
+                f"run {runs}, {way.name}: {problem or 'equals the uninterrupted run'} ({self.kills} kills)", flush=True
+            )
+            if not problem:
+                shutil.rmtree(run.folder)
+        minutes = round((time.monotonic() - self.began) / 60, 1)
+        sums = {"kills": self.kills, "runs": runs, "lost": lost, "minutes": minutes, "by kind": self.counts}
+        print(json.dumps(sums, indent=2))
+        return 1 if lost else 0
+
+    def _more(self) -> bool:
+        return self.kills < self.most and time.monotonic() < self.end
+
+    def _until_finished(self, way: soak_ways.Way, run: Experiment) -> str:
+        """Start and kill until the run has finished; returns what went wrong, or nothing."""
+        while True:
+            if self._more():
+                kind, code = way.kill_once(run, self.chance)
             else:
-                kind, code = "none", run.start(record=record, slow=0.1).code
-            if code == 0:
-                break
-            if kind == "none" or code in (2,):
-                problem = f"exit code {code} from a start that was not killed"
-                break
-            if kind != "not killed":
-                kills += 1
-                counts[kind] = counts.get(kind, 0) + 1
-                print(f"kill {kills}: {kind}; whole checkpoints {run.whole()}", flush=True)
+                kind, code = "", way.start(run)
+            if kind:
+                self.kills += 1
+                kind = f"{way.name}: {kind}"
+                self.counts[kind] = self.counts.get(kind, 0) + 1
+                print(f"kill {self.kills}: {kind}; whole checkpoints {run.whole()}", flush=True)
             if not none_left(run.folder, 60):
-                problem = "processes were left behind"
-        problem = problem or differences(run, record, reference, arguments.folder / "reference.samples")
-        lost += bool(problem)
-        print(f"run {runs}: {problem or 'equals the uninterrupted run'} ({kills} kills so far)", flush=True)
-        if not problem:
-            shutil.rmtree(run.folder)
-    minutes = (time.monotonic() - began) / 60
-    print(
-        json.dumps(
-            {"kills": kills, "runs": runs, "lost": lost, "minutes": round(minutes, 1), "by kind": counts}, indent=2
-        )
-    )
-    return 1 if lost else 0
+                return "processes were left behind"
+            if code == 0:
+                return ""
+            if code == 2 or not kind:
+                return f"exit code {code}: {way.said[-2000:]}"
 
 
-def experiment(corpus: Path, arguments: argparse.Namespace, name: str) -> Experiment:
-    return Experiment(corpus, arguments.folder / "out", name=name, ranks=arguments.ranks, steps=STEPS)
-
-
-def kill_once(run: Experiment, record: Path, chance: random.Random, usual: float) -> tuple[str, int]:
-    """One start and one kill; returns what was killed where, and the launcher's exit code."""
-    victim = chance.choice(VICTIMS)
-    done = max(run.whole(), default=0)
-    to_come = range(done // SAVE_EVERY * SAVE_EVERY + SAVE_EVERY, STEPS + 1, SAVE_EVERY)
-    if to_come and chance.random() < 0.5:
-        points = [point for point in POINTS if done or point not in ("load", "save.prune")]
-        point, step = chance.choice(points), chance.choice(to_come)
-        action = {"rank": "kill", "ranks": "kill"}.get(victim, victim)
-        number = chance.randrange(run.ranks) if point in ("step", "save.shards", "load") else 0
-        code = run.start(record=record, slow=0.1, fault=f"{point} {step} {number} {action}").code
-        return (f"{action} at {point}" if code else "not killed"), code
-    environment = os.environ | {"PYTHONPATH": str(FAULTS), "RECORD": str(record), "SLOW": "0.1"}
-    environment.pop("FAULT", None)
-    process = subprocess.Popen(
-        run.command(), cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait = chance.uniform(1, usual)
-    try:
-        return "not killed", process.wait(timeout=wait)
-    except subprocess.TimeoutExpired:
-        kill(process.pid, victim, chance)
-    return f"{victim} at a random moment", process.wait(timeout=120)
-
-
-def kill(launcher: int, victim: str, chance: random.Random) -> None:
-    """SIGKILL to the victims among the launcher, torchrun and the ranks; to all when there are no ranks yet."""
-    top = psutil.Process(launcher)
-    below = top.children(recursive=True)
-    ranks = [process for process in below if "fdl_runner" in " ".join(cmdline(process)) and "RANK" in environ(process)]
-    chosen = {"rank": ranks and [chance.choice(ranks)], "ranks": ranks, "launcher": [top], "group": [top, *below]}[
-        victim
-    ]
-    for process in chosen or [top, *below]:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-
-
-def cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
-def environ(process: psutil.Process) -> dict[str, str]:
-    try:
-        return process.environ()
-    except (psutil.Error, OSError):
-        return {}
-
-
-def differences(run: Experiment, record: Path, reference: Experiment, reference_record: Path) -> str:
+def differences(way: soak_ways.Way, run: Experiment) -> str:
     """What is not as in the uninterrupted run, or nothing."""
-    ours, theirs = run.history(), reference.history()
+    ours, theirs = run.history(), way.reference.history()
     if ours != theirs:
         return f"history differs: {ours} instead of {theirs}"
-    if samples(record) != samples(reference_record):
+    if samples(way.record(run)) != samples(way.record(way.reference)):
         return "other samples were read"
     stray = [path.name for path in run.checkpoints.iterdir() if not path.name.startswith("step_")]
     if stray:

@@ -59,7 +59,7 @@ def vulnerabilities(report: str) -> tuple[list[str], list[str]]:
     """From pip-audit's JSON: a line for each vulnerability, and the packages that its database was not asked about."""
     packages = json.loads(report)["dependencies"]
     found = [
-        f"{one['name']} {one['version']}: {bug['id']}, mended in {', '.join(bug['fix_versions']) or 'no version yet'}"
+        f"{one['name']} {one['version']}: {bug['id']}, fixed in {', '.join(bug['fix_versions']) or 'no version yet'}"
         for one in packages
         for bug in one.get("vulns", [])
     ]

@@ -45,7 +45,7 @@ class Rates:
     summed_half_fp8: float = 350
     outer_half_fp8: float = 99
     ring_attention: float = 0.89  # of attention's rate where context parallelism cuts it into blocks
-    host_layer: float = 3.4e-3  # seconds a layer and micro batch, forward and backward
+    host_layer: float = 3.4e-3  # seconds per layer and micro batch, forward and backward
     host_parts: float = 0.8e-3  # more in the stock recipe, or where SwiGLU and rotary embedding are in parts
     host_fp8: float = 3.2e-3
     host_fp8_first: float = 9.7e-3  # a layer's weights cast and scaled, once a step

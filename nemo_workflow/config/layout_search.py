@@ -46,7 +46,7 @@ class Problem:
     base: Job
     recipe: Recipe
     vocab_size: int  # of the tokenizer, unpadded
-    batch: int  # sequences a step
+    batch: int  # sequences per step
     limit: float  # bytes that a GPU may be planned to hold
     fixed: Mapping[str, Any]
     legal: Callable[[Job], bool] = lambda job: True

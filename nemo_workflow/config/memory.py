@@ -293,7 +293,7 @@ def _activations(job: Job, stage: int) -> tuple[float, float]:
 
 
 def _kept(job: Job, each: list[float], entry: float) -> tuple[float, float]:
-    """(bytes kept of one micro batch, bytes of the group at work). `each` holds bytes a layer, `entry` its input's."""
+    """(bytes kept of one micro batch, bytes of the group at work). `each` holds bytes per layer, `entry` its input's."""
     if not each:
         return 0.0, 0.0
     if job.recompute_granularity != "full":

@@ -26,7 +26,7 @@ OPTIMIZER_BYTES = 40  # a parameter: gradient, fp32 weight, two moments read, th
 SLOWEST = 0.012  # of a step, that several GPUs wait for the slowest: four H200s were 1.1 % apart from their mean
 CONTENTION = 0.3  # of a hidden transfer's time, that computing loses to it
 STEP_HOST = 20e-3  # seconds of a step in which no kernel runs: the gradients' norm is read on the host
-HOST_ADAM = 2.4e9  # parameters a second of Adam on the host
+HOST_ADAM = 2.4e9  # parameters per second of Adam on the host
 HOST_SHARE = 0.6  # of PCIe's rate, in both directions while a step runs
 P2P = 60e-6  # seconds that a stage waits for one transfer from another, beside its bytes
 

@@ -141,7 +141,7 @@ def _length(row: Row) -> float:
 
 
 def as_json(card: PlannedCard, found: Sequence[Row]) -> str:
-    """The same for programs. Bytes, seconds, tokens a second; `flags` are attribute names and values."""
+    """The same for programs. Bytes, seconds, tokens per second; `flags` are attribute names and values."""
     entries = []
     for row in found:
         entry: dict[str, Any] = {"nodes": row.nodes, "gpus_per_node": row.gpus_per_node, "least_bytes": row.least_bytes}

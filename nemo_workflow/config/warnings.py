@@ -63,10 +63,13 @@ def _often_seen(run: Run) -> None:
         for source, parts in zip(run.sources, run.parts, strict=True)
     }
     often = [f"{name} ({count:.1f} times)" for name, count in epochs.items() if count > USEFUL_EPOCHS]
+    remedy = f"--max-epochs-per-source {USEFUL_EPOCHS} gives the rest to other sources"
+    if len(epochs) == 1:
+        remedy = "more text, or a smaller --max-steps, makes better use of the time"
     if often:
         run.notes.append(
             f"seen more than {USEFUL_EPOCHS} times: {and_more(often)}; repeated further, text teaches less and less"
-            f" (arXiv 2305.16264): --max-epochs-per-source {USEFUL_EPOCHS} gives the rest to other sources"
+            f" (arXiv 2305.16264): {remedy}"
         )
 
 

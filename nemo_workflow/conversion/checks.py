@@ -14,6 +14,7 @@ from nemo_workflow.conversion import config_fields, hf_folder, supported
 from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
 from nemo_workflow.models.families import FAMILIES, wrappers
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.families.not_converted import refused
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 
@@ -41,6 +42,8 @@ def config_class(name: str | None, family: Family, hf: Config, nemo: Config) -> 
         close = difflib.get_close_matches(name, supported.config_names(), 1)
         hint = f"; did you mean {close[0]}" if close else ""
         raise Refusal(f"--model-config-name {name}: is not in supported_config.txt{hint}")
+    if why := refused(owner.model_class, name):
+        raise Refusal(f"--model-config-name {name}: is not converted: {why}")
     if owner.model_class != family.model_class:
         raise Refusal(
             f"--model-config-name {name}: is a config of {owner.model_class}; the source is a {family.model_class}"
@@ -60,13 +63,13 @@ def config_class(name: str | None, family: Family, hf: Config, nemo: Config) -> 
 
 def losses(found: list[tuple[str, str]], allowed: list[str], tensors: dict[str, TensorInfo]) -> set[str]:
     """Refuse losses that --allow-lossy doesn't name; returns the tensors that are dropped with those that it does."""
-    refused = [
+    problems = [
         f"config.json {name}: {what} (to lose it: --allow-lossy {name})" for name, what in found if name not in allowed
     ]
     strange = sorted(set(allowed) - {name for name, _ in found} - set(tensors))
-    refused += [f"--allow-lossy {name}: nothing of that name would be lost" for name in strange]
-    if refused:
-        raise Refusal(refused)
+    problems += [f"--allow-lossy {name}: nothing of that name would be lost" for name in strange]
+    if problems:
+        raise Refusal(problems)
     biases = (
         {name for name in tensors if name.endswith(".bias")} if {"attention_bias", "mlp_bias"} & set(allowed) else set()
     )

@@ -76,6 +76,9 @@ def _rope_problems(name: str, rope: Any) -> Iterator[str]:
     if kind is not None and not isinstance(kind, str):
         yield f"{name}'s rope_type is {_short(kind)}; a name is expected"
         return
+    if kind is None and name == "rope_scaling":
+        yield f"{name} names no rope_type; add it, or write null for a model without scaling"
+        return
     lacking = [key for key in ROPE_NEEDS.get(kind or "", ()) if rope.get(key) is None]
     if lacking:
         yield f"{name} of type {kind!r} lacks {', '.join(lacking)}"

@@ -17,7 +17,7 @@ import yaml
 from nemo_workflow.models.architecture import as_nemo
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.base import Config, Family
-from nemo_workflow.models.families.not_converted import NOT_CONVERTED
+from nemo_workflow.models.families.not_converted import NOT_CONVERTED, refused
 from nemo_workflow.models.tokenizer_files import check_ids, copy_for_nemo, files_of
 from nemo_workflow.models.tokenizer_loading import first_line
 from nemo_workflow.utils.errors import Refusal
@@ -157,8 +157,11 @@ def read_model(folder: Path) -> tuple[str, Config, Config]:
 
 def family_of(model_class: str, config: Config) -> Family:
     """The family of a NeMo model, by its class and, where one class serves two, by its config."""
-    moe = config.get("num_moe_experts") is not None
+    config_class = str(config.get("_target_", "")).rsplit(".", 1)[-1]
     fits = [family for family in FAMILIES if family.model_class == model_class]
+    if (fits or model_class in NOT_CONVERTED) and (why := refused(model_class, config_class)):
+        raise Refusal(f"context/model.yaml: NeMo's {config_class if fits else model_class} is not converted: {why}")
+    moe = config.get("num_moe_experts") is not None
     if model_class == "DeepSeekModel":
         version = 3 if config.get("moe_router_enable_expert_bias") else 2
         fits = [family for family in fits if family.name == f"deepseek_v{version}"]
@@ -166,8 +169,7 @@ def family_of(model_class: str, config: Config) -> Family:
         fits = [family for family in fits if (family.nemo_fixed.get("num_moe_experts", 1) is not None) == moe]
     if not fits:
         known = ", ".join(sorted({family.model_class for family in FAMILIES}))
-        why = NOT_CONVERTED.get(model_class, f"these are: {known}")
-        raise Refusal(f"context/model.yaml: NeMo's {model_class} is not converted: {why}")
+        raise Refusal(f"context/model.yaml: NeMo's {model_class} is not converted: these are: {known}")
     return fits[0]
 
 

@@ -17,7 +17,7 @@ from nemo_workflow import REPOSITORY
 from nemo_workflow.models import catalog
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.base import Family
-from nemo_workflow.models.families.not_converted import NOT_CONVERTED
+from nemo_workflow.models.families.not_converted import LLAMA4, NOT_CONVERTED, refused
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.files import write_json, written_aside
 from nemo_workflow.utils.silence import quiet
@@ -51,11 +51,12 @@ def state(model_class: str) -> tuple[str, str]:
     """(what can be done with a NeMo model class, which architectures that means or why not)."""
     families = [family for family in FAMILIES if family.model_class == model_class]
     if not families:
-        return "refused", NOT_CONVERTED.get(model_class, "NeMo has no converter for it")
+        return "refused", str(refused(model_class, model_class))
     words = {proved()[family.name] for family in families}
     short = "trained and exported" if words == {"trained"} else "exported"
     titles = "; ".join(f"{family.title} ({family.architecture})" for family in families)
-    return short, f"{titles}: {'; '.join(MEANING[word] for word in sorted(words))}"
+    text = f"{titles}: {'; '.join(MEANING[word] for word in sorted(words))}"
+    return short, f"{text}; not Llama 4: {LLAMA4}" if model_class == "LlamaModel" else text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,9 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     tables: dict[str, list[tuple[str, ...]]] = {
         "supported_model.txt": [(name, *state(name)) for name in models],
         "supported_config.txt": [
-            (name, entry["model_class"], *refused(entry["model_class"])) for name, entry in configs.items()
+            (name, entry["model_class"], *brief(entry["model_class"], name)) for name, entry in configs.items()
         ],
-        "supported_model_name.txt": [(name, model, *refused(model)) for name, model in recipes()],
+        "supported_model_name.txt": [(name, model, *brief(model, name)) for name, model in recipes()],
     }
     for file_name, rows in tables.items():
         with written_aside(args.output_dir / file_name) as stream:
@@ -91,10 +92,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def refused(model_class: str) -> tuple[str, ...]:
-    """The state, and the reason where it is a no."""
-    short, why = state(model_class)
-    return (short, why) if short == "refused" else (short,)
+def brief(model_class: str, name: str) -> tuple[str, ...]:
+    """The state of a configuration class or a recipe, and the reason where it is a no."""
+    if why := refused(model_class, name):
+        return "refused", why
+    return (state(model_class)[0],)
 
 
 def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:

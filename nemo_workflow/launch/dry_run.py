@@ -139,7 +139,7 @@ def _data(plan: Plan) -> dict[str, Any]:
                 "documents": source.pair.documents,
                 "tokens": source.pair.tokens,
                 "dtype": source.pair.dtype,
-                "text_bytes_a_token": figures(source.pair).get("bytes_per_token"),
+                "bytes_per_token": figures(source.pair).get("bytes_per_token"),
                 "training_tokens": parts[0].tokens,
                 "training_samples": samples,
                 "validation_samples": parts[1].samples(plan.seq_length),
@@ -299,7 +299,7 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
     lines = ["", f"Data: {', '.join(counts)}"]
     shown = sorted(sources, key=lambda source: -source["weight"])[:SOURCES] if len(sources) > SOURCES else sources
     for source in shown:
-        text = source["text_bytes_a_token"]
+        text = source["bytes_per_token"]
         lines.append(
             f"  {source['weight']:6.1%}  {source['prefix']}: {human_count(source['tokens'])} tokens, {source['dtype']}"
             + (f", {text:.2f} bytes of text a token" if text else "")

@@ -215,7 +215,7 @@ class _Local:
             time.sleep(0.2)
 
     def _note_exit(self, pid: int) -> None:
-        """Keep torchrun's exit code before torchx looks: it says 0 of a process that it can't ask any more.
+        """Keep torchrun's exit code before torchx looks: subprocess, which it asks, says 0 of one that was reaped elsewhere.
 
         torchrun is left to be reaped by torchx.
         """

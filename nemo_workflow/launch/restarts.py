@@ -1,8 +1,10 @@
 """--max-restarts N: which failures of the ranks are worth another start by itself, and when to give up.
 
-torchrun's own --max-restarts, nemo_run's retries and nvidia-resiliency-ext's launcher restart after any exit code but 0: after
-a NaN stop, a refusal, a rank that saved because it was asked to stop, and without looking at whether the run gets any
-further. So the launcher starts the ranks again itself, as the same command typed again would.
+torchrun's own --max-restarts (torch 2.13, elastic/agent/server/api.py) and nvidia-resiliency-ext's launcher (0.4.1,
+fault_tolerance/launcher.py) restart after any exit code but 0: after a NaN stop, a refusal, a rank that saved because it was
+asked to stop, and without looking at whether the run gets any further. nemo_run's retries (0.11.1) do nothing on this
+machine, as torchx's local scheduler does not read them; in its Slurm script they requeue after any exit code but 0. So the
+launcher starts the ranks again itself, as the same command typed again would.
 """
 
 from __future__ import annotations

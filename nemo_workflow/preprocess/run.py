@@ -198,14 +198,14 @@ class Run:
         forged = sum(each.eod_inside for each in made)
         if forged and self.spec.eod is not None:
             self.meter.note(
-                f"WARNING: {forged:,} times a text holds {self.spec.eod_token} itself, which became the end-of-document id "
+                f"WARNING: {counted(forged, 'time')} a text holds {self.spec.eod_token} itself, which became the end-of-document id "
                 f"{self.spec.eod}, so training sees a document end there"
             )
         lines = [line for each in made[:SHOWN] for line in each.printed]
         if len(made) > SHOWN:
             documents = sum(each.documents for each in made[SHOWN:])
             lines.append(
-                f"and {len(made) - SHOWN:,} more with {documents:,} documents (a .json beside each has its figures)"
+                f"and {len(made) - SHOWN:,} more with {counted(documents, 'document')} (a .json beside each has its figures)"
             )
         tokens = sum(each.tokens for each in made)
         seconds = time.monotonic() - self.began  # of all of it; the progress line had the speed of the encoding

@@ -9,7 +9,7 @@ import numpy as np
 
 from nemo_workflow.preprocess.messages import Tokens
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
-from nemo_workflow.utils.console import human_bytes, human_count
+from nemo_workflow.utils.console import counted, human_bytes, human_count
 
 
 class Tally:
@@ -88,7 +88,7 @@ def tokenizer_json(spec: TokenizerSpec, engine: str, why: str, append_eod: bool,
 
 def lines_for_people(stem: str, figures: dict[str, Any], rejects: Counter[str]) -> list[str]:
     """The summary as it is printed."""
-    documents = f"{figures['documents']:,} documents"
+    documents = counted(figures["documents"], "document")
     if figures["empty_documents"]:
         documents += f" ({figures['empty_documents']:,} empty)"
     out = [

@@ -8,12 +8,14 @@ checkpoint it would continue from: some things may change freely, some change an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.models import catalog
 from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.utils.errors import Refusal
@@ -111,6 +113,41 @@ def tokenizer_digest(hf_model_id: str) -> str:
     hasher = xxhash.xxh3_128()
     for path in files_of(folder):
         hasher.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return hasher.hexdigest()
+
+
+# what the first version knew of a tokenizer's folder, in the order in which it hashed them
+FIRST_VERSION = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt",
+    "spiece.model", "sentencepiece.bpe.model", "added_tokens.json",
+)  # fmt: skip
+
+
+def in_todays_words(then: dict[str, Any], now: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """An older version's identity of a run as this version would write it: it wrote down less, and hashed fewer files."""
+    then = {"branch": None} | then
+    # nothing for what was left out, no sizes that a checkpoint leaves open
+    for name, defaults in (("optimizer", recipe_defaults(plan)), ("model", now["model"])):
+        if name in then:
+            then[name] = defaults | {key: value for key, value in then[name].items() if value is not None}
+    if "schedule" in then:
+        defaults = {field.name: field.default for field in fields(Schedule) if field.name in SCHEDULE}
+        missing = {name: None if default is MISSING else default for name, default in defaults.items()}
+        then["schedule"] = dict.fromkeys(now["schedule"]) | missing | then["schedule"]
+    if then.get("tokenizer") == first_tokenizer_digest(plan.settings.hf_model_id):
+        then["tokenizer"] = now["tokenizer"]
+    return then
+
+
+def first_tokenizer_digest(hf_model_id: str) -> str:
+    """What the first version wrote for an unchanged tokenizer folder: the hash of the files that it knew."""
+    folder = Path(hf_model_id).expanduser()
+    if not folder.is_dir():
+        return hf_model_id
+    hasher = xxhash.xxh3_128()
+    for name in (*FIRST_VERSION, *sorted(path.name for path in folder.glob("*.tiktoken"))):
+        if (folder / name).is_file():
+            hasher.update(name.encode() + b"\0" + (folder / name).read_bytes())
     return hasher.hexdigest()
 
 

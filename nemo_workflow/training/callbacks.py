@@ -262,7 +262,7 @@ def never_skipped(original: Any) -> Any:
 class Stopper(pl.Callback):
     """SIGTERM, SIGINT or SIGUSR1 to any rank: all ranks finish the step, save and leave with exit code STOPPED.
 
-    A validation is left where it is; the next start makes it anew. A second signal changes nothing, as Slurm sends one at the time
+    A validation is left where it is; the next start makes it again. A second signal changes nothing, as Slurm sends one at the time
     limit to a run that may still be saving: who wants the ranks gone at once (launcher, Slurm) kills them.
     """
 

@@ -1,4 +1,4 @@
-"""What we set beyond the stock recipe on a GPU, each with its reason, measured gain and cost.
+"""What we set beyond the stock recipe on a GPU, each with its reason and measured gain.
 
 Gains are tokens/s of llama32_1b at 8192 tokens on one H100, from docs/performance.md. Everything here leaves the
 numbers as they are up to rounding; what changes them has a flag of its own.
@@ -21,8 +21,6 @@ class Setting:
     field: str
     value: Any
     reason: str
-    gain: str
-    cost: str
     applies: Callable[[Any, Plan], bool] = lambda recipe, plan: True
 
 
@@ -81,40 +79,35 @@ SETTINGS = (
         "model.config.cross_entropy_fusion_impl",
         "te",
         reason="the loss and its gradient in one buffer in place of the logits and two fp32 copies",
-        gain="7 % at micro batch 2, and 15 GiB, which a larger micro batch uses: 3 % more",
-        cost="none",
+        # gain: 7 % at micro batch 2, and 15 GiB, which a larger micro batch uses: 3 % more
         applies=_fused_loss,
     ),
     Setting(
         "model.config.bias_activation_fusion",
         True,
         reason="SwiGLU in one kernel, where a recipe (Qwen, Mistral, Phi 3, Baichuan, ChatGLM) leaves it in four; two tensors of the MLP's width less are kept",
-        gain="13 % with the rotary embedding's on Qwen2.5-0.5B, and 28.5 GiB at micro batch 16 (H200)",
-        cost="none",
+        # gain: 13 % with the rotary embedding's on Qwen2.5-0.5B, and 28.5 GiB at micro batch 16 (H200)
         applies=_swiglu,
     ),
     Setting(
         "model.config.apply_rope_fusion",
         True,
         reason="rotary embedding in Transformer Engine's kernel, where a recipe (the same, Gemma, Starcoder 2) leaves it in many",
-        gain="see the one above",
-        cost="none",
+        # gain: see the one above
         applies=_separate_rotary,
     ),
     Setting(
         "model.config.fused_single_qkv_rope",
         True,
         reason="rotary embedding on the joint QKV product: no split and no concatenation of its gradients",
-        gain="0.4 %, and it is what backends/gpu/rotary.py needs",
-        cost="none",
+        # gain: 0.4 %, and it is what backends/gpu/rotary.py needs
         applies=_decoder,
     ),
     Setting(
         "model.config.overlap_p2p_comm",
         True,
         reason="virtual stages send while they compute; with two stages the batched way is wrong: see below",
-        gain="PP2xVPP2 is 2.6 % faster than PP2 (two H200s)",
-        cost="none",
+        # gain: PP2xVPP2 is 2.6 % faster than PP2 (two H200s)
         applies=_virtual_stages,
     ),
     Setting(
@@ -123,8 +116,7 @@ SETTINGS = (
         # the previous and the next stage are one rank there: two sends to it in a batch can't be told apart. Megatron-LM's
         # own argument check asks for the overlapped way then; NeMo's MegatronCommOverlapCallback sets both fields
         reason="needed by the overlapped way",
-        gain="not measured",
-        cost="none",
+        # gain: not measured
         applies=_virtual_stages,
     ),
 )

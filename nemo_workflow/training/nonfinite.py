@@ -83,7 +83,7 @@ class NanGuard(pl.Callback):
         raise NotFinite(
             f"{text}, before the update; the weights of step {step - 1} are saved.\n"
             + "".join(f"samples of rank {rank}: {_listed(samples[rank])}\n" for rank in ranks)
-            + "mend the data or lower --lr; --on-nan skip N leaves out up to N such steps"
+            + "fix the data or lower --lr; --on-nan skip N leaves out up to N such steps"
         )
 
     def _own_samples(self, trainer: pl.Trainer) -> list[dict[str, Any]]:

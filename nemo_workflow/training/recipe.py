@@ -42,7 +42,7 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
     """
     recipe = stock(plan)
     if plan.settings.nemo_model:
-        _take_model_of_checkpoint(recipe, plan)
+        _take_model_of_checkpoint(recipe, read_nemo_model(plan.settings.nemo_model))
     recipe.data = _data(recipe, plan)
     _set_ddp(recipe, plan)
     for path, value in field_values(plan).items():
@@ -201,9 +201,8 @@ def _resume(plan: Plan, resume_from: str | None) -> run.Config:
     return run.Config(nl.AutoResume, resume_from_path=resume_from, restore_config=start)
 
 
-def _take_model_of_checkpoint(recipe: run.Partial, plan: Plan) -> None:
+def _take_model_of_checkpoint(recipe: run.Partial, saved: NemoModel) -> None:
     """The checkpoint's class of configuration and its architecture win over the recipe's: an import may have any."""
-    saved = read_nemo_model(plan.settings.nemo_model or "")
     kind = _config_class(saved)
     config = run.Config(kind)
     known = {field.name for field in dataclasses.fields(kind)}

@@ -20,7 +20,7 @@ from nemo_workflow.run_dir.checkpoints import (
     newest_whole,
     set_aside,
 )
-from nemo_workflow.run_dir.fingerprint import compare, identity_of, recipe_defaults
+from nemo_workflow.run_dir.fingerprint import compare, identity_of, in_todays_words
 from nemo_workflow.run_dir.metrics import validated
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure
@@ -44,14 +44,7 @@ def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
     if newest.path.parent != plan.folder / "checkpoints":
         now_only = {"branch": now["branch"]}  # the parent is none itself, or another's
         then = then | now_only
-    # an older version wrote down less: nothing for what was left out, no sizes that a checkpoint leaves open
-    for name, defaults in (("optimizer", recipe_defaults(plan)), ("model", now["model"])):
-        if name in then:
-            known = {key: value for key, value in then[name].items() if value is not None}
-            then = then | {name: defaults | known}
-    then = {"branch": None} | then
-    if "schedule" in then:
-        then["schedule"] = dict.fromkeys(now["schedule"]) | then["schedule"]
+    then = in_todays_words(then, now, plan)
     return now, compare(now, then, tuple(plan.settings.allow_change or ()), f"checkpoint {newest.path.name}")
 
 
@@ -67,7 +60,7 @@ def finished_already(plan: Plan) -> bool:
 def choose_checkpoint(
     plan: Plan, attempt: Path, rank: int, world: int, say: Callable[[str], None]
 ) -> Checkpoint | None:
-    """The newest whole checkpoint of the run, or None to start anew.
+    """The newest whole checkpoint of the run, or None to start from the beginning.
 
     Rank 0 first removes what killed starts left half written. Then every rank reads its share of the candidate's
     files back and compares hashes; a damaged one is named, moved to checkpoints/damaged and the one before it tried.

@@ -15,7 +15,7 @@ HUNG = 124  # exit code of a Slurm job whose ranks made no step for --timeout-mi
 
 
 class Refusal(Exception):
-    """The user can mend this: each problem names the flag or file, what is wrong, and the mend."""
+    """The user can fix this: each problem names the flag or file, what is wrong, and the fix."""
 
     def __init__(self, problems: str | Iterable[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)

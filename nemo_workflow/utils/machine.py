@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 DEVICES = Path("/dev")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def has_gpu() -> bool:
@@ -32,7 +33,7 @@ def _device_files() -> list[str]:
 def facts() -> dict[str, Any]:
     """Host, operating system, processor, cores that this process may use, and bytes of memory."""
     try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        found = re.search(r"model name\s*:\s*(.+)", CPUINFO.read_text(encoding="utf-8"))
     except OSError:
         found = None
     return {
@@ -42,6 +43,15 @@ def facts() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
+
+
+def instructions() -> frozenset[str]:
+    """The processor's sets of instructions, as Linux calls them ("avx2", "amx_bf16"); empty where that can't be told."""
+    try:
+        found = re.search(r"^flags\s*:(.+)$", CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return frozenset(found[1].split()) if found else frozenset()
 
 
 def slurm_job() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send what is written to stdout and stderr, by C code too, to a scratch file; on an error its end is shown."""
+    """Send what is written to stdout and stderr, by C code too, to a scratch file; with NEMO_WORKFLOW_DEBUG set its end is shown on an error."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     kept = [os.dup(1), os.dup(2)]

@@ -1,4 +1,4 @@
-"""Files of a dump: fetched with resume, checked against their SHA-1, fetched anew once if that differs."""
+"""Files of a dump: fetched with resume, checked against their SHA-1, fetched once more if that differs."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ def test_layers_a_stage() -> None:
 
 @pytest.mark.parametrize("name", list(catalog.load()))
 def test_every_recipe_passes_with_its_own_layout(large: Place, name: str) -> None:
-    """No rule stops a right run: 92 recipes with their own defaults and enough GPUs."""
+    """No rule stops a right run: all recipes with their own defaults and enough GPUs."""
     large.plan(*own_flags(name), model_name=name, accelerator=None)
 
 

@@ -60,3 +60,9 @@ def test_more_processes_than_cores_are_said(shared: Place, monkeypatch: pytest.M
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     assert "-G 2 is faster" in "\n".join(shared.plan("--dry-run", "-G", "8").notes)
     assert "take turns" not in "\n".join(shared.plan("--dry-run", "-G", "2").notes)
+
+
+def test_text_that_repeats_often_has_a_remedy_that_is_there(shared: Place) -> None:
+    """With one source there are no others to take from."""
+    said = "\n".join(shared.plan("--dry-run", "--max-steps", "5000").notes)
+    assert "more text, or a smaller --max-steps" in said and "other sources" not in said

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.conversion import checks, supported
+from nemo_workflow.conversion.nemo_context import family_of
 from nemo_workflow.models.architecture import ARCHITECTURE
-from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.families import FAMILIES, by_model_type
 from nemo_workflow.models.pretrained import read_nemo_model
 from nemo_workflow.utils.errors import Refusal
 from tests.conversion import tiny_models as tiny
@@ -49,7 +51,9 @@ def test_a_configuration_that_nemo_lacks_is_refused_before_the_start(target: str
         read_nemo_model(str(folder))
 
 
-@pytest.mark.parametrize("name", ["llama.Llama31Config", "qwen3.Qwen3MoEConfig", "deepseek.DeepSeekConfig"])
+@pytest.mark.parametrize(
+    "name", ["llama.Llama31Config", "llama.Llama4Experts16Config", "qwen3.Qwen3MoEConfig", "deepseek.DeepSeekConfig"]
+)
 def test_a_configuration_is_found_where_its_model_lives(name: str, tmp_path: Path) -> None:
     assert read_nemo_model(str(checkpoint(tmp_path, f"nemo.collections.llm.gpt.model.{name}"))).config_class
 
@@ -71,3 +75,30 @@ def checkpoint(folder: Path, target: str) -> Path:
     model = f"_target_: nemo.collections.llm.gpt.model.llama.LlamaModel\nconfig:\n  _target_: {target!r}\n"
     (folder / "context" / "model.yaml").write_text(model)
     return folder
+
+
+# --- Llama 4, whose text part has the class of the other Llamas in NeMo ------------------------------------------------
+@pytest.mark.parametrize("name", ["Llama4Config", "Llama4Experts128Config", "llama4_e16"])
+def test_llama_4_is_refused_with_what_to_do_instead(name: str) -> None:
+    state, why = supported.brief("LlamaModel", name)
+    assert state == "refused" and "llm.import_ckpt" in why and "--nemo-model" in why
+    assert supported.brief("LlamaModel", "Llama31Config") == ("trained and exported",)
+
+
+def test_a_checkpoint_of_llama_4_is_not_exported_as_a_llama() -> None:
+    config = {"_target_": "nemo.collections.llm.gpt.model.llama.Llama4Experts16Config", "num_moe_experts": 16}
+    with pytest.raises(Refusal, match="Llama4Experts16Config is not converted: its text part"):
+        family_of("LlamaModel", config)
+
+
+def test_llama_4s_configuration_is_no_other_llamas() -> None:
+    family = by_model_type("llama")
+    assert family
+    with pytest.raises(Refusal, match="Llama4Config: is not converted"):
+        checks.config_class("Llama4Config", family, {}, {})
+
+
+@pytest.mark.parametrize("name", ["Baichuan2Model", "ChatGLMModel"])
+def test_a_model_with_code_of_its_own_is_refused_with_what_to_do_instead(name: str) -> None:
+    state, why = supported.state(name)
+    assert state == "refused" and ("save it as one" in why or "llm.import_ckpt" in why)

@@ -190,7 +190,7 @@ def test_differences_name_every_field_that_a_flag_changes(shared: Place) -> None
 
 def test_the_list_of_models() -> None:
     lines = catalog.listing("").splitlines()
-    assert len(lines) == 1 + len(catalog.load()) == 93
+    assert len(lines) == 1 + len(catalog.load()) > 90
     assert catalog.listing("Mixtral-8x7b").splitlines()[1].split()[:3] == ["mixtral_8x7b", "46.7B", "32"]
     with pytest.raises(Refusal, match="no recipe has this in its name; did you mean"):
         catalog.listing("llamma3")

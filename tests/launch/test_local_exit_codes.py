@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config.settings import Settings
+from nemo_workflow.run_dir.asked import ASKED
 from nemo_workflow.run_dir.stopping import grace_seconds
 from tests.e2e.run.harness import REPOSITORY
 
@@ -133,10 +134,9 @@ def test_every_end(way: str, grace: int, send: list[int], code: int, word: str, 
         [sys.executable, "-W", "ignore", "-c", LAUNCHER, str(tmp_path), way, str(grace)],
         cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    for number in send:
-        while not (tmp_path / "ready").exists() and process.poll() is None:
+    for number, sign in zip(send, ("ready", ASKED), strict=False):  # the second when the first has been taken
+        while not (tmp_path / sign).exists() and process.poll() is None:
             time.sleep(0.05)
-        time.sleep(0.5)  # each is a press of its own
         process.send_signal(number)
     output, _ = process.communicate()
     assert (process.returncode, word in output) == (code, True), output

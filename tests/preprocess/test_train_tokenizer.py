@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.preprocess import train_tokenizer
 
 TEXT = "Es war einmal ein König, der hatte drei Töchter. 從前有一個國王。\n" * 40
@@ -73,3 +75,25 @@ def test_no_tokenizer_is_overwritten(tmp_path: Path) -> None:
 def test_it_learns_from_the_first_of_much_text() -> None:
     pieces = list(train_tokenizer.first(["a" * 100_000, "b" * 100_000], limit=150_000))
     assert 150_000 <= sum(map(len, pieces)) < 150_000 + train_tokenizer.PIECE
+
+
+def test_one_document_is_one(tmp_path: Path) -> None:
+    """What a newcomer sees first: a single file, whose text holds the end-of-document token once."""
+    (tmp_path / "a.txt").write_text(TEXT + "<|endoftext|>")
+    assert run("--input", tmp_path / "a.txt", "--output-dir", tmp_path / "t", "--vocabulary", 300).returncode == 0
+    command = [
+        sys.executable,
+        "-m",
+        "nemo_workflow.preprocess",
+        "--tokenizer",
+        "t",
+        "--input",
+        "a.txt",
+        "--output-dir",
+        "p",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a_text_document: 1 document, " in done.stdout and "1 time a text holds" in done.stderr
+    assert "MB/s" not in done.stdout  # the progress line has the speed, of the encoding alone

@@ -127,4 +127,4 @@ def test_a_package_that_was_not_audited_is_not_taken_for_a_sound_one():
             {"name": "old", "version": "1.0", "vulns": [{"id": "CVE-1", "fix_versions": ["1.1"]}]},
         ]
     }
-    assert outdated.vulnerabilities(json.dumps(report)) == (["old 1.0: CVE-1, mended in 1.1"], ["urllib3"])
+    assert outdated.vulnerabilities(json.dumps(report)) == (["old 1.0: CVE-1, fixed in 1.1"], ["urllib3"])

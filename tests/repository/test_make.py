@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,28 @@ def test_an_install_on_a_terminal_shows_one_line_that_changes(tmp_path: Path) ->
     process.stdin.close()
     assert process.wait() == 0
     os.close(ours)
+
+
+def test_the_headers_of_torchs_packages_are_found_from_any_folder(tmp_path: Path) -> None:
+    """pip and nvcc are stand-ins: the packages of a GPU are gigabytes. A relative folder
+    would not be found where pip compiles, and a toolkit may be nvcc alone, without cusparse.h."""
+    packages = tmp_path / "env" / "lib" / "python3.12" / "site-packages" / "nvidia"
+    headers = [packages / name / "include" for name in ("cudnn", "nccl", "cu13")]
+    for folder in headers:
+        folder.mkdir(parents=True)
+    for name in ("Makefile", "tools", "requirements", "requirements-gpu.txt", "constraints-gpu.txt"):
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
+        copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "env" / "bin").mkdir()
+    interpreter(tmp_path / "bin", "nvcc", "exit 1")
+    interpreter(tmp_path / "bin", "g++", "exit 1")
+    interpreter(tmp_path / "env" / "bin", "python", "cat")
+    told = 'case "$*" in *--no-build-isolation*) echo "$CPLUS_INCLUDE_PATH" > told;; esac'
+    interpreter(tmp_path / "env" / "bin", "pip", told)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    words = ["make", "install-gpu", "VENV=env", f"PYTHON={sys.executable}"]
+    environment = {**os.environ, "PATH": path, "CPLUS_INCLUDE_PATH": "/own"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "told").read_text().strip().split(":") == [*map(str, headers), "/own"]

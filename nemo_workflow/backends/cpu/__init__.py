@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from nemo_workflow.backends import memory_pool, one_logger
+from nemo_workflow.backends import memory_pool, one_logger, vector_math
 from nemo_workflow.backends.patching import apply, check, fitting
 from nemo_workflow.backends.registry_cpu import CPU_PATCHES
 
@@ -40,4 +40,5 @@ def install(strict: bool = True) -> None:
     if strict:
         check(CPU_PATCHES)
     apply(CPU_PATCHES if strict else fitting(CPU_PATCHES))
+    vector_math.settle()
     _installed = True

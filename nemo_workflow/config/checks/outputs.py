@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.models import families
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
 
@@ -58,6 +57,5 @@ def sample_text(run: Run) -> Iterator[str]:
             "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with"
             " ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"
         )
-    if run.recipe and run.recipe.model_class not in {family.model_class for family in families.FAMILIES}:
-        reason = not_converted.NOT_CONVERTED.get(run.recipe.model_class, "NeMo has no converter for it")
+    if run.recipe and (reason := not_converted.refused(run.recipe.model_class, run.recipe.name)):
         yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"

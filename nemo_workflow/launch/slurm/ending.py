@@ -25,6 +25,11 @@ ENDS = {
     PREEMPTED: ("preempted: another job took the nodes", "--requeue N lets the job come back by itself"),
 }
 
+SAVED = {  # the same of a run that saved and left when it was asked to
+    "TIMEOUT": "stopped at its time limit, and saved",
+    "DEADLINE": "stopped at its deadline, and saved",
+}
+
 
 def why_ended(job: Job, state: JobState | None) -> str:
     """Why the last start of a job ended; empty while it lives, and after a good end.
@@ -54,6 +59,8 @@ def _why(job: Job, state: JobState | None, restart: int) -> str:
         return f"cancelled by {cancelled_mark(job.attempt).read_text(encoding='utf-8').strip()} with `runs cancel`"
     if state and name == "CANCELLED":
         return f"cancelled by {described(state.by)}" if state.by is not None else "cancelled"
+    if name in SAVED and code == STOPPED:  # the signal that goes before the end was time enough
+        return SAVED[name]
     if name in ENDS:
         return ENDS[name][0]
     if code == STOPPED:

@@ -17,7 +17,7 @@ from nemo_workflow.launch.slurm.time_limits import QOS_FIELDS, Limits, read_limi
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.users import user_name
 
-# states of a node that takes no job before somebody mends it; one in maintenance, booting or powered down will by itself
+# states of a node that takes no job before somebody repairs it; one in maintenance, booting or powered down will by itself
 UNUSABLE = ("down", "drain", "drained", "draining", "fail", "failing", "error", "unknown", "inval", "future")
 STATE_MARKS = "*~#!%$@^+-"  # that sinfo adds to a state: not responding, powered down, powering up …
 ROW = "node_or_partition|"  # before what we ask for: a site's wrapper or a login shell may print lines of its own

@@ -57,7 +57,7 @@ class Family:
     `learned_positions`: a position has a row of a table, so seq_length is part of the weights' shape.
     `exact_up_to(hf)`: tokens up to which both models compute the same; None for any number.
     `losses_back(nemo)`: what an export would lose, like `special`'s losses.
-    `mend_reference(model, hf)`: mends what transformers 4 computes wrongly, before the logits are compared.
+    `mend_reference(model, hf)`: corrects what transformers 4 computes wrongly, before the logits are compared.
     `local_spec`: the function of `local_specs` to compute logits with where Transformer Engine is missing.
     """
 

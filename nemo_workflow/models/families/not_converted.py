@@ -6,12 +6,16 @@ from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.base import Config
 
 # NeMo's other models with a converter of NeMo's, and why they aren't converted here
-REMOTE = (
-    "its Hugging Face model is Python code that comes with the weights, and code from a model's folder is not run here"
-)
 NOT_CONVERTED = {
-    "Baichuan2Model": REMOTE + "; its output layer is normalised at each step, which NeMo's model doesn't do",
-    "ChatGLMModel": REMOTE,
+    "Baichuan2Model": (
+        "it divides each row of its output layer by the row's length, which NeMo's model doesn't do, and the 13B's ALiBi is"
+        " nowhere in Megatron; the 7B is a Llama otherwise: save it as one (W_pack cut into q_proj, k_proj and v_proj, the rows of"
+        " lm_head divided by their lengths, model_type llama) and convert that"
+    ),
+    "ChatGLMModel": (
+        "its model and its tokenizer are Python code that comes with the weights, and code from a model's folder is not run here;"
+        " if you trust it, NeMo's own llm.import_ckpt runs it, and --nemo-model starts from what that writes, with a tokenizer.json"
+    ),
     "HyenaModel": "Evo 2 has no Hugging Face architecture",
     "LlamaEmbeddingModel": "an encoder for embeddings, not a causal language model",
     "LlamaNemotronModel": "its layers differ from one another (heterogeneous blocks) and its Hugging Face model is Python code that comes with the weights",
@@ -36,8 +40,21 @@ NOT_CONVERTED_TYPES = {
 # models of images or sound whose text part is no family of ours
 OTHER_TEXT = "it is a model of more than text, and its text part is no model that is converted"
 LLAMA4 = (
-    "its text part's layers are Transformer Engine's alone in NeMo, so nothing that runs without a GPU can prove it"
+    "its text part's layers are Transformer Engine's alone in NeMo, so nothing that runs without a GPU can prove it; on GPUs"
+    " NeMo's own llm.import_ckpt imports it, and -M llama4_e16 or llama4_e128 with --nemo-model starts from what that writes"
 )
+
+
+def refused(model_class: str, name: str) -> str | None:
+    """Why a NeMo model isn't converted; None where it is. `name` is that of its configuration class or its recipe.
+
+    NeMo has Llama 4's text part in the class of the other Llamas.
+    """
+    if name.lower().startswith("llama4"):
+        return LLAMA4
+    if model_class in {family.model_class for family in FAMILIES}:
+        return None
+    return NOT_CONVERTED.get(model_class, "NeMo has no converter for it")
 
 
 def why_not(raw: Config) -> str:

@@ -12,7 +12,7 @@ NAME = "llama_350m"
 def pretrain_recipe(
     dir: str | None = None, name: str = NAME, num_nodes: int = 1, num_gpus_per_node: int = 1
 ) -> run.Partial:
-    """24 layers, hidden size 1024: 360 million parameters with GPT-2's vocabulary; half a million tokens a step.
+    """24 layers, hidden size 1024: 360 million parameters with GPT-2's vocabulary; half a million tokens per step.
 
     Depth, width, learning rate and batch are those of GPT-3 350m (Brown et al. 2020, table 2.1).
     """

@@ -18,7 +18,7 @@ from nemo_workflow.utils.console import counted, every, human_bytes, human_count
 from nemo_workflow.utils.files import written_aside
 
 FILE = "report.html"
-RELOAD_SECONDS = 60  # a page of a running run shows itself anew
+RELOAD_SECONDS = 60  # a page of a running run reloads itself
 SIZES = {
     "num_layers": "layers",
     "hidden_size": "hidden size",

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,24 @@ def test_every_product_then_takes_a_fraction_of_the_time(old_cpu: Any) -> None:
 @pytest.mark.slow
 def test_they_are_fp32s_rounded_once_and_fp32_stays_as_it_was(old_cpu: Any) -> None:
     assert old_cpu["wrong"] == []
+
+
+@pytest.mark.parametrize(("late", "slow"), [(0.0, set()), (0.03, {"bf16"})])
+def test_a_measurement_chooses_and_no_name_of_a_cpu(
+    late: float, slow: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On x86-64 and arm64 alike: torch's product stands in for a CPU with fast products, and for one where bf16 is late."""
+    product = torch.mm
+
+    def stand_in(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.01 + (late if a.dtype is torch.bfloat16 else 0))
+        return product(a, b) if a.dtype is torch.float32 else product(a.float(), b.float()).to(a.dtype)
+
+    monkeypatch.setattr(products, "_replaced", set())
+    monkeypatch.setattr(torch, "mm", stand_in)
+    for name in ("machine", "processor", "uname"):
+        monkeypatch.delattr(platform, name)
+    assert products.slow_types().keys() == slow
 
 
 @pytest.fixture

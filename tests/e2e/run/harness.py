@@ -164,7 +164,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def none_left(folder: Path, seconds: float = 20) -> bool:
+def none_left(folder: Path, seconds: float = 60) -> bool:
     """Whether all processes of a run are gone, at the latest after `seconds`."""
     for _ in itertools.takewhile(lambda n: n < seconds * 5, itertools.count()):
         if not processes_of(folder):

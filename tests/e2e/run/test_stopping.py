@@ -32,6 +32,12 @@ def test_a_finished_run_says_so(signals: Any) -> None:
     assert "starting" not in signals.again.output and "resuming" not in signals.again.output
 
 
+def test_pythonoptimize_is_taken_back_and_trains(signals: Any) -> None:
+    """fiddle reads docstrings, which PYTHONOPTIMIZE=2 drops."""
+    assert signals.more.code == 0 and "Traceback" not in signals.more.output
+    assert [row[0] for row in signals.longer["steps"]] == list(range(1, 17))
+
+
 def test_names_with_blanks_quotes_and_dollars_run_nothing(signals: Any) -> None:
     assert signals.run.output.name == ODD_NAME
     assert not list(Path(__file__).parents[3].glob("pwned")) and not list(signals.trap.parent.rglob("pwned"))

@@ -17,7 +17,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from nemo_workflow.training import liveness as watch
 watch.dump_stacks_on_signal(sys.stderr)
-signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"asked to stop\\n"))
 lock = watch.hold_ranks_lock(Path(sys.argv[2]))
 watch.stop_with_launcher(lambda: float(sys.argv[3]), lambda: os.path.exists(sys.argv[2] + "/saving"))
 print("ready", flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ SLURM_CONF = """\
 ClusterName=ci
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld}
+FirstJobId={first}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -185,7 +187,9 @@ class Daemons:
     def _write_configuration(self) -> None:
         host = socket.gethostname().partition(".")[0]
         ports = free_ports(2 + NODES)
-        values = {"host": host, "root": self.root, "ctld": ports[0], "dbd": ports[1]}
+        # a job's ranks meet at a port that follows from its number: those of suites beside this one have others
+        first = 100 * random.randrange(200) + 1
+        values = {"host": host, "root": self.root, "ctld": ports[0], "dbd": ports[1], "first": first}
         for folder in ("state", "my", *(f"spool/n{n}" for n in range(1, NODES + 1))):
             (self.root / folder).mkdir(parents=True)
         nodes = "".join(
@@ -236,7 +240,7 @@ class Daemons:
         self._until(lambda: path.is_file() and path.read_text().strip(), f"{name}'s pid file")
         self.pids[name] = int(path.read_text())
 
-    def _until(self, condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    def _until(self, condition: Callable[[], object], what: str, seconds: float = 180.0) -> None:
         end = time.monotonic() + seconds
         error = ""
         while time.monotonic() < end:

@@ -39,7 +39,7 @@ def reach(runs: Runs, name: str, step: int) -> None:
 
 def ended(job_id: str) -> str:
     """The state's name when the job has ended."""
-    return wait_for(lambda: (state := Cluster().job(job_id)) and state.ended and state.name, 60)
+    return wait_for(lambda: (state := Cluster().job(job_id)) and state.ended and state.name)
 
 
 # -- before anything is submitted -------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def requeue(slurm: Daemons, runs: Runs) -> None:
     _goes_on(runs, "r", 2)
     slurm.lose_node(3)
     try:
-        wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 3, 90)
+        wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 3)
     finally:
         slurm.start_node(3)
     assert ended(job.job_id) == "COMPLETED"
@@ -234,7 +234,7 @@ def _goes_on(runs: Runs, name: str, restart: int) -> None:
         kinds = [event["event"] for event in metrics.read(runs.out / name / metrics.FILE)]
         return kinds.count("start") == restart + 1 and kinds[-3:] == ["step"] * 3
 
-    wait_for(stepping, 90)
+    wait_for(stepping)
 
 
 def preemption(slurm: Daemons, runs: Runs) -> None:
@@ -273,7 +273,7 @@ def through_ssh(slurm: Daemons, runs: Runs) -> None:
         assert (done.returncode, "--ssh nowhere.test: ssh can't log in" in done.stderr) == (2, True), done
         flags = ("--ssh", login.HOST, "--setup-file", str(setup), "--slurm-arg", "hold", "--max-steps", "900")
         process = runs.start("far", *flags, "--wait", HF_TOKEN="hf_otherSecret")
-        (job,) = wait_for(lambda: runs.jobs("far"), 120)
+        (job,) = wait_for(lambda: runs.jobs("far"))
         assert "PENDING" in runs.control("status", "far").stdout
         runs.replace(slurm, "far")
         reach(runs, "far", 5)

@@ -46,7 +46,7 @@ def test_a_stopped_rank_of_any_node_is_found(slurm: Daemons, runs: Runs, corpus:
     wait_for(lambda: step_of(runs, "first") > 6)
     stop_rank(runs, "first", 0)
 
-    wait_for(lambda: second.exit_code(1) is not None, 180)
+    wait_for(lambda: second.exit_code(1) is not None)
     assert (second.exit_code(0), second.exit_code(1)) == (HUNG, 0)
     starts = [event["step"] for event in metrics.read(runs.out / "second" / metrics.FILE) if event["event"] == "start"]
     assert starts[0] == 0
@@ -57,7 +57,7 @@ def test_a_stopped_rank_of_any_node_is_found(slurm: Daemons, runs: Runs, corpus:
     log = second.logs()[0].read_text(errors="replace")
     assert log.count("most recent call first") == 2  # each rank's stack
 
-    wait_for(lambda: (state := Cluster().job(first.job_id)) and state.ended, 120)
+    wait_for(lambda: (state := Cluster().job(first.job_id)) and state.ended)
     assert first.exit_code(0) == HUNG
     assert "rank 0 on n5 was stopped (SIGSTOP)" in (first.attempt / "hung-0").read_text()
     status = runs.control("status", "first").stdout

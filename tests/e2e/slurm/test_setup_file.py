@@ -75,5 +75,5 @@ def test_setup_files_in_a_real_job(slurm: Daemons, runs: Runs, tmp_path: Path) -
     (job,) = runs.stand_in(slurm, "own", *flags)
     wait_for(lambda: (job.attempt / "at0").exists() and int((job.attempt / "at0").read_text() or 0) > 3)
     slurm.run("scancel", "--signal=USR1", job.job_id)
-    wait_for(lambda: job.exit_code(1) == 0, 90)
+    wait_for(lambda: job.exit_code(1) == 0)
     assert job.exit_code(0) == 75

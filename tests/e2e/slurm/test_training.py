@@ -55,7 +55,9 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(slurm: Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory, limited: Any) -> Iterator[Trained]:
+def trained(
+    slurm: Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory, limited: Any, out_of_time: Any
+) -> Iterator[Trained]:
     made = Trained(Runs(corpus, tmp_path_factory.mktemp("trained")))
     yield made
     made.stop()
@@ -111,6 +113,30 @@ def test_two_nodes_stopped_and_continued(slurm: Daemons, trained: Trained) -> No
     assert starts[0] == 0 < starts[1] < starts[2] < 45
     trained.whole()
     assert losses(runs, "parts") == losses(runs, "whole")
+
+
+def test_a_time_limit_without_a_warning_is_told(out_of_time: Runs) -> None:
+    """Slurm's SIGTERM at the limit is time enough for a small run to save; one that does not is killed."""
+    said = {}
+    for name in ("late", "deaf"):
+        (job,) = out_of_time.jobs(name)
+        wait_for(lambda: (state := Cluster().job(job.job_id)) and state.ended, 240)  # noqa: B023 - called here
+        said[name] = out_of_time.control("status", name).stdout
+    assert "TIMEOUT" in said["late"] and "TIMEOUT" in said["deaf"]
+    assert "stopped at its time limit, and saved" in said["late"]
+    assert "the time limit came before the run could save" in said["deaf"]
+
+
+def test_a_lost_node_is_told(slurm: Daemons, runs: Runs) -> None:
+    (job,) = runs.stand_in(slurm, "lost", "-P", "lossy", "--max-steps", "5000")
+    wait_for(lambda: any(event["event"] == "step" for event in history(runs, "lost")))
+    slurm.lose_node(3)
+    try:
+        wait_for(lambda: (state := Cluster().job(job.job_id)) and state.ended)
+    finally:
+        slurm.start_node(3)
+    assert "NODE_FAIL" in (told := runs.control("status", "lost").stdout)
+    assert "a node was lost" in told
 
 
 def test_time_limit_and_lost_node(slurm: Daemons, limited: tuple[Runs, subprocess.Popen[str]]) -> None:

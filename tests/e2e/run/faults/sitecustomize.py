@@ -85,7 +85,7 @@ def _act(action: str) -> None:
     if action == "torchrun":
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(SECONDS)  # until it is ended: no step is made after this one
-    launcher = int(os.environ["NEMO_WORKFLOW_LAUNCHER"].split()[0])
+    launcher = int(os.environ.get("NEMO_WORKFLOW_LAUNCHER", "0").split()[0])  # a Slurm job has none
     if action == "usr1":
         os.kill(launcher, signal.SIGUSR1)
         end = time.monotonic() + SECONDS
