@@ -2,6 +2,7 @@
 # make demo   install, then the whole pipeline on a CPU with a tiny model (no network beyond pip)
 # make test   install, then every test that needs no GPU
 # make test-fast  install, then the tests that take no seconds each: under a minute
+# make mutants  whether the fast tests notice changes of a module (benchmarks/mutation.md)
 # make check  lint, format, types and the direction of imports
 # make generate  write again what comes from the table of flags (a test says when that is due)
 # make matrix  try the library versions of NVIDIA's containers (minutes), and write docs/versions.md
@@ -13,7 +14,7 @@ PYTHON ?= $(shell for p in $$(bash -c 'type -ap python3.12 python3.11 python3');
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-fast check generate clean install install-dev install-gpu matrix outdated
+.PHONY: demo test test-fast mutants check generate clean install install-dev install-gpu matrix outdated
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -68,6 +69,12 @@ test: install-dev
 test-fast: install-dev
 	$(BIN)/python -m pytest -m "not e2e and not slow and not slurm and not gpu and not soak" -q -n 2
 
+# beside the environment, not in it: its own dependencies are not the project's
+mutants: install-dev
+	test -d .mutmut || $(BIN)/pip install --disable-pip-version-check --no-deps --target .mutmut -r requirements/mutants.txt
+	PYTHONPATH=.mutmut $(BIN)/python -m mutmut run --max-children 2
+	PYTHONPATH=.mutmut $(BIN)/python -m mutmut results
+
 check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -88,4 +95,4 @@ outdated: install-dev
 	$(BIN)/python -m tools.outdated
 
 clean:
-	rm -rf $(VENV) demo_output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .mutmut mutants demo_output .pytest_cache .mypy_cache .ruff_cache

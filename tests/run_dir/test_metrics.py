@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,13 @@ def test_nothing_is_made_of_a_file_that_is_not_there_or_empty(tmp_path: Path) ->
     assert metrics.read(tmp_path / "nowhere") == []
 
 
-def test_an_event_has_its_kind_its_time_and_its_values(tmp_path: Path) -> None:
+def test_an_event_has_its_kind_its_time_and_its_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / metrics.FILE
+    monkeypatch.setattr(metrics.time, "time", lambda: 1_700_000_000.98765)
     metrics.event(path, "restart", text="once more", step=3)
     (event,) = metrics.read(path)
     assert event["event"] == "restart" and event["text"] == "once more" and event["step"] == 3
-    assert round(event["time"], 3) == event["time"] > 1.6e9
+    assert event["time"] == 1_700_000_000.988
 
 
 def test_the_tail_goes_on_where_it_was_and_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
@@ -75,12 +77,13 @@ def test_the_last_of_each_kind_is_found_in_the_last_block(tmp_path: Path) -> Non
     assert metrics.last(path) == {"start": start(0), "step": step(2)}
     # a block that begins in the middle of a line leaves that line out
     assert metrics.last(path, block=len(json.dumps(step(2))) + 40) == {"step": step(2)}
+    assert metrics.last(path, block=path.stat().st_size)["start"] == start(0)
     assert metrics.last(tmp_path / "nowhere") == {}
 
 
 def test_the_last_passes_over_what_is_no_event(tmp_path: Path) -> None:
     path = tmp_path / metrics.FILE
-    path.write_text(json.dumps(step(1)) + '\n{"event": "step", "ste\nnot JSON\n')
+    path.write_text(json.dumps(step(1)) + '\n{"event": "step", "ste\nnot JSON\n{"time": 1, "kind": "none"}\n')
     assert metrics.last(path) == {"step": step(1)}
 
 
@@ -90,11 +93,17 @@ def test_steps_that_a_resumed_start_repeats_are_dropped() -> None:
     assert metrics.effective(history) == [start(0), step(1), step(2), note, start(2), step(3, loss=1.0)]
 
 
+def test_every_start_stays_in_the_history_that_counts() -> None:
+    assert metrics.effective([start(0), start(4), start(2)]) == [start(0), start(4), start(2)]
+
+
 def test_a_validation_counts_only_in_the_history_that_counts(tmp_path: Path) -> None:
     validation = {"event": "validation", "step": 4, "val_loss": 1.0}
     written(tmp_path / metrics.FILE, start(0), step(4), validation)
     assert metrics.validated(tmp_path, 4) and not metrics.validated(tmp_path, 3)
     written(tmp_path / metrics.FILE, start(0), step(4), validation, start(2))
+    assert not metrics.validated(tmp_path, 4)
+    written(tmp_path / metrics.FILE, start(0), step(4))
     assert not metrics.validated(tmp_path, 4)
 
 
@@ -128,6 +137,7 @@ def test_an_event_as_a_line_of_a_log(event: dict[str, Any], line: str | None) ->
 def test_a_log_has_each_nth_step_and_the_last() -> None:
     told = [n for n in range(1, 10) if metrics.plain(step(n, loss=2.0), 9, 4)]
     assert told == [4, 8, 9]
+    assert str(metrics.plain(step(4, loss=2.0), 9, 4)).startswith("step 4/9  ")
 
 
 def test_the_least_important_is_left_out_until_a_line_fits() -> None:
@@ -143,7 +153,10 @@ def test_the_least_important_is_left_out_until_a_line_fits() -> None:
 def test_the_summary_is_of_the_history_that_counts(tmp_path: Path) -> None:
     plan = fake_runs.make_plan(tmp_path / "run", steps=9)
     plan.folder.mkdir()
-    steps = [step(n, loss=10.0 - n, memory_bytes=100 - n, consumed_samples=16 * n, seconds=n / 2) for n in range(1, 5)]
+    steps = [
+        step(n, loss=10.0 - n, memory_bytes=100 - n, consumed_samples=16 * n, tokens_per_second=n / 2)
+        for n in range(1, 5)
+    ]
     validation = {"event": "validation", "step": 2, "val_loss": 7.5}
     history = [start(0), steps[0], steps[1], validation, step(3, loss=0.0, memory_bytes=999), start(2), *steps[2:]]
     written(plan.folder / metrics.FILE, *history)
@@ -152,6 +165,8 @@ def test_the_summary_is_of_the_history_that_counts(tmp_path: Path) -> None:
     kept = ("state", "first_loss", "final_loss", "val_loss", "steps", "max_steps", "consumed_samples", "restarts")
     assert [summary[name] for name in kept] == ["stopped", 9.0, 6.0, 7.5, 4, 9, 64, 1]
     assert summary["peak_memory_bytes"] == 99 and summary["command"] == list(plan.command)
+    assert summary["tokens_per_second"] == 1.25 and summary["mfu"] is None
+    assert summary["versions"] == metrics.versions() and datetime.strptime(summary["ended"], "%Y-%m-%dT%H:%M:%S%z")
     assert (summary["model_name"], summary["accelerator"]) == ("llama_tiny", "cpu")
 
 
