@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config import command_line
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.resolve import make_plan
-from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir.checkpoints import write_manifest
 from nemo_workflow.run_dir.fingerprint import identity_of
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_workflow.config.parallelism import Layout, layers_a_stage
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.models import parameters
 from nemo_workflow.models.catalog import Recipe

@@ -14,7 +14,7 @@ from typing import Any
 
 from nemo_workflow.config import memory
 from nemo_workflow.config.flags import AUTO
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.models import catalog
 
 SHARE = 0.93  # of the GPU's memory that the plan may fill; its formula is within 1 % of what tensors took, and the allocator holds more than that

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import LAYOUT_FIELDS
 

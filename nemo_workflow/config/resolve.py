@@ -14,7 +14,7 @@ from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.checks.values import smallest_values
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Branch, Schedule, make_schedule
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.data import blend

@@ -13,7 +13,7 @@ from typing import Any
 from nemo_workflow.config import auto_layout, layout_search, memory, step_time
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.memory import Job
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.models import flops

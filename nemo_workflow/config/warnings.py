@@ -11,7 +11,7 @@ from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.checks.hardware import LONG_STEP_SECONDS, cpu_libraries, cpu_step_seconds
 from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import Recipe

@@ -11,8 +11,8 @@ from nemo_workflow.backends import registry
 from nemo_workflow.config import memory, run_time
 from nemo_workflow.config.memory import GIB, Usage
 from nemo_workflow.config.parallelism import layers_a_stage
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.recipe_fields import field_values
-from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import rate_at, rate_words
 from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.data.splits import parse_split, parts_of

@@ -12,7 +12,7 @@ import nemo_run as run
 
 from nemo_workflow.backends.patching import replaced
 from nemo_workflow.backends.registry import find
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 
 LOOPBACK = "127.0.0.1"
 GPU_VARIABLES = {

@@ -19,7 +19,7 @@ import psutil
 
 from nemo_workflow import PACKAGE
 from nemo_workflow.config import micro_batch, resolve
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.nemo_run_import import import_nemo_run

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from typing import Any
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.utils.console import Meter, counted, human_count, human_time
 

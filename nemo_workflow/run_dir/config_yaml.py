@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 
 # may have been chosen by --layout auto
 LAYOUT = (

@@ -14,7 +14,7 @@ from typing import Any
 
 import xxhash
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.models import catalog
 from nemo_workflow.models.tokenizer_files import files_of

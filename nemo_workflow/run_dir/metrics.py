@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.asked import name_of
 from nemo_workflow.run_dir.metric_table import IN_LINE, METRICS, words
 from nemo_workflow.utils.console import human_bytes, human_time

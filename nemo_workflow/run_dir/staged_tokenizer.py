@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.pretrained import hf_folder
 from nemo_workflow.models.tokenizer_files import KEPT, copy_for_nemo, readable
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.flags import BY_ATTRIBUTE
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import left_of_decay
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint, free_bytes, list_checkpoints, problem_of

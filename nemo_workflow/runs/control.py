@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow import REPOSITORY
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.launch.slurm.ending import why_ended

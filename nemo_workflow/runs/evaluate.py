@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.utils.arguments import Parser

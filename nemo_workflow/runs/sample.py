@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from nemo_workflow import REPOSITORY
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.utils.arguments import Parser

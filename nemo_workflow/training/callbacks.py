@@ -20,7 +20,7 @@ import torch.distributed as dist
 from nemo_workflow.backends.cpu import products
 from nemo_workflow.backends.patching import replace
 from nemo_workflow.backends.registry import find
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.asked import asked_by_launcher
 from nemo_workflow.run_dir.report_process import Refresher

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from nemo import lightning as nl
 from torch.distributed.checkpoint.api import CheckpointException
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.checkpoints import (
     SPACE_MARGIN,
     UNFINISHED,

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from nemo_workflow.config import schedule
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.training.callbacks import RunLog
 
 REMEMBERED = ("last_epoch", "_step_count", "_last_lr")

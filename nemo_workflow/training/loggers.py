@@ -22,7 +22,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from nemo_workflow.config.checks.outputs import wandb_logged_in
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import metrics as events
 from nemo_workflow.run_dir.config_yaml import config_of
 from nemo_workflow.run_dir.metric_table import LOGGER_NAMES

@@ -20,7 +20,7 @@ from megatron.core.utils import get_model_config
 
 from nemo_workflow.backends.patching import replace, replace_on
 from nemo_workflow.backends.registry import find
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.training import sample_order
 from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.spikes import steps_to_skip

@@ -20,8 +20,8 @@ from nemo.collections.llm.gpt.data.pre_training import PreTrainingDataModule
 from nemo.collections.llm.recipes.precision import mixed_precision
 from nemo.lightning.pytorch.plugins.mixed_precision import MegatronMixedPrecision
 
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.recipe_fields import field_values
-from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models.architecture import ARCHITECTURE, as_nemo
 from nemo_workflow.models.pretrained import NemoModel, no_such_class, read_nemo_model
 from nemo_workflow.run_dir.checkpoints import FILENAME

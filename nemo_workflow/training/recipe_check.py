@@ -11,7 +11,7 @@ import fiddle as fdl
 
 from nemo_workflow.backends.patching import replaced
 from nemo_workflow.backends.registry import find
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.models import catalog
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.training import recipe

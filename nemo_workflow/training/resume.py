@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.branching import parent_of
 from nemo_workflow.run_dir.checkpoints import (
     Checkpoint,

@@ -35,7 +35,7 @@ from megatron.core.datasets.utils import Split
 
 from nemo_workflow.backends.patching import replace
 from nemo_workflow.backends.registry import find
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.checkpoints import Checkpoint
 from nemo_workflow.utils.files import flock, fsync_dir, write_json
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.models import catalog, flops, parameters
 from nemo_workflow.training.step_clock import Finished
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.run_dir.stopping import grace_seconds
 from nemo_workflow.training import liveness

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config import command_line
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.resolve import make_plan
-from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule, rate_at
 from nemo_workflow.launch import dry_run
 from nemo_workflow.run_dir.branching import branch_of

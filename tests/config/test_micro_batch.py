@@ -14,7 +14,7 @@ from nemo_workflow.config.card import card_of
 from nemo_workflow.config.command_line import parse
 from nemo_workflow.config.flags import AUTO
 from nemo_workflow.config.parallelism import Layout
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.launch import local
 from nemo_workflow.models import catalog, flops

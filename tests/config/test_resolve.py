@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config.parallelism import Layout, layers_a_stage
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.recipe_fields import field_values
-from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.schedule import Schedule, rate_at
 from nemo_workflow.data.indexed_dataset import read_pair
 from nemo_workflow.data.splits import parse_split, parts_of

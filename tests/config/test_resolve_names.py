@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config import command_line
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.resolve import make_plan
-from nemo_workflow.config.run_config import Plan
 from nemo_workflow.utils.errors import Refusal
 from tests.e2e.run.harness import REPOSITORY
 from tests.e2e.run.scenarios import ODD_NAME

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch import dry_run
 from nemo_workflow.run_dir.fingerprint import identity_of
 from nemo_workflow.utils.errors import Refusal

@@ -27,7 +27,7 @@ FOLLOW = """
 import sys
 from pathlib import Path
 from nemo_workflow.launch.monitor import Monitor
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from tests.runs import fake_runs
 plan = Plan.from_json((Path(sys.argv[1]) / "plan.json").read_text())
 plan.settings.log_every = 10

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.parallelism import Layout
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.data.blend import Source

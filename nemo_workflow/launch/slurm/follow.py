@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch import local
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cancel, state_of

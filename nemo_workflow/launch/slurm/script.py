@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.checks.slurm import is_below, needed_folders, slurm_arguments
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.local import TITLE, new_attempt
 from nemo_workflow.launch.nemo_run_import import import_nemo_run

@@ -18,7 +18,7 @@ from typing import Any
 from nemo_workflow.backends.patching import replace_on
 from nemo_workflow.backends.registry import find
 from nemo_workflow.config.flags import TABLE
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local
 from nemo_workflow.launch.corpus_plan import CorpusPlan

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nemo_workflow.config.checks.slurm import seconds_of, slurm_arguments
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.corpus_plan import CorpusPlan
 
 QOS_FIELDS = "name,maxwall,flags"

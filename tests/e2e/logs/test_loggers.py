@@ -20,7 +20,7 @@ FEED = """
 import os, sys, time, urllib.request
 from pathlib import Path
 from nemo_workflow.training import loggers
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.training import wandb_file
 from tests.runs import fake_runs
 folder, first, upto, how = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config import flags
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.recipe_fields import field_values
-from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch import dry_run
 from nemo_workflow.models import catalog
 from tests.config.test_resolve import own_flags

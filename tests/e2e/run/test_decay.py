@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import rate_at
 from tests.e2e.run.harness import manifest, samples
 

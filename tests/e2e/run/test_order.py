@@ -323,7 +323,7 @@ def test_two_nodes_without_a_common_lock_may_build_the_same(
 
 
 def test_evaluation_reads_the_samples_that_validation_read(one_rank: Any) -> None:
-    from nemo_workflow.config.run_config import Plan
+    from nemo_workflow.config.plan import Plan
     from nemo_workflow.runs.evaluate import validation_samples
     from nemo_workflow.training.sample_order import describe, validation_set
 

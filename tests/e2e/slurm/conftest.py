@@ -27,7 +27,7 @@ STAND_IN = '''
 """A stand-in for training: writes the events, checkpoints and errors that training writes, a step each 0.1 s."""
 import json, os, signal, sys, time
 from pathlib import Path
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 
 STOPPED = 75
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config.checks.slurm import SBATCH_OPTIONS
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.slurm import script
 from nemo_workflow.launch.slurm.cluster import Cluster
 from nemo_workflow.run_dir import metrics
@@ -360,7 +360,7 @@ FOLLOW = """
 import sys
 from nemo_workflow.utils.errors import run_command
 from nemo_workflow.config.checks.slurm import SBATCH_OPTIONS
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.launch.slurm.follow import follow
 from pathlib import Path

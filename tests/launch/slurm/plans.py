@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nemo_workflow.config import command_line
 from nemo_workflow.config.parallelism import Layout
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair

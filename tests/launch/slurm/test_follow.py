@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.config.run_config import Plan
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.slurm import follow
 from nemo_workflow.launch.slurm.cluster import JobState
