@@ -1,6 +1,7 @@
 # make install  what running needs, in .venv; make install-gpu the same for NVIDIA GPUs (CUDA 13)
 # make demo   install, then the whole pipeline on a CPU with a tiny model (no network beyond pip)
 # make test   install, then every test that needs no GPU
+# make test-fast  install, then the tests that take no seconds each: under a minute
 # make check  lint, format, types and the direction of imports
 # make generate  write again what comes from the table of flags (a test says when that is due)
 # make matrix  try the library versions of NVIDIA's containers (minutes), and write docs/versions.md
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in $$(bash -c 'type -ap python3.12 python3.11 python3');
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check generate clean install install-dev install-gpu matrix outdated
+.PHONY: demo test test-fast check generate clean install install-dev install-gpu matrix outdated
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -38,6 +39,8 @@ $(VENV)/installed: requirements.txt requirements/common.txt constraints.txt | $(
 	@# pip would compile on one core, for a minute; what a package keeps for another Python does not compile, as with pip
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	$(BIN)/pip check
+	@# `python -m nemo_workflow.runs` from any folder, once the environment is active
+	@echo "$(CURDIR)" > "$$(echo $(VENV)/lib/python3.*/site-packages)/nemo_workflow_here.pth"
 	@touch $@
 
 $(VENV)/installed-dev: requirements/dev.txt requirements/docs.txt $(VENV)/installed
@@ -60,6 +63,9 @@ demo: install
 
 test: install-dev
 	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2
+
+test-fast: install-dev
+	$(BIN)/python -m pytest -m "not e2e and not slow and not slurm and not gpu and not soak" -q -n 2
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -61,6 +61,10 @@ def main() -> int:
         return run_slurm(plan, settings)
     else:
         code = local.run_local(plan)
+        if code == 0:
+            from nemo_workflow.runs.finished import last_words
+
+            print("\n".join(last_words(plan)), flush=True)
     if code == 0 and settings.sample:
         from nemo_workflow.runs.sample import after_training
 

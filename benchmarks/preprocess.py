@@ -8,6 +8,7 @@
     python benchmarks/preprocess.py BENCH_DIR --part memory
     python benchmarks/preprocess.py BENCH_DIR --part files
     python benchmarks/preprocess.py BENCH_DIR --part resume
+    python benchmarks/preprocess.py BENCH_DIR --part nodes
 
 CLONE is a clone of NVIDIA/Megatron-LM (checked out at core_v0.15.3 for the dated page) and runs in the Python that runs
 this script; PYTHON is one with datatrove[processing,io]. Every figure is the median of --repeats runs (Megatron's and
@@ -291,6 +292,36 @@ def part_resume(args: argparse.Namespace) -> None:
     shutil.rmtree(out)
 
 
+def part_nodes(args: argparse.Namespace) -> None:
+    """The corpus by two nodes of a Slurm that is started here (root, on loopback), a worker each, and by one machine.
+
+    Both nodes are this machine: the row shows what sharing out and joining cost, not what two machines gain.
+    """
+    sys.path.insert(0, str(ROOT))
+    from tests.e2e.slurm.daemons import Daemons
+
+    big = repeated(args.bench, 0.36)
+    one = ours(args.bench, big, 2, args.repeats, memory=False)
+    slurm = Daemons()
+    command = [sys.executable, "-m", "nemo_workflow.preprocess", "--tokenizer", str(args.bench / "tokenizer")]
+    command += ["--input", str(big), "--output-dir", str(args.bench / "nodes"), "--workers", "1", "--overwrite"]
+    command += ["--executor", "slurm", "--no-container", "-A", "a1", "-P", "batch", "-N", "2", "--wait"]
+    try:
+        slurm.start()
+        environment = {"PYTHONPATH": str(ROOT), "SLURM_CONF": str(slurm.conf)}
+        two = measure(command, args.repeats, environment, memory=False)
+        times = slurm.run("sacct", "-X", "-n", "-P", "-s", "CD", "-S", "now-1hour", "-o", "ElapsedRaw").split()
+    finally:
+        slurm.stop()
+    name = f"{big.stem}_text_document.bin"
+    written = [args.bench / out / "preprocessed" / name for out in ("ours", "nodes")]
+    print(f"{big.stat().st_size / 1e6:.1f} MB, load average {os.getloadavg()[0]:.2f}")
+    print(f"one machine, 2 workers: {one.wall:.1f} s; two nodes, a worker each: {two.wall:.1f} s with submission,")
+    print(f"of them the job {', '.join(times)} s; identical: {filecmp.cmp(*written, shallow=False)}")
+    big.unlink()
+    shutil.rmtree(args.bench / "nodes")
+
+
 def repeated(bench: Path, gigabytes: float) -> Path:
     """The corpus, again and again."""
     path = bench / f"repeated{gigabytes:g}.jsonl"
@@ -321,6 +352,7 @@ PARTS = {
     "memory": part_memory,
     "files": part_files,
     "resume": part_resume,
+    "nodes": part_nodes,
 }
 
 

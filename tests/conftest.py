@@ -34,8 +34,10 @@ def own_attention() -> Iterator[None]:
 TOGETHER = ("e2e/run", "e2e/slurm", "preprocess", "wikipedia", "config")  # folders whose session fixtures are made once
 # What takes longest goes first, so that no process is left with it at the end.
 FIRST = (
-    "e2e/run", "e2e/slurm", "e2e/demo/test_demo", "e2e/conversion/test_layouts", "e2e/logs/test_loggers",
-    "e2e/parity/test_parity", "e2e/runs/test_sample", "config", "preprocess", "wikipedia", "e2e/demo/test_readme",
+    "e2e/run", "e2e/slurm", "e2e/demo/test_demo", "e2e/conversion/test_trained_families", "e2e/conversion/test_layouts",
+    "e2e/logs/test_loggers", "e2e/parity/test_parity", "e2e/conversion/test_families", "e2e/runs/test_sample",
+    "e2e/versions/test_matrix", "e2e/preprocess/test_kills", "e2e/preprocess/test_identity", "e2e/demo/test_readme",
+    "config", "preprocess", "wikipedia",
 )  # fmt: skip
 
 

@@ -15,6 +15,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from nemo_workflow.backends.patching import replaced
+from nemo_workflow.backends.registry import find
+
 NAME = "megatron.core.inference.unified_memory"
 
 
@@ -24,8 +27,13 @@ def leave_out() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
-def _no_build(*_: Any, **__: Any) -> NoReturn:
-    raise RuntimeError("inference with unified memory is not available in a training run")
+def no_build(original: Any) -> Any:
+    """Refuses to compile, for torch's `load_inline`."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError("inference with unified memory is not available in a training run")
+
+    return refuse
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -48,13 +56,6 @@ class _WithoutBuild(importlib.abc.Loader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Run the module's own code with torch's `load_inline` replaced, which it keeps under that name."""
-        from torch.utils import cpp_extension
-
-        build = cpp_extension.load_inline
-        cpp_extension.load_inline = _no_build
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.loader.exec_module(module)
-        finally:
-            cpp_extension.load_inline = build
+        with replaced(find("backends.memory_pool:no_build")), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.loader.exec_module(module)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import importlib.util
 import os
 
+from nemo_workflow.backends.patching import fits
+from nemo_workflow.backends.registry import find
+
 FILES = ("log_file_path_for_info", "log_file_path_for_err")
 
 
 def leave_out() -> None:
     """Send its files nowhere; before NeMo is imported. Does nothing where NeMo came without it (before 2.6)."""
-    if importlib.util.find_spec("nv_one_logger") is None:
+    if importlib.util.find_spec("nv_one_logger") is None or not fits(find("backends.one_logger:leave_out")):
         return
     from nv_one_logger.api.config import LoggerConfig, OneLoggerConfig
 

@@ -10,21 +10,26 @@ import functools
 import inspect
 from typing import Any
 
+from nemo_workflow.backends.patching import replace
+from nemo_workflow.backends.registry import find
+
 DEFAULTS = {"no_weight_decay_cond": None, "scale_lr_cond": None, "lr_mult": 1.0}
 
 
 def install() -> None:
-    """Drop the arguments that this megatron-core doesn't take where they say nothing. Imports megatron-core."""
-    from megatron.core import optimizer
+    """Imports megatron-core."""
+    replace(find("backends.optimizer_arguments:without_defaults"))
 
-    make = optimizer.get_megatron_optimizer
+
+def without_defaults(make: Any) -> Any:
+    """Drop the arguments that this megatron-core doesn't take where they say nothing."""
     gone = DEFAULTS.keys() - inspect.signature(make).parameters.keys()
     if not gone:
-        return
+        return make
 
     @functools.wraps(make)
-    def without_defaults(*values: Any, **named: Any) -> Any:
+    def drop(*values: Any, **named: Any) -> Any:
         kept = {name: value for name, value in named.items() if name not in gone or value != DEFAULTS[name]}
         return make(*values, **kept)
 
-    optimizer.get_megatron_optimizer = without_defaults
+    return drop

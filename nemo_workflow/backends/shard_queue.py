@@ -24,3 +24,10 @@ class ShardQueue:
             self.manager.start(die_with_parent, (os.getpid(),))
             self.queue = self.manager.Queue()
         return self.queue
+
+
+def with_the_rank(original: Any) -> Any:
+    """A queue in a spawned process, as megatron-core's own, that ends with its rank."""
+    import torch
+
+    return ShardQueue(torch.multiprocessing.get_context("spawn"))

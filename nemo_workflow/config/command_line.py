@@ -30,24 +30,27 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("-h", "--help", action=Help)
     groups = {name: made.add_argument_group(name) for name in GROUPS}
     for option in TABLE:
-        keywords: dict[str, Any] = {"dest": option.attribute, "help": described(option).replace("%", "%%")}
-        if option.switch:
-            keywords["action"] = "store_true"
-        else:
-            keywords |= {
-                "type": option.from_command_line,
-                "metavar": metavar(option),
-            }
-            if option.choices:
-                keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
-            if option.many:
-                keywords["action"] = "append"
-            if option.words:
-                keywords |= {"nargs": "+", "type": str}
-            if option.bare is not None:
-                keywords |= {"nargs": "?", "const": option.bare}
-        groups[option.group].add_argument(*option.spellings, **keywords)
+        add_flag(groups[option.group], option)
     return made
+
+
+def add_flag(group: Any, option: Option, text: str | None = None, **more: Any) -> None:
+    """Add a row of the table to a group of a parser; `text` replaces its help."""
+    help_text = (text or described(option)).replace("%", "%%")
+    keywords: dict[str, Any] = {"dest": option.attribute, "help": help_text, **more}
+    if option.switch:
+        keywords["action"] = "store_true"
+    else:
+        keywords |= {"type": option.from_command_line, "metavar": metavar(option)}
+        if option.choices:
+            keywords |= {"choices": option.choices, "metavar": "{" + ",".join(option.choices) + "}"}
+        if option.many:
+            keywords["action"] = "append"
+        if option.words:
+            keywords |= {"nargs": "+", "type": str}
+        if option.bare is not None:
+            keywords |= {"nargs": "?", "const": option.bare}
+    group.add_argument(*option.spellings, **keywords)
 
 
 def completion(shell: str) -> str:

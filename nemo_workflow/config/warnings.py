@@ -16,9 +16,10 @@ from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import libraries
-from nemo_workflow.utils.console import and_more, human_time
+from nemo_workflow.utils.console import and_more, counted, human_time
 
 BUSY_TOKENS = 4096  # per GPU and micro batch: CP2 at 4,096 keeps 89 % of one H200's speed, CP4 at 2,048 half of it
+SMALLER = 8  # times smaller than the batch used: a recipe's own batch is worth a word
 USEFUL_EPOCHS = 4  # of the same text: up to there nearly as good as new text
 WORTH = 0.02  # of a GPU's memory
 
@@ -36,6 +37,8 @@ def add(run: Run) -> None:
     if run.settings.cpu_offloading_weights:
         run.notes.append("--cpu-offloading-weights: does nothing, Transformer Engine 2.9 offloads no weights any more")
     _nemo_of_the_ranks(run)
+    _batch_of_the_guide(run)
+    _more_processes_than_cores(run)
     _long_steps(run)
     _end_of_branch(run)
     _often_seen(run)
@@ -72,6 +75,34 @@ def _long_steps(run: Run) -> None:
     seconds = cpu_step_seconds(run) if run.accelerator == "cpu" and run.settings.executor == "local" else None
     if seconds is not None and seconds > LONG_STEP_SECONDS:
         run.notes.append(f"on this machine's CPU a step will take some {human_time(seconds)}")
+
+
+def _batch_of_the_guide(run: Run) -> None:
+    """An unset batch is the guide's, which was made for a model of 8 billion parameters on many GPUs."""
+    name = "global_batch_size"
+    if name in run.settings.given or run.recipe is None or run.layout is None:
+        return
+    own, used = run.recipe.fields[f"data.{name}"], run.settings.global_batch_size
+    if own * SMALLER > used:
+        return
+    per_rank = used // max(1, run.settings.micro_batch_size * run.layout.data)
+    seconds = cpu_step_seconds(run) if run.accelerator == "cpu" and run.settings.executor == "local" else None
+    time = f"; on this machine's CPU a step takes some {human_time(seconds)}" if seconds else ""
+    run.notes.append(
+        f"--global-batch-size is unset, so it is {used:,}, {counted(per_rank, 'micro batch')} per step; {run.recipe.name}'s own"
+        f" is {own:,} (-gbs {own}){time}"
+    )
+
+
+def _more_processes_than_cores(run: Run) -> None:
+    if run.accelerator != "cpu" or run.settings.executor != "local" or run.layout is None:
+        return
+    cores = len(os.sched_getaffinity(0))
+    if run.layout.ranks_per_node > cores:
+        run.notes.append(
+            f"--num-gpus {run.layout.ranks_per_node}: more processes than the {counted(cores, 'core')} of this machine, which"
+            f" take turns; -G {cores} is faster"
+        )
 
 
 def _nemo_of_the_ranks(run: Run) -> None:

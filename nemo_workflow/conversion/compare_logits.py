@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from nemo_workflow.backends.patching import replaced
+from nemo_workflow.backends.registry import find
 from nemo_workflow.conversion import nemo_context
 from nemo_workflow.conversion.buffers import only_rows
 from nemo_workflow.conversion.compare_tensors import Comparison, Weights
@@ -267,7 +269,12 @@ def one_rank() -> Iterator[None]:
 @contextlib.contextmanager
 def parameters_on_meta() -> Iterator[None]:
     """Modules made inside have parameters without storage; buffers (rotary tables) are real."""
-    original = torch.nn.Module.register_parameter
+    with replaced(find("conversion.compare_logits:on_meta")):
+        yield
+
+
+def on_meta(original: Any) -> Any:
+    """torch's `register_parameter` that keeps a parameter's shape and type alone."""
 
     def register(self: torch.nn.Module, name: str, param: torch.nn.Parameter | None) -> None:
         original(self, name, param)
@@ -276,11 +283,7 @@ def parameters_on_meta() -> Iterator[None]:
             meta.__dict__.update(param.__dict__)
             self._parameters[name] = meta
 
-    torch.nn.Module.register_parameter = register
-    try:
-        yield
-    finally:
-        torch.nn.Module.register_parameter = original
+    return register
 
 
 @dataclass(frozen=True)

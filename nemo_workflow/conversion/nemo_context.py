@@ -99,8 +99,9 @@ def prepare() -> None:
     model from rounding.
     """
     from nemo_workflow.backends import cpu
+    from nemo_workflow.backends.patching import GPU_ONLY
 
-    for module in cpu.GPU_ONLY:
+    for module in GPU_ONLY:
         if sys.modules.setdefault(module, None) is not None:  # type: ignore[arg-type]  # None: it can't be imported
             return  # this process uses the GPU already
     cpu.install(strict=False)

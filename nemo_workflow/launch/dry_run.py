@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from nemo_workflow.backends import registry
 from nemo_workflow.config import memory, run_time
 from nemo_workflow.config.memory import GIB, Usage
 from nemo_workflow.config.parallelism import layers_a_stage
@@ -65,6 +66,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "memory": _memory(plan, recipe),
         "time": _time(plan, recipe),
         "differences": differences(plan, recipe),
+        "patches": [registry.described(patch) for patch in registry.that_apply(plan.settings, plan.accelerator)],
         "run_dir": plan.run_dir,
         "notes": list(plan.notes),
     }

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import nemo_run as run
-from nemo_run.run.torchx_backend.components import torchrun as components
 
+from nemo_workflow.backends.patching import replaced
+from nemo_workflow.backends.registry import find
 from nemo_workflow.config.run_config import Plan
 
 LOOPBACK = "127.0.0.1"
@@ -33,19 +34,20 @@ def rendezvous_by_address() -> Iterator[None]:
 
     torchrun would wait without a word, for as long as nobody ends it.
     """
-    original = components.torchrun
+    with replaced(find("launch.executors:with_address")):
+        yield
 
-    def with_address(*arguments: Any, **keywords: Any) -> Any:
+
+def with_address(original: Any) -> Any:
+    """nemo_run's `torchrun` with an address in place of a name."""
+
+    def torchrun(*arguments: Any, **keywords: Any) -> Any:
         app = original(*arguments, **keywords)
         for role in app.roles:
             role.args = [f"{LOOPBACK}:0" if word == "localhost:0" else word for word in role.args]
         return app
 
-    components.torchrun = with_address
-    try:
-        yield
-    finally:
-        components.torchrun = original
+    return torchrun
 
 
 def worker_environment(plan: Plan, code: Path) -> dict[str, str]:

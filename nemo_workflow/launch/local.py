@@ -20,6 +20,7 @@ import psutil
 from nemo_workflow import PACKAGE
 from nemo_workflow.config import micro_batch, resolve
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.restarts import Restarts
@@ -102,7 +103,7 @@ def check_space(plan: Plan) -> None:
         )
 
 
-def new_attempt(plan: Plan) -> Path:
+def new_attempt(plan: Plan | CorpusPlan) -> Path:
     """The folder that the next start will have; it doesn't exist yet."""
     attempt = plan.folder / "attempts" / time.strftime("%Y%m%d-%H%M%S")
     while attempt.exists():  # two starts within a second
@@ -119,9 +120,14 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
     with written_aside(plan.folder / "plan.json") as stream:
         stream.write(plan.to_json())
     staged_tokenizer.stage(plan)
-    shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_code(attempt)
     write_json(attempt / metrics.VERSIONS, metrics.versions())
     return attempt
+
+
+def copy_code(attempt: Path) -> None:
+    """So that the workers run what was launched, whatever becomes of the sources meanwhile."""
+    shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 class _Local:

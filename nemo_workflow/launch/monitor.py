@@ -10,7 +10,7 @@ from typing import Any
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir import metrics
-from nemo_workflow.utils.console import Meter, human_count, human_time
+from nemo_workflow.utils.console import Meter, counted, human_count, human_time
 
 WAIT_SECONDS = 20.0  # for the first step, or between two, after which a line says that the run lives
 REPEAT_SECONDS = 60.0  # until the next of such lines
@@ -55,6 +55,7 @@ class Monitor:
         self.val_loss = metrics.last(path).get("validation", {}).get("val_loss")
         self.left = TimeLeft()
         self.live = ""  # what the live line says
+        self.newest_step: dict[str, Any] | None = None
         self.saving = False
         self.started = False
         self.last_step = 0
@@ -116,14 +117,28 @@ class Monitor:
             self._show_step(event, max_steps)
             return
         text = metrics.plain(event, max_steps, self.plan.settings.log_every)
+        if text and kind == "start":
+            text += f", on {self._where()}"
+        if (
+            kind == "validation" and self.newest_step and self.live
+        ):  # the line that stays shows this loss, not the one before
+            self.live = metrics.progress(self.newest_step, max_steps, None, self.val_loss, self.meter.columns)
         if text:
             self.meter.note(text)
             self._draw(always=True)  # below the line that stays, until the next step
+
+    def _where(self) -> str:
+        """What the ranks compute on: a GPU that wasn't found makes a CPU run, and should be seen."""
+        ranks = self.plan.layout.ranks
+        if self.plan.accelerator == "cpu":
+            return f"the CPU, {counted(ranks, 'process')}"
+        return counted(ranks, "GPU")
 
     def _show_step(self, event: dict[str, Any], max_steps: int) -> None:
         """On a terminal every step; in a log those asked for, the second, and one after a long wait."""
         left = self.left.after(event, max_steps)
         if self.meter.live:
+            self.newest_step = event
             self.live = metrics.progress(event, max_steps, left, self.val_loss, self.meter.columns)
             return
         now, step = time.monotonic(), event["step"]

@@ -189,6 +189,19 @@ def copy_back(copied: Path, target: Path) -> list[str]:
     return sorted(files)
 
 
+def without_token_types(folder: Path) -> None:
+    """Name a plain tokenizer's inputs where nothing does: its class adds token_type_ids, and generate() takes none.
+
+    No causal language model of transformers has token types, so that `model.generate(**tokenizer(text))` would fail.
+    """
+    path = folder / CONFIG
+    config = json_of(path)
+    plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", *BACKENDS)
+    if plain and "model_input_names" not in config:
+        config["model_input_names"] = ["input_ids", "attention_mask"]
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 # transformers 5's names of what 4.57 has under another
 BACKENDS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 

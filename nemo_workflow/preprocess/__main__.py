@@ -6,7 +6,7 @@ from nemo_workflow.utils.errors import run_command
 
 def main_and_leave() -> None:
     """Everything is on disk then, and Python would take a tenth of a second to free what the tokenizer holds."""
-    from nemo_workflow.preprocess.command import main
+    from nemo_workflow.launch.corpus.command import main
 
     code = main()
     sys.stdout.flush()

@@ -151,48 +151,45 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, check, run."""
+    """Parse, check, run on this machine."""
     args = parser().parse_args(with_hyphens(sys.argv[1:] if argv is None else argv))
+    with os_errors_refused(f"--output-dir {args.output_dir}"):
+        check(args)
+    return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do on this machine what checked arguments say."""
     signal.signal(signal.SIGTERM, _stop)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy starts its threads, which nothing here uses, when it is imported
-    with os_errors_refused(f"--output-dir {args.output_dir}"):
-        _check(args)
-    from nemo_workflow.preprocess.earlier import recipe_of
-    from nemo_workflow.preprocess.groups import group
-    from nemo_workflow.preprocess.input_files import find_sources
+    from nemo_workflow.preprocess.asked import read_asked
     from nemo_workflow.preprocess.output_dir import clean_up_stale
     from nemo_workflow.preprocess.startup import Loading
-    from nemo_workflow.preprocess.tokenizer import resolve_folder
     from nemo_workflow.preprocess.work import still_to_do
 
     began, meter = time.monotonic(), Meter()
-    keys = tuple(args.join_fields or args.json_keys)
-    names = ("text",) if args.join_fields else keys
-    folder = Path(args.output_dir).expanduser() / "preprocessed"
-    sources, notes = find_sources(args.input, args.input_dir, args.data_prefix, folder)
-    groups = group(sources, args.join, names)
-    with os_errors_refused(f"--tokenizer {args.tokenizer}"):
-        tokenizer = resolve_folder(args.tokenizer, args.trust_remote_code)
-        recipe = recipe_of(args, tokenizer)
+    asked = read_asked(args)
     with os_errors_refused(f"--output-dir {args.output_dir}"):
-        for line in [*notes, *clean_up_stale(folder, None if args.overwrite else recipe)]:
+        for line in [*asked.notes, *clean_up_stale(asked.folder, None if args.overwrite else asked.recipe)]:
             meter.note(line)
-        todo = still_to_do(groups, folder, names, recipe, args)
-    if len(todo.groups) < len(groups):
-        meter.note(f"{counted(len(groups) - len(todo.groups), 'pair')} already whole: same input, tokenizer and flags")
+        todo = still_to_do(asked.groups, asked.folder, asked.names, asked.recipe, args)
+    if len(todo.groups) < len(asked.groups):
+        done = len(asked.groups) - len(todo.groups)
+        meter.note(f"{counted(done, 'pair')} already whole: same input, tokenizer and flags")
     if not todo.groups:
-        print(f"nothing to do: {folder} holds what this command writes; --overwrite writes it again")
+        print(asked.nothing_to_do())
         return 0
-    loading = Loading(args, tokenizer, todo.sources, keys)
+    loading = Loading(args, asked.tokenizer, todo.sources, asked.keys)
     loading.load(beside="nemo_workflow.preprocess.run")
     from nemo_workflow.preprocess.run import Run
 
-    for line in Run(args, todo, recipe, keys, folder, loading, meter).execute(began):
+    for line in Run(args, todo, asked.recipe, asked.keys, asked.folder, loading, meter).execute(began):
         print(line)
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace) -> None:
+    """Set what was left out and read the keys; raises Refusal with every problem."""
     problems = []
     if not args.input and not args.input_dir:
         problems.append("--input-dir or --input: one of them must say where the text is")

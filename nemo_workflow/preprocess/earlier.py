@@ -46,12 +46,13 @@ def identity_of(source: Source) -> dict[str, Any]:
     with source.path.open("rb", buffering=0) as stream:
         for place in (0, source.size // 2, max(0, source.size - SAMPLE)):
             digest.update(os.pread(stream.fileno(), SAMPLE, place))
-    return {
+    whole = {
         "path": str(source.path.absolute()),
         "size": source.size,
         "mtime_ns": source.stat.st_mtime_ns,
         "sample_sha256": digest.hexdigest(),
     }
+    return whole | {"part": list(source.part)} if source.part else whole
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Earlier:
 
 
 def same_input(said: dict[str, Any], identity: dict[str, Any]) -> bool:
-    return all(said.get(name) == value for name, value in identity.items())
+    return said.get("part") == identity.get("part") and all(said.get(name) == value for name, value in identity.items())
 
 
 @dataclass(frozen=True)

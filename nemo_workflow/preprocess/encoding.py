@@ -34,7 +34,7 @@ class BadShare:
 
     def __init__(self, most: float, sources: list[Source]):
         self.most, self.sources = most, sources
-        self.size = sum(source.size for source in sources)
+        self.size = sum(source.to_read for source in sources)
         self.lines = 0
         self.bad: Counter[str] = Counter()
         self.by_source: Counter[str] = Counter()
@@ -83,13 +83,13 @@ class Encoding:
             for place, line in enumerate(work.lines.get(group.prefix, ())):
                 self.line_of[first + place] = line
         self.share = BadShare(max_bad, self.sources)
-        self.progress = Progress(meter, sum(source.size for source in self.sources))
+        self.progress = Progress(meter, sum(source.to_read for source in self.sources))
         self.outputs: list[Output] = []
         self._unsynced: list[Output] = []
         believed = [line for lines in work.lines.values() for line in lines]
         self.journal = Journal(context.folder.run_dir, self._sync, believed)
         self.at = -1  # number of the input whose results are being taken
-        self.finished_inputs = self.finished_bytes = 0
+        self.finished_inputs = 0
 
     def todo(self) -> dict[int, Todo]:
         """What the reader is to read of each input."""
@@ -98,7 +98,7 @@ class Encoding:
             line = self.line_of.get(number)
             if line is not None:
                 out[number] = Todo(start=line["position"], done=line["done"])
-            elif source.path in self.work.kept:
+            elif source.path in self.work.kept and source.part is None:
                 out[number] = Todo(kept=self.work.kept[source.path])
         return out
 
@@ -146,7 +146,6 @@ class Encoding:
             self.journal.mark(line, output.flush, written=True)
             self.journal.advance()
         self.finished_inputs += 1
-        self.finished_bytes += source.size
         if source is output.group.sources[-1]:
             output.close()
 
@@ -170,8 +169,9 @@ class Encoding:
 
     def _bad(self, source: Source, output: Output, bad: Reject) -> Refusal:
         kind = "row" if source.is_table else "file" if source.is_text else "line"
+        number = source.lines_before() + output.current.lines + bad.line
         return Refusal(
-            f"{source.path}:{output.current.lines + bad.line}: {bad.reason} in this {kind}: {bad.detail}; nothing was "
+            f"{source.path}:{number}: {bad.reason} in this {kind}: {bad.detail}; nothing was "
             f"written. Mend it, or leave such {kind}s out with --on-error skip"
         )
 

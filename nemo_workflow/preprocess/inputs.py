@@ -26,7 +26,7 @@ class Todo:
 
     start: int = 0  # where its next task begins (Task.position)
     done: bool = False
-    kept: KeptInput | None = None
+    kept: tuple[KeptInput, ...] = ()  # its parts in their order
 
 
 class Reader:
@@ -49,13 +49,14 @@ class Reader:
         before = 0
         for number, source in enumerate(self.sources):
             todo = self.todo.get(number, Todo())
-            if todo.kept is not None:
-                for kept in todo.kept.tasks(number, before + source.size, self.chunk):
-                    yield kept, False
+            if todo.kept:
+                for part in todo.kept:
+                    for kept in part.tasks(number, before + source.to_read, self.chunk):
+                        yield kept, False
             elif not todo.done:
                 for task in self._of(number, source, before, todo.start):
                     yield task, isinstance(task, (LinesInFile, TextFile))
-            before += source.size
+            before += source.to_read
 
     def _of(self, number: int, source: Source, before: int, start: int) -> Iterator[Task]:
         if source.is_text:
@@ -66,9 +67,10 @@ class Reader:
         elif not source.is_plain:
             yield from self._compressed(number, source, before, start)
         else:
-            for begin, end in line_ranges(source.path, self.chunk, start):
+            first = source.part[0] if source.part else 0
+            for begin, end in line_ranges(source.path, self.chunk, start, source.part):
                 giant = end - begin > GIANT
-                yield LinesInFile(number, before + end, source.path, begin, end, giant, position=end)
+                yield LinesInFile(number, before + end - first, source.path, begin, end, giant, position=end)
 
     def _compressed(self, number: int, source: Source, before: int, start: int) -> Iterator[Task]:
         def warn(text: str) -> None:
@@ -118,11 +120,16 @@ class Reader:
                 yield Rows(number, before + int(source.size * share), columns, position=row)
 
 
-def line_ranges(path: Path, chunk: int, start: int = 0) -> Iterator[tuple[int, int]]:
+def line_ranges(
+    path: Path, chunk: int, start: int = 0, part: tuple[int, int] | None = None
+) -> Iterator[tuple[int, int]]:
     """Byte ranges of whole lines from byte `start` on, about `chunk` bytes each; a line of more than GIANT bytes is a
-    range of its own."""
+    range of its own. With `part`, of the lines that begin in it only."""
     with path.open("rb", buffering=0) as stream:
         size = os.fstat(stream.fileno()).st_size
+        if part is not None:
+            first, last = (_after_newline(stream, at - 1, size) if 0 < at < size else min(at, size) for at in part)
+            start, size = max(start, first), last
         while start < size:
             end = min(start + chunk, size)
             if end < size:

@@ -18,7 +18,7 @@ from nemo_workflow.preprocess.pair_writer import PairWriter
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.stats import Tally, lines_for_people
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
-from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.errors import Failure
 
 
 class Input:
@@ -80,6 +80,7 @@ class Context:
     folder: OutputFolder
     common: Callable[[], dict[str, Any]]
     alone: bool  # there is one group only
+    nothing_made: Callable[[list[str]], Exception]  # what is raised where no pair would hold a token
 
 
 class Output:
@@ -175,7 +176,7 @@ class Output:
             if not why and tally.tokens == 0:
                 why = f"every {key!r} is empty"
         if why and self.context.alone:
-            raise Refusal(f"{names}: {why}; there is nothing to train on")
+            raise self.context.nothing_made([f"{names}: {why}"])
         self.empty = bool(why)
         self.why = f"{names}: {why}"
         self.closed = True

@@ -158,6 +158,7 @@ class Child:
 
 def _serve(connection: Connection, make_handler: Callable[[], tuple[Any, Callable[[Any], Any]]], parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm's warning goes to the whole group too
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         die_with_parent(parent)

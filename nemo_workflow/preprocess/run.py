@@ -19,6 +19,7 @@ from nemo_workflow.preprocess.outputs import Context, Output
 from nemo_workflow.preprocess.pool import Pool
 from nemo_workflow.preprocess.startup import Loading
 from nemo_workflow.preprocess.stats import tokenizer_json
+from nemo_workflow.preprocess.tokenizer import TokenizerSpec
 from nemo_workflow.preprocess.worker import Encoder, Job
 from nemo_workflow.utils import console
 from nemo_workflow.utils.console import counted
@@ -27,6 +28,15 @@ from nemo_workflow.utils.errors import Refusal
 PAIR = (".bin", ".idx")
 CHUNK = 4 << 20  # bytes of input a task
 SHOWN = 10  # pairs whose figures are printed
+
+
+def check_end(args: argparse.Namespace, spec: TokenizerSpec) -> None:
+    """Raise Refusal where documents are to end with a token that the tokenizer does not name."""
+    if args.append_eod and spec.eod is None:
+        raise Refusal(
+            f"--tokenizer {args.tokenizer}: it names no eos_token to end documents with; "
+            "give --eod-token TOKEN, or --no-append-eod"
+        )
 
 
 class Run:
@@ -51,15 +61,15 @@ class Run:
         """Do it all; yields the lines of the closing summary."""
         self.began = began
         self.spec, self.sample, self.expected = self.loading.reference()
-        if self.args.append_eod and self.spec.eod is None:
-            raise Refusal(
-                f"--tokenizer {self.args.tokenizer}: it names no eos_token to end documents with; "
-                "give --eod-token TOKEN, or --no-append-eod"
-            )
+        check_end(self.args, self.spec)
         with disk_errors(self.folder), OutputFolder(self.folder, self.args.overwrite, self.recipe) as output:
             outputs = self._encode_all(output)
             lines = self._finish(output, outputs)
         yield from lines
+
+    def nothing_made(self, why: list[str]) -> Exception:
+        """What to raise where no pair would hold a token."""
+        return Refusal([f"{each}; there is nothing to train on" for each in why])
 
     def _engine(self) -> Engine:
         """The engine that the flags and the tokenizer allow, loaded here so that the workers share its memory."""
@@ -86,7 +96,7 @@ class Run:
         args = self.args
         engine = self._engine()
         job = Job(self.spec, self.keys, args.append_eod, args.special_tokens, output.run_dir, self.separator)
-        size = sum(source.size for source in self.sources)
+        size = sum(source.to_read for source in self.sources)
         count = max(1, min(args.workers, 1 + size // (CHUNK // 16)))
 
         def handler() -> tuple[str | None, Encoder]:
@@ -141,10 +151,10 @@ class Run:
         output.expect(
             [f"{stem}{end}" for group in self.work.groups for stem in group.stems(self._names) for end in PAIR]
         )
-        total = sum(source.size for source in self.sources)
+        total = sum(source.to_read for source in self.sources)
         chunk = min(CHUNK, max(CHUNK // 16, total // (4 * self.args.workers)))
         pool = self._start(output)
-        context = Context(self._names, self.spec, output, self._common, len(self.work.groups) == 1)
+        context = Context(self._names, self.spec, output, self._common, len(self.work.groups) == 1, self.nothing_made)
         encoding = Encoding(self.work, context, self.args.max_bad, skip, self.meter)
         output.keep = encoding.worth_keeping
         reader = Reader(self.sources, self.keys, output.run_dir, chunk, self.meter.note, encoding.todo())
@@ -180,7 +190,7 @@ class Run:
         made = [each for each in outputs if not each.empty]
         empty = [each.why for each in outputs if each.empty]
         if not made:
-            raise Refusal([f"{why}; there is nothing to train on" for why in empty])
+            raise self.nothing_made(empty)
         if empty:
             more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
             self.meter.note(f"WARNING: no pair is made of {'; '.join(empty[:SHOWN])}{more}")
@@ -198,9 +208,9 @@ class Run:
                 f"and {len(made) - SHOWN:,} more with {documents:,} documents (a .json beside each has its figures)"
             )
         tokens = sum(each.tokens for each in made)
-        size, seconds = sum(source.size for source in self.sources), max(1e-9, time.monotonic() - self.began)
+        seconds = time.monotonic() - self.began  # of all of it; the progress line had the speed of the encoding
         lines.append(
-            f"{counted(len(self.sources), 'file')}, {tokens:,} tokens in {console.human_time(seconds)} "
-            f"({size / 1e6 / seconds:.1f} MB/s, {console.human_count(tokens / seconds)} tokens/s) -> {self.folder}"
+            f"{counted(len(self.sources), 'file')}, {tokens:,} tokens -> {self.folder}; {console.human_time(seconds)},"
+            " loading and writing included"
         )
         return lines

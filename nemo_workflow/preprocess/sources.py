@@ -33,11 +33,15 @@ OF_DATASETS = ("dataset_info.json", "state.json", "dataset_dict.json")
 
 @dataclass(frozen=True)
 class Source:
-    """One input file. `prefix` names its outputs, `top` the top folder below what was given as input."""
+    """One input file. `prefix` names its outputs, `top` the top folder below what was given as input.
+
+    With `part`, only its lines that begin from the first byte up to the second.
+    """
 
     path: Path
     prefix: str
     top: str = ""
+    part: tuple[int, int] | None = None
 
     @cached_property
     def _name(self) -> str:
@@ -64,7 +68,22 @@ class Source:
 
     @property
     def size(self) -> int:
+        """Bytes of the file."""
         return self.stat.st_size
+
+    @property
+    def to_read(self) -> int:
+        """Bytes of the file that are read."""
+        return min(self.size, self.part[1]) - self.part[0] if self.part else self.size
+
+    def lines_before(self) -> int:
+        """Lines of the file before its part."""
+        count, left, last = 0, self.part[0] if self.part else 0, b"\n"
+        with self.path.open("rb") as stream:
+            while left and (block := stream.read(min(left, 1 << 24))):
+                count += block.count(b"\n")
+                left, last = left - len(block), block[-1:]
+        return count + (last != b"\n")  # the line that goes on into the part
 
 
 def stem_of(path: Path) -> str | None:

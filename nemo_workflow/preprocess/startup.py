@@ -38,6 +38,7 @@ class Loading:
         self.flag = f"--tokenizer {args.tokenizer}"
         self.file = folder / "tokenizer.json"
         self._child = Child(reference_ids, args, self.file.parent, sample_texts(sources, keys))
+        self._reference: tuple[TokenizerSpec, list[str], list[list[int]]] | None = None
         self.fast: Any = None
         self.not_fast = "there is no tokenizer.json"
 
@@ -57,5 +58,7 @@ class Loading:
 
     def reference(self) -> tuple[TokenizerSpec, list[str], list[list[int]]]:
         """What `reference_ids` returned or raised."""
-        with os_errors_refused(self.flag):
-            return self._child.result()
+        if self._reference is None:
+            with os_errors_refused(self.flag):
+                self._reference = self._child.result()
+        return self._reference

@@ -16,11 +16,12 @@ from nemo_workflow.utils.errors import Refusal
 
 @dataclass(frozen=True)
 class Work:
-    """The groups to encode, and what is done of them: `lines` of the journal by prefix, inputs `kept` from pairs by path."""
+    """The groups to encode, and what is done of them: `lines` of the journal by prefix, inputs `kept` from pairs by path,
+    each in one part or several."""
 
     groups: list[Group]
     lines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    kept: dict[Path, KeptInput] = field(default_factory=dict)
+    kept: dict[Path, tuple[KeptInput, ...]] = field(default_factory=dict)
 
     @property
     def sources(self) -> list[Source]:
@@ -57,7 +58,9 @@ def _in_files(lines: list[dict[str, Any]], group: Group, run_dir: Path, keys: Se
 
 def still_to_do(groups: list[Group], folder: Path, names: Sequence[str], recipe: str, args: argparse.Namespace) -> Work:
     """The groups without their pairs, or with pairs of inputs that have changed; raises Refusal for pairs of another make."""
-    todo, kept, foreign = [], {}, []
+    todo: list[Group] = []
+    kept: dict[Path, tuple[KeptInput, ...]] = {}
+    foreign: list[Path] = []
     for group in groups:
         there = [
             path
@@ -73,7 +76,7 @@ def still_to_do(groups: list[Group], folder: Path, names: Sequence[str], recipe:
             foreign += there
         elif not found.whole:
             todo.append(group)
-            kept.update(found.inputs)
+            kept.update({path: (part,) for path, part in found.inputs.items()})
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise Refusal(

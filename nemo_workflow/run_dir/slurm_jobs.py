@@ -59,6 +59,16 @@ def hung_mark(attempt: Path, restart: int) -> Path:
     return attempt / f"hung-{restart}"
 
 
+def stopped_mark(attempt: Path, restart: int) -> Path:
+    """The file of a rank that stopped because it was asked to, where no metrics tell."""
+    return attempt / f"stopped-{restart}"
+
+
+def done_mark(attempt: Path, restart: int) -> Path:
+    """The file that says that all work is done, however single ranks ended: preprocessing goes on without a lost node."""
+    return attempt / f"done-{restart}"
+
+
 def cancelled_mark(attempt: Path) -> Path:
     """The file that holds the name of who cancelled a job with `runs cancel`."""
     return attempt / "cancelled"

@@ -51,9 +51,9 @@ def _command(commands: Any, name: str, text: str, function: Any) -> Any:
 def find_run(output_dir: str, name: str) -> Path:
     """The folder of a run by its experiment's name, a job id or an experiment id; raises Refusal."""
     root = Path(output_dir).expanduser().absolute()
-    if (root / name / "plan.json").is_file():
+    if (root / name / "plan.json").is_file() or corpus_jobs(root / name):
         return root / name
-    runs = sorted(path.parent for path in root.glob("*/plan.json"))
+    runs = sorted({*(path.parent for path in root.glob("*/plan.json")), *filter(corpus_jobs, root.glob("*"))})
     for run in runs:
         if any(name in (job.job_id, job.experiment_id) for job in slurm_jobs.jobs_of(run)):
             return run
@@ -61,7 +61,14 @@ def find_run(output_dir: str, name: str) -> Path:
     raise Refusal(f"{name}: no such run below {root} (--output-dir); {known}")
 
 
+def corpus_jobs(run: Path) -> list[Job]:
+    """The jobs of a folder that preprocess_data.sh --executor slurm made."""
+    return [] if (run / "plan.json").is_file() else slurm_jobs.jobs_of(run)
+
+
 def _plan(run: Path) -> Plan:
+    if corpus_jobs(run):
+        raise Refusal(f"{run.name}: a preprocessing job; give the command that submitted it again, and it goes on")
     return Plan.from_json((run / "plan.json").read_text(encoding="utf-8"))
 
 
@@ -85,14 +92,16 @@ def holder(run: Path) -> int | None:
 
 def _status(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
-    plan = _plan(run)
+    corpus = bool(corpus_jobs(run))
     print(run)
     for job in slurm_jobs.latest(run):
         print(f"  {_job_line(job)}")
     if not slurm_jobs.latest(run):
         pid = holder(run)
         print("  not running" if pid is None else f"  running on this machine, process {pid}")
-    print(f"  {_progress(plan)}")
+    if corpus:
+        return 0
+    print(f"  {_progress(_plan(run))}")
     newest, complaints = newest_whole(run / "checkpoints")
     print(f"  newest checkpoint: {newest.path}" if newest else "  no checkpoint yet")
     for complaint in complaints:
@@ -226,7 +235,10 @@ def _cancel(arguments: Any) -> int:
     elif not active:
         raise Refusal(f"{run.name}: not running, nothing to cancel")
     newest, _ = newest_whole(run / "checkpoints")
-    print(f"{run.name}: step {newest.step} is saved" if newest else f"{run.name}: no checkpoint was saved")
+    if corpus_jobs(run):
+        print(f"{run.name}: finished pieces are kept; the same command goes on with the others")
+    else:
+        print(f"{run.name}: step {newest.step} is saved" if newest else f"{run.name}: no checkpoint was saved")
     return 0
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import lightning.pytorch as pl
-import lightning.pytorch.loops.fit_loop as lightning_fit_loop
-import nemo.lightning._strategy_lib as strategy_lib
 import torch
 import torch.distributed as dist
 
 from nemo_workflow.backends.cpu import products
+from nemo_workflow.backends.patching import replace
+from nemo_workflow.backends.registry import find
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.asked import asked_by_launcher
@@ -45,10 +45,17 @@ def be_deterministic() -> None:
 
 def seed_everything(seed: int) -> None:
     """Seed of the weights and dropout; NeMo's strategy always passes its own default, 1234, otherwise."""
-    strategy_lib.init_parallel_ranks = functools.partial(_init_parallel_ranks, seed=seed)
+    replace(find("training.callbacks:with_seed"), functools.partial(with_seed, seed=seed))
 
 
-_init_parallel_ranks = strategy_lib.init_parallel_ranks
+def with_seed(original: Any, seed: int) -> Any:
+    """NeMo's `init_parallel_ranks` with this seed, whatever it is called with."""
+
+    @functools.wraps(original)
+    def init_parallel_ranks(*ranks: Any, **named: Any) -> Any:
+        return original(*ranks, **named | {"seed": seed})
+
+    return init_parallel_ranks
 
 
 class RunLog(pl.Callback):
@@ -224,7 +231,7 @@ class MissedValidation(pl.Callback):
         self.looked = False
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        trainer.fit_loop.__class__ = _FitLoop
+        replace(find("training.callbacks:never_skipped"))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._look(trainer)
@@ -251,12 +258,9 @@ class MissedValidation(pl.Callback):
             trainer.training = True
 
 
-class _FitLoop(lightning_fit_loop._FitLoop):
-    """Lightning's, which calls the hooks of a training that has no step left too."""
-
-    @property
-    def skip(self) -> bool:
-        return False
+def never_skipped(original: Any) -> Any:
+    """Lightning's fit loop calls the hooks of a training that has no step left too."""
+    return property(lambda loop: False)
 
 
 class Stopper(pl.Callback):

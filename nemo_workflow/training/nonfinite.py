@@ -7,14 +7,19 @@ the optimizer is about to step, and stop or skip together.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup
+from megatron.core.utils import get_model_config
 
+from nemo_workflow.backends.patching import replace, replace_on
+from nemo_workflow.backends.registry import find
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.training import sample_order
 from nemo_workflow.training.checkpointing import Checkpoints
@@ -30,7 +35,7 @@ class NanGuard(pl.Callback):
     """Stops before an update with a NaN or infinite gradient, or leaves it out, as --on-nan says.
 
     Not for 16-mixed, where infinite gradients are part of finding the loss scale and Megatron leaves such steps out
-    itself: loss_scale.py is there in its place.
+    itself: LossScale is there in its place.
     """
 
     def __init__(self, plan: Plan, run_log: Any):
@@ -44,23 +49,11 @@ class NanGuard(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         optimizer = trainer.optimizers[0].mcore_optimizer
         self.group = dist.new_group(backend="gloo")
-        guard = self
-
-        def check_grads(group: Any, check_for_nan_or_inf: bool, check_for_large: bool) -> None:
-            for bucket in group.buckets:
-                bad = ~torch.isfinite(bucket.grad_data.norm(p=2))
-                guard.bad = bad if guard.bad is None else guard.bad | bad
-
-        _ParamAndGradBucketGroup.check_grads = check_grads
+        replace(find("training.nonfinite:noted"), partial(noted, self))
         for chunk in trainer.strategy.megatron_parallel:
             chunk.module.ddp_config.check_for_nan_in_grad = True
-        prepare = optimizer.prepare_grads
-
-        def prepare_grads() -> bool:
-            found = prepare()
-            return self._bad_ranks_told(trainer) or found
-
-        optimizer.prepare_grads = prepare_grads
+        told = partial(self._bad_ranks_told, trainer)
+        replace_on(find("training.nonfinite:with_word_of_ranks"), optimizer, partial(with_word_of_ranks, told))
 
     def _bad_ranks_told(self, trainer: pl.Trainer) -> bool:
         """Whether any rank's gradients are no numbers; raises NotFinite unless the step may be left out."""
@@ -108,6 +101,48 @@ class NanGuard(pl.Callback):
         if not isinstance(dataset, sample_order.OrderedDataset | sample_order.OrderedBlend):
             return [{"sample": number} for number in numbers]
         return [sample_order.describe(dataset, number) for number in numbers]
+
+
+class LossScale(pl.Callback):
+    """For 16-mixed, in NanGuard's place: lets megatron-core multiply the loss by the optimizer's scale before the backward pass.
+
+    NeMo tells the optimizer alone of the scale. Gradients would then be divided by what they were never multiplied
+    with: with its first scale of 2**32 a run moves no weight, and says nothing.
+    """
+
+    def __init__(self, run_log: Any):
+        self.run_log = run_log
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        optimizer = trainer.optimizers[0].mcore_optimizer
+        for chunk in trainer.strategy.megatron_parallel:
+            get_model_config(chunk).grad_scale_func = optimizer.scale_loss
+            chunk.module.ddp_config.check_for_nan_in_grad = False  # it would end the run at the first overflow
+        power = math.log2(float(optimizer.get_loss_scale()))
+        self.run_log.note(
+            f"loss scale 2^{power:g}: while gradients overflow it is halved, and such steps change no weight"
+        )
+
+
+def noted(guard: NanGuard, original: Any) -> Any:
+    """Keeps in `guard` whether a gradient of this rank is no number, for Megatron's `check_grads`."""
+
+    def check_grads(group: Any, check_for_nan_or_inf: bool, check_for_large: bool) -> None:
+        for bucket in group.buckets:
+            bad = ~torch.isfinite(bucket.grad_data.norm(p=2))
+            guard.bad = bad if guard.bad is None else guard.bad | bad
+
+    return check_grads
+
+
+def with_word_of_ranks(told: Callable[[], bool], prepare: Any) -> Any:
+    """An optimizer's `prepare_grads` that also finds what `told` finds."""
+
+    def prepare_grads() -> bool:
+        found = prepare()
+        return told() or found
+
+    return prepare_grads
 
 
 def _listed(samples: list[dict[str, Any]], most: int = 16) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import fiddle as fdl
 
+from nemo_workflow.backends.patching import replaced
+from nemo_workflow.backends.registry import find
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.models import catalog
 from nemo_workflow.run_dir import metrics
@@ -83,18 +85,17 @@ def plain(value: Any) -> Any:
 @contextlib.contextmanager
 def fusions_off() -> Iterator[None]:
     """Let every TransformerConfig be built on a machine without Transformer Engine."""
-    from megatron.core.transformer.transformer_config import TransformerConfig
+    with replaced(find("training.recipe_check:without_fusions")):
+        yield
 
-    original = TransformerConfig.__post_init__
 
-    def without_fusions(self: Any) -> None:
+def without_fusions(original: Any) -> Any:
+    """TransformerConfig's `__post_init__` with the fusions off."""
+
+    def post_init(self: Any) -> None:
         for name in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion", "moe_router_fusion"):
             if hasattr(self, name):
                 setattr(self, name, False)
         original(self)
 
-    TransformerConfig.__post_init__ = without_fusions
-    try:
-        yield
-    finally:
-        TransformerConfig.__post_init__ = original
+    return post_init

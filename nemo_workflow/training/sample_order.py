@@ -33,6 +33,8 @@ from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.utils import Split
 
+from nemo_workflow.backends.patching import replace
+from nemo_workflow.backends.registry import find
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.data.blend import ValidationSet
 from nemo_workflow.run_dir.checkpoints import Checkpoint
@@ -152,7 +154,12 @@ class OrderedBlend(BlendedDataset):
 
 def install() -> None:
     """Let Megatron's builder mix sources with OrderedBlend."""
-    builder_module.BlendedDataset = OrderedBlend
+    replace(find("training.sample_order:ordered_blend"))
+
+
+def ordered_blend(original: Any) -> Any:
+    """The class in place of Megatron's BlendedDataset."""
+    return OrderedBlend
 
 
 def describe(dataset: Any, index: int) -> dict[str, Any]:

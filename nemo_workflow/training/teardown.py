@@ -7,20 +7,27 @@ and the process ends.
 
 from __future__ import annotations
 
-import types
+from functools import partial
 from typing import Any
+
+from nemo_workflow.backends.patching import replace_on
+from nemo_workflow.backends.registry import find
 
 
 def without_copies(strategy: Any) -> None:
     """Let `strategy`, a Lightning strategy, tear down without moving anything; all else of its teardown stays."""
-    teardown = strategy.teardown
+    replace_on(find("training.teardown:lean"), strategy, partial(lean, strategy))
 
-    def lean(self: Any) -> None:
-        module, optimizers = self._lightning_module, self.optimizers
-        self._lightning_module, self.optimizers = None, []  # what it would move
+
+def lean(strategy: Any, teardown: Any) -> Any:
+    """The strategy's `teardown` with nothing in it that could be moved."""
+
+    def without_its_model() -> None:
+        module, optimizers = strategy._lightning_module, strategy.optimizers
+        strategy._lightning_module, strategy.optimizers = None, []
         try:
             teardown()
         finally:
-            self._lightning_module, self.optimizers = module, optimizers
+            strategy._lightning_module, strategy.optimizers = module, optimizers
 
-    strategy.teardown = types.MethodType(lean, strategy)
+    return without_its_model

@@ -63,7 +63,6 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             attention_backend,
             callbacks,
             learning_rate,
-            loss_scale,
             nonfinite,
             recipe,
             sample_order,
@@ -87,7 +86,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         log.note(said)
     if plan.accelerator == "gpu":
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
-        gpu.mend_checkpoints()
+        gpu.complete_checkpoints(plan.settings.optim_cpu_offloading)
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
     trainer = pretrain.keywords["trainer"]
@@ -98,7 +97,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         learning_rate.Schedule(plan, log),
         callbacks.MissedValidation(plan),
         *([validation_sets.ValidationSets(plan, log)] if plan.validation_sets else []),
-        loss_scale.LossScale(log) if plan.settings.precision == "16-mixed" else nonfinite.NanGuard(plan, log),
+        nonfinite.LossScale(log) if plan.settings.precision == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
         callbacks.Stopper(log, folder),
     ]

@@ -3,6 +3,7 @@ that is too long, a Python that has dropped its docstrings. Each makes a library
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import re
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.utils.users import user_name
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")  # where getpass looks before it asks passwd
@@ -27,6 +29,7 @@ def settle() -> list[str]:
         Path.cwd()
     except FileNotFoundError:
         return ["the current folder no longer exists; change to one that does (cd)"]
+    _in_our_environment()
     _keep_docstrings()
     _name_the_user()
     return list(short_sockets())
@@ -60,6 +63,20 @@ def _open_closed_streams() -> None:
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - lives as long as we
+
+
+def _in_our_environment() -> None:
+    """Go on in the .venv that `make install` has made, where this Python has no NeMo: nobody had to activate it."""
+    ours = REPOSITORY / ".venv"
+    python = ours / "bin" / "python"
+    if (
+        importlib.util.find_spec("nemo")
+        or Path(sys.prefix).resolve() == ours.resolve()
+        or not os.access(python, os.X_OK)
+    ):
+        return
+    sys.stdout.flush()
+    os.execv(python, [str(python), *sys.orig_argv[1:]])
 
 
 def _keep_docstrings() -> None:

@@ -32,19 +32,22 @@ def parser() -> argparse.ArgumentParser:
 
     add(
         "language",
-        default="zh-classical",
         metavar="CODE",
         help="code of the Wikipedia: en, zh, zh-yue, … (default zh-classical)",
     )
     add(
         "project",
         choices=PROJECTS,
-        default="wikipedia",
         metavar="NAME",
         help=f"{', '.join(PROJECTS[:-1])} or {PROJECTS[-1]} (default wikipedia)",
     )
     add("date", metavar="YYYYMMDD", help="date of the dump (default: the newest finished one)")
     add("output-dir", metavar="DIR", help="where to write (default wiki_data_CODE in the current folder)")
+    add(
+        "dump",
+        metavar="FILE",
+        help="a dump on this disk (…-pages-articles….xml, .bz2, .gz or .xz) instead of a download; no index is needed",
+    )
     add("url-limit", type=positive, metavar="N", help="only the first N parts of a large wiki")
     add("max-pages", type=positive, metavar="N", help="stop after N articles")
     add(
@@ -57,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         help="Chinese characters: simplified to traditional, the reverse, or as they are (default none)",
     )
     add("keep-metadata", action="store_true", help="write id, title and url beside text")
-    add("base-url", default=WIKIMEDIA, metavar="URL", help=f"a mirror of the dump site (default {WIKIMEDIA})")
+    add("base-url", metavar="URL", help=f"a mirror of the dump site (default {WIKIMEDIA})")
     add(
         "workers",
         type=positive,
@@ -84,30 +87,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; raises Refusal and Failure."""
     args = parser().parse_args(argv)
     check(args)
-    from nemo_workflow.wikipedia.run import (
-        Request,
-        run,
-    )  # imports requests: 0.3 s that --help and refusals can do without
+    from nemo_workflow.wikipedia.local_dump import LocalDump
+
+    dump = LocalDump(Path(args.dump).expanduser().absolute()) if args.dump else None
+    # imports requests: 0.3 s that --help and refusals can do without
+    from nemo_workflow.wikipedia.run import Request, run, run_local
 
     rules = Rules(args.min_chars, args.convert, args.keep_metadata, args.max_pages)
     other = "" if args.project == "wikipedia" else f"_{args.project}"
-    folder = Path(args.output_dir or f"wiki_data_{args.language}{other}").absolute()
+    of = dump.name.partition("-")[0] if dump else f"{args.language}{other}"
+    folder = Path(args.output_dir or f"wiki_data_{of}").absolute()
     workers = args.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    request = Request(
+        args.language,
+        args.date,
+        args.base_url,
+        args.contact,
+        args.url_limit,
+        workers,
+        args.overwrite,
+        args.project,
+    )
     try:
-        run(
-            Request(
-                args.language,
-                args.date,
-                args.base_url,
-                args.contact,
-                args.url_limit,
-                workers,
-                args.overwrite,
-                args.project,
-            ),
-            rules,
-            folder,
-        )
+        if dump:
+            run_local(dump, request, rules, folder)
+        else:
+            run(request, rules, folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Failure(
@@ -122,8 +127,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what can be refused without a network."""
+    """Set defaults; refuse what can be refused without a network."""
     problems = []
+    of_download = ("language", "project", "date", "url_limit", "base_url", "contact")
+    for name in of_download if args.dump else ():
+        if getattr(args, name) is not None:
+            flag = name.replace("_", "-")
+            problems.append(f"--{flag}: says what to download, and --dump names a file that is here; leave one out")
+    args.language = "zh-classical" if args.language is None else args.language
+    args.project = args.project or "wikipedia"
+    args.base_url = WIKIMEDIA if args.base_url is None else args.base_url
     if (
         not all(part.isalnum() and part.isascii() for part in args.language.split("-"))
         or args.language != args.language.lower()

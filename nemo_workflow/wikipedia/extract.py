@@ -8,11 +8,12 @@ import signal
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Extracted:
 def _pages(articles: Path, stream: Stream) -> Iterator[RawPage | BrokenPage]:
     """The pages of a stream; what goes wrong here is the file's fault, not that of the disk that is written to."""
     try:
-        yield from read_pages(partial(decompress, articles, stream.offset, stream.length))
+        yield from read_pages(partial(stream.xml, articles))
     except (OSError, EOFError) as error:
         raise Failure(
             f"{articles}: the stream at byte {stream.offset}: {error}; "
@@ -177,9 +178,10 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(count, context, _start_worker, (site, rules))
 
-    def extract(self, articles: Path, streams: list[Stream]) -> Iterator[Extracted]:
+    def extract(self, articles: Path, streams: Iterable[Stream]) -> Iterator[Extracted]:
         """What they make of `streams`, in order; raises Failure."""
-        todo = deque(streams)
+        waiting = iter(streams)
+        todo = deque(islice(waiting, 1))
         running: deque[tuple[Future[Extracted], int]] = deque()
         size = 0
         try:
@@ -190,6 +192,7 @@ class Workers:
                     stream = todo.popleft()
                     running.append((self.pool.submit(_extract, articles, stream), stream.length))
                     size += stream.length
+                    todo.extend(islice(waiting, 1))
                 future, length = running.popleft()
                 yield future.result()
                 size -= length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CLEANER = 2  # raise it when the text of a page changes: unfinished extractions then start again
+CLEANER = 3  # raise it when the text of a page changes: unfinished extractions then start again
 
 
 @dataclass(frozen=True)

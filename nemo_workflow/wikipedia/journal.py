@@ -129,5 +129,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
     for name in after:
         if before.get(name) != after[name]:
             yield f"--{name.replace('_', '-')} {before.get(name)}, not {after[name]}"
-    if old.get("sha1") != new["sha1"]:
-        yield f"{len(old.get('sha1', ()))} parts of the dump, not {len(new['sha1'])} (--url-limit)"
+    if old.get("file") != new.get("file"):
+        yield "another file of that name (--dump)"
+    elif old.get("sha1") != new.get("sha1"):
+        yield f"{len(old.get('sha1', ()))} parts of the dump, not {len(new.get('sha1', ()))} (--url-limit)"

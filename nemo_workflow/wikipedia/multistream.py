@@ -13,15 +13,21 @@ from pathlib import Path
 from nemo_workflow.utils.errors import Failure
 
 READ = 1 << 16
+PAGES = 100  # of a stream, where no index tells
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Compressed bytes `offset` to `offset + length` of the file hold `pages` pages."""
+    """Compressed bytes `offset` to `offset + length` of the file hold `pages` pages; or their XML itself is in `data`."""
 
     offset: int
     length: int
     pages: int
+    data: bytes = b""
+
+    def xml(self, articles: Path) -> Iterator[bytes]:
+        """The XML in pieces; raises OSError or EOFError."""
+        return iter((self.data,)) if self.data else decompress(articles, self.offset, self.length)
 
 
 def read_index(index: Path, articles: Path) -> list[Stream]:

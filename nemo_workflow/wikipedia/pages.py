@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from html import unescape
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser, fromstring
 
@@ -88,7 +88,7 @@ def read_pages(open_stream: Callable[[], Iterable[bytes]]) -> Iterator[RawPage |
 def _one_by_one(xml: bytes, done: set[str]) -> Iterator[RawPage | BrokenPage]:
     """Parse each page by itself, but for those done."""
     starts = [found.start() for found in _PAGE.finditer(xml)]
-    for start, end in zip(starts, [*starts[1:], len(xml)], strict=True):
+    for start, end in pairwise([*starts, len(xml)]):
         source = xml[start:end]
         page: RawPage | BrokenPage
         try:

@@ -7,11 +7,13 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from nemo_workflow.utils.console import Meter, human_bytes, human_count, human_time
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -20,7 +22,9 @@ from nemo_workflow.wikipedia.extract import SPILL_PREFIX, Workers, site_of
 from nemo_workflow.wikipedia.extraction_options import Rules
 from nemo_workflow.wikipedia.http import Client
 from nemo_workflow.wikipedia.journal import Journal
-from nemo_workflow.wikipedia.multistream import read_index
+from nemo_workflow.wikipedia.local_dump import LocalDump
+from nemo_workflow.wikipedia.multistream import Stream, read_index
+from nemo_workflow.wikipedia.pages import SiteInfo
 from nemo_workflow.wikipedia.site import Dump, Part, RemoteFile, Site
 
 
@@ -47,9 +51,31 @@ def run(request: Request, rules: Rules, folder: Path) -> None:
     with request.client() as client:
         dump = Site(client, request.base_url).find(request.language, request.date, request.project)
     parts = dump.parts[: request.url_limit]
-    dump_folder = folder / "dump"
     key = {"dump": dump.name, "sha1": [part.articles.sha1 for part in parts], "rules": asdict(rules)}
-    journal = Journal(folder / f"{dump.name}.jsonl", dump_folder, key)
+    _run(folder, dump.name, key, request, rules, lambda journal: DownloadWork(dump, parts, rules, request, journal))
+
+
+def run_local(dump: LocalDump, request: Request, rules: Rules, folder: Path) -> None:
+    """Make folder/NAME.jsonl of a dump on this disk; raises Refusal, Failure, OSError."""
+    status = dump.path.stat()
+    key = {
+        "dump": dump.name,
+        "file": {"size": status.st_size, "mtime_ns": status.st_mtime_ns},
+        "rules": asdict(rules),
+    }
+    _run(folder, dump.name, key, request, rules, lambda journal: LocalWork(dump, rules, request, journal))
+
+
+def _run(
+    folder: Path,
+    name: str,
+    key: dict[str, Any],
+    request: Request,
+    rules: Rules,
+    work: Callable[[Journal], Work],
+) -> None:
+    dump_folder = folder / "dump"
+    journal = Journal(folder / f"{name}.jsonl", dump_folder, key)
     if not (request.overwrite and journal.output.exists()) and journal.is_made():
         print(f"{journal.output} is already there, whole and made with these settings.")
         return
@@ -57,38 +83,36 @@ def run(request: Request, rules: Rules, folder: Path) -> None:
     with _locked(dump_folder):
         for spilled in dump_folder.glob(f"{SPILL_PREFIX}*"):  # of a call that was killed
             spilled.unlink()
-        Work(dump, parts, rules, request, journal).do()
+        work(journal).do()
     _summary(journal, rules)
 
 
 class Work:
-    """Downloads and extraction side by side, and the line that says how far they are."""
+    """Extraction, and the line that says how far it is."""
 
-    def __init__(self, dump: Dump, parts: tuple[Part, ...], rules: Rules, request: Request, journal: Journal):
-        self.dump, self.parts, self.rules, self.request, self.journal = dump, parts, rules, request, journal
+    def __init__(self, name: str, rules: Rules, request: Request, journal: Journal):
+        self.name, self.rules, self.request, self.journal = name, rules, request, journal
         self.meter = Meter()
-        self.tally = Tally()
         self.pages = 0  # read in this call
-        self.pages_known = 0  # of the parts whose index has been read
-        self.bytes_known = 0
         self.started = time.monotonic()
 
+    def parts(self) -> Iterator[tuple[Path, Iterable[Stream], SiteInfo]]:
+        """The files from the journal's part on, each with all its streams."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Stop what parts() has begun."""
+
     def do(self) -> None:
-        journal, parts = self.journal, self.parts
+        journal = self.journal
         if journal.open():
             self.meter.note(f"Going on after {journal.counts.read:,} pages.")
-        todo = list(enumerate(parts))[journal.part :]
-        _check_room(journal.made.parent, [file for _, part in todo for file in (part.index, part.articles)])
-        downloads = Downloads(journal.made.parent, self.request.client, self.tally)
         workers: Workers | None = None
         try:
-            for index, articles in self._fetched([part for _, part in todo], downloads):
-                streams = read_index(index, articles)
-                self.pages_known += sum(stream.pages for stream in streams[journal.streams :])
-                self.bytes_known += articles.stat().st_size
+            for articles, streams, site in self.parts():
                 if workers is None:
-                    workers = Workers(self.request.workers, site_of(articles, streams), self.rules)
-                for made in workers.extract(articles, streams[journal.streams :]):
+                    workers = Workers(self.request.workers, site, self.rules)
+                for made in workers.extract(articles, islice(streams, journal.streams, None)):
                     self.pages += made.counts.read
                     for note in made.notes:
                         self.meter.note(note)
@@ -102,7 +126,7 @@ class Work:
                 journal.next_part()
             if not journal.counts.kept:
                 raise Failure(
-                    f"{self.dump.name}: none of its {journal.counts.read} pages is an article of "
+                    f"{self.name}: none of its {journal.counts.read} pages is an article of "
                     f"{self.rules.min_chars} characters; lower --min-chars"
                 )
             journal.finish()
@@ -113,13 +137,57 @@ class Work:
                 self.meter.note(f"Stopped after {journal.counts.read:,} pages; the same command goes on from here.")
             raise
         finally:
-            downloads.stop.set()
+            self.end()
             if workers is not None:
                 workers.stop()
             self.meter.close()
 
     def _enough(self) -> bool:
         return self.rules.max_pages is not None and self.journal.counts.kept >= self.rules.max_pages
+
+    def _show(self) -> None:
+        seconds = max(1e-3, time.monotonic() - self.started)
+        read = self.journal.counts.read
+        self.meter.show(f"{self.name}: {human_count(read)} pages at {human_count(self.pages / seconds)}/s")
+
+
+class LocalWork(Work):
+    """Of a dump on this disk."""
+
+    def __init__(self, dump: LocalDump, rules: Rules, request: Request, journal: Journal):
+        super().__init__(dump.name, rules, request, journal)
+        self.dump = dump
+
+    def parts(self) -> Iterator[tuple[Path, Iterable[Stream], SiteInfo]]:
+        if not self.journal.part:
+            yield self.dump.path, self.dump.streams(), self.dump.site
+
+
+class DownloadWork(Work):
+    """Of a dump that is fetched meanwhile."""
+
+    def __init__(self, dump: Dump, parts: tuple[Part, ...], rules: Rules, request: Request, journal: Journal):
+        super().__init__(dump.name, rules, request, journal)
+        self.of_dump = parts
+        self.tally = Tally()
+        self.downloads: Downloads | None = None
+        self.pages_known = 0  # of the parts whose index has been read
+        self.bytes_known = 0
+
+    def parts(self) -> Iterator[tuple[Path, Iterable[Stream], SiteInfo]]:
+        journal = self.journal
+        todo = self.of_dump[journal.part :]
+        _check_room(journal.made.parent, [file for part in todo for file in (part.index, part.articles)])
+        self.downloads = Downloads(journal.made.parent, self.request.client, self.tally)
+        for index, articles in self._fetched(list(todo), self.downloads):
+            streams = read_index(index, articles)
+            self.pages_known += sum(stream.pages for stream in streams[journal.streams :])
+            self.bytes_known += articles.stat().st_size
+            yield articles, streams, site_of(articles, streams)
+
+    def end(self) -> None:
+        if self.downloads is not None:
+            self.downloads.stop.set()
 
     def _fetched(self, parts: list[Part], downloads: Downloads) -> Iterator[tuple[Path, Path]]:
         """(index, articles) of each part once it is right; with --max-pages a part is fetched only when it is needed."""
@@ -153,7 +221,7 @@ class Work:
             text += f", {human_count(self.pages)} of {human_count(pages)} pages at {human_count(rate)}/s"
             left.append((pages - self.pages) / rate if rate else None)
         known = [seconds for seconds in left if seconds is not None]
-        self.meter.show(f"{self.dump.name}: {text}" + (f", {human_time(max(known))} left" if known else ""))
+        self.meter.show(f"{self.name}: {text}" + (f", {human_time(max(known))} left" if known else ""))
 
 
 def _check_room(folder: Path, files: Iterable[RemoteFile]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow.backends import cpu, patching
-from nemo_workflow.backends.patching import ABSENT, BUILTIN, VALUE, LibraryChanged, Patch, PatchList
+from nemo_workflow.backends.patching import ABSENT, BUILTIN, CPU, MORE, VALUE, LibraryChanged, Patch
+from nemo_workflow.backends.registry_cpu import CPU_PATCHES
 
 
 @pytest.fixture
@@ -25,41 +26,86 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = types.ModuleType("made_up")
     module.__dict__.update(Engine=Engine, halve=lambda number: number / 2, setting=False, length=len)
     monkeypatch.setitem(sys.modules, "made_up", module)
-    monkeypatch.setattr(patching, "VERSIONS", {"made-up": "1.2"})
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"made-up": "1.2+cpu"}[name])
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.2+cpu" if name == "made-up" else real(name))
     monkeypatch.setattr(patching, "GPU_ONLY", {})
     return module
 
 
-def patch(target: str, signature: str, make: Any = lambda original: original) -> Patch:
-    return Patch("made-up", (target,), signature, make)
+def patch(target: str, signature: str, versions: str = "==1.2", **more: Any) -> Patch:
+    return Patch("tests.made_up:replacement", "made-up", versions, (target,), signature, "a reason", CPU, **more)
+
+
+def doubled(original: Any) -> Any:
+    return lambda number: 2 * original(number)
 
 
 def test_a_replacement_takes_the_originals_place(library: Any) -> None:
-    patches = PatchList("made-up")
-
-    @patches("made_up:Engine.start", signature="self, speed, *cylinders, **options")
-    def louder(original: Any) -> Any:
-        return lambda self, speed, *cylinders, **options: original(self, speed).upper()
-
-    @patches("made_up:setting", signature=VALUE)
-    def switch_on(original: Any) -> Any:
-        return not original
-
-    @patches("made_up:forgotten", signature=ABSENT)
-    def define(original: Any) -> Any:
-        return "defined"
-
-    patching.check(patches)
-    patching.apply(patches)
+    start = patch("made_up:Engine.start", "self, speed, *cylinders, **options")
+    assert patching.replace(start, lambda original: lambda self, speed: original(self, speed).upper())
+    assert patching.replace(patch("made_up:setting", VALUE), lambda original: not original)
+    assert patching.replace(patch("made_up:forgotten", ABSENT), lambda original: "defined")
     assert library.Engine().start(3) == "STARTED AT 3"
     assert library.setting is True
     assert library.forgotten == "defined"
-    assert [p.name for p in patches] == ["louder", "switch_on", "define"]
+
+
+def test_a_changed_library_is_refused_and_nothing_is_replaced(library: Any) -> None:
+    two = Patch("a:b", "made-up", "==1.2", ("made_up:halve", "made_up:third"), "number", "", CPU)
+    with pytest.raises(LibraryChanged, match="third has gone"):
+        patching.replace(two, doubled)
+    with pytest.raises(LibraryChanged, match=r"expected version >=2,<3, found 1\.2"):
+        patching.replace(patch("made_up:halve", "number", ">=2,<3"), doubled)
+    assert library.halve(8) == 4
+
+
+@pytest.mark.parametrize(("signature", "versions"), [("number, by", "==1.2"), ("number", ">=1.3")])
+def test_an_optional_patch_stands_aside_from_a_changed_library(library: Any, signature: str, versions: str) -> None:
+    assert not patching.replace(patch("made_up:halve", signature, versions, optional=True), doubled)
+    with patching.replaced(patch("made_up:halve", signature, versions, optional=True), doubled) as done:
+        assert not done
+        assert library.halve(8) == 4
+
+
+def test_a_patch_for_a_block_goes_with_it(library: Any) -> None:
+    with patching.replaced(patch("made_up:halve", "number"), doubled):
+        assert library.halve(8) == 8
+    assert library.halve(8) == 4
+
+
+def test_a_patch_on_one_object_leaves_the_class(library: Any) -> None:
+    one, other = library.Engine(), library.Engine()
+    row = patch("made_up:Engine.start", f"self, speed, {MORE}")
+    assert patching.replace_on(row, one, lambda original: lambda speed: original(speed + 1))
+    assert (one.start(3), other.start(3)) == ("started at 4", "started at 3")
+
+
+@pytest.mark.parametrize(
+    ("versions", "found", "fits"),
+    [
+        (">=0.14,<0.17", "0.14.0rc3", True),
+        (">=0.14,<0.17", "0.16.1+local", True),
+        (">=0.14,<0.17", "0.17.0rc0", False),
+        ("==0.15.3", "0.15.3+cpu", True),
+        ("==0.15.3", "0.15.3rc1", False),
+        ("==0.15.3", "unknown", False),
+    ],
+)
+def test_versions_are_ranges(
+    versions: str, found: str, fits: bool, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: found)
+    assert patching.version_problems(patch("made_up:halve", "number", versions)) is not fits
 
 
 def test_what_fits_passes(library: Any) -> None:
-    patching.check([patch("made_up:halve", "number"), patch("made_up:length", "obj")])
+    patching.check(
+        [
+            patch("made_up:halve", "number"),
+            patch("made_up:length", "obj"),
+            patch("made_up:Engine.start", f"self, {MORE}"),
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,16 +155,14 @@ def test_install_applies_once_and_nothing_where_one_does_not_fit(library: Any, m
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(cpu, "_installed", False)
 
-    def halve_again(original: Any) -> Any:
-        return lambda number: original(number) / 2
-
-    good, bad = patch("made_up:halve", "number", halve_again), patch("made_up:third", "number")
-    monkeypatch.setattr(cpu, "all_patches", lambda: [good, bad])
+    good, bad = patch("made_up:halve", "number"), patch("made_up:third", "number")
+    monkeypatch.setattr(Patch, "maker", lambda row: lambda original: lambda number: original(number) / 2)
+    monkeypatch.setattr(cpu, "CPU_PATCHES", [good, bad])
     with pytest.raises(LibraryChanged):
         cpu.install()
     assert library.halve(8) == 4
 
-    monkeypatch.setattr(cpu, "all_patches", lambda: [good])
+    monkeypatch.setattr(cpu, "CPU_PATCHES", [good])
     cpu.install()
     cpu.install()
     assert library.halve(8) == 2
@@ -127,8 +171,8 @@ def test_install_applies_once_and_nothing_where_one_does_not_fit(library: Any, m
 def test_pins_are_those_of_the_requirements(request: pytest.FixtureRequest) -> None:
     root = request.config.rootpath
     pinned = "".join((root / name).read_text() for name in ("requirements.txt", "requirements/common.txt"))
-    for library, version in patching.VERSIONS.items():
-        assert f"\n{library}=={version} " in pinned
+    for row in CPU_PATCHES:
+        assert f"\n{row.library}{row.versions} " in pinned
 
 
 def test_importing_the_package_is_light() -> None:

@@ -184,6 +184,7 @@ def test_without_gpus_it_says_what_the_model_needs() -> None:
     assert "--executor slurm" in text  # more than a node
 
 
+@pytest.mark.slow
 def test_the_fewest_gpus_that_make_a_deadline_come_first() -> None:
     words = "-M llama31_8b --suggest -gbs 128 --max-steps 20000"
     found = rows(f"{words} --deadline 3d")
@@ -214,6 +215,7 @@ def test_every_recipe_has_a_suggestion() -> None:
         assert rows(f"-M {model} --suggest 1 -G 2 -gbs 256"), model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", ["llama31_8b", "llama31_405b", "mixtral_8x22b", "qwen3_30b_a3b", "deepseek_v3", "t5_11b"]
 )

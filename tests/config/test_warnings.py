@@ -46,3 +46,17 @@ def test_tensor_parallelism_without_sequence_parallelism_says_what_that_costs(la
 
 def test_it_is_not_said_of_a_length_that_sequence_parallelism_can_not_split(large: Place) -> None:
     assert "without -SP" not in notes(large, "-TP", "4", "--seq-length", "1022")
+
+
+def test_an_unset_batch_is_set_against_the_recipes_own(shared: Place) -> None:
+    """The guide's 2,048 was made for 8 billion parameters on many GPUs."""
+    said = "\n".join(shared.plan("--dry-run", "--seq-length", "32", global_batch_size=None).notes)
+    assert "--global-batch-size is unset, so it is 2,048, 2,048 micro batches per step" in said
+    assert "llama_tiny's own is 16 (-gbs 16)" in said and "on this machine's CPU" in said
+    assert "is unset" not in "\n".join(shared.plan("--dry-run", "--seq-length", "32", global_batch_size="2048").notes)
+
+
+def test_more_processes_than_cores_are_said(shared: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    assert "-G 2 is faster" in "\n".join(shared.plan("--dry-run", "-G", "8").notes)
+    assert "take turns" not in "\n".join(shared.plan("--dry-run", "-G", "2").notes)

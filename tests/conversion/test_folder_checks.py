@@ -286,6 +286,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_thousand_configs(folder: Path) -> None:
     from nemo_workflow.models.families import by_model_type
 
@@ -303,6 +304,7 @@ def test_a_thousand_configs(folder: Path) -> None:
     assert ROUNDS * 0.7 < refused < ROUNDS  # the rest is taken
 
 
+@pytest.mark.slow
 def test_a_thousand_indexes(folder: Path) -> None:
     path = folder / hf_folder.INDEX
     plain = json.loads(path.read_text())
@@ -312,6 +314,7 @@ def test_a_thousand_indexes(folder: Path) -> None:
         only_refusals(lambda: check(folder), folder, seed)
 
 
+@pytest.mark.slow
 def test_a_thousand_headers(folder: Path) -> None:
     merge(folder)
     (folder / hf_folder.INDEX).unlink()

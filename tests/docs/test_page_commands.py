@@ -113,6 +113,7 @@ def test_trainings_are_accepted(place: Path, page: str, command: str) -> None:
     assert "tokens" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), RUN)
 def test_light_commands_work(place: Path, page: str, command: str) -> None:
     done = shell(command.replace(" --follow", ""), place)
@@ -134,6 +135,7 @@ OTHERS_FLAGS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_flag_on_a_page_is_a_flag() -> None:
     """In the README too; a flag is what stands in code and begins with two hyphens."""
     known = set(" ".join(OTHERS_FLAGS.values()).split()) | {"--help"}

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 BEGIN = ("quickstart", "layout", "runs", "troubleshooting", "known_issues", "versions", "architecture", "flags")
 

@@ -90,9 +90,13 @@ def test_programs_get_the_same_facts(shared: Place) -> None:
         "memory",
         "time",
         "differences",
+        "patches",
         "run_dir",
         "notes",
     }
+    named = {row["name"]: row for row in plan["patches"]}
+    assert named["tensor_cuda"]["library"] == "torch" and named["with_seed"]["if_changed"] == "refused"
+    assert "forward" not in named  # of a GPU alone
     training = plan["training"]
     assert training["tokens"] == 150 * 16 * 256
     assert training["epochs"] == pytest.approx(150 * 16 / 1054, abs=1e-4)

@@ -75,6 +75,7 @@ print(longest)
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_frozen_whole_is_no_hang(tmp_path: Path) -> None:
     """docker pause, scontrol suspend, a laptop's lid: the sleep of whoever looks counts nothing."""
     process = subprocess.Popen(
@@ -150,6 +151,7 @@ def start(folder: Path, stdout: int, error: str = "") -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=REPOSITORY, text=True, stdout=stdout, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_an_error_in_the_loop_leaves_nothing_running(tmp_path: Path) -> None:
     process = start(tmp_path, subprocess.PIPE, "error")
     _, errors = process.communicate(timeout=60)
@@ -157,6 +159,7 @@ def test_an_error_in_the_loop_leaves_nothing_running(tmp_path: Path) -> None:
     assert not (tmp_path / "asked").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["closed pipe", "terminal of an ssh that dropped"])
 def test_a_console_that_is_gone_neither_stops_a_run_nor_keeps_it_from_stopping(tmp_path: Path, kind: str) -> None:
     ours, theirs = os.pipe() if kind == "closed pipe" else pty.openpty()

@@ -52,7 +52,7 @@ for event in happened:
 monitor.close()
 """
 LASTING = (
-    "resuming after step 25 of 100",
+    "resuming after step 25 of 100, on the CPU, 2 processes",
     "a note of the worker",
     "step 31: a gradient is NaN or infinite on rank 0; step left out",
     "step 31: warning: loss 9.0000, far above the usual 4.0000",
@@ -150,7 +150,7 @@ def test_a_log_says_what_a_slow_start_waits_for(
     assert said(21) == "the ranks start: they import NeMo and build the model (21 s so far)\n"
     assert said(79) == ""
     assert "(1 min 21 s so far)" in said(81)
-    assert said(90, begin).startswith("starting: 100 steps")
+    assert said(90, begin) == "starting: 100 steps, on the CPU, 2 processes\n"
     assert said(109) == ""
     tokens = human_count(plan.settings.global_batch_size * plan.seq_length)
     samples = plan.settings.global_batch_size
@@ -160,6 +160,25 @@ def test_a_log_says_what_a_slow_start_waits_for(
     assert re.match(r"step 2/100  loss .* tokens/s .* left\n", said(131, steps[1]))
     assert said(140, steps[2]) == ""
     assert said(160, steps[3]).startswith("step 4/100")  # after 20 s without a line
+
+
+def test_the_line_that_stays_has_the_last_validations_loss(tmp_path: Path) -> None:
+    """The last step is drawn before its validation is there; the line said the loss of the one before."""
+    plan = fake_runs.make_plan(tmp_path / "done", steps=2, every=1)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    follower, shown = monitor.Monitor(plan), []
+    follower.meter = SimpleNamespace(
+        live=True,
+        columns=100,
+        show=lambda text, always=False: shown.append(text),
+        note=lambda text: None,
+        close=lambda: None,
+    )  # type: ignore[assignment] - a terminal's
+    step = fake_runs.step_event(plan, 2, 10.0, 4.0)
+    events = [step, {"event": "validation", "time": 11.0, "step": 2, "val_loss": 3.125}, fake_runs.end_event(2, 12.0)]
+    fake_runs.append(plan, events)
+    follower.update()
+    assert "val 3.125" in shown[-1] and shown[-1].startswith("step 2/2")
 
 
 def kinds_written() -> set[str]:

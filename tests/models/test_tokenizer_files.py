@@ -166,3 +166,26 @@ def test_a_git_lfs_pointer_is_called_one(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
     with pytest.raises(Refusal, match=r"tokenizer\.json: is a Git LFS pointer"):
         pretrained.read_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, ["input_ids", "attention_mask"]),
+        ({"tokenizer_class": "TokenizersBackend"}, ["input_ids", "attention_mask"]),
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids"]}, ["input_ids"]),
+        ({"tokenizer_class": "LlamaTokenizerFast"}, None),
+        ({}, None),
+    ],
+)
+def test_a_plain_tokenizer_names_its_inputs(given: dict[str, object], named: list[str] | None, tmp_path: Path) -> None:
+    """Its class adds token_type_ids otherwise, which no causal model's generate() takes."""
+    path = tmp_path / "tokenizer_config.json"
+    if given:
+        path.write_text(json.dumps(given))
+    tokenizer_files.without_token_types(tmp_path)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    assert found.get("model_input_names") == named and {**found, "model_input_names": 0} == {
+        **given,
+        "model_input_names": 0,
+    }

@@ -137,6 +137,7 @@ def test_the_command_says_it_and_ends(place: Place) -> None:
     assert "tokenizer.json: is no plain file" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_code_beside_a_tokenizer_that_needs_none_is_neither_run_nor_copied(place: Place) -> None:
     trap = place.root / "it ran"
     write_code(place.hf, trap, NATIVE)

@@ -13,6 +13,8 @@ import pytest
 from nemo_workflow.models import tokenizer_loading
 from tests.models import sentencepiece_folders
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 TEXT = "def add(a, b): return a + b"
 

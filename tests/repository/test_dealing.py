@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = ("tests/config/test_synonyms.py", "tests/config/test_warnings.py", "tests/utils/test_files.py")
 

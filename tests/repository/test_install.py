@@ -86,6 +86,7 @@ def test_a_c_library_that_is_too_old_is_named_before_pip_runs(libc, words):
     assert "wheels for Linux" in check_platform.problem("Darwin", "arm64", ("", ""))
 
 
+@pytest.mark.slow
 def test_what_is_installed_is_what_is_locked():
     """The lock is whole: nothing that the requirements pull in is missing from it or has another version."""
     # asked of a process of its own: setuptools, once imported, puts older copies of some packages on the path

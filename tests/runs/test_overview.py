@@ -79,6 +79,7 @@ def test_show_has_plan_progress_checkpoints_and_starts(folder: Path) -> None:
     assert "step 25  70.4" not in text  # its folder is gone
 
 
+@pytest.mark.slow
 def test_everything_works_on_a_copied_folder(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(folder / "done", copy)

@@ -15,7 +15,7 @@ from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.report import charts
-from nemo_workflow.runs.report.page import write_report
+from nemo_workflow.runs.report.page import write_comparison, write_report
 from nemo_workflow.utils import machine
 from tests.runs import fake_runs
 
@@ -71,6 +71,16 @@ def test_means_are_of_the_steps_before() -> None:
     assert charts.running_means(points[:99]) == []  # too short for one
 
 
+def test_a_comparison_speaks_of_means_only_where_it_draws_some(tmp_path: Path) -> None:
+    long, short = (
+        RunFolder(fake_runs.write_run(tmp_path / name, upto=upto).folder)
+        for name, upto in (("long", 100), ("short", 60))
+    )
+    for runs, said in (([long, short], True), ([short, short], False)):
+        text = write_comparison(runs, [], tmp_path / "both.html").read_text()
+        assert ("running means" in text) == said
+
+
 def test_slurms_jobs_nodes_and_restarts_are_told(tmp_path: Path) -> None:
     plan = fake_runs.write_run(tmp_path / "job", killed_at=60, slurm={"job": "4711", "nodes": "node[03-04]"})
     attempt = plan.folder / "attempts" / "20260528-202640"
@@ -99,6 +109,7 @@ def test_a_rank_that_srun_started_knows_its_job(monkeypatch: pytest.MonkeyPatch)
     assert machine.slurm_job()["slurm"]["restart"] == 2
 
 
+@pytest.mark.slow
 def test_a_training_is_not_held_up(run: RunFolder) -> None:
     """The writer is a process of its own, one at a time; what a training waits for is its start."""
     before = (run.path / "report.html").stat().st_mtime_ns

@@ -56,6 +56,7 @@ def test_a_rank_stops_when_its_launcher_is_killed(tmp_path: Path) -> None:
     assert liveness.ranks_gone(tmp_path, 0)
 
 
+@pytest.mark.slow
 def test_a_rank_that_saves_is_not_ended_before_it_has_saved(tmp_path: Path) -> None:
     launcher = subprocess.Popen(["sleep", "100"])
     process = rank(tmp_path, liveness.mark_of(launcher.pid))
@@ -68,6 +69,7 @@ def test_a_rank_that_saves_is_not_ended_before_it_has_saved(tmp_path: Path) -> N
     assert process.wait(60) == 1
 
 
+@pytest.mark.slow
 def test_a_rank_that_was_frozen_over_its_grace_time_is_not_ended_in_its_save(tmp_path: Path) -> None:
     """As on a busy machine: the grace time is over before the rank's watch has looked again."""
     launcher = subprocess.Popen(["sleep", "100"])

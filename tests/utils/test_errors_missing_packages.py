@@ -63,6 +63,7 @@ def test_a_plan_is_made_or_the_package_is_named(block: Path, place: Place, packa
     assert (done.returncode == 0) == (package != "xxhash"), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", MISSING)
 def test_text_is_preprocessed_or_the_package_is_named(block: Path, text: Path, tmp_path: Path, package: str) -> None:
     words = [
@@ -84,6 +85,7 @@ def test_text_is_preprocessed_or_the_package_is_named(block: Path, text: Path, t
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", MISSING)
 @pytest.mark.parametrize(
     "command",

@@ -171,3 +171,24 @@ def test_a_long_folder_for_temporary_files_without_a_shorter_one(
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     (problem,) = startup.short_sockets()
     assert problem.endswith("set TMPDIR to a path of at most 75 bytes")
+
+
+def test_a_python_without_nemo_goes_on_in_the_environment_that_make_has_made(tmp_path: Path) -> None:
+    """Nobody has to activate .venv: a bare environment stands for the system's Python."""
+    bare, home = tmp_path / "bare", tmp_path / "home"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    shutil.copytree(REPOSITORY / "nemo_workflow", home / "nemo_workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pretrain_llm.py", home)
+    python, clean = str(bare / "bin" / "python"), {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [python, str(home / "pretrain_llm.py"), "--dry-run", "--hf-model-id", str(tmp_path), "--dataset-dir", "d"]
+    before = subprocess.run(command, env=clean, text=True, capture_output=True, check=False)
+    assert before.returncode == 2 and "not installed" in before.stderr and "source" not in before.stdout
+    (home / ".venv" / "bin").mkdir(parents=True)
+    (home / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (home / ".venv" / "bin" / "python").chmod(0o755)
+    after = subprocess.run(command, env=clean, text=True, capture_output=True, check=False)
+    assert after.returncode == 2 and "not installed" not in after.stderr and "--dataset-dir d" in after.stderr
+    module = subprocess.run(
+        [python, "-m", "nemo_workflow.runs", "list"], cwd=home, env=clean, text=True, capture_output=True
+    )
+    assert "not installed" not in module.stderr and "Traceback" not in module.stderr

@@ -85,6 +85,8 @@ CASES = {
         "for (;;), (1,), f  ( ) .",
     ),
     "brackets of a writer": ("f(x, ) and :) here (; really)", "f(x, ) and :) here (; really)"),
+    "lowered terms": ("x<sub>i+1</sub> = a<sub>1,2</sub>, a<sub>n</sub>", "x_(i+1) = a_(1,2), a_n"),
+    "names that only begin as one": ("&ampx; &notit; &Copy; &notin;", "&ampx; &notit; &Copy; ∉"),
     "names without semicolon": ("?a=1&section=2&copy=3 &copy; &amp;lt;", "?a=1&section=2&copy=3 © &lt;"),
     "entities in code": ("<syntaxhighlight>&lt;b&gt; &param</syntaxhighlight>", "&lt;b&gt; &param"),
     "names of macros": ("__FILE__, <code>__LINE__</code> __NOTOC__", "__FILE__, __LINE__"),

@@ -1,8 +1,8 @@
 """Let Megatron train and convert on a machine without a GPU.
 
 NeMo and megatron-core take a CUDA device and Transformer Engine for granted in many small places. `install` replaces those
-places by what they mean on a CPU. Each patch is one function with its reason, in the file named after the library that it
-changes. Every patch is written for one version, and `install` refuses to touch another.
+places by what they mean on a CPU. Each patch is one function in the file named after the library that it changes, and one row of
+registry_cpu.py with its reason. Every patch is written for one version, and `install` refuses to touch another.
 
 Call `install` once in every worker, before a recipe is built and before `torch.distributed` is started, and only with
 --accelerator cpu. It needs no process group, so a conversion can call it too.
@@ -13,9 +13,8 @@ from __future__ import annotations
 import os
 
 from nemo_workflow.backends import memory_pool, one_logger
-from nemo_workflow.backends.patching import GPU_ONLY, LibraryChanged, Patch, apply, check, fitting
-
-__all__ = ["GPU_ONLY", "LibraryChanged", "install"]
+from nemo_workflow.backends.patching import apply, check, fitting
+from nemo_workflow.backends.registry_cpu import CPU_PATCHES
 
 _installed = False
 
@@ -38,44 +37,7 @@ def install(strict: bool = True) -> None:
     )
     one_logger.leave_out()
     memory_pool.leave_out()  # with a CUDA build of torch its compilation fails here, and megatron-core's import with it
-    patches = all_patches()
     if strict:
-        check(patches)
-    else:
-        patches = fitting(patches)
-    apply(patches)
+        check(CPU_PATCHES)
+    apply(CPU_PATCHES if strict else fitting(CPU_PATCHES))
     _installed = True
-
-
-def all_patches() -> list[Patch]:
-    """Every patch in the order in which it is applied. Imports torch, megatron-core and NeMo."""
-    from nemo_workflow.backends.cpu import (
-        megatron,
-        megatron_checkpoint,
-        megatron_config,
-        megatron_moe,
-        megatron_norm,
-        megatron_random,
-        megatron_timers,
-        nemo,
-        nemo_checkpoint,
-        nemo_seed,
-        torch,
-        torch_compile,
-    )
-
-    modules = (
-        torch,
-        torch_compile,
-        megatron_random,
-        megatron_config,
-        megatron_norm,
-        megatron_timers,
-        megatron_checkpoint,
-        megatron,
-        megatron_moe,
-        nemo_seed,
-        nemo_checkpoint,
-        nemo,
-    )
-    return [patch for module in modules for patch in module.PATCHES]

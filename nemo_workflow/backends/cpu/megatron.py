@@ -11,10 +11,7 @@ from typing import Any
 
 import torch
 
-from nemo_workflow.backends.patching import PatchList
-
-PATCHES = PatchList("megatron-core")
-_OPTIMIZER = "megatron.core.optimizer.distrib_optimizer:DistributedOptimizer"
+from nemo_workflow.backends.shard_queue import ShardQueue
 
 
 def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
@@ -28,10 +25,7 @@ def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
             }
 
 
-@PATCHES(f"{_OPTIMIZER}.state_dict", signature="self")
 def state_dict_before_the_first_step(original: Any) -> Any:
-    """Loading asks a fresh optimizer for its state dict, and the original asserts that there is exactly one `step` in it."""
-
     @functools.wraps(original)
     def state_dict(self: Any) -> Any:
         if not self.optimizer.state:
@@ -41,10 +35,7 @@ def state_dict_before_the_first_step(original: Any) -> Any:
     return state_dict
 
 
-@PATCHES(f"{_OPTIMIZER}.load_state_dict", signature="self, state_dict")
 def one_step_a_parameter(original: Any) -> Any:
-    """The original hands all parameters the same `step` tensor, and AdamW then counts every parameter's step in it."""
-
     @functools.wraps(original)
     def load_state_dict(self: Any, state_dict: Any) -> None:
         original(self, state_dict)
@@ -54,10 +45,7 @@ def one_step_a_parameter(original: Any) -> Any:
     return load_state_dict
 
 
-@PATCHES(f"{_OPTIMIZER}._get_main_param_and_optimizer_states", signature="self, model_param")
 def leave_step_out(original: Any) -> Any:
-    """A checkpoint stores tensors of the parameter's size here; the scalar `step` breaks their sharding, and the group has it."""
-
     @functools.wraps(original)
     def get_main_param_and_optimizer_states(self: Any, model_param: Any) -> Any:
         return {key: value for key, value in original(self, model_param).items() if key != "step"}
@@ -65,10 +53,7 @@ def leave_step_out(original: Any) -> Any:
     return get_main_param_and_optimizer_states
 
 
-@PATCHES(f"{_OPTIMIZER}._set_main_param_and_optimizer_states", signature="self, model_param, tensors")
 def keep_step(original: Any) -> Any:
-    """The original copies every entry that the optimizer has out of the checkpoint, and `step` is not among those."""
-
     @functools.wraps(original)
     def set_main_param_and_optimizer_states(self: Any, model_param: Any, tensors: dict[str, Any]) -> None:
         group, order = self.model_param_group_index_map[model_param]
@@ -76,3 +61,54 @@ def keep_step(original: Any) -> Any:
         original(self, model_param, {"step": state["step"], **tensors})
 
     return set_main_param_and_optimizer_states
+
+
+# Each needs Transformer Engine, Apex or a CUDA kernel; the results are those of the plain operations.
+FUSIONS = (
+    "apply_rope_fusion",
+    "persist_layer_norm",
+    "gradient_accumulation_fusion",
+    "masked_softmax_fusion",
+    "bias_dropout_fusion",
+    "bias_activation_fusion",
+    "cross_entropy_loss_fusion",
+    "moe_permute_fusion",
+    "moe_grouped_gemm",
+    "moe_router_fusion",
+)
+
+
+def plain_operations(original: Any) -> Any:
+    @functools.wraps(original)
+    def post_init(self: Any) -> None:
+        for fusion in FUSIONS:
+            setattr(self, fusion, False)
+        self.use_cpu_initialization = True
+        original(self)
+
+    return post_init
+
+
+def no_te_matrix_product(original: Any) -> Any:
+    return None
+
+
+def split_sizes_as_numbers(original: Any) -> Any:
+    def maybe_move_tensor_to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        return tensor.numpy() if as_numpy and hasattr(tensor, "numpy") else tensor
+
+    return maybe_move_tensor_to_cpu
+
+
+def nothing_to_gather(original: Any) -> Any:
+    @functools.wraps(original)
+    def get_all_timers_string(self: Any, names: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not names and not self._timers:
+            return None
+        return original(self, names, *args, **kwargs)
+
+    return get_all_timers_string
+
+
+def forked_results_queue(original: Any) -> Any:
+    return ShardQueue(torch.multiprocessing.get_context("fork"))

@@ -6,10 +6,6 @@ from typing import Any
 
 import torch
 
-from nemo_workflow.backends.patching import PatchList
-
-PATCHES = PatchList("megatron-core")
-
 
 class CpuNorm(torch.nn.Module):
     """LayerNorm or RMSNorm over the last dimension, computed in fp32 and returned in the input's type.
@@ -47,14 +43,7 @@ class CpuNorm(torch.nn.Module):
         return normed.to(x.dtype)
 
 
-@PATCHES(
-    "megatron.core.transformer.torch_norm:WrappedTorchNorm.__new__",
-    signature="cls, config, hidden_size, eps, persist_layer_norm, zero_centered_gamma, normalization",
-)
 def plain_norm(original: Any) -> Any:
-    """The original refuses sequence parallelism and zero-centred weights, and makes fp32 parameters in a bf16 model, which a
-    conversion then reports as a type mismatch."""
-
     def new(
         cls: type,
         config: Any,

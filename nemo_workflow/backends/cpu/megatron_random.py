@@ -12,28 +12,16 @@ from typing import Any
 
 import torch
 
-from nemo_workflow.backends.patching import PatchList
 
-PATCHES = PatchList("megatron-core")
-_RANDOM = "megatron.core.tensor_parallel.random"
-
-
-@PATCHES(f"{_RANDOM}:_get_cuda_rng_state", signature="device, clone, graph_safe")
 def get_rng_state(original: Any) -> Any:
-    """The CPU generator's state (asked for by every recomputed layer)."""
     return lambda device="cpu", clone=False, graph_safe=False: torch.get_rng_state()
 
 
-@PATCHES(f"{_RANDOM}:_set_cuda_rng_state", signature="new_state, device, graph_safe")
 def set_rng_state(original: Any) -> Any:
-    """The CPU generator's state."""
     return lambda new_state, device=-1, graph_safe=False: torch.set_rng_state(new_state)
 
 
-@PATCHES(f"{_RANDOM}:CudaRNGStatesTracker.add", signature="self, name, seed")
 def add_stream(original: Any) -> Any:
-    """Seeds the stream on the CPU generator and leaves that generator as it was."""
-
     def add(self: Any, name: str, seed: int) -> None:
         if name in self.states_ or seed in self.seeds_:
             raise ValueError(f"random stream {name} or seed {seed} exists already")
@@ -44,10 +32,7 @@ def add_stream(original: Any) -> Any:
     return add
 
 
-@PATCHES(f"{_RANDOM}:CudaRNGStatesTracker.fork", signature="self, name")
 def fork_stream(original: Any) -> Any:
-    """Draws from the named stream inside the block. A conversion seeds no streams: then the block draws from the default one."""
-
     @contextlib.contextmanager
     def fork(self: Any, name: str = "model-parallel-rng") -> Iterator[None]:
         if name not in self.states_:

@@ -13,10 +13,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from nemo_workflow.backends.patching import PatchList
-
-PATCHES = PatchList("nemo_toolkit")
-
 # Transformer Engine's name (a pattern) -> the local layer's name. A * stands for a layer's or an expert's number.
 LOCAL_NAMES = (
     (r"self_attention\.linear_qkv\.layer_norm_(weight|bias)", r"input_layernorm.\1"),
@@ -54,14 +50,7 @@ def _megatron_parameters(*models: Any) -> list[str]:
     return [name for state in states for name in state if name.startswith("decoder.")]
 
 
-@PATCHES(
-    "nemo.lightning.io.state:apply_transforms",
-    "nemo.lightning.io:apply_transforms",
-    signature="source, target, mapping, transforms, state_dict_ignored_entries, cast_dtype",
-)
 def local_parameter_names(original: Any) -> Any:
-    """Translate the keys of the mapping and of the transforms before the original uses them."""
-
     @functools.wraps(original)
     def apply_transforms(
         source: Any, target: Any, mapping: Any, transforms: Any = (), *args: Any, **kwargs: Any
@@ -81,3 +70,17 @@ def local_parameter_names(original: Any) -> Any:
         return original(source, target, mapping, renamed, *args, **kwargs)
 
     return apply_transforms
+
+
+def seed_streams(original: Any) -> Any:
+    def set_random_seed(seed_: int) -> None:
+        from megatron.core import parallel_state, tensor_parallel
+
+        original(seed_)
+        tensor_parallel.model_parallel_cuda_manual_seed(seed_ + 100 * parallel_state.get_pipeline_model_parallel_rank())
+
+    return set_random_seed
+
+
+def tensors_stay(original: Any) -> Any:
+    return lambda ckpt: ckpt

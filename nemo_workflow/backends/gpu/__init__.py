@@ -9,6 +9,9 @@ import functools
 import importlib
 from collections.abc import Callable
 
+from nemo_workflow.backends import patching
+from nemo_workflow.backends.registry import find
+
 
 def install() -> None:
     """Make gradient accumulation fusion possible without Apex, and NeMo's import short. Before NeMo is imported."""
@@ -43,10 +46,9 @@ def _install(module: str, **more: bool) -> None:
     importlib.import_module(f"{__name__}.{module}").install(**more)
 
 
-def mend_checkpoints() -> None:
+def complete_checkpoints(offloaded: bool) -> None:
     """No process of a checkpoint's writers stays behind, and an offloaded optimizer's can be read. Imports megatron-core."""
-    from nemo_workflow.backends import checkpoint_queue
-    from nemo_workflow.backends.gpu import offloaded_optimizer
-
-    checkpoint_queue.install()
-    offloaded_optimizer.install()
+    patching.replace(find("backends.shard_queue:with_the_rank"))
+    if offloaded:
+        for name in ("unless_offloaded", "without_classes", "weights_from_state"):
+            patching.replace(find(f"backends.gpu.offloaded_optimizer:{name}"))

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from nemo_workflow.backends.gpu import aside
+from nemo_workflow.backends.registry import find
 
 NAME = "the kernel for SwiGLU's gradient"
 BLOCK, WARPS = 2048, 8  # columns a program: 16 bytes a thread and load
@@ -47,19 +48,23 @@ def swiglu_gradient(gradient: torch.Tensor, joint: torch.Tensor) -> torch.Tensor
 
 def install() -> None:
     """Let megatron-core's SwiGLU take this way for plain bf16 tensors. Imports megatron-core."""
-    from megatron.core.fusions.fused_bias_swiglu import SwiGLUFunction, swiglu_back
+    aside.replace(NAME, find("backends.gpu.activation:backward"))
 
-    stock = SwiGLUFunction.backward
+
+def backward(stock: Any) -> Any:
+    """The gradient by our kernel where it fits, for `SwiGLUFunction.backward`."""
+    from megatron.core.fusions.fused_bias_swiglu import swiglu_back
+
     proof = aside.Proof(NAME, distance)
 
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    def gradients(ctx: Any, gradient: torch.Tensor) -> Any:
         if ctx.fp8_input_store:
             return stock(ctx, gradient)
         joint = ctx.saved_tensors[0]  # once: of an offloaded activation the second reading fails
         ours = fits(gradient, joint) and proof.holds(device=joint.device)
         return (swiglu_gradient if ours else swiglu_back)(gradient, joint), None, None
 
-    SwiGLUFunction.backward = staticmethod(backward)
+    return staticmethod(gradients)
 
 
 def distance(device: torch.device) -> float:

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from nemo_workflow.backends import patching
+from nemo_workflow.backends.patching import Patch
+
 FAR = 0.02  # of a result's norm; in bf16 0.002 to 0.003 are seen
 LOG = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -32,6 +35,12 @@ def left_out(name: str, reason: BaseException | str) -> None:
     LOG.warning("%s", text)
     if _say is not None:
         _say(text)
+
+
+def replace(name: str, patch: Patch, make: Callable[[Any], Any] | None = None) -> None:
+    """Put a row of the registry in place; where the library has changed the speed-up is left out."""
+    if not patching.replace(patch, make):
+        left_out(name, "; ".join(patching.problems_of(patch)))
 
 
 def optional(name: str, install: Callable[[], None]) -> None:

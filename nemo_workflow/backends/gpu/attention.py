@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nemo_workflow.backends.gpu import aside
+from nemo_workflow.backends.registry import find
 
 HOPPER = 9  # compute capability; on others it is untried
 WIDTHS = (64, 128)  # of a head; others are unmeasured
@@ -25,15 +26,17 @@ def install() -> None:
     """Let megatron-core's attention take this way where it fits. Imports megatron-core; nothing without package or GPU."""
     if not available():
         return
-    from megatron.core.extensions.transformer_engine import TEDotProductAttention
+    aside.replace(NAME, find("backends.gpu.attention:forward"))
 
-    stock = TEDotProductAttention.forward
+
+def forward(stock: Any) -> Any:
+    """Causal attention by FlashAttention 4 where it fits, for `TEDotProductAttention.forward`."""
     proof = aside.Proof(NAME, distance)
 
     def proven(query: torch.Tensor, key: torch.Tensor) -> bool:
         return proof.holds(query.shape[2], key.shape[2], query.shape[3], device=query.device)
 
-    def forward(
+    def attend(
         module: Any,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -42,15 +45,17 @@ def install() -> None:
         attn_mask_type: Any,
         attention_bias: Any = None,
         packed_seq_params: Any = None,
+        **more: Any,  # megatron-core 0.16: num_splits
     ) -> Any:
-        bare = attention_bias is None and packed_seq_params is None
+        bare = attention_bias is None and packed_seq_params is None and all(value is None for value in more.values())
         fit = bare and suits(module, attn_mask_type) and fits(query, key, value)
         if not (fit and proven(query, key)):
-            return stock(module, query, key, value, attention_mask, attn_mask_type, attention_bias, packed_seq_params)
+            plain = (query, key, value, attention_mask, attn_mask_type, attention_bias, packed_seq_params)
+            return stock(module, *plain, **more)
         out = Attention.apply(query, key, value, module.flash_attention.softmax_scale)
         return out.reshape(*query.shape[:2], -1)
 
-    TEDotProductAttention.forward = forward
+    return attend
 
 
 class Attention(torch.autograd.Function):

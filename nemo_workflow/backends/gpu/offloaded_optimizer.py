@@ -7,21 +7,8 @@ from typing import Any
 CLASSES = ("cpu_optimizer_cls", "gpu_optimizer_cls")
 
 
-def install() -> None:
-    from megatron.core.optimizer.cpu_offloading.hybrid_optimizer import HybridDeviceOptimizer
-    from nemo.lightning.pytorch.strategies import megatron_strategy
-
-    megatron_strategy._optimizer_to_device = _unless_offloaded(megatron_strategy._optimizer_to_device)
-
-    HybridDeviceOptimizer.state_dict = _without_classes(HybridDeviceOptimizer.state_dict)
-    HybridDeviceOptimizer._update_fp32_params_by_new_state = _take_weights_from_state
-
-
-def _without_classes(state_dict: Any) -> Any:
-    """The original's groups hold two optimizer classes, and a checkpoint is read with `weights_only=True`, which refuses classes.
-
-    The run could not be resumed, nor its weights converted. The optimizer itself finds its classes in its `defaults`.
-    """
+def without_classes(state_dict: Any) -> Any:
+    """The optimizer itself finds its classes in its `defaults`."""
 
     def plain(optimizer: Any) -> dict[str, Any]:
         found: dict[str, Any] = state_dict(optimizer)
@@ -31,14 +18,18 @@ def _without_classes(state_dict: Any) -> Any:
     return plain
 
 
-def _take_weights_from_state(optimizer: Any) -> None:
-    """After a load. The original knows only parameters that have an fp32 copy, and a model in fp32 has none."""
-    for parameter, state in optimizer.state.items():
-        optimizer.param_to_inner_param[parameter].data.copy_(state["master_param"])
+def weights_from_state(original: Any) -> Any:
+    """Takes every parameter's weights, whether or not it has an fp32 copy."""
+
+    def take(optimizer: Any) -> None:
+        for parameter, state in optimizer.state.items():
+            optimizer.param_to_inner_param[parameter].data.copy_(state["master_param"])
+
+    return take
 
 
-def _unless_offloaded(move: Any) -> Any:
-    """NeMo moves what it has loaded to the GPU, and the optimizer on the host could not make its next step."""
+def unless_offloaded(move: Any) -> Any:
+    """Moves no optimizer that is on the host."""
     from megatron.core.optimizer.cpu_offloading.hybrid_optimizer import HybridDeviceOptimizer
 
     def moved(optimizer: Any, device: Any) -> None:

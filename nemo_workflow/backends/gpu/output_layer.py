@@ -10,6 +10,7 @@ hidden states (tokens x hidden size) instead: diag(s) G W = diag(s) (G W), and (
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import triton
 import triton.language as tl
 
 from nemo_workflow.backends.gpu import aside
+from nemo_workflow.backends.registry import find
 
 NAME = "the fused output layer and loss"
 GATHERING = "DistributedDataParallel."  # hooks of megatron-core that wait for a parameter's all-gather
@@ -92,13 +94,15 @@ class _OutputLoss(torch.autograd.Function):
 
 def install(fp8: bool = False) -> None:
     """Let megatron-core's GPTModel take this way where nothing speaks against it; with `fp8` in fp8 (output_layer_fp8.py)."""
-    from megatron.core.models.gpt import gpt_model
+    aside.replace(NAME, find("backends.gpu.output_layer:postprocess"), partial(postprocess, fp8=fp8))
 
-    stock = gpt_model.GPTModel._postprocess
+
+def postprocess(stock: Any, fp8: bool = False) -> Any:
+    """Output layer and loss as one step where it fits, for `GPTModel._postprocess`."""
     proof = aside.Proof(NAME, distance)
     step_for = _fp8_where_it_works() if fp8 else lambda hidden, weight: _OutputLoss
 
-    def postprocess(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def losses_of(self: Any, *args: Any, **kwargs: Any) -> Any:
         if args or not fits(self, kwargs) or not proof.holds(device=kwargs["hidden_states"].device):
             return stock(self, *args, **kwargs)
         hidden, labels = kwargs["hidden_states"], kwargs["labels"]  # (s, b, h) and (b, s)
@@ -116,7 +120,7 @@ def install(fp8: bool = False) -> None:
         losses = step_for(hidden, weight).apply(hidden, weight, labels, fused)
         return losses.view(rows, batch).t().contiguous()
 
-    gpt_model.GPTModel._postprocess = postprocess
+    return losses_of
 
 
 def _fp8_where_it_works() -> Callable[[torch.Tensor, torch.Tensor], type[torch.autograd.Function]]:

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from nemo_workflow.backends.gpu import aside
+from nemo_workflow.backends.registry import find
 
 NAME = "the kernel for the rotary embedding"
 WARPS = 4
@@ -119,9 +120,13 @@ def install() -> None:
     """Let megatron-core's attention take this way where its call is the plain one. Imports megatron-core."""
     from megatron.core.transformer import attention
 
-    stock = getattr(attention, "apply_fused_qkv_rotary_pos_emb", None)
-    if stock is None:  # no Transformer Engine, or one without this kernel: the setting is off then
-        return
+    # None without Transformer Engine, or with one that has no such kernel: the setting is off then
+    if getattr(attention, "apply_fused_qkv_rotary_pos_emb", None) is not None:
+        aside.replace(NAME, find("backends.gpu.rotary:apply_rotary"))
+
+
+def apply_rotary(stock: Any) -> Any:
+    """The rotary embedding by our kernel where it fits, for `apply_fused_qkv_rotary_pos_emb`."""
     proof = aside.Proof(NAME, distance)
 
     def proven(joint: torch.Tensor, split: list[int]) -> bool:
@@ -133,7 +138,7 @@ def install() -> None:
             return stock(joint, q_angles, k_angles, split, *args, **kwargs)
         return Rotary.apply(joint, q_angles, split[1])
 
-    attention.apply_fused_qkv_rotary_pos_emb = apply
+    return apply
 
 
 def distance(groups: int, queries: int, width: int, device: torch.device) -> float:

@@ -12,6 +12,9 @@ import sys
 import types
 from typing import Any
 
+from nemo_workflow.backends import patching
+from nemo_workflow.backends.registry import find
+
 NAME = "fused_weight_gradient_mlp_cuda"
 
 
@@ -21,6 +24,9 @@ def install() -> None:
         return
     from transformer_engine.pytorch.cpp_extensions import general_gemm
     from transformer_engine.pytorch.module.base import get_workspace
+
+    if problems := patching.version_problems(find("backends.gpu.weight_gradient:install")):
+        raise patching.LibraryChanged(problems[0])
 
     def accumulate(inputs: Any, output_gradient: Any, main_grad: Any) -> None:
         """main_grad (out, in) += output_gradient (tokens, out) transposed x inputs (tokens, in)."""

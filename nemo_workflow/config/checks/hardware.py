@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from nemo_workflow.backends.patching import installed_problems
+from nemo_workflow.backends.registry_cpu import CPU_PATCHES
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.flops import flops_a_token
@@ -110,7 +111,7 @@ def cpu_libraries(run: Run) -> Iterator[str]:
     settings = run.settings
     if run.accelerator != "cpu" or (settings.executor == "slurm" and not settings.no_container):
         return
-    problems = installed_problems()
+    problems = installed_problems(CPU_PATCHES)
     if problems:
         yield (
             f"--accelerator cpu: {'; '.join(problems)}; install the versions in requirements.txt into an environment of their"

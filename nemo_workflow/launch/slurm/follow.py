@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.launch import local
@@ -31,7 +32,7 @@ def follow(plan: Plan, submitted: list[Job]) -> int:
     monitor = Monitor(plan)
     try:
         for job in submitted:
-            code = _Follower(plan, job, monitor).run()
+            code = Follower(job, monitor, lambda: _saved(plan)).run()
             if code or job is submitted[-1]:
                 return code
     finally:
@@ -39,9 +40,26 @@ def follow(plan: Plan, submitted: list[Job]) -> int:
     raise AssertionError("no job")
 
 
-class _Follower:
-    def __init__(self, plan: Plan, job: Job, monitor: Monitor):
-        self.plan, self.job, self.monitor = plan, job, monitor
+def _saved(plan: Plan) -> str:
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    return f"step {newest.step} is saved" if newest else "no checkpoint yet"
+
+
+class Shown(Protocol):
+    """What shows a job's progress."""
+
+    def update(self) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Follower:
+    """Follows one job; `kept` tells what is kept of it where it ends early."""
+
+    def __init__(self, job: Job, monitor: Shown, kept: Callable[[], str]):
+        self.job, self.monitor, self.kept = job, monitor, kept
         self.asked: int | None = None
         self.shown = ""
 
@@ -65,7 +83,7 @@ class _Follower:
                         break
                 time.sleep(0.2)
         self.monitor.update()
-        return verdict(self.plan, self.job, state, self.monitor)
+        return verdict(self.job, state, self.monitor, self.kept)
 
     def _poll(self) -> JobState | None:
         state = state_of(self.job)
@@ -114,7 +132,7 @@ def _question(job_id: str) -> str:
             return reply
 
 
-def verdict(plan: Plan, job: Job, state: JobState | None, monitor: Monitor) -> int:
+def verdict(job: Job, state: JobState | None, monitor: Shown, kept_of: Callable[[], str]) -> int:
     """The exit code of a job that has ended: 0 done, 143 stopped with its state saved. Raises Failure."""
     if state is not None and state.name == ANOTHERS:
         monitor.note(f"job {job.job_id} is over: {state.reason}")
@@ -125,8 +143,7 @@ def verdict(plan: Plan, job: Job, state: JobState | None, monitor: Monitor) -> i
     name = state.name if state else "ended"
     if (state is None or name == "COMPLETED") and code == 0:
         return 0
-    newest, _ = newest_whole(plan.folder / "checkpoints")
-    kept = f"step {newest.step} is saved" if newest else "no checkpoint yet"
+    kept = kept_of()
     if code == STOPPED or name == "CANCELLED":
         if name == "COMPLETED" and job.link < job.chain:
             monitor.note(f"job {job.job_id} stopped: {kept}; the next link of the chain goes on from there")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.slurm import login, time_limits
 from nemo_workflow.launch.slurm.cluster import Answer, Cluster
 from nemo_workflow.launch.slurm.time_limits import QOS_FIELDS, Limits, read_limits
@@ -22,7 +23,7 @@ STATE_MARKS = "*~#!%$@^+-"  # that sinfo adds to a state: not responding, powere
 ROW = "node_or_partition|"  # before what we ask for: a site's wrapper or a login shell may print lines of its own
 
 
-def check(cluster: Cluster, plan: Plan) -> list[str]:
+def check(cluster: Cluster, plan: Plan | CorpusPlan) -> list[str]:
     """Ask the cluster about the plan; returns notes for the user. Raises Refusal with every problem."""
     where = plan.settings.ssh or "this machine"
     if cluster.host:
@@ -111,7 +112,7 @@ def _hint(answer: Answer) -> str:
     return next((hint for word, hint in hints.items() if word in text), "")
 
 
-def _existing(plan: Plan) -> str:
+def _existing(plan: Plan | CorpusPlan) -> str:
     """The nearest existing folder above the run's."""
     folder = plan.folder
     while not folder.is_dir():
@@ -119,7 +120,9 @@ def _existing(plan: Plan) -> str:
     return str(folder)
 
 
-def _partitions(plan: Plan, answers: dict[str, tuple[Answer, Answer]], listed: Answer, limits: Limits) -> list[str]:
+def _partitions(
+    plan: Plan | CorpusPlan, answers: dict[str, tuple[Answer, Answer]], listed: Answer, limits: Limits
+) -> list[str]:
     """What stands against the partitions asked for, with the answers on each and its nodes.
 
     All must exist, and one that takes the job is enough: Slurm chooses among them.
@@ -141,7 +144,7 @@ def _partitions(plan: Plan, answers: dict[str, tuple[Answer, Answer]], listed: A
     return problems
 
 
-def _partition(plan: Plan, name: str, fields: dict[str, str], names: str) -> Iterator[str]:
+def _partition(plan: Plan | CorpusPlan, name: str, fields: dict[str, str], names: str) -> Iterator[str]:
     if fields.get("State", "UP") != "UP":
         yield f"--partition {name}: its state is {fields['State']}; choose another, there are: {names}"
     most = fields.get("MaxNodes", "")
@@ -149,7 +152,7 @@ def _partition(plan: Plan, name: str, fields: dict[str, str], names: str) -> Ite
         yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes a job"
 
 
-def _admission(plan: Plan, name: str, fields: dict[str, str]) -> Iterator[str]:
+def _admission(plan: Plan | CorpusPlan, name: str, fields: dict[str, str]) -> Iterator[str]:
     account = plan.settings.account
     allowed, denied = fields.get("AllowAccounts", "ALL"), fields.get("DenyAccounts", "")
     if allowed not in ("ALL", "(null)") and account not in allowed.split(","):
@@ -158,7 +161,7 @@ def _admission(plan: Plan, name: str, fields: dict[str, str]) -> Iterator[str]:
         yield f"--account {account}: partition {name} does not admit it"
 
 
-def _nodes(plan: Plan, name: str, answer: Answer) -> Iterator[str]:
+def _nodes(plan: Plan | CorpusPlan, name: str, answer: Answer) -> Iterator[str]:
     """Whether enough nodes of the partition, busy or not, have the GPUs asked for."""
     if not answer.ok:
         return
@@ -195,7 +198,7 @@ def gpu_count(gres: str) -> int:
 ASSOCIATION = ("account", "partition", "qos", "maxwall", "defaultqos")
 
 
-def _associations(cluster: Cluster, plan: Plan) -> list[dict[str, str]] | None:
+def _associations(cluster: Cluster, plan: Plan | CorpusPlan) -> list[dict[str, str]] | None:
     """The user's rows of accounting, or None where it does not answer or the user has no name here."""
     user = login.resolve(cluster.host).user if cluster.host else user_name(os.geteuid())
     if not user:
@@ -208,12 +211,12 @@ def _associations(cluster: Cluster, plan: Plan) -> list[dict[str, str]] | None:
     return [dict(zip(ASSOCIATION, row, strict=True)) for row in rows if len(row) == len(ASSOCIATION)]
 
 
-def _own(plan: Plan, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+def _own(plan: Plan | CorpusPlan, rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """The user's associations with the account asked for."""
     return [row for row in rows if row["account"].lower() == plan.settings.account.lower()]
 
 
-def _account(plan: Plan, config: str, rows: list[dict[str, str]] | None) -> Iterator[str]:
+def _account(plan: Plan | CorpusPlan, config: str, rows: list[dict[str, str]] | None) -> Iterator[str]:
     account, name = plan.settings.account, plan.settings.partition
     enforced = re.search(r"(?m)^AccountingStorageEnforce\s*=\s*(\S+)", config)
     if rows is None or not enforced or enforced[1] == "none":

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the package lies beside this file
 
 from nemo_workflow.config.run_config import Plan
-from nemo_workflow.run_dir.slurm_jobs import hung_mark, restart_folder
+from nemo_workflow.run_dir.slurm_jobs import hung_mark, restart_folder, stopped_mark
 from nemo_workflow.utils.errors import Refusal, missing_package
 
 try:
@@ -97,7 +97,7 @@ def _end_if_finished(finished: Path, goes_on: Path) -> None:
 
 def _leave_before_training(attempt: Path, restart: int) -> None:
     """Asked to stop while still importing: nothing is lost, and the job script learns that it was no failure."""
-    (attempt / f"stopped-{restart}").touch()
+    stopped_mark(attempt, restart).touch()
     os._exit(75)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from nemo_workflow.config.checks.slurm import is_below, needed_folders, slurm_arguments
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.local import TITLE, new_attempt
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.slurm import login
@@ -57,7 +58,7 @@ class Link:
         return self.number == self.chain
 
 
-def launcher_home(plan: Plan) -> Path:
+def launcher_home(plan: Plan | CorpusPlan) -> Path:
     """Where nemo_run keeps its files; its Experiment.from_id finds a run with NEMORUN_HOME set to this."""
     return plan.folder / "slurm"
 
@@ -67,7 +68,7 @@ def experiment_id(attempt: Path) -> str:
     return f"{TITLE}_{attempt.name}"
 
 
-def job_script(plan: Plan, attempt: Path | None = None, link: Link | None = None) -> str:
+def job_script(plan: Plan | CorpusPlan, attempt: Path | None = None, link: Link | None = None) -> str:
     """The text that sbatch gets for a start in `attempt` (None: one that begins now). Writes nothing."""
     attempt = attempt or new_attempt(plan)
     made = executor(plan, attempt, link or Link())
@@ -93,7 +94,7 @@ def command() -> list[str]:
     return ['"$nw_python"', '"$nw_attempt/code/rank.py"', '"$nw_attempt"']
 
 
-def executor(plan: Plan, attempt: Path, link: Link) -> Any:
+def executor(plan: Plan | CorpusPlan, attempt: Path, link: Link) -> Any:
     """The executor of one job, not yet assigned to an experiment."""
     run = import_nemo_run(launcher_home(plan))
     from nemo_run.core.execution.slurm import SlurmJobDetails
@@ -114,6 +115,7 @@ def executor(plan: Plan, attempt: Path, link: Link) -> Any:
         constraint=settings.constraint,
         signal=f"USR1@{settings.stop_before}" if settings.stop_before else None,
         additional_parameters=_more_parameters(plan, link) or None,
+        **_shared_out(plan),
         container_image=image_name(settings.container_image) if contained else None,
         container_mounts=container_mounts(plan) if contained else [],
         container_env=[*variables(plan), *settings.container_env] if contained else None,
@@ -126,13 +128,22 @@ def executor(plan: Plan, attempt: Path, link: Link) -> Any:
     )
 
 
+def _shared_out(plan: Plan | CorpusPlan) -> dict[str, Any]:
+    """For nodes that share out work: one that is lost, or fails, takes no other along."""
+    if not isinstance(plan, CorpusPlan):
+        return {}
+    # nemo_run puts --wait=60 --kill-on-bad-exit=1 before these
+    alone = ["--wait=0", "--kill-on-bad-exit=0", "--no-kill"]
+    return {"cpus_per_task": plan.workers, "srun_args": alone}
+
+
 def _unless_unknown(executor_class: type, **values: Any) -> dict[str, Any]:
     """The fields that this version of nemo_run has: `poll_estimated_start_time` came with 0.9."""
     known = {field.name for field in fields(executor_class)}
     return {name: value for name, value in values.items() if name in known}
 
 
-def _tunnel(plan: Plan) -> Any:
+def _tunnel(plan: Plan | CorpusPlan) -> Any:
     run = import_nemo_run(launcher_home(plan))
     base = launcher_home(plan)
     if not plan.settings.ssh:
@@ -144,7 +155,7 @@ def _tunnel(plan: Plan) -> Any:
     )
 
 
-def check_tunnel(plan: Plan) -> None:
+def check_tunnel(plan: Plan | CorpusPlan) -> None:
     """Raise Refusal where nemo_run's own ssh client can't log in: else it would ask for a password, and give up mute."""
 
     def refuse(*_: Any) -> None:
@@ -165,13 +176,13 @@ def check_tunnel(plan: Plan) -> None:
         ) from None
 
 
-def _gpus_per_node(plan: Plan) -> int | None:
+def _gpus_per_node(plan: Plan | CorpusPlan) -> int | None:
     if plan.accelerator != "gpu" or "gres" in slurm_arguments(plan.settings.slurm_arg):
         return None
     return plan.layout.ranks_per_node
 
 
-def _more_parameters(plan: Plan, link: Link) -> dict[str, str | bool]:
+def _more_parameters(plan: Plan | CorpusPlan, link: Link) -> dict[str, str | bool]:
     """Options of sbatch that SlurmExecutor has no argument for."""
     settings = plan.settings
     named = {
@@ -186,7 +197,8 @@ def _more_parameters(plan: Plan, link: Link) -> dict[str, str | bool]:
     if waits:
         named["dependency"] = ",".join(waits)
         named["kill_on_invalid_dep"] = "yes"  # else a job whose parent failed waits for ever
-    return {name: value for name, value in named.items() if value} | slurm_arguments(plan.settings.slurm_arg)
+    alone: dict[str, str | bool] = {"no_kill": True} if isinstance(plan, CorpusPlan) else {}
+    return alone | {name: value for name, value in named.items() if value} | slurm_arguments(plan.settings.slurm_arg)
 
 
 def image_name(image: str) -> str:
@@ -197,7 +209,7 @@ def image_name(image: str) -> str:
     return image
 
 
-def container_mounts(plan: Plan) -> list[str]:
+def container_mounts(plan: Plan | CorpusPlan) -> list[str]:
     """The mounts asked for, and one for each needed folder that they leave out."""
     mounts = list(plan.settings.container_mounts)
     for folder, _ in needed_folders(plan.settings, plan.sources):
@@ -207,7 +219,7 @@ def container_mounts(plan: Plan) -> list[str]:
     return mounts
 
 
-def variables(plan: Plan) -> dict[str, str]:
+def variables(plan: Plan | CorpusPlan) -> dict[str, str]:
     """Variables that every rank gets, none of them secret; the submitter's own travel by sbatch's --export=ALL."""
     if plan.accelerator == "cpu":
         return {"TOKENIZERS_PARALLELISM": "false"}
@@ -216,7 +228,7 @@ def variables(plan: Plan) -> dict[str, str]:
     return {"TOKENIZERS_PARALLELISM": "false", **GPU_VARIABLES}
 
 
-def setup_lines(plan: Plan, attempt: Path, link: Link) -> str:
+def setup_lines(plan: Plan | CorpusPlan, attempt: Path, link: Link) -> str:
     """The script's own part before srun: variables, the rendezvous, and what happens when the ranks have ended."""
     python = "python" if not plan.settings.no_container else sys.executable
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables(plan).items())

@@ -11,13 +11,17 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.backends.patching import replace_on
+from nemo_workflow.backends.registry import find
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.run_config import Plan
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local
+from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.slurm import preflight, script
 from nemo_workflow.launch.slurm.cluster import UNKNOWN, Cluster, JobState, cluster_name, state_of, without_slurm
 from nemo_workflow.launch.slurm.script import Link
@@ -34,7 +38,7 @@ SLURM_INPUT = "SBATCH_"
 def run_slurm(plan: Plan, settings: Settings) -> int:
     """Submit the run, and follow it with --wait; returns the exit code. Raises Refusal before Slurm takes a job."""
     cluster = Cluster(plan.settings.ssh)
-    notes = _prepare_environment(cluster)
+    notes = prepare_environment(cluster)
     refuse_second(plan.folder)
     notes += preflight.check(cluster, plan)
     if cluster.host:
@@ -46,7 +50,7 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
         local.check_space(plan)
         notes += resume.check_changes(plan)[1]
         with signals_held_back():
-            submitted = _submit_chain(plan, first)
+            submitted = submit_chain(plan, first)
             for note in notes:
                 print(f"note: {note}")
             print(announcement(plan, submitted), flush=True)
@@ -57,7 +61,7 @@ def run_slurm(plan: Plan, settings: Settings) -> int:
     return follow(plan, submitted)
 
 
-def _prepare_environment(cluster: Cluster) -> list[str]:
+def prepare_environment(cluster: Cluster) -> list[str]:
     """Take away what would override the job script; notes on variables that the user may miss in the job.
 
     Secrets go to the job by inheritance, so that no file holds them.
@@ -112,7 +116,7 @@ def signals_held_back() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-def _submit_chain(plan: Plan, first: Path) -> list[Job]:
+def submit_chain(plan: Plan | CorpusPlan, first: Path) -> list[Job]:
     submitted: list[Job] = []
     for number in range(1, plan.settings.chain + 1):
         attempt = first if number == 1 else first.with_name(f"{first.name}-link{number}")
@@ -131,10 +135,14 @@ def _submit_chain(plan: Plan, first: Path) -> list[Job]:
     return submitted
 
 
-def _submit(plan: Plan, attempt: Path, link: Link) -> Job:
+def _submit(plan: Plan | CorpusPlan, attempt: Path, link: Link) -> Job:
     """Write the attempt's folder and hand it to nemo_run."""
     made = script.executor(plan, attempt, link)
-    local.prepare(plan, attempt)
+    if isinstance(plan, CorpusPlan):
+        attempt.mkdir(parents=True)
+        local.copy_code(attempt)
+    else:
+        local.prepare(plan, attempt)
     write_attempt(plan, attempt)
     import nemo_run as run
 
@@ -190,7 +198,11 @@ def _show_only_the_number(tunnel: Any, cluster: Cluster, attempt: Path, numbers:
 
     Sites wrap sbatch, and a login shell may greet: more lines come before or after the number.
     """
-    run = tunnel.run
+    replace_on(find("launch.slurm.submit:only_the_number"), tunnel, partial(only_the_number, cluster, attempt, numbers))
+
+
+def only_the_number(cluster: Cluster, attempt: Path, numbers: list[Submitted], run: Any) -> Any:
+    """A tunnel's `run` that gives of sbatch's output the job's number alone, and adds it to `numbers`."""
 
     def run_and_read(command: str, *arguments: Any, **keywords: Any) -> Any:
         result = run(command, *arguments, **keywords)
@@ -199,7 +211,7 @@ def _show_only_the_number(tunnel: Any, cluster: Cluster, attempt: Path, numbers:
             result.stdout = numbers[-1].job_id
         return result
 
-    tunnel.run = run_and_read
+    return run_and_read
 
 
 def _submitted(cluster: Cluster, said: str, attempt: Path) -> Submitted:
@@ -221,11 +233,12 @@ def _submitted(cluster: Cluster, said: str, attempt: Path) -> Submitted:
     )
 
 
-def write_attempt(plan: Plan, attempt: Path) -> None:
+def write_attempt(plan: Plan | CorpusPlan, attempt: Path) -> None:
     """Put into the attempt what the job reads besides the copy of our code: its plan, the ranks' start, --setup-file."""
     with written_aside(attempt / "plan.json") as stream:
         stream.write(plan.to_json())
-    shutil.copyfile(Path(__file__).with_name("rank.py"), attempt / "code" / "rank.py")
+    kind = "corpus" if isinstance(plan, CorpusPlan) else "slurm"
+    shutil.copyfile(Path(__file__).parents[1] / kind / "rank.py", attempt / "code" / "rank.py")
     if plan.settings.setup_file:
         shutil.copyfile(Path(plan.settings.setup_file).expanduser(), attempt / script.SETUP)
 
@@ -242,7 +255,7 @@ def control(command: str, run: Path) -> str:
     return f"python -m nemo_workflow.runs --output-dir {run.parent} {command} {run.name}"
 
 
-def announcement(plan: Plan, submitted: list[Job]) -> str:
+def announcement(plan: Plan | CorpusPlan, submitted: list[Job]) -> str:
     """What a person needs after submitting."""
     lines = []
     for job in submitted:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from nemo_workflow.config.checks.slurm import seconds_of, slurm_arguments
 from nemo_workflow.config.run_config import Plan
+from nemo_workflow.launch.corpus_plan import CorpusPlan
 
 QOS_FIELDS = "name,maxwall,flags"
 ENFORCING = ("limits", "safe", "all")  # words of AccountingStorageEnforce under which MaxWall counts
@@ -39,7 +40,7 @@ class Limits:
     wall: str = ""
     default_qos: str = ""
 
-    def of_partition(self, plan: Plan, name: str, fields: dict[str, str]) -> Iterator[Limit]:
+    def of_partition(self, plan: Plan | CorpusPlan, name: str, fields: dict[str, str]) -> Iterator[Limit]:
         """The limits that hold for the plan's job in a partition, whose fields are scontrol's."""
         own = plan.settings.qos or self.default_qos or "normal"
         if "PartitionTimeLimit" not in self.qos.get(own, Qos()).flags:
@@ -62,7 +63,7 @@ def read_limits(config: str, qos: str, association: dict[str, str]) -> Limits:
     return Limits(table, association.get("maxwall", ""), association.get("defaultqos", ""))
 
 
-def problems(plan: Plan, name: str, limits: list[Limit]) -> Iterator[str]:
+def problems(plan: Plan | CorpusPlan, name: str, limits: list[Limit]) -> Iterator[str]:
     """A time limit above what the partition gives: Slurm would take the job, and it would wait for ever."""
     asked = plan.settings.time
     if not asked:
@@ -77,7 +78,7 @@ def problems(plan: Plan, name: str, limits: list[Limit]) -> Iterator[str]:
             )
 
 
-def notes(plan: Plan, name: str, fields: dict[str, str], limits: list[Limit]) -> Iterator[str]:
+def notes(plan: Plan | CorpusPlan, name: str, fields: dict[str, str], limits: list[Limit]) -> Iterator[str]:
     """Where no --time is given: that the partition's own limit leaves no time to train."""
     if plan.settings.time:
         return

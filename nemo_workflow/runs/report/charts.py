@@ -104,13 +104,13 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     if len(lines) == 1:
         chart.legend.visible = False
     chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
-    chart.legend.update(padding=2, spacing=0, label_text_font_size="12px")
+    chart.legend.update(padding=2, spacing=12, label_text_font_size="12px", orientation="horizontal", ncols="auto")
+    chart.add_layout(chart.legend[0], "above")  # inside it would lie on a curve sooner or later
     chart.xaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
     if not spec.from_zero:
         chart.yaxis.formatter = BasicTickFormatter(power_limit_low=-6)  # 0.0002, not 2.000e-4
     else:
         chart.yaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
-        chart.legend.location = "bottom_right"  # where nothing is
     return chart
 
 
@@ -159,6 +159,11 @@ def thinned(points: list[tuple[float, float]], most: int = MOST_POINTS) -> list[
 def width_of_mean(points: list[tuple[float, float]]) -> int:
     """Steps that a running mean takes in: a part of the run; 1 where the run is too short for one."""
     return max(1, len(points) // MEAN_OF)
+
+
+def means_drawn(run: RunFolder) -> bool:
+    """Whether the curves of a run's steps have means."""
+    return len(run.of_kind("step")) // MEAN_OF >= 2
 
 
 def running_means(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

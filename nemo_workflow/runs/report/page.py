@@ -37,10 +37,14 @@ def write_report(run: RunFolder, path: Path | None = None) -> Path:
 
 def write_comparison(runs: list[RunFolder], differences: list[tuple[str, ...]], path: Path) -> Path:
     """Write a page with the curves of all runs over each other and the flags in which they differ."""
+    from nemo_workflow.runs.report import charts
+
     names = [run.name for run in runs]
-    lead = [{"state": run.state.name, "text": f"{run.name}: {run.state.why}"} for run in runs]
+    lead = [{"state": run.state.name, "text": f"{run.name}: {run.state.why}".removesuffix(": ")} for run in runs]
     table = {"title": "Flags that differ", "head": ["flag", *names], "rows": differences}
     note = "Strong lines are running means over a fiftieth of a run, faint ones the single steps."
+    if not any(charts.means_drawn(run) for run in runs):
+        note = ""
     tables = [table] if differences else []
     _write(path, {"title": " / ".join(names), "lead": lead, "chart_note": note, "tables": tables}, runs)
     return path

@@ -19,7 +19,7 @@ _SWITCHES = (
     "|FORCERSOMMAIRE|CATEGORIECACHEE"
 )
 _SWITCH = re.compile(rf"__(?:{_SWITCHES}|[^\W\d_\x00-\u024f]+)__")
-_CONTROL = re.compile("[\x02-\x05]")
+_CONTROL = "\x02\x03\x04\x05"
 _QUOTES = re.compile(r"''+")
 _LEFT_OVER = ("{{", "}}", "[[", "]]")
 
@@ -39,7 +39,9 @@ class Cleaner:
         """The page's text; the time is linear in its length, whatever the markup."""
         if MARKER in text:
             text = text.replace(MARKER, "")
-        text = _CONTROL.sub("", text)
+        for mark in _CONTROL:
+            if mark in text:
+                text = text.replace(mark, "")
         text, kept = take_out_extensions(text)
         text = drop_tables(drop_templates(text))
         if "''" in text:

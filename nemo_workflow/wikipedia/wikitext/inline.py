@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from enum import Enum, auto
+from functools import lru_cache
 
 LONGEST = 20_000  # characters of a template that is looked into; infoboxes are dropped unread
 LONGEST_GUESS = 40  # characters of the text of a template that the table does not know
@@ -122,38 +124,78 @@ def shown(body: str, within_line: bool) -> str:
 
     `within_line`: text stands before it on its line.
     """
-    if body.startswith("#") or len(body) > LONGEST:
+    if body[:1] == "#" or len(body) > LONGEST:
         return ""
     head, bar, rest = body.partition("|")
-    name = head.strip().replace("_", " ")
-    name = name[:1].lower() + name[1:]
-    if ":" in name:
-        function, _, value = name.partition(":")
+    if ":" in head:
+        function, _, value = head.strip().replace("_", " ").partition(":")
         return _function(function.lower(), value) if function.lower() in _FUNCTIONS else ""
-    low = name.lower()
-    if low in _SIGNS:
-        return _SIGNS[low] + (rest.split("|")[0].strip() if low in ("circa", "c.") else "")
+    kind, show = _known(head)
+    if kind is _Kind.SIGN:
+        return show([rest.partition("|")[0].strip()], {})
     if not bar:
         return ""
-    show = _TABLE.get(low)
-    if show is not None:
+    if kind is _Kind.TABLE:
         return show(*_arguments(rest))
-    if _LANG.fullmatch(low):
-        args, named = _arguments(rest)
-        if low.startswith(("link", "ilh")) and len(args) > 2:
-            return args[2]
-        return named.get("lt") or (args[0] if args else "")
-    return _guess(low, rest) if within_line and len(rest) <= 2 * LONGEST_GUESS else ""
+    return _guess(head, rest) if within_line and len(rest) <= 2 * LONGEST_GUESS else ""
 
 
-def _guess(name: str, rest: str) -> str:
+def shows_nothing(begin: str, within_line: bool) -> bool:
+    """Told from the beginning of a template with others in it: infoboxes are not put together to be dropped."""
+    if begin[:1] == "#":
+        return True
+    head, bar, rest = begin.partition("|")
+    if not bar or ":" in head:
+        return False
+    kind, _ = _known(head)
+    return kind is _Kind.OTHER and not (within_line and len(rest) <= 2 * LONGEST_GUESS)
+
+
+class _Kind(Enum):
+    """What is known of a template by its name."""
+
+    SIGN = auto()  # stands for a sign
+    TABLE = auto()  # shows some of its arguments
+    OTHER = auto()  # nobody listed it
+
+
+@lru_cache(maxsize=1 << 14)  # names repeat, and there are some tens of thousands in the largest wikis
+def _known(head: str) -> tuple[_Kind, Shown]:
+    """What a template of this name, as it was written, shows."""
+    name = _low(head)
+    if name in _SIGNS:
+        sign = _SIGNS[name]
+        return _Kind.SIGN, _after(sign) if name in ("circa", "c.") else lambda args, _: sign
+    show = _TABLE.get(name)
+    if show is None and _LANG.fullmatch(name):
+        show = _translated if name.startswith(("link", "ilh")) else _in_language
+    if show is not None:
+        return _Kind.TABLE, show
+    return _Kind.OTHER, _in_language
+
+
+def _low(head: str) -> str:
+    """A template's name as the tables write it."""
+    return head.strip().replace("_", " ").lower()
+
+
+def _in_language(args: list[str], named: dict[str, str]) -> str:
+    return named.get("lt") or (args[0] if args else "")
+
+
+def _translated(args: list[str], named: dict[str, str]) -> str:
+    return args[2] if len(args) > 2 else _in_language(args, named)
+
+
+def _guess(head: str, rest: str) -> str:
     """A template that nobody listed: its one argument where that is a short text."""
     text = rest.strip()
     if "[[" in text:
         text = _LINK.sub(lambda link: link[0].strip("[]").rpartition("|")[2], text)
-    if len(text) > LONGEST_GUESS or not _TEXT.fullmatch(text) or len(name) < 2 or _SILENT.match(name):
+    if len(text) > LONGEST_GUESS or not _TEXT.fullmatch(text):
         return ""
-    return rest.strip()
+    name = _low(head)
+    return "" if len(name) < 2 or _SILENT.match(name) else rest.strip()
 
 
 def _arguments(rest: str) -> tuple[list[str], dict[str, str]]:
@@ -169,7 +211,7 @@ def _arguments(rest: str) -> tuple[list[str], dict[str, str]]:
     args: list[str] = []
     named: dict[str, str] = {}
     for part in rest.split("|"):
-        found = _NAMED.match(part)
+        found = _NAMED.match(part) if "=" in part else None
         text = part[found.end() :] if found else part
         if links:
             text = re.sub("\x05(\\d+)\x05", lambda place: links[int(place[1])], text)

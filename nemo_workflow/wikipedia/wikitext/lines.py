@@ -17,11 +17,10 @@ _BRACKETS = [
         closing,
         re.compile(rf"\{opening}([^{opening}{closing}\n]*{GONE}[^{opening}{closing}\n]*)\{closing}"),
         re.compile(rf"\{opening}[{_HOLLOW}]*{GONE}[{_HOLLOW}]*"),
-        re.compile(rf"[{_HOLLOW}]*{GONE}[{_HOLLOW}]*\{closing}"),
+        re.compile(rf"{GONE}[{_HOLLOW}]*\{closing}"),
     )
     for opening, closing in (("(", ")"), ("（", "）"))
 ]
-_SPACES = re.compile("   *")
 _SPACE_BEFORE = {mark: re.compile(rf" {re.escape(mark)}(?=[\s\u3000-\uffff]|$)") for mark in ",.;，。；、"}
 _ARGUMENT = re.compile(r"\|\s*[\w -]{1,40}=")
 _BLANK = f" \t\r\f\v\xa0\u3000{GONE}"
@@ -52,14 +51,24 @@ def _tidied(text: str) -> str:
         for opening, closing, pair, start, end in _BRACKETS:
             if opening in text:
                 text = pair.sub(partial(_bracketed, opening=opening, closing=closing), text)
-                text = end.sub(closing, start.sub(opening, text))
+                text = _ended(start.sub(opening, text), end, closing)
         text = text.replace(GONE, "")
-    if "  " in text:
-        text = _SPACES.sub(" ", text)
+    while "  " in text:
+        text = text.replace("  ", " ")
     for mark, pattern in _SPACE_BEFORE.items():
         if f" {mark}" in text:
             text = pattern.sub(mark, text)
     return text
+
+
+def _ended(text: str, end: re.Pattern[str], closing: str) -> str:
+    """Without what is hollow before a closing bracket; a pattern that began with it would try every space of the text."""
+    out: list[str] = []
+    position = 0
+    for found in end.finditer(text):
+        out += text[position : found.start()].rstrip(_HOLLOW), closing
+        position = found.end()
+    return "".join((*out, text[position:])) if out else text
 
 
 def _bracketed(found: re.Match[str], opening: str, closing: str) -> str:

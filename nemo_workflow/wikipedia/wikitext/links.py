@@ -34,7 +34,8 @@ _MEDIA = re.compile(
 )
 
 _SCHEME = r"(?:(?:https?|ftps?|sftp|ircs?|gopher|git|svn|ssh|telnet|nntp|gemini):)?//|(?:mailto|news|tel|sips?|xmpp|urn|geo|magnet|bitcoin):"
-_EXTERNAL = re.compile(rf"\[(?:{_SCHEME})[^\s\[\]<>\"]*+[ \t\u3000]*+([^\[\]\n]*+)\]")
+# the lookahead, the letters that a scheme begins with, spares most brackets the list of schemes
+_EXTERNAL = re.compile(rf"\[(?=[/bfghimnstux])(?:{_SCHEME})[^\s\[\]<>\"]*+[ \t\u3000]*+([^\[\]\n]*+)\]")
 
 
 class Links:
@@ -48,12 +49,12 @@ class Links:
         if "[" not in text:
             return text
         text = replace_pairs(_EXTERNAL.sub(r"\1", text), "[[", "]]", self._shown)
-        return _EXTERNAL.sub(r"\1", text)  # those with a link in their text
+        return _EXTERNAL.sub(r"\1", text) if "[" in text else text  # those with a link in their text
 
     def _shown(self, body: str) -> str:
         target, _, label = body.partition("|")
-        prefix, colon, rest = target.partition(":")
-        if colon:
+        if ":" in target:
+            prefix, _, rest = target.partition(":")
             prefix = prefix.strip().replace("_", " ").casefold()
             if not prefix:
                 target = rest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
+from html.entities import html5
 
 from nemo_workflow.wikipedia.wikitext.nested import GONE
 
@@ -38,6 +39,7 @@ _CODE = re.compile(r"<(?i:code|tt|kbd|samp)(?=[\s>])[^<>]*(?<!/)>(.*?)</(?i:code
 CODE = "\x02", "\x03"  # round what is code, until the text is tidied
 _RAISED = re.compile(r"<(?i:(su[pb]))(?=[\s>])[^<>]*>([^<>]*)</(?i:\1)\s*>")
 _TERM = re.compile(r"[-−+]?\w+")
+_TERMS = re.compile(r"\w+(?:[-−+,=/*]\w+)+")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _BLOCK = re.compile(rf"</?(?i:{_BLOCKS})(?=[\s/>])[^<>]*>")
 _INLINE_TAG = re.compile(rf"</?(?i:{_INLINE})(?=[\s/>])[^<>]*>")
@@ -88,8 +90,13 @@ def _as_shown(name: str, content: str) -> str:
 
 
 def entities(text: str) -> str:
-    """Decode &name; and &#number; as MediaWiki does: html.unescape would also take &copy=1 for a sign."""
-    return _ENTITY.sub(lambda found: unescape(found[0]), text)
+    """Decode &name; and &#number; as MediaWiki does: html.unescape would also take &copy=1 and &ampx; for signs."""
+    return _ENTITY.sub(_decoded, text)
+
+
+def _decoded(found: re.Match[str]) -> str:
+    entity = found[0]
+    return unescape(entity) if entity[1] == "#" else html5.get(entity[1:], entity)
 
 
 def put_back(text: str, kept: list[str]) -> str:
@@ -131,7 +138,7 @@ def _drop_hidden(text: str) -> str:
 
 
 def _raised(found: re.Match[str]) -> str:
-    """10<sup>23</sup> is 10^23, H<sub>2</sub>O is H2O, 5<sub>10</sub> is 5_10, 1<sup>st</sup> is 1st."""
+    """10<sup>23</sup> is 10^23, H<sub>2</sub>O is H2O, 5<sub>10</sub> is 5_10, x<sub>i+1</sub> is x_(i+1), 1<sup>st</sup> is 1st."""
     before = found.string[found.start() - 1 : found.start()]
     kind, text = found[1].lower(), found[2].strip()
     plain = text.replace("−", "-")
@@ -143,6 +150,6 @@ def _raised(found: re.Match[str]) -> str:
         if not (before.isalnum() or before in ")]") or not before or (letters and len(text) > 1) or text[:1] in "[(*†":
             return text
         return f"^{text if _TERM.fullmatch(text) else f'({text})'}"
-    if before.isdigit() or (letters and before.isalpha()):
+    if before.isdigit() or (before.isalpha() and (letters or _TERMS.fullmatch(text))):
         return f"_{text if _TERM.fullmatch(text) else f'({text})'}"
     return text

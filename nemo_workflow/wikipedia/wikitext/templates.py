@@ -25,13 +25,17 @@ def drop_templates(text: str) -> str:
     out = [first]
     opened: list[int] = []  # where in `out` each open template began
     for piece in rest:
-        opened.append(len(out))
-        out.append("{{")
-        if "}}" not in piece:
-            out.append(piece)
+        head, closed, after = piece.partition("}}")
+        if not closed:
+            opened.append(len(out))
+            out += "{{", piece
             continue
-        head, *tails = piece.split("}}")
-        out.append(head)
+        out.append(inline.shown(head, _within_line(out[-1])) or GONE)  # nothing nests in it
+        if "}}" not in after:
+            out.append(after)
+            continue
+        after, *tails = after.split("}}")
+        out.append(after)
         for tail in tails:
             if opened:
                 start = opened.pop()
@@ -44,9 +48,15 @@ def drop_templates(text: str) -> str:
 
 def _shown(out: list[str], start: int) -> str:
     """What is to stand for the template that begins at `start`."""
-    body = "".join(out[start + 1 :])
-    before = out[start - 1] if start else ""
-    return inline.shown(body, bool(before) and not before.endswith("\n")) or GONE
+    within_line = _within_line(out[start - 1])
+    if inline.shows_nothing(out[start + 1], within_line):
+        return GONE
+    return inline.shown("".join(out[start + 1 :]), within_line) or GONE
+
+
+def _within_line(before: str) -> bool:
+    """Whether what follows `before` goes on with a line."""
+    return before != "" and before[-1] != "\n"
 
 
 def drop_tables(text: str) -> str:

@@ -31,11 +31,13 @@ def old_cpu() -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_without_the_instructions_half_precision_is_found_to_be_slow(old_cpu: Any) -> None:
     assert old_cpu["slow"].keys() == {"bf16", "fp16"}
     assert min(old_cpu["slow"].values()) > products.SLOW
 
 
+@pytest.mark.slow
 def test_every_product_then_takes_a_fraction_of_the_time(old_cpu: Any) -> None:
     """By 3 to 50 times: half would be missed only by a product that is left as it was."""
     late = {
@@ -47,6 +49,7 @@ def test_every_product_then_takes_a_fraction_of_the_time(old_cpu: Any) -> None:
     assert late == {}
 
 
+@pytest.mark.slow
 def test_they_are_fp32s_rounded_once_and_fp32_stays_as_it_was(old_cpu: Any) -> None:
     assert old_cpu["wrong"] == []
 

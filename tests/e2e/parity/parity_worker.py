@@ -32,8 +32,9 @@ import torch
 from nemo_workflow.backends import cpu
 from nemo_workflow.backends.cpu import products
 from nemo_workflow.backends.patching import owner_of
+from nemo_workflow.backends.registry_cpu import CPU_PATCHES
 
-PATCHES = cpu.all_patches()
+PATCHES = CPU_PATCHES
 ORIGINAL_BEHAVIOUR = original_behaviour.report() if os.environ["RANK"] == "1" else {}  # rank 0 prepares meanwhile
 
 

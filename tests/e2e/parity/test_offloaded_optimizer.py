@@ -17,9 +17,10 @@ from nemo_workflow.backends import cpu as cpu_backend
 cpu_backend.install()
 import torch
 from megatron.core.optimizer.cpu_offloading.hybrid_optimizer import HybridDeviceOptimizer
-from nemo_workflow.backends.gpu import offloaded_optimizer
+from nemo_workflow.backends import patching, registry
 if "as it is" not in sys.argv:
-    offloaded_optimizer.install()
+    for name in ("unless_offloaded", "without_classes", "weights_from_state"):
+        patching.replace(registry.find(f"backends.gpu.offloaded_optimizer:{name}"))
 weights = torch.nn.Parameter(torch.zeros(4))
 both = {"cpu_optimizer_cls": torch.optim.AdamW, "gpu_optimizer_cls": torch.optim.AdamW}
 optimizer = HybridDeviceOptimizer([weights], offload_fraction=1.0, param_update_in_fp32=True, lr=0.1, **both)

@@ -39,8 +39,8 @@ SPAWNER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 if __name__ == "__main__":
-    from nemo_workflow.backends import checkpoint_queue
-    checkpoint_queue.install()
+    from nemo_workflow.backends import patching, registry
+    assert patching.replace(registry.find("backends.shard_queue:with_the_rank"))
     from megatron.core.dist_checkpointing.strategies import filesystem_async
     queue = filesystem_async._get_write_results_queue()
     queue.put({0: ["written"]})

@@ -47,21 +47,21 @@ def monitor(plan: Plan) -> Iterator[Monitor]:
     ],
 )
 def test_an_exit_code_that_is_seen_late_counts(
-    state: JobState, left: str, code: int, plan: Plan, job: Job, monitor: Monitor
+    state: JobState, left: str, code: int, job: Job, monitor: Monitor
 ) -> None:
     late = threading.Timer(1.0, (job.attempt / "exit-0").write_text, [f"{left}\n"])
     late.start()
-    assert follow.verdict(plan, job, state, monitor) == code
+    assert follow.verdict(job, state, monitor, str) == code
     late.join()
 
 
 def test_a_failed_job_is_told_at_once_and_none_is_waited_for_without_end(
-    plan: Plan, job: Job, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+    job: Job, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = time.monotonic()
     with pytest.raises(Failure, match="job 1 FAILED"):
-        follow.verdict(plan, job, JobState("FAILED", exit_code=1), monitor)
+        follow.verdict(job, JobState("FAILED", exit_code=1), monitor, str)
     monkeypatch.setattr(follow, "UNSEEN_SECONDS", 1.0)
     with pytest.raises(Failure, match="job 1 COMPLETED"):
-        follow.verdict(plan, job, JobState("COMPLETED"), monitor)
+        follow.verdict(job, JobState("COMPLETED"), monitor, str)
     assert time.monotonic() - begun < 10

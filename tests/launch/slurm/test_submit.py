@@ -58,6 +58,7 @@ def stubs(tmp_path: Path) -> dict[str, str]:
     return os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "TAKEN": str(tmp_path / "taken")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [("INT", 130), ("TERM", -signal.SIGTERM), ("HUP", -signal.SIGHUP)])
 def test_a_job_that_slurm_took_is_recorded_whatever_signal_comes(
     sent: str, code: int, stubs: dict[str, str], tmp_path: Path

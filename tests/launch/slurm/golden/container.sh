@@ -50,8 +50,9 @@ nw_stopped() {
   [ -e "$nw_attempt/stopped-$nw_restarts" ] && return 0
   [ "$nw_run/metrics.jsonl" -nt "$nw_begun" ] && tail -n 1 "$nw_run/metrics.jsonl" | grep -q '"event": "end".*"reason": "stopped"'
 }
-# Whether a whole checkpoint was written since this start.
+# Whether a whole checkpoint was written, or a piece of a corpus, since this start.
 nw_saved() {
+  [ "$nw_run/progress" -nt "$nw_begun" ] && return 0
   [ -n "$(find "$nw_run/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json -newer "$nw_begun" 2>/dev/null)" ]
 }
 nw_finish() {
@@ -63,7 +64,8 @@ nw_finish() {
   fi
   # 0 only after srun: nothing else trains
   if [ "$nw_code" -eq 0 ] && [ -z "${exitcode:-}" ]; then nw_code=1; fi
-  if [ -e "$nw_attempt/hung-$nw_restarts" ]; then nw_code=124
+  if [ -e "$nw_attempt/done-$nw_restarts" ]; then nw_code=0
+  elif [ -e "$nw_attempt/hung-$nw_restarts" ]; then nw_code=124
   elif nw_stopped; then nw_code=75
   elif [ "$nw_code" -eq 75 ]; then nw_code=1; fi
   nw_again=no

@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 # No `if __name__ == "__main__"`: a spawned helper would run this again.
 RANK = """
 import os, pathlib, signal
-from nemo_workflow.backends.cpu.megatron_checkpoint import forked_results_queue
+from nemo_workflow.backends.cpu.megatron import forked_results_queue
 get_queue = forked_results_queue(None)
 queue = get_queue()
 assert get_queue() is queue
@@ -31,6 +33,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_helper_dies_with_a_killed_rank(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w") as out:  # no pipe: a helper that lives on would keep it open
         rank = subprocess.run([sys.executable, "-c", RANK], stdout=out, timeout=60)

@@ -1,0 +1,1 @@
+"""A corpus preprocessed by several nodes: preprocess_data.sh --executor slurm."""

@@ -1,0 +1,60 @@
+"""preprocess_data.sh and `python -m nemo_workflow.preprocess`: on this machine, or as a Slurm job."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from nemo_workflow.config.command_line import add_flag
+from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM, TABLE
+from nemo_workflow.launch.corpus_plan import EXPERIMENT
+from nemo_workflow.preprocess import command
+from nemo_workflow.utils.errors import Refusal, os_errors_refused
+
+# The flags of pretrain_llm.py that this command has too.
+FLAGS = tuple(
+    option for option in TABLE if option.group == SLURM or option.name in ("executor", "experiment", "num-nodes")
+)
+HELP = {
+    "executor": "where to run: this machine (default), or a Slurm cluster",
+    "experiment": f"name of the job and of its folder below --output-dir (default: {EXPERIMENT})",
+    "num-nodes": "nodes that share the work (default 1)",
+    "requeue": "times that the job comes back by itself: after the time limit, a preemption or the loss of its first node",
+    "stop-before": "seconds before the time limit at which the nodes stop (default 300)",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command on one machine, and those of a job."""
+    made = command.parser()
+    group = made.add_argument_group("several machines (Slurm); what the nodes see must lie under the same paths")
+    for option in FLAGS:
+        add_flag(group, option, default=argparse.SUPPRESS, text=HELP.get(option.name))
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, check, run or submit."""
+    args = parser().parse_args(command.with_hyphens(sys.argv[1:] if argv is None else argv))
+    given = {option.attribute: vars(args).pop(option.attribute) for option in FLAGS if option.attribute in vars(args)}
+    slurm = given.get("executor") == "slurm"
+    workers = args.workers
+    with os_errors_refused(f"--output-dir {args.output_dir}"):
+        command.check(args)
+    if not slurm:
+        _refuse_alone(given)
+        return command.run(args)
+    args.workers = workers  # unset, each node has its own number
+    from nemo_workflow.launch.corpus.submit import submit
+
+    return submit(args, given)
+
+
+def _refuse_alone(given: dict[str, Any]) -> None:
+    """A flag of a job without one would be dropped in silence."""
+    lone = [name for name in given if name != "executor"]
+    if lone:
+        names = [f"--{BY_ATTRIBUTE[name].name}" for name in lone]
+        raise Refusal([f"{name}: only for --executor slurm; leave it out, or add --executor slurm" for name in names])

@@ -1,0 +1,59 @@
+"""What the flags of a preprocessing command come to: inputs, pairs, tokenizer. Light: no numpy, nothing is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_workflow.preprocess.earlier import recipe_of
+from nemo_workflow.preprocess.groups import Group, group
+from nemo_workflow.preprocess.input_files import find_sources
+from nemo_workflow.preprocess.sources import Source
+from nemo_workflow.preprocess.tokenizer import resolve_folder
+from nemo_workflow.utils.errors import os_errors_refused
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`keys` hold the text of a document, `names` are those of its pairs; `folder` is that of the pairs."""
+
+    args: argparse.Namespace
+    sources: list[Source]
+    groups: list[Group]
+    tokenizer: Path
+    recipe: str
+    notes: list[str]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self.args.join_fields or self.args.json_keys)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return names_of(self.args)
+
+    @property
+    def folder(self) -> Path:
+        return pairs_folder(self.args)
+
+    def nothing_to_do(self) -> str:
+        return f"nothing to do: {self.folder} holds what this command writes; --overwrite writes it again"
+
+
+def names_of(args: argparse.Namespace) -> tuple[str, ...]:
+    return ("text",) if args.join_fields else tuple(args.json_keys)
+
+
+def pairs_folder(args: argparse.Namespace) -> Path:
+    return Path(args.output_dir).expanduser() / "preprocessed"
+
+
+def read_asked(args: argparse.Namespace) -> Asked:
+    """Look for the inputs and the tokenizer of checked arguments; raises Refusal."""
+    sources, notes = find_sources(args.input, args.input_dir, args.data_prefix, pairs_folder(args))
+    groups = group(sources, args.join, names_of(args))
+    with os_errors_refused(f"--tokenizer {args.tokenizer}"):
+        tokenizer = resolve_folder(args.tokenizer, args.trust_remote_code)
+        recipe = recipe_of(args, tokenizer)
+    return Asked(args, sources, groups, tokenizer, recipe, notes)

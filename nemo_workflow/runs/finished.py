@@ -1,0 +1,41 @@
+"""The last words of a run that has reached its end: how it went, where things are, and the next command."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_workflow.config.run_config import Plan
+from nemo_workflow.models import catalog, families
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.runs.report.page import FILE as REPORT
+
+
+def last_words(plan: Plan) -> Iterator[str]:
+    """Lines for the screen; paths are told from the current folder where they lie below it."""
+    summary = json.loads((plan.folder / metrics.SUMMARY).read_text(encoding="utf-8"))
+    said = [f"loss {summary['first_loss']:.4f} -> {summary['final_loss']:.4f}"]
+    if summary.get("val_loss") is not None:
+        said.append(f"validation loss {summary['val_loss']:.4f}")
+    yield f"  {', '.join(said)}"
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    if newest:
+        yield f"  checkpoint  {_near(newest.path)}"
+    if (plan.folder / REPORT).is_file():
+        yield f"  report      {_near(plan.folder / REPORT)}"
+    if newest and plan.settings.sample is None and _exportable(plan):
+        command = ["python", "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", _near(newest.path)]
+        yield f"  export      {shlex.join([*command, '--output-path', _near(plan.folder / 'hf_model')])}"
+
+
+def _exportable(plan: Plan) -> bool:
+    return catalog.find(plan.model_name).model_class in {family.model_class for family in families.FAMILIES}
+
+
+def _near(path: Path) -> str:
+    found = os.path.relpath(path)
+    return str(path) if found.startswith("..") else found

@@ -1,0 +1,32 @@
+"""The last words of a finished run: how it went, where things are, what to type next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.run_dir import metrics
+from nemo_workflow.runs import finished
+from tests.runs import fake_runs
+
+
+def test_it_names_losses_checkpoint_report_and_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_runs.write_run(tmp_path / "my_run")
+    plan = fake_runs.make_plan(tmp_path / "my_run")
+    summary = {"first_loss": 8.5, "final_loss": 3.25, "val_loss": 3.5}
+    (plan.folder / metrics.SUMMARY).write_text(json.dumps(summary))
+    (plan.folder / "report.html").write_text("")
+    monkeypatch.chdir(tmp_path)
+    lines = list(finished.last_words(plan))
+    assert lines[0] == "  loss 8.5000 -> 3.2500, validation loss 3.5000"
+    assert "  report      my_run/report.html" in lines
+    checkpoint = next(line.split()[1] for line in lines if line.startswith("  checkpoint"))
+    assert (tmp_path / checkpoint).is_dir()
+    assert lines[-1].endswith(f"--source {checkpoint} --output-path my_run/hf_model")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert f"  report      {tmp_path}/my_run/report.html" in list(finished.last_words(plan))
