@@ -13,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from nemo_workflow.data.indexed_dataset import read_pair
+from nemo_workflow.data.splits import parse_split, parts_of
 from nemo_workflow.run_dir import metrics
 from tests.e2e.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_left
 from tests.utils.hostile import write_code
@@ -259,7 +261,8 @@ def write_validation_part(dataset: Path, target: Path) -> None:
     pair = IndexedDataset(str(index.with_suffix("")))
     target.parent.mkdir(parents=True)
     builder = IndexedDatasetBuilder(f"{target}.bin", dtype=pair.index.dtype)
-    for number in range(round(0.9 * len(pair)), round(0.95 * len(pair))):
+    train, validation, _ = parts_of(read_pair(index.with_suffix("")), parse_split("900,50,50"))
+    for number in range(train.sequences, train.sequences + validation.sequences):
         tokens = pair[number]
         builder.add_document(tokens, [len(tokens)])
     builder.finalize(f"{target}.idx")
