@@ -282,6 +282,7 @@ _OURS = [
     Option("blend", DATA, "file with a line `WEIGHT PATH` a source, in place of --dataset-dir; PATH is a folder or a prefix, WEIGHT a number or `tokens`, and max-epochs=N may stand between", metavar="FILE"),
     Option("blend-temperature", DATA, "weigh the sources (each --dataset-dir or line of --blend) by weight ** (1/T): above 1 small ones count for more", type=float, metavar="T", above=0),
     Option("max-epochs-per-source", DATA, "draw no source more often; what it may not give goes to the others", type=float, metavar="N", above=0),
+    Option("validation-dir", DATA, "folder or prefix whose whole text is a validation set of its own, as NAME=DIR or DIR (named after the folder); its loss is computed before the first step and at each validation; may be given more than once", many=True, metavar="[NAME=]DIR"),
     Option("seq-length", TRAINING, "tokens per sequence; unset: the recipe's", type=int, sets=("data.seq_length", f"{MODEL}.seq_length"), least=1),
     Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",), least=0),
     Option("optimizer", OPTIMIZER, "adam or sgd; unset: the recipe's", choices=("adam", "sgd"), sets=(f"{OPTIM}.optimizer",)),

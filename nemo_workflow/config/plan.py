@@ -14,7 +14,7 @@ from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.schedule import Branch, Schedule
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.data.blend import Source
+from nemo_workflow.data.blend import Source, ValidationSet
 from nemo_workflow.data.indexed_dataset import Pair
 
 
@@ -35,6 +35,7 @@ class Plan:
     sizes: dict[str, Any] = field(default_factory=dict)  # the model's: the recipe's under those of --nemo-model
     vocab_size: int = 0  # entries of the tokenizer, unpadded
     card: PlannedCard | None = None  # None on a CPU
+    validation_sets: tuple[ValidationSet, ...] = ()  # of --validation-dir
     branch: Branch | None = None  # of --decay-from
     time: dict[str, Any] | None = None  # config/run_time.py: what the run is planned to take
     nemo: str = ""  # version of the NeMo that the recipe's sizes and defaults were read from
@@ -50,7 +51,10 @@ class Plan:
         raw["settings"] = Settings.from_public(raw["settings"], raw["given"])
         raw["layout"] = Layout(**raw["layout"])
         raw["schedule"] = Schedule(**raw["schedule"])
-        raw["sources"] = tuple(Source(Pair(**s["pair"]), s["weight"], s.get("most_epochs")) for s in raw["sources"])
+        raw["sources"] = _sources(raw["sources"])
+        raw["validation_sets"] = tuple(
+            ValidationSet(one["name"], _sources(one["sources"])) for one in raw.get("validation_sets", ())
+        )
         raw["card"] = PlannedCard(**raw["card"]) if raw["card"] else None
         raw["branch"] = Branch(**raw["branch"]) if raw.get("branch") else None
         raw["given"] = tuple(raw["given"])
@@ -61,3 +65,12 @@ class Plan:
     @property
     def folder(self) -> Path:
         return Path(self.run_dir)
+
+    def batches_of(self, one: ValidationSet) -> int:
+        """Global batches of a validation set at each validation: as many as of --split's part, and no sample twice."""
+        whole = one.samples(self.seq_length) // self.settings.global_batch_size
+        return min(self.schedule.limit_val_batches, max(1, whole))
+
+
+def _sources(raw: list[dict[str, Any]]) -> tuple[Source, ...]:
+    return tuple(Source(Pair(**s["pair"]), s["weight"], s.get("most_epochs")) for s in raw)

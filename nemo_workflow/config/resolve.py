@@ -73,6 +73,7 @@ def make_plan(settings: Settings, command: Sequence[str] = (), branch: Branch | 
         vocab_size=run.vocab_size,
         card=card,
         branch=run.branch,
+        validation_sets=run.validation_sets,
         nemo=catalog.nemo_version(),
         notes=tuple(run.notes),
         command=without_secrets(command),
@@ -194,6 +195,7 @@ def _gather_data(run: Run, problems: list[str]) -> None:
     settings = run.settings
     run.sources = _sources(settings, problems)
     run.parts = _parts(run, problems)
+    run.validation_sets = blend.validation_sets(settings.validation_dir, problems)
     if run.recipe and run.parts:
         train, val = (run.samples(index) for index in (0, 1))
         run.schedule = make_schedule(settings, run.recipe, train, val, run.branch)
@@ -305,6 +307,9 @@ def _resolved(run: Run) -> Settings:
         decay_from=_absolute(public.decay_from) if public.decay_from else public.decay_from,
         output_dir=_absolute(public.output_dir),
         blend=_absolute(public.blend) if public.blend else public.blend,
+        validation_dir=tuple(
+            f"{name}={_absolute(at)}" for name, at in map(blend.name_and_place, public.validation_dir)
+        ),
         dataset_dir=tuple(map(_absolute, public.dataset_dir)),
         hf_model_id=_absolute(public.hf_model_id) if _is_folder(public.hf_model_id) else public.hf_model_id,
         model_name=run.recipe.name,

@@ -94,6 +94,7 @@ class Settings(FlagValues):
     blend: str | None = None
     blend_temperature: float | None = None
     max_epochs_per_source: float | None = None
+    validation_dir: tuple[str, ...] = ()
     split: str = "900,50,50"
     save_every: int | None = None
     keep_checkpoints: int = 2

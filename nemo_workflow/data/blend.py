@@ -13,6 +13,7 @@ from nemo_workflow.utils.errors import Refusal
 
 BY_TOKENS = "tokens"  # in place of a weight: the source's own tokens
 MOST = "max-epochs="
+NAME = re.compile(r"[\w.-]+")  # of a validation set: part of a metric's name
 COMMENT = re.compile(r"(?:^|\s)#.*")  # a # within a word belongs to a path
 
 
@@ -23,6 +24,44 @@ class Source:
     pair: Pair
     weight: float
     most_epochs: float | None = None  # of its own line in a --blend file
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """A --validation-dir: text that no step trains on, with a loss of its own under `name`."""
+
+    name: str
+    sources: tuple[Source, ...]
+
+    def samples(self, seq_length: int) -> int:
+        """Samples in all of its text."""
+        return sum(max(0, (source.pair.tokens - 1) // seq_length) for source in self.sources)
+
+
+def validation_sets(words: Sequence[str], problems: list[str]) -> tuple[ValidationSet, ...]:
+    """What `NAME=DIR` or `DIR` name. What is wrong is added to `problems`."""
+    found: list[ValidationSet] = []
+    for word in words:
+        name, place = name_and_place(word)
+        before = len(problems)
+        pairs = _pairs_at(place, problems)
+        problems[before:] = [problem.replace("--dataset-dir", "--validation-dir") for problem in problems[before:]]
+        if not NAME.fullmatch(name):
+            problems.append(f"--validation-dir {word}: {name!r} is no name; use letters, digits, . _ and -: NAME=DIR")
+        elif name in (one.name for one in found):
+            problems.append(f"--validation-dir {word}: a second set called {name}; give it another name: NAME=DIR")
+        elif pairs:
+            found.append(ValidationSet(name, _by_tokens(pairs, 1.0)))
+    return tuple(found)
+
+
+def name_and_place(word: str) -> tuple[str, str]:
+    """`NAME=DIR` -> name and folder; of a folder alone its own name. A folder may have = in its path."""
+    name, equals, place = word.partition("=")
+    if not equals or "/" in name:
+        path = Path(word).expanduser().absolute()
+        return (path.parent if path.name == "preprocessed" else path).name, word
+    return name, place
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,11 @@ def _data(plan: Plan) -> dict[str, Any]:
                 "epochs": drawn * source.weight / samples if samples else math.inf,
             }
         )
-    return {"split": list(shares), "sources": sources}
+    sets = [
+        {"name": one.name, "batches": plan.batches_of(one), "samples": one.samples(plan.seq_length)}
+        for one in plan.validation_sets
+    ]
+    return {"split": list(shares), "sources": sources, "validation_sets": sets}
 
 
 def _training(plan: Plan) -> dict[str, Any]:
@@ -314,6 +318,11 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"  training / validation / test: {parts}; {training:,} training and {counted(validation, 'validation sample')}",
+        *(
+            f"  validation set {one['name']}: {counted(one['batches'], 'batch')} of its"
+            f" {counted(one['samples'], 'sample')}, also before the first step"
+            for one in plan["data"]["validation_sets"]
+        ),
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.asked import name_of
-from nemo_workflow.run_dir.metric_table import IN_LINE, METRICS, words
+from nemo_workflow.run_dir.metric_table import IN_LINE, METRICS, SET_LOSSES, words
 from nemo_workflow.utils.console import human_bytes, human_time
 from nemo_workflow.utils.files import write_json
 from nemo_workflow.utils.libraries import version
@@ -121,7 +121,10 @@ def _start(event: dict[str, Any], step: int) -> str:
 
 
 def _validation(event: dict[str, Any], step: int) -> str | None:
-    return None if event["val_loss"] is None else f"step {step}: validation loss {event['val_loss']:.4f}"
+    if event["val_loss"] is None:
+        return None
+    sets = (f", {name} {loss:.4f}" for name, loss in (event.get(SET_LOSSES) or {}).items() if loss is not None)
+    return f"step {step}: validation loss {event['val_loss']:.4f}{''.join(sets)}"
 
 
 def _checkpoint(event: dict[str, Any], step: int) -> str:
@@ -199,6 +202,7 @@ def write_summary(plan: Plan, reason: str) -> None:
             "final_loss": last.get("loss"),
             "first_loss": steps[0]["loss"] if steps else None,
             "val_loss": validations[-1]["val_loss"] if validations else None,
+            SET_LOSSES: validations[-1].get(SET_LOSSES, {}) if validations else {},
             "steps": last.get("step", 0),
             "max_steps": plan.schedule.max_steps,
             "consumed_samples": last.get("consumed_samples", 0),

@@ -77,6 +77,7 @@ class RunLog(pl.Callback):
         self._loggers: list[Any] = []
         self._log_every = 1
         self._val_loss: float | None = None
+        self.set_losses: dict[str, float | None] = {}  # of --validation-dir, at the validation under way
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -154,6 +155,11 @@ class RunLog(pl.Callback):
         if usual is not None:
             self.event("spike", step=step, loss=self._last["loss"], usual=usual)
 
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        # Lightning weighs by the batch before, which NeMo's loop leaves it: the first would count as one sample, each
+        # other as a micro batch
+        trainer._results.batch = None
+
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._beat(trainer)
 
@@ -166,8 +172,9 @@ class RunLog(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._val_loss = _number(trainer.callback_metrics.get("val_loss"))
-        self.event("validation", step=trainer.global_step, val_loss=self._val_loss)
-        loggers.feed(self._loggers, trainer.global_step, {"val_loss": self._val_loss})
+        values = {"val_loss": self._val_loss} | ({"set_losses": self.set_losses} if self.set_losses else {})
+        self.event("validation", step=trainer.global_step, **values)
+        loggers.feed(self._loggers, trainer.global_step, values)
         self._clock.restart()
 
     def finish(self, reason: str = "finished") -> None:
@@ -242,7 +249,9 @@ class MissedValidation(pl.Callback):
         if self.looked:
             return
         self.looked = True
-        if not self.plan.schedule.validates(step):
+        # how good the model is at each validation set before it is trained: what it forgets is seen against that
+        at_first = step == 0 and bool(self.plan.validation_sets)
+        if not at_first and not self.plan.schedule.validates(step):
             return
         missed = [trainer.is_global_zero and not metrics.validated(self.plan.folder, step)]
         dist.broadcast_object_list(missed, src=0)

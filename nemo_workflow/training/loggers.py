@@ -25,7 +25,7 @@ from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import metrics as events
 from nemo_workflow.run_dir.config_yaml import config_of
-from nemo_workflow.run_dir.metric_table import LOGGER_NAMES
+from nemo_workflow.run_dir.metric_table import LOGGER_NAMES, logged
 from nemo_workflow.training import wandb_file
 from nemo_workflow.utils.files import write_json
 
@@ -250,7 +250,7 @@ def _first_line(error: Exception) -> str:
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """A step's or a validation's numbers under the loggers' names."""
-    return {LOGGER_NAMES[name]: value for name, value in values.items() if name in LOGGER_NAMES and value is not None}
+    return logged(dict(values))
 
 
 def _without_ours(metrics: Mapping[str, float]) -> dict[str, float]:

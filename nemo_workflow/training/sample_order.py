@@ -36,6 +36,7 @@ from megatron.core.datasets.utils import Split
 from nemo_workflow.backends.patching import replace
 from nemo_workflow.backends.registry import find
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.data.blend import ValidationSet
 from nemo_workflow.run_dir.checkpoints import Checkpoint
 from nemo_workflow.utils.files import flock, fsync_dir, write_json
 
@@ -44,6 +45,7 @@ HASHES = "hashes.json"
 NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 LEFTOVER_SECONDS = 6 * 3600.0  # a younger one may be another node's, at work where locks don't reach
 VERSION = "1"  # of the order: a change of it makes other indices, never wrong ones
+ALL_FOR_VALIDATION = "0,1,0"  # a --split
 Arrays = dict[str, numpy.ndarray]
 
 
@@ -319,21 +321,28 @@ def arrange(data: Any, plan: Plan, start: Checkpoint | None) -> None:
     data.num_train_samples = samples
 
 
-def validation_set(plan: Plan, tokenizer: Any) -> Any:
-    """The validation part as a run of this plan sees it: sample n is dataset[n]. Needs no process group."""
+def validation_set(
+    plan: Plan, tokenizer: Any, named: ValidationSet | None = None, cache: str | None = None, mask: bool = False
+) -> Any:
+    """The validation part as a run of this plan sees it: sample n is dataset[n]. Needs no process group.
+
+    `named` is a --validation-dir, all of whose text is validated on; `mask` asks for attention masks.
+    """
     install()
     config = GPTDatasetConfig(
         random_seed=plan.settings.seed,
         sequence_length=plan.seq_length,
         tokenizer=tokenizer,
-        blend=blend_of(plan.sources),
-        split=plan.settings.split,
+        blend=blend_of(named.sources if named else plan.sources),
+        split=ALL_FOR_VALIDATION if named else plan.settings.split,
+        path_to_cache=cache,
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,
-        create_attention_mask=False,
+        create_attention_mask=mask,
     )
-    samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
+    batches = plan.batches_of(named) if named else plan.schedule.limit_val_batches
+    samples = batches * plan.settings.global_batch_size
     parts = builder_module.BlendedMegatronDatasetBuilder(OrderedDataset, [0, samples, 0], lambda: True, config).build()
     return parts[Split.valid.value]
 

@@ -67,6 +67,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             recipe,
             sample_order,
             teardown,
+            validation_sets,
         )
         from nemo_workflow.training.checkpointing import Checkpoints
         from nemo_workflow.training.recipe_check import check_recipe
@@ -95,6 +96,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         *([callbacks.SlowProducts(log)] if plan.accelerator == "cpu" else []),
         learning_rate.Schedule(plan, log),
         callbacks.MissedValidation(plan),
+        *([validation_sets.ValidationSets(plan, log)] if plan.validation_sets else []),
         nonfinite.LossScale(log) if plan.settings.precision == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
         callbacks.Stopper(log, folder),

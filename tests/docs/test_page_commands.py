@@ -59,7 +59,7 @@ def test_every_command_is_accounted_for() -> None:
     rest = [entry for entry in COMMANDS if entry not in PLANNED + RUN]
     assert [entry for entry in rest if not entry[1].startswith(tuple(NOT_RUN))] == []
     assert all(any(command.startswith(start) for _, command in rest) for start in NOT_RUN)
-    assert len(PLANNED) == 10 and len(RUN) == 12
+    assert len(PLANNED) == 11 and len(RUN) == 13
 
 
 def shell(command: str, place: Path) -> subprocess.CompletedProcess[str]:
@@ -80,6 +80,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pair(root / "data" / "preprocessed" / "wiki_text_document", [3000] * 4000, "int32")
     write_pair(root / "demo_output" / "dataset" / "preprocessed" / "stdlib_text_document", [300] * 1000)
     write_tokenizer(root / "demo_output" / "tokenizer")
+    for language in ("english", "chinese"):
+        write_pair(root / "held_out" / language / "text_document", [300] * 100)
     for name in ("my_run", "other_run"):
         fake_runs.write_run(root / "nemo_experiments" / name)
     for command in ("pretrain_llm.py", "preprocess_data.sh"):

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from nemo_workflow.config.checks.activations import cpu_offloading, recompute
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.data import enough_data, made_with_this_tokenizer, sound_pairs, tokenizer_fits
+from nemo_workflow.config.checks.data import (
+    enough_data,
+    made_with_this_tokenizer,
+    sound_pairs,
+    tokenizer_fits,
+    validation_sets,
+)
 from nemo_workflow.config.checks.hardware import (
     cpu_libraries_of_a_run,
     cpu_limits,
@@ -54,6 +60,7 @@ RULES = (
     sound_pairs,
     tokenizer_fits,
     made_with_this_tokenizer,
+    validation_sets,
     wandb_flags,
     sample_text,
 )

@@ -9,7 +9,7 @@ from typing import Any
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.schedule import Branch, Schedule
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.data.blend import Source
+from nemo_workflow.data.blend import Source, ValidationSet
 from nemo_workflow.data.splits import Part
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.pretrained import NemoModel, Tokenizer
@@ -34,7 +34,13 @@ class Run:
     parts: tuple[tuple[Part, ...], ...] = ()
     schedule: Schedule | None = None
     branch: Branch | None = None
+    validation_sets: tuple[ValidationSet, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def every_source(self) -> tuple[Source, ...]:
+        """What is trained on, and what is only validated on."""
+        return (*self.sources, *(source for one in self.validation_sets for source in one.sources))
 
     def samples(self, part: int) -> int:
         """Samples an epoch of the training (0), validation (1) or test (2) parts of all sources."""

@@ -58,7 +58,7 @@ def _named(small: list[tuple[str, Part]], sources: int, may_be_none: bool) -> st
 
 def sound_pairs(run: Run) -> Iterator[str]:
     """What megatron-core's IndexedDataset asserts in the ranks, and what it would read past in silence."""
-    for source in run.sources:
+    for source in run.every_source:
         if vouched_for(source.pair):
             continue
         try:
@@ -73,7 +73,7 @@ def sound_pairs(run: Run) -> Iterator[str]:
 def made_with_this_tokenizer(run: Run) -> Iterator[str]:
     """The hash of tokenizer.json that preprocessing left beside a pair: ids of another tokenizer train nothing of use."""
     file = run.tokenizer.folder / "tokenizer.json" if run.tokenizer else None
-    known = [(source.pair, figures(source.pair).get("tokenizer_sha256")) for source in run.sources]
+    known = [(source.pair, figures(source.pair).get("tokenizer_sha256")) for source in run.every_source]
     if file is None or not file.is_file() or not any(found for _, found in known):
         return
     ours = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -111,7 +111,7 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
             f"--hf-model-id {name}: the tokenizer has {tokenizer.vocab_size} entries, but the embedding of {model} has"
             f" {rows} rows; give the model's own tokenizer"
         )
-    for source in run.sources:
+    for source in run.every_source:
         found = token_range(source.pair)
         largest = None if found is None else found[1]
         if largest is not None and rows and run.recipe and largest >= rows:
@@ -124,3 +124,20 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
                 f"{source.pair.prefix}.bin: holds token id {largest}, but the tokenizer of --hf-model-id {name} has"
                 f" {tokenizer.vocab_size} entries; preprocess it with this tokenizer or give the one it was made with"
             )
+
+
+def validation_sets(run: Run) -> Iterator[str]:
+    """A set of its own is read in the loop of NeMo's validation, with GPT's samples."""
+    if not run.validation_sets:
+        return
+    flag = "--validation-dir"
+    if run.schedule and not run.schedule.limit_val_batches:
+        yield f"{flag}: --split {run.settings.split} leaves no validation, at which its loss would be computed; give it a second number above 0"
+    if run.recipe and run.recipe.family in ("t5", "bert"):
+        yield f"{flag}: {run.recipe.name} is no decoder, and its samples are others; leave it out"
+    trained = {source.pair.prefix for source in run.sources}
+    for one in run.validation_sets:
+        if run.seq_length and not one.samples(run.seq_length):
+            yield f"{flag} {one.name}: no sample of {run.seq_length} tokens in it; add text, or lower --seq-length"
+        if both := [source.pair.prefix for source in one.sources if source.pair.prefix in trained]:
+            yield f"{flag} {one.name}: {both[0]} is trained on too; name text that no step sees"

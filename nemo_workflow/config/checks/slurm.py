@@ -12,7 +12,7 @@ from typing import Any
 from nemo_workflow.config import containers
 from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM, TABLE
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.data.blend import Source
+from nemo_workflow.data.blend import Source, name_and_place
 
 PLAIN_PATH = re.compile(r"[\w./+@=-]+", re.ASCII)
 PLAIN_NAME = re.compile(r"[\w.+@=-]+", re.ASCII)
@@ -221,6 +221,7 @@ def needed_folders(settings: Settings, sources: Sequence[Source]) -> list[tuple[
     for source in sources:
         for file in (Path(f"{source.pair.prefix}.bin"), Path(f"{source.pair.prefix}.idx")):
             found += [(str(file.absolute().parent), data), (str(file.resolve().parent), data)]  # a link's target too
+    found += [(_absolute(name_and_place(word)[1]), "--validation-dir") for word in settings.validation_dir]
     if settings.decay_from:
         found.append((_absolute(settings.decay_from), "--decay-from"))
     if settings.nemo_model:

@@ -44,7 +44,8 @@ def paths_are_text(run: Run) -> Iterator[str]:
     paths = [(f"--{name.replace('_', '-')}", path) for name, path in named.items() if path]
     paths += [("--output-dir", str(Path(settings.output_dir).expanduser().absolute()))]
     paths += [("--dataset-dir", folder) for folder in settings.dataset_dir]
-    paths += [("data", f"{source.pair.prefix}.bin") for source in run.sources]
+    paths += [("--validation-dir", word) for word in settings.validation_dir]
+    paths += [("data", f"{source.pair.prefix}.bin") for source in run.every_source]
     for flag, path in paths:
         if any("\ud800" <= sign <= "\udfff" for sign in path):
             yield f"{flag} {path.encode('utf-8', 'backslashreplace').decode()}: no UTF-8; rename it"

@@ -12,7 +12,7 @@ from bokeh.models.formatters import BasicTickFormatter, CustomJSTickFormatter
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
-from nemo_workflow.run_dir.metric_table import METRICS, Chart, Metric
+from nemo_workflow.run_dir.metric_table import METRICS, SET_LOSSES, Chart, Metric
 from nemo_workflow.run_dir.run import RunFolder
 
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#eab308")
@@ -37,15 +37,30 @@ def plotting_script() -> str:
 def draw(runs: list[RunFolder]) -> tuple[str, dict[str, str]]:
     """A <script> element and the <div> of each chart by its title; charts without a value are left out."""
     figures: dict[str, Any] = {}
-    for chart, axis, series in CHARTS:
+    charts = _with_sets(runs)
+    for chart, axis, series in charts:
         made = _chart(runs, chart, axis, series)
         if made is not None:
             figures[chart.title] = made
-    _share_steps([figures[chart.title] for chart, axis, _ in CHARTS if chart.title in figures and axis == "step"])
+    _share_steps([figures[chart.title] for chart, axis, _ in charts if chart.title in figures and axis == "step"])
     if not figures:
         return "", {}
     script, divisions = components(figures)
     return script, dict(divisions)
+
+
+def _with_sets(runs: list[RunFolder]) -> list[tuple[Chart, str, list[tuple[str, str, Value]]]]:
+    """CHARTS, and behind the losses one with a curve for each --validation-dir."""
+    events = (event for run in runs for event in run.of_kind("validation"))
+    names = dict.fromkeys(name for event in events for name in event.get(SET_LOSSES) or {})
+    if not names:
+        return CHARTS
+    chart = Chart("Loss on each validation set", CHARTS[0][0].label)
+    series: list[tuple[str, str, Value]] = [
+        (name, "validation", lambda event, name=name: (event.get(SET_LOSSES) or {}).get(name))  # type: ignore[misc]
+        for name in names
+    ]
+    return [CHARTS[0], (chart, "step", series), *CHARTS[1:]]
 
 
 def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str, str, Value]]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from nemo_workflow.config.schedule import rate_words
 from nemo_workflow.launch.slurm.cluster import state_of
 from nemo_workflow.launch.slurm.ending import why_ended
+from nemo_workflow.run_dir.metric_table import SET_LOSSES
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.run_dir.slurm_jobs import Job, jobs_of
 from nemo_workflow.utils.console import counted, every, human_bytes, human_count, human_time
@@ -98,6 +99,10 @@ def _tiles(run: RunFolder) -> list[tuple[str, str]]:
     if validations:
         tiles.append(("validation loss", f"{validations[-1]:.4f}"))
         tiles.append(("lowest validation loss", f"{min(validations):.4f}"))
+    for name, loss in (run.last.get("validation", {}).get(SET_LOSSES) or {}).items():
+        first = next((e[SET_LOSSES].get(name) for e in run.of_kind("validation") if e.get(SET_LOSSES)), None)
+        if loss is not None and first is not None:
+            tiles.append((f"loss on {name}", f"{loss:.4f} ({loss - first:+.4f})"))
     tiles.append(("tokens/s", human_count(statistics.median(event["tokens_per_second"] for event in steps[-100:]))))
     if step.get("mfu"):
         tiles.append(("MFU", f"{step['mfu']:.1%}"))

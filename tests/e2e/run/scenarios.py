@@ -13,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from nemo_workflow.data.indexed_dataset import read_pair
+from nemo_workflow.data.splits import parse_split, parts_of
 from nemo_workflow.run_dir import metrics
 from tests.e2e.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_left
 from tests.utils.hostile import write_code
@@ -251,20 +253,41 @@ def other_layouts(place: Place) -> Any:
     }
 
 
+def write_validation_part(dataset: Path, target: Path) -> None:
+    """A pair of exactly the documents that --split 900,50,50 validates on."""
+    from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
+
+    (index,) = dataset.rglob("*.idx")
+    pair = IndexedDataset(str(index.with_suffix("")))
+    target.parent.mkdir(parents=True)
+    builder = IndexedDatasetBuilder(f"{target}.bin", dtype=pair.index.dtype)
+    train, validation, _ = parts_of(read_pair(index.with_suffix("")), parse_split("900,50,50"))
+    for number in range(train.sequences, train.sequences + validation.sequences):
+        tokens = pair[number]
+        builder.add_document(tokens, [len(tokens)])
+    builder.finalize(f"{target}.idx")
+
+
 @scenario()
 def decay(place: Place) -> Any:
-    """A wsd run, and an experiment that branches off where its decay begins, with the flags in its config.yaml."""
+    """A wsd run, and an experiment that branches off where its decay begins, with the flags in its config.yaml.
+
+    One validation set is the very part that --split validates on, the other one a copy of the whole text.
+    """
+    write_validation_part(place.corpus / "dataset", place.folder / "same" / "part")
+    shutil.copytree(place.corpus / "dataset", place.folder / "all")
+    sets = ("--validation-dir", f"part={place.folder / 'same' / 'part'}", "--validation-dir", str(place.folder / "all"))
     run = place.experiment(
-        name="whole", steps=8, flags=("--deterministic", "--lr-schedule", "wsd", "--decay-steps", "4")
+        name="whole", steps=8, flags=("--deterministic", "--lr-schedule", "wsd", "--decay-steps", "4", *sets)
     )
-    must(run.start(record=place.folder / "whole"))
+    output = must(run.start(record=place.folder / "whole")).output
     branch = place.experiment(name="branch", steps=8, flags=("--config", str(run.folder / "config.yaml")))
     start = must(
         branch.start("--decay-from", str(run.checkpoints / "step_00000004"), record=place.folder / "branch", fault=None)
     )
     again = branch.start("--decay-from", str(run.checkpoints / "step_00000004"))
     return SimpleNamespace(
-        run=run, branch=branch, start=start, again=again,
+        run=run, output=output, branch=branch, start=start, again=again,
         averaged=subprocess.run(
             [sys.executable, "-m", "nemo_workflow.runs", "average", "whole", "--last", "2", "--evaluate", "--output-dir", run.output],
             cwd=REPOSITORY, capture_output=True, text=True, check=False,

@@ -23,7 +23,8 @@ def test_a_wsd_run_has_the_rates_of_its_plan(decay: Any) -> None:
 def test_a_branch_makes_the_same_steps_bit_for_bit(decay: Any) -> None:
     whole, branch = decay.run.history(), decay.branch.history()
     assert branch["steps"] == whole["steps"][4:]
-    assert branch["validations"] == whole["validations"]  # of the step it leaves too: before its first
+    # of the step it leaves too; before step 1 only the whole run
+    assert branch["validations"] == whole["validations"][1:] and whole["validations"][0][0] == 0
     assert samples(decay.records["branch"])["train"] == samples(decay.records["whole"])["train"][16:]
     assert decay.branch.resumed_after() == 4
 
@@ -44,7 +45,7 @@ def test_the_mean_of_two_checkpoints_is_exported_verified_and_evaluated_beside_t
     losses = [
         float(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines() if line.startswith("validation")
     ]
-    assert losses[:2] == [round(row[1], 4) for row in decay.run.history()["validations"]]
+    assert losses[:2] == [round(row[1], 4) for row in decay.run.history()["validations"][1:]]
     assert losses[2] == pytest.approx(losses[1], abs=0.2) and losses[2] < losses[0]
     mean = NemoReader(decay.run.folder / "averaged" / "step_00000004-00000008" / "weights")
     parts = [NemoReader(decay.run.checkpoints / f"step_{step:08d}" / "weights") for step in (4, 8)]
@@ -52,3 +53,28 @@ def test_the_mean_of_two_checkpoints_is_exported_verified_and_evaluated_beside_t
         wanted = (parts[0].read(key).float() + parts[1].read(key).float()) / 2
         assert (mean.read(key).float() == wanted.to(mean.tensors[key].properties.dtype).float()).all(), key
     assert mean.objects == parts[1].objects and len(mean.tensors) == len(parts[0].tensors)
+
+
+def test_each_validation_set_has_its_loss_before_the_first_step_and_at_each_validation(decay: Any) -> None:
+    validations = [event for event in decay.run.events() if event["event"] == "validation"]
+    assert [event["step"] for event in validations] == [0, 4, 8]
+    for event in validations:  # one holds what --split validates on: the same samples in the same order
+        assert event["set_losses"]["part"] == event["val_loss"] and event["set_losses"]["all"] != event["val_loss"]
+    losses = [event["set_losses"]["all"] for event in validations]
+    assert losses[0] > losses[1] > losses[2]
+    assert (
+        f"step 8: validation loss {validations[2]['val_loss']:.4f}, part {validations[2]['val_loss']:.4f}, all "
+        in decay.output
+    )
+    branch = [event["set_losses"] for event in decay.branch.events() if event["event"] == "validation"]
+    assert branch == [event["set_losses"] for event in validations[1:]]
+
+
+def test_the_loggers_and_the_report_have_each_sets_loss(decay: Any) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(decay.run.folder / "tensorboard"))
+    read.Reload()
+    losses = [event["set_losses"]["all"] for event in decay.run.events() if event["event"] == "validation"]
+    assert [value.value for value in read.Scalars("val_loss/all")] == pytest.approx(losses)
+    assert "Loss on each validation set" in (decay.run.folder / "report.html").read_text(encoding="utf-8")
