@@ -29,8 +29,8 @@ from nemo_workflow.utils.errors import Failure, run_command
 from nemo_workflow.utils.files import written_aside
 from nemo_workflow.utils.processes import handled
 
-MAX_STEPS = 100
-STOP_AT = 60
+MAX_STEPS = 80
+STOP_AT = 50
 LAST = 20  # steps whose mean loss counts: one batch's is anywhere within half a nat of it
 VOCABULARY = 4096
 CORPUS_BYTES = 8_000_000
@@ -160,7 +160,7 @@ def pretrain_command(place: Path) -> list[str]:
         "--num-gpus", "2", "--model-name", "llama_tiny", "--hf-model-id", str(place / "tokenizer"),
         "--dataset-dir", str(place / "dataset"), "--output-dir", str(place / "nemo_experiments"),
         "--max-steps", str(MAX_STEPS), "--global-batch-size", "16", "--micro-batch-size", "8",
-        "--val-check-interval", "50", "--save-every", "50",
+        "--val-check-interval", "40", "--save-every", "40",
     ]  # fmt: skip
 
 
