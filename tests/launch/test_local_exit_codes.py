@@ -93,6 +93,7 @@ if way == "fails at its end":
     sys.exit(1)
 if way == "torchrun is killed":
     os.kill(os.getppid(), signal.SIGKILL)
+    sys.exit(1)  # a rank leaves when its parent has died
 if way == "a rank is asked":
     os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(1000)
