@@ -93,6 +93,7 @@ if way == "fails at its end":
     sys.exit(1)
 if way == "torchrun is killed":
     os.kill(os.getppid(), signal.SIGKILL)
+    sys.exit(1)  # a rank leaves when its parent has died
 if way == "a rank is asked":
     os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(1000)
@@ -102,7 +103,7 @@ launch.import_nemo_run = lambda home: SimpleNamespace(Experiment=Experiment, Par
 launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)
 settings = Settings(timeout_minutes=0, grace_seconds=float(grace), log_every=1, global_batch_size=4)
 plan = SimpleNamespace(folder=folder, settings=settings, accelerator="cpu", to_json=str)
-plan.schedule, plan.seq_length = SimpleNamespace(max_steps=3), 64
+plan.schedule, plan.seq_length, plan.layout = SimpleNamespace(max_steps=3), 64, SimpleNamespace(ranks=1)
 run_command(launch._Local(plan, folder, []).run, "pretrain_llm.py")
 """
 
