@@ -19,7 +19,7 @@ import torch
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 SLOW = 2.5  # times fp32's time: 0.6 with AMX, 1.7 with AVX512-BF16, 3.5 with AVX512 alone, 10 with AVX2; so no start wavers
 SIZE = 128  # rows and columns of the measured matrices: the loops take 2 ms for them
-REPEATS = 3
+REPEATS = 7
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "addbmm")  # matmul, linear, einsum and math attention end in these
 IN_PLACE = ("addmm", "baddbmm", "addbmm")
 ATTENTION = "_scaled_dot_product_flash_attention_for_cpu_backward"  # its forward pass is fast without the instructions
@@ -79,11 +79,16 @@ def _times_fp32(dtype: torch.dtype) -> float:
             torch.mm(left.float(), right.float()).to(dtype)
 
     times: dict[Callable[[], None], list[float]] = {native: [], through_fp32: []}
-    for _ in range(1 + REPEATS):  # the first warms up; the least of the others is not disturbed by other processes
-        for work, seconds in times.items():
-            began = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - began)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # and its CPU time: where others have the cores, a clock saw 9.6 for a CPU with AMX
+    try:
+        for _ in range(1 + REPEATS):  # the first warms up
+            for work, seconds in times.items():
+                began = time.thread_time()
+                work()
+                seconds.append(time.thread_time() - began)
+    finally:
+        torch.set_num_threads(threads)
     return min(times[native][1:]) / min(times[through_fp32][1:])
 
 

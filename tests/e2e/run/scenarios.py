@@ -86,7 +86,7 @@ def two_ranks(place: Place) -> Any:
             )
         return False
 
-    must(run.start(when=try_again, slow=0.1))
+    must(run.start(when=try_again, slow=0.8))  # longer than a refusal takes on a loaded machine
     return SimpleNamespace(run=run, history=run.history(), second=second[0])
 
 
