@@ -55,15 +55,20 @@ def test_they_are_fp32s_rounded_once_and_fp32_stays_as_it_was(old_cpu: Any) -> N
     assert old_cpu["wrong"] == []
 
 
-@pytest.mark.parametrize(("late", "slow"), [(0.0, set()), (0.03, {"bf16"})])
+@pytest.mark.parametrize(("late", "waits", "slow"), [(0.0, 0.0, set()), (0.015, 0.0, {"bf16"}), (0.0, 0.03, set())])
 def test_a_measurement_chooses_and_no_name_of_a_cpu(
-    late: float, slow: set[str], monkeypatch: pytest.MonkeyPatch
+    late: float, waits: float, slow: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On x86-64 and arm64 alike: torch's product stands in for a CPU with fast products, and for one where bf16 is late."""
+    """On x86-64 and arm64 alike: torch's product stands in for a CPU with fast products, for one where bf16 is late,
+    and for one whose cores others have just then."""
     product = torch.mm
 
     def stand_in(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.01 + (late if a.dtype is torch.bfloat16 else 0))
+        half = a.dtype is torch.bfloat16
+        end = time.thread_time() + 0.005 + (late if half else 0)
+        while time.thread_time() < end:
+            pass
+        time.sleep(waits if half else 0)
         return product(a, b) if a.dtype is torch.float32 else product(a.float(), b.float()).to(a.dtype)
 
     monkeypatch.setattr(products, "_replaced", set())
