@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
-
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.libraries import version
 
@@ -203,6 +200,10 @@ def version_problems(patch: Patch) -> list[str]:
     found = version(patch.library)
     if found is None:
         return [f"{patch.library}: expected version {wanted(patch)}, found not installed"]
+    # here: a Python without our packages must come as far as the word for it
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
     try:
         # "2.13.0+cpu" is 2.13.0, and "0.16.0rc0" is judged as 0.16.0 in a range, but is no pinned version
         exact = Version(found)
