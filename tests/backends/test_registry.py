@@ -29,7 +29,6 @@ LIBRARIES = {
 }
 LIBRARIES |= {"nv_one_logger", "fiddle", "flash_attn"}
 ALLOWED = "backends.patching"  # the one module that may
-REPLACING = {"replace", "replaced", "replace_on", "fits"}
 # an object that our own code has just made, or a library's place for such a function: no patch
 OFFICIAL = {
     "launch.slurm.script:check_tunnel": "paramiko's handler, on a tunnel that is only tried",

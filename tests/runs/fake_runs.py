@@ -16,6 +16,8 @@ from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.config_yaml import config_text
+from nemo_workflow.run_dir.run import RunFolder
+from nemo_workflow.runs.report.page import write_report
 
 BEGAN = 1_780_000_000.0
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0+cpu", "nemo_toolkit": "2.7.3", "megatron-core": "0.15.3"}
@@ -135,3 +137,11 @@ def write_run(
         files = {"weights/__0_0.distcp": {"bytes": 1000}}
         (checkpoint / "manifest.json").write_text(json.dumps({"version": 1, "files": files, "step": step}))
     return plan
+
+
+def reported(folder: Path) -> RunFolder:
+    """A finished run that was killed once, with a note that is no markup, and its report."""
+    notes = [{"event": "note", "time": BEGAN, "text": "<script>alert(1)</script> & more"}]
+    append(write_run(folder, killed_at=60), notes)
+    write_report(RunFolder(folder))
+    return RunFolder(folder)

@@ -22,12 +22,7 @@ from tests.runs import fake_runs
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("experiments") / "demo"
-    plan = fake_runs.write_run(folder, killed_at=60)
-    notes = [{"event": "note", "time": fake_runs.BEGAN, "text": "<script>alert(1)</script> & more"}]
-    fake_runs.append(plan, notes)
-    write_report(RunFolder(folder))
-    return RunFolder(folder)
+    return fake_runs.reported(tmp_path_factory.mktemp("experiments") / "demo")
 
 
 def test_it_holds_everything_and_needs_no_network(run: RunFolder) -> None:

@@ -14,12 +14,12 @@ from nemo_workflow.launch.corpus_plan import EXPERIMENT, CorpusPlan, Nodes
 from nemo_workflow.launch.slurm import preflight, script
 from nemo_workflow.launch.slurm import submit as slurm
 from nemo_workflow.launch.slurm.cluster import Cluster
-from nemo_workflow.preprocess.asked import Asked, pairs_folder, read_asked
+from nemo_workflow.preprocess.asked import Asked, read_asked
 from nemo_workflow.preprocess.node import Job
 from nemo_workflow.preprocess.pieces import Finished, cut
 from nemo_workflow.preprocess.run import check_end
 from nemo_workflow.preprocess.startup import Loading
-from nemo_workflow.preprocess.work import still_to_do
+from nemo_workflow.preprocess.work import Work, still_to_do
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
@@ -34,9 +34,9 @@ def submit(args: argparse.Namespace, given: dict[str, Any]) -> int:
     cluster = Cluster(given.get("ssh"))
     notes = slurm.prepare_environment(cluster)
     asked = read_asked(args)
-    plan = _plan(asked, given)
     with os_errors_refused(f"--output-dir {args.output_dir}"):
         todo = still_to_do(asked.groups, asked.folder, asked.names, asked.recipe, args)
+    plan = _plan(asked, todo, given)
     if not todo.groups:
         print(asked.nothing_to_do())
         return 0
@@ -66,7 +66,7 @@ def submit(args: argparse.Namespace, given: dict[str, Any]) -> int:
     return follow_job(plan, submitted)
 
 
-def _plan(asked: Asked, given: dict[str, Any]) -> CorpusPlan:
+def _plan(asked: Asked, todo: Work, given: dict[str, Any]) -> CorpusPlan:
     nodes = given.get("num_nodes", 1)
     given |= {"accelerator": "cpu", "num_gpus": 1, "output_dir": asked.args.output_dir}
     given["hf_model_id"] = str(asked.tokenizer)
@@ -76,7 +76,6 @@ def _plan(asked: Asked, given: dict[str, Any]) -> CorpusPlan:
     settings = Settings(**given, given=frozenset(given))
     folder = Path(asked.args.output_dir) / settings.experiment
     place = folder / PIECES / asked.recipe[:16]
-    todo = still_to_do(asked.groups, pairs_folder(asked.args), asked.names, asked.recipe, asked.args)
     finished = Finished(place, asked.names, asked.recipe, asked.args.on_error == "skip")
     left = [each for each in todo.sources if each.path not in todo.kept and not finished.of(each)]
     job = Job(asked, cut(left, nodes), place, folder / "progress")

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from nemo_workflow import REPOSITORY
 from tests.conversion import tiny_models as tiny
-
-
-def started(command: list[str], folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """The command, with its writer at work, and the processes that it has."""
-    begun = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until = time.monotonic() + 100
-    while not (list(folder.glob(".out.*.partial/*")) and (writers := psutil.Process(begun.pid).children())):
-        assert begun.poll() is None and time.monotonic() < until, begun.stderr and begun.stderr.read()
-        time.sleep(0.05)
-    return begun, writers
+from tests.conversion.test_stopping import started
 
 
 def gone(processes: list[psutil.Process]) -> bool:

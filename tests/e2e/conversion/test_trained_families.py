@@ -138,14 +138,3 @@ def test_every_field_of_nemos_configurations_is_in_one_list() -> None:
     for field in fields:
         assert len([name for name, listed in lists.items() if field in listed]) == 1, field
     assert not (ARCHITECTURE | OF_THE_CLASS | TRAINING) - set(fields), "NeMo has no such field any more"
-
-
-def checkpoint(folder: Path, target: str) -> Path:
-    """A folder that looks like a NeMo 2 checkpoint from outside."""
-    (folder / "weights").mkdir()
-    metadata = b"ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81}(Vstate_dict_metadata\n}Vstorage_data\n}ub."
-    (folder / "weights" / ".metadata").write_bytes(metadata)
-    (folder / "context").mkdir()
-    model = f"_target_: nemo.collections.llm.gpt.model.llama.LlamaModel\nconfig:\n  _target_: {target!r}\n"
-    (folder / "context" / "model.yaml").write_text(model)
-    return folder

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nemo_workflow.models import tokenizer_files
 from tests.models import sentencepiece_folders
+from tests.models.test_tokenizer_loading import preprocess, run
 from tools import demo
-
-REPOSITORY = Path(__file__).resolve().parents[3]
-TEXT = "def add(a, b): return a + b"
 
 
 def sentencepiece_alone(folder: Path) -> Path:
@@ -35,20 +30,6 @@ def of_transformers_5(folder: Path) -> Path:
     }
     path.write_text(json.dumps({**json.loads(path.read_text()), **written}))
     return folder
-
-
-def run(*words: object) -> None:
-    command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def preprocess(tokenizer: Path, place: Path) -> np.ndarray:
-    """Tokens of the dataset that is made of 400 times the same text."""
-    (place / "in.jsonl").write_text(f"{json.dumps({'text': TEXT})}\n" * 400)
-    run("-m", "nemo_workflow.preprocess", "--input", place / "in.jsonl", "--tokenizer", tokenizer,
-        "--output-dir", place / "data")  # fmt: skip
-    return np.fromfile(place / "data" / "preprocessed" / "in_text_document.bin", np.uint16)
 
 
 @pytest.mark.e2e

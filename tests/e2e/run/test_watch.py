@@ -11,30 +11,6 @@ import pytest
 
 from tests.e2e.run.harness import REPOSITORY
 
-RANK = """
-import os, sys, signal, time
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from nemo_workflow.training import liveness as watch
-watch.dump_stacks_on_signal(sys.stderr)
-signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"asked to stop\\n"))
-lock = watch.hold_ranks_lock(Path(sys.argv[2]))
-watch.stop_with_launcher(lambda: float(sys.argv[3]), lambda: os.path.exists(sys.argv[2] + "/saving"))
-print("ready", flush=True)
-while True:
-    time.sleep(0.1)
-"""
-
-
-def rank(folder: Path, mark: str, grace: float = 1.0) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", RANK, REPOSITORY, folder, str(grace)], text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env={"NEMO_WORKFLOW_LAUNCHER": mark},
-    )  # fmt: skip
-    assert process.stdout and process.stdout.readline() == "ready\n"
-    return process
-
-
 SPAWNER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.run_dir.run import RunFolder
-from nemo_workflow.runs.report.page import write_comparison, write_report
+from nemo_workflow.runs.report.page import write_comparison
 from tests.runs import browser, fake_runs
 
 CHARTS = ["Loss", "Loss by tokens", "Learning rate", "Gradient norm", "Speed", "Memory"]
@@ -30,12 +30,7 @@ return Bokeh.documents[0].roots().map(root => {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("experiments") / "demo"
-    plan = fake_runs.write_run(folder, killed_at=60)
-    notes = [{"event": "note", "time": fake_runs.BEGAN, "text": "<script>alert(1)</script> & more"}]
-    fake_runs.append(plan, notes)
-    write_report(RunFolder(folder))
-    return RunFolder(folder)
+    return fake_runs.reported(tmp_path_factory.mktemp("experiments") / "demo")
 
 
 @pytest.mark.e2e

@@ -11,19 +11,8 @@ import pytest
 
 from nemo_workflow.launch.slurm.cluster import Cluster
 from nemo_workflow.run_dir import slurm_jobs
-from nemo_workflow.run_dir.slurm_jobs import Job
 from tests.e2e.slurm.conftest import Runs, wait_for
 from tests.e2e.slurm.daemons import Daemons
-
-SUBMITTED = 1767323045
-ATTEMPT = "20260102-030405"
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Job:
-    attempt = tmp_path / "one" / "attempts" / ATTEMPT
-    attempt.mkdir(parents=True)
-    return Job(attempt, "12", "x", None, SUBMITTED, name="one.train", uid=1000, cluster="ci")
 
 
 @pytest.mark.slurm

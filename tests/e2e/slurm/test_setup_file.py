@@ -2,64 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from nemo_workflow.launch.slurm import script
 from nemo_workflow.launch.slurm.cluster import Cluster
 from tests.e2e.slurm.conftest import Runs, wait_for
 from tests.e2e.slurm.daemons import Daemons
-from tests.launch.slurm import plans
-
-SRUN = """#!/bin/bash
-case "$*" in *hostname*) echo 10.0.0.5; exit ;; esac
-env > "$ENVIRONMENT"
-printf '%s\\n' "$@" > "$ENVIRONMENT.words"
-exit ${RANKS_END_WITH:-0}
-"""
-
-
-class Script:
-    """A job script with --setup-file, run by bash; srun and scontrol are stand-ins."""
-
-    def __init__(self, place: Path):
-        plan = plans.plan("no_container")
-        self.plan = dataclasses.replace(plan, run_dir=str(place / "run"))
-        self.attempt = place / "run" / "attempts" / plans.ATTEMPT
-        self.attempt.mkdir(parents=True)
-        self.environment = place / "environment"
-        for name, text in (("srun", SRUN), ("scontrol", "#!/bin/bash\necho n1\n")):
-            path = place / "bin" / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-            path.chmod(0o755)
-        self.variables = {
-            **os.environ,
-            "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
-            "SLURM_JOB_ID": "12",
-            "SLURMD_NODENAME": "n1",
-            "ENVIRONMENT": str(self.environment),
-        }
-
-    def run(self, setup: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        (self.attempt / script.SETUP).write_text(setup)
-        text = script.job_script(self.plan, self.attempt)
-        return subprocess.run(
-            ["bash", "-s"], input=text, capture_output=True, text=True, check=False, env=self.variables | variables
-        )
-
-    @property
-    def left(self) -> str:
-        return (self.attempt / "exit-0").read_text().strip()
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Script:
-    return Script(tmp_path)
 
 
 @pytest.mark.slurm
