@@ -1,5 +1,5 @@
 """The fixtures of tests/preprocess."""
 
-from tests.preprocess.conftest import go, preprocess, reference, tokenizers_dir
+from tests.preprocess.conftest import preprocess, reference, tokenizers_dir
 
-__all__ = ["go", "preprocess", "reference", "tokenizers_dir"]
+__all__ = ["preprocess", "reference", "tokenizers_dir"]
