@@ -19,7 +19,7 @@ WITH_VALUE = ("--bind", "--pwd")
 
 
 def main(words: list[str]) -> int:
-    with open(os.environ["APPTAINER_LOG"], "a", encoding="utf-8") as stream:
+    with Path(os.environ["APPTAINER_LOG"]).open("a", encoding="utf-8") as stream:
         stream.write(" ".join(words) + "\n")
     command, *rest = words
     if command == "--version":

@@ -113,7 +113,8 @@ if [ -z "$nw_apptainer" ]; then
 fi
 nw_image=/shared/images/nemo.sif
 case ${nw_apptainer##*/} in apptainer) nw_prefix=APPTAINERENV ;; *) nw_prefix=SINGULARITYENV ;; esac
-for nw_name in PYTHONPATH; do   # --container-env: the job's value, whatever the image sets
+nw_kept=(PYTHONPATH)   # --container-env: the job's value, whatever the image sets
+for nw_name in "${nw_kept[@]}"; do
   if [ -n "${!nw_name+set}" ]; then export "${nw_prefix}_$nw_name=${!nw_name}"; fi
 done
 unset PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE CUDA_HOME CUDA_PATH LD_PRELOAD

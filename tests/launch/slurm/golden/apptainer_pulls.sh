@@ -140,7 +140,8 @@ if [ ! -e "$nw_image" ]; then   # once for all ranks and later jobs
   fi
 fi
 case ${nw_apptainer##*/} in apptainer) nw_prefix=APPTAINERENV ;; *) nw_prefix=SINGULARITYENV ;; esac
-for nw_name in ; do   # --container-env: the job's value, whatever the image sets
+nw_kept=()   # --container-env: the job's value, whatever the image sets
+for nw_name in "${nw_kept[@]}"; do
   if [ -n "${!nw_name+set}" ]; then export "${nw_prefix}_$nw_name=${!nw_name}"; fi
 done
 unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE CUDA_HOME CUDA_PATH LD_PRELOAD
