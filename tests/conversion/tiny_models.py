@@ -151,9 +151,7 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "mixtral_linear_rope": lambda tf: tf.MixtralForCausalLM(
         tf.MixtralConfig(**SIZES, num_local_experts=4, rope_scaling=LINEAR)
     ),
-    "nemotron_linear_rope": lambda tf: tf.NemotronForCausalLM(
-        tf.NemotronConfig(**SIZES, head_dim=32, rope_scaling=LINEAR)
-    ),
+    "gemma2_linear_rope": lambda tf: _gemma2(tf, rope_scaling=LINEAR),
     "mixtral": lambda tf: tf.MixtralForCausalLM(tf.MixtralConfig(**SIZES, num_local_experts=4)),
     "qwen2": lambda tf: tf.Qwen2ForCausalLM(tf.Qwen2Config(**SIZES)),
     "qwen2_5_tied": lambda tf: tf.Qwen2ForCausalLM(tf.Qwen2Config(**{**SIZES, "tie_word_embeddings": True})),

@@ -364,7 +364,8 @@ NEMOTRON = Family(
         Field("partial_rotary_factor", "rotary_percent", 0.5),
         UNTIED,
     ),
-    fixed={"hidden_act": ("relu2",), "attention_bias": (False,), "mlp_bias": (False,)},
+    # transformers 4 passes over a rope_scaling, version 5 scales by it: which of both a model means can't be told
+    fixed={"hidden_act": ("relu2",), "attention_bias": (False,), "mlp_bias": (False,), "rope_scaling": (None,)},
     nemo_fixed={
         **{name: value for name, value in PLAIN_DECODER.items() if name != "rotary_percent"},
         "activation_func": "nemo.collections.llm.fn.activation.squared_relu",
@@ -372,10 +373,6 @@ NEMOTRON = Family(
         "layernorm_zero_centered_gamma": True,
         "normalization": "LayerNorm",
     },
-    special=plain_rope,
-    special_fields=ROPE_HF,
-    special_nemo=PLAIN_ROPE_NEMO,
-    special_back=llama_rope_back,
 )
 
 
