@@ -109,8 +109,18 @@ def _what_it_is(folder: Path) -> str:
             "has no config.json; it holds a model in its maker's own form (params.json): take the one for transformers"
         )
     inner = sorted(path.parent for path in folder.glob("*/config.json"))
-    hint = f"; did you mean {inner[-1]}" if inner else ""
-    return f"has no config.json, so it is no Hugging Face model folder{hint}"
+    meant = f"; did you mean {inner[0]}?" if inner else ""
+    return f"has no config.json, so it is no Hugging Face model folder{meant}"
+
+
+def check_swapped(source: str, output: Path, overwrite: bool) -> None:
+    """Raise Refusal where nothing is at --source and a model, which may not be replaced, at --output-path."""
+    a_model = (output / "config.json").is_file() or (output / "weights").is_dir()
+    if a_model and not overwrite and not Path(source).exists():
+        raise Refusal(
+            f"--source {source}: no such folder, and --output-path {output} is a model: are the two swapped?"
+            " --overwrite replaces what is at --output-path"
+        )
 
 
 def _check_quantization(raw: Config, folder: Path) -> None:
@@ -146,7 +156,7 @@ def find_nemo(source: str) -> Path:
     parts = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if parts:
         inner = sorted({path.parent for path in folder.glob("**/weights") if (path.parent / "context").is_dir()})
-        hint = f"; did you mean {inner[-1]}" if inner else ""
+        hint = f"; did you mean {inner[-1]}?" if inner else ""
         if (folder / "config.json").exists():
             hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
         raise Refusal(f"--source {source}: has no {' and no '.join(parts)} folder, so it is no NeMo 2 checkpoint{hint}")
