@@ -324,7 +324,7 @@ _COMMAND = [
     Option("deadline", PARALLEL, "with --suggest: time that the run may take, such as 24h, 90m or 3d; the fewest GPUs that make it come first", type=duration, metavar="TIME"),
     Option("calibrate", EXECUTION, "scale the time plan by what the run RUN (an experiment or its folder) was seen to take, for all runs below --output-dir, and stop", metavar="RUN"),
     Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare="", may_be_empty=True),
-    Option("completion", EXECUTION, "print the shell's script that completes this command's flags and stop (needs shtab): source <(python pretrain_llm.py --completion bash)", choices=("bash", "zsh", "tcsh")),
+    Option("completion", EXECUTION, "print the shell's script that completes this command's flags and stop (needs shtab): eval \"$(python pretrain_llm.py --completion bash)\", or for fish: python pretrain_llm.py --completion fish | source", choices=("bash", "zsh", "fish", "tcsh")),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
 # fmt: on

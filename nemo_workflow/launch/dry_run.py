@@ -423,4 +423,7 @@ def _basis(time: dict[str, Any], gpu: bool) -> str:
         return f"scaled by {time['scale']:.2f}, as {time['calibration']} says"
     if not gpu:
         return "a guess by the cores: a CPU's speed differs widely"
-    return "by rates measured on this GPU" if time["measured"] else "by this GPU's data sheet: not measured"
+    name = f"NVIDIA {time['gpu'].upper()}"
+    if time["measured"]:
+        return f"by rates that this project measured on {name} cards (docs/performance.md), not on this machine"
+    return f"by the data sheet of {name}: not measured"
