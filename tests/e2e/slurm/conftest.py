@@ -57,6 +57,8 @@ def train(plan, attempt):
             _write(plan, {{"event": "step", "step": step, "time": time.time(), "loss": 1.0, "lr": 1.0, "grad_norm": 1.0,
                           "seconds": 0.1, "tokens_per_second": 1.0, "memory_bytes": 1}})
             print(f"stand-in at step {{step}}", flush=True)
+        while step == how.get("eat_at"):
+            asked.append(bytearray(10_000_000))  # nothing takes it away again
         if step == how.get("fail_at") and rank == how.get("fail_rank", 0):
             (folder / f"rank{{rank}}.error").write_text(f"{{time.time()}}\\nValueError: made to fail at step {{step}}\\n")
             sys.exit(1)
