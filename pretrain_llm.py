@@ -67,10 +67,12 @@ def main() -> int:
             from nemo_workflow.runs.finished import last_words
 
             print("\n".join(last_words(plan)), flush=True)
-    if code == 0 and settings.sample:
-        from nemo_workflow.runs.sample import after_training
+    if code == 0 and settings.executor == "local" and (settings.sample or settings.export_hf):
+        from nemo_workflow.runs import export, sample
 
-        after_training(plan)
+        export.after_training(plan)
+        if settings.sample:
+            sample.after_training(plan)
     return code
 
 

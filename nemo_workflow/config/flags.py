@@ -313,6 +313,8 @@ _OURS = [
     Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends (on Slurm --requeue brings it back); 0 is never", type=float, default=30.0, least=0),
     Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: twice the last step's time, 8 on a CPU and 60 on GPUs at least", type=float, least=0),
     Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT", may_be_empty=True),
+    Option("export-hf", LOGGING, "export as a Hugging Face model to hf_model/ in the run's folder, proved: the last checkpoint (end), or each that is saved while none is being exported, beside the training, and the last (save)", choices=("end", "save")),
+    Option("push-to-hub", LOGGING, "with --export-hf: upload the last exported model to the Hugging Face Hub as ORG/NAME, private unless it is there already; HF_TOKEN is read from the environment", metavar="ID"),
     Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, least=1),
 ]
 

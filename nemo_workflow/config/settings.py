@@ -107,6 +107,8 @@ class Settings(FlagValues):
     wandb_token: str | None = None
     output_dir: str = "nemo_experiments"
     sample: str | None = None
+    export_hf: str | None = None
+    push_to_hub: str | None = None
     log_every: int = 10
     recompute_granularity: str | None = None
     recompute_method: str | None = None

@@ -204,6 +204,8 @@ def _checkpoints(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "kept": written if keep < 0 else min(written, keep),
         "bytes_each": size,
         "bytes_at_most": size * at_once,
+        "exported": plan.settings.export_hf,
+        "hub": plan.settings.push_to_hub,
     }
 
 
@@ -368,7 +370,15 @@ def _checkpoint_text(plan: dict[str, Any]) -> list[str]:
         "",
         f"Checkpoints: {every(saved['every'])}, {saved['written']} in all, {saved['kept']} kept;"
         f" {human_bytes(saved['bytes_each'])} each, at most {human_bytes(saved['bytes_at_most'])} on disk",
+        *([f"  {_export_words(saved)}"] if saved["exported"] else []),
     ]
+
+
+def _export_words(saved: dict[str, Any]) -> str:
+    """What --export-hf and --push-to-hub will do."""
+    when = "each, beside the training, and the last" if saved["exported"] == "save" else "the last"
+    hub = f", which is uploaded to the Hub as {saved['hub']}" if saved["hub"] else ""
+    return f"exported to hf_model/ as a Hugging Face model, proved: {when}{hub}"
 
 
 def _memory_text(plan: dict[str, Any]) -> list[str]:

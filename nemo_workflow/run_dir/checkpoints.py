@@ -179,14 +179,14 @@ def _share(files: dict[str, dict[str, Any]], part: int, parts: int) -> list[str]
 # -- removal ------------------------------------------------------------------------------------------------------
 
 
-def prune(folder: str | Path, keep: int, spare: Path | None = None) -> list[Checkpoint]:
-    """Remove all but the newest `keep` whole checkpoints (-1 keeps all), never the newest, never `spare`."""
+def prune(folder: str | Path, keep: int, *spare: Path | None) -> list[Checkpoint]:
+    """Remove all but the newest `keep` whole checkpoints (-1 keeps all), never the newest, never one of `spare`."""
     if keep < 0:
         return []
     whole = [checkpoint for checkpoint in list_checkpoints(folder) if problem_of(checkpoint) is None]
     removed = []
     for checkpoint in whole[: max(0, len(whole) - max(1, keep))]:
-        if spare is not None and checkpoint.path == spare:
+        if checkpoint.path in spare:
             continue
         remove(checkpoint.path)
         removed.append(checkpoint)

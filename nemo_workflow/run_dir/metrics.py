@@ -144,10 +144,18 @@ def _end(event: dict[str, Any], step: int) -> str | None:
     return f"finished after step {step}" if event["reason"] == "finished" else None  # the launcher says why it stopped
 
 
+def _export(event: dict[str, Any], step: int) -> str:
+    if event["problem"]:
+        return f"step {step}: not exported to Hugging Face: {event['problem']}"
+    pushed = f", and uploaded to {event['hub']}" if event["hub"] else ""
+    return f"step {step}: exported and proved in {human_time(event['seconds'])}: {event['path']}{pushed}"
+
+
 _LINES: dict[str, Callable[[dict[str, Any], int], str | None]] = {
     "start": _start,
     "validation": _validation,
     "checkpoint": _checkpoint,
+    "export": _export,
     "note": lambda event, step: str(event["text"]),
     "restart": lambda event, step: str(event["text"]),
     "spike": _spike,

@@ -27,7 +27,7 @@ def last_words(plan: Plan) -> Iterator[str]:
         yield f"  checkpoint  {_near(newest.path)}"
     if (plan.folder / REPORT).is_file():
         yield f"  report      {_near(plan.folder / REPORT)}"
-    if newest and plan.settings.sample is None and _exportable(plan):
+    if newest and plan.settings.sample is None and plan.settings.export_hf is None and _exportable(plan):
         command = ["python", "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", _near(newest.path)]
         yield f"  export      {shlex.join([*command, '--output-path', _near(plan.folder / 'hf_model')])}"
 

@@ -12,10 +12,9 @@ from nemo_workflow import REPOSITORY
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
-
-EXPORTED = "hf_model"  # in the run's folder
 
 
 def main() -> int:
@@ -51,23 +50,13 @@ def check_exported(folder: Path) -> None:
 
 
 def after_training(plan: Plan) -> None:
-    """Export the newest checkpoint to <run>/hf_model, proved as any export is, and print how it goes on with --sample.
+    """Print how the model that was exported after the training goes on with --sample, in a process of its own.
 
-    Each in a process of its own: the ranks have ended, so that the machine's memory and GPUs are free for them.
-    Raises Failure where that can't be had; the training's own files stay as they are.
+    Raises Failure where that can't be had.
     """
-    newest, _ = newest_whole(plan.folder / "checkpoints")
-    if newest is None:
-        raise Failure(f"--sample: no whole checkpoint in {plan.folder / 'checkpoints'}")
-    folder = plan.folder / EXPORTED
-    print(f"exporting step {newest.step} to {folder}", flush=True)
-    convert = REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py"
-    for command in (
-        [str(convert), "--source", str(newest.path), "--output-path", str(folder), "--overwrite"],
-        ["-m", "nemo_workflow.sample", "--hf-model", str(folder), "--", plan.settings.sample],
-    ):
-        if subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=False).returncode:
-            raise Failure(f"--sample: no text, for the reason above; the training is done, step {newest.step} is saved")
+    words = ["-m", "nemo_workflow.sample", "--hf-model", str(plan.folder / EXPORTED), "--", plan.settings.sample or ""]
+    if subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=False).returncode:
+        raise Failure("--sample: no text, for the reason above; the training is done, and its model is exported")
 
 
 def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int) -> str:

@@ -30,6 +30,7 @@ from nemo_workflow.run_dir.checkpoints import (
     set_aside,
     write_manifest,
 )
+from nemo_workflow.training.exports import Exports
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure
 
@@ -53,6 +54,7 @@ class Checkpoints(nl.ModelCheckpoint):
     run_log: Any
     identity: dict[str, Any]
     resumed_from: Path | None = None
+    exports: Exports | None = None  # of --export-hf save, on rank 0
     group: Any = None
     expected: int = 0  # bytes of the next checkpoint
     last_save: bool = False  # the run ends after it: if it fails, the run fails
@@ -190,12 +192,14 @@ class Checkpoints(nl.ModelCheckpoint):
                 seconds = round(time.perf_counter() - began, 2)
                 self.run_log.event("checkpoint", step=global_step, path=str(path), bytes=size, seconds=seconds)
                 self._prune(path.parent)
+                if self.exports:
+                    self.exports.saved(path, global_step)
 
         return finalize
 
     def _prune(self, folder: Path) -> None:
         try:
-            prune(folder, self.plan.settings.keep_checkpoints, spare=self.resumed_from)
+            prune(folder, self.plan.settings.keep_checkpoints, self.resumed_from, self.exports and self.exports.source)
         except OSError as error:  # the new one is whole; NFS keeps a folder from which somebody still reads
             self.run_log.note(f"an older checkpoint can't be removed: {error}; the next start tries again")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.run_dir.checkpoints import save_under_way
+from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
 from nemo_workflow.run_dir.stopping import grace_seconds
 from nemo_workflow.training import liveness
 from nemo_workflow.utils import startup
@@ -62,6 +62,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         from nemo_workflow.training import (
             attention_backend,
             callbacks,
+            exports,
             learning_rate,
             nonfinite,
             recipe,
@@ -87,6 +88,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.accelerator == "gpu":
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
         gpu.complete_checkpoints(plan.settings.optim_cpu_offloading)
+    exporter = exports.Exports(plan, log, folder) if plan.settings.export_hf and rank == 0 else None
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
     trainer = pretrain.keywords["trainer"]
@@ -97,6 +99,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         learning_rate.Schedule(plan, log),
         callbacks.MissedValidation(plan),
         *([validation_sets.ValidationSets(plan, log)] if plan.validation_sets else []),
+        *([exporter] if exporter else []),
         nonfinite.LossScale(log) if plan.settings.precision == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
         callbacks.Stopper(log, folder),
@@ -104,9 +107,12 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     learning_rate.install(pretrain.keywords["optim"], plan)
     sample_order.arrange(pretrain.keywords["data"], plan, start)
     teardown.without_copies(trainer.strategy)
-    pretrain.keywords["log"].ckpt.attach(plan, log, identity, resumed_from=start.path if start else None)
+    saver = pretrain.keywords["log"].ckpt
+    saver.attach(plan, log, identity, resumed_from=start.path if start else None)
+    saver.exports = exporter if plan.settings.export_hf == "save" else None
     pretrain()
     log.finish()
+    exports.after_slurm_training(exporter, plan, folder, newest_whole(plan.folder / "checkpoints")[0])
 
 
 def _own_log(path: Path) -> TextIO:

@@ -128,7 +128,7 @@ def test_light_commands_work(place: Path, page: str, command: str) -> None:
 
 COMMANDS_WITH_FLAGS = (
     ["-m", "nemo_workflow.preprocess"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.tokenizer"], ["-m", "nemo_workflow.sample"],
-    ["-m", "nemo_workflow.evaluate"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"],
+    ["-m", "nemo_workflow.evaluate"], ["-m", "nemo_workflow.export"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"],
     ["ckpt_conversion/convert_from_nemo2_to_hf.py"], ["download_example_data/download_wiki.py"],
     *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel", "average")), ["-m", "nemo_workflow.runs"],
     ["benchmarks/gpu/run_cases.py"],

@@ -111,7 +111,7 @@ def test_cleaning_leaves_alone_what_it_does_not_know(three: list[Checkpoint]) ->
 
 def test_pruning_keeps_the_newest_and_the_one_resumed_from(three: list[Checkpoint]) -> None:
     folder = three[0].path.parent
-    assert prune(folder, 1, spare=three[0].path) == [three[1]]
+    assert prune(folder, 1, None, three[0].path) == [three[1]]
     assert list_checkpoints(folder) == [three[0], three[2]]
     assert prune(folder, 0) == [three[0]]  # 0 would leave none to resume from
     assert prune(folder, -1) == []

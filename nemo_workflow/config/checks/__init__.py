@@ -23,7 +23,7 @@ from nemo_workflow.config.checks.hardware import (
     machine_size,
     precision_flags,
 )
-from nemo_workflow.config.checks.outputs import output_folder, sample_text, wandb_flags
+from nemo_workflow.config.checks.outputs import hugging_face, output_folder, sample_text, wandb_flags
 from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
 from nemo_workflow.config.checks.training import (
     checkpoint_fits,
@@ -63,6 +63,7 @@ RULES = (
     validation_sets,
     wandb_flags,
     sample_text,
+    hugging_face,
 )
 
 LAYOUT_RULES = (rank_split, tensor_split, pipeline_split, sequence_length, recompute, precision_flags, lacking_fields)

@@ -159,6 +159,14 @@ def _tables(run: RunFolder) -> list[dict[str, Any]]:
             "broad": True,
         },
         {"title": "Checkpoints", "head": ["step", "size", "written in", "when", "state"], "rows": checkpoints},
+        {
+            "title": "Hugging Face exports",
+            "head": ["step", "when", "took", "folder or problem", "uploaded to"],
+            "rows": [
+                (e["step"], _when(e["time"]), human_time(e["seconds"]), e["problem"] or e["path"], e["hub"] or "")
+                for e in run.of_kind("export")
+            ],
+        },
         {"title": "Machine", "rows": _machine_rows(run.last.get("start", {}).get("machine") or {})},
         {"title": "Versions", "rows": list(run.versions().items())},
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.run.conftest import make_corpus
 from tests.e2e.run.harness import Experiment, Start
+from tests.runs import fake_hub
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TEXT = "def read(self, size=-1):"
@@ -21,7 +23,15 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.fixture(scope="module")
 def trained(experiment: Experiment) -> Start:
-    return experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2")
+    """Exported beside the training too, and uploaded to a stand-in of the Hub."""
+    with fake_hub.running() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
+        for name, value in (("HF_ENDPOINT", hub.url), ("HF_TOKEN", fake_hub.TOKEN), ("HF_HUB_DISABLE_XET", "1")):
+            patch.setenv(name, value)
+        more = ("--export-hf", "save", "--save-every", "2", "--push-to-hub", "me/tiny")
+        start = experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2", *more)
+    (experiment.output / "hub.json").write_text(json.dumps({"files": sorted(hub.files), "commits": hub.commits}))
+    return start
 
 
 def test_the_run_ends_with_its_own_text(experiment: Experiment, trained: Start) -> None:
@@ -36,6 +46,18 @@ def test_the_run_ends_with_its_own_text(experiment: Experiment, trained: Start) 
     text = after[after.index(TEXT) :]
     assert len(text) > len(TEXT) + 40  # 60 tokens of one letter or more
     assert (exported / "config.json").is_file() and (exported / "tokenizer.json").is_file()
+
+
+def test_the_model_is_uploaded_and_no_step_waited(experiment: Experiment, trained: Start) -> None:
+    """The export of step 2 went on beside the steps; the end exported step 4."""
+    hub = json.loads((experiment.output / "hub.json").read_text())
+    assert hub["commits"] == ["step 4 of run"] and {"config.json", "model.safetensors"} <= set(hub["files"])
+    assert (experiment.attempt() / "export.log").is_file()
+    last = [event for event in experiment.events() if event["event"] == "export"][-1]
+    assert (last["step"], last["problem"], last["hub"]) == (4, None, "me/tiny")
+    assert "Hugging Face exports" in (experiment.folder / "report.html").read_text()
+    files = [path for path in experiment.folder.rglob("*") if path.is_file() and path.stat().st_size < 1_000_000]
+    assert not [path for path in files if fake_hub.TOKEN.encode() in path.read_bytes()]
 
 
 def test_a_finished_run_tells_its_text_too_and_trains_no_more(experiment: Experiment, trained: Start) -> None:

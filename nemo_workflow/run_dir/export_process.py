@@ -1,0 +1,45 @@
+"""The export of a run's checkpoint to Hugging Face in a process of its own, which `python -m nemo_workflow.export` is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nemo_workflow import REPOSITORY
+
+EXPORTED = "hf_model"  # in the run's folder
+LOG = "export.log"  # in an attempt
+# what tells a process that it is a rank: an export started by one is none
+OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def command(run: Path, step: int, *more: str) -> list[str]:
+    """The command line; a secret is in none of it."""
+    return [sys.executable, "-m", "nemo_workflow.export", str(run), "--step", str(step), *more]
+
+
+def environment() -> dict[str, str]:
+    """Ours without what makes a rank, and without GPUs: the training has them."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in OF_A_RANK and not name.startswith(("SLURM_", "TORCHELASTIC_", "PMI"))
+    }
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return kept | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start(run: Path, step: int, log: Path, *more: str) -> subprocess.Popen[bytes]:
+    """Begin an export beside a training; what it says goes to `log`. Raises OSError."""
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            command(run, step, *more), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment()
+        )
+
+
+def event(run: Path, step: int, seconds: float, problem: str | None, hub: str | None = None) -> dict[str, Any]:
+    """What metrics.jsonl keeps of an export; `problem` is None where the model was proved (and uploaded as `hub`)."""
+    return {"step": step, "path": str(run / EXPORTED), "seconds": round(seconds, 1), "problem": problem, "hub": hub}

@@ -1,0 +1,107 @@
+"""A run's checkpoint as a Hugging Face model in its folder, proved; and its upload to the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from nemo_workflow.config.plan import Plan
+from nemo_workflow.run_dir import export_process, metrics
+from nemo_workflow.run_dir.checkpoints import Checkpoint, list_checkpoints, newest_whole, problem_of
+from nemo_workflow.run_dir.export_process import EXPORTED
+from nemo_workflow.run_dir.report_process import Refresher
+from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import Failure, Refusal
+
+REPORT_SECONDS = 15.0
+
+
+def main() -> int:
+    """`python -m nemo_workflow.export RUN`; prints what the export and the upload say."""
+    parser = Parser(prog="python -m nemo_workflow.export", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    parser.add_argument("--push-to-hub", metavar="ID", help="upload it as ORG/NAME, with HF_TOKEN from the environment")
+    parser.add_argument("--beside-training", action="store_true", help="work at the lowest priority")
+    arguments = parser.parse_args()
+    if arguments.beside_training:
+        os.nice(19)
+    source = _checkpoint(arguments.run, arguments.step)
+    folder = arguments.run / EXPORTED
+    if not is_exported(folder, source):
+        from nemo_workflow.conversion.command import export_main
+
+        export_main(["--source", str(source.path), "--output-path", str(folder), "--overwrite"])
+    if arguments.push_to_hub:
+        print(push(folder, arguments.push_to_hub, f"step {source.step} of {arguments.run.absolute().name}"))
+    return 0
+
+
+def _checkpoint(run: Path, step: int | None) -> Checkpoint:
+    """The whole checkpoint of a step, or the newest. Raises Refusal."""
+    folder = run / "checkpoints"
+    if step is None:
+        newest, _ = newest_whole(folder)
+        if newest is None:
+            raise Refusal(f"{run}: no whole checkpoint in {folder}; give the folder of a run that has saved one")
+        return newest
+    found = next((one for one in list_checkpoints(folder) if one.step == step), None)
+    if found is None or (problem := problem_of(found)):
+        raise Refusal(f"--step {step}: {problem if found else f'no such checkpoint in {folder}'}; see what is there")
+    return found
+
+
+def is_exported(folder: Path, source: Checkpoint) -> bool:
+    """Whether a folder is the proved model of a checkpoint that has not been written again since."""
+    try:
+        report = json.loads((folder / "conversion_report.json").read_text(encoding="utf-8"))
+        newer = (folder / "conversion_report.json").stat().st_mtime > (source.path / "manifest.json").stat().st_mtime
+    except (OSError, ValueError):
+        return False
+    return bool(newer and report.get("verified") and Path(report.get("source", "")) == source.path)
+
+
+def push(folder: Path, hub_id: str, message: str) -> str:
+    """Upload a model's folder as one commit; a model that is new is private. Returns its address. Raises Failure.
+
+    The token is HF_TOKEN's, which huggingface_hub reads itself.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(hub_id, private=True, exist_ok=True)
+        done = api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message=message)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Failure(
+            f"--push-to-hub {hub_id}: not uploaded: {why}; the model is in {folder}, and"
+            f" `hf upload {hub_id} {folder} .` does it later"
+        ) from None
+    return f"uploaded to {done.repo_url}"
+
+
+def after_training(plan: Plan) -> None:
+    """Export the newest checkpoint in a process of its own, and upload it with --push-to-hub.
+
+    The ranks have ended, so that the machine's memory and GPUs are free for it. Raises Failure where that can't be had;
+    the training's own files stay as they are.
+    """
+    flag, what = ("--export-hf", "model") if plan.settings.export_hf else ("--sample", "text")
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    if newest is None:
+        raise Failure(f"{flag}: no whole checkpoint in {plan.folder / 'checkpoints'}")
+    hub, began = plan.settings.push_to_hub, time.monotonic()
+    print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
+    words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub] if hub else []))
+    code = subprocess.run(words, env=export_process.environment(), check=False).returncode
+    problem = "its own words stand in the terminal" if code else None
+    happened = export_process.event(plan.folder, newest.step, time.monotonic() - began, problem, hub)
+    metrics.event(plan.folder / metrics.FILE, "export", **happened)
+    Refresher(plan.folder).finish(REPORT_SECONDS)
+    if code:
+        raise Failure(f"{flag}: no {what}, for the reason above; the training is done, step {newest.step} is saved")

@@ -1,0 +1,72 @@
+"""The upload of an exported model, against a stand-in of the Hub, and which export is there already."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow import REPOSITORY
+from nemo_workflow.run_dir.checkpoints import Checkpoint
+from nemo_workflow.runs.export import is_exported
+from tests.runs import fake_hub
+
+PUSH = "import sys; from pathlib import Path; from nemo_workflow.runs.export import push; print(push(Path(sys.argv[1]), 'me/tiny', 'step 4 of run'))"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "hf_model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").write_bytes(os.urandom(5000))
+    return folder
+
+
+def pushed(model: Path, hub: fake_hub.FakeHub, token: str = fake_hub.TOKEN) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(model.parent)}
+    return subprocess.run(
+        [sys.executable, "-c", PUSH, str(model)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_new_model_is_private_and_whole(model: Path) -> None:
+    with fake_hub.running() as hub:
+        done = pushed(model, hub)
+    assert done.returncode == 0, done.stderr
+    assert f"uploaded to {hub.url}/me/tiny" in done.stdout
+    assert hub.repositories["me/tiny"]["private"] is True and hub.commits == ["step 4 of run"]
+    assert hub.files == {path.name: path.read_bytes() for path in model.iterdir()}
+    assert fake_hub.TOKEN not in done.stdout + done.stderr
+
+
+def test_a_hub_that_refuses_is_told_with_what_helps(model: Path) -> None:
+    with fake_hub.running() as hub:
+        done = pushed(model, hub, token="hf_anotherToken")
+    assert done.returncode == 1
+    assert "--push-to-hub me/tiny: not uploaded: 401" in done.stderr and "does it later" in done.stderr
+    assert "hf_anotherToken" not in done.stderr
+
+
+def test_an_export_counts_while_its_checkpoint_is_the_same(model: Path, tmp_path: Path) -> None:
+    source = Checkpoint(tmp_path / "step_00000004", 4)
+    source.path.mkdir()
+    (source.path / "manifest.json").write_text("{}")
+    report = model / "conversion_report.json"
+    assert not is_exported(model, source)
+    report.write_text(json.dumps({"verified": True, "source": str(source.path)}))
+    os.utime(source.path / "manifest.json", (1, 1))
+    assert is_exported(model, source)
+    assert not is_exported(model, Checkpoint(tmp_path / "step_00000008", 8))
+    report.write_text(json.dumps({"verified": False, "source": str(source.path)}))
+    assert not is_exported(model, source)
