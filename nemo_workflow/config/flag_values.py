@@ -38,3 +38,9 @@ def _for_json(value: Any) -> Any:
 
 def _public(option: Option) -> bool:
     return not option.secret and option.attribute not in COMMAND_ATTRIBUTES
+
+
+def profiled(steps: str) -> tuple[int, int]:
+    """First and last step of --profile."""
+    first, _, last = steps.partition("-")
+    return int(first), int(last or first)

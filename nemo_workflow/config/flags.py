@@ -168,6 +168,17 @@ def duration(text: str) -> str:
 
 duration.type_name = "str"  # type: ignore[attr-defined]
 
+
+def step_range(text: str) -> str:
+    """One step or FIRST-LAST, unchanged."""
+    found = re.fullmatch(r"([1-9][0-9]*)(?:-([1-9][0-9]*))?", text)
+    if not found or int(found[2] or found[1]) < int(found[1]):
+        raise ValueError(text)
+    return text
+
+
+step_range.type_name = "str"  # type: ignore[attr-defined]
+
 SUGGESTIONS = 5
 
 WHOLE = r"[+-]?[0-9]+"
@@ -180,6 +191,7 @@ FORMS: dict[Callable[[str], Any], str] = {
     int: "a whole number in digits, such as 1000",
     float: "a number without a unit, such as 80, 0.001 or 1e-3",
     int_or_auto: "a whole number in digits, or auto",
+    step_range: "one step, or the first and the last, such as 5 or 5-7",
     duration: "a number and m, h or d, such as 90m, 24h or 3d",
     slurm_time: "minutes, hours:minutes:seconds or days-hours, such as 240, 4:00:00 or 1-12",
 }
@@ -313,6 +325,7 @@ _OURS = [
     Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends (on Slurm --requeue brings it back); 0 is never", type=float, default=30.0, least=0),
     Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: twice the last step's time, 8 on a CPU and 60 on GPUs at least", type=float, least=0),
     Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it goes on with TEXT", metavar="TEXT", may_be_empty=True),
+    Option("profile", LOGGING, "steps, as 5-7 or 5, that torch's profiler looks at on rank 0: a trace in profile/ of the run's folder, the costliest kernels in the report; on a GPU each rank also leaves a memory snapshot when it runs out of memory", type=step_range, metavar="STEPS"),
     Option("export-hf", LOGGING, "export as a Hugging Face model to hf_model/ in the run's folder, proved: the last checkpoint (end), or each that is saved while none is being exported, beside the training, and the last (save)", choices=("end", "save")),
     Option("push-to-hub", LOGGING, "with --export-hf: upload the last exported model to the Hugging Face Hub as ORG/NAME, private unless it is there already; HF_TOKEN is read from the environment", metavar="ID"),
     Option("log-every", LOGGING, "steps between two lines of the log", type=int, default=10, least=1),

@@ -107,6 +107,7 @@ class Settings(FlagValues):
     wandb_token: str | None = None
     output_dir: str = "nemo_experiments"
     sample: str | None = None
+    profile: str | None = None
     export_hf: str | None = None
     push_to_hub: str | None = None
     log_every: int = 10

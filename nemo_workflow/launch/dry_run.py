@@ -188,6 +188,7 @@ def _schedule(plan: Plan) -> dict[str, Any]:
         "curve": [[step, rate_at(schedule, step)] for step in marks],
         "val_check_interval": schedule.val_check_interval,
         "limit_val_batches": schedule.limit_val_batches,
+        "profiled": plan.settings.profile,
     }
 
 
@@ -361,6 +362,11 @@ def _schedule_text(plan: dict[str, Any]) -> list[str]:
     return [
         f"  learning rate {rate_words(schedule)}  {curve}",
         f"  validation {validation}",
+        *(
+            [f"  torch's profiler: {schedule['profiled']} of rank 0's steps, to profile/"]
+            if schedule["profiled"]
+            else []
+        ),
     ]
 
 

@@ -156,6 +156,7 @@ _LINES: dict[str, Callable[[dict[str, Any], int], str | None]] = {
     "validation": _validation,
     "checkpoint": _checkpoint,
     "export": _export,
+    "profile": lambda event, step: f"step {step}: profiled; the trace is {event['path']}",
     "note": lambda event, step: str(event["text"]),
     "restart": lambda event, step: str(event["text"]),
     "spike": _spike,

@@ -65,6 +65,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             exports,
             learning_rate,
             nonfinite,
+            profiling,
             recipe,
             sample_order,
             teardown,
@@ -88,6 +89,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.accelerator == "gpu":
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
         gpu.complete_checkpoints(plan.settings.optim_cpu_offloading)
+    if plan.settings.profile:
+        profiling.snapshot_when_out_of_memory(folder, rank)
     exporter = exports.Exports(plan, log, folder) if plan.settings.export_hf and rank == 0 else None
     fdl.update_callable(made.log.ckpt, Checkpoints)
     pretrain = fdl.build(made)
@@ -100,6 +103,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         callbacks.MissedValidation(plan),
         *([validation_sets.ValidationSets(plan, log)] if plan.validation_sets else []),
         *([exporter] if exporter else []),
+        *([profiling.Profiler(plan, log)] if plan.settings.profile and rank == 0 else []),
         nonfinite.LossScale(log) if plan.settings.precision == "16-mixed" else nonfinite.NanGuard(plan, log),
         *trainer.callbacks,
         callbacks.Stopper(log, folder),

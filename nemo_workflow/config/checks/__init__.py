@@ -23,7 +23,7 @@ from nemo_workflow.config.checks.hardware import (
     machine_size,
     precision_flags,
 )
-from nemo_workflow.config.checks.outputs import hugging_face, output_folder, sample_text, wandb_flags
+from nemo_workflow.config.checks.outputs import hugging_face, output_folder, profiled_steps, sample_text, wandb_flags
 from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
 from nemo_workflow.config.checks.training import (
     checkpoint_fits,
@@ -64,6 +64,7 @@ RULES = (
     wandb_flags,
     sample_text,
     hugging_face,
+    profiled_steps,
 )
 
 LAYOUT_RULES = (rank_split, tensor_split, pipeline_split, sequence_length, recompute, precision_flags, lacking_fields)

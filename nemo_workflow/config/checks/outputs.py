@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.config import containers
+from nemo_workflow.config.flag_values import profiled
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
@@ -36,6 +37,21 @@ def wandb_flags(run: Run) -> Iterator[str]:
     here = settings.executor == "local" or containers.runtime(settings) == containers.NONE
     if settings.wandb and here and not settings.dry_run and not libraries.importable("wandb"):
         yield "--wandb: the package wandb is not installed; pip install wandb, or leave it out"
+
+
+MOST_PROFILED = 20  # a trace of more is larger than a browser shows
+
+
+def profiled_steps(run: Run) -> Iterator[str]:
+    """A step that is never made would leave no trace, and no word."""
+    steps = run.settings.profile
+    if steps is None or run.schedule is None:
+        return
+    first, last = profiled(steps)
+    if last > run.schedule.max_steps:
+        yield f"--profile {steps}: the run has {run.schedule.max_steps} steps; choose some of them"
+    if last - first >= MOST_PROFILED:
+        yield f"--profile {steps}: {last - first + 1} steps make too large a trace; choose {MOST_PROFILED} at most"
 
 
 def wandb_logged_in() -> bool:

@@ -160,6 +160,15 @@ def _tables(run: RunFolder) -> list[dict[str, Any]]:
         },
         {"title": "Checkpoints", "head": ["step", "size", "written in", "when", "state"], "rows": checkpoints},
         {
+            "title": "Costliest kernels (--profile)",
+            "head": ["kernel", "calls", "seconds", "share"],
+            "rows": [
+                (kernel["name"], kernel["calls"], f"{kernel['seconds']:.4f}", f"{kernel['share']:.1%}")
+                for kernel in run.last.get("profile", {}).get("kernels", [])
+            ],
+            "broad": True,
+        },
+        {
             "title": "Hugging Face exports",
             "head": ["step", "when", "took", "folder or problem", "uploaded to"],
             "rows": [

@@ -28,7 +28,7 @@ def trained(experiment: Experiment) -> Start:
         patch.delenv("HF_HUB_OFFLINE", raising=False)
         for name, value in (("HF_ENDPOINT", hub.url), ("HF_TOKEN", fake_hub.TOKEN), ("HF_HUB_DISABLE_XET", "1")):
             patch.setenv(name, value)
-        more = ("--export-hf", "save", "--save-every", "2", "--push-to-hub", "me/tiny")
+        more = ("--export-hf", "save", "--save-every", "2", "--push-to-hub", "me/tiny", "--profile", "2-3")
         start = experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2", *more)
     (experiment.output / "hub.json").write_text(json.dumps({"files": sorted(hub.files), "commits": hub.commits}))
     return start
@@ -58,6 +58,14 @@ def test_the_model_is_uploaded_and_no_step_waited(experiment: Experiment, traine
     assert "Hugging Face exports" in (experiment.folder / "report.html").read_text()
     files = [path for path in experiment.folder.rglob("*") if path.is_file() and path.stat().st_size < 1_000_000]
     assert not [path for path in files if fake_hub.TOKEN.encode() in path.read_bytes()]
+
+
+def test_the_costliest_kernels_of_a_real_rank_are_in_the_report(experiment: Experiment, trained: Start) -> None:
+    (event,) = [event for event in experiment.events() if event["event"] == "profile"]
+    assert event["step"] == 3 and event["kernels"][0]["seconds"] > 0
+    assert "aten::" in " ".join(kernel["name"] for kernel in event["kernels"])
+    assert (experiment.folder / "profile" / "steps_2-3.json.gz").stat().st_size > 1000
+    assert "Costliest kernels" in (experiment.folder / "report.html").read_text()
 
 
 def test_a_finished_run_tells_its_text_too_and_trains_no_more(experiment: Experiment, trained: Start) -> None:
