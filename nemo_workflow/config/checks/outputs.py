@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.config import containers
-from nemo_workflow.config.flag_values import profiled
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.flag_values import profiled
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
 
