@@ -98,7 +98,8 @@ def text(run: Run, asked: Settings, card: PlannedCard, found: Sequence[Row], com
     """The table, and the command of each row."""
     assert run.recipe is not None
     batch = f"{asked.global_batch_size:,} x {run.seq_length:,} tokens per step"
-    kind = "measured" if card.gpu and card.gpu.is_measured else "from its data sheet, not measured"
+    measured = card.gpu and card.gpu.is_measured
+    kind = "as measured on such cards" if measured else "from its data sheet, not measured"
     head = f"{run.recipe.name}, {batch}{', fp8' if asked.fp8 else ''}; planned for {card}, time {kind}"
     length = "run" if run.schedule else "1e9 tokens"
     table: list[tuple[str, ...]] = [("", "GPUs", "layout", "GiB", "tokens/s/GPU", "step", length, "GPU hours")]

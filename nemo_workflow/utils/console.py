@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TextIO
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a log on a full disk: room may come again
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a log on a full disk: there may be space again later
 
 
 class Meter:
@@ -95,7 +95,7 @@ def human_count(count: float) -> str:
 
 def counted(count: int, noun: str) -> str:
     """(1, 'step') -> '1 step', (6000, 'step') -> '6,000 steps'."""
-    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith(('ch', 's')) else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith(('tch', 'nch', 's')) else 's'}"
 
 
 def every(steps: int) -> str:

@@ -147,7 +147,8 @@ def test_a_laptop_plans_for_gpus_what_no_cpu_trains(shared: Place) -> None:
     assert re.search(r"Time: .* per GPU, MFU \d+%\); .* GPU hours\n  a step goes to: matrix products", text)
     named = dry_run.render(shared.plan(*flags, "--gpu", "4090", "-G", "4", **other), "text")
     assert "DOES NOT FIT" in named and "of the 24 GiB of NVIDIA 4090 (--gpu)" in named
-    assert "by this GPU's data sheet: not measured" in named
+    assert "by the data sheet of NVIDIA 4090: not measured" in named
+    assert "by rates that this project measured on NVIDIA H100 cards" in text
     assert shared.plan("--dry-run", accelerator=None).accelerator == "cpu"
 
 

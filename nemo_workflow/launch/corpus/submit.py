@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.checks import slurm as slurm_checks
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local
@@ -71,7 +72,7 @@ def _plan(asked: Asked, todo: Work, given: dict[str, Any]) -> CorpusPlan:
     given |= {"accelerator": "cpu", "num_gpus": 1, "output_dir": asked.args.output_dir}
     given["hf_model_id"] = str(asked.tokenizer)
     given["exclusive"] = given.get("exclusive", False) or asked.args.workers is None
-    if not given.get("no_container"):
+    if not given.get("no_container") and given.get("container_runtime") != containers.NONE:
         given["container_mounts"] = _mounts(asked, given.get("container_mounts", ()))
     settings = Settings(**given, given=frozenset(given))
     folder = Path(asked.args.output_dir) / settings.experiment
