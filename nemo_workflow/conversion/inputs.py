@@ -7,6 +7,7 @@ from pathlib import Path
 from nemo_workflow.conversion import folder_checks
 from nemo_workflow.conversion.config_fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
+from nemo_workflow.conversion.other_weights import ADAPTER, MERGE
 from nemo_workflow.models.families import by_model_type
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.not_converted import why_not
@@ -70,7 +71,9 @@ def read_hf(folder: Path) -> tuple[Family, Config]:
     if lacking:
         raise Refusal(f"{path}: lacks {', '.join(dict.fromkeys(own.get(name, name) for name in lacking))}")
     with folder_checks.making_sense(path, family):
-        return family, complete(raw, family)
+        full = complete(raw, family)
+        folder_checks.check_ranges(full, family, path)
+    return family, full
 
 
 def _complete_or_raw(raw: Config, family: Family) -> Config:
@@ -99,11 +102,8 @@ def _family(raw: Config, path: Path) -> Family:
 
 def _what_it_is(folder: Path) -> str:
     """What a folder without a config.json is, for the refusal."""
-    if (folder / "adapter_config.json").exists():
-        return (
-            "is an adapter (LoRA or the like), not a model: merge it into its base model (peft: merge_and_unload, then"
-            " save_pretrained) and convert that"
-        )
+    if (folder / ADAPTER).exists():
+        return f"is an adapter (LoRA or the like), not a model: {MERGE}"
     if (folder / "params.json").exists():
         return (
             "has no config.json; it holds a model in its maker's own form (params.json): take the one for transformers"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nemo_workflow.backends import registry
-from nemo_workflow.config import memory, run_time
+from nemo_workflow.config import containers, memory, run_time
 from nemo_workflow.config.memory import GIB, Usage
 from nemo_workflow.config.parallelism import layers_a_stage
 from nemo_workflow.config.plan import Plan
@@ -121,6 +121,7 @@ def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "sequence_parallel": layout.sequence_parallel,
         "layers_a_stage": layers_a_stage(plan.sizes, recipe.layout, layout),
         "micro_batches": layout.micro_batches(*batches),
+        "container": containers.described(settings),
         "bubble": round(layout.bubble(*batches), 4),
     }
 
@@ -292,7 +293,7 @@ def _layout_text(plan: dict[str, Any]) -> list[str]:
     if layout["pipeline"] > 1:
         stages = ", ".join(str(number) for number in layout["layers_a_stage"])
         work += f"; layers per stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
-    return [*lines, work]
+    return [*lines, work, *([f"  in {layout['container']}"] if layout["container"] else [])]
 
 
 def _data_text(plan: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from nemo_workflow.models.catalog import Recipe, load
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
+from nemo_workflow.models.tokenizer_entries import added_by_transformers, vocabulary_of
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
     check_class_named,
@@ -136,48 +137,16 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     vocabulary = json_of(folder / "tokenizer.json")
-    words = vocabulary.get("model", {}).get("vocab")
-    added = {entry["content"]: int(entry["id"]) for entry in vocabulary.get("added_tokens", [])}
-    for identity, entry in config.get("added_tokens_decoder", {}).items():
-        added.setdefault(entry["content"], int(identity))
+    ids = vocabulary_of(folder, vocabulary, config)
     size = None
-    if isinstance(words, dict):
-        size = int(max([*words.values(), *added.values()], default=-1)) + 1
-    elif isinstance(words, list):  # Unigram: [[token, score], …]
-        size = max([len(words) - 1, *added.values()], default=-1) + 1
-    elif not vocabulary:
-        pieces = _pieces(folder, config)
-        size = (
-            max([pieces - 1, *json_of(folder / "added_tokens.json").values(), *added.values()]) + 1 if pieces else None
-        )
+    if ids is not None:
+        new = [token for token in added_by_transformers(folder, config) if token not in ids]
+        size = max(ids.values(), default=-1) + 1 + len(new)
     eos = config.get("eos_token") or json_of(folder / "special_tokens_map.json").get("eos_token")
     if isinstance(eos, dict):
         eos = eos.get("content")
-    eos_id = added.get(eos)
-    if eos_id is None and eos is not None and isinstance(words, dict):
-        eos_id = words.get(eos)
     plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
-    return Tokenizer(folder, size, eos, eos_id, plain)
-
-
-# Tokenizers that have an id for every piece of their tokenizer.model, in its order; others add some or move them.
-AS_PIECES = ("LlamaTokenizer", "GemmaTokenizer")
-AS_PIECES_MODELS = ("llama", "mistral", "mixtral", "gemma")  # model types whose tokenizer is one of these
-
-
-def _pieces(folder: Path, config: dict[str, Any]) -> int:
-    """Pieces of a folder's SentencePiece model; 0 where there is none, or their number doesn't tell the entries."""
-    file = folder / "tokenizer.model"
-    name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
-    fits = name in AS_PIECES if name else hf_config(folder).get("model_type") in AS_PIECES_MODELS
-    if not fits or not readable(file):
-        return 0
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        return int(SentencePieceProcessor(model_file=str(file)).get_piece_size())
-    except (OSError, RuntimeError) as error:
-        raise Refusal(f"{file}: is no SentencePiece model ({str(error).splitlines()[0][:200]})") from None
+    return Tokenizer(folder, size, eos, ids.get(eos) if ids and isinstance(eos, str) else None, plain)
 
 
 def _check_own_code(folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from nemo_workflow.backends.patching import installed_problems
 from nemo_workflow.backends.registry_cpu import CPU_PATCHES
+from nemo_workflow.config import containers
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.flops import flops_a_token
@@ -115,7 +116,7 @@ def fp8_output_layer(run: Run) -> Iterator[str]:
 def cpu_libraries(run: Run) -> Iterator[str]:
     """The versions that the CPU backend's patches were written for; a container's can't be told from here."""
     settings = run.settings
-    if run.accelerator != "cpu" or (settings.executor == "slurm" and not settings.no_container):
+    if run.accelerator != "cpu" or containers.described(settings):
         return
     problems = installed_problems(CPU_PATCHES)
     if problems:
