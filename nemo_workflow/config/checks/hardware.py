@@ -61,16 +61,22 @@ def cpu_speed(run: Run) -> Iterator[str]:
     if run.settings.dry_run or run.accelerator != "cpu" or run.settings.accelerator != "auto":
         return
     seconds = cpu_step_seconds(run)
-    if run.recipe is None or seconds is None:
+    if run.recipe is None or seconds is None or not slow_on_a_cpu(run):
         return
-    parameters = _parameters(run, run.recipe)
-    if parameters < LARGE_ON_A_CPU and seconds < LONG_STEP_SECONDS:
-        return
+    parameters = human_count(_parameters(run, run.recipe))
     yield (
         f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take some"
-        f" {human_time(seconds)} ({human_count(parameters)} parameters, {human_count(_tokens_a_step(run))} tokens);"
+        f" {human_time(seconds)} ({parameters} parameters, {human_count(_tokens_a_step(run))} tokens);"
         " add --accelerator cpu to train on it all the same, or take a smaller model (llama_tiny) or --global-batch-size"
     )
+
+
+def slow_on_a_cpu(run: Run) -> bool:
+    """Whether nobody would train this model, with this batch, on this machine's CPU by choice."""
+    seconds = cpu_step_seconds(run)
+    if run.recipe is None or seconds is None:
+        return False
+    return _parameters(run, run.recipe) >= LARGE_ON_A_CPU or seconds >= LONG_STEP_SECONDS
 
 
 def cpu_step_seconds(run: Run) -> float | None:

@@ -17,7 +17,7 @@ from nemo_workflow.launch.slurm import submit as slurm
 from nemo_workflow.launch.slurm.cluster import Cluster
 from nemo_workflow.preprocess.asked import Asked, read_asked
 from nemo_workflow.preprocess.node import Job
-from nemo_workflow.preprocess.pieces import Finished, cut
+from nemo_workflow.preprocess.pieces import Finished, still_to_encode
 from nemo_workflow.preprocess.run import check_end
 from nemo_workflow.preprocess.startup import Loading
 from nemo_workflow.preprocess.work import Work, still_to_do
@@ -78,8 +78,8 @@ def _plan(asked: Asked, todo: Work, given: dict[str, Any]) -> CorpusPlan:
     folder = Path(asked.args.output_dir) / settings.experiment
     place = folder / PIECES / asked.recipe[:16]
     finished = Finished(place, asked.names, asked.recipe, asked.args.on_error == "skip")
-    left = [each for each in todo.sources if each.path not in todo.kept and not finished.of(each)]
-    job = Job(asked, cut(left, nodes), place, folder / "progress")
+    fresh = [each for each in todo.sources if each.path not in todo.kept]
+    job = Job(asked, still_to_encode(fresh, nodes, place, finished), place, folder / "progress")
     return CorpusPlan(settings, str(folder), Nodes(nodes), job.to_json(), asked.args.workers)
 
 
