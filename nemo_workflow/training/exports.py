@@ -27,7 +27,7 @@ class Exports(pl.Callback):
     """
 
     def __init__(self, plan: Plan, run_log: Any, attempt: Path):
-        self.plan, self.run_log, self.log = plan, run_log, attempt / export_process.LOG
+        self.plan, self.run_log, self.words = plan, run_log, attempt / export_process.LOG
         self.source: Path | None = None  # the checkpoint that is read, and must stay
         self._step, self._began = 0, 0.0
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,7 +70,7 @@ class Exports(pl.Callback):
     def _start(self, path: Path, step: int, *more: str) -> None:
         self.source, self._step, self._began = path, step, time.monotonic()
         try:
-            self._process = export_process.start(self.plan.folder, step, self.log, *more)
+            self._process = export_process.start(self.plan.folder, step, self.words, *more)
         except OSError as error:
             self.source = None
             self.run_log.event("export", **export_process.event(self.plan.folder, step, 0.0, str(error)))
@@ -78,8 +78,8 @@ class Exports(pl.Callback):
     def _problem(self, code: int) -> str:
         """The export's own last line."""
         if code < 0:
-            return f"it was ended by signal {-code}: was the node's memory used up? {self.log} has its words"
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            return f"it was ended by signal {-code}: was the node's memory used up? {self.words} has its words"
+        lines = self.words.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"
 
 

@@ -51,11 +51,11 @@ def made(tmp_path: Path) -> Exports:
 
 
 def ended(made: Exports, code: int) -> dict[str, Any]:
-    made.log.with_name("go").write_text(str(code))
+    made.words.with_name("go").write_text(str(code))
     end = time.monotonic() + 20
     while made.look() and time.monotonic() < end:
         time.sleep(0.01)
-    made.log.with_name("go").unlink()
+    made.words.with_name("go").unlink()
     return dict(made.run_log.events[-1])
 
 
@@ -83,7 +83,7 @@ def test_on_slurm_the_last_one_is_waited_for(
     made: Exports, begun: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(exports.LAUNCHER, raising=False)
-    made.log.with_name("go").write_text("0")
+    made.words.with_name("go").write_text("0")
     newest = SimpleNamespace(path=tmp_path / "step_12", step=12)
     exports.after_slurm_training(made, made.plan, tmp_path, newest)  # type: ignore[arg-type]
     assert begun == [(12, "--push-to-hub", "me/tiny")]
