@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--separator",
         metavar="TEXT",
-        help=r"what stands between them; \n, \t and \\ are read as in JSON (default: \n\n)",
+        help=r"what stands between them; \n, \r, \t and \\ are read as in JSON (default: \n\n)",
     )
     group.add_argument(
         "--on-error",
@@ -227,8 +227,10 @@ def _check_keys(args: argparse.Namespace) -> Iterator[str]:
     if any(map(not_utf8, keys)):
         yield f"{flag}: a key is not UTF-8"
     args.json_keys = args.json_keys or ([] if args.join_fields else ["text"])
+    if args.eod_token == "":
+        yield "--eod-token: empty; name a token, or leave it out"
     text = r"\n\n" if args.separator is None else args.separator
-    args.separator = re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], "\\"), text)
+    args.separator = re.sub(r"\\([nrt\\])", lambda found: {"n": "\n", "r": "\r", "t": "\t"}.get(found[1], "\\"), text)
 
 
 def _stop(*_: object) -> NoReturn:

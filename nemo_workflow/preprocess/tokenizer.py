@@ -136,7 +136,8 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
     vocabulary = reference.vocabulary()
     eod = vocabulary.get(token) if token is not None else None
     if eod_token is not None and eod is None:
-        raise Refusal(f"--eod-token {eod_token}: not in the vocabulary of {name}")
+        hint = "; give the token itself, not its id" if eod_token.isdecimal() else ""
+        raise Refusal(f"--eod-token {eod_token}: not in the vocabulary of {name}{hint}")
     prefix, suffix = reference.around_text()
     spec = TokenizerSpec(
         name=name,

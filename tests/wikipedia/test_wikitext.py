@@ -111,14 +111,26 @@ CASES = {
     "words kept together": ("{{nowrap|5 kg}} {{abbr|a.|b}} {{small|[[c|d]]}}", "5 kg a. d"),
     "quotation": ("a\n{{quote|b ''c''|d}}\ne", "a\n\nb c\n\ne"),
     "lists of templates": ("of {{hlist|a|b}}; {{plainlist|\n* c\n* d\n}}", "of a, b; * c\nd"),
-    "a language's text by name": ("{{lang|code=ru|text=да}} {{lang-ru|1=нет}} {{rtl-lang|ar|ب}} {{IPA|en|ɪ}}", "да нет ب ɪ"),
-    "several scripts": ("{{zh|t=中|p=zhōng}} {{bd|1900年|1月|1950年}} {{読み仮名|漢|かん}}", "中; zhōng （1900年1月－1950年） 漢（かん）"),
-    "interlanguage link as it was written once": ("of {{ill|de|Hans M|Hans}} and {{ill|Max|de|fr}}", "of Hans M and Max"),
+    "a language's text by name": (
+        "{{lang|code=ru|text=да}} {{lang-ru|1=нет}} {{rtl-lang|ar|ب}} {{IPA|en|ɪ}}",
+        "да нет ب ɪ",
+    ),
+    "several scripts": (
+        "{{zh|t=中|p=zhōng}} {{bd|1900年|1月|1950年}} {{読み仮名|漢|かん}}",
+        "中; zhōng （1900年1月－1950年） 漢（かん）",
+    ),
+    "interlanguage link as it was written once": (
+        "of {{ill|de|Hans M|Hans}} and {{ill|Max|de|fr}}",
+        "of Hans M and Max",
+    ),
     "dates": (
         "on {{start date|1990|5|3}}, {{dts|1777-12-16}}, {{As of|2015|3}}, {{as of|2014|lc=y}} {{birth date|1990|13|3}}",
         "on 3 May 1990, 1777-12-16, As of March 2015, as of 2014 3 1990",
     ),
-    "ships": ("{{USS|Hornet|CV-12}}, {{HMS|Ajax|22|6}}, {{ship|SS|Great Britain}}", "USS Hornet (CV-12), Ajax, SS Great Britain"),
+    "ships": (
+        "{{USS|Hornet|CV-12}}, {{HMS|Ajax|22|6}}, {{ship|SS|Great Britain}}",
+        "USS Hornet (CV-12), Ajax, SS Great Britain",
+    ),
     "charges, powers and roots": (
         "{{chem|SO|4|2-}} 5{{e|24}} {{val|1.00794|(7)}} {{sqrt|2}} {{abs|x}} {{CO2}} {{half}}",
         "SO4^(2-) 5×10^24 1.00794(7) √2 |x| CO2 1/2",
@@ -127,8 +139,14 @@ CASES = {
         "au {{s|XIX|e}} {{unité|5|km}} {{citation|mots}} {{lien|fr=X|lang=en|trad=Y}} {{cita|palabras}}",
         "au XIXe siècle 5 km\nmots\nX\npalabras",
     ),
-    "signs and money": ("a{{snds}}b{{'s}} {{€|5}} {{Rs}}5 {{c.|1500}} {{fl.|1400}} {{reign|1200|1210}}", "a – b's €5 ₹5 c. 1500 fl. 1400 r. 1200–1210"),
-    "links to data bases stand on lines of their own": ("a\n* {{Some base|Society/Politics}}\n* b {{oclc|221147531}}", "a\nb"),
+    "signs and money": (
+        "a{{snds}}b{{'s}} {{€|5}} {{Rs}}5 {{c.|1500}} {{fl.|1400}} {{reign|1200|1210}}",
+        "a – b's €5 ₹5 c. 1500 fl. 1400 r. 1200–1210",
+    ),
+    "links to data bases stand on lines of their own": (
+        "a\n* {{Some base|Society/Politics}}\n* b {{oclc|221147531}}",
+        "a\nb",
+    ),
     "signs": ("a{{ndash}}b{{snd}}c {{USD|5}}", "a–b – c US$5"),
     "short text of an unknown template": ("a {{shown|some words}} b {{shown|[[c|d]]}}", "a some words b d"),
     "unknown templates that show nothing": (

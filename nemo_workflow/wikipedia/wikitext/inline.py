@@ -33,9 +33,23 @@ _SIGNS = {
     "'": "'", "'s": "'s", "' \"": "' \"", "thinsp": " ", "snds": " – ", "endash": "–", "--": "—", "emdash": "—", "mdashb": " — ",
     "half": "1/2", "co2": "CO2", "h2o": "H2O", "rs": "₹", "okina": "ʻ", "pi": "π", "circa": "c. ", "c.": "c. ",
 }  # fmt: skip
-_MONTHS = "January February March April May June July August September October November December".split()
+_MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
 _SHIPS = "uss hms ss rms mv hmas hmcs ins jds sms usns uscgc hmnzs"
-_MONEY = {"$": "$", "a$": "A$", "aud": "A$", "€": "€", "us$": "US$", "usd": "US$", "gbp": "£", "£": "£", "eur": "€", "euro": "€", "inr": "₹", "jpy": "¥", "¥": "¥"}
+_MONEY = {
+    "$": "$",
+    "a$": "A$",
+    "aud": "A$",
+    "€": "€",
+    "us$": "US$",
+    "usd": "US$",
+    "gbp": "£",
+    "£": "£",
+    "eur": "€",
+    "euro": "€",
+    "inr": "₹",
+    "jpy": "¥",
+    "¥": "¥",
+}
 
 
 def _argument(number: int) -> Shown:
@@ -207,7 +221,7 @@ def _table() -> dict[str, Shown]:
     made |= {name: _after("√") for name in ("sqrt", "radic")}
     made |= {name: _after(f"{name[:2]}. ") for name in ("floruit", "fl.", "fl")} | {"exp": _after("e^")}
     made |= {name: _wrapped(marks) for name, marks in {"abs": "||", '"': "“”", "qi": "“”"}.items()}
-    made |= {name: _century for name in ("s", "s-", "sp", "sp-")}
+    made |= dict.fromkeys(("s", "s-", "sp", "sp-"), _century)
     made["reign"] = lambda args, _: f"r. {'–'.join(args[:2])}" if args else ""
     made["tsl"] = lambda args, _: next((text for text in (*args[3:4], *args[2:3], *args[1:2]) if text), "")
     return made

@@ -33,7 +33,24 @@ _INLINE = (
 
 _EXTENSION = re.compile(rf"<(?:!--|((?i:{'|'.join(sorted(VERBATIM | DROPPED))}))(?=[\s/>])([^<>]*)>)")
 _CLOSING = {name: re.compile(rf"</(?i:{name})\s*>") for name in VERBATIM | DROPPED}
-_MAY_HIDE = ("span", "div", "p", "b", "i", "small", "sup", "sub", "li", "em", "strong", "font", "center", "section", "abbr", "cite")
+_MAY_HIDE = (
+    "span",
+    "div",
+    "p",
+    "b",
+    "i",
+    "small",
+    "sup",
+    "sub",
+    "li",
+    "em",
+    "strong",
+    "font",
+    "center",
+    "section",
+    "abbr",
+    "cite",
+)
 _HIDDEN = re.compile(rf"<(?i:({'|'.join(_MAY_HIDE)}))\s(?>[^<>]*?(?i:display\s*:\s*none))[^<>]*+>")
 _PAIRED = {name: re.compile(rf"<(/?)(?i:{name})(?=[\s/>])[^<>]*>") for name in _MAY_HIDE}
 _CODE = re.compile(r"<(?i:code|tt|kbd|samp)(?=[\s>])[^<>]*(?<!/)>(.*?)</(?i:code|tt|kbd|samp)\s*>", re.DOTALL)
