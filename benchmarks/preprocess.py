@@ -11,8 +11,8 @@
     python benchmarks/preprocess.py BENCH_DIR --part nodes
 
 CLONE is a clone of NVIDIA/Megatron-LM (checked out at core_v0.15.3 for the dated page) and runs in the Python that runs
-this script; PYTHON is one with datatrove[processing,io]. Every figure is the median of --repeats runs (beside Megatron in
-turn; datatrove's of --slow-repeats, because a run takes minutes); CPU seconds are those of all processes (getrusage), peak
+this script; PYTHON is one with datatrove[processing,io]. Every figure is the median of --repeats runs (Megatron's and
+datatrove's of --slow-repeats, because a run takes minutes); CPU seconds are those of all processes (getrusage), peak
 memory the largest sum of their proportional set sizes (smaps_rollup, sampled every 20 ms), wall time the whole command.
 """
 
@@ -31,7 +31,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,22 +126,17 @@ def megatron(bench: Path, corpus: Path, clone: Path, workers: int, repeats: int)
 
 
 def part_megatron(args: argparse.Namespace) -> None:
-    """The same file through both in turn, --repeats rounds, output compared byte for byte."""
+    """The same file through both, output compared byte for byte."""
     corpus = args.bench / "corpus.jsonl"
     megabytes = corpus.stat().st_size / 1e6
-    clone = args.megatron.resolve()
-    tools: dict[str, Callable[[], Run]] = {
-        "this project, 1 worker": lambda: ours(args.bench, corpus, 1, 1),
-        "this project, 2 workers": lambda: ours(args.bench, corpus, 2, 1),
-        "Megatron-LM tools/preprocess_data.py, 2 workers": lambda: megatron(args.bench, corpus, clone, 2, 1),
+    rows = {
+        f"this project, {n} worker{'s' if n > 1 else ''}": ours(args.bench, corpus, n, args.repeats) for n in (1, 2)
     }
-    rounds: list[list[Run]] = []
-    for number in range(args.repeats):
-        rounds.append([run() for run in tools.values()])
-        print(f"round {number + 1}: {', '.join(f'{run.cpu:.1f}' for run in rounds[-1])} CPU-s", flush=True)
-    rows = [middle(list(runs)) for runs in zip(*rounds, strict=True)]
+    theirs = megatron(args.bench, corpus, args.megatron.resolve(), 2, args.slow_repeats)
+    again = ours(args.bench, corpus, 2, args.repeats)
+    rows |= {"Megatron-LM tools/preprocess_data.py, 2 workers": theirs, "this project, 2 workers, again": again}
     print(f"{megabytes:.1f} MB, load average {os.getloadavg()[0]:.2f}\n\n{HEADER}")
-    print("\n".join(run.row(name, megabytes) for name, run in zip(tools, rows, strict=True)))
+    print("\n".join(run.row(name, megabytes) for name, run in rows.items()))
     same = all(
         filecmp.cmp(
             args.bench / f"megatron_text_document{ending}",
@@ -152,17 +146,8 @@ def part_megatron(args: argparse.Namespace) -> None:
         for ending in (".bin", ".idx")
     )
     print(f"\noutput byte-identical: {same}")
-    ratios = ", ".join(f"{theirs.cpu / mine.cpu:.1f}" for _, mine, theirs in rounds)
-    print(f"CPU-seconds: {rows[2].cpu / rows[1].cpu:.1f} times fewer (2 workers; a round each: {ratios})")
-
-
-def middle(runs: list[Run]) -> Run:
-    """Medians of runs of one tool, and the largest peak."""
-    return Run(
-        statistics.median(run.wall for run in runs),
-        statistics.median(run.cpu for run in runs),
-        max(run.peak_mb for run in runs),
-        len(runs),
+    print(
+        f"CPU-seconds: {theirs.cpu / again.cpu:.1f} times fewer; wall: {theirs.wall / again.wall:.1f} times less (2 workers)"
     )
 
 
