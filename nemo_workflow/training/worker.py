@@ -21,7 +21,7 @@ from nemo_workflow.run_dir.stopping import grace_seconds
 from nemo_workflow.training import liveness
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
-from nemo_workflow.utils.imports import collector_paused
+from nemo_workflow.utils.libraries import collector_paused
 
 
 def train(plan: str, attempt: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
-from nemo_workflow.wikipedia.extraction_options import Rules
+from nemo_workflow.wikipedia.journal import Rules
 
 PROJECTS = (
     "wikipedia", "wiktionary", "wikinews", "wikibooks", "wikiquote", "wikisource", "wikiversity", "wikivoyage",

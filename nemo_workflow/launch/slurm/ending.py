@@ -11,7 +11,7 @@ from nemo_workflow.launch.slurm.cluster import ANOTHERS, Cluster, JobState
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.slurm_jobs import Job, cancelled_mark, hung_mark
 from nemo_workflow.utils.errors import STOPPED
-from nemo_workflow.utils.users import described
+from nemo_workflow.utils.machine import user_described
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 PREEMPTED = "PREEMPTED"
@@ -58,7 +58,7 @@ def _why(job: Job, state: JobState | None, restart: int) -> str:
     if cancelled_mark(job.attempt).is_file() and name != "COMPLETED":
         return f"cancelled by {cancelled_mark(job.attempt).read_text(encoding='utf-8').strip()} with `runs cancel`"
     if state and name == "CANCELLED":
-        return f"cancelled by {described(state.by)}" if state.by is not None else "cancelled"
+        return f"cancelled by {user_described(state.by)}" if state.by is not None else "cancelled"
     if name in SAVED and code == STOPPED:  # the signal that goes before the end was time enough
         return SAVED[name]
     if name in ENDS:
