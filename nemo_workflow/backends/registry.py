@@ -260,7 +260,7 @@ OTHER_PATCHES = (
         signature="*script_args, script, m, no_python, image, name, ...",
         where=LAUNCHER,
         needs=lambda settings: settings.executor == "local",
-        reason="nemo_run starts torchrun with --rdzv-endpoint localhost:0; some machines resolve no name, and torchrun waits without a word.",
+        reason="nemo_run starts torchrun with --rdzv-endpoint localhost:0; some machines resolve no name, and torchrun waits silently.",
     ),
     Patch(
         "launch.slurm.submit:only_the_number",

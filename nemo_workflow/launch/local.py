@@ -84,7 +84,7 @@ def wait_for_old_ranks(plan: Plan) -> None:
     """Return when no rank of an earlier start of this run lives; raises Refusal when one does not end."""
     if liveness.ranks_gone(plan.folder, 0):
         return
-    print("ranks of an earlier start are still running (its launcher was killed); waiting for their end", flush=True)
+    print("ranks of an earlier start are still running (its launcher was killed); waiting for them to end", flush=True)
     if not liveness.ranks_gone(plan.folder, OLD_RANKS_SECONDS + grace_seconds(plan)):
         raise Refusal(
             f"--experiment {plan.folder.name}: ranks of an earlier start still run and write to {plan.folder}; end"

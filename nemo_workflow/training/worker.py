@@ -122,7 +122,7 @@ def _own_log(path: Path) -> TextIO:
 
 
 def _quieten() -> None:
-    """Drop warnings that a user can't mend; everything else goes to the rank's log."""
+    """Drop warnings that a user can't fix; everything else goes to the rank's log."""
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
         warnings.simplefilter("ignore", category)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # NeMo forks data loader workers

@@ -198,7 +198,7 @@ class Workers:
         except BrokenProcessPool:
             raise Failure(
                 f"{articles}: a worker process was killed, perhaps for want of memory; "
-                "the same command goes on from here, with a lower --workers if you like"
+                "the same command continues from here, with a lower --workers if you like"
             ) from None
         finally:
             for future, _ in running:

@@ -133,7 +133,7 @@ class Work:
             if not isinstance(error, OSError):  # with a full disk the last entry holds
                 journal.enter()
             if isinstance(error, KeyboardInterrupt):
-                self.meter.note(f"Stopped after {journal.counts.read:,} pages; the same command goes on from here.")
+                self.meter.note(f"Stopped after {journal.counts.read:,} pages; the same command continues from here.")
             raise
         finally:
             self.end()

@@ -148,7 +148,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "theta is NaN": (config(rope_theta=float("nan")), "rope_theta is nan"),
     "a size is null": (config(vocab_size=None), "config.json: lacks vocab_size"),
     "heads and groups": (config(num_key_value_heads=3, num_attention_heads=4), "no multiple of num_key_value_heads 3"),
-    "heads and hidden size": (config(num_attention_heads=3, num_key_value_heads=3), "8 is no multiple of num_attention"),
+    "heads and hidden size": (config(num_attention_heads=3, num_key_value_heads=3), "8 is not a multiple of num_attention"),
     "another width": (config(intermediate_size=16), "_proj.weight has the shape [12, 8] in the weights, and [16, 8]"),
     "another vocabulary": (config(vocab_size=12), "has the shape [11, 8] in the weights, and [12, 8] by config.json"),
     "more layers": (config(num_hidden_layers=2), "lacks 9 tensors"),

@@ -20,9 +20,9 @@ ENDS = {
     "TIMEOUT": ("the time limit came before the run could save", "raise --time or --stop-before"),
     "DEADLINE": ("its deadline came", "raise --slurm-arg deadline"),
     OUT_OF_MEMORY: ("the nodes' memory was not enough", "raise --mem"),
-    "NODE_FAIL": ("a node was lost", "--requeue N lets the job come back by itself"),
-    "BOOT_FAIL": ("a node did not boot", "--requeue N lets the job come back by itself"),
-    PREEMPTED: ("preempted: another job took the nodes", "--requeue N lets the job come back by itself"),
+    "NODE_FAIL": ("a node was lost", "--requeue N requeues the job automatically"),
+    "BOOT_FAIL": ("a node did not boot", "--requeue N requeues the job automatically"),
+    PREEMPTED: ("preempted: another job took the nodes", "--requeue N requeues the job automatically"),
 }
 
 SAVED = {  # the same of a run that saved and left when it was asked to

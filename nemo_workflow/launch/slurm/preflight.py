@@ -149,7 +149,7 @@ def _partition(plan: Plan | CorpusPlan, name: str, fields: dict[str, str], names
         yield f"--partition {name}: its state is {fields['State']}; choose another, there are: {names}"
     most = fields.get("MaxNodes", "")
     if most.isdigit() and plan.layout.nodes > int(most):
-        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes a job"
+        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes per job"
 
 
 def _admission(plan: Plan | CorpusPlan, name: str, fields: dict[str, str]) -> Iterator[str]:
