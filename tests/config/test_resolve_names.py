@@ -25,7 +25,7 @@ NO_TEXT = os.fsdecode(b"not \xff utf8")
 )
 def test_an_experiment_is_a_plain_name(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path)
-    with pytest.raises(Refusal, match="no folder name") as refused:
+    with pytest.raises(Refusal, match="not a valid folder name") as refused:
         make_plan(command_line.parse(place.flags(experiment=name)))
     assert str(refused.value).isprintable()  # what a terminal would obey is shown escaped
 

@@ -147,7 +147,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "epsilon as text": (config(rms_norm_eps="1e-5"), "rms_norm_eps is '1e-5'; a number is expected"),
     "theta is NaN": (config(rope_theta=float("nan")), "rope_theta is nan"),
     "a size is null": (config(vocab_size=None), "config.json: lacks vocab_size"),
-    "heads and groups": (config(num_key_value_heads=3, num_attention_heads=4), "no multiple of num_key_value_heads 3"),
+    "heads and groups": (config(num_key_value_heads=3, num_attention_heads=4), "not a multiple of num_key_value_heads 3"),
     "heads and hidden size": (config(num_attention_heads=3, num_key_value_heads=3), "8 is not a multiple of num_attention"),
     "another width": (config(intermediate_size=16), "_proj.weight has the shape [12, 8] in the weights, and [16, 8]"),
     "another vocabulary": (config(vocab_size=12), "has the shape [11, 8] in the weights, and [12, 8] by config.json"),

@@ -38,7 +38,7 @@ def test_it_holds_everything_and_needs_no_network(run: RunFolder) -> None:
     assert "<script src" not in text and '<link rel="stylesheet' not in text and "http-equiv" not in text
 
 
-def test_a_running_runs_page_shows_itself_anew(tmp_path: Path) -> None:
+def test_a_running_runs_page_reloads_itself(tmp_path: Path) -> None:
     fake_runs.write_run(tmp_path / "live", upto=30, reason=None, began=time.time() - 20)
     text = write_report(RunFolder(tmp_path / "live")).read_text()
     assert 'http-equiv="refresh"' in text and "steps left take" in text

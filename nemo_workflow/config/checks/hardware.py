@@ -66,7 +66,7 @@ def cpu_speed(run: Run) -> Iterator[str]:
     if parameters < LARGE_ON_A_CPU and seconds < LONG_STEP_SECONDS:
         return
     yield (
-        f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take some"
+        f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take about"
         f" {human_time(seconds)} ({human_count(parameters)} parameters, {human_count(_tokens_a_step(run))} tokens);"
         " add --accelerator cpu to train on it anyway, or take a smaller model (llama_tiny) or --global-batch-size"
     )

@@ -338,7 +338,7 @@ def test_a_large_model_without_a_gpu_is_asked_for(place: Place) -> None:
     flags = ("-M", "llama32_1b", "--seq-length", "128", "-gbs", "4")
     (problem,) = refusal(place, *flags, accelerator="auto", model_name=None)
     assert re.fullmatch(
-        r"--model-name llama32_1b: no GPU was found, and on this machine's CPU a step would take some [\w ]+"
+        r"--model-name llama32_1b: no GPU was found, and on this machine's CPU a step would take about [\w ]+"
         r" \([\d.]+[MB] parameters, 512 tokens\); add --accelerator cpu to train on it anyway, or take a smaller model"
         r" \(llama_tiny\) or --global-batch-size",
         problem,
