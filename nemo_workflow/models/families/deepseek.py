@@ -118,12 +118,17 @@ def rope(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     if kind != "yarn":
         plain = {"rope_type": "rope", "rotary_scaling_factor": 1.0}
         return plain, [("rope_scaling", f"NeMo's model has no {kind!r} rope scaling")]
-    values = {**YARN_DEFAULTS, **scaling}
+    given = {name: value for name, value in scaling.items() if value is not None}
+    values = {"original_max_position_embeddings": hf["max_position_embeddings"], **YARN_DEFAULTS, **given}
     losses = [
         ("rope_scaling", f"NeMo's yarn has no {name} (value {scaling[name]!r})")
         for name in ("attention_factor", "truncate")
         if scaling.get(name) is not None
     ]
+    if not values["mscale_all_dim"]:
+        values["mscale"] = 1.0  # which counts with the other only
+    elif not values["mscale"]:
+        losses.append(("rope_scaling", "NeMo's yarn has no mscale_all_dim without mscale"))
     return {"rope_type": "yarn", **{nemo: values[name] for name, nemo in YARN.items()}}, losses
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.schedule import rate_words
 from nemo_workflow.launch.slurm.cluster import state_of
 from nemo_workflow.launch.slurm.ending import why_ended
@@ -207,6 +208,9 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("validation", every(schedule["val_check_interval"])),
         ("checkpoints", f"{every(schedule['save_every'])}, {settings.get('keep_checkpoints')} kept"),
     ]  # fmt: skip
+    container = settings.get("container_image") if settings.get("executor") == "slurm" else None
+    if container and not settings.get("no_container") and settings.get("container_runtime") != containers.NONE:
+        rows.append(("container", f"{container} by {settings.get('container_runtime') or containers.PYXIS}"))
     return rows + [("note", note) for note in plan.get("notes", [])]
 
 
