@@ -27,22 +27,6 @@ from nemo_workflow.utils.errors import run_command
 
 folder, way, grace = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
-class Experiment:
-    def __init__(self, *_, **__):
-        self.jobs, self._runner = [self], None
-    def add(self, *_, **__):
-        pass
-    def run(self):
-        first = "sleep 0.7; " if way == "torchrun is killed at once" else ""  # between two looks at the processes
-        words = ["bash", "-c", first + '"$0" -c "$1" "$2" "$3"; exit $?', sys.executable, RANK, str(folder), way]
-        self.torchrun = subprocess.Popen(words)
-    def status(self, runner):
-        return RUNNING if self.torchrun.poll() is None else ENDED
-    def __enter__(self):
-        return self
-    def __exit__(self, *_):
-        self.torchrun.wait()
-
 RANK = '''
 import json, os, signal, sys, time
 from pathlib import Path
@@ -93,7 +77,8 @@ time.sleep(1000)
 '''
 
 def torchrun():
-    return subprocess.Popen(["bash", "-c", '"$0" -c "$1" "$2" "$3"; exit $?', sys.executable, RANK, str(folder), way])
+    first = "sleep 0.7; " if way == "torchrun is killed at once" else ""  # between two looks at the processes
+    return subprocess.Popen(["bash", "-c", first + '"$0" -c "$1" "$2" "$3"; exit $?', sys.executable, RANK, str(folder), way])
 
 run_command(launcher(folder, 3, torchrun, grace_seconds=float(grace), log_every=1).run, "pretrain_llm.py")
 """

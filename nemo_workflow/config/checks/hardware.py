@@ -65,9 +65,9 @@ def cpu_speed(run: Run) -> Iterator[str]:
         return
     parameters = human_count(_parameters(run, run.recipe))
     yield (
-        f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take some"
+        f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take about"
         f" {human_time(seconds)} ({parameters} parameters, {human_count(_tokens_a_step(run))} tokens);"
-        " add --accelerator cpu to train on it all the same, or take a smaller model (llama_tiny) or --global-batch-size"
+        " add --accelerator cpu to train on it anyway, or take a smaller model (llama_tiny) or --global-batch-size"
     )
 
 

@@ -104,10 +104,10 @@ def _paths(settings: Settings) -> Iterator[str]:
     folder = str(Path(settings.output_dir).expanduser().absolute())
     remedy = "nemo_run can't take it in a Slurm job; choose another folder"
     if not PLAIN_PATH.fullmatch(folder):
-        yield f"--output-dir {folder}: holds a blank or a sign other than letters, digits and ./_+@=-: {mend}"
+        yield f"--output-dir {folder}: contains a space or a character other than letters, digits and ./_+@=-: {remedy}"
     runtime = containers.runtime(settings)
     if runtime != containers.PYXIS and REWRITTEN in folder:
-        yield f"--output-dir {folder}: holds {REWRITTEN}: {mend}"
+        yield f"--output-dir {folder}: holds {REWRITTEN}: {remedy}"
     if runtime == containers.NONE and REWRITTEN in sys.executable:
         yield f"--no-container: the path of this Python, {sys.executable}, holds {REWRITTEN}: nemo_run can't take it"
     if not PLAIN_NAME.fullmatch(settings.experiment):
