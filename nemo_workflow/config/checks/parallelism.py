@@ -135,7 +135,7 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
     micro = layout.micro_batches(run.settings.global_batch_size, run.settings.micro_batch_size)
     if micro % layout.pipeline:
         yield (
-            f"{named}: the {counted(micro, 'micro batch')} of a step {'is' if micro == 1 else 'are'} no multiple of"
+            f"{named}: the {counted(micro, 'micro batch')} of a step {'is' if micro == 1 else 'are'} not a multiple of"
             f" --pipeline-model-parallel-size {layout.pipeline}; change --global-batch-size"
         )
 
