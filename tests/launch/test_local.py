@@ -190,3 +190,19 @@ def test_the_writer_of_the_last_report_is_not_taken_for_torchrun(local: Any, mon
     for process in (writer, torchrun):
         process.kill()
         process.wait()
+
+
+def test_a_launcher_that_was_frozen_gives_the_ranks_their_grace_time(
+    local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is a stand-in: docker pause, scontrol suspend, a laptop's lid, a machine too busy to look."""
+    now, ended = [100.0], []
+    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(local, "_stop_at_once", ended.append)
+    local.plan.settings.grace_seconds = 8.0
+    local.monitor.started = True
+    local._ask(signal.SIGTERM, None)
+    for seconds, ends in ((1, False), (60, False), (4, False), (3, False), (3, True)):
+        now[0] += seconds
+        local._stop_if_asked()
+        assert bool(ended) == ends, now
