@@ -16,7 +16,7 @@ from nemo_workflow.config.layout_search import Choice
 from nemo_workflow.config.memory import GIB
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.utils.console import human_time
+from nemo_workflow.utils.console import human_step, human_time
 from nemo_workflow.utils.errors import Refusal
 
 LADDER = (1, 2, 4, 8, 16, 32, 64)
@@ -128,7 +128,7 @@ def _cells(number: int, row: Row) -> tuple[str, ...]:
         auto_layout.described(row.choice),
         f"{row.choice.bytes / GIB:.1f}",
         f"{time.tokens_per_second:,.0f}",
-        f"{time.total:.3g} s",
+        human_step(time.total),
         human_time(total),
         f"{total * row.gpus / 3600:,.1f}",
     )

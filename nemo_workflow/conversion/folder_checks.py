@@ -29,6 +29,9 @@ ROPE_NUMBERS = {
 }  # fmt: skip
 
 
+DIVISORS = {"factor", "rope_theta", "original_max_position_embeddings", "partial_rotary_factor"}
+
+
 def checked_values(raw: Config, family: Family, path: Path) -> Config:
     """A config.json with 512.0 as 512 where a whole number belongs; raises Refusal for values that its fields can't have."""
     own = {common: name for name, common in family.renamed.items()}
@@ -87,6 +90,11 @@ def _rope_problems(name: str, rope: Any) -> Iterator[str]:
     for key in sorted(ROPE_NUMBERS & set(rope)):
         if rope[key] is not None and not _is_number(rope[key]):
             yield f"{name}'s {key} is {_short(rope[key])}; a number is expected"
+        elif rope[key] is not None and key in DIVISORS and not rope[key] > 0:
+            yield f"{name}'s {key} is {rope[key]}; a number above 0 is expected"
+    low, high = rope.get("low_freq_factor"), rope.get("high_freq_factor")
+    if _is_number(low) and _is_number(high) and not float(low or 0) < float(high or 0):
+        yield f"{name}'s low_freq_factor {low} is not below its high_freq_factor {high}"
 
 
 def check_heads(raw: Config, family: Family, path: Path) -> None:
@@ -97,17 +105,18 @@ def check_heads(raw: Config, family: Family, path: Path) -> None:
     follows = "head_dim" in carried and carried["head_dim"].default is None and not common.get("head_dim")
     if follows and hidden and heads and hidden % heads:
         raise Refusal(
-            f"{path}: hidden_size {hidden} is no multiple of num_attention_heads {heads}, and head_dim isn't given"
+            f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and head_dim isn't given"
         )
     if "num_key_value_heads" in carried and heads and groups and heads % groups:
-        raise Refusal(f"{path}: num_attention_heads {heads} is no multiple of num_key_value_heads {groups}")
+        raise Refusal(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
 
 
 def check_ranges(hf: Config, family: Family, path: Path) -> None:
     """Raise Refusal for numbers of a completed config.json that no model computes with."""
     problems = []
-    if hf.get("rope_theta") is not None and not hf["rope_theta"] > 0:
-        problems.append(f"rope_theta is {hf['rope_theta']}; a number above 0 is expected")
+    for name in ("rope_theta", "rope_local_base_freq"):
+        if hf.get(name) is not None and not hf[name] > 0:
+            problems.append(f"{name} is {hf[name]}; a number above 0 is expected")
     rates = {rule.hf for rule in family.fields} | family.special_fields
     for name in sorted(name for name in rates if name.endswith(("dropout", "pdrop"))):
         rate = hf.get(name)
@@ -116,6 +125,9 @@ def check_ranges(hf: Config, family: Family, path: Path) -> None:
     experts, chosen = family.experts(hf), hf.get("num_experts_per_tok")
     if experts and chosen is not None and chosen > experts:
         problems.append(f"num_experts_per_tok {chosen} of {experts} experts")
+    groups, of_them = hf.get("n_group"), hf.get("topk_group")
+    if experts and groups and (experts % groups or (of_them or 1) > groups):
+        problems.append(f"{experts} experts in n_group {groups} groups, of which topk_group {of_them} are chosen")
     types, layers = hf.get("layer_types"), hf["num_hidden_layers"]
     if (
         "layer_types" in family.special_fields

@@ -20,7 +20,7 @@ from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import LAYOUT_FIELDS, Recipe
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.training import resume
-from nemo_workflow.utils.console import counted, every, human_bytes, human_count, human_time
+from nemo_workflow.utils.console import counted, every, human_bytes, human_count, human_step, human_time
 
 SOURCES = 10  # lines of data sources in the text
 BAR = 30  # characters of a full bar
@@ -307,7 +307,7 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
         text = source["bytes_per_token"]
         lines.append(
             f"  {source['weight']:6.1%}  {source['prefix']}: {human_count(source['tokens'])} tokens, {source['dtype']}"
-            + (f", {text:.2f} bytes of text a token" if text else "")
+            + (f", {text:.2f} bytes of text per token" if text else "")
             + f", {human_count(source['drawn_tokens'])} drawn: {source['epochs']:.2f} epochs"
         )
     if len(sources) > SOURCES:
@@ -406,7 +406,7 @@ def _time_text(plan: dict[str, Any]) -> list[str]:
     whole = f"{human_time(time['run_seconds'])} for the run"
     if gpu:
         whole += f", {time['gpu_hours']:,.1f} GPU hours"
-    lines = ["", f"Time: {time['step_seconds']:.3g} s per step, {rate}; {whole}"]
+    lines = ["", f"Time: {human_step(time['step_seconds'])} per step, {rate}; {whole}"]
     shares = sorted(time["parts"].items(), key=lambda part: -part[1])
     shown = [
         f"{name} {part / time['step_seconds']:.0%}" for name, part in shares if part >= SHOWN * time["step_seconds"]

@@ -35,7 +35,9 @@ from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json, written_aside
 from nemo_workflow.utils.processes import adopting, handled
 
-OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
+OLD_RANKS_SECONDS = (
+    60.0  # ranks of a launcher that was killed need so long at most to notice, beside their grace time and a save
+)
 LOOK_SECONDS = 2.0  # between two looks at which processes there are
 GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
 REPORT_SECONDS = 15.0  # that the last report may hold up the end
@@ -84,8 +86,12 @@ def wait_for_old_ranks(plan: Plan) -> None:
     """Return when no rank of an earlier start of this run lives; raises Refusal when one does not end."""
     if liveness.ranks_gone(plan.folder, 0):
         return
-    print("ranks of an earlier start are still running (its launcher was killed); waiting for their end", flush=True)
-    if not liveness.ranks_gone(plan.folder, OLD_RANKS_SECONDS + grace_seconds(plan)):
+    print("ranks of an earlier start are still running (its launcher was killed); waiting for them to end", flush=True)
+    patience = OLD_RANKS_SECONDS + grace_seconds(plan)
+    saves = time.monotonic() + liveness.SAVE_SECONDS
+    while not liveness.ranks_gone(plan.folder, patience):
+        if save_under_way(plan.folder / "checkpoints") and time.monotonic() < saves:
+            continue
         raise Refusal(
             f"--experiment {plan.folder.name}: ranks of an earlier start still run and write to {plan.folder}; end"
             " them (ps ax | grep fdl_runner), or choose another name"
@@ -139,7 +145,7 @@ class _Local:
         self.attempt = attempt
         self.monitor = Monitor(plan, outlive=True)
         self.asked: int | None = None  # signal that asked us to stop
-        self.asked_at = 0.0
+        self.patience = liveness.Patience()  # with ranks that were asked
         self.told = False  # that the ranks were asked
         self.torchrun: int | None = (
             None  # its exit code, negative for a signal; None while it runs, or where it was ended here
@@ -235,7 +241,8 @@ class _Local:
         if self.asked is not None:
             self.insisted = True
             return
-        self.asked, self.asked_at = number, time.monotonic()
+        self.asked = number
+        self.patience.renew()
         asked.tell_signal(self.attempt, number)
         _send(self._ranks(), signal.SIGTERM)
 
@@ -249,13 +256,13 @@ class _Local:
         if self.asked is None:
             return
         if self.monitor.saving or save_under_way(self.plan.folder / "checkpoints"):
-            self.asked_at = time.monotonic()  # the grace time begins when the save is done
+            self.patience.renew()  # the grace time begins when the save is done
         grace = grace_seconds(self.plan)
         if self.insisted:
             self._stop_at_once(" at once, in the middle of a step")
         elif not self.monitor.started:
             self._stop_at_once(" before the first step")
-        elif time.monotonic() - self.asked_at > grace:
+        elif self.patience.seconds() > grace:
             self._stop_at_once(f" in the middle of a step, which did not end within {grace:.0f} s (--grace-seconds)")
 
     def _stop_at_once(self, how: str) -> None:

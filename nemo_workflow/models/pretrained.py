@@ -67,13 +67,21 @@ class NemoModel:
     sizes: dict[str, Any]
 
 
-# organisations of models whose ids once had none
+# organisations of models that are often called without one
 OWNERS = {
     "gpt": "openai-community",
     "bert": "google-bert",
     "t": "google-t5",
     "roberta": "FacebookAI",
     "distilgpt": "distilbert",
+    "llama": "meta-llama",
+    "meta": "meta-llama",
+    "qwen": "Qwen",
+    "gemma": "google",
+    "mistral": "mistralai",
+    "mixtral": "mistralai",
+    "phi": "microsoft",
+    "deepseek": "deepseek-ai",
 }
 
 
@@ -87,7 +95,7 @@ def hf_folder(hf_model_id: str) -> Path | None:
         return folder.absolute()
     cached = _cached_snapshot(hf_model_id)
     if cached is None and not HUB_ID.fullmatch(hf_model_id):
-        owner = OWNERS.get(re.split(r"[-_.\d]", hf_model_id, maxsplit=1)[0])
+        owner = OWNERS.get(re.split(r"[-_.\d]", hf_model_id, maxsplit=1)[0].lower())
         example = f"{owner}/{hf_model_id}" if owner else "Qwen/Qwen3-0.6B-Base"
         raise Refusal(
             f"--hf-model-id {hf_model_id}: no such folder, and not of the form organisation/name; give a folder, or a Hub"

@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("all", "folder"),
         nargs="?",
         const="all",
-        help="one pair of all inputs, in the order of their names; folder: one for each top folder (default: one a file)",
+        help="one pair of all inputs, in the order of their names; folder: one for each top folder (default: one per file)",
     )
     group.add_argument(
         "--json-keys",
@@ -248,5 +248,5 @@ def _check_keys(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _stop(*_: object) -> NoReturn:
-    print("stopped by SIGTERM; the same command goes on with what is not done", file=sys.stderr)
+    print("stopped by SIGTERM; the same command continues with what is not done", file=sys.stderr)
     sys.exit(143)

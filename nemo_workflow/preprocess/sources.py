@@ -17,7 +17,7 @@ TABLES = (".parquet", ".arrow")
 TEXTS = (".txt", ".md")
 ENDINGS = (*(t + c for t in (*LINES, *TEXTS) for c in ("", *COMPRESSIONS)), *TABLES)
 KNOWN = (
-    ".jsonl, .json (one object a line), .ndjson, .txt and .md (one document a file), each also .gz, .bz2, .xz or .zst, "
+    ".jsonl, .json (one object per line), .ndjson, .txt and .md (one document per file), each also .gz, .bz2, .xz or .zst, "
     "and .parquet and .arrow"
 )
 # What else holds text or packs it: a folder's files that are not read are named when they look like data.
@@ -145,4 +145,4 @@ def _wrong_kind(source: Source) -> Iterator[str]:
     elif head.startswith(b"\x28\xb5\x2f\xfd"):
         yield f"{source.path}: zstandard data without a .zst ending; rename it"
     elif source.path.suffix.lower() == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        yield f"{source.path}: one JSON array, not an object a line; convert it first: jq -c '.[]'"
+        yield f"{source.path}: one JSON array, not one object per line; convert it first: jq -c '.[]'"

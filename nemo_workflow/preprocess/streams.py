@@ -136,7 +136,7 @@ def _check_window(path: Path, raw: IO[bytes]) -> None:
 
 @contextmanager
 def damage_refused(path: Path) -> Iterator[None]:
-    """A damaged compressed file or Parquet file is the user's to mend."""
+    """A damaged compressed file or Parquet file is for the user to fix."""
     try:
         yield
     except DamagedError as error:

@@ -163,6 +163,12 @@ def test_several_prefixes_are_ready_for_a_blend(go, tmp_path):
     assert [prefix.name for prefix in find_prefixes(tmp_path / "out")] == ["a_text_document", "c_text_document"]
 
 
+def test_one_document_is_one(go, tmp_path):
+    (tmp_path / "text.txt").write_text("a text")
+    code, err = go("--input", tmp_path / "text.txt")
+    assert code == 0 and re.search(r"100 %  1 document  ", err), err
+
+
 def test_two_outputs_of_one_name_are_refused(go, tmp_path):
     """wiki with the key raw_text and wiki_raw with the key text: both are wiki_raw_text_document."""
     for name in ("wiki", "wiki_raw"):

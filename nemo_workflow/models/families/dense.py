@@ -166,6 +166,14 @@ def window(hf: Config, default: int | None = None) -> Config:
     return {"window_size": None if width is None else [width - 1, 0]}
 
 
+def local_window(hf: Config, default: int) -> int:
+    """The width of the window that local layers have. Raises ValueError where they have none."""
+    width = hf.get("sliding_window", default)
+    if width is None:
+        raise ValueError("sliding_window is null, and its local layers have one")
+    return int(width)
+
+
 def window_back(nemo: Config) -> Config:
     size = nemo.get("window_size")
     return {"sliding_window": None if not size else size[0] + 1}

@@ -17,6 +17,7 @@ from nemo_workflow.models.families.dense import (
     attention_rules,
     embedding_rules,
     gated_mlp_rules,
+    local_window,
     plain_rope,
     qk_norm_rules,
     rope_and_window_back,
@@ -125,7 +126,7 @@ def gemma3_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     return {
         "rotary_base": (hf.get("rope_local_base_freq", 10000.0), hf.get("rope_theta", 1e6)),
         "rope_scaling_factor": float(scaling.get("factor", 1.0)),
-        "window_size": hf.get("sliding_window", 4096) - 1,
+        "window_size": local_window(hf, 4096) - 1,
         "interleaved_attn_pattern": (pattern - 1, 1),
         "softmax_scale": None if scale == hf["head_dim"] else 1.0 / math.sqrt(scale),
     }, losses

@@ -17,6 +17,7 @@ from nemo_workflow.models.families.dense import (
     attention_rules,
     embedding_rules,
     llama_rope_back,
+    local_window,
     plain_rope,
     qk_norm_rules,
     qwen_special,
@@ -205,7 +206,7 @@ def gpt_oss_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
         **{nemo: values[name] for name, nemo in GPT_OSS_YARN.items()},
         "yarn_mscale": 1.0,
         "yarn_mscale_all_dim": 0.0,
-        "window_size": (hf.get("sliding_window", 128) - 1, 0),
+        "window_size": (local_window(hf, 128) - 1, 0),
         "window_attn_skip_freq": 2,
         "moe_ffn_hidden_size": hf["intermediate_size"],
     }, losses

@@ -74,7 +74,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
     resumed = any(start["step"] for start in run.of_kind("start"))
     command = run.plan.get("command") or run.summary.get("command") or []
     config = run.path / "config.yaml"
-    blocks = [{"title": "Command", "text": shlex.join(command)}] if command else []
+    blocks = [{"title": "Command", "text": shlex.join(as_typed(command))}] if command else []
     if config.is_file():
         text = config.read_text(encoding="utf-8", errors="replace")
         blocks.append({"title": "Config", "folded": "config.yaml: every flag of the run", "text": text})
@@ -220,3 +220,8 @@ def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _when(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def as_typed(command: list[str]) -> list[str]:
+    """A command by its words, as a shell takes it: a script of ours is called by python."""
+    return ["python", *command] if command[0].endswith(".py") else command

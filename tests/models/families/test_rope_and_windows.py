@@ -99,11 +99,30 @@ def test_gemma_3_may_have_its_global_layers_at_another_distance() -> None:
     [("qwen3_moe", {"num_experts_per_tok": 5}, "num_experts_per_tok 5 of 4 experts"),
      ("mixtral", {"num_experts_per_tok": 5}, "num_experts_per_tok 5 of 4 experts"),
      ("phi3", {"resid_pdrop": -0.1}, "resid_pdrop is -0.1; a rate"), ("starcoder2", {"embedding_dropout": 2}, "is 2; a rate"),
-     ("qwen3", {"layer_types": ["full_attention"]}, "one for each of 2 layers")],
+     ("qwen3", {"layer_types": ["full_attention"]}, "one for each of 2 layers"),
+     ("gemma3", {"rope_local_base_freq": -1}, "rope_local_base_freq is -1; a number above 0"),
+     ("deepseek_v3", {"n_group": 3}, "4 experts in n_group 3 groups"),
+     ("deepseek_v2", {"n_group": 2, "topk_group": 3}, "of which topk_group 3 are chosen")],
 )  # fmt: skip
 def test_what_no_model_computes_with_is_refused(name: str, changes: Config, said: str, tmp_path: Any) -> None:
     with pytest.raises(Refusal, match=said):
         check_ranges(config(NAMED[name], **changes), NAMED[name], tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "gemma3"])
+def test_local_layers_need_a_window(name: str) -> None:
+    with pytest.raises(ValueError, match="sliding_window is null"):
+        losses(NAMED[name], sliding_window=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [("deepseek_v3", "scoring_func", "softmax"), ("deepseek_v2", "scoring_func", "sigmoid"),
+     ("deepseek_v3", "topk_method", "greedy"), ("deepseek_v2", "moe_layer_freq", 2)],
+)  # fmt: skip
+def test_another_routing_of_deepseeks_is_refused_by_name(name: str, field: str, value: Any) -> None:
+    """transformers passes over them; the code that came with the models reads them."""
+    assert losses(NAMED[name], **{field: value}) == [field]
 
 
 # --- what a text_config leaves out ------------------------------------------------------------------------------------
