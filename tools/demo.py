@@ -134,7 +134,7 @@ def standard_library_texts() -> Iterator[str]:
 
 
 def write_corpus(path: Path, limit: int = CORPUS_BYTES) -> None:
-    """One JSON object a source file, `limit` bytes of text at most."""
+    """One JSON object per source file, `limit` bytes of text at most."""
     size = 0
     with written_aside(path) as stream:
         for text in standard_library_texts():

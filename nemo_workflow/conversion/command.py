@@ -39,7 +39,7 @@ def _shared(parser: argparse.ArgumentParser, output_required: bool) -> None:
         action="append",
         default=[],
         metavar="FIELD",
-        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
+        help="continue although this config.json field or tensor is lost; the refusal names it (may be given several times)",
     )
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
 
@@ -127,6 +127,7 @@ def import_main(argv: list[str] | None = None) -> int:
 
 
 def _checked_import(args: argparse.Namespace) -> Import:
+    inputs.check_swapped(args.source, args.output_path, args.overwrite)
     check_output(args.output_path, args.overwrite)
     folder = inputs.fetch(args.source, args.revision, args.hf_token or os.environ.get("HF_TOKEN"))
     check_apart(args.output_path, folder)
@@ -164,6 +165,7 @@ def export_main(argv: list[str] | None = None) -> int:
     """Run convert_from_nemo2_to_hf.py."""
     args = export_parser().parse_args(_spell(argv))
     _large_pages()
+    inputs.check_swapped(args.source, args.output_path, args.overwrite)
     check_output(args.output_path, args.overwrite)
     folder = inputs.find_nemo(args.source)
     check_apart(args.output_path, folder)

@@ -47,7 +47,9 @@ def validation_sets(words: Sequence[str], problems: list[str]) -> tuple[Validati
         pairs = _pairs_at(place, problems)
         problems[before:] = [problem.replace("--dataset-dir", "--validation-dir") for problem in problems[before:]]
         if not NAME.fullmatch(name):
-            problems.append(f"--validation-dir {word}: {name!r} is no name; use letters, digits, . _ and -: NAME=DIR")
+            problems.append(
+                f"--validation-dir {word}: {name!r} is not a valid name; use letters, digits, . _ and -: NAME=DIR"
+            )
         elif name in (one.name for one in found):
             problems.append(f"--validation-dir {word}: a second set called {name}; give it another name: NAME=DIR")
         elif pairs:
@@ -141,8 +143,8 @@ def limited(
     limit of its own. What a source may not give goes to the others, in proportion to their weights.
     """
     limits = [source.most_epochs or most for source in sources]
-    room = [one * epochs / drawn if epochs else float("inf") for one, epochs in zip(samples, limits, strict=True)]
-    if sum(room) < 1:
+    allowed = [one * epochs / drawn if epochs else float("inf") for one, epochs in zip(samples, limits, strict=True)]
+    if sum(allowed) < 1:
         have = sum(int(one * (epochs or 0)) for one, epochs in zip(samples, limits, strict=True))
         problems.append(
             f"--max-epochs-per-source: the run draws {drawn:,} samples, and {have:,} are all that the sources may give;"
@@ -151,12 +153,12 @@ def limited(
         return tuple(sources)
     weights = [source.weight for source in sources]
     full: set[int] = set()
-    while over := {at for at, weight in enumerate(weights) if weight > room[at] and at not in full}:
+    while over := {at for at, weight in enumerate(weights) if weight > allowed[at] and at not in full}:
         full |= over
-        left = 1 - sum(room[at] for at in full)
+        left = 1 - sum(allowed[at] for at in full)
         others = sum(sources[at].weight for at in range(len(sources)) if at not in full)
         weights = [
-            room[at] if at in full else source.weight * left / others if others else 0.0
+            allowed[at] if at in full else source.weight * left / others if others else 0.0
             for at, source in enumerate(sources)
         ]
     return tuple(replace(source, weight=weight) for source, weight in zip(sources, weights, strict=True))

@@ -32,10 +32,26 @@ def with_hyphens(argv: Sequence[str]) -> list[str]:
     return words
 
 
+# what datatrove, Megatron-LM, litgpt and Hugging Face's scripts call our flags
+_OF = {
+    "--json-keys": "text-key text-field text-column text-column-name column key field",
+    "--tokenizer": "tokenizer-model tokenizer-path tokenizer-name tokenizer-name-or-path model-name-or-path hf-model-id vocab-file",
+    "--input": "input-file input-path data dataset data-path train-file",
+    "--output-dir": "output output-path output-prefix output-folder out-dir destination-path",
+    "--workers": "num-workers num-proc nproc processes num-processes tasks",
+}
+MEANINGS = {f"--{word}": f"did you mean {flag}?" for flag, words in _OF.items() for word in words.split()}
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags, spelled with hyphens."""
     program = os.environ.get("PREPROCESS_PROGRAM", "python -m nemo_workflow.preprocess")
-    p = Parser(prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(
+        prog=program,
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        meanings=MEANINGS,
+    )
     group = p.add_argument_group("input")
     group.add_argument(
         "--input-dir",
@@ -67,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("all", "folder"),
         nargs="?",
         const="all",
-        help="one pair of all inputs, in the order of their names; folder: one for each top folder (default: one a file)",
+        help="one pair of all inputs, in the order of their names; folder: one for each top folder (default: one per file)",
     )
     group.add_argument(
         "--json-keys",
@@ -234,5 +250,5 @@ def _check_keys(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _stop(*_: object) -> NoReturn:
-    print("stopped by SIGTERM; the same command goes on with what is not done", file=sys.stderr)
+    print("stopped by SIGTERM; the same command continues with what is not done", file=sys.stderr)
     sys.exit(143)

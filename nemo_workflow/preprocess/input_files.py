@@ -197,7 +197,7 @@ def _add_file(path: Path, root: Path, flag: str, found: _Found) -> None:
 
 
 def _missing(path: Path) -> str:
-    return "a link that leads nowhere; mend or remove it" if path.is_symlink() else "no such file"
+    return "a link that leads nowhere; fix or remove it" if path.is_symlink() else "no such file"
 
 
 def _add_folder(folder: Path, prefixes: Sequence[str], flag: str, output: Path, found: _Found) -> None:

@@ -170,7 +170,7 @@ class Run:
         lines = [line for lines in self.work.lines.values() for line in lines]
         whole = sum(line["done"] for line in lines)
         part = " and a part of another" if len(lines) > whole else ""
-        self.meter.note(f"goes on with a run that was stopped ({output.run_dir}): {counted(whole, 'input')} done{part}")
+        self.meter.note(f"continuing a run that was stopped ({output.run_dir}): {counted(whole, 'input')} done{part}")
 
     def _common(self) -> dict[str, Any]:
         """Figures that every pair's .json has."""

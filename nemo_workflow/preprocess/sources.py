@@ -17,7 +17,7 @@ TABLES = (".parquet", ".arrow")
 TEXTS = (".txt", ".md")
 ENDINGS = (*(t + c for t in (*LINES, *TEXTS) for c in ("", *COMPRESSIONS)), *TABLES)
 KNOWN = (
-    ".jsonl, .json (one object a line), .ndjson, .txt and .md (one document a file), each also .gz, .bz2, .xz or .zst, "
+    ".jsonl, .json (one object per line), .ndjson, .txt and .md (one document per file), each also .gz, .bz2, .xz or .zst, "
     "and .parquet and .arrow"
 )
 # What else holds text or packs it: a folder's files that are not read are named when they look like data.
@@ -154,9 +154,9 @@ def _wrong_lines(head: bytes) -> str | None:
     head = head.removeprefix(_BOM).lstrip()
     first = head.partition(b"\n")[0].rstrip()
     if head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b""):
-        return "one JSON array, not an object a line; convert it first: jq -c '.[]'"
+        return "one JSON array, not one object per line; convert it first: jq -c '.[]'"
     if first == b"{":
-        return "one object over several lines, not an object a line; convert it first: jq -c ."
+        return "one object over several lines, not one object per line; convert it first: jq -c ."
     if b"\n" not in head and b"}\r" in head.rstrip():
         return "its lines end with CR alone; convert it first: tr '\\r' '\\n'"
     return None

@@ -149,7 +149,7 @@ def said_of_damage(error: Exception) -> str | None:
 
 @contextmanager
 def damage_refused(path: Path) -> Iterator[None]:
-    """A damaged compressed file or Parquet file is the user's to mend."""
+    """A damaged compressed file or Parquet file is for the user to fix."""
     try:
         yield
     except DamagedError as error:

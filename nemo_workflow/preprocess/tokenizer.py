@@ -117,7 +117,7 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> Path:
         raise Refusal(
             f"--tokenizer {name}: neither a folder here nor a model on the Hub that this HF_TOKEN may read"
         ) from None
-    except Exception as error:  # noqa: BLE001 - requests, http, cache and validation errors: all the user's to mend
+    except Exception as error:  # noqa: BLE001 - requests, http, cache and validation errors: all for the user to fix
         raise Refusal(
             f"--tokenizer {name}: no such folder here, and the Hub gives no tokenizer ({first_line(error)}); "
             "give a local folder where there is no network"

@@ -14,10 +14,11 @@ from typing import Any
 
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.asked import asked_by_launcher, name_of
-from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
+from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
 
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
-QUIET_STEPS = 20  # for so many of its steps, is over
+QUIET_STEPS = 20  # for so many of its steps, or
+QUIET_SAVE_SECONDS = 3600.0  # in a save, is over
 ERROR_LINE = re.compile(r"^([\w.]+): .+")  # as Python ends a traceback
 
 
@@ -109,7 +110,10 @@ class RunFolder:
             return State("new", "no step was made")
         here = start is not None and start.get("machine", {}).get("host") == platform.node()
         quiet = time.time() - (self.changed or 0)  # of another machine, whose locks can't be seen from here
-        if not here and step and quiet < max(QUIET_SECONDS, QUIET_STEPS * step["seconds"]):
+        patience = max(QUIET_SECONDS, QUIET_STEPS * step["seconds"] if step else 0.0)
+        if save_under_way(self.path / "checkpoints"):  # or its writer has died in it
+            patience = max(patience, QUIET_SAVE_SECONDS)
+        if not here and quiet < patience:
             return State("running")
         return State("killed", self._last_word())
 
@@ -141,7 +145,7 @@ class RunFolder:
         _, rank, text = min(errors)
         lines = text.strip().splitlines()
         after_frames = max((at + 1 for at, line in enumerate(lines) if line.startswith("  ")), default=0)
-        said = [line for line in lines[after_frames:] if ERROR_LINE.match(line)] or lines[-1:] or ["no word"]
+        said = [line for line in lines[after_frames:] if ERROR_LINE.match(line)] or lines[-1:] or ["no message"]
         return f"{rank}: {said[0]}"
 
     def checkpoints(self) -> list[dict[str, Any]]:
@@ -161,14 +165,14 @@ class RunFolder:
         found: list[dict[str, Any]] = []
         for event in self.every_event:
             if event["event"] == "start":
-                found.append({**event, "last_step": event["step"], "end": "left no word"})
+                found.append({**event, "last_step": event["step"], "end": "left no message"})
             elif found and event["event"] == "step":
                 found[-1]["last_step"] = event["step"]
             elif found and event["event"] == "end":
                 found[-1]["end"] = event["reason"]
             elif found and event["event"] == "restart":
                 found[-1]["end"] = event["text"]
-        if found and self.state.name in ("running", "failed") and found[-1]["end"] == "left no word":
+        if found and self.state.name in ("running", "failed") and found[-1]["end"] == "left no message":
             found[-1]["end"] = self.state.name
         return found
 

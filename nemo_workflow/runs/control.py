@@ -17,20 +17,20 @@ from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.launch.slurm.ending import why_ended
 from nemo_workflow.run_dir import metrics, slurm_jobs
-from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 
-ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step and save
+ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step; a save is waited for
 
 
 def add_commands(commands: Any) -> None:
     """Add the subcommands to the parser; each sets `run`, a function of the parsed arguments."""
     _command(commands, "status", "where a run stands: its job or process, step, loss, checkpoint", _status)
     logs = _command(commands, "logs", "print a run's log", _logs)
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+    logs.add_argument("-f", "--follow", action="store_true", help="keep printing until the run ends")
     logs.add_argument("--rank", type=int, metavar="N", help="the log of rank N instead of the run's progress")
     cancel = _command(commands, "cancel", "stop a run after its step, with a checkpoint", _cancel)
     cancel.add_argument("--now", action="store_true", help="at once, without a checkpoint")
@@ -68,7 +68,7 @@ def corpus_jobs(run: Path) -> list[Job]:
 
 def _plan(run: Path) -> Plan:
     if corpus_jobs(run):
-        raise Refusal(f"{run.name}: a preprocessing job; give the command that submitted it again, and it goes on")
+        raise Refusal(f"{run.name}: a preprocessing job; run the command that submitted it again, and it continues")
     return Plan.from_json((run / "plan.json").read_text(encoding="utf-8"))
 
 
@@ -236,23 +236,27 @@ def _cancel(arguments: Any) -> int:
         raise Refusal(f"{run.name}: not running, nothing to cancel")
     newest, _ = newest_whole(run / "checkpoints")
     if corpus_jobs(run):
-        print(f"{run.name}: finished pieces are kept; the same command goes on with the others")
+        print(f"{run.name}: finished pieces are kept; the same command continues with the others")
     else:
         print(f"{run.name}: step {newest.step} is saved" if newest else f"{run.name}: no checkpoint was saved")
     return 0
 
 
 def _stop_local(run: Path, pid: int, at_once: bool) -> None:
-    """Ask the launcher to stop, twice where it shall not save."""
-    for _ in range(2 if at_once else 1):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        time.sleep(0.3)
+    """Ask the launcher to stop; again and again where it shall not save, for it takes two that come together for one."""
     end = time.monotonic() + ENDED_BY_LOCAL_CANCEL
+    saves = time.monotonic() + liveness.SAVE_SECONDS
+    asked = False
     while holder(run) == pid:
+        if save_under_way(run / "checkpoints") and time.monotonic() < saves:
+            end = time.monotonic() + ENDED_BY_LOCAL_CANCEL
         if time.monotonic() > end:
             raise Failure(f"process {pid} did not end within {ENDED_BY_LOCAL_CANCEL:.0f} s; try again with --now")
-        time.sleep(0.2)
+        if at_once or not asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            asked = True
+        time.sleep(0.3)
     print(f"process {pid} ended")
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TextIO
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a log on a full disk: room may come again
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a log on a full disk: there may be space again later
 
 
 class Meter:
@@ -95,7 +95,7 @@ def human_count(count: float) -> str:
 
 def counted(count: int, noun: str) -> str:
     """(1, 'step') -> '1 step', (6000, 'step') -> '6,000 steps'."""
-    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith(('ch', 's')) else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith(('tch', 'nch', 's')) else 's'}"
 
 
 def every(steps: int) -> str:
@@ -111,6 +111,11 @@ def human_time(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {secs:02d} s" if minutes else f"{secs} s"
+
+
+def human_step(seconds: float) -> str:
+    """0.0741 -> '0.0741 s', 62.51 -> '62.5 s', 2240 -> '37 min 20 s': what a step takes."""
+    return f"{seconds:.3g} s" if seconds < 100 else human_time(seconds)
 
 
 def and_more(names: list[str]) -> str:

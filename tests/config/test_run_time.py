@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nemo_workflow.config import run_time
+from nemo_workflow.config import memory, run_time, step_time
+from nemo_workflow.config.card import PlannedCard
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
-from nemo_workflow.utils import machine
+from nemo_workflow.config.settings import Settings
+from nemo_workflow.config.step_time import Cluster
+from nemo_workflow.models import catalog, flops
+from nemo_workflow.models.catalog import Recipe
+from nemo_workflow.utils import gpus, machine
+from nemo_workflow.utils.gpus import GIB
 from tests.config.measured_runs import job
+from tests.places import Place
 
 TINY = job("llama_tiny", 8, 16, 256, words=4096)
 # of a run without validations, whose length has no part in a step's time
@@ -35,3 +44,162 @@ def test_a_cpus_rate_follows_its_instructions(
 def test_a_machine_that_tells_no_instructions_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
     assert machine.instructions() == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "validations", "saves"),
+    [
+        (Schedule(100, 0, 0, 1e-3, 1e-4, 50, 50, 0), 0, 2),  # no batches: no validation
+        (Schedule(100, 0, 0, 1e-3, 1e-4, 50, 50, 3), 2, 2),
+        (Schedule(100, 0, 0, 1e-3, 1e-4, 30, 30, 3), 3, 4),  # a validation in whole intervals, a last save of what is left
+        (Schedule(100, 0, 0, 1e-3, 1e-4, 30, 30, 3, first_step=60), 1, 2),  # of its own 40 steps
+    ],
+)  # fmt: skip
+def test_a_run_takes_its_steps_validations_saves_and_start(schedule: Schedule, validations: int, saves: int) -> None:
+    """Two nodes of eight ranks: each node writes its half, each rank copies its sixteenth."""
+    big = replace(TINY, layout=replace(TINY.layout, nodes=2, ranks_per_node=8))
+    size = memory.checkpoint_bytes(memory.model_of(big), big.precision, big.sgd)
+    found = run_time.run_seconds(big, 6.0, schedule, start=10.0)
+    wanted = (
+        10
+        + schedule.steps * 6
+        + validations * schedule.limit_val_batches * 2
+        + saves * size / 16 / 5e9
+        + size / 2 / 0.6e9
+    )
+    assert found == pytest.approx(wanted, rel=1e-12)
+    assert run_time.run_seconds(big, 6.0, schedule) == pytest.approx(wanted + 45, rel=1e-12)
+
+
+def test_a_step_of_cpu_ranks_is_operations_over_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "facts", lambda: {"cores": 4})
+    monkeypatch.setattr(machine, "instructions", lambda: frozenset())
+    two = replace(TINY, layout=replace(TINY.layout, ranks_per_node=2), micro_batch=4, micro_batches=3)
+    tokens = 4 * 3 * 2 * 256
+    work = flops.flops_a_token(two.family, two.sizes, two.vocabulary, two.seq_length)
+    assert work is not None
+    seconds = 1.5 * tokens * work / (36e9 * 4)
+    found = run_time.of_cpu_run(two, SCHEDULE, 1.5)
+    assert found == {
+        "gpu": None, "measured": False, "scale": 1.5, "step_seconds": pytest.approx(seconds), "parts": {},
+        "tokens_per_second": pytest.approx(tokens / seconds), "bound": "matrix products",
+        "run_seconds": pytest.approx(run_time.run_seconds(two, seconds, SCHEDULE, 20.0)),
+    }  # fmt: skip
+    # a family without the formula: six operations a parameter
+    bert = job("bert_110m", 8, 16, 256)
+    other = run_time.of_cpu_run(bert, SCHEDULE, 1.0)["step_seconds"]
+    assert other == pytest.approx(16 * 256 * 6 * memory.model_of(bert).total / (36e9 * 4))
+
+
+def test_the_time_of_a_run_on_gpus() -> None:
+    eight = job("llama31_8b", 1, 64, tensor=2, data=4)
+    settings = Settings(num_gpus=8, num_nodes=1)
+    assert (
+        run_time.of_run(eight, PlannedCard(None, "a card", 80 * GIB, "this machine's GPU"), settings, SCHEDULE, 1.0)
+        is None
+    )
+    for key, measured in (("h100", True), ("4090", False)):
+        gpu = gpus.BY_KEY[key]
+        found = run_time.of_run(eight, PlannedCard(key, "", 80 * GIB, "--gpu"), settings, SCHEDULE, 2.0)
+        step = step_time.estimate(eight, Cluster(gpu, 8, None, gpu.hopper, 2.0))
+        work = flops.flops_a_token("gpt", eight.sizes, eight.vocabulary, 8192)
+        run = run_time.run_seconds(eight, step.total, SCHEDULE, 55.0)
+        assert work is not None and found == {
+            "gpu": key, "measured": measured, "scale": 2.0, "step_seconds": step.total, "parts": dict(step.parts),
+            "tokens_per_second": pytest.approx(8 * step.tokens_per_second), "bound": step.bound,
+            "tokens_per_second_per_gpu": step.tokens_per_second, "run_seconds": run,
+            "mfu": pytest.approx(step.tokens_per_second * work / (gpu.bf16 * 1e12)), "gpu_hours": pytest.approx(run * 8 / 3600),
+        }  # fmt: skip
+    bert = run_time.of_run(
+        job("bert_110m", 8, 16, 256), PlannedCard("h100", "", 80 * GIB, "--gpu"), settings, SCHEDULE, 1.0
+    )
+    assert bert is not None and bert["mfu"] is None
+
+
+SPLIT = job("llama31_8b", 2, 64, tensor=2, pipeline=4, virtual_pipeline=2, context=3, expert=5, data=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words", "value"),
+    [
+        ("micro_batch", {}, "-mbs 2", 2),
+        ("recompute", {}, "no recomputation", None),
+        (
+            "recompute",
+            {"recompute_granularity": "full", "recompute_method": "block", "recompute_layers": 5},
+            "--recompute-method block --recompute-num-layers 5",
+            None,
+        ),
+        ("tensor", {}, "-TP 2", 2),
+        ("pipeline", {}, "-PP 4", 4),
+        ("virtual_pipeline", {}, "-VPP 2", 2),
+        ("context", {}, "-CP 3", 3),
+        ("expert", {}, "-EP 5", 5),
+    ],
+)
+def test_a_split_as_flags(name: str, change: dict[str, Any], words: str, value: int | None) -> None:
+    changed = replace(SPLIT, **change)
+    assert (run_time._flags(name, changed), run_time._value(changed, name)) == (words, value)
+    sequence = replace(changed, layout=replace(changed.layout, sequence_parallel=True))
+    assert run_time._flags(name, sequence) == words + (" -SP" if name == "tensor" else "")
+
+
+def plan_on(place: Place, *flags: str) -> tuple[Plan, Recipe]:
+    """A plan of llama32_1b for one H100, 16 sequences of 8,192 tokens per step."""
+    words = (
+        "--gpu",
+        "h100",
+        "-G",
+        "1",
+        "-gbs",
+        "16",
+        "--seq-length",
+        "8192",
+        "--max-steps",
+        "10",
+        "--split",
+        "1,0,0",
+        "--dry-run",
+    )
+    plan = place.plan(*words, *flags, accelerator="gpu", model_name="llama32_1b", global_batch_size="16")
+    return plan, catalog.find("llama32_1b")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words", "change"),
+    [
+        (("-mbs", "1"), "-mbs 4", {"micro_batch": 4, "micro_batches": 4}),
+        (("-mbs", "4"), "--fp8", {"fp8": True}),
+        (("-mbs", "4", "--fp8"), None, {}),
+        (("-mbs", "1", "--recompute-granularity", "full", "--recompute-method", "block", "--recompute-num-layers", "16"), "no recomputation",
+         {"recompute_granularity": None, "recompute_method": None, "recompute_layers": 0}),
+        (("-mbs", "1", "--precision", "32"), None, {}),
+    ],
+)  # fmt: skip
+def test_the_flag_that_would_save_most(
+    large: Place, flags: tuple[str, ...], words: str | None, change: dict[str, Any]
+) -> None:
+    plan, recipe = plan_on(large, *flags)
+    found = run_time.helpful(plan, recipe)
+    if words is None:
+        assert found is None, found
+        return
+    cluster = Cluster(gpus.BY_KEY["h100"], 1, None, True, 1.0)
+    now = memory.job_of(plan, recipe)
+    saves = 1 - step_time.estimate(replace(now, **change), cluster).total / step_time.estimate(now, cluster).total
+    assert found == {"words": words, "saves": pytest.approx(saves)} and saves > 0.02
+
+
+def test_nothing_helps_where_no_time_is_planned(large: Place) -> None:
+    plan, recipe = plan_on(large, "-mbs", "1")
+    assert run_time.helpful(replace(plan, card=None), recipe) is None
+    assert run_time.helpful(replace(plan, card=replace(plan.card, key=None)), recipe) is None
+
+
+@pytest.mark.parametrize(("change", "bytes_per_parameter"), [({}, 14), ({"sgd": True}, 10), ({"precision": "32"}, 12)])
+def test_a_save_is_of_what_the_optimizer_keeps(change: dict[str, Any], bytes_per_parameter: int) -> None:
+    changed = replace(TINY, **change)
+    size = memory.checkpoint_bytes(memory.model_of(changed), changed.precision, changed.sgd)
+    found = run_time.run_seconds(changed, 0.0, SCHEDULE, start=0.0)
+    assert found == pytest.approx(2 * size / 5e9 + size / 0.6e9)
+    assert size / memory.model_of(changed).total == pytest.approx(bytes_per_parameter, rel=0.01)

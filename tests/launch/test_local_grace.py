@@ -1,4 +1,4 @@
-"""Ranks that were asked to stop have a grace time, which begins anew when a save under way is done."""
+"""Ranks that were asked to stop have a grace time, which starts again when a save under way is done."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ assert torchrun.stdout.readline() == "ready\\n"
 run = object.__new__(launch._Local)
 run.plan = SimpleNamespace(settings=Settings(grace_seconds=1.0), accelerator="cpu", folder=folder)
 run.monitor = SimpleNamespace(saving=sys.argv[1] == "saving", started=True, note=print)
-run.attempt, run.asked, run.insisted, run.stopped_early, run.seen = folder, None, False, "", set()
+run.attempt, run.asked, run.insisted, run.stopped_early = folder, None, False, ""
+run.before, run.torchruns, run.patience = set(), [], launch.liveness.Patience()
 run._ask(signal.SIGTERM, None)
 asked = time.monotonic()
 while torchrun.poll() is None and time.monotonic() - asked < (3 if saving else 60):

@@ -179,3 +179,74 @@ def test_a_run_that_ended_before_its_first_step_has_a_summary(tmp_path: Path) ->
     empty = ("first_loss", "final_loss", "val_loss", "peak_memory_bytes")
     assert [summary[name] for name in empty] == [None] * 4
     assert (summary["steps"], summary["consumed_samples"], summary["restarts"]) == (0, 0, 0)
+
+
+def test_the_tail_takes_what_came_in_several_calls(tmp_path: Path) -> None:
+    path = written(tmp_path / metrics.FILE, step(1), step(2))
+    tail = metrics.Tail(path)
+    assert [e["step"] for e in tail.new()] == [1, 2]
+    for number in (3, 4):
+        with path.open("a") as stream:
+            stream.write(json.dumps(step(number)) + "\n")
+        assert [e["step"] for e in tail.new()] == [number]
+
+
+def test_a_block_that_begins_in_the_middle_of_an_event_leaves_it_out(tmp_path: Path) -> None:
+    """The torn start of a block may look like a whole event: a text that holds one."""
+    inner = json.dumps({"event": "step", "step": 99})
+    path = tmp_path / metrics.FILE
+    path.write_text('{"event": "note", "text": ' + inner + "\n" + json.dumps(start(0)) + "\n")
+    block = len(inner) + 1 + len(json.dumps(start(0))) + 1
+    assert metrics.last(path, block=block) == {"start": start(0)}
+
+
+def test_a_kind_that_is_no_text_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / metrics.FILE
+    path.write_bytes(json.dumps(step(1)).encode() + b'\n{"event": "st\xff\xfe", "step": 2}\n')
+    assert metrics.last(path)["step"] == step(1)
+
+
+def test_an_event_of_step_0_stays_whatever_start_follows() -> None:
+    first = {"event": "note", "step": 0}
+    assert metrics.effective([first, {"event": "note"}, start(0)]) == [first, {"event": "note"}, start(0)]
+
+
+def test_a_validation_names_the_loss_of_each_set() -> None:
+    event = {"event": "validation", "step": 4, "val_loss": 1.25, metrics.SET_LOSSES: {"a": 1.0, "b": 2.0, "c": None}}
+    assert metrics.plain(event, 9, 1) == "step 4: validation loss 1.2500, a 1.0000, b 2.0000"
+
+
+def test_a_step_as_text_in_its_order() -> None:
+    assert (
+        metrics.progress(step(3, loss=2.0), 9, left=65, val_loss=1.5)
+        == "step 3/9  loss 2.0000  val 1.5000  1 min 05 s left"
+    )
+    assert metrics.progress(step(3, loss=2.0), 9) == "step 3/9  loss 2.0000"
+
+
+def test_the_versions_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "version", lambda name: {"torch": "2.13.0", "nemo_run": "0.9.0"}.get(name))
+    monkeypatch.setattr(metrics.platform, "python_version", lambda: "3.11.7")
+    assert metrics.versions() == {"python": "3.11.7", "torch": "2.13.0", "nemo_run": "0.9.0"}
+
+
+@pytest.mark.parametrize("losses", [{"a": 1.0}, None])
+def test_the_summary_has_the_loss_of_each_set(tmp_path: Path, losses: dict[str, float] | None) -> None:
+    plan = fake_runs.make_plan(tmp_path / "run")
+    plan.folder.mkdir()
+    sets = {} if losses is None else {metrics.SET_LOSSES: losses}
+    written(plan.folder / metrics.FILE, start(0), {"event": "validation", "step": 2, "val_loss": 7.5, **sets})
+    metrics.write_summary(plan, "stopped")
+    assert json.loads((plan.folder / metrics.SUMMARY).read_text())[metrics.SET_LOSSES] == (losses or {})
+
+
+def test_a_median_is_of_the_last_100_steps_and_has_four_decimals() -> None:
+    steps = [
+        step(0, mfu=50.0),
+        *(step(n, mfu=0.0) for n in range(1, 50)),
+        step(50),
+        *(step(n, mfu=1 / 3) for n in range(51, 101)),
+    ]
+    assert metrics._median(steps, "mfu") == 0.3333
+    assert metrics._median([step(n, mfu=float(n)) for n in range(101)], "mfu") == 50.5
+    assert metrics._median(steps, "none") is None

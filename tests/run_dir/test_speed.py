@@ -75,3 +75,25 @@ def test_runs_that_teach_nothing_are_refused(tmp_path: Path) -> None:
         calibrate(str(tmp_path), "old")
     with pytest.raises(Refusal):
         calibrate(str(tmp_path), "none")
+
+
+def test_rates_are_rounded_to_a_decimal() -> None:
+    check = SpeedCheck(1000.26)
+    (note,) = [note for note in (check.after_step(900.06) for _ in range(speed.STEPS)) if note]
+    assert (note[speed.PLANNED], note[speed.SEEN]) == (1000.3, 900.1)
+
+
+def test_a_start_that_is_all_warm_up_has_a_speed() -> None:
+    assert speed.settled([7.0, 9.0]) == 8.0
+    assert speed.settled([1.0] * speed.WARM_UP + [5.0, 6.0]) == 5.5
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [
+        (1004.9, "as planned"), (995.1, "as planned"), (1005.1, "1% faster than planned"),
+        (994.9, "1% slower than planned"), (500.0, "50% slower than planned"),
+    ],
+)  # fmt: skip
+def test_half_a_percent_is_as_planned(seen: float, verdict: str) -> None:
+    assert speed.in_words(1000, seen).partition(": ")[2] == verdict

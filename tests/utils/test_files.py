@@ -1,13 +1,17 @@
 """written_aside: whole or not there."""
 
+import errno
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from nemo_workflow.utils import files
 from nemo_workflow.utils.files import write_json, written_aside
 
 
@@ -49,3 +53,60 @@ def test_json_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"x": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_locks_is_no_error(tmp_path, monkeypatch):
+    def refuses(number):
+        def flock(stream, how):
+            raise OSError(number, "no")
+
+        return flock
+
+    with (tmp_path / "a").open("w") as stream:
+        assert files.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB) is True
+        with (tmp_path / "a").open("w") as other, pytest.raises(BlockingIOError):
+            files.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for number in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            monkeypatch.setattr(fcntl, "flock", refuses(number))
+            assert files.flock(stream, fcntl.LOCK_EX) is False
+        monkeypatch.setattr(fcntl, "flock", refuses(errno.EIO))
+        with pytest.raises(OSError):
+            files.flock(stream, fcntl.LOCK_EX)
+
+
+def test_bytes_go_the_same_way(tmp_path):
+    with written_aside(tmp_path / "a.bin", "wb") as stream:
+        stream.write(b"\xff\x00")
+        (aside,) = tmp_path.iterdir()
+        assert aside.name.startswith(".a.bin.") and aside.suffix == ".tmp"
+    assert (tmp_path / "a.bin").read_bytes() == b"\xff\x00"
+
+
+def test_what_is_written_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    """A power cut can't be had here: the order of the calls to the system is what is looked at."""
+    calls = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(fd):
+        calls.append(("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file", os.fstat(fd).st_size > 0))
+        fsync(fd)
+
+    def renamed(self, target):
+        calls.append(("renamed", True))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_json(tmp_path / "a.json", {"word": "ä"})
+    assert calls == [("file", True), ("renamed", True), ("folder", True)]
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "word": "ä"\n}\n'
+
+
+def test_the_users_umask_counts_and_stays(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "a.json", 1)
+        assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o640
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from nemo_workflow.backends.patching import installed_problems
 from nemo_workflow.backends.registry_cpu import CPU_PATCHES
+from nemo_workflow.config import containers
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.flops import flops_a_token
@@ -14,7 +15,7 @@ from nemo_workflow.models.parameters import count, padded_vocabulary
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import human_count, human_time
 
-CORE_FLOPS = 50e9  # a core's operations a second in matrix products: fp32 on AVX2; AMX has some ten times as many
+CORE_FLOPS = 50e9  # a core's operations per second in matrix products: fp32 on AVX2; AMX has some ten times as many
 LARGE_ON_A_CPU = 500_000_000  # parameters
 LONG_STEP_SECONDS = 1800.0
 GPU_ONLY = "train on a GPU, or leave it out"
@@ -31,12 +32,12 @@ def machine_size(run: Run) -> Iterator[str]:
         return  # a plan may be for another machine
     found = machine.gpu_count() if machine.has_gpu() else 0
     if found is not None and run.layout and run.layout.ranks_per_node > found:
-        mend = f"--num-gpus {found}" if found else "--accelerator cpu"
-        yield f"--num-gpus {run.layout.ranks_per_node}: this machine has {found} GPUs to offer; use {mend}"
+        remedy = f"--num-gpus {found}" if found else "--accelerator cpu"
+        yield f"--num-gpus {run.layout.ranks_per_node}: this machine has {found} GPUs available; use {remedy}"
 
 
 def cpu_limits(run: Run) -> Iterator[str]:
-    """What gloo and a machine without Transformer Engine can't do, or, as fp8, would leave out without a word."""
+    """What gloo and a machine without Transformer Engine can't do, or, as fp8, would leave out silently."""
     if run.accelerator != "cpu":
         return
     settings = run.settings
@@ -60,16 +61,22 @@ def cpu_speed(run: Run) -> Iterator[str]:
     if run.settings.dry_run or run.accelerator != "cpu" or run.settings.accelerator != "auto":
         return
     seconds = cpu_step_seconds(run)
-    if run.recipe is None or seconds is None:
+    if run.recipe is None or seconds is None or not slow_on_a_cpu(run):
         return
-    parameters = _parameters(run, run.recipe)
-    if parameters < LARGE_ON_A_CPU and seconds < LONG_STEP_SECONDS:
-        return
+    parameters = human_count(_parameters(run, run.recipe))
     yield (
-        f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take some"
-        f" {human_time(seconds)} ({human_count(parameters)} parameters, {human_count(_tokens_a_step(run))} tokens);"
-        " add --accelerator cpu to train on it all the same, or take a smaller model (llama_tiny) or --global-batch-size"
+        f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take about"
+        f" {human_time(seconds)} ({parameters} parameters, {human_count(_tokens_a_step(run))} tokens);"
+        " add --accelerator cpu to train on it anyway, or take a smaller model (llama_tiny) or --global-batch-size"
     )
+
+
+def slow_on_a_cpu(run: Run) -> bool:
+    """Whether nobody would train this model, with this batch, on this machine's CPU by choice."""
+    seconds = cpu_step_seconds(run)
+    if run.recipe is None or seconds is None:
+        return False
+    return _parameters(run, run.recipe) >= LARGE_ON_A_CPU or seconds >= LONG_STEP_SECONDS
 
 
 def cpu_step_seconds(run: Run) -> float | None:
@@ -101,7 +108,7 @@ def fp8_output_layer(run: Run) -> Iterator[str]:
         yield "--fp8-output-layer: computes a whole output layer on each GPU; leave it or --tensor-model-parallel-size out"
     if run.recipe and run.sizes.get("share_embeddings_and_output_weights") is False:
         yield (
-            f"--fp8-output-layer: proven only where the output matrix is the embedding's, as in llama32_1b; {run.recipe.name} has"
+            f"--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; {run.recipe.name} has"
             " one of its own, and such a model diverged; leave it out"
         )
 
@@ -109,7 +116,7 @@ def fp8_output_layer(run: Run) -> Iterator[str]:
 def cpu_libraries(run: Run) -> Iterator[str]:
     """The versions that the CPU backend's patches were written for; a container's can't be told from here."""
     settings = run.settings
-    if run.accelerator != "cpu" or (settings.executor == "slurm" and not settings.no_container):
+    if run.accelerator != "cpu" or containers.described(settings):
         return
     problems = installed_problems(CPU_PATCHES)
     if problems:
@@ -140,4 +147,4 @@ def precision_flags(run: Run) -> Iterator[str]:
         )
         tokens = settings.micro_batch_size * run.seq_length / split
         if tokens % 16:
-            yield f"--fp8: {tokens:g} tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"
+            yield f"--fp8: {tokens:g} tokens per rank is not a multiple of 16; change --seq-length or --micro-batch-size"

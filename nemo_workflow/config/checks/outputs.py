@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
@@ -31,7 +32,7 @@ def wandb_flags(run: Run) -> Iterator[str]:
     if idle and not settings.wandb:
         yield f"{', '.join(idle)}: does nothing without --wandb; add --wandb or leave it out"
     # a container's packages can't be told from here
-    here = settings.executor == "local" or settings.no_container
+    here = settings.executor == "local" or containers.runtime(settings) == containers.NONE
     if settings.wandb and here and not settings.dry_run and not libraries.importable("wandb"):
         yield "--wandb: the package wandb is not installed; pip install wandb, or leave it out"
 
@@ -51,11 +52,11 @@ def sample_text(run: Run) -> Iterator[str]:
     if text is None:
         return
     if not text.strip():
-        yield "--sample: give the text that the model is to go on with, or leave it out"
+        yield "--sample: give the text that the model should continue, or leave it out"
     if run.settings.executor == "slurm":
         yield (
             "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with"
-            " ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"
+            " ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"
         )
     if run.recipe and (reason := not_converted.refused(run.recipe.model_class, run.recipe.name)):
         yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"

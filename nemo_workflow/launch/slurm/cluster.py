@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from nemo_workflow.launch.slurm import login
 from nemo_workflow.run_dir.slurm_jobs import Job, cancelled_mark
 from nemo_workflow.utils.errors import Failure
-from nemo_workflow.utils.users import described
+from nemo_workflow.utils.machine import user_described
 
 ENDED = frozenset(
     ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
@@ -130,6 +130,12 @@ class Cluster:
             return replace(told, by=found.by if found else None)
         return found or (JobState(UNKNOWN, controller.reason) if controller.silent else None)
 
+    def step_states(self, job_id: str) -> list[str]:
+        """Slurm's words for a job and its steps, as far as accounting tells; the job's own may hide a step's."""
+        answer = self.ask("sacct", *self._named, "-n", "-P", "-j", job_id, "-o", "JobID,State")
+        rows = [line.split("|") for line in answer.out.splitlines() if line.startswith(job_id)]
+        return [row[1] for row in rows if len(row) == 2] if answer.ok else []
+
     def keeps_accounts(self) -> bool:
         """Whether sacct answers."""
         return self.ask("sacct", "-X", "-n", "-j", "1").ok
@@ -158,7 +164,7 @@ def state_of(job: Job) -> JobState | None:
         return JobState(UNKNOWN, f"it was submitted to cluster {job.cluster}, and this is cluster {here}")
     if found is None or found.name == UNKNOWN or _is(job, found):
         return found
-    owner = f" of {described(found.uid)}" if found.uid is not None else ""
+    owner = f" of {user_described(found.uid)}" if found.uid is not None else ""
     return JobState(ANOTHERS, f"the number now belongs to another job, {found.job_name}{owner}")
 
 
@@ -186,7 +192,7 @@ def cancel(job: Job, at_once: bool = False, seconds: float = 300.0) -> JobState 
     state = _surely(job)
     if state is None or state.ended:
         return state
-    cluster = _cluster_of(job)
+    cluster = cluster_of(job)
     if state.name == "RUNNING" and not at_once:
         # so that the job script's own requeue is refused
         cluster.ask("scontrol", *cluster._named, "update", f"JobId={job.job_id}", "Requeue=0")
@@ -210,7 +216,7 @@ def wait(job: Job, seconds: float) -> JobState | None:
         time.sleep(0.5)
 
 
-def _cluster_of(job: Job) -> Cluster:
+def cluster_of(job: Job) -> Cluster:
     """The cluster to send orders about a job to."""
     here = cluster_name(job.host) if job.cluster else ""
     return Cluster(job.host, job.cluster if here and job.cluster != here else "")
@@ -225,7 +231,7 @@ def _surely(job: Job) -> JobState | None:
 
 def _sent(job: Job, answer: Answer) -> None:
     with contextlib.suppress(OSError):  # another user's folder
-        cancelled_mark(job.attempt).write_text(described(os.geteuid()))
+        cancelled_mark(job.attempt).write_text(user_described(os.geteuid()))
     if not answer.ok and "already completed" not in answer.err:
         raise Failure(f"job {job.job_id} was not cancelled: {answer.reason}")
 

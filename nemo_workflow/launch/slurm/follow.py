@@ -12,7 +12,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch import local
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cancel, state_of
-from nemo_workflow.launch.slurm.ending import ENDS, why_ended
+from nemo_workflow.launch.slurm.ending import advice, tail, why_ended
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.utils.errors import STOPPED, Failure
@@ -121,13 +121,15 @@ class Follower:
             return None
         if reply == "f":
             return None
-        self.monitor.note(f"job {job} goes on; python -m nemo_workflow.runs shows, follows and cancels it")
+        self.monitor.note(f"job {job} keeps running; python -m nemo_workflow.runs shows, follows and cancels it")
         return 128 + number
 
 
 def _question(job_id: str) -> str:
     while True:
-        reply = input(f"\njob {job_id}: [d]etach and let it run, [c]ancel it, or [f]ollow on? ").strip().lower()[:1]
+        reply = (
+            input(f"\njob {job_id}: [d]etach and let it run, [c]ancel it, or keep [f]ollowing? ").strip().lower()[:1]
+        )
         if reply in ("d", "c", "f"):
             return reply
 
@@ -146,7 +148,7 @@ def verdict(job: Job, state: JobState | None, monitor: Shown, kept_of: Callable[
     kept = kept_of()
     if code == STOPPED or name == "CANCELLED":
         if name == "COMPLETED" and job.link < job.chain:
-            monitor.note(f"job {job.job_id} stopped: {kept}; the next link of the chain goes on from there")
+            monitor.note(f"job {job.job_id} stopped: {kept}; the next link of the chain continues from there")
             return 0
         why = why_ended(job, state) or ("cancelled" if name == "CANCELLED" else "stopped when asked")
         monitor.note(f"job {job.job_id} is over ({why}): {kept}; the same command continues from there")
@@ -172,15 +174,11 @@ def explain(job: Job, state: JobState | None, restart: int, kept: str) -> str:
     code = state.exit_code if state else job.exit_code(restart)
     lines = [f"job {job.job_id} {name} (exit code {code}); {kept}"]
     if why := why_ended(job, state):
-        lines.append(f"{why}{f'; {ENDS[name][1]}' if name in ENDS else ''}")
+        lines.append("; ".join(filter(None, (why, advice(why)))))
     folder = job.folder(restart)
     if any(folder.glob("rank*.error")):
         lines.append(local.explain_failure(folder))
     else:
         for path in {*job.logs()[-1:], *job.script_logs()}:
-            lines += [f"the end of {path}:", *_tail(path)]
+            lines += [f"the end of {path}:", *tail(path).splitlines()[-15:]]
     return "\n".join(lines)
-
-
-def _tail(path: Any) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]

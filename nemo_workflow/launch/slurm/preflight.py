@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.slurm import login, time_limits
 from nemo_workflow.launch.slurm.cluster import Answer, Cluster
 from nemo_workflow.launch.slurm.time_limits import QOS_FIELDS, Limits, read_limits
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.users import user_name
+from nemo_workflow.utils.machine import user_name
 
 # states of a node that takes no job before somebody repairs it; one in maintenance, booting or powered down will by itself
 UNUSABLE = ("down", "drain", "drained", "draining", "fail", "failing", "error", "unknown", "inval", "future")
@@ -41,7 +42,7 @@ def check(cluster: Cluster, plan: Plan | CorpusPlan) -> list[str]:
         nodes = [pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", name, "-o", ROW + "%N|%T|%G|%c") for name in names]
         listed = pool.submit(cluster.ask, "sinfo", "-h", "-o", ROW + "%R")
         config = pool.submit(cluster.ask, "scontrol", "show", "config")
-        associations = pool.submit(_associations, cluster, plan)
+        associations = pool.submit(_associations, cluster)
         qos = pool.submit(cluster.ask, "sacctmgr", "-n", "-P", "show", "qos", f"format={QOS_FIELDS}")
         accounting = pool.submit(cluster.keeps_accounts)
         help_text = pool.submit(cluster.ask, "srun", "--help")
@@ -54,11 +55,14 @@ def check(cluster: Cluster, plan: Plan | CorpusPlan) -> list[str]:
     limits = read_limits(config.result().out, qos.result().out, mine[0] if mine else {})
     problems = _partitions(plan, answers, listed.result(), limits)
     problems += _account(plan, config.result().out, associations.result())
-    if not plan.settings.no_container and "--container-image" not in help_text.result().out:
+    runtime = containers.runtime(plan.settings)
+    if runtime == containers.PYXIS and "--container-image" not in help_text.result().out:
         problems.append(
-            "--container-image: this cluster's srun has no such option (the pyxis plugin is missing); ask for pyxis, or"
-            " run in this Python environment on a disk that the nodes share: --no-container"
+            "--container-image: this cluster's srun has no such option (the pyxis plugin is missing); use Apptainer with"
+            " --container-runtime apptainer, or run in this Python environment on a disk that the nodes share: --no-container"
         )
+    if runtime == containers.APPTAINER:
+        problems += _no_image(cluster, plan)
     if cluster.host and not same_folder.result().ok:
         problems.append(
             f"--ssh {cluster.host}: {_existing(plan)} is not there; --output-dir, the data and this Python environment"
@@ -69,10 +73,38 @@ def check(cluster: Cluster, plan: Plan | CorpusPlan) -> list[str]:
     if problems:
         raise Refusal(problems)
     notes = [] if accounting.result() else ["sacct does not answer here: the job is followed with scontrol"]
+    if runtime == containers.APPTAINER:
+        notes += _apptainer_notes(cluster, plan)
     for name, (partition, _) in answers.items():
         fields = _fields(partition.out)
         notes += time_limits.notes(plan, name, fields, list(limits.of_partition(plan, name, fields)))
     return notes
+
+
+def _no_image(cluster: Cluster, plan: Plan | CorpusPlan) -> Iterator[str]:
+    """Whether the image's file is where the nodes look for it."""
+    image = containers.apptainer_image(plan.settings)
+    if image.source is None and not cluster.ask("test", "-e", image.path).ok:
+        yield (
+            f"--container-image {plan.settings.container_image}: {image.path} is not there; `apptainer build {image.path}"
+            " docker://IMAGE` makes it, or name a registry's image as docker://IMAGE"
+        )
+
+
+def _apptainer_notes(cluster: Cluster, plan: Plan | CorpusPlan) -> Iterator[str]:
+    """What the job will need on its first node that can't be seen from here."""
+    image = containers.apptainer_image(plan.settings)
+    if image.source and not cluster.ask("test", "-e", image.path).ok:
+        yield (
+            f"{image.source} is pulled to {image.path} as the job starts, which needs a network on its first node; where there"
+            f" is none, pull it here first: apptainer pull {image.path} {image.source}"
+        )
+    found = any(cluster.ask(program, "--version").ok for program in ("apptainer", "singularity"))
+    if not found and not plan.settings.setup_file:
+        yield (
+            "apptainer is not on this machine's PATH; where the nodes have it as a module only, load that in --setup-file"
+            " (`module load apptainer`)"
+        )
 
 
 def _reachable(address: str) -> None:
@@ -137,7 +169,7 @@ def _partitions(
         fields = _fields(shown.out)
         against = list(_partition(plan, name, fields, names)) or list(_nodes(plan, name, nodes))
         against += _admission(plan, name, fields)
-        against += time_limits.problems(plan, name, list(limits.of_partition(plan, name, fields)))
+        against += time_limits.problems(plan, list(limits.of_partition(plan, name, fields)))
         if not against:
             return []
         problems += against
@@ -149,7 +181,7 @@ def _partition(plan: Plan | CorpusPlan, name: str, fields: dict[str, str], names
         yield f"--partition {name}: its state is {fields['State']}; choose another, there are: {names}"
     most = fields.get("MaxNodes", "")
     if most.isdigit() and plan.layout.nodes > int(most):
-        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes a job"
+        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes per job"
 
 
 def _admission(plan: Plan | CorpusPlan, name: str, fields: dict[str, str]) -> Iterator[str]:
@@ -198,7 +230,7 @@ def gpu_count(gres: str) -> int:
 ASSOCIATION = ("account", "partition", "qos", "maxwall", "defaultqos")
 
 
-def _associations(cluster: Cluster, plan: Plan | CorpusPlan) -> list[dict[str, str]] | None:
+def _associations(cluster: Cluster) -> list[dict[str, str]] | None:
     """The user's rows of accounting, or None where it does not answer or the user has no name here."""
     user = login.resolve(cluster.host).user if cluster.host else user_name(os.geteuid())
     if not user:
