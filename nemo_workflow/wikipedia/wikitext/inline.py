@@ -33,7 +33,20 @@ _SIGNS = {
     "'": "'", "'s": "'s", "' \"": "' \"", "thinsp": " ", "snds": " – ", "endash": "–", "--": "—", "emdash": "—", "mdashb": " — ",
     "half": "1/2", "co2": "CO2", "h2o": "H2O", "rs": "₹", "okina": "ʻ", "pi": "π", "circa": "c. ", "c.": "c. ",
 }  # fmt: skip
-_MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 _SHIPS = "uss hms ss rms mv hmas hmcs ins jds sms usns uscgc hmnzs"
 _MONEY = {
     "$": "$",
