@@ -61,6 +61,7 @@ def _futures(
         pool.shutdown(cancel_futures=True)
 
 
+# more than a minute: a fixture waits for its scenario and those begun before it, of up to nine real starts
 def _fixture_for(name: str) -> Callable[..., Any]:
     @pytest.fixture(scope="session", name=name)
     def fixture(_futures: dict[str, Future[Any]]) -> Any:
