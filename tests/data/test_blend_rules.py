@@ -173,3 +173,31 @@ def test_folders_are_weighted_by_their_tokens(two: Path) -> None:
     assert found(2.0, "a", "b", "none") == ([0.634, 0.366], [f"--dataset-dir {two}/none"])
     assert found(2.0, "a") == ([1.0], ["--blend-temperature 2"])
     assert found(None, "none") == ([], [f"--dataset-dir {two}/none"])
+
+
+@pytest.mark.parametrize(
+    ("text", "temperature", "weights", "said"),
+    [
+        ("9 a\n1 b\n", 2.0, [0.75, 0.25], []),
+        ("9 a\n1 b\n", 0.5, [0.988, 0.012], []),
+        ("tokens a\ntokens b\n", 2.0, [0.634, 0.366], []),
+        ("1 a\n", 2.0, [1.0], ["--blend-temperature 2: does nothing with one source"]),
+        ("tokens a\n1 b\n", None, [0.999, 0.001], ["some lines weigh by `tokens` and some by a number"]),
+        ("", 2.0, [], ["no line of the form `WEIGHT PATH`"]),
+        ("1 a\n1 empty\n", None, [1.0], ["/empty: no token in its files; preprocess text into it"]),
+        ("1 a\n1 broken\n1 nowhere\n", None, [1.0], ["/broken/z.bin: missing, though z.idx is there", "/nowhere: no such folder or pair"]),
+    ],
+)  # fmt: skip
+def test_weights_and_problems_of_a_blend_file(
+    two: Path, text: str, temperature: float | None, weights: list[float], said: list[str]
+) -> None:
+    write_pair(two / "empty" / "e", [0])
+    write_pair(two / "broken" / "z", [9])
+    (two / "broken" / "z.bin").unlink()
+    (two / "blend").write_text(text)
+    problems: list[str] = []
+    found = blend.from_file(str(two / "blend"), problems, temperature)
+    assert [round(one.weight, 3) for one in found] == pytest.approx(weights, abs=0.0011)
+    assert len(problems) == len(said), problems
+    for problem, words in zip(problems, said, strict=True):
+        assert words in problem
