@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
 from nemo_workflow.conversion.background import beside
-from nemo_workflow.conversion.import_job import Import, checked, look
+from nemo_workflow.conversion.import_job import Import, checked, extend, look
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.conversion.stopping import until_stopped
@@ -64,6 +65,12 @@ def import_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model-config-name", help="NeMo config class (supported_config.txt); found from config.json when not given"
     )
+    parser.add_argument(
+        "--extend-vocabulary",
+        metavar="TOKENIZER",
+        help="folder or Hub id of a tokenizer that has the model's tokens and more: the checkpoint gets it, and rows for the"
+        " new tokens, each the mean of the rows of its old pieces",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
     return parser
@@ -110,10 +117,17 @@ def import_main(argv: list[str] | None = None) -> int:
     if args.output_path is None:
         parser.error("the following arguments are required: --output-path (or --dry-run)")
     _large_pages()
-    job = _checked_import(args)
+    with tempfile.TemporaryDirectory() as scratch:
+        return _import(_checked_import(args, Path(scratch) / "extended"), args)
+
+
+def _import(job: Import, args: argparse.Namespace) -> int:
     report = Report("hf to nemo2", args.source, str(args.output_path))
     model = {"family": job.family.name, "model_class": job.family.model_class, "config_class": job.config_class}
     report.entries |= {"model": model, "lossy": args.allow_lossy}
+    if job.extension:
+        report.entries["vocabulary"] = job.extension.entries()
+        report.notes.append(job.extension.line())
     report.notes += job.notes
     meter = Meter(_terminal())
 
@@ -126,11 +140,13 @@ def import_main(argv: list[str] | None = None) -> int:
     return until_stopped(work, "the import")
 
 
-def _checked_import(args: argparse.Namespace) -> Import:
+def _checked_import(args: argparse.Namespace, scratch: Path) -> Import:
+    """The import; the folder `scratch` is made for what an extended vocabulary changes beside the weights."""
+    token = args.hf_token or os.environ.get("HF_TOKEN")
     check_output(args.output_path, args.overwrite)
-    folder = inputs.fetch(args.source, args.revision, args.hf_token or os.environ.get("HF_TOKEN"))
+    folder = inputs.fetch(args.source, args.revision, token)
     check_apart(args.output_path, folder)
-    job = checked(folder, args)
+    job = extend(checked(folder, args), args, token, scratch)
     checks.resources(args.output_path, job.nbytes, job.largest)
     return job
 
@@ -143,7 +159,7 @@ def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: 
         from nemo_workflow.conversion.nemo_folder import NemoReader
 
     model = convert.Model(job.family, job.hf)
-    reader = hf_folder.HFReader(job.tensors)
+    reader = job.reader()
     chunks = convert.plan_import(model, reader, job.dropped | checks.redundant(reader, job.family, job.hf))
     on_bytes = _progress(meter, "writing", job.nbytes)
     with beside(lambda: convert.write_nemo(aside, model, chunks, on_bytes), "writing weights/"), quiet():

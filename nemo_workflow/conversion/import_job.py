@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemo_workflow.conversion import checks, config_fields, folder_checks, hf_folder, inputs
 from nemo_workflow.models import pretrained
@@ -14,10 +16,16 @@ from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal
 
+if TYPE_CHECKING:
+    from nemo_workflow.conversion.vocabulary import Extension
+
 
 @dataclass
 class Import:
-    """`hf` is the completed config.json, `nemo` the fields of NeMo's config; without weights here, `tensors` is empty."""
+    """`hf` is the completed config.json, `nemo` the fields of NeMo's config; without weights here, `tensors` is empty.
+
+    `folder` holds config.json and the tokenizer that the checkpoint gets; `reader()` reads the tensors.
+    """
 
     folder: Path
     family: Family
@@ -27,6 +35,8 @@ class Import:
     tensors: dict[str, hf_folder.TensorInfo]
     dropped: set[str]
     notes: list[str]
+    reader: Callable[[], hf_folder.HFReader]
+    extension: Extension | None = None
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +74,7 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         notes.append(
             f"left out: {len(images)} tensors for images, e.g. {min(images)}; only the model's text part is converted"
         )
-    return Import(folder, family, hf, nemo, config_class, tensors, dropped, notes)
+    return Import(folder, family, hf, nemo, config_class, tensors, dropped, notes, lambda: hf_folder.HFReader(tensors))
 
 
 def look(args: argparse.Namespace, token: str | None) -> int:
@@ -72,7 +82,9 @@ def look(args: argparse.Namespace, token: str | None) -> int:
     folder = inputs.fetch(args.source, args.revision, token, weights=False)
     weights = next(folder.glob("*.safetensors"), None) or next(folder.glob("*.bin"), None)
     job = checked(folder, args, config_alone=not weights and not _is_split(folder))
-    for name, text in _lines(job):
+    with tempfile.TemporaryDirectory() as scratch:
+        lines = list(_lines(extend(job, args, token, Path(scratch) / "extended"), folder))
+    for name, text in lines:
         print(f"{name:11}{text}")
     for note in job.notes:
         print(f"note: {note}")
@@ -80,14 +92,24 @@ def look(args: argparse.Namespace, token: str | None) -> int:
     return 0
 
 
+def extend(job: Import, args: argparse.Namespace, token: str | None, scratch: Path) -> Import:
+    """The import with the vocabulary that --extend-vocabulary asks for, or as it is."""
+    if args.extend_vocabulary is None:
+        return job
+    # takes transformers, which takes seconds
+    from nemo_workflow.conversion.vocabulary import extended
+
+    return extended(job, args, token, scratch)
+
+
 def _is_split(folder: Path) -> bool:
     """Whether a local folder has an index, so that its shards should be there; of a Hub id only the index is."""
     return (folder / hf_folder.INDEX).exists() and folder.parent.name != "snapshots"
 
 
-def _lines(job: Import) -> Iterator[tuple[str, str]]:
+def _lines(job: Import, source: Path) -> Iterator[tuple[str, str]]:
     hf, family = job.hf, job.family
-    yield "source", str(job.folder)
+    yield "source", str(source)
     yield "model", f"{family.title} ({family.architecture}) -> NeMo's {family.model_class}, {job.config_class}"
     heads = f"{hf['num_attention_heads']} heads"
     yield (
@@ -108,6 +130,8 @@ def _lines(job: Import) -> Iterator[tuple[str, str]]:
         yield "needs", f"{human_bytes(disk)} of disk for the output, about {human_bytes(memory)} of memory"
     else:
         yield "weights", "none here: they were not looked at"
+    if job.extension:
+        yield "vocabulary", job.extension.line()
     yield "tokenizer", _tokenizer(job.folder)
 
 
