@@ -12,7 +12,7 @@ from typing import TextIO
 
 from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
 from nemo_workflow.conversion.background import beside
-from nemo_workflow.conversion.import_job import Import, checked, extend, look
+from nemo_workflow.conversion.import_job import Import, checked, look
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.conversion.stopping import until_stopped
@@ -113,7 +113,7 @@ def import_main(argv: list[str] | None = None) -> int:
     parser = import_parser()
     args = parser.parse_args(_spell(argv))
     if args.dry_run:
-        return look(args, args.hf_token or os.environ.get("HF_TOKEN"))
+        return look(args, _token(args), lambda job, scratch: _extended(job, args, scratch))
     if args.output_path is None:
         parser.error("the following arguments are required: --output-path (or --dry-run)")
     _large_pages()
@@ -142,13 +142,26 @@ def _import(job: Import, args: argparse.Namespace) -> int:
 
 def _checked_import(args: argparse.Namespace, scratch: Path) -> Import:
     """The import; the folder `scratch` is made for what an extended vocabulary changes beside the weights."""
-    token = args.hf_token or os.environ.get("HF_TOKEN")
     check_output(args.output_path, args.overwrite)
-    folder = inputs.fetch(args.source, args.revision, token)
+    folder = inputs.fetch(args.source, args.revision, _token(args))
     check_apart(args.output_path, folder)
-    job = extend(checked(folder, args), args, token, scratch)
+    job = _extended(checked(folder, args), args, scratch)
     checks.resources(args.output_path, job.nbytes, job.largest)
     return job
+
+
+def _extended(job: Import, args: argparse.Namespace, scratch: Path) -> Import:
+    """The import with the vocabulary that --extend-vocabulary asks for, or as it is."""
+    if args.extend_vocabulary is None:
+        return job
+    # takes transformers, which takes seconds
+    from nemo_workflow.conversion.vocabulary import extended
+
+    return extended(job, args, _token(args), scratch)
+
+
+def _token(args: argparse.Namespace) -> str | None:
+    return args.hf_token or os.environ.get("HF_TOKEN")
 
 
 def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: bool) -> None:
@@ -206,7 +219,7 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     kept, named = nemo_context.tokenizer_folder(folder, tokenizer_fields)
     tokenizer = kept
     if args.hf_tokenizer:
-        tokenizer = inputs.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"), "--hf-tokenizer")
+        tokenizer = inputs.fetch(args.hf_tokenizer, None, _token(args), "--hf-tokenizer")
         check_apart(args.output_path, tokenizer, "--hf-tokenizer")
     elif tokenizer is None or not files_of(tokenizer):
         it_names = f" (it names {named!r})" if named else ""

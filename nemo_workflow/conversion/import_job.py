@@ -7,17 +7,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nemo_workflow.conversion import checks, config_fields, folder_checks, hf_folder, inputs
+from nemo_workflow.conversion.extension import Extension
 from nemo_workflow.models import pretrained
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal
-
-if TYPE_CHECKING:
-    from nemo_workflow.conversion.vocabulary import Extension
 
 
 @dataclass
@@ -77,29 +74,22 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
     return Import(folder, family, hf, nemo, config_class, tensors, dropped, notes, lambda: hf_folder.HFReader(tensors))
 
 
-def look(args: argparse.Namespace, token: str | None) -> int:
-    """Print what an import would do with a folder; of a Hub id all but the weights is downloaded. Raises Refusal as it would."""
+def look(args: argparse.Namespace, token: str | None, extend: Callable[[Import, Path], Import]) -> int:
+    """Print what an import would do with a folder; of a Hub id all but the weights is downloaded. Raises Refusal as it would.
+
+    `extend(job, scratch)` gives the import with the vocabulary that it will have; it may make the folder `scratch`.
+    """
     folder = inputs.fetch(args.source, args.revision, token, weights=False)
     weights = next(folder.glob("*.safetensors"), None) or next(folder.glob("*.bin"), None)
     job = checked(folder, args, config_alone=not weights and not _is_split(folder))
     with tempfile.TemporaryDirectory() as scratch:
-        lines = list(_lines(extend(job, args, token, Path(scratch) / "extended"), folder))
+        lines = list(_lines(extend(job, Path(scratch) / "extended"), folder))
     for name, text in lines:
         print(f"{name:11}{text}")
     for note in job.notes:
         print(f"note: {note}")
     print("the import would take it, by all that is known before it; nothing was written")
     return 0
-
-
-def extend(job: Import, args: argparse.Namespace, token: str | None, scratch: Path) -> Import:
-    """The import with the vocabulary that --extend-vocabulary asks for, or as it is."""
-    if args.extend_vocabulary is None:
-        return job
-    # takes transformers, which takes seconds
-    from nemo_workflow.conversion.vocabulary import extended
-
-    return extended(job, args, token, scratch)
 
 
 def _is_split(folder: Path) -> bool:

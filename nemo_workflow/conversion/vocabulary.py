@@ -10,70 +10,23 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.conversion import inputs
+from nemo_workflow.conversion.extension import Extension
 from nemo_workflow.conversion.hf_folder import HFReader, TensorInfo, read_json
 from nemo_workflow.conversion.import_job import Import
 from nemo_workflow.conversion.output_dir import check_apart
 from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.models.tokenizer_files import KEPT, check_ids, copy_for_nemo, files_of
 from nemo_workflow.models.tokenizer_loading import load
-from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json
 
 FLAG = "--extend-vocabulary"
 MULTIPLE = 128  # of rows: what NeMo's configurations pad to, so that any tensor parallel size up to it divides them
 TIED_COPY = "lm_head.weight"  # some folders of tied models hold it too
-
-
-@dataclass(frozen=True)
-class Extension:
-    """What becomes of a vocabulary.
-
-    `pieces` are the new ids, and for each the old ids whose rows' mean it gets; none: the mean of all rows, with noise.
-    `before` and `rows` are the embedding's rows before and after.
-    """
-
-    tokenizer: Path
-    pieces: dict[int, tuple[int, ...]]
-    before: int
-    rows: int
-
-    @cached_property
-    def without_pieces(self) -> int:
-        return sum(not found for found in self.pieces.values())
-
-    def entries(self) -> dict[str, Any]:
-        """The report's `vocabulary` entry."""
-        return {
-            "tokenizer": str(self.tokenizer),
-            "rows_before": self.before,
-            "rows": self.rows,
-            "new_tokens": len(self.pieces),
-            "from_pieces": len(self.pieces) - self.without_pieces,
-            "from_mean_of_all": self.without_pieces,
-        }
-
-    def line(self) -> str:
-        """What the terminal shows."""
-        said = (
-            f"{counted(len(self.pieces), 'new token')}: {len(self.pieces) - self.without_pieces:,} begin with the mean of their"
-            f" old pieces' rows"
-        )
-        if self.without_pieces:
-            said += (
-                f", {self.without_pieces:,} (special, or without old pieces) with the mean of all rows and seeded noise"
-            )
-        spare = sum(token < self.before for token in self.pieces)
-        if spare:
-            said += f"; {spare:,} of them take rows that no old token had"
-        grown = f"{self.before:,} -> {self.rows:,}" if self.rows > self.before else f"{self.rows:,}, as before"
-        return f"{said}; rows: {grown}"
 
 
 def extended(job: Import, args: argparse.Namespace, token: str | None, scratch: Path) -> Import:

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from nemo_workflow.conversion.command import _checked_import, import_main, import_parser
+from nemo_workflow.conversion.extension import Extension
 from nemo_workflow.conversion.import_job import Import
-from nemo_workflow.conversion.vocabulary import Extension
 from nemo_workflow.utils.errors import Refusal
 from tests.conversion.conftest import CONFIG, SHAPES
 from tests.conversion.larger_tokenizers import SPECIAL, WORD, add_pieces
