@@ -49,14 +49,19 @@ $(VENV)/installed-dev: requirements/dev.txt requirements/docs.txt $(VENV)/instal
 	@set -o pipefail; $(PIP) -r requirements.txt -r requirements/dev.txt -r requirements/docs.txt | $(FAR)
 	@touch $@
 
+# Where the toolkit lies, as nvcc says: the nvcc in PATH may be a script of a module system, and its folder not the toolkit's.
+# torch's packages lack some of CUDA's headers (crt/), so that the toolkit's own must be found, and before them.
+TOOLKIT = nvcc="$$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)"; "$$nvcc" --dryrun -x cu -c /dev/null 2>&1 | sed -n 's|^.*_HERE_=\(.*\)/bin$$|\1|p' | head -1
+
 # torch first: Transformer Engine's torch part is compiled against it, with nvcc and a C++ compiler; the headers of cuDNN, NCCL,
-# cuBLAS and cuSPARSE come with torch's packages, for a toolkit may be nvcc alone: last, the toolkit's own come before them
+# cuBLAS and cuSPARSE come with torch's packages, for a toolkit may be nvcc alone
 install-gpu: | $(VENV)/python-is-there
 	@command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" || { echo "nvcc not found: install NVIDIA's CUDA 13 toolkit, or set CUDA_HOME to it" >&2; exit 2; }
 	@command -v g++ >/dev/null || { echo "g++ not found: install a C++ compiler" >&2; exit 2; }
 	@echo "installing into $(VENV) for NVIDIA GPUs: some 210 packages; then Transformer Engine is compiled, which takes minutes"
 	@set -o pipefail; $(PIP) -c constraints-gpu.txt -r requirements/gpu-build.txt -r requirements/common.txt | $(FAR)
-	CPLUS_INCLUDE_PATH="$$(echo $(abspath $(VENV))/lib/python3.*/site-packages/nvidia/{cudnn,nccl,cu13}/include | tr ' ' :)$${CPLUS_INCLUDE_PATH:+:$$CPLUS_INCLUDE_PATH}" \
+	home="$${CUDA_HOME:-$$($(TOOLKIT))}"; test -z "$$home" || export CUDA_HOME="$$home"; \
+	CPLUS_INCLUDE_PATH="$$(echo $${home:+"$$home"/include} $(abspath $(VENV))/lib/python3.*/site-packages/nvidia/{cudnn,nccl,cu13}/include | tr ' ' :)$${CPLUS_INCLUDE_PATH:+:$$CPLUS_INCLUDE_PATH}" \
 		$(BIN)/pip install --disable-pip-version-check --no-build-isolation -r requirements-gpu.txt
 	$(BIN)/pip check
 

@@ -13,7 +13,9 @@ from nemo_workflow.utils.errors import run_command
 def main() -> int:
     settings = command_line.parse(sys.argv[1:])
     if settings.completion:
-        print(command_line.completion(settings.completion))
+        from nemo_workflow.config import completion
+
+        print(completion.script(settings.completion))
         return 0
     if settings.list_models is not None:
         from nemo_workflow.models.catalog import listing

@@ -17,8 +17,10 @@ from nemo_workflow.run_dir import metrics
 from tests.e2e.run.harness import FAULTS, REPOSITORY, SECONDS, Experiment
 from tests.e2e.slurm import daemons
 
-STEPS, SAVE_EVERY = 24, 4
+STEPS, SAVE_EVERY = 60, 4
 SLOW = "0.1"
+TRAINED = 6.0  # seconds of training at most that a random moment is after the ranks' start
+EARLY = 0.15  # share of kills at a random moment that come before training begins
 POINTS = ("save.before", "save.begun", "save.shards", "save.manifest", "save.mark", "save.prune", "load", "step")
 SLURM_FLAGS = ("--executor", "slurm", "--no-container", "-A", "a1", "-P", "batch", "--requeue", "3", "--wait")
 
@@ -30,11 +32,12 @@ class Way:
     flags: tuple[str, ...] = ()
     victims: tuple[str, ...] = ("rank", "ranks", "launcher", "group")
 
+    most = 1  # kills while one command runs
+
     def __init__(self, corpus: Path, folder: Path, ranks: int):
         self.corpus, self.folder, self.ranks = corpus, folder, ranks
-        self.usual = 0.0  # seconds from the command to the end of the uninterrupted run
         self.said = ""  # what the last start printed
-        self.reference = self.experiment("reference")
+        self._process: subprocess.Popen[str] | None = None
 
     def experiment(self, name: str) -> Experiment:
         output = self.folder / self.name
@@ -43,36 +46,52 @@ class Way:
     def record(self, run: Experiment) -> Path:
         return self.folder / f"{self.name}-{run.name}.samples"
 
-    def measure(self) -> None:
-        """Make the uninterrupted run. Raises RuntimeError where it fails."""
-        began = time.monotonic()
-        if self.start(self.reference):
-            raise RuntimeError(self.said)
-        self.usual = time.monotonic() - began
-
-    def start(self, run: Experiment, fault: str = "") -> int:
+    def start(self, run: Experiment) -> int:
         """One start to its end; returns its exit code."""
-        return self._end(self._begin(run, fault))
+        return self._end(self._begin(run, ""))
 
-    def kill_once(self, run: Experiment, chance: random.Random) -> tuple[str, int]:
-        """One start and one kill; returns what was killed where, empty where nothing was, and the exit code."""
+    def kill(self, run: Experiment, chance: random.Random, starting: float, most: int) -> tuple[list[str], int]:
+        """One command and up to `most` kills; returns what was killed where, and the exit code.
+
+        `starting` is how many seconds the ranks take to begin.
+        """
         victim = chance.choice(self.victims)
-        if chance.random() < 0.5 and (fault := self._fault(run, victim, chance)):
-            starts = self._starts(run)
-            code = self.start(run, fault)
-            came = code != 0 or self._starts(run) > starts + 1
-            who = victim if self._action(victim) == victim else "rank"
-            return f"{who} at {fault.split()[0]}" if came else "", code
-        process = self._begin(run, "")
-        try:
-            process.wait(timeout=chance.uniform(1, self.usual))
-        except subprocess.TimeoutExpired:
-            self._kill(process.pid, run, victim, chance)
-            return f"{victim} at a random moment", self._end(process)
-        return "", self._end(process)
+        fault = self._fault(run, victim, chance) if chance.random() < 0.5 else ""
+        begun = self._starts(run)
+        process = self._begin(run, fault)
+        killed: list[str] = []
+        if fault:
+            while process.poll() is None and not self._came.exists():
+                time.sleep(0.2)
+            if self._came.exists():
+                who = victim if self._action(victim) == victim else "rank"
+                killed.append(f"{who} at {fault.split()[0]}")
+                begun += fault.split()[0] != "load"  # a start is told after the load
+        while process.poll() is None and len(killed) < min(self.most, most):
+            early = chance.random() < EARLY
+            if self._wait(process, run, begun, chance.uniform(1, starting) if early else SECONDS):
+                time.sleep(chance.uniform(0, TRAINED))
+            if process.poll() is None:
+                begun = self._starts(run)
+                victim = chance.choice(self.victims)
+                self._kill(process.pid, run, victim, chance)
+                killed.append(f"{victim} at a random moment")
+        return killed, self._end(process)
+
+    def _wait(self, process: subprocess.Popen[str], run: Experiment, begun: int, seconds: float) -> bool:
+        """Whether the ranks began training again within `seconds`."""
+        end = time.monotonic() + seconds
+        while process.poll() is None and time.monotonic() < end:
+            if self._starts(run) > begun:
+                return True
+            time.sleep(0.1)
+        return False
 
     def close(self) -> None:
-        """End what the way has started."""
+        """End what the way has started; the ranks end with their launcher."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
 
     def _action(self, victim: str) -> str:
         return victim if victim in ("launcher", "group") else "kill"
@@ -80,7 +99,7 @@ class Way:
     def _fault(self, run: Experiment, victim: str, chance: random.Random) -> str:
         """FAULT of tests/e2e/run/faults for a save, load or step that is to come; empty where there is none."""
         done = max(run.whole(), default=0)
-        to_come = range(done // SAVE_EVERY * SAVE_EVERY + SAVE_EVERY, STEPS + 1, SAVE_EVERY)
+        to_come = range(done // SAVE_EVERY * SAVE_EVERY + SAVE_EVERY, STEPS + 1, SAVE_EVERY)[:3]
         if not to_come:
             return ""
         point = chance.choice([point for point in POINTS if done or point not in ("load", "save.prune")])
@@ -92,8 +111,8 @@ class Way:
 
     def _variables(self, run: Experiment, fault: str) -> dict[str, str]:
         found = {"RECORD": str(self.record(run)), "SLOW": SLOW, "PYTHONPATH": str(FAULTS)}
-        once = self.folder / f"once-{time.monotonic_ns()}"
-        return found | ({"FAULT": fault, "ONCE": str(once)} if fault else {})
+        self._came = self.folder / f"came-{time.monotonic_ns()}"
+        return found | ({"FAULT": fault, "ONCE": str(self._came)} if fault else {})
 
     def _begin(self, run: Experiment, fault: str) -> subprocess.Popen[str]:
         inherited = {name: value for name, value in os.environ.items() if name != "FAULT"}
@@ -102,9 +121,10 @@ class Way:
     def _popen(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
         log = (self.folder / f"{self.name}.log").open("w+", encoding="utf-8")
         with log:
-            return subprocess.Popen(
+            self._process = subprocess.Popen(
                 command, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True
             )
+        return self._process
 
     def _end(self, process: subprocess.Popen[str]) -> int:
         code = process.wait(timeout=SECONDS)
@@ -128,6 +148,7 @@ class Restarts(Way):
     name = "restarts"
     flags = ("--max-restarts", "3")
     victims = ("rank", "ranks", "torchrun")
+    most = 4
 
     def _action(self, victim: str) -> str:
         return "once"  # not again after the restart
@@ -139,6 +160,7 @@ class Slurm(Way):
     name = "slurm"
     flags = SLURM_FLAGS
     victims = ("rank", "ranks", "job", "node")
+    most = 4
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
@@ -148,6 +170,7 @@ class Slurm(Way):
         self.daemons.start()
 
     def close(self) -> None:
+        super().close()
         self.daemons.stop()
 
     def _action(self, victim: str) -> str:

@@ -11,11 +11,12 @@ import pytest
 
 from nemo_workflow.backends import memory_pool
 from tests.places import large, no_outside, place, shared
+from tests.preprocess.fixtures import preprocess, reference, tokenizers_dir
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
 
-__all__ = ["large", "no_outside", "place", "shared"]  # fixtures
+__all__ = ["large", "no_outside", "place", "preprocess", "reference", "shared", "tokenizers_dir"]  # fixtures
 
 # a thread of OpenMP's that waits for another gives its core to the tests beside it, instead of spinning
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,46 +1,139 @@
-"""The pages' pictures, of a run of our own: `python -m tools.take_pictures RUN` writes docs/pictures/ with Chromium."""
+"""The pages' pictures, all of one run of our own: `python -m tools.take_pictures` writes docs/pictures/ (minutes on a CPU).
+
+live.svg: the terminal while the laptop's example trains; report.png: the report of that run, in Chromium; plan.svg: what
+--dry-run prints of the example for an H100. The text is Python's own sources.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal, run_command
+from nemo_workflow.utils.files import written_aside
+from tools import demo, terminal_picture
 
 FOLDER = REPOSITORY / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SIZE = "1200,900"
+SIZE = "1200,1100"
+CORPUS_BYTES = 160_000_000
+SHOWN = 75  # step at which the terminal is taken
+TRAINING = "python pretrain_llm.py --config examples/laptop.yaml -E my_run --split 98,1,1 --val-check-interval 50"
+PLAN = "python pretrain_llm.py --config examples/one_h100.yaml --hf-model-id my_tokenizer --max-steps 80 -E h100_run --dry-run"
 
 
 def main() -> int:
-    """A screen of the run's report, as a desktop shows it."""
+    """Make the data, train, and take the three pictures."""
     parser = Parser(
         prog="python -m tools.take_pictures",
-        description="Write the pictures of the pages from a finished run's report, with Chromium.",
+        description="Write the pages' pictures: train the laptop's example on Python's sources, take the terminal, the"
+        " report and a plan. What is in --work-dir already is used again.",
     )
-    parser.add_argument("run", type=Path, help="folder of a run, such as nemo_experiments/my_run")
-    report = parser.parse_args().run / "report.html"
-    if not report.is_file():
-        raise Refusal(f"{report}: no such file; python -m nemo_workflow.runs report writes it")
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("/tmp/nemo_workflow"),
+        help="folder of data and run, to be seen in the pictures (default /tmp/nemo_workflow)",
+    )
+    work = parser.parse_args().work_dir.absolute()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise Refusal(f"no browser found ({', '.join(BROWSERS)}); apt-get install chromium")
     FOLDER.mkdir(parents=True, exist_ok=True)
+    make_data(work)
+    take_live_line(work)
+    take_plan(work)
+    take_report(browser, work / "nemo_experiments" / "my_run" / "report.html")
+    return 0
+
+
+def make_data(work: Path) -> None:
+    """my_tokenizer and my_data, as the examples name them."""
+    texts = work / "sources.jsonl"
+    if not texts.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        with written_aside(texts) as stream:
+            for text in sources(CORPUS_BYTES):
+                stream.write(json.dumps({"text": text}) + "\n")
+    if not (work / "my_tokenizer").exists():
+        with tempfile.TemporaryDirectory() as place:
+            demo.write_corpus(Path(place) / "part.jsonl")
+            demo.train_tokenizer(Path(place) / "part.jsonl", work / "my_tokenizer")
+    if not (work / "my_data").exists():
+        script, flags = (
+            REPOSITORY / "preprocess_data.sh",
+            f"--tokenizer my_tokenizer --input {texts.name} --output-dir my_data",
+        )
+        subprocess.run(["bash", str(script), *flags.split()], cwd=work, check=True)
+
+
+def sources(limit: int) -> Iterator[str]:
+    """The environment's Python files, `limit` bytes of them at most."""
+    size = 0
+    for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*.py")):
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        size += len(text)
+        if size > limit:
+            return
+        yield text
+
+
+def words_of(command: str) -> list[str]:
+    """A command as it is shown -> as it is run from another folder."""
+    words = shlex.split(command)
+    words[:2] = [sys.executable, str(REPOSITORY / words[1])]
+    return [str(REPOSITORY / word) if word.startswith("examples/") else word for word in words]
+
+
+def take_live_line(work: Path) -> None:
+    """Train to the end; the picture is the terminal as it stood at step SHOWN."""
+    if (work / "nemo_experiments" / "my_run").exists():
+        raise Refusal(f"{work / 'nemo_experiments' / 'my_run'}: exists; delete it, or name another --work-dir")
+    taken: list[str] = []
+
+    def seen(lines: list[str]) -> None:
+        if not taken and lines and re.match(rf"step {SHOWN}/\d+ .* left$", lines[-1]):
+            taken.extend(lines)
+
+    code = terminal_picture.record(words_of(TRAINING), work, seen)
+    if code or not taken:
+        raise Failure(f"exit code {code} of the training; step {SHOWN} was{'' if taken else ' not'} seen")
+    write("live.svg", terminal_picture.svg(TRAINING, taken, "a run while it trains"))
+
+
+def take_plan(work: Path) -> None:
+    done = subprocess.run(words_of(PLAN), cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failure(done.stderr)
+    write("plan.svg", terminal_picture.svg(PLAN, done.stdout.splitlines(), "a plan, made on a laptop"))
+
+
+def take_report(browser: str, report: Path) -> None:
+    """A screen of the run's report, as a desktop shows it."""
     picture = FOLDER / "report.png"
     with tempfile.TemporaryDirectory() as profile:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
         flags += [f"--window-size={SIZE}", "--virtual-time-budget=8000", f"--screenshot={picture}"]
-        done = subprocess.run(
-            [browser, *flags, report.absolute().as_uri()], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([browser, *flags, report.as_uri()], capture_output=True, text=True, check=False)
     if done.returncode or not picture.is_file():
         raise Failure(f"{browser}: {done.stderr.strip()[-500:]}")
     print(f"{picture}: {picture.stat().st_size / 1024:.0f} KiB")
-    return 0
+
+
+def write(name: str, picture: str) -> None:
+    with written_aside(FOLDER / name) as stream:
+        stream.write(picture)
+    print(f"{FOLDER / name}: {len(picture) / 1024:.0f} KiB")
 
 
 if __name__ == "__main__":

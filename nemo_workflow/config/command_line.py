@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,17 +50,6 @@ def add_flag(group: Any, option: Option, text: str | None = None, **more: Any) -
         if option.bare is not None:
             keywords |= {"nargs": "?", "const": option.bare}
     group.add_argument(*option.spellings, **keywords)
-
-
-def completion(shell: str) -> str:
-    """The script by which a shell completes the flags and their values; raises Refusal without shtab."""
-    try:
-        import shtab
-    except ModuleNotFoundError:
-        raise Refusal("--completion: the package shtab is not installed; pip install shtab") from None
-    made = parser()
-    made.prog = Path(sys.argv[0]).name
-    return str(shtab.complete(made, shell=shell))
 
 
 def parse(argv: Sequence[str]) -> Settings:
@@ -115,7 +103,11 @@ def read_config(path: str) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         loaded, node = yaml_text.load(text), yaml.compose(text, yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        example = "; lines `flag-name: value` are expected there, as in examples/laptop.yaml"
+        said = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise Refusal(f"--config {path}: {said}{example}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"--config {path}: cannot be read: {error}") from None
     if node is None or not isinstance(loaded, dict):
         raise Refusal(f"--config {path}: expected lines of the form `flag-name: value`")

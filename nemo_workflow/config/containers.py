@@ -1,9 +1,12 @@
-"""What is known of NVIDIA's NeMo containers: nvcr.io/nvidia/nemo:TAG."""
+"""What runs the ranks of a Slurm job, and what is known of NVIDIA's NeMo containers: nvcr.io/nvidia/nemo:TAG."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_workflow.config.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,44 @@ SUPPORTED = {
 }
 NAMES = ", ".join(SUPPORTED)
 LAST = (26, 2)  # later images hold Megatron-Bridge and no NeMo
+
+PYXIS, APPTAINER, NONE = "pyxis", "apptainer", "none"
+PULLED = ".apptainer"  # folder below --output-dir of the images that jobs have pulled
+
+
+def runtime(settings: Settings) -> str:
+    """PYXIS, APPTAINER or NONE: --container-runtime, of which --no-container is the older form."""
+    return NONE if settings.no_container else settings.container_runtime or PYXIS
+
+
+def described(settings: Settings) -> str | None:
+    """The container of a Slurm job in words; None without one."""
+    if settings.executor != "slurm" or runtime(settings) == NONE:
+        return None
+    return f"{settings.container_image} by {runtime(settings)}"
+
+
+@dataclass(frozen=True)
+class ApptainerImage:
+    """What Apptainer starts: `path` on the shared disk, pulled from `source` where that is not None."""
+
+    path: str
+    source: str | None
+
+
+def apptainer_image(settings: Settings) -> ApptainerImage:
+    """--container-image for Apptainer: a file or an unpacked folder, an address such as docker://…, or a registry's name."""
+    image = settings.container_image
+    if is_file(image):
+        return ApptainerImage(str(Path(image).expanduser().absolute()), None)
+    source = image if "://" in image else f"docker://{image.replace('#', '/', 1)}"
+    name = re.sub(r"[^\w.-]+", "_", source.partition("://")[2])
+    return ApptainerImage(str(Path(settings.output_dir).expanduser().absolute() / PULLED / f"{name}.sif"), source)
+
+
+def is_file(image: str) -> bool:
+    """Whether an image is meant as a path, and not as a name in a registry."""
+    return "://" not in image and (image.startswith(("/", ".", "~")) or image.endswith((".sif", ".sqsh", ".img")))
 
 
 def tag_of(image: str) -> str | None:

@@ -270,6 +270,7 @@ _OURS = [
     Option("stop-before", SLURM, "seconds before the time limit at which the run saves and stops", type=int, default=300, least=0, metavar="SECONDS"),
     Option("container-mounts", SLURM, "folder to mount, HOST:CONTAINER[:FLAGS]; may be given more than once; the run's own folders are mounted by themselves", many=True, metavar="MOUNT"),
     Option("container-env", SLURM, "variable that the container takes from the job's environment even if its image sets it; may be given more than once", many=True, metavar="NAME"),
+    Option("container-runtime", SLURM, "what starts the container: pyxis (srun's plugin), apptainer (or singularity), or none, which is --no-container; unset: pyxis", choices=("pyxis", "apptainer", "none")),
     Option("no-container", SLURM, "run without a container: this Python environment, on a disk that the nodes share", switch=True, default=False),
     Option("setup-file", SLURM, "shell lines to run first on the first node, such as `module load`; copied with the code", metavar="FILE"),
     Option("ssh", SLURM, "submit from [USER@]HOST[:PORT], a login node that sees the same folders", metavar="HOST"),
@@ -324,7 +325,7 @@ _COMMAND = [
     Option("deadline", PARALLEL, "with --suggest: time that the run may take, such as 24h, 90m or 3d; the fewest GPUs that make it come first", type=duration, metavar="TIME"),
     Option("calibrate", EXECUTION, "scale the time plan by what the run RUN (an experiment or its folder) was seen to take, for all runs below --output-dir, and stop", metavar="RUN"),
     Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare="", may_be_empty=True),
-    Option("completion", EXECUTION, "print the shell's script that completes this command's flags and stop (needs shtab): source <(python pretrain_llm.py --completion bash)", choices=("bash", "zsh", "tcsh")),
+    Option("completion", EXECUTION, "print the shell's script that completes this command's flags and stop (needs shtab): eval \"$(python pretrain_llm.py --completion bash)\", or for fish: python pretrain_llm.py --completion fish | source", choices=("bash", "zsh", "fish", "tcsh")),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
 # fmt: on

@@ -11,6 +11,7 @@ from nemo_workflow.config import auto_layout, calibration, checks, memory, micro
 from nemo_workflow.config.card import PlannedCard, card_of
 from nemo_workflow.config.checks import slurm as slurm_rules
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.checks.hardware import slow_on_a_cpu
 from nemo_workflow.config.checks.values import smallest_values
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.parallelism import make_layout
@@ -222,7 +223,7 @@ def _accelerator(run: Run) -> str:
     asks_for_gpu = {"gpu", "gpu_memory", "node_bandwidth", "layout"} & settings.given
     vocabulary = parameters.padded_vocabulary(run.sizes, run.recipe.reference_vocab)
     large = parameters.count(run.recipe.family, run.recipe.model_class, run.sizes, vocabulary).total > CPU_PARAMETERS
-    if not (asks_for_gpu or large):
+    if not (asks_for_gpu or large or slow_on_a_cpu(run)):
         return "cpu"
     run.notes.append("no GPU here: this is the plan for a machine with GPUs; --accelerator cpu plans for this one")
     return "gpu"

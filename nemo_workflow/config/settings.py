@@ -38,6 +38,7 @@ class Settings(FlagValues):
     stop_before: int = 300
     container_mounts: tuple[str, ...] = ()
     container_env: tuple[str, ...] = ()
+    container_runtime: str | None = None
     no_container: bool = False
     setup_file: str | None = None
     ssh: str | None = None

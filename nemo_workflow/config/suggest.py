@@ -16,7 +16,7 @@ from nemo_workflow.config.layout_search import Choice
 from nemo_workflow.config.memory import GIB
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.utils.console import human_time
+from nemo_workflow.utils.console import human_step, human_time
 from nemo_workflow.utils.errors import Refusal
 
 LADDER = (1, 2, 4, 8, 16, 32, 64)
@@ -98,7 +98,8 @@ def text(run: Run, asked: Settings, card: PlannedCard, found: Sequence[Row], com
     """The table, and the command of each row."""
     assert run.recipe is not None
     batch = f"{asked.global_batch_size:,} x {run.seq_length:,} tokens per step"
-    kind = "measured" if card.gpu and card.gpu.is_measured else "from its data sheet, not measured"
+    measured = card.gpu and card.gpu.is_measured
+    kind = "as measured on such cards" if measured else "from its data sheet, not measured"
     head = f"{run.recipe.name}, {batch}{', fp8' if asked.fp8 else ''}; planned for {card}, time {kind}"
     length = "run" if run.schedule else "1e9 tokens"
     table: list[tuple[str, ...]] = [("", "GPUs", "layout", "GiB", "tokens/s/GPU", "step", length, "GPU hours")]
@@ -127,7 +128,7 @@ def _cells(number: int, row: Row) -> tuple[str, ...]:
         auto_layout.described(row.choice),
         f"{row.choice.bytes / GIB:.1f}",
         f"{time.tokens_per_second:,.0f}",
-        f"{time.total:.3g} s",
+        human_step(time.total),
         human_time(total),
         f"{total * row.gpus / 3600:,.1f}",
     )

@@ -111,7 +111,7 @@ def _more_processes_than_cores(run: Run) -> None:
 def _nemo_of_the_ranks(run: Run) -> None:
     """Whether the ranks' NeMo is the one that the plan was made for, as far as it can be told from here."""
     settings, planned = run.settings, catalog.nemo_version()
-    if settings.executor == "slurm" and not settings.no_container:
+    if containers.described(settings):
         note = containers.note(settings.container_image, planned)
         run.notes += [note] if note else []
         return

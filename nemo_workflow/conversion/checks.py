@@ -145,24 +145,36 @@ def redundant(reader: HFReader, family: Family, hf: Config) -> set[str]:
     return found
 
 
-def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
-    """The one torch dtype of the weights."""
-    kinds: dict[str, str] = {}
-    for name, info in tensors.items():
-        # DeepSeek V3 keeps its bias in fp32 among bf16 weights, and so does NeMo; rotary tables are not carried
-        if name.endswith(("e_score_correction_bias", ROTARY)):
-            continue
-        kinds.setdefault(info.dtype, name)
+def no_strange_dtype(tensors: dict[str, TensorInfo], folder: Path) -> None:
+    """Refuse weights of a dtype that no model computes with."""
+    kinds = _dtypes(tensors)
     strange = sorted(set(kinds) - set(TORCH_NAMES))
     if strange:
         raise Refusal(
             f"{folder}: {kinds[strange[0]]} is {strange[0]}: the weights are quantized, or no model's; only"
             f" {', '.join(sorted(TORCH_NAMES.values()))} are converted"
         )
+
+
+def dtype(tensors: dict[str, TensorInfo], folder: Path) -> str:
+    """The one torch dtype of the weights."""
+    no_strange_dtype(tensors, folder)
+    kinds = _dtypes(tensors)
     if len(kinds) > 1:
         mixed = ", ".join(f"{kind} ({name})" for kind, name in sorted(kinds.items()))
         raise Refusal(f"{folder}: the weights have several dtypes, {mixed}; save the model in one")
     return TORCH_NAMES[next(iter(kinds))]
+
+
+def _dtypes(tensors: dict[str, TensorInfo]) -> dict[str, str]:
+    """Each dtype of the weights -> the first tensor that has it."""
+    kinds: dict[str, str] = {}
+    for name, info in tensors.items():
+        # DeepSeek V3 keeps its bias in fp32 among bf16 weights, and so does NeMo; rotary tables are not carried
+        if name.endswith(("e_score_correction_bias", ROTARY)):
+            continue
+        kinds.setdefault(info.dtype, name)
+    return kinds
 
 
 def needs(total: int, largest: int) -> tuple[int, int]:

@@ -142,6 +142,7 @@ def _import(job: Import, args: argparse.Namespace) -> int:
 
 def _checked_import(args: argparse.Namespace, scratch: Path) -> Import:
     """The import; the folder `scratch` is made for what an extended vocabulary changes beside the weights."""
+    inputs.check_swapped(args.source, args.output_path, args.overwrite)
     check_output(args.output_path, args.overwrite)
     folder = inputs.fetch(args.source, args.revision, _token(args))
     check_apart(args.output_path, folder)
@@ -193,6 +194,7 @@ def export_main(argv: list[str] | None = None) -> int:
     """Run convert_from_nemo2_to_hf.py."""
     args = export_parser().parse_args(_spell(argv))
     _large_pages()
+    inputs.check_swapped(args.source, args.output_path, args.overwrite)
     check_output(args.output_path, args.overwrite)
     folder = inputs.find_nemo(args.source)
     check_apart(args.output_path, folder)

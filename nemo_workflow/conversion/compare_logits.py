@@ -33,7 +33,7 @@ from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.models.families import transformers5
 from nemo_workflow.models.families.base import Config
 from nemo_workflow.models.families.wrappers import text_part
-from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.errors import Failure, Refusal
 
 TOKENS = 64
 ALLOWED = 1e-3  # of the logits' standard deviation
@@ -52,10 +52,27 @@ def prove(comparison: Comparison, hf_folder: Path, config_class: str, fields: Co
     tokens = fixed_tokens(model)
     walk = Walk(comparison)
     with one_rank():
-        theirs = transformers_forward(model, hf_folder, walk, tokens)
-        ours = megatron_forward(model, walk, config_class, fields, tokens)
+        with computing("transformers"):
+            theirs = transformers_forward(model, hf_folder, walk, tokens)
+        with computing("NeMo"):
+            ours = megatron_forward(model, walk, config_class, fields, tokens)
         logits = compare_logits(*walk.run(ours, theirs))
     return comparison.result(), {**logits, "tokens": tokens.numel()}
+
+
+@contextlib.contextmanager
+def computing(library: str) -> Iterator[None]:
+    """Whatever a library stumbles over when it builds or computes a model is a refusal in words; memory that is out is not."""
+    try:
+        yield
+    except (MemoryError, threading.BrokenBarrierError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise Refusal(
+            f"config.json: {library} can't compute the model that it describes, to compare both ({first}); take the one that the"
+            " model came with"
+        ) from error
 
 
 def compare_logits(ours: torch.Tensor, theirs: torch.Tensor) -> Config:
@@ -167,7 +184,7 @@ def transformers_forward(model: Model, folder: Path, walk: Walk, tokens: torch.T
     ends = Ends(embedding, output, f"{names[output]}.weight")
 
     def forward() -> torch.Tensor:
-        with weights_on_demand(built, layers, walk, read, ends, tokens):
+        with computing("transformers"), weights_on_demand(built, layers, walk, read, ends, tokens):
             return built(input_ids=tokens, use_cache=False).logits[0]
 
     return forward
@@ -214,7 +231,7 @@ def megatron_forward(model: Model, walk: Walk, config_class: str, fields: Config
     count = tokens.shape[1]
 
     def forward() -> torch.Tensor:
-        with weights_on_demand(built, layers, walk, read, ends, tokens):
+        with computing("NeMo"), weights_on_demand(built, layers, walk, read, ends, tokens):
             mask = torch.ones(1, 1, count, count).tril() < 0.5
             return built(tokens, torch.arange(count)[None], mask).float()[0, :, : model.dims.vocab]
 

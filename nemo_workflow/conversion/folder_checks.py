@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.conversion import tensor_shapes
 from nemo_workflow.conversion.hf_folder import TensorInfo
+from nemo_workflow.conversion.other_weights import MERGE
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.mapping import items
 from nemo_workflow.utils.errors import Refusal
@@ -25,6 +27,9 @@ ROPE_NUMBERS = {
     *ROPE_NEEDS["llama3"], "rope_theta", "partial_rotary_factor", "attention_factor", "beta_fast", "beta_slow", "mscale",
     "mscale_all_dim",
 }  # fmt: skip
+
+
+DIVISORS = {"factor", "rope_theta", "original_max_position_embeddings", "partial_rotary_factor"}
 
 
 def checked_values(raw: Config, family: Family, path: Path) -> Config:
@@ -85,6 +90,11 @@ def _rope_problems(name: str, rope: Any) -> Iterator[str]:
     for key in sorted(ROPE_NUMBERS & set(rope)):
         if rope[key] is not None and not _is_number(rope[key]):
             yield f"{name}'s {key} is {_short(rope[key])}; a number is expected"
+        elif rope[key] is not None and key in DIVISORS and not rope[key] > 0:
+            yield f"{name}'s {key} is {rope[key]}; a number above 0 is expected"
+    low, high = rope.get("low_freq_factor"), rope.get("high_freq_factor")
+    if _is_number(low) and _is_number(high) and not float(low or 0) < float(high or 0):
+        yield f"{name}'s low_freq_factor {low} is not below its high_freq_factor {high}"
 
 
 def check_heads(raw: Config, family: Family, path: Path) -> None:
@@ -99,6 +109,34 @@ def check_heads(raw: Config, family: Family, path: Path) -> None:
         )
     if "num_key_value_heads" in carried and heads and groups and heads % groups:
         raise Refusal(f"{path}: num_attention_heads {heads} is no multiple of num_key_value_heads {groups}")
+
+
+def check_ranges(hf: Config, family: Family, path: Path) -> None:
+    """Raise Refusal for numbers of a completed config.json that no model computes with."""
+    problems = []
+    for name in ("rope_theta", "rope_local_base_freq"):
+        if hf.get(name) is not None and not hf[name] > 0:
+            problems.append(f"{name} is {hf[name]}; a number above 0 is expected")
+    rates = {rule.hf for rule in family.fields} | family.special_fields
+    for name in sorted(name for name in rates if name.endswith(("dropout", "pdrop"))):
+        rate = hf.get(name)
+        if rate is not None and not (_is_number(rate) and 0 <= rate < 1):
+            problems.append(f"{name} is {_short(rate)}; a rate from 0 to below 1 is expected")
+    experts, chosen = family.experts(hf), hf.get("num_experts_per_tok")
+    if experts and chosen is not None and chosen > experts:
+        problems.append(f"num_experts_per_tok {chosen} of {experts} experts")
+    groups, of_them = hf.get("n_group"), hf.get("topk_group")
+    if experts and groups and (experts % groups or (of_them or 1) > groups):
+        problems.append(f"{experts} experts in n_group {groups} groups, of which topk_group {of_them} are chosen")
+    types, layers = hf.get("layer_types"), hf["num_hidden_layers"]
+    if (
+        "layer_types" in family.special_fields
+        and types is not None
+        and (not isinstance(types, list) or len(types) != layers)
+    ):
+        problems.append(f"layer_types is {_short(types)}; a list of one for each of {layers} layers is expected")
+    if problems:
+        raise Refusal([f"{path}: {problem}" for problem in problems])
 
 
 @contextlib.contextmanager
@@ -118,7 +156,9 @@ def check_names(family: Family, hf: Config, tensors: dict[str, TensorInfo], drop
     carried = {name for item in items(family, hf) for name in item.hf}
     missing = sorted(carried - set(tensors))
     if missing:
-        raise Refusal(f"the source lacks {len(missing)} tensors of a {family.architecture}, e.g. {missing[0]}")
+        raise Refusal(
+            f"the source lacks {len(missing)} tensors of a {family.architecture}, e.g. {missing[0]}{_why_missing(missing, tensors)}"
+        )
     left = sorted(set(tensors) - carried - dropped)
     if left:
         raise Refusal(
@@ -127,44 +167,32 @@ def check_names(family: Family, hf: Config, tensors: dict[str, TensorInfo], drop
         )
 
 
-def _sizes(hf: Config) -> dict[str, tuple[int, ...]]:
-    """Ends of tensors' names -> the shape that a completed config.json gives them, in the words that most families share."""
-    hidden, vocabulary, inner = hf["hidden_size"], hf["vocab_size"], hf.get("intermediate_size")
-    sizes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (vocabulary, hidden),
-        "lm_head.weight": (vocabulary, hidden),
-        ".input_layernorm.weight": (hidden,),
-        "model.norm.weight": (hidden,),
-    }
-    if isinstance(inner, int):
-        sizes |= {
-            ".mlp.gate_proj.weight": (inner, hidden),
-            ".mlp.up_proj.weight": (inner, hidden),
-            ".mlp.down_proj.weight": (hidden, inner),
-        }
-    if isinstance(hf.get("head_dim"), int) and "kv_lora_rank" not in hf:
-        query, key = hf["num_attention_heads"] * hf["head_dim"], hf["num_key_value_heads"] * hf["head_dim"]
-        sizes |= {
-            ".self_attn.q_proj.weight": (query, hidden),
-            ".self_attn.k_proj.weight": (key, hidden),
-            ".self_attn.v_proj.weight": (key, hidden),
-            ".self_attn.o_proj.weight": (hidden, query),
-        }
-    return sizes
+def _why_missing(missing: list[str], tensors: dict[str, TensorInfo]) -> str:
+    """What the tensors that are there tell about those that are not."""
+    if any(".lora_A." in name for name in tensors):
+        return f"; it holds an adapter's tensors (LoRA): {MERGE}"
+    if missing == ["lm_head.weight"]:
+        return (
+            "; a model whose output layer is its embedding says so in config.json (tie_word_embeddings: true), another was not"
+            " saved whole"
+        )
+    wrapped = [name for name in tensors if name.endswith(f".{missing[0]}")]
+    if wrapped:
+        prefix = wrapped[0].removesuffix(missing[0])
+        return f"; it has {wrapped[0]}: save the model without what it was wrapped in ({prefix})"
+    return ""
 
 
 def check_shapes(hf: Config, tensors: dict[str, TensorInfo], path: Path) -> None:
     """Raise Refusal for weights of another shape than config.json says, as far as their names tell what they are."""
-    sizes = _sizes(hf)
-    wrong = []
-    for name, info in tensors.items():
-        wanted = next((shape for end, shape in sizes.items() if name.endswith(end)), info.shape)
-        if info.shape != wanted:
-            wrong.append((name, info.shape, wanted))
+    wanted = {name: tensor_shapes.expected(name, hf) for name in tensors}
+    wrong = [
+        (name, info.shape, shape) for name, info in tensors.items() if (shape := wanted[name]) not in (None, info.shape)
+    ]
     if wrong:
-        name, found, wanted = wrong[0]
+        name, found, shape = wrong[0]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise Refusal(
-            f"{path}: {name} has the shape {list(found)} in the weights, and {list(wanted)} by config.json{more};"
+            f"{path}: {name} has the shape {list(found)} in the weights, and {list(shape)} by config.json{more};"
             " are config.json and the weights of the same model?"
         )

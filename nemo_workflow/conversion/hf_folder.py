@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from nemo_workflow.conversion.other_weights import unnamed_shards, what_is_there
 from nemo_workflow.models.tokenizer_files import check_no_pointer
 from nemo_workflow.utils.errors import Refusal
 
@@ -116,16 +117,22 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
             f" Move the one that is out of date out of the folder: {SINGLE}, or {INDEX} with its shards"
         )
     elif not index.exists():
-        raise Refusal(f"{folder}: has no {SINGLE} and no {INDEX}{_what_else(folder)}")
+        raise Refusal(f"{folder}: has no {SINGLE} and no {INDEX}{what_is_there(folder)}")
     elif not files:
         raise Refusal(f"{index}: names no tensors: download or save the model again")
     problems = [f"{folder}: shard {name} is named by {INDEX} and missing" for name in lost]
+    problems += [
+        f"{folder}: shard {name} is there and not named by {INDEX}: download or save the model again"
+        for name in unnamed_shards(folder, files)
+    ]
     if problems:
         raise Refusal(problems)
     tensors: dict[str, TensorInfo] = {}
     for file_name in files:
-        held = read_header(folder / file_name)
-        tensors |= {name: info for name, info in held.items() if weight_map.get(name, file_name) == file_name}
+        for name, info in read_header(folder / file_name).items():
+            # where two shards hold a tensor the index decides; where one does, that one, as transformers reads it
+            if name not in tensors or weight_map.get(name) == file_name:
+                tensors[name] = info
     unfound = sorted(set(weight_map) - set(tensors))
     if unfound:
         raise Refusal(f"{index}: names {len(unfound)} tensors that no shard holds, e.g. {unfound[0]}")
@@ -150,21 +157,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name that no disk takes
         return False
-
-
-def _what_else(folder: Path) -> str:
-    """What a folder without safetensors holds in their place, for the refusal."""
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
-    if pickles:
-        return f" ({pickles[0]} is a pickle: load it with transformers and save it with save_pretrained)"
-    other = sorted(
-        path.name for pattern in ("*.safetensors", "*.gguf", "*.pth", "*.h5") for path in folder.glob(pattern)
-    )
-    return (
-        f" ({other[0]} is not the form that transformers saves: load it and save it with save_pretrained)"
-        if other
-        else ""
-    )
 
 
 class HFReader:

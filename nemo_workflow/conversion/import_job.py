@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nemo_workflow.conversion import checks, config_fields, folder_checks, hf_folder, inputs
 from nemo_workflow.conversion.extension import Extension
+from nemo_workflow.conversion.other_weights import ADAPTER, MERGE, weights_of_any_kind
 from nemo_workflow.models import pretrained
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
@@ -54,6 +55,11 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         nemo, losses = config_fields.to_nemo(hf, family)
         config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     listed = {} if config_alone else hf_folder.list_tensors(folder)
+    if (folder / ADAPTER).exists():
+        raise Refusal(
+            f"{folder}: holds a model and an adapter ({ADAPTER}), which transformers would put on another model, the adapter's"
+            f" base: move the adapter's files out of the folder, or {MERGE}"
+        )
     tensors, images = checks.text_tensors(listed, folder)
     further = checks.further_layers(hf, tensors)
     dropped = checks.losses(losses, args.allow_lossy, tensors) | further
@@ -61,10 +67,11 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         notes = checks.notes_on(hf, nemo, family, further)
     if not config_alone:
         carried = {name: info for name, info in tensors.items() if name not in dropped}
-        nemo["params_dtype"] = checks.dtype(carried, folder)
-        folder_checks.check_shapes(hf, carried, path)
+        checks.no_strange_dtype(carried, folder)
         with folder_checks.making_sense(path, family):
+            folder_checks.check_shapes(hf, carried, path)
             folder_checks.check_names(family, hf, tensors, dropped | checks.repeated(tensors, hf))
+        nemo["params_dtype"] = checks.dtype(carried, folder)
     if (folder / "generation_config.json").exists():
         hf_folder.read_json(folder / "generation_config.json")
     if images:
@@ -80,8 +87,7 @@ def look(args: argparse.Namespace, token: str | None, extend: Callable[[Import, 
     `extend(job, scratch)` gives the import with the vocabulary that it will have; it may make the folder `scratch`.
     """
     folder = inputs.fetch(args.source, args.revision, token, weights=False)
-    weights = next(folder.glob("*.safetensors"), None) or next(folder.glob("*.bin"), None)
-    job = checked(folder, args, config_alone=not weights and not _is_split(folder))
+    job = checked(folder, args, config_alone=not weights_of_any_kind(folder) and not _is_split(folder))
     with tempfile.TemporaryDirectory() as scratch:
         lines = list(_lines(extend(job, Path(scratch) / "extended"), folder))
     for name, text in lines:

@@ -7,6 +7,7 @@ from pathlib import Path
 from nemo_workflow.conversion import folder_checks
 from nemo_workflow.conversion.config_fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
+from nemo_workflow.conversion.other_weights import ADAPTER, MERGE
 from nemo_workflow.models.families import by_model_type
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.not_converted import why_not
@@ -70,7 +71,9 @@ def read_hf(folder: Path) -> tuple[Family, Config]:
     if lacking:
         raise Refusal(f"{path}: lacks {', '.join(dict.fromkeys(own.get(name, name) for name in lacking))}")
     with folder_checks.making_sense(path, family):
-        return family, complete(raw, family)
+        full = complete(raw, family)
+        folder_checks.check_ranges(full, family, path)
+    return family, full
 
 
 def _complete_or_raw(raw: Config, family: Family) -> Config:
@@ -99,16 +102,25 @@ def _family(raw: Config, path: Path) -> Family:
 
 def _what_it_is(folder: Path) -> str:
     """What a folder without a config.json is, for the refusal."""
-    if (folder / "adapter_config.json").exists():
-        return (
-            "is an adapter (LoRA or the like), not a model: merge it into its base model (peft: merge_and_unload, then"
-            " save_pretrained) and convert that"
-        )
+    if (folder / ADAPTER).exists():
+        return f"is an adapter (LoRA or the like), not a model: {MERGE}"
     if (folder / "params.json").exists():
         return (
             "has no config.json; it holds a model in its maker's own form (params.json): take the one for transformers"
         )
-    return "has no config.json, so it is no Hugging Face model folder"
+    inner = sorted(path.parent for path in folder.glob("*/config.json"))
+    meant = f"; did you mean {inner[0]}?" if inner else ""
+    return f"has no config.json, so it is no Hugging Face model folder{meant}"
+
+
+def check_swapped(source: str, output: Path, overwrite: bool) -> None:
+    """Raise Refusal where nothing is at --source and a model, which may not be replaced, at --output-path."""
+    a_model = (output / "config.json").is_file() or (output / "weights").is_dir()
+    if a_model and not overwrite and not Path(source).exists():
+        raise Refusal(
+            f"--source {source}: no such folder, and --output-path {output} is a model: are the two swapped?"
+            " --overwrite replaces what is at --output-path"
+        )
 
 
 def _check_quantization(raw: Config, folder: Path) -> None:
@@ -144,7 +156,7 @@ def find_nemo(source: str) -> Path:
     parts = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if parts:
         inner = sorted({path.parent for path in folder.glob("**/weights") if (path.parent / "context").is_dir()})
-        hint = f"; did you mean {inner[-1]}" if inner else ""
+        hint = f"; did you mean {inner[-1]}?" if inner else ""
         if (folder / "config.json").exists():
             hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
         raise Refusal(f"--source {source}: has no {' and no '.join(parts)} folder, so it is no NeMo 2 checkpoint{hint}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nemo_workflow.backends import registry
-from nemo_workflow.config import memory, run_time
+from nemo_workflow.config import containers, memory, run_time
 from nemo_workflow.config.memory import GIB, Usage
 from nemo_workflow.config.parallelism import layers_a_stage
 from nemo_workflow.config.plan import Plan
@@ -20,7 +20,7 @@ from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import LAYOUT_FIELDS, Recipe
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.training import resume
-from nemo_workflow.utils.console import counted, every, human_bytes, human_count, human_time
+from nemo_workflow.utils.console import counted, every, human_bytes, human_count, human_step, human_time
 
 SOURCES = 10  # lines of data sources in the text
 BAR = 30  # characters of a full bar
@@ -121,6 +121,7 @@ def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "sequence_parallel": layout.sequence_parallel,
         "layers_a_stage": layers_a_stage(plan.sizes, recipe.layout, layout),
         "micro_batches": layout.micro_batches(*batches),
+        "container": containers.described(settings),
         "bubble": round(layout.bubble(*batches), 4),
     }
 
@@ -292,7 +293,7 @@ def _layout_text(plan: dict[str, Any]) -> list[str]:
     if layout["pipeline"] > 1:
         stages = ", ".join(str(number) for number in layout["layers_a_stage"])
         work += f"; layers per stage: {stages}; pipeline bubble {layout['bubble']:.1%}"
-    return [*lines, work]
+    return [*lines, work, *([f"  in {layout['container']}"] if layout["container"] else [])]
 
 
 def _data_text(plan: dict[str, Any]) -> list[str]:
@@ -405,7 +406,7 @@ def _time_text(plan: dict[str, Any]) -> list[str]:
     whole = f"{human_time(time['run_seconds'])} for the run"
     if gpu:
         whole += f", {time['gpu_hours']:,.1f} GPU hours"
-    lines = ["", f"Time: {time['step_seconds']:.3g} s per step, {rate}; {whole}"]
+    lines = ["", f"Time: {human_step(time['step_seconds'])} per step, {rate}; {whole}"]
     shares = sorted(time["parts"].items(), key=lambda part: -part[1])
     shown = [
         f"{name} {part / time['step_seconds']:.0%}" for name, part in shares if part >= SHOWN * time["step_seconds"]
@@ -423,4 +424,7 @@ def _basis(time: dict[str, Any], gpu: bool) -> str:
         return f"scaled by {time['scale']:.2f}, as {time['calibration']} says"
     if not gpu:
         return "a guess by the cores: a CPU's speed differs widely"
-    return "by rates measured on this GPU" if time["measured"] else "by this GPU's data sheet: not measured"
+    name = f"NVIDIA {time['gpu'].upper()}"
+    if time["measured"]:
+        return f"by rates that this project measured on {name} cards (docs/performance.md), not on this machine"
+    return f"by the data sheet of {name}: not measured"

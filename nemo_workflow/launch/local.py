@@ -33,9 +33,11 @@ from nemo_workflow.training import liveness, resume
 from nemo_workflow.utils.console import Meter, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json, written_aside
-from nemo_workflow.utils.processes import handled
+from nemo_workflow.utils.processes import adopting, handled
 
-OLD_RANKS_SECONDS = 60.0  # ranks of a launcher that was killed need so long at most to notice and save
+OLD_RANKS_SECONDS = (
+    60.0  # ranks of a launcher that was killed need so long at most to notice, beside their grace time and a save
+)
 LOOK_SECONDS = 2.0  # between two looks at which processes there are
 GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
 REPORT_SECONDS = 15.0  # that the last report may hold up the end
@@ -85,7 +87,11 @@ def wait_for_old_ranks(plan: Plan) -> None:
     if liveness.ranks_gone(plan.folder, 0):
         return
     print("ranks of an earlier start are still running (its launcher was killed); waiting for their end", flush=True)
-    if not liveness.ranks_gone(plan.folder, OLD_RANKS_SECONDS + grace_seconds(plan)):
+    patience = OLD_RANKS_SECONDS + grace_seconds(plan)
+    saves = time.monotonic() + liveness.SAVE_SECONDS
+    while not liveness.ranks_gone(plan.folder, patience):
+        if save_under_way(plan.folder / "checkpoints") and time.monotonic() < saves:
+            continue
         raise Refusal(
             f"--experiment {plan.folder.name}: ranks of an earlier start still run and write to {plan.folder}; end"
             " them (ps ax | grep fdl_runner), or choose another name"
@@ -139,7 +145,7 @@ class _Local:
         self.attempt = attempt
         self.monitor = Monitor(plan, outlive=True)
         self.asked: int | None = None  # signal that asked us to stop
-        self.asked_at = 0.0
+        self.patience = liveness.Patience()  # with ranks that were asked
         self.told = False  # that the ranks were asked
         self.torchrun: int | None = (
             None  # its exit code, negative for a signal; None while it runs, or where it was ended here
@@ -150,11 +156,15 @@ class _Local:
         self.silence = liveness.Silence(attempt, plan.folder)
         self.looked = 0.0
         self.last_seen: float | None = None  # when a process of the run was last there
-        self.seen: set[psutil.Process] = set()  # every process of the run, so that none is left when its parent dies
+        self.before: set[psutil.Process] = (
+            set()
+        )  # children of ours that are not this start's: a report is being written
+        self.torchruns: list[psutil.Process] = []
 
     def run(self) -> int:
         with (
             handled(self._ask, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1),
+            adopting(),  # so that no rank is lost sight of whose torchrun has died
             _plain_path(self.attempt) as place,
         ):
             self._start(place)
@@ -166,6 +176,7 @@ class _Local:
 
     def _start(self, place: Path) -> None:
         """Start the ranks and follow them to their end; `place` leads to the attempt's folder."""
+        self.before = set(psutil.Process().children())
         os.environ[liveness.LAUNCHER] = liveness.launcher_mark()
         os.environ["PATH"] = os.pathsep.join(filter(None, [str(_torchrun_folder(place)), os.environ.get("PATH")]))
         run = import_nemo_run(place / "launcher")
@@ -202,10 +213,10 @@ class _Local:
         from torchx.specs import is_terminal
 
         job = experiment.jobs[0]
-        torchruns = self._launchers()
+        self.torchruns = self._launchers()
         while True:
-            if torchruns and not self.stopped_early and not self.hung:
-                self._note_exit(torchruns[0].pid)
+            if self.torchruns and not self.stopped_early and not self.hung:
+                self._note_exit(self.torchruns[0].pid)
             if is_terminal(job.status(experiment._runner)) or self._all_gone():
                 return
             self.monitor.update()
@@ -230,7 +241,8 @@ class _Local:
         if self.asked is not None:
             self.insisted = True
             return
-        self.asked, self.asked_at = number, time.monotonic()
+        self.asked = number
+        self.patience.renew()
         asked.tell_signal(self.attempt, number)
         _send(self._ranks(), signal.SIGTERM)
 
@@ -244,13 +256,13 @@ class _Local:
         if self.asked is None:
             return
         if self.monitor.saving or save_under_way(self.plan.folder / "checkpoints"):
-            self.asked_at = time.monotonic()  # the grace time begins when the save is done
+            self.patience.renew()  # the grace time begins when the save is done
         grace = grace_seconds(self.plan)
         if self.insisted:
             self._stop_at_once(" at once, in the middle of a step")
         elif not self.monitor.started:
             self._stop_at_once(" before the first step")
-        elif time.monotonic() - self.asked_at > grace:
+        elif self.patience.seconds() > grace:
             self._stop_at_once(f" in the middle of a step, which did not end within {grace:.0f} s (--grace-seconds)")
 
     def _stop_at_once(self, how: str) -> None:
@@ -261,9 +273,7 @@ class _Local:
         """Whether the processes that were there have ended, though nemo_run has not noticed: on a full disk it can't."""
         if time.monotonic() - self.looked > LOOK_SECONDS:
             self.looked = time.monotonic()
-            now = {p for p in psutil.Process().children(recursive=True) if _status(p) != psutil.STATUS_ZOMBIE}
-            self.seen = {*filter(psutil.Process.is_running, self.seen), *now}
-            if now:
+            if self._alive():
                 self.last_seen = time.monotonic()
         return self.last_seen is not None and time.monotonic() - self.last_seen > GONE_SECONDS
 
@@ -290,19 +300,29 @@ class _Local:
         return sorted(found, key=_rank)
 
     def _launchers(self) -> list[psutil.Process]:
-        return psutil.Process().children()
+        """torchrun; later children of ours are ranks that have lost theirs."""
+        return self.torchruns or [child for child in psutil.Process().children() if child not in self.before]
+
+    def _alive(self) -> list[psutil.Process]:
+        """torchrun, the ranks and what they forked, as far as they have not ended; those too whose parent has."""
+        found = [child for child in psutil.Process().children() if child not in self.before]
+        for child in list(found):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += child.children(recursive=True)
+        return [process for process in found if _status(process) not in ("", psutil.STATUS_ZOMBIE)]
 
     def _leave_nothing_running(self) -> None:
-        """End torchrun, the ranks and what they forked, at once; those too whose parent has died before them."""
-        processes = {*psutil.Process().children(recursive=True), *self.seen}
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                process.kill()  # psutil compares start times: never another process of the same number
+        """End every process of this start at once. Asked again until there is none: one that is ended may just have forked."""
         end = time.monotonic() + GONE_SECONDS
-        while (
-            any(_status(process) not in ("", psutil.STATUS_ZOMBIE) for process in processes) and time.monotonic() < end
-        ):
-            time.sleep(0.05)  # not waited for: torchrun is for torchx to reap
+        while (alive := self._alive()) and time.monotonic() < end:
+            for process in alive:
+                liveness.send(process, signal.SIGKILL)
+            time.sleep(0.05)
+        if self.torchruns:  # which is for torchx to reap
+            for child in psutil.Process().children():
+                if child not in self.before and child not in self.torchruns:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(child.pid, os.WNOHANG)
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from nemo_workflow.utils.console import counted, human_count
 from nemo_workflow.utils.errors import Refusal
 
 FILE = Path(__file__).with_name("catalog.json")
+# models that have no recipe -> the recipe of their size
+SAME_SIZE = {"gpt2": "llama_125m", "gpt2_small": "llama_125m", "gpt2_medium": "llama_350m"}
 STRATEGY = "trainer.strategy"
 # a recipe's `layout` -> the recipe field it was read from
 LAYOUT_FIELDS = {
@@ -84,9 +87,23 @@ def find(name: str) -> Recipe:
     recipes = load()
     if name in recipes:
         return recipes[name]
-    close = difflib.get_close_matches(name.lower().replace("-", "_").replace(".", ""), recipes, n=3, cutoff=0.5)
+    spelled = as_recipe(name)
+    close = [spelled] if spelled in recipes else difflib.get_close_matches(spelled, recipes, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise Refusal(f"--model-name {name}: unknown recipe{hint} (--list-models prints all)")
+    what = (
+        "a recipe's name is expected (the Hugging Face id goes with --hf-model-id)" if "/" in name else "unknown recipe"
+    )
+    raise Refusal(f"--model-name {name}: {what}{hint} (--list-models prints all)")
+
+
+def as_recipe(name: str) -> str:
+    """Llama-3.1-8B-Instruct, meta-llama/Llama-3.1-8B or llama-31-8b -> llama31_8b, as recipes are spelled."""
+    plain = name.rpartition("/")[2].lower().replace("-", "_")
+    plain = re.sub(r"_(base|instruct|it|hf|pt|chat)$", "", plain)
+    plain = re.sub(r"(?<![\d.])0\.(\d)b", r"\g<1>00m", plain)  # Qwen3-0.6B is qwen3_600m
+    plain = re.sub(r"(\d)\.(\d+)b", r"\1p\2b", plain)
+    plain = re.sub(r"^([a-z]+)_(v?\d+(\.\d+)?)_", r"\1\2_", plain).replace(".", "")
+    return SAME_SIZE.get(plain, plain)
 
 
 def listing(word: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from nemo_workflow.models.catalog import Recipe, load
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
+from nemo_workflow.models.tokenizer_entries import added_by_transformers, vocabulary_of
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
     check_class_named,
@@ -66,13 +67,21 @@ class NemoModel:
     sizes: dict[str, Any]
 
 
-# organisations of models whose ids once had none
+# organisations of models that are often called without one
 OWNERS = {
     "gpt": "openai-community",
     "bert": "google-bert",
     "t": "google-t5",
     "roberta": "FacebookAI",
     "distilgpt": "distilbert",
+    "llama": "meta-llama",
+    "meta": "meta-llama",
+    "qwen": "Qwen",
+    "gemma": "google",
+    "mistral": "mistralai",
+    "mixtral": "mistralai",
+    "phi": "microsoft",
+    "deepseek": "deepseek-ai",
 }
 
 
@@ -86,7 +95,7 @@ def hf_folder(hf_model_id: str) -> Path | None:
         return folder.absolute()
     cached = _cached_snapshot(hf_model_id)
     if cached is None and not HUB_ID.fullmatch(hf_model_id):
-        owner = OWNERS.get(re.split(r"[-_.\d]", hf_model_id, maxsplit=1)[0])
+        owner = OWNERS.get(re.split(r"[-_.\d]", hf_model_id, maxsplit=1)[0].lower())
         example = f"{owner}/{hf_model_id}" if owner else "Qwen/Qwen3-0.6B-Base"
         raise Refusal(
             f"--hf-model-id {hf_model_id}: no such folder, and not of the form organisation/name; give a folder, or a Hub"
@@ -128,48 +137,16 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     vocabulary = json_of(folder / "tokenizer.json")
-    words = vocabulary.get("model", {}).get("vocab")
-    added = {entry["content"]: int(entry["id"]) for entry in vocabulary.get("added_tokens", [])}
-    for identity, entry in config.get("added_tokens_decoder", {}).items():
-        added.setdefault(entry["content"], int(identity))
+    ids = vocabulary_of(folder, vocabulary, config)
     size = None
-    if isinstance(words, dict):
-        size = int(max([*words.values(), *added.values()], default=-1)) + 1
-    elif isinstance(words, list):  # Unigram: [[token, score], …]
-        size = max([len(words) - 1, *added.values()], default=-1) + 1
-    elif not vocabulary:
-        pieces = _pieces(folder, config)
-        size = (
-            max([pieces - 1, *json_of(folder / "added_tokens.json").values(), *added.values()]) + 1 if pieces else None
-        )
+    if ids is not None:
+        new = [token for token in added_by_transformers(folder, config) if token not in ids]
+        size = max(ids.values(), default=-1) + 1 + len(new)
     eos = config.get("eos_token") or json_of(folder / "special_tokens_map.json").get("eos_token")
     if isinstance(eos, dict):
         eos = eos.get("content")
-    eos_id = added.get(eos)
-    if eos_id is None and eos is not None and isinstance(words, dict):
-        eos_id = words.get(eos)
     plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
-    return Tokenizer(folder, size, eos, eos_id, plain)
-
-
-# Tokenizers that have an id for every piece of their tokenizer.model, in its order; others add some or move them.
-AS_PIECES = ("LlamaTokenizer", "GemmaTokenizer")
-AS_PIECES_MODELS = ("llama", "mistral", "mixtral", "gemma")  # model types whose tokenizer is one of these
-
-
-def _pieces(folder: Path, config: dict[str, Any]) -> int:
-    """Pieces of a folder's SentencePiece model; 0 where there is none, or their number doesn't tell the entries."""
-    file = folder / "tokenizer.model"
-    name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
-    fits = name in AS_PIECES if name else hf_config(folder).get("model_type") in AS_PIECES_MODELS
-    if not fits or not readable(file):
-        return 0
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        return int(SentencePieceProcessor(model_file=str(file)).get_piece_size())
-    except (OSError, RuntimeError) as error:
-        raise Refusal(f"{file}: is no SentencePiece model ({str(error).splitlines()[0][:200]})") from None
+    return Tokenizer(folder, size, eos, ids.get(eos) if ids and isinstance(eos, str) else None, plain)
 
 
 def _check_own_code(folder: Path) -> None:

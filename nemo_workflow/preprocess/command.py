@@ -32,10 +32,26 @@ def with_hyphens(argv: Sequence[str]) -> list[str]:
     return words
 
 
+# what datatrove, Megatron-LM, litgpt and Hugging Face's scripts call our flags
+_OF = {
+    "--json-keys": "text-key text-field text-column text-column-name column key field",
+    "--tokenizer": "tokenizer-model tokenizer-path tokenizer-name tokenizer-name-or-path model-name-or-path hf-model-id vocab-file",
+    "--input": "input-file input-path data dataset data-path train-file",
+    "--output-dir": "output output-path output-prefix output-folder out-dir destination-path",
+    "--workers": "num-workers num-proc nproc processes num-processes tasks",
+}
+MEANINGS = {f"--{word}": f"did you mean {flag}?" for flag, words in _OF.items() for word in words.split()}
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags, spelled with hyphens."""
     program = os.environ.get("PREPROCESS_PROGRAM", "python -m nemo_workflow.preprocess")
-    p = Parser(prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(
+        prog=program,
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        meanings=MEANINGS,
+    )
     group = p.add_argument_group("input")
     group.add_argument(
         "--input-dir",

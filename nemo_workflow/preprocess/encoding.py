@@ -221,7 +221,7 @@ class Progress:
         done = self.total if last else self.done
         left = seconds * (self.total - done) / done if done else 0
         self.meter.show(
-            f"{100 * done / max(1, self.total):3.0f} %  {console.human_count(self.documents)} documents  "
+            f"{100 * done / max(1, self.total):3.0f} %  {console.human_count(self.documents)} document{'' if self.documents == 1 else 's'}  "
             f"{done / 1e6 / seconds:.1f} MB/s  {console.human_count(self.tokens / seconds)} tokens/s  "
             f"{console.human_time(left)} left",
             always=last,

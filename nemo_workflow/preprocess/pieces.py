@@ -54,10 +54,10 @@ def sources_from_json(rows: list[Any]) -> tuple[Source, ...]:
     return tuple(Source(Path(path), prefix, top, tuple(part) if part else None) for path, prefix, top, part in rows)
 
 
-def cut(sources: Sequence[Source], nodes: int) -> list[Piece]:
+def cut(sources: Sequence[Source], nodes: int, total: int | None = None) -> list[Piece]:
     """Pieces of about the same size, `A_NODE` for each of the nodes or more; sizes are powers of two, so that most stay the
-    same where the corpus grows or the nodes are others."""
-    share = sum(source.size for source in sources) // (A_NODE * nodes)
+    same where the corpus grows or the nodes are others. `total`: bytes of the corpus that `sources` are left of."""
+    share = (sum(source.size for source in sources) if total is None else total) // (A_NODE * nodes)
     size = min(LARGEST, max(SMALLEST, 1 << max(0, share.bit_length() - 1)))
     pieces, held = [], 0
     members: list[Source] = []
@@ -113,3 +113,10 @@ class Finished:
                 return ()
             found.append(held)
         return tuple(found)
+
+
+def still_to_encode(sources: Sequence[Source], nodes: int, folder: Path, finished: Finished) -> list[Piece]:
+    """The pieces of these inputs that are not done; cut as before, however many of the inputs were done meanwhile."""
+    left = [source for source in sources if not finished.of(source)]
+    pieces = cut(left, nodes, total=sum(source.size for source in sources))
+    return [piece for piece in pieces if not (folder / piece.name / DONE).exists()]

@@ -17,6 +17,7 @@ import xxhash
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.models import catalog
+from nemo_workflow.models.pretrained import hf_folder
 from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.utils.errors import Refusal
 
@@ -106,9 +107,9 @@ def digest(path: str | Path) -> str:
 
 
 def tokenizer_digest(hf_model_id: str) -> str:
-    """Hash of a tokenizer folder's files, or the id of a model on the Hub."""
-    folder = Path(hf_model_id).expanduser()
-    if not folder.is_dir():
+    """Hash of a tokenizer's files, in a folder or in the Hub's cache; the id of a model on the Hub that isn't there."""
+    folder = hf_folder(hf_model_id)
+    if folder is None:
         return hf_model_id
     hasher = xxhash.xxh3_128()
     for path in files_of(folder):
@@ -140,7 +141,7 @@ def in_todays_words(then: dict[str, Any], now: dict[str, Any], plan: Plan) -> di
 
 
 def first_tokenizer_digest(hf_model_id: str) -> str:
-    """What the first version wrote for an unchanged tokenizer folder: the hash of the files that it knew."""
+    """What the first version wrote for an unchanged tokenizer: the hash of the files that it knew, or the id on the Hub."""
     folder = Path(hf_model_id).expanduser()
     if not folder.is_dir():
         return hf_model_id

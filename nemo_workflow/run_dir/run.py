@@ -14,10 +14,11 @@ from typing import Any
 
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.asked import asked_by_launcher, name_of
-from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
+from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
 
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
-QUIET_STEPS = 20  # for so many of its steps, is over
+QUIET_STEPS = 20  # for so many of its steps, or
+QUIET_SAVE_SECONDS = 3600.0  # in a save, is over
 ERROR_LINE = re.compile(r"^([\w.]+): .+")  # as Python ends a traceback
 
 
@@ -109,7 +110,10 @@ class RunFolder:
             return State("new", "no step was made")
         here = start is not None and start.get("machine", {}).get("host") == platform.node()
         quiet = time.time() - (self.changed or 0)  # of another machine, whose locks can't be seen from here
-        if not here and step and quiet < max(QUIET_SECONDS, QUIET_STEPS * step["seconds"]):
+        patience = max(QUIET_SECONDS, QUIET_STEPS * step["seconds"] if step else 0.0)
+        if save_under_way(self.path / "checkpoints"):  # or its writer has died in it
+            patience = max(patience, QUIET_SAVE_SECONDS)
+        if not here and quiet < patience:
             return State("running")
         return State("killed", self._last_word())
 

@@ -19,13 +19,15 @@ def main() -> int:
         description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",
     )
     parser.add_argument("--output-dir", default="nemo_experiments", metavar="DIR", help=f"{HELP} (default %(default)s)")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     overview.add_commands(commands)
     control.add_commands(commands)
     average.add_commands(commands)
     for command in commands.choices.values():  # taken after the subcommand too; unset there, the one before it holds
         command.add_argument("--output-dir", default=SUPPRESS, metavar="DIR", help=HELP)
     arguments = parser.parse_args()
+    if arguments.command is None:
+        parser.error(f"COMMAND is missing: give one of {', '.join(commands.choices)}")
     return arguments.run(arguments)
 
 

@@ -17,13 +17,13 @@ from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.launch.slurm.ending import why_ended
 from nemo_workflow.run_dir import metrics, slurm_jobs
-from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 
-ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step and save
+ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step; a save is waited for
 
 
 def add_commands(commands: Any) -> None:
@@ -243,16 +243,20 @@ def _cancel(arguments: Any) -> int:
 
 
 def _stop_local(run: Path, pid: int, at_once: bool) -> None:
-    """Ask the launcher to stop, twice where it shall not save."""
-    for _ in range(2 if at_once else 1):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        time.sleep(0.3)
+    """Ask the launcher to stop; again and again where it shall not save, for it takes two that come together for one."""
     end = time.monotonic() + ENDED_BY_LOCAL_CANCEL
+    saves = time.monotonic() + liveness.SAVE_SECONDS
+    asked = False
     while holder(run) == pid:
+        if save_under_way(run / "checkpoints") and time.monotonic() < saves:
+            end = time.monotonic() + ENDED_BY_LOCAL_CANCEL
         if time.monotonic() > end:
             raise Failure(f"process {pid} did not end within {ENDED_BY_LOCAL_CANCEL:.0f} s; try again with --now")
-        time.sleep(0.2)
+        if at_once or not asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            asked = True
+        time.sleep(0.3)
     print(f"process {pid} ended")
 
 

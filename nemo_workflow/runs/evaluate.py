@@ -9,6 +9,7 @@ from typing import Any
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.silence import quiet
@@ -24,9 +25,9 @@ def main() -> int:
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--run", required=True, type=Path, help="folder of the run, <output-dir>/<experiment>")
     arguments = parser.parse_args()
-    for name, path in (("--hf-model", arguments.hf_model), ("--run", arguments.run / "plan.json")):
-        if not path.exists():
-            raise Refusal(f"{name} {path}: not there")
+    check_exported(arguments.hf_model)
+    if not (arguments.run / "plan.json").is_file():
+        raise Refusal(f"--run {arguments.run}: no plan.json there; give a run's folder, <output-dir>/<experiment>")
     refuse_code("--hf-model", arguments.hf_model)
     plan = Plan.from_json((arguments.run / "plan.json").read_text(encoding="utf-8"))
     nemo_loss = last_validation(plan)

@@ -27,8 +27,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("text", help="how the text begins")
     arguments = parser.parse_args()
-    if not (arguments.hf_model / "config.json").is_file():
-        raise Refusal(f"--hf-model {arguments.hf_model}: no config.json there; export a checkpoint first")
+    check_exported(arguments.hf_model)
     if not arguments.text.strip():
         raise Refusal("TEXT is empty: give the model a word to go on from")
     if arguments.tokens < 1 or arguments.temperature < 0:
@@ -36,6 +35,19 @@ def main() -> int:
     refuse_code("--hf-model", arguments.hf_model)
     print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
     return 0
+
+
+def check_exported(folder: Path) -> None:
+    """Raise Refusal for a folder that is no exported model; it names the one that was meant, or the command that makes one."""
+    if (folder / "config.json").is_file():
+        return
+    if (folder / EXPORTED / "config.json").is_file():
+        raise Refusal(f"--hf-model {folder}: is a run's folder; its exported model is {folder / EXPORTED}")
+    newest, _ = newest_whole(folder / "checkpoints")
+    checkpoint = newest.path if newest else folder if (folder / "weights").is_dir() else "CHECKPOINT"
+    what = "no such folder" if not folder.exists() else "is not exported" if newest else "no config.json there"
+    command = f"python ckpt_conversion/convert_from_nemo2_to_hf.py --source {checkpoint} --output-path DIR"
+    raise Refusal(f"--hf-model {folder}: {what}; export a checkpoint first: {command}")
 
 
 def after_training(plan: Plan) -> None:

@@ -29,7 +29,8 @@ HEARTBEAT = "heartbeat"  # in the attempt's folder, touched by rank 0 with every
 DUMP_STACKS = signal.SIGUSR2
 SAVE_SECONDS = 3600.0  # after which a save without a launcher is taken for one that hangs
 BEAT_SECONDS = 1.0
-STACK_SECONDS = 2.0  # for all ranks to write their stacks
+STACK_SECONDS = 2.0  # for all ranks to write their stacks, once each has begun to:
+HEARD_SECONDS = 30.0  # that a busy machine may take to let them
 LATE_SECONDS = 5.0  # between two looks, after which whoever looks was asleep too
 GRACE_LOOK_SECONDS = 0.5  # between two looks at a rank that was asked to stop
 
@@ -86,6 +87,7 @@ def end_hung(ranks: list[psutil.Process]) -> None:
     """Have ranks write their stacks to their logs, and kill them in this order."""
     for rank in ranks:
         ask_for_stacks(rank)
+    _until_heard(ranks)
     time.sleep(STACK_SECONDS)
     asleep = [rank for rank in ranks if is_stopped(rank)]
     if asleep:
@@ -94,9 +96,26 @@ def end_hung(ranks: list[psutil.Process]) -> None:
                 send(rank, signal.SIGKILL)  # first: training must not go on
         for rank in asleep:
             send(rank, signal.SIGCONT)  # a stopped one writes nothing before it is woken
+        _until_heard(asleep)
         time.sleep(STACK_SECONDS)
     for rank in ranks:
         send(rank, signal.SIGKILL)
+
+
+def _until_heard(ranks: list[psutil.Process]) -> None:
+    """Return when each rank that isn't stopped has taken DUMP_STACKS, at the latest after HEARD_SECONDS."""
+    end = time.monotonic() + HEARD_SECONDS
+    while any(_pending(rank) and not is_stopped(rank) for rank in ranks) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def _pending(rank: psutil.Process) -> bool:
+    """Whether DUMP_STACKS waits for a process's main thread."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{rank.pid}/task/{rank.pid}/status").read_text(encoding="utf-8", errors="replace")
+        mask = next((line.split()[1] for line in status.splitlines() if line.startswith("SigPnd:")), "0")
+        return bool(int(mask, 16) & 1 << (DUMP_STACKS - 1))
+    return False
 
 
 def send(process: psutil.Process, number: int) -> None:

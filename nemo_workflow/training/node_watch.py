@@ -20,7 +20,8 @@ from nemo_workflow.training import liveness
 from nemo_workflow.utils.processes import die_with_parent
 
 LOOK_SECONDS = 1.0
-TOGETHER_SECONDS = 5.0  # for the other nodes' watchers to find the hang too, before srun ends their ranks for ours
+TOGETHER_SECONDS = 90.0  # for the other nodes' watchers to find the hang too, before srun ends their ranks for ours: a
+# network disk shows them its files up to a minute late
 SAME = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_NODEID")  # variables that the ranks of a node share
 
 
@@ -54,9 +55,16 @@ def _end(own: psutil.Process, mark: Path, limit: float) -> None:
     with mark.open("a", encoding="utf-8") as stream:
         stream.write(text + "\n")
     print(f"{node}: {text}: writing all ranks' stacks to their logs and ending them", file=sys.stderr, flush=True)
-    time.sleep(TOGETHER_SECONDS)
+    _wait_for_others(mark, int(os.environ.get("SLURM_NNODES", 1)))
     # the rank that we go with is the last
     liveness.end_hung([*(rank for rank in ranks.values() if rank != own), own])
+
+
+def _wait_for_others(mark: Path, nodes: int) -> None:
+    """Return when every node's watcher has written its line, at the latest after TOGETHER_SECONDS."""
+    end = time.monotonic() + TOGETHER_SECONDS
+    while len(mark.read_text(encoding="utf-8", errors="replace").splitlines()) < nodes and time.monotonic() < end:
+        time.sleep(LOOK_SECONDS)
 
 
 def ranks_of_node(own: psutil.Process) -> dict[int, psutil.Process]:

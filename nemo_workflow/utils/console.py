@@ -113,6 +113,11 @@ def human_time(seconds: float) -> str:
     return f"{minutes} min {secs:02d} s" if minutes else f"{secs} s"
 
 
+def human_step(seconds: float) -> str:
+    """0.0741 -> '0.0741 s', 62.51 -> '62.5 s', 2240 -> '37 min 20 s': what a step takes."""
+    return f"{seconds:.3g} s" if seconds < 100 else human_time(seconds)
+
+
 def and_more(names: list[str]) -> str:
     """'a', 'a and b', 'a and 499 more': one line however many there are."""
     return (

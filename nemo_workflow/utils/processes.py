@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 @contextlib.contextmanager
@@ -32,3 +32,14 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Inside it, processes below this one whose parent dies become this one's children, and not init's."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0)

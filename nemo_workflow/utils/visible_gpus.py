@@ -16,7 +16,7 @@ from typing import Any
 from nemo_workflow.utils import gpus
 
 MIB = 2**20
-SMI_SECONDS = 20
+SMI_SECONDS = 60  # where no persistence daemon runs, each of eight cards is woken first, seconds a card
 
 
 @dataclass(frozen=True)

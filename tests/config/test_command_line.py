@@ -166,6 +166,11 @@ def test_anchors_and_merged_parts_of_the_file(tmp_path: Path) -> None:
     assert (settings.account, settings.partition, settings.fp8, settings.wandb) == ("0123", "0123", True, False)
 
 
+def test_a_config_file_that_is_not_there() -> None:
+    with pytest.raises(Refusal, match=r"^--config nope.yaml: no such file; .* as in examples/laptop.yaml$"):
+        command_line.parse(["--config", "nope.yaml"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -6,8 +6,40 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from nemo_workflow.config import containers
+from nemo_workflow.config.settings import Settings
 from tests.repository.test_install import pins
+
+
+@pytest.mark.parametrize(
+    ("image", "path", "source"),
+    [
+        ("/images/nemo.sif", "/images/nemo.sif", None),
+        ("nemo.sif", f"{Path.cwd()}/nemo.sif", None),
+        ("./sandbox", f"{Path.cwd()}/sandbox", None),
+        ("nvcr.io/nvidia/nemo:25.11", "/runs/.apptainer/nvcr.io_nvidia_nemo_25.11.sif", "docker://nvcr.io/nvidia/nemo:25.11"),
+        ("nvcr.io#nvidia/nemo:25.11", "/runs/.apptainer/nvcr.io_nvidia_nemo_25.11.sif", "docker://nvcr.io/nvidia/nemo:25.11"),
+        ("docker://ubuntu", "/runs/.apptainer/ubuntu.sif", "docker://ubuntu"),
+        ("oras://ghcr.io/a/b:c", "/runs/.apptainer/ghcr.io_a_b_c.sif", "oras://ghcr.io/a/b:c"),
+    ],
+)  # fmt: skip
+def test_what_apptainer_starts(image: str, path: str, source: str | None) -> None:
+    settings = Settings(container_image=image, output_dir="/runs")
+    assert containers.apptainer_image(settings) == containers.ApptainerImage(path, source)
+
+
+def test_the_older_flag_means_the_same() -> None:
+    """A run of an older version has no container_runtime in its plan."""
+    words = {
+        "pyxis": Settings(),
+        "apptainer": Settings(container_runtime="apptainer"),
+        "none": Settings(no_container=True),
+    }
+    assert {name: containers.runtime(settings) for name, settings in words.items()} == {name: name for name in words}
+    assert containers.runtime(Settings(container_runtime="none")) == "none"
+
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = REPOSITORY / "containers"

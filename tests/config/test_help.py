@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -64,29 +65,51 @@ def test_the_examples_are_files_and_flags() -> None:
 
 
 def test_completion_without_its_package_names_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nemo_workflow.config import command_line
+    from nemo_workflow.config import completion
     from nemo_workflow.utils.errors import Refusal
 
     monkeypatch.setitem(sys.modules, "shtab", None)
     with pytest.raises(Refusal, match="pip install shtab"):
-        command_line.completion("bash")
+        completion.script("bash")
 
 
-def test_bash_completes_flags_and_values() -> None:
+SHELLS = {shell: shutil.which(shell) for shell in ("bash", "fish")}
+# words typed, what Tab proposes for the last of them
+COMPLETED = (
+    ("--tensor-m", "--tensor-model-parallel-size"),
+    ("--executor s", "slurm"),
+    ("-M llama_1", "llama_125m"),
+    ("--gpu h2", "h200"),
+)
+CALLS = ("pretrain_llm.py", "python /somewhere/pretrain_llm.py")
+
+
+def ask_bash(script: str, line: str) -> list[str]:
+    words = shlex.split(line)
+    tail = f"""
+COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}
+spec=$(complete -p {words[0]}); function=${{spec#*-F }}; ${{function%% *}}; printf '%s\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(["bash", "-c", script + tail], capture_output=True, text=True, check=False)
+    return done.stdout.split()
+
+
+def ask_fish(script: str, line: str) -> list[str]:
+    code = f"{script}\ncomplete -C {shlex.quote(line)}"
+    done = subprocess.run(["fish", "--no-config", "-c", code], capture_output=True, text=True, check=False)
+    return [found.split("\t")[0] for found in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_completes_flags_and_values(shell: str) -> None:
+    """Also where the script is called by python, as on every page, and with one spelling of each flag."""
     pytest.importorskip("shtab")
-    script = run("--completion", "bash")
+    if not SHELLS[shell]:
+        pytest.skip(f"needs {shell}")
+    script = run("--completion", shell)
     assert script.returncode == 0, script.stderr
-    tried = (
-        script.stdout
-        + "\nCOMP_WORDS=(pretrain_llm.py {words}); COMP_CWORD={last}; {function} && echo ${{COMPREPLY[@]}}"
-    )
-    function = re.findall(r"^complete .*-F (\w+) ", script.stdout, re.MULTILINE)[0]
-    bash = shutil.which("bash") or "bash"
-    for words, wanted in (("--tensor-m", "--tensor-model-parallel-size"), ("--executor s", "slurm")):
-        tail = (
-            tried.replace("{words}", words).replace("{last}", str(len(words.split()))).replace("{function}", function)
-        )
-        done = subprocess.run(
-            [bash, "-c", tail.replace("{{", "{").replace("}}", "}")], capture_output=True, text=True, check=False
-        )
-        assert wanted in done.stdout.split(), done.stderr
+    ask = ask_bash if shell == "bash" else ask_fish
+    for command in CALLS:
+        for words, wanted in COMPLETED:
+            assert wanted in ask(script.stdout, f"{command} {words}"), (command, words)
+        assert ask(script.stdout, f"{command} --tensor-m") == ["--tensor-model-parallel-size"]

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from nemo_workflow import REPOSITORY
+from nemo_workflow.conversion.command import export_main, import_main
+from nemo_workflow.utils.errors import Refusal
 
 # the command, and whether it imported what takes seconds
 PROGRAM = """
@@ -75,3 +80,20 @@ def test_without_it_the_output_is_required(folder: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "--output-path (or --dry-run)" in done.stderr
+
+
+@pytest.mark.parametrize(("main", "made"), [(import_main, "config.json"), (export_main, "weights/.metadata")])
+def test_swapped_folders_are_named(main: Callable[[list[str]], int], made: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / made).parent.mkdir(parents=True)
+    (model / made).touch()
+    with pytest.raises(Refusal, match="is a model: are the two swapped"):
+        main(["--source", str(tmp_path / "new"), "--output-path", str(model)])
+
+
+def test_the_folder_below_is_named(tmp_path: Path) -> None:
+    """A run's folder, where its exported model is meant; a Hugging Face folder's own parent."""
+    (tmp_path / "run" / "hf_model").mkdir(parents=True)
+    (tmp_path / "run" / "hf_model" / "config.json").touch()
+    with pytest.raises(Refusal, match=r"no Hugging Face model folder; did you mean .*/run/hf_model\?$"):
+        import_main(["--source", str(tmp_path / "run"), "--output-path", str(tmp_path / "out")])

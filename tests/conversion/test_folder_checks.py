@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from nemo_workflow.conversion import hf_folder
-from nemo_workflow.conversion.command import _checked_import, import_parser
+from nemo_workflow.conversion.command import _checked_import, import_main, import_parser
 from nemo_workflow.models import pretrained
 from nemo_workflow.models.tokenizer_files import well_formed
 from nemo_workflow.preprocess import tokenizer as preprocess_tokenizer
@@ -86,6 +87,79 @@ def test_a_shard_may_lie_in_a_subfolder(folder: Path) -> None:
         assert "leaves the folder" in refusal(folder)
 
 
+def move(folder: Path, name: str, file: str) -> None:
+    """Say in the index that a tensor lies in another shard."""
+    places = json.loads((folder / hf_folder.INDEX).read_text())["weight_map"]
+    change(folder / hf_folder.INDEX, weight_map={**places, name: file})
+
+
+def test_a_tensor_is_read_from_the_shard_that_holds_it(folder: Path) -> None:
+    """transformers reads all shards that the index names, whatever it says of each tensor."""
+    first, second = sorted(path.name for path in folder.glob("*.safetensors"))
+    before = check(folder).tensors
+    move(folder, "model.embed_tokens.weight", second)
+    move(folder, "lm_head.weight", first)
+    assert check(folder).tensors == before
+    places = json.loads((folder / hf_folder.INDEX).read_text())["weight_map"]
+    del places["model.norm.weight"]
+    (folder / hf_folder.INDEX).write_text(json.dumps({"weight_map": places}))
+    assert check(folder).tensors == before
+
+
+def test_where_two_shards_hold_a_tensor_the_index_decides(folder: Path) -> None:
+    first, second = sorted(folder.glob("*.safetensors"))
+    held = json.loads((folder / hf_folder.INDEX).read_text())["weight_map"]["model.norm.weight"]
+    other = first if held == second.name else second
+    save_file({**load_file(other), "model.norm.weight": np.zeros(8, np.float32)}, other)
+    for file in (first.name, second.name):
+        move(folder, "model.norm.weight", file)
+        assert check(folder).tensors["model.norm.weight"].file.name == file
+
+
+def test_a_shard_that_the_index_forgot_is_said(folder: Path) -> None:
+    first, second = sorted(path.name for path in folder.glob("*.safetensors"))
+    places = json.loads((folder / hf_folder.INDEX).read_text())["weight_map"]
+    shutil.copyfile(folder / second, folder / "model-00001-of-00009.safetensors")  # what another save left behind
+    assert check(folder)
+    (folder / hf_folder.INDEX).write_text(json.dumps({"weight_map": {n: f for n, f in places.items() if f == first}}))
+    assert f"shard {second} is there and not named by" in refusal(folder)
+
+
+def instead(name: str) -> Callable[[Path], None]:
+    """A file or folder of that name, and no safetensors."""
+
+    def damage(folder: Path) -> None:
+        for path in folder.glob("*.safetensors*"):
+            path.unlink()
+        (folder / name).touch()
+
+    return damage
+
+
+OTHER_WEIGHTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "GGUF": (instead("model-q4_k_m.gguf"), "is GGUF, llama.cpp's form"),
+    "a download broken off": (instead("model.safetensors.incomplete"), "broken off: start it again"),
+    "FSDP's shards": (instead("pytorch_model_fsdp_0"), "accelerate merge-weights"),
+    "DeepSpeed's": (instead("zero_to_fp32.py"), "python zero_to_fp32.py . OUT --safe_serialization"),
+    "its maker's own": (instead("consolidated.00.pth"), "is not the form that transformers saves"),
+    "ONNX": (instead("model.onnx"), "is not the form that transformers saves"),
+    "pickles in parts": (instead("pytorch_model-00001-of-00002.bin"), "is a pickle"),
+    "an adapter with a config.json": (instead("adapter_config.json"), "says that it is an adapter"),
+    "shards without their index": (lambda f: (f / hf_folder.INDEX).unlink(), "one of several shards, and their index is missing"),
+    "an adapter beside": (lambda f: (f / "adapter_config.json").write_text("{}"), "holds a model and an adapter"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_WEIGHTS)
+def test_weights_of_another_form_are_named(name: str, folder: Path) -> None:
+    """By those who only look, too: config.json alone is looked at where there are no weights at all."""
+    damage, words = OTHER_WEIGHTS[name]
+    damage(folder)
+    assert words in refusal(folder)
+    with pytest.raises(Refusal, match=re.escape(words)):
+        import_main(["--source", str(folder), "--dry-run"])
+
+
 # --- one thing wrong --------------------------------------------------------------------------------------------------
 
 
@@ -136,6 +210,26 @@ def quantized_weights(path: Path) -> None:
     save_file(tensors, path)
 
 
+def renamed_tensors(change_all: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Callable[[Path], None]:
+    """The tensors, all in one file, as a function makes them."""
+    return whole(lambda path: save_file(change_all(load_file(path)), path))
+
+
+def norm_of_seven(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {**tensors, "model.layers.0.post_attention_layernorm.weight": np.ones(7, np.float32)}
+
+
+def value_head(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {**tensors, "v_head.weight": np.ones(8, np.float16)}
+
+
+def one_deeper(folder: Path) -> None:
+    (folder / "checkpoint-500").mkdir()
+    for path in folder.iterdir():
+        if path.is_file():
+            path.rename(folder / "checkpoint-500" / path.name)
+
+
 ROPE = {"rope_type": "llama3", "factor": 8.0}
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "size as text": (config(hidden_size="8"), "config.json: hidden_size is '8'; a whole number from 1"),
@@ -151,9 +245,22 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another width": (config(intermediate_size=16), "_proj.weight has the shape [12, 8] in the weights, and [16, 8]"),
     "another vocabulary": (config(vocab_size=12), "has the shape [11, 8] in the weights, and [12, 8] by config.json"),
     "more layers": (config(num_hidden_layers=2), "lacks 9 tensors"),
+    "theta is nothing": (config(rope_theta=0), "rope_theta is 0; a number above 0"),
+    "a rate above one": (config(attention_dropout=1.5), "attention_dropout is 1.5; a rate from 0 to below 1"),
+    "a norm's width": (renamed_tensors(norm_of_seven), "post_attention_layernorm.weight has the shape [7] in the weights, and [8]"),
+    "wrapped": (renamed_tensors(lambda t: {f"_orig_mod.{k}": v for k, v in t.items()}), "without what it was wrapped in (_orig_mod.)"),
+    "LoRA's tensors": (renamed_tensors(lambda t: {"x.q_proj.lora_A.weight": t["model.norm.weight"]}), "an adapter's tensors (LoRA)"),
+    "no output layer": (renamed_tensors(lambda t: {k: v for k, v in t.items() if k != "lm_head.weight"}), "tie_word_embeddings: true"),
+    "a value head, in fp16": (renamed_tensors(value_head), "has no place for, e.g. v_head.weight"),
+    "no model_type": (config(model_type=None), "config.json names no model_type"),
+    "a wrapper without its text": (config(model_type="mistral3", vision_config={}), "and lacks its text_config"),
+    "a model of images, flat": (config(model_type="qwen2_vl", vision_config={}), "it is a model of more than text"),
+    "a trainer's folder": (one_deeper, "did you mean"),
     "rope_scaling is text": (config(rope_scaling="linear"), "rope_scaling is 'linear'; an object"),
     "rope_scaling lacks its factor": (config(rope_scaling={"type": "linear"}), "of type 'linear' lacks factor"),
     "rope_scaling is incomplete": (config(rope_scaling=ROPE), "lacks low_freq_factor, high_freq_factor, original"),
+    "rope_scaling's factor is nothing": (config(rope_scaling={"type": "linear", "factor": 0}), "factor is 0; a number above 0"),
+    "Llama 3's frequencies cross": (config(rope_scaling={**ROPE, "low_freq_factor": 4.0, "high_freq_factor": 1.0, "original_max_position_embeddings": 64}), "low_freq_factor 4.0 is not below"),
     "rope_scaling's factor is text": (config(rope_scaling={"type": "linear", "factor": "4"}), "factor is '4'"),
     "rope_scaling is empty": (config(rope_scaling={}), "names no rope_type; add it, or write null"),
     "rope_scaling lacks its type": (config(rope_scaling={"factor": 2.0}), "names no rope_type; add it, or write null"),
@@ -194,7 +301,7 @@ def test_what_is_wrong_is_said(name: str, folder: Path) -> None:
     damage, words = DAMAGES[name]
     damage(folder)
     said = refusal(folder)
-    assert words in said and (str(folder) in said or "the source lacks" in said)
+    assert words in said and (str(folder) in said or "the source " in said)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["hf"]
 
 

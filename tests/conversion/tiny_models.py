@@ -29,6 +29,9 @@ LLAMA3_ROPE = {
 }
 
 
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+
+
 def _llama(tf: Any, **changes: Any) -> Any:
     return tf.LlamaForCausalLM(tf.LlamaConfig(**{**SIZES, **changes}))
 
@@ -144,6 +147,11 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "codellama": lambda tf: _llama(tf, num_key_value_heads=4, rope_theta=1000000.0, rms_norm_eps=1e-5),
     "mistral": lambda tf: tf.MistralForCausalLM(tf.MistralConfig(**SIZES, head_dim=24, sliding_window=None)),
     "mistral_window": lambda tf: tf.MistralForCausalLM(tf.MistralConfig(**SIZES, sliding_window=16)),
+    "mistral_linear_rope": lambda tf: tf.MistralForCausalLM(tf.MistralConfig(**SIZES, rope_scaling=LINEAR)),
+    "mixtral_linear_rope": lambda tf: tf.MixtralForCausalLM(
+        tf.MixtralConfig(**SIZES, num_local_experts=4, rope_scaling=LINEAR)
+    ),
+    "gemma2_linear_rope": lambda tf: _gemma2(tf, rope_scaling=LINEAR),
     "mixtral": lambda tf: tf.MixtralForCausalLM(tf.MixtralConfig(**SIZES, num_local_experts=4)),
     "qwen2": lambda tf: tf.Qwen2ForCausalLM(tf.Qwen2Config(**SIZES)),
     "qwen2_5_tied": lambda tf: tf.Qwen2ForCausalLM(tf.Qwen2Config(**{**SIZES, "tie_word_embeddings": True})),

@@ -105,7 +105,11 @@ def test_trainings_are_accepted(place: Path, page: str, command: str) -> None:
     accelerator = "" if "--accelerator" in command or "slurm" in command else " --accelerator gpu"
     if "slurm" in command:
         command = command.replace("--executor slurm", "--executor local --accelerator gpu -N 1").replace("-N 2", "")
-        command = re.sub(r"-A ACCOUNT|-P PARTITION|-I IMAGE|--time \S+|--requeue \d+", "", command)
+        command = re.sub(
+            r"-A ACCOUNT|-P PARTITION|-I (IMAGE|\S+\.sif)|--container-runtime apptainer|--time \S+|--requeue \d+",
+            "",
+            command,
+        )
         command = command.replace("/data/wiki", "${PROCESSED_DATASET_DIR}")
     if "-gbs" not in command:
         command += " -gbs 64"  # the default is made for more data than a test has
@@ -130,7 +134,7 @@ COMMANDS_WITH_FLAGS = (
     ["benchmarks/gpu/run_cases.py"],
 )  # fmt: skip
 OTHERS_FLAGS = {
-    "pip": "--no-build-isolation", "docker": "--rm --gpus --ipc --ulimit", "tensorboard": "--logdir",
+    "pip": "--no-build-isolation", "docker": "--rm --gpus --ipc --ulimit", "tensorboard": "--logdir", "apptainer": "--nv",
     "wandb": "--id", "sbatch": "--export --test-only --kill-on-invalid-dep --gpus-per-node --requeue",
     "huggingface-cli": "--local-dir", "benchmarks": "--other-python",
 }  # fmt: skip

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.runs.browser import needs_browser, opened, show
+
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -80,3 +82,40 @@ def test_flags_stay_as_they_are_typed(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         assert "\u2013dry-run" not in text and "\u2013output-dir" not in text, page
+
+
+def test_the_guide_stands_once_in_the_navigation(site: Path) -> None:
+    text = (site / "docs" / "index.html").read_text(encoding="utf-8")
+    assert (
+        text.count('href="../README.html"') == text.count('href="../README.html">The guide<') == 2
+    )  # sidebar and page
+    assert "Copyright" not in text
+
+
+CUT = """
+const width = document.documentElement.clientWidth;
+const beyond = e => e.getBoundingClientRect().right > width + 1;
+return {
+  wide: document.documentElement.scrollWidth > width,
+  cut: [...document.querySelectorAll('p code, li code, h1, h2, img')].filter(e => !e.closest('td') && beyond(e)).length,
+  pictures: [...document.querySelectorAll('article img')].filter(i => i.complete && i.naturalWidth > 0).length,
+};
+"""
+PICTURES = {
+    "README": 3,
+    "docs/runs": 2,
+    "docs/layout": 2,
+    "docs/troubleshooting": 0,
+    "docs/flags": 0,
+    "docs/preprocess": 0,
+}
+
+
+@needs_browser
+def test_pages_fit_a_phone_and_a_desktop(site: Path, tmp_path: Path) -> None:
+    """Nothing but code blocks and tables is wider than the screen, and these scroll; every picture is shown."""
+    with opened(tmp_path) as driver:
+        for page, pictures in PICTURES.items():
+            for width in (390, 1280):
+                show(driver, site / f"{page}.html", width, 844)
+                assert driver.execute_script(CUT) == {"wide": False, "cut": 0, "pictures": pictures}, (page, width)

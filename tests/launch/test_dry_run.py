@@ -147,8 +147,23 @@ def test_a_laptop_plans_for_gpus_what_no_cpu_trains(shared: Place) -> None:
     assert re.search(r"Time: .* per GPU, MFU \d+%\); .* GPU hours\n  a step goes to: matrix products", text)
     named = dry_run.render(shared.plan(*flags, "--gpu", "4090", "-G", "4", **other), "text")
     assert "DOES NOT FIT" in named and "of the 24 GiB of NVIDIA 4090 (--gpu)" in named
-    assert "by this GPU's data sheet: not measured" in named
+    assert "by the data sheet of NVIDIA 4090: not measured" in named
+    assert "by rates that this project measured on NVIDIA H100 cards" in text
     assert shared.plan("--dry-run", accelerator=None).accelerator == "cpu"
+
+
+def test_what_would_be_refused_as_too_slow_here_is_planned_for_gpus(
+    large: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small model with a card's batch: examples/one_gpu_24gb.yaml asked for its plan on a laptop."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
+    change = {"accelerator": None, "model_name": "llama_125m", "global_batch_size": "256"}
+    plan = large.plan("--dry-run", "-G", "1", **change)
+    assert plan.accelerator == "gpu" and "--accelerator cpu plans for this one" in " ".join(plan.notes)
+    with pytest.raises(Refusal, match="no GPU was found, and on this machine's CPU a step would take some"):
+        large.plan(**change)
+    slow = dry_run.render(large.plan("--dry-run", **change | {"accelerator": "cpu"}), "text")
+    assert re.search(r"Time: (\d+ h )?\d+ min( \d+ s)? per step, ", slow)
 
 
 def test_the_flag_that_would_help_most_is_named_with_what_it_saves(shared: Place) -> None:

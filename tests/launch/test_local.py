@@ -195,3 +195,35 @@ def test_the_ranks_are_asked_before_anything_is_said(local: Any, monkeypatch: py
     local._tell_if_asked()
     local._tell_if_asked()
     assert len(sent) == 2 and sent[1].startswith("stopping")
+
+
+def test_the_writer_of_the_last_report_is_not_taken_for_torchrun(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --max-restarts it may still be at work when the ranks start again."""
+    monkeypatch.setattr(launch, "import_nemo_run", lambda home: 1 / 0)
+    monkeypatch.setitem(os.environ, "PATH", os.environ["PATH"])
+    monkeypatch.setitem(os.environ, liveness.LAUNCHER, "")
+    writer = subprocess.Popen(["sleep", "1000"])
+    with pytest.raises(ZeroDivisionError):
+        local._start(local.attempt)
+    assert local._launchers() == [] and local._alive() == []
+    torchrun = subprocess.Popen(["sleep", "1000"])
+    assert [process.pid for process in local._launchers()] == [torchrun.pid]
+    for process in (writer, torchrun):
+        process.kill()
+        process.wait()
+
+
+def test_a_launcher_that_was_frozen_gives_the_ranks_their_grace_time(
+    local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is a stand-in: docker pause, scontrol suspend, a laptop's lid, a machine too busy to look."""
+    now, ended = [100.0], []
+    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(local, "_stop_at_once", ended.append)
+    local.plan.settings.grace_seconds = 8.0
+    local.monitor.started = True
+    local._ask(signal.SIGTERM, None)
+    for seconds, ends in ((1, False), (60, False), (4, False), (3, False), (3, True)):
+        now[0] += seconds
+        local._stop_if_asked()
+        assert bool(ended) == ends, now

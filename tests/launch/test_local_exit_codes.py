@@ -18,7 +18,7 @@ import pytest
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.run_dir.asked import ASKED
 from nemo_workflow.run_dir.stopping import grace_seconds
-from tests.e2e.run.harness import REPOSITORY
+from tests.e2e.run.harness import REPOSITORY, processes_of
 
 # torchx, nemo_run's runner, asks a process that it has started as this stand-in does: by Popen.poll
 LAUNCHER = """
@@ -47,7 +47,8 @@ class Experiment:
     def add(self, *_, **__):
         pass
     def run(self):
-        words = ["bash", "-c", '"$0" -c "$1" "$2" "$3"; exit $?', sys.executable, RANK, str(folder), way]
+        first = "sleep 0.7; " if way == "torchrun is killed at once" else ""  # between two looks at the processes
+        words = ["bash", "-c", first + '"$0" -c "$1" "$2" "$3"; exit $?', sys.executable, RANK, str(folder), way]
         self.torchrun = subprocess.Popen(words)
     def status(self, runner):
         return RUNNING if self.torchrun.poll() is None else ENDED
@@ -72,6 +73,12 @@ def stop(number, frame):
     event("stopping", step=2, signal=int(number))
     event("end", step=2, reason="stopped")
     os._exit(75)
+
+if way == "torchrun is killed at once":
+    os.kill(os.getppid(), signal.SIGKILL)
+    if os.fork():
+        os._exit(0)  # and what a rank has forked lives on alone
+    time.sleep(1000)  # it imports NeMo, and looks at nothing yet
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN if way in ("deaf", "deaf at the start") else stop)
 if way != "deaf at the start":
@@ -128,19 +135,24 @@ LOST = "no checkpoint yet, so steps 1 to 2 are lost"
         ("fails at its end", 60, [], 1, "pretrain_llm.py: failed: "),
         ("leaves", 60, [], 1, "the ranks ended without an error before the last step"),
         ("torchrun is killed", 60, [], 1, "torchrun, which runs the ranks, was ended by SIGKILL"),
+        ("torchrun is killed at once", 60, [], 1, "torchrun, which runs the ranks, was ended by SIGKILL"),
     ],
 )  # fmt: skip
 def test_every_end(way: str, grace: int, send: list[int], code: int, word: str, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", LAUNCHER, str(tmp_path), way, str(grace)],
-        cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    said = tmp_path / "said"  # not a pipe: whoever is left behind would hold it open
+    with said.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", LAUNCHER, str(tmp_path), way, str(grace)],
+            cwd=REPOSITORY, text=True, stdout=stream, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     for number, sign in zip(send, ("ready", ASKED), strict=False):  # the second when the first has been taken
         while not (tmp_path / sign).exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(number)
-    output, _ = process.communicate()
+    process.wait()
+    output = said.read_text()
     assert (process.returncode, word in output) == (code, True), output
+    assert processes_of(tmp_path) == []
 
 
 def test_the_grace_time_follows_the_steps(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ assert torchrun.stdout.readline() == "ready\\n"
 run = object.__new__(launch._Local)
 run.plan = SimpleNamespace(settings=Settings(grace_seconds=1.0), accelerator="cpu", folder=folder)
 run.monitor = SimpleNamespace(saving=sys.argv[1] == "saving", started=True, note=print)
-run.attempt, run.asked, run.insisted, run.stopped_early, run.seen = folder, None, False, "", set()
+run.attempt, run.asked, run.insisted, run.stopped_early = folder, None, False, ""
+run.before, run.torchruns, run.patience = set(), [], launch.liveness.Patience()
 run._ask(signal.SIGTERM, None)
 asked = time.monotonic()
 while torchrun.poll() is None and time.monotonic() - asked < (3 if saving else 60):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.models import pretrained, tokenizer_files, tokenizer_loading
+from nemo_workflow.models import pretrained, tokenizer_entries, tokenizer_files, tokenizer_loading
 from nemo_workflow.run_dir.fingerprint import tokenizer_digest
 from nemo_workflow.run_dir.staged_tokenizer import add_kept
 from nemo_workflow.utils.errors import Refusal
@@ -150,7 +150,44 @@ def test_a_sentencepiece_model_alone_is_read(tmp_path: Path, name: str) -> None:
     ids = loaded("def add(a, b)", add_special_tokens=False).input_ids
     assert len(ids) > 3 and loaded.decode(ids).replace(" ", "").lower() == "defadd(a,b)"
     counted = pretrained.read_tokenizer(folder).vocab_size
-    assert counted == (len(loaded) if name in pretrained.AS_PIECES else None)
+    assert counted == (len(loaded) if name in tokenizer_entries.AS_PIECES else None)
+
+
+# --- entries that are in no vocabulary: transformers puts them behind it -------------------------------------------------
+PLAIN = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+FAR = {"900": {"content": "<far>", "special": True}}
+BESIDE: dict[str, dict[str, object]] = {
+    "nothing": {"tokenizer_config.json": PLAIN},
+    "an end of text": {"tokenizer_config.json": PLAIN | {"eos_token": "<nowhere>"}},
+    "an object": {"tokenizer_config.json": PLAIN | {"pad_token": {"content": "<pad>", "__type": "AddedToken"}}},
+    "a list of transformers 5": {"tokenizer_config.json": {**PLAIN, "tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<a>", "<b>"]}},
+    "more special tokens": {"tokenizer_config.json": PLAIN | {"additional_special_tokens": ["<a>", "</s>", "<a>"]}},
+    "an id far behind": {"tokenizer_config.json": PLAIN | {"added_tokens_decoder": FAR}},
+    "a map of an older version": {"tokenizer_config.json": PLAIN, "special_tokens_map.json": {"pad_token": "<pad>"}},
+    "a map that nothing reads": {"tokenizer_config.json": PLAIN | {"added_tokens_decoder": FAR}, "special_tokens_map.json": {"pad_token": "<pad>"}},
+    "added tokens of an older version": {"tokenizer_config.json": PLAIN, "added_tokens.json": {"<a>": 290}},
+    "a class with tokens of its own": {"config.json": {"model_type": "llama"}},
+    "another such class": {"tokenizer_config.json": {"tokenizer_class": "GPT2TokenizerFast"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["tokenizer.json", "tokenizer.model"])
+@pytest.mark.parametrize("name", BESIDE)
+def test_entries_are_counted_as_transformers_has_them(name: str, model: str, tmp_path: Path) -> None:
+    if model == "tokenizer.json":
+        tiny.save_tokenizer(tmp_path)
+        (tmp_path / "special_tokens_map.json").unlink(missing_ok=True)
+    else:
+        sentencepiece_folders.save(tmp_path, "LlamaTokenizer")
+    (tmp_path / "tokenizer_config.json").unlink()
+    for file, content in BESIDE[name].items():
+        if model == "tokenizer.model" and isinstance(content, dict) and "tokenizer_class" in content:
+            content = content | {"tokenizer_class": "LlamaTokenizer"}
+        (tmp_path / file).write_text(json.dumps(content))
+    loaded = tokenizer_loading.load(tmp_path)
+    read = pretrained.read_tokenizer(tmp_path)
+    assert read.vocab_size == max(loaded.get_vocab().values()) + 1
+    assert read.eos_id in (None, loaded.eos_token_id)
 
 
 def test_a_damaged_sentencepiece_model_is_refused_in_the_plan(tmp_path: Path) -> None:

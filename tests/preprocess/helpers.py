@@ -50,6 +50,11 @@ class Reference:
             file.unlink()
         return contents
 
+    def close(self) -> None:
+        """End the server. A process forked from this one may hold the pipe, so that closing it would not be seen."""
+        if self.process is not None:
+            self.process.communicate("\n", timeout=120)
+
 
 @dataclass
 class Done:

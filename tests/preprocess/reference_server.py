@@ -1,7 +1,7 @@
 """Megatron's own output for given texts: IndexedDatasetBuilder fed by AutoTokenizer, in one long-lived process.
 
 Reads a JSON request a line ({"tokenizer", "texts", "prefix", "append_eod", "special", "slow"}), writes PREFIX.bin and
-PREFIX.idx, and answers with a line. Importing megatron-core costs seconds, so the tests share one server.
+PREFIX.idx, and answers with a line; an empty line ends it. Importing megatron-core costs seconds, so the tests share one server.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     answers = sys.stdout
     sys.stdout = sys.stderr  # what libraries print is no answer
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, "\n"):
         answers.write(json.dumps(build(json.loads(line))) + "\n")
         answers.flush()
 

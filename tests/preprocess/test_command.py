@@ -18,9 +18,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
+from nemo_workflow.preprocess import command
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.engines import FastokensEngine
 from nemo_workflow.preprocess.inspect_dataset import check_pair, document_ids
+from nemo_workflow.utils.errors import Refusal
 from tests.preprocess.helpers import ROOT, figures, nothing_written, pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 
@@ -159,6 +161,12 @@ def test_several_prefixes_are_ready_for_a_blend(go, tmp_path):
     code, err = go("--input_dir", tmp_path / "in", "--data_prefix", "a", "--data-prefix", "c.jsonl")
     assert code == 0, err
     assert [prefix.name for prefix in find_prefixes(tmp_path / "out")] == ["a_text_document", "c_text_document"]
+
+
+def test_one_document_is_one(go, tmp_path):
+    (tmp_path / "text.txt").write_text("a text")
+    code, err = go("--input", tmp_path / "text.txt")
+    assert code == 0 and re.search(r"100 %  1 document  ", err), err
 
 
 def test_two_outputs_of_one_name_are_refused(go, tmp_path):
@@ -406,6 +414,15 @@ def test_refusal_on_the_command_line(preprocess, tmp_path):
     assert done.err.splitlines() == [
         f"python -m nemo_workflow.preprocess: error: --input {tmp_path / 'no.jsonl'}: no such file"
     ]
+
+
+def test_a_flag_of_another_tool_leads_to_ours():
+    made = command.parser()
+    ours = set(made._option_string_actions)
+    assert not ours & command.MEANINGS.keys()
+    assert {said.split()[-1].rstrip("?") for said in command.MEANINGS.values()} <= ours
+    with pytest.raises(Refusal, match="--text-key title; did you mean --json-keys"):
+        made.parse_args(["--tokenizer", "a", "--output-dir", "b", "--text-key", "title"])
 
 
 def test_tokenizer_without_an_end_token(go, tokenizers_dir, tmp_path):

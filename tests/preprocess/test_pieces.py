@@ -184,6 +184,24 @@ def test_pieces_stay_when_the_nodes_are_others(tmp_path: Path) -> None:
     assert names[0] == names[1]
 
 
+def test_what_is_done_is_not_planned_again(two, tmp_path: Path) -> None:
+    """Neither a part of a large file nor a whole file; what is left is cut as before, though it is less than half."""
+    sizes = {"a": 300, "b": 300, "c": 300, "large": 900}
+    for name, count in sizes.items():
+        write_jsonl(tmp_path / "in" / f"{name}.jsonl", TEXTS[:count])
+    job = two.job("--input-dir", tmp_path / "in", "--join")
+    worker = node.Node(job, Claims(two.claims, "rank0"), 0, 2)
+    whole = [piece for piece in job.pieces if not any(each.part for each in piece.sources)]
+    parts = [piece for piece in job.pieces if piece not in whole]
+    for piece in [*whole, *parts[1::2]]:
+        worker._encode(piece)
+    finished = pieces.Finished(job.folder, job.asked.names, job.asked.recipe, skip=False)
+    left = pieces.still_to_encode(job.asked.sources, 2, job.folder, finished)
+    assert [piece.name for piece in left] == [piece.name for piece in parts[::2]]
+    two.work(node.Job(job.asked, left, job.folder, job.progress))
+    assert two.made("two") == two.one("--input-dir", tmp_path / "in", "--join")
+
+
 def test_flags_of_a_job_without_one(preprocess, tmp_path: Path) -> None:
     done = preprocess("--tokenizer", "x", "--input", "y", "--output-dir", tmp_path / "out", "-N", 2, "--time", 10)
     assert done.code == 2

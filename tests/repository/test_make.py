@@ -89,7 +89,8 @@ def test_an_install_on_a_terminal_shows_one_line_that_changes(tmp_path: Path) ->
 
 def test_the_headers_of_torchs_packages_are_found_from_any_folder(tmp_path: Path) -> None:
     """pip and nvcc are stand-ins: the packages of a GPU are gigabytes. A relative folder
-    would not be found where pip compiles, and a toolkit may be nvcc alone, without cusparse.h."""
+    would not be found where pip compiles, and a toolkit may be nvcc alone, without cusparse.h. torch's packages lack crt/,
+    so that the toolkit's headers come first; the nvcc in the path may be a script, whose folder is not the toolkit's."""
     packages = tmp_path / "env" / "lib" / "python3.12" / "site-packages" / "nvidia"
     headers = [packages / name / "include" for name in ("cudnn", "nccl", "cu13")]
     for folder in headers:
@@ -99,14 +100,23 @@ def test_the_headers_of_torchs_packages_are_found_from_any_folder(tmp_path: Path
         copy(REPOSITORY / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
     (tmp_path / "env" / "bin").mkdir()
-    interpreter(tmp_path / "bin", "nvcc", "exit 1")
+    interpreter(tmp_path / "bin", "nvcc", "echo '#$ _SPACE_= ' >&2; echo '#$ _HERE_=/opt/cuda-13.0/bin' >&2")
     interpreter(tmp_path / "bin", "g++", "exit 1")
     interpreter(tmp_path / "env" / "bin", "python", "cat")
-    told = 'case "$*" in *--no-build-isolation*) echo "$CPLUS_INCLUDE_PATH" > told;; esac'
+    told = 'case "$*" in *--no-build-isolation*) echo "$CUDA_HOME:$CPLUS_INCLUDE_PATH" > told;; esac'
     interpreter(tmp_path / "env" / "bin", "pip", told)
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     words = ["make", "install-gpu", "VENV=env", f"PYTHON={sys.executable}"]
-    environment = {**os.environ, "PATH": path, "CPLUS_INCLUDE_PATH": "/own"}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "told").read_text().strip().split(":") == [*map(str, headers), "/own"]
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_HOME"}
+    environment |= {"PATH": path, "CPLUS_INCLUDE_PATH": "/own"}
+
+    def told_to_pip(**more: str) -> list[str]:
+        done = subprocess.run(words, cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return (tmp_path / "told").read_text().strip().split(":")
+
+    packaged = [*map(str, headers), "/own"]
+    assert told_to_pip() == ["/opt/cuda-13.0", "/opt/cuda-13.0/include", *packaged]
+    assert told_to_pip(CUDA_HOME="/mine") == ["/mine", "/mine/include", *packaged]
+    interpreter(tmp_path / "bin", "nvcc", "exit 1")  # one that says nothing of itself
+    assert told_to_pip() == ["", *packaged]

@@ -12,6 +12,7 @@ from nemo_workflow.config.flags import BY_ATTRIBUTE
 from nemo_workflow.run_dir import fingerprint
 from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, compare, digest, tokenizer_digest
 from nemo_workflow.utils.errors import Refusal
+from tests.places import hub_snapshot
 
 THEN: dict[str, Any] = {
     "dataset": [{"bin": "9-" + "a" * 32, "idx": "9-" + "b" * 32, "weight": 0.5}] * 2,
@@ -105,3 +106,18 @@ def test_a_tokenizer_is_its_files_wherever_they_lie(tmp_path: Path) -> None:
     (tmp_path / "b" / "tokenizer.json").write_text("{ }")
     assert tokenizer_digest(str(tmp_path / "a")) != tokenizer_digest(str(tmp_path / "b"))
     assert tokenizer_digest("organisation/name") == "organisation/name"
+
+
+def test_a_tokenizer_of_the_hub_is_its_files_once_they_are_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub's files may change under the same name; a run that an older version wrote has the name alone."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    snapshot = hub_snapshot(folder, tmp_path / "hub" / "models--organisation--name")
+    assert tokenizer_digest("organisation/name") == tokenizer_digest(str(folder)) != "organisation/name"
+    assert fingerprint.first_tokenizer_digest("organisation/name") == "organisation/name"
+    (snapshot / "tokenizer.json").resolve().write_text("{ }")
+    assert tokenizer_digest("organisation/name") != tokenizer_digest(str(folder))

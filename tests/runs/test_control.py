@@ -95,3 +95,36 @@ def test_logs_leave_torchruns_copy_out(run: Path) -> None:
 def test_an_unknown_run_is_refused_with_those_that_are_there(run: Path) -> None:
     with pytest.raises(Refusal, match="there are: local"):
         control.find_run(str(run.parent), "other")
+
+
+BUSY = """
+import signal, sys, time
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("ready", flush=True)
+time.sleep(2)  # as on a busy machine: what comes meanwhile comes as one
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+while len(told) < 2:
+    time.sleep(0.1)
+"""
+
+
+def test_a_busy_launcher_hears_twice_that_it_shall_end_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout and launcher.stdout.readline() == "ready\n"
+    monkeypatch.setattr(control, "holder", lambda run: launcher.pid if launcher.poll() is None else None)
+    monkeypatch.setattr(control, "ENDED_BY_LOCAL_CANCEL", 60.0)
+    control._stop_local(tmp_path, launcher.pid, at_once=True)
+    assert launcher.wait() == 0
+
+
+def test_a_launcher_whose_ranks_save_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = subprocess.Popen(["sleep", "2"], stdout=subprocess.PIPE)
+    monkeypatch.setattr(control.os, "kill", lambda pid, number: None)  # it saves before it ends
+    monkeypatch.setattr(control, "holder", lambda run: launcher.pid if launcher.poll() is None else None)
+    monkeypatch.setattr(control, "ENDED_BY_LOCAL_CANCEL", 0.5)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000004-unfinished").touch()  # NeMo's mark
+    control._stop_local(tmp_path, launcher.pid, at_once=False)
+    assert launcher.wait() == 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nemo_workflow.runs import sample
+from nemo_workflow.runs import evaluate, sample
 from nemo_workflow.utils.errors import Refusal
 
 
@@ -17,3 +18,25 @@ def test_an_empty_text_is_refused(text: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "argv", ["sample", "--hf-model", str(tmp_path), text])
     with pytest.raises(Refusal, match="TEXT is empty"):
         sample.main()
+
+
+@pytest.mark.parametrize("command", [sample.main, evaluate.main])
+def test_a_folder_that_is_no_exported_model(
+    command: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's folder leads to its exported model, a checkpoint to the command that exports it."""
+
+    def said(folder: Path) -> str:
+        more = ["text"] if command is sample.main else ["--run", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["tried", "--hf-model", str(folder), *more])
+        with pytest.raises(Refusal) as caught:
+            command()
+        return str(caught.value)
+
+    run = tmp_path / "my_run"
+    (run / "checkpoint" / "weights").mkdir(parents=True)
+    assert f"convert_from_nemo2_to_hf.py --source {run / 'checkpoint'} --output-path DIR" in said(run / "checkpoint")
+    assert "no such folder; export a checkpoint first: python ckpt_conversion/" in said(tmp_path / "no")
+    (run / "hf_model").mkdir()
+    (run / "hf_model" / "config.json").touch()
+    assert said(run).endswith(f"is a run's folder; its exported model is {run / 'hf_model'}")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -158,6 +159,74 @@ def test_a_start_is_refused_while_old_ranks_do_not_end(tmp_path: Path, monkeypat
     process.kill()
     process.wait()
     local.wait_for_old_ranks(plan)  # type: ignore[arg-type]
+
+
+def test_old_ranks_that_save_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a start on this machine, and by rank 0 of a Slurm job."""
+    from types import SimpleNamespace
+
+    from nemo_workflow.launch import local
+
+    monkeypatch.setattr(local, "OLD_RANKS_SECONDS", 0.2)
+    plan = SimpleNamespace(folder=tmp_path, settings=Settings(grace_seconds=0.2), accelerator="cpu")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000004-unfinished").touch()  # NeMo's mark
+    process = rank(tmp_path, liveness.launcher_mark())
+    threading.Timer(2, process.kill).start()
+    local.wait_for_old_ranks(plan)  # type: ignore[arg-type]
+    assert process.wait() == -signal.SIGKILL
+
+    held = liveness.lock_run(tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from nemo_workflow.launch.slurm import rank; rank.LOCK_SECONDS = 0.2;"
+        " print('waiting', flush=True); rank.take_lock(Path(sys.argv[1])); print('taken')"
+    )
+    job = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert job.stdout and job.stdout.readline() == "waiting\n"
+    threading.Timer(2, held.close).start()
+    assert job.communicate(timeout=60)[0] == "taken\n" and job.returncode == 0
+
+
+DEAF_FOR_A_WHILE = """
+import signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from nemo_workflow.training import liveness
+liveness.dump_stacks_on_signal(sys.stderr)
+signal.pthread_sigmask(signal.SIG_BLOCK, [liveness.DUMP_STACKS])
+print("ready", flush=True)
+time.sleep(3)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [liveness.DUMP_STACKS])
+time.sleep(1000)
+"""
+
+
+def test_a_hung_rank_that_gets_no_core_for_seconds_shows_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a busy machine: the signal that asks for it waits."""
+    monkeypatch.setattr(liveness, "STACK_SECONDS", 0.2)
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF_FOR_A_WHILE, REPOSITORY], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    liveness.end_hung([psutil.Process(process.pid)])
+    assert "most recent call first" in process.communicate(timeout=60)[1]
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_nodes_watcher_waits_for_the_others(comes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network disk shows them late that nothing has happened; one that is lost is not waited for for ever."""
+    from nemo_workflow.training import node_watch
+
+    monkeypatch.setattr(node_watch, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(node_watch, "TOGETHER_SECONDS", 60.0 if comes else 0.5)
+    mark = tmp_path / "hung-0"
+    mark.write_text("no step for 30 min\n")
+    if comes:
+        threading.Timer(1, mark.write_text, ["no step for 30 min\nno step for 30 min\n"]).start()
+    began = time.monotonic()
+    node_watch._wait_for_others(mark, 2)
+    assert len(mark.read_text().splitlines()) == 1 + comes
+    assert time.monotonic() - began < 50
+    node_watch._wait_for_others(mark, 1)  # alone: at once
 
 
 def test_stacks_on_request(tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def test_a_stream_that_is_gone_leads_nowhere(tmp_path: Path, number: int, kept: 
         *((lambda n=n: console.human_time(n), said) for n, said in (
             (-5, "0 s"), (8.4, "8 s"), (59.6, "1 min 00 s"), (95, "1 min 35 s"), (3599, "59 min 59 s"), (3600, "1 h 00 min"),
             (3725, "1 h 02 min"), (360_000, "100 h 00 min"))),
+        *((lambda n=n: console.human_step(n), said) for n, said in ((0.07412, "0.0741 s"), (62.51, "62.5 s"), (2240, "37 min 20 s"))),
         *((lambda n=n, noun=noun: console.counted(n, noun), said) for n, noun, said in (
             (1, "step", "1 step"), (6000, "step", "6,000 steps"), (0, "step", "0 steps"), (2, "batch", "2 batches"),
             (2, "class", "2 classes"), (1, "batch", "1 batch"), (2, "epoch", "2 epochs"))),

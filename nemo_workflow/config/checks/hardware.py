@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from nemo_workflow.backends.patching import installed_problems
 from nemo_workflow.backends.registry_cpu import CPU_PATCHES
+from nemo_workflow.config import containers
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.flops import flops_a_token
@@ -60,16 +61,22 @@ def cpu_speed(run: Run) -> Iterator[str]:
     if run.settings.dry_run or run.accelerator != "cpu" or run.settings.accelerator != "auto":
         return
     seconds = cpu_step_seconds(run)
-    if run.recipe is None or seconds is None:
+    if run.recipe is None or seconds is None or not slow_on_a_cpu(run):
         return
-    parameters = _parameters(run, run.recipe)
-    if parameters < LARGE_ON_A_CPU and seconds < LONG_STEP_SECONDS:
-        return
+    parameters = human_count(_parameters(run, run.recipe))
     yield (
         f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take some"
-        f" {human_time(seconds)} ({human_count(parameters)} parameters, {human_count(_tokens_a_step(run))} tokens);"
+        f" {human_time(seconds)} ({parameters} parameters, {human_count(_tokens_a_step(run))} tokens);"
         " add --accelerator cpu to train on it all the same, or take a smaller model (llama_tiny) or --global-batch-size"
     )
+
+
+def slow_on_a_cpu(run: Run) -> bool:
+    """Whether nobody would train this model, with this batch, on this machine's CPU by choice."""
+    seconds = cpu_step_seconds(run)
+    if run.recipe is None or seconds is None:
+        return False
+    return _parameters(run, run.recipe) >= LARGE_ON_A_CPU or seconds >= LONG_STEP_SECONDS
 
 
 def cpu_step_seconds(run: Run) -> float | None:
@@ -109,7 +116,7 @@ def fp8_output_layer(run: Run) -> Iterator[str]:
 def cpu_libraries(run: Run) -> Iterator[str]:
     """The versions that the CPU backend's patches were written for; a container's can't be told from here."""
     settings = run.settings
-    if run.accelerator != "cpu" or (settings.executor == "slurm" and not settings.no_container):
+    if run.accelerator != "cpu" or containers.described(settings):
         return
     problems = installed_problems(CPU_PATCHES)
     if problems:

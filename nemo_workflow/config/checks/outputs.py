@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
@@ -31,7 +32,7 @@ def wandb_flags(run: Run) -> Iterator[str]:
     if idle and not settings.wandb:
         yield f"{', '.join(idle)}: does nothing without --wandb; add --wandb or leave it out"
     # a container's packages can't be told from here
-    here = settings.executor == "local" or settings.no_container
+    here = settings.executor == "local" or containers.runtime(settings) == containers.NONE
     if settings.wandb and here and not settings.dry_run and not libraries.importable("wandb"):
         yield "--wandb: the package wandb is not installed; pip install wandb, or leave it out"
 

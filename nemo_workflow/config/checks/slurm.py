@@ -105,9 +105,10 @@ def _paths(settings: Settings) -> Iterator[str]:
     mend = "nemo_run can't take it in a Slurm job; choose another folder"
     if not PLAIN_PATH.fullmatch(folder):
         yield f"--output-dir {folder}: holds a blank or a sign other than letters, digits and ./_+@=-: {mend}"
-    if settings.no_container and REWRITTEN in folder:
+    runtime = containers.runtime(settings)
+    if runtime != containers.PYXIS and REWRITTEN in folder:
         yield f"--output-dir {folder}: holds {REWRITTEN}: {mend}"
-    if settings.no_container and REWRITTEN in sys.executable:
+    if runtime == containers.NONE and REWRITTEN in sys.executable:
         yield f"--no-container: the path of this Python, {sys.executable}, holds {REWRITTEN}: nemo_run can't take it"
     if not PLAIN_NAME.fullmatch(settings.experiment):
         yield f"--experiment {settings.experiment!r}: with Slurm only letters, digits and ._+@=- make a name"
@@ -183,16 +184,23 @@ def _setup_file(path: str | None) -> Iterator[str]:
 
 
 def _containers(run: Any) -> Iterator[str]:
-    """pyxis mounts HOST:CONTAINER; what the ranks open must be seen under its own path."""
+    """Containers get mounts as HOST:CONTAINER; what the ranks open must be seen under its own path."""
     settings = run.settings
-    if settings.no_container:
+    runtime = containers.runtime(settings)
+    if settings.no_container and settings.container_runtime not in (None, containers.NONE):
+        yield f"--no-container and --container-runtime {settings.container_runtime} can't be combined: leave one out"
+        return
+    if runtime == containers.NONE:
+        flag = "--no-container" if settings.no_container else "--container-runtime none"
         for option in (BY_ATTRIBUTE[name] for name in ("container_image", "container_mounts", "container_env")):
             if settings.of(option) and settings.of(option) != option.default:
-                yield f"--{option.name} and --no-container can't be combined: leave one out"
+                yield f"--{option.name} and {flag} can't be combined: leave one out"
         return
     no_nemo = containers.problem(settings.container_image)
     if no_nemo:
         yield no_nemo
+    if runtime == containers.APPTAINER:
+        yield from _apptainer(settings)
     for mount in settings.container_mounts:
         if not re.fullmatch(r"/[^:,]*:/[^:,]*(:[^:,]+)?", mount):
             yield f"--container-mounts {mount}: expected HOST:CONTAINER[:FLAGS] with absolute paths and no comma"
@@ -207,6 +215,25 @@ def _containers(run: Any) -> Iterator[str]:
                 )
         if re.search(r"[:,]", folder):
             yield f"{flag} {folder}: a path with a colon or comma can't be mounted into a container; rename it"
+
+
+def _apptainer(settings: Settings) -> Iterator[str]:
+    """Which images and mounts Apptainer takes; enroot, which is pyxis's, writes both otherwise."""
+    image = settings.container_image
+    if image.endswith(".sqsh") or image.startswith("dockerd://"):
+        yield (
+            f"--container-image {image}: this is a form of enroot's; Apptainer takes a .sif file, which `apptainer build"
+            " nemo.sif docker://IMAGE` makes, an unpacked folder, or docker://IMAGE"
+        )
+    elif not image.isprintable():
+        yield f"--container-image {image!r}: a line of the job script can't hold this; leave out what is not printable"
+    for mount in settings.container_mounts:
+        flags = mount.split(":")[2:]
+        if flags and flags not in (["ro"], ["rw"]):
+            yield f"--container-mounts {mount}: Apptainer knows the flags ro and rw only"
+    for name in settings.container_env:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            yield f"--container-env {name}: expected the name of a variable"
 
 
 def is_below(path: str, folder: str) -> bool:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.checks import slurm as slurm_checks
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local
@@ -16,7 +17,7 @@ from nemo_workflow.launch.slurm import submit as slurm
 from nemo_workflow.launch.slurm.cluster import Cluster
 from nemo_workflow.preprocess.asked import Asked, read_asked
 from nemo_workflow.preprocess.node import Job
-from nemo_workflow.preprocess.pieces import Finished, cut
+from nemo_workflow.preprocess.pieces import Finished, still_to_encode
 from nemo_workflow.preprocess.run import check_end
 from nemo_workflow.preprocess.startup import Loading
 from nemo_workflow.preprocess.work import Work, still_to_do
@@ -71,14 +72,14 @@ def _plan(asked: Asked, todo: Work, given: dict[str, Any]) -> CorpusPlan:
     given |= {"accelerator": "cpu", "num_gpus": 1, "output_dir": asked.args.output_dir}
     given["hf_model_id"] = str(asked.tokenizer)
     given["exclusive"] = given.get("exclusive", False) or asked.args.workers is None
-    if not given.get("no_container"):
+    if not given.get("no_container") and given.get("container_runtime") != containers.NONE:
         given["container_mounts"] = _mounts(asked, given.get("container_mounts", ()))
     settings = Settings(**given, given=frozenset(given))
     folder = Path(asked.args.output_dir) / settings.experiment
     place = folder / PIECES / asked.recipe[:16]
     finished = Finished(place, asked.names, asked.recipe, asked.args.on_error == "skip")
-    left = [each for each in todo.sources if each.path not in todo.kept and not finished.of(each)]
-    job = Job(asked, cut(left, nodes), place, folder / "progress")
+    fresh = [each for each in todo.sources if each.path not in todo.kept]
+    job = Job(asked, still_to_encode(fresh, nodes, place, finished), place, folder / "progress")
     return CorpusPlan(settings, str(folder), Nodes(nodes), job.to_json(), asked.args.workers)
 
 

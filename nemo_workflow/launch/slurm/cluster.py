@@ -130,6 +130,12 @@ class Cluster:
             return replace(told, by=found.by if found else None)
         return found or (JobState(UNKNOWN, controller.reason) if controller.silent else None)
 
+    def step_states(self, job_id: str) -> list[str]:
+        """Slurm's words for a job and its steps, as far as accounting tells; the job's own may hide a step's."""
+        answer = self.ask("sacct", *self._named, "-n", "-P", "-j", job_id, "-o", "JobID,State")
+        rows = [line.split("|") for line in answer.out.splitlines() if line.startswith(job_id)]
+        return [row[1] for row in rows if len(row) == 2] if answer.ok else []
+
     def keeps_accounts(self) -> bool:
         """Whether sacct answers."""
         return self.ask("sacct", "-X", "-n", "-j", "1").ok
@@ -186,7 +192,7 @@ def cancel(job: Job, at_once: bool = False, seconds: float = 300.0) -> JobState 
     state = _surely(job)
     if state is None or state.ended:
         return state
-    cluster = _cluster_of(job)
+    cluster = cluster_of(job)
     if state.name == "RUNNING" and not at_once:
         # so that the job script's own requeue is refused
         cluster.ask("scontrol", *cluster._named, "update", f"JobId={job.job_id}", "Requeue=0")
@@ -210,7 +216,7 @@ def wait(job: Job, seconds: float) -> JobState | None:
         time.sleep(0.5)
 
 
-def _cluster_of(job: Job) -> Cluster:
+def cluster_of(job: Job) -> Cluster:
     """The cluster to send orders about a job to."""
     here = cluster_name(job.host) if job.cluster else ""
     return Cluster(job.host, job.cluster if here and job.cluster != here else "")

@@ -7,7 +7,7 @@ import re
 import signal
 from pathlib import Path
 
-from nemo_workflow.launch.slurm.cluster import ANOTHERS, Cluster, JobState
+from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cluster_of
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.slurm_jobs import Job, cancelled_mark, hung_mark
 from nemo_workflow.utils.errors import STOPPED
@@ -24,6 +24,9 @@ ENDS = {
     "BOOT_FAIL": ("a node did not boot", "--requeue N lets the job come back by itself"),
     PREEMPTED: ("preempted: another job took the nodes", "--requeue N lets the job come back by itself"),
 }
+
+# slurmstepd's lines: "Detected 1 oom-kill event(s) in StepId=1.0", "StepId=1.0 exceeded memory limit (300 > 200), being killed"
+MEMORY = re.compile(r"slurmstepd\S* error: (Detected \d+ oom.kill event|.*[Ee]xceeded (\w+ )?memory limit)")
 
 SAVED = {  # the same of a run that saved and left when it was asked to
     "TIMEOUT": "stopped at its time limit, and saved",
@@ -82,10 +85,25 @@ def _why_stopped(job: Job, restart: int) -> str:
 
 
 def _a_step_ran_out_of_memory(job: Job) -> bool:
-    """The kernel ends a step; the job's own state may be FAILED."""
-    answer = Cluster(job.host).ask("sacct", "-n", "-P", "-j", job.job_id, "-o", "JobID,State")
-    rows = [line.split("|") for line in answer.out.splitlines() if line.startswith(job.job_id)]
-    return answer.ok and any(row[1].startswith(OUT_OF_MEMORY) for row in rows if len(row) == 2)
+    """The kernel, or Slurm by its own count, ends ranks or a step; the job's own state is FAILED then.
+
+    Accounting has a word for the first only, and is not there everywhere: slurmstepd writes both into the ranks' log.
+    """
+    if any(state.startswith(OUT_OF_MEMORY) for state in cluster_of(job).step_states(job.job_id)):
+        return True
+    return any(MEMORY.search(tail(path)) for path in job.logs()[-1:])
+
+
+def advice(why: str) -> str:
+    """What helps against an end that `why_ended` has told; empty where nothing is known to."""
+    return next((helps for text, helps in ENDS.values() if text == why), "")
+
+
+def tail(path: Path, size: int = 65536) -> str:
+    """The end of a log, which may be long."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - size))
+        return stream.read().decode(errors="replace")
 
 
 def _error_of_a_rank(folder: Path) -> str:

@@ -12,7 +12,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch import local
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cancel, state_of
-from nemo_workflow.launch.slurm.ending import ENDS, why_ended
+from nemo_workflow.launch.slurm.ending import advice, tail, why_ended
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.utils.errors import STOPPED, Failure
@@ -172,15 +172,11 @@ def explain(job: Job, state: JobState | None, restart: int, kept: str) -> str:
     code = state.exit_code if state else job.exit_code(restart)
     lines = [f"job {job.job_id} {name} (exit code {code}); {kept}"]
     if why := why_ended(job, state):
-        lines.append(f"{why}{f'; {ENDS[name][1]}' if name in ENDS else ''}")
+        lines.append("; ".join(filter(None, (why, advice(why)))))
     folder = job.folder(restart)
     if any(folder.glob("rank*.error")):
         lines.append(local.explain_failure(folder))
     else:
         for path in {*job.logs()[-1:], *job.script_logs()}:
-            lines += [f"the end of {path}:", *_tail(path)]
+            lines += [f"the end of {path}:", *tail(path).splitlines()[-15:]]
     return "\n".join(lines)
-
-
-def _tail(path: Any) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]

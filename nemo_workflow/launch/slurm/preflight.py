@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.slurm import login, time_limits
@@ -54,11 +55,14 @@ def check(cluster: Cluster, plan: Plan | CorpusPlan) -> list[str]:
     limits = read_limits(config.result().out, qos.result().out, mine[0] if mine else {})
     problems = _partitions(plan, answers, listed.result(), limits)
     problems += _account(plan, config.result().out, associations.result())
-    if not plan.settings.no_container and "--container-image" not in help_text.result().out:
+    runtime = containers.runtime(plan.settings)
+    if runtime == containers.PYXIS and "--container-image" not in help_text.result().out:
         problems.append(
-            "--container-image: this cluster's srun has no such option (the pyxis plugin is missing); ask for pyxis, or"
-            " run in this Python environment on a disk that the nodes share: --no-container"
+            "--container-image: this cluster's srun has no such option (the pyxis plugin is missing); use Apptainer with"
+            " --container-runtime apptainer, or run in this Python environment on a disk that the nodes share: --no-container"
         )
+    if runtime == containers.APPTAINER:
+        problems += _no_image(cluster, plan)
     if cluster.host and not same_folder.result().ok:
         problems.append(
             f"--ssh {cluster.host}: {_existing(plan)} is not there; --output-dir, the data and this Python environment"
@@ -69,10 +73,38 @@ def check(cluster: Cluster, plan: Plan | CorpusPlan) -> list[str]:
     if problems:
         raise Refusal(problems)
     notes = [] if accounting.result() else ["sacct does not answer here: the job is followed with scontrol"]
+    if runtime == containers.APPTAINER:
+        notes += _apptainer_notes(cluster, plan)
     for name, (partition, _) in answers.items():
         fields = _fields(partition.out)
         notes += time_limits.notes(plan, name, fields, list(limits.of_partition(plan, name, fields)))
     return notes
+
+
+def _no_image(cluster: Cluster, plan: Plan | CorpusPlan) -> Iterator[str]:
+    """Whether the image's file is where the nodes look for it."""
+    image = containers.apptainer_image(plan.settings)
+    if image.source is None and not cluster.ask("test", "-e", image.path).ok:
+        yield (
+            f"--container-image {plan.settings.container_image}: {image.path} is not there; `apptainer build {image.path}"
+            " docker://IMAGE` makes it, or name a registry's image as docker://IMAGE"
+        )
+
+
+def _apptainer_notes(cluster: Cluster, plan: Plan | CorpusPlan) -> Iterator[str]:
+    """What the job will need on its first node that can't be seen from here."""
+    image = containers.apptainer_image(plan.settings)
+    if image.source and not cluster.ask("test", "-e", image.path).ok:
+        yield (
+            f"{image.source} is pulled to {image.path} as the job starts, which needs a network on its first node; where there"
+            f" is none, pull it here first: apptainer pull {image.path} {image.source}"
+        )
+    found = any(cluster.ask(program, "--version").ok for program in ("apptainer", "singularity"))
+    if not found and not plan.settings.setup_file:
+        yield (
+            "apptainer is not on this machine's PATH; where the nodes have it as a module only, load that in --setup-file"
+            " (`module load apptainer`)"
+        )
 
 
 def _reachable(address: str) -> None:

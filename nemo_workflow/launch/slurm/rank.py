@@ -17,6 +17,7 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the package lies beside this file
 
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.run_dir.slurm_jobs import hung_mark, restart_folder, stopped_mark
 from nemo_workflow.utils.errors import Refusal, missing_package
 
@@ -26,7 +27,9 @@ try:
 except ModuleNotFoundError as error:  # a container that lacks one of ours
     sys.exit(missing_package(error) or error.msg)
 
-LOCK_SECONDS = 120.0  # until the launcher, or a rank of the job before, has let go of the run
+LOCK_SECONDS = (
+    120.0  # until the launcher, or a rank of the job before, has let go of the run; a save under way is waited for
+)
 
 
 def main(attempt: Path) -> None:
@@ -73,11 +76,13 @@ def tell_rank(variables: Any) -> None:
 def take_lock(run: Path) -> TextIO | None:
     """Hold the run's lock while the returned stream lives; None on a file system that has no locks."""
     end = time.monotonic() + LOCK_SECONDS
+    saves = time.monotonic() + liveness.SAVE_SECONDS
     while True:
         try:
             return liveness.lock_run(run)
         except Refusal as refusal:
-            if time.monotonic() > end:
+            saving = save_under_way(run / "checkpoints") and time.monotonic() < saves
+            if time.monotonic() > end and not saving:
                 sys.exit(str(refusal))
             time.sleep(1)
         except OSError:

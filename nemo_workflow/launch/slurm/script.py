@@ -10,12 +10,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.checks.slurm import is_below, needed_folders, slurm_arguments
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.local import TITLE, new_attempt
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
-from nemo_workflow.launch.slurm import login
+from nemo_workflow.launch.slurm import apptainer, login
 from nemo_workflow.run_dir.slurm_jobs import TASK
 from nemo_workflow.utils.errors import HUNG, STOPPED, Refusal
 
@@ -77,7 +78,7 @@ def job_script(plan: Plan | CorpusPlan, attempt: Path | None = None, link: Link 
     made.assign(identity, str(folder), task_id=TASK, task_dir=TASK)
     from nemo_run.core.execution.slurm import SlurmBatchRequest
 
-    entrypoint, *arguments = command()
+    entrypoint, *arguments = command(plan)
     request = SlurmBatchRequest(
         launch_cmd=["sbatch", "--requeue", "--parsable"],
         jobs=[TASK],
@@ -89,9 +90,10 @@ def job_script(plan: Plan | CorpusPlan, attempt: Path | None = None, link: Link 
     return request.materialize()
 
 
-def command() -> list[str]:
+def command(plan: Plan | CorpusPlan) -> list[str]:
     """What srun starts once a rank; the variables are set in the script's own lines."""
-    return ['"$nw_python"', '"$nw_attempt/code/rank.py"', '"$nw_attempt"']
+    within = [apptainer.WITHIN] if containers.runtime(plan.settings) == containers.APPTAINER else []
+    return [*within, '"$nw_python"', '"$nw_attempt/code/rank.py"', '"$nw_attempt"']
 
 
 def executor(plan: Plan | CorpusPlan, attempt: Path, link: Link) -> Any:
@@ -100,7 +102,7 @@ def executor(plan: Plan | CorpusPlan, attempt: Path, link: Link) -> Any:
     from nemo_run.core.execution.slurm import SlurmJobDetails
 
     settings = plan.settings
-    contained = not settings.no_container
+    contained = containers.runtime(settings) == containers.PYXIS
     return run.SlurmExecutor(
         account=settings.account,
         partition=settings.partition,
@@ -230,7 +232,8 @@ def variables(plan: Plan | CorpusPlan) -> dict[str, str]:
 
 def setup_lines(plan: Plan | CorpusPlan, attempt: Path, link: Link) -> str:
     """The script's own part before srun: variables, the rendezvous, and what happens when the ranks have ended."""
-    python = "python" if not plan.settings.no_container else sys.executable
+    runtime = containers.runtime(plan.settings)
+    python = sys.executable if runtime == containers.NONE else "python"
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables(plan).items())
     values = {
         "run": shlex.quote(plan.run_dir),
@@ -242,6 +245,7 @@ def setup_lines(plan: Plan | CorpusPlan, attempt: Path, link: Link) -> str:
         "hung": str(HUNG),
         "exports": exports,
         "setup": SOURCE_SETUP if plan.settings.setup_file else "",
+        "container": apptainer.lines(plan, container_mounts(plan)) if runtime == containers.APPTAINER else "",
     }
     text = Path(__file__).with_name("job_lines.sh.template").read_text(encoding="utf-8").rstrip("\n")
     for name, value in values.items():

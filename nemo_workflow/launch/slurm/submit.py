@@ -156,7 +156,7 @@ def _submit(plan: Plan | CorpusPlan, attempt: Path, link: Link) -> Job:
         skip_status_at_exit=True,
         log_level="ERROR",
     )
-    entrypoint, path, *arguments = script.command()
+    entrypoint, path, *arguments = script.command(plan)
     cluster = Cluster(plan.settings.ssh)
     numbers: list[Submitted] = []
     with contextlib.redirect_stdout(io.StringIO()), experiment:  # its own progress says less than ours

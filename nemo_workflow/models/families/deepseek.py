@@ -118,12 +118,17 @@ def rope(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     if kind != "yarn":
         plain = {"rope_type": "rope", "rotary_scaling_factor": 1.0}
         return plain, [("rope_scaling", f"NeMo's model has no {kind!r} rope scaling")]
-    values = {**YARN_DEFAULTS, **scaling}
+    given = {name: value for name, value in scaling.items() if value is not None}
+    values = {"original_max_position_embeddings": hf["max_position_embeddings"], **YARN_DEFAULTS, **given}
     losses = [
         ("rope_scaling", f"NeMo's yarn has no {name} (value {scaling[name]!r})")
         for name in ("attention_factor", "truncate")
         if scaling.get(name) is not None
     ]
+    if not values["mscale_all_dim"]:
+        values["mscale"] = 1.0  # which counts with the other only
+    elif not values["mscale"]:
+        losses.append(("rope_scaling", "NeMo's yarn has no mscale_all_dim without mscale"))
     return {"rope_type": "yarn", **{nemo: values[name] for name, nemo in YARN.items()}}, losses
 
 
@@ -228,7 +233,7 @@ SPECIAL_HF = frozenset(
         "num_nextn_predict_layers",
         "seq_aux",
     }
-    | {"ep_size", "moe_layer_freq", "scoring_func", "topk_method", "head_dim", "qk_head_dim"}
+    | {"ep_size", "head_dim", "qk_head_dim"}
 )
 
 
@@ -243,7 +248,7 @@ def _family(version: int, title: str, **rest: object) -> Family:
         config_class="DeepSeekConfig",
         rules=deepseek_rules,
         nemo_fixed=NEMO,
-        special_fields=SPECIAL_HF | ({"n_group", "topk_group"} if version == 2 else set()),
+        special_fields=SPECIAL_HF | ({"n_group", "topk_group", "topk_method"} if version == 2 else set()),
         special_nemo=SPECIAL_NEMO,
         special_training=frozenset({"aux_loss_alpha"}),
         experts=lambda hf: hf["n_routed_experts"],
@@ -262,6 +267,8 @@ DEEPSEEK_V2 = _family(
         "attention_bias": (False,),
         "mlp_bias": (False,),
         "norm_topk_prob": (False,),
+        "moe_layer_freq": (None, 1),
+        "scoring_func": (None, "softmax"),
     },
     special=v2_special,
     special_back=v2_back,
@@ -281,6 +288,9 @@ DEEPSEEK_V3 = _family(
         "attention_bias": (False,),
         "norm_topk_prob": (True,),
         "rope_interleave": (True,),
+        "moe_layer_freq": (None, 1),
+        "scoring_func": (None, "sigmoid"),
+        "topk_method": (None, "noaux_tc"),
     },
     special=v3_special,
     special_back=shared_back,

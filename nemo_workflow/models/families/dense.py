@@ -166,6 +166,14 @@ def window(hf: Config, default: int | None = None) -> Config:
     return {"window_size": None if width is None else [width - 1, 0]}
 
 
+def local_window(hf: Config, default: int) -> int:
+    """The width of the window that local layers have. Raises ValueError where they have none."""
+    width = hf.get("sliding_window", default)
+    if width is None:
+        raise ValueError("sliding_window is null, and its local layers have one")
+    return int(width)
+
+
 def window_back(nemo: Config) -> Config:
     size = nemo.get("window_size")
     return {"sliding_window": None if not size else size[0] + 1}
@@ -193,9 +201,15 @@ LLAMA = Family(
 
 
 def mistral_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
-    fields = window(hf, 4096)
+    fields, losses = plain_rope(hf)
+    fields |= window(hf, 4096)
     fields["cp_comm_type"] = "a2a" if fields["window_size"] else None
-    return fields, []
+    return fields, losses
+
+
+def rope_and_window_back(nemo: Config) -> Config:
+    """The inverse of `plain_rope` and `window`."""
+    return {**llama_rope_back(nemo), **window_back(nemo)}
 
 
 MISTRAL = Family(
@@ -211,16 +225,28 @@ MISTRAL = Family(
     fixed={"hidden_act": ("silu",)},
     nemo_fixed={name: value for name, value in PLAIN_DECODER.items() if name != "window_size"},
     special=mistral_special,
-    special_fields=frozenset({"sliding_window"}),
-    special_nemo=frozenset({"window_size"}),
-    special_back=window_back,
+    special_fields=ROPE_HF | {"sliding_window"},
+    special_nemo=PLAIN_ROPE_NEMO | {"window_size"},
+    special_back=rope_and_window_back,
 )
 
 
 def full_attention(hf: Config) -> list[tuple[str, str]]:
-    """Qwen's configs always name a window; it counts only with use_sliding_window."""
-    if hf.get("use_sliding_window"):
-        return [("use_sliding_window", "NeMo's model has no window that begins at a given layer")]
+    """Qwen's configs always name a window; it counts only with use_sliding_window, on the layers from max_window_layers on."""
+    used = bool(hf.get("use_sliding_window")) and hf.get("sliding_window") is not None
+    layers = hf["num_hidden_layers"]
+    types = hf.get("layer_types")
+    with_window = (
+        layers - min(hf.get("max_window_layers", 28), layers) if types is None else types.count("sliding_attention")
+    )
+    if types is not None and with_window and not used:
+        raise ValueError(
+            "layer_types names layers with a window, and there is none: sliding_window, use_sliding_window"
+        )
+    if used and with_window:
+        return [
+            ("use_sliding_window", f"NeMo's model has no window, this one has one on {with_window} of {layers} layers")
+        ]
     return []
 
 
@@ -307,6 +333,7 @@ GEMMA = Family(
     special=plain_rope,
     special_fields=ROPE_HF,
     special_nemo=PLAIN_ROPE_NEMO,
+    special_back=llama_rope_back,
 )
 
 
@@ -345,6 +372,7 @@ NEMOTRON = Family(
         Field("partial_rotary_factor", "rotary_percent", 0.5),
         UNTIED,
     ),
+    # transformers 4 passes over a rope_scaling, version 5 scales by it: which of both a model means can't be told
     fixed={"hidden_act": ("relu2",), "attention_bias": (False,), "mlp_bias": (False,), "rope_scaling": (None,)},
     nemo_fixed={
         **{name: value for name, value in PLAIN_DECODER.items() if name != "rotary_percent"},
@@ -392,7 +420,7 @@ PHI3 = Family(
     special=phi3_special,
     special_fields=ROPE_HF | {"sliding_window", "original_max_position_embeddings", "embd_pdrop"},
     special_nemo=PLAIN_ROPE_NEMO | {"window_size"},
-    special_back=lambda nemo: {**llama_rope_back(nemo), **window_back(nemo)},
+    special_back=rope_and_window_back,
 )
 
 

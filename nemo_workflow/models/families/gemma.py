@@ -10,12 +10,17 @@ from nemo_workflow.models.families.dense import (
     HF_LAYER,
     LAYER,
     PLAIN_DECODER,
+    PLAIN_ROPE_NEMO,
     RMS_NORM,
+    ROPE_HF,
     TIED,
     attention_rules,
     embedding_rules,
     gated_mlp_rules,
+    local_window,
+    plain_rope,
     qk_norm_rules,
+    rope_and_window_back,
     with_default,
 )
 
@@ -39,10 +44,11 @@ def gemma2_rules(hf: Config) -> list[Rule]:
 def gemma2_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     """Both have a window on every second layer, but on different ones: no longer sequence than the window is exact."""
     width, length = hf.get("sliding_window", 4096), hf["max_position_embeddings"]
-    fields: Config = {"window_size": (width - 1, 0) if width else None}
+    fields, losses = plain_rope(hf)
+    fields["window_size"] = (width - 1, 0) if width else None
     if width is not None and width < length:
         fields["seq_length"] = width
-    return fields, []
+    return fields, losses
 
 
 def gemma2_beyond(nemo: Config) -> list[tuple[str, str]]:
@@ -91,9 +97,9 @@ GEMMA2 = Family(
         "layernorm_zero_centered_gamma": True,
     },
     special=gemma2_special,
-    special_fields=frozenset({"sliding_window", "layer_types"}),
-    special_nemo=frozenset({"window_size"}),
-    special_back=lambda nemo: {"sliding_window": nemo["window_size"][0] + 1 if nemo.get("window_size") else None},
+    special_fields=ROPE_HF | {"sliding_window", "layer_types"},
+    special_nemo=PLAIN_ROPE_NEMO | {"window_size"},
+    special_back=rope_and_window_back,
     losses_back=gemma2_beyond,
     exact_up_to=lambda hf: hf.get("sliding_window", 4096),
     local_spec="gemma2",
@@ -109,6 +115,8 @@ def gemma3_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
         losses.append(("rope_scaling", f"NeMo's model has no {kind!r} rope scaling"))
     types = hf.get("layer_types")
     pattern = hf.get("sliding_window_pattern") or hf.get("_sliding_window_pattern") or 6
+    if types and "full_attention" in types:
+        pattern = types.index("full_attention") + 1
     expected = [
         "full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(hf["num_hidden_layers"])
     ]
@@ -118,7 +126,7 @@ def gemma3_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     return {
         "rotary_base": (hf.get("rope_local_base_freq", 10000.0), hf.get("rope_theta", 1e6)),
         "rope_scaling_factor": float(scaling.get("factor", 1.0)),
-        "window_size": hf.get("sliding_window", 4096) - 1,
+        "window_size": local_window(hf, 4096) - 1,
         "interleaved_attn_pattern": (pattern - 1, 1),
         "softmax_scale": None if scale == hf["head_dim"] else 1.0 / math.sqrt(scale),
     }, losses

@@ -12,14 +12,17 @@ from nemo_workflow.models.families.dense import (
     PLAIN_ROPE_NEMO,
     QWEN_HF,
     RMS_NORM,
+    ROPE_HF,
     UNTIED,
     attention_rules,
     embedding_rules,
     llama_rope_back,
+    local_window,
+    plain_rope,
     qk_norm_rules,
     qwen_special,
+    rope_and_window_back,
     window,
-    window_back,
     with_default,
 )
 
@@ -59,7 +62,8 @@ EXPERTS_NEMO: Config = {name: value for name, value in PLAIN_DECODER.items() if 
 
 
 def mixtral_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
-    return {**window(hf), "moe_ffn_hidden_size": hf["intermediate_size"]}, []
+    fields, losses = plain_rope(hf)
+    return {**fields, **window(hf), "moe_ffn_hidden_size": hf["intermediate_size"]}, losses
 
 
 MIXTRAL = Family(
@@ -88,9 +92,9 @@ MIXTRAL = Family(
         "moe_router_pre_softmax": False,
     },
     special=mixtral_special,
-    special_fields=frozenset({"sliding_window", "output_router_logits", "seq_length"}),
-    special_nemo=frozenset({"window_size", "moe_ffn_hidden_size"}),
-    special_back=window_back,
+    special_fields=ROPE_HF | {"sliding_window", "output_router_logits", "seq_length"},
+    special_nemo=PLAIN_ROPE_NEMO | {"window_size", "moe_ffn_hidden_size"},
+    special_back=rope_and_window_back,
     experts=lambda hf: hf["num_local_experts"],
 )
 
@@ -174,12 +178,17 @@ GPT_OSS_YARN = {
     "beta_slow": "yarn_beta_slow",
     "truncate": "yarn_correction_range_round_to_int",
 }
-GPT_OSS_ROPE = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 4096}
+# what transformers takes for the whole of a rope_scaling that is missing, and for a key that one lacks
+GPT_OSS_ROPE: Config = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+YARN_KEYS: Config = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True}
 
 
 def gpt_oss_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     """NeMo's default yarn_mscale_all_dim of 1 takes away the factor on the rotary tables that this model is made with; 0 keeps it."""
-    scaling = hf.get("rope_scaling") or {"rope_type": "yarn", "factor": 32.0, **GPT_OSS_ROPE}
+    scaling = (hf["rope_scaling"] or {}) if "rope_scaling" in hf else GPT_OSS_ROPE
     losses = []
     if scaling.get("rope_type", scaling.get("type")) != "yarn" or {
         "mscale",
@@ -190,12 +199,14 @@ def gpt_oss_special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     expected = ["full_attention" if (i + 1) % 2 == 0 else "sliding_attention" for i in range(hf["num_hidden_layers"])]
     if hf.get("layer_types") not in (None, expected):
         losses.append(("layer_types", "NeMo's model has a window on layers 1, 3, …, this one on others"))
-    values = {"truncate": True, **GPT_OSS_ROPE, **scaling}
+    given = {name: value for name, value in scaling.items() if value is not None}
+    longest = {"original_max_position_embeddings": hf["max_position_embeddings"]}
+    values = {"factor": 1.0, **YARN_KEYS, **longest, **given}
     return {
-        **{nemo: values.get(name, 32.0) for name, nemo in GPT_OSS_YARN.items()},
+        **{nemo: values[name] for name, nemo in GPT_OSS_YARN.items()},
         "yarn_mscale": 1.0,
         "yarn_mscale_all_dim": 0.0,
-        "window_size": (hf.get("sliding_window", 128) - 1, 0),
+        "window_size": (local_window(hf, 128) - 1, 0),
         "window_attn_skip_freq": 2,
         "moe_ffn_hidden_size": hf["intermediate_size"],
     }, losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.base import Config
+from nemo_workflow.models.families.wrappers import WRAPPERS
 
 # NeMo's other models with a converter of NeMo's, and why they aren't converted here
 NOT_CONVERTED = {
@@ -64,7 +65,13 @@ def why_not(raw: Config) -> str:
         return LLAMA4
     if model_type in NOT_CONVERTED_TYPES:
         return NOT_CONVERTED[NOT_CONVERTED_TYPES[model_type]]
-    if isinstance(raw.get("text_config"), dict):
-        return OTHER_TEXT
+    if raw.get("model_type") is None:
+        return "config.json names no model_type, from which the architecture is known"
+    if {"text_config", "vision_config", "audio_config"} & set(raw):
+        return (
+            OTHER_TEXT
+            if raw.get("model_type") not in WRAPPERS
+            else "it is a model of more than text, and lacks its text_config"
+        )
     known = ", ".join(sorted(family.model_type for family in FAMILIES))
     return f"NeMo 2.7.3 has no model that it imports it to; these are converted: {known}"

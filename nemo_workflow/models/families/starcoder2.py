@@ -14,10 +14,9 @@ from nemo_workflow.models.families.dense import (
     attention_rules,
     embedding_rules,
     layer_norm_bias_rules,
-    llama_rope_back,
     phi3_special,
     plain_mlp_rules,
-    window_back,
+    rope_and_window_back,
     with_default,
 )
 
@@ -62,7 +61,7 @@ STARCODER2 = Family(
     # Megatron drops out the embedding at the layers' rate, in training only
     special_fields=ROPE_HF | {"sliding_window", "embedding_dropout"},
     special_nemo=PLAIN_ROPE_NEMO | {"window_size"},
-    special_back=lambda nemo: {**llama_rope_back(nemo), **window_back(nemo)},
+    special_back=rope_and_window_back,
     tanh_gelu=True,
 )
 

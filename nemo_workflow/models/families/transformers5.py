@@ -40,8 +40,8 @@ def normal(raw: Config, family: Family) -> Config:
         full["rope_scaling"] = None
         for name, value in _split(scaling, "rope_scaling").items():
             _say(full, name, value, f"rope_scaling and {name}")
-    elif isinstance(scaling, dict):
-        _known(scaling, "rope_scaling")
+    elif isinstance(scaling, dict) and _known(scaling, "rope_scaling") == "default":
+        full["rope_scaling"] = None
     if full.get("partial_rotary_factor") == 1.0 and "partial_rotary_factor" not in {rule.hf for rule in family.fields}:
         del full["partial_rotary_factor"]
     return full

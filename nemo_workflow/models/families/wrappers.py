@@ -10,6 +10,15 @@ from nemo_workflow.models.families.base import Config
 WRAPPERS = {"gemma3": "gemma3_text", "mistral3": "mistral", "llava": "llama", "llava_next": "llama"}
 # names of the text part's tensors in the whole, as transformers before 4.52 and since then saves them -> its own
 PREFIXES = {"language_model.model.": "model.", "language_model.lm_head.": "lm_head.", "model.language_model.": "model."}
+# transformers' own sizes, which a text_config leaves out; the families have the defaults of the other fields
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+         "max_position_embeddings")  # fmt: skip
+DEFAULTS = {
+    "llama": (32000, 4096, 11008, 32, 32, None, 2048),
+    "mistral": (32000, 4096, 14336, 32, 32, 8, 4096 * 32),
+    "qwen2": (151936, 4096, 22016, 32, 32, 32, 32768),
+    "gemma3_text": (262208, 2304, 9216, 26, 8, 4, 131072),
+}
 # those of the whole that the text part takes over, if its own config says nothing
 SHARED = (
     "torch_dtype",
@@ -30,11 +39,9 @@ def text_part(raw: Config) -> Config:
     taken = {name: raw[name] for name in SHARED if raw.get(name) is not None}
     if isinstance(raw.get("tie_word_embeddings"), bool):
         taken["tie_word_embeddings"] = raw["tie_word_embeddings"]
-    return {
-        **taken,
-        "model_type": WRAPPERS[whole],
-        **{name: value for name, value in text.items() if name != "architectures"},
-    }
+    own = {"model_type": WRAPPERS[whole], **{name: value for name, value in text.items() if name != "architectures"}}
+    sizes = dict(zip(SIZES, DEFAULTS.get(str(own["model_type"]), ()), strict=False))
+    return {**{name: size for name, size in sizes.items() if size is not None}, **taken, **own}
 
 
 def text_name(name: str) -> str:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.config import containers
 from nemo_workflow.config.schedule import rate_words
 from nemo_workflow.launch.slurm.cluster import state_of
 from nemo_workflow.launch.slurm.ending import why_ended
@@ -73,7 +74,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
     resumed = any(start["step"] for start in run.of_kind("start"))
     command = run.plan.get("command") or run.summary.get("command") or []
     config = run.path / "config.yaml"
-    blocks = [{"title": "Command", "text": shlex.join(command)}] if command else []
+    blocks = [{"title": "Command", "text": shlex.join(as_typed(command))}] if command else []
     if config.is_file():
         text = config.read_text(encoding="utf-8", errors="replace")
         blocks.append({"title": "Config", "folded": "config.yaml: every flag of the run", "text": text})
@@ -207,6 +208,9 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("validation", every(schedule["val_check_interval"])),
         ("checkpoints", f"{every(schedule['save_every'])}, {settings.get('keep_checkpoints')} kept"),
     ]  # fmt: skip
+    container = settings.get("container_image") if settings.get("executor") == "slurm" else None
+    if container and not settings.get("no_container") and settings.get("container_runtime") != containers.NONE:
+        rows.append(("container", f"{container} by {settings.get('container_runtime') or containers.PYXIS}"))
     return rows + [("note", note) for note in plan.get("notes", [])]
 
 
@@ -216,3 +220,8 @@ def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _when(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def as_typed(command: list[str]) -> list[str]:
+    """A command by its words, as a shell takes it: a script of ours is called by python."""
+    return ["python", *command] if command[0].endswith(".py") else command

@@ -74,6 +74,7 @@ FLAGS = [
     ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"),
     ("--sample=", "--sample: give the text that the model is to go on with, or leave it out"),
     (ONE + "-M mamba2_130m --sample x", "--sample: mamba2_130m can't be exported to Hugging Face: Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name; leave it out"),
+    (GPU + "-N 8 -M llama4_e16 --seq-length 128 --sample x", "--sample: llama4_e16 can't be exported to Hugging Face: its text part's layers are Transformer Engine's alone in NeMo, so nothing that runs without a GPU can prove it; on GPUs NeMo's own llm.import_ckpt imports it, and -M llama4_e16 or llama4_e128 with --nemo-model starts from what that writes; leave it out"),
     # CPU
     ("--fp8", "--fp8: a CPU can't; train on a GPU, or leave it out"),
     ("-G 2 -CP 2", "--context-parallel-size 2: needs Transformer Engine; train on a GPU, or leave it out"),
@@ -115,7 +116,9 @@ FLAGS = [
     ("--wandb-project p", "--wandb-project: does nothing without --wandb; add --wandb or leave it out"),
     # model and data
     ("-M llama_tinny", "--model-name llama_tinny: unknown recipe; did you mean llama_tiny or llama3_8b or llama2_7b? (--list-models prints all)"),
-    ("-M llama-3.2-1b", "--model-name llama-3.2-1b: unknown recipe; did you mean llama32_1b or llama32_3b or llama3_8b? (--list-models prints all)"),
+    ("-M llama-3.2-1b", "--model-name llama-3.2-1b: unknown recipe; did you mean llama32_1b? (--list-models prints all)"),
+    ("-M Qwen/Qwen3-0.6B-Base", "--model-name Qwen/Qwen3-0.6B-Base: a recipe's name is expected (the Hugging Face id goes with --hf-model-id); did you mean qwen3_600m? (--list-models prints all)"),
+    ("-M gpt2", "--model-name gpt2: unknown recipe; did you mean llama_125m? (--list-models prints all)"),
     ("-M t5_220m --constant-steps 5 -gbs 1 --accelerator=gpu --dry-run -G 1", "--constant-steps: recipe t5_220m has no field optim.lr_scheduler.constant_steps; leave it out"),
     ("-gbs 2048", "--global-batch-size 2048: the training split holds 1054 samples of 256 tokens, less than one step; lower --global-batch-size or --seq-length, or add data"),
     ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 document, 300 tokens); give this part more, or 0 to do without"),

@@ -45,6 +45,15 @@ def test_a_plain_slurm_run_meets_the_rules() -> None:
         (["--slurm-arg", "$(reboot)=1"], "--slurm-arg", "expected NAME=VALUE"),
         (["--setup-file", "/no/such"], "--setup-file", "cannot be read"),
         (["--no-container", "--container-mounts", "/a:/b"], "--container-mounts", "leave one out"),
+        (["--container-runtime", "none", "--container-mounts", "/a:/b"], "--container-mounts", "--container-runtime none"),
+        (["--container-runtime", "apptainer", "--no-container"], "--no-container", "leave one out"),
+        (["--container-runtime", "apptainer", "-I", "/x/nemo.sqsh"], "--container-image", "apptainer build"),
+        (["--container-runtime", "apptainer", "-I", "dockerd://nemo"], "--container-image", "docker://IMAGE"),
+        (["--container-runtime", "apptainer", "-I", "/x/a\nb.sif"], "--container-image", "not printable"),
+        (["--container-runtime", "apptainer", "-I", "nvcr.io/nvidia/nemo:26.04"], "--container-image", "hold no NeMo"),
+        (["--container-runtime", "apptainer", "--container-mounts", "/a:/b:x-create=dir"], "--container-mounts", "ro and rw"),
+        (["--container-runtime", "apptainer", "--container-env", "A B"], "--container-env", "name of a variable"),
+        (["--container-runtime", "apptainer", "--output-dir", "/x/nemo_runs"], "--output-dir", "choose another folder"),
         (["--container-mounts", "a:b"], "--container-mounts", "absolute paths"),
         (["--output-dir", "/runs/x", "--container-mounts", "/o:/runs"], "--container-mounts", "mount /o elsewhere"),
         (["--max-restarts", "2"], "--max-restarts 2", "use --requeue"),
@@ -61,6 +70,7 @@ def test_a_broken_rule_names_flag_and_mend(flags: list[str], flag: str, mend: st
 
 def test_slurm_flags_are_refused_on_this_machine() -> None:
     assert [text.split(":")[0] for text in problems("--qos", "high", "--requeue", "2")] == ["--qos", "--requeue"]
+    assert [text.split(":")[0] for text in problems("--container-runtime", "apptainer")] == ["--container-runtime"]
 
 
 def test_a_secret_in_the_setup_file_is_refused(tmp_path: Path) -> None:

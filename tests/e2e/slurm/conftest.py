@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,8 @@ def train(plan, attempt):
             _write(plan, {{"event": "step", "step": step, "time": time.time(), "loss": 1.0, "lr": 1.0, "grad_norm": 1.0,
                           "seconds": 0.1, "tokens_per_second": 1.0, "memory_bytes": 1}})
             print(f"stand-in at step {{step}}", flush=True)
+        while step == how.get("eat_at"):
+            asked.append(bytearray(10_000_000))  # nothing takes it away again
         if step == how.get("fail_at") and rank == how.get("fail_rank", 0):
             (folder / f"rank{{rank}}.error").write_text(f"{{time.time()}}\\nValueError: made to fail at step {{step}}\\n")
             sys.exit(1)
@@ -121,6 +125,32 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@dataclass(frozen=True)
+class Boxed:
+    """Flags and variables of a job whose ranks Apptainer starts: the stand-in of tests/launch/slurm, told in its head."""
+
+    flags: tuple[str, ...]
+    variables: dict[str, str]
+    log: Path
+
+    @classmethod
+    def make(cls, place: Path) -> Boxed:
+        """The image's python is this one, which the job's PATH does not lead to."""
+        program, image, log = place / "bin" / "apptainer", place / "nemo.sif", place / "apptainer.log"
+        program.parent.mkdir()
+        shutil.copy(REPOSITORY / "tests" / "launch" / "slurm" / "apptainer_stand_in.py", program)
+        image.write_text(f"PATH={Path(sys.executable).parent}:/usr/bin:/bin\n")
+        path = f"{program.parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin"
+        return cls(
+            ("--container-runtime", "apptainer", "-I", str(image)), {"PATH": path, "APPTAINER_LOG": str(log)}, log
+        )
+
+
+@pytest.fixture(scope="package")
+def boxed(tmp_path_factory: pytest.TempPathFactory) -> Boxed:
+    return Boxed.make(tmp_path_factory.mktemp("boxed"))
+
+
 class Runs:
     """The command as a user types it, with an output folder of the test's own."""
 
@@ -133,7 +163,7 @@ class Runs:
     def words(self, name: str, *flags: str) -> list[str]:
         return [
             sys.executable, str(REPOSITORY / "pretrain_llm.py"), "--executor", "slurm", "--accelerator", "cpu",
-            "--no-container", "-A", "a1", "-P", "batch", "-M", "llama_tiny", "-G", "1", "-E", name,
+            *(() if "--container-runtime" in flags else ("--no-container",)), "-A", "a1", "-P", "batch", "-M", "llama_tiny", "-G", "1", "-E", name,
             "--hf-model-id", str(self.corpus / "tokenizer"), "--dataset-dir", str(self.corpus / "dataset"),
             "--output-dir", str(self.out), "-gbs", "16", "-mbs", "8", "--max-steps", "20", "--save-every", "5",
             "--val-check-interval", "10", "--log-every", "1", *flags,

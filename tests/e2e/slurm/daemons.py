@@ -23,6 +23,8 @@ import psutil
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "srun", "sacct", "mariadbd", "mariadb-install-db")
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server"
 NODES, GPUS, CPUS = 6, 8, 8
+LIMITED = 3  # the node on which the kernel holds jobs to their memory, as clusters do
+MEMORY = Path("/sys/fs/cgroup/memory")
 
 SLURM_CONF = """\
 ClusterName=ci
@@ -73,6 +75,11 @@ NODE = (
     "NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} Sockets=1 CoresPerSocket={cpus}"
     " ThreadsPerCore=1 RealMemory=20000 Gres=gpu:{gpus} State=UNKNOWN\n"
 )
+CGROUP_CONF = """\
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+ConstrainRAMSpace=yes
+"""
 SLURMDBD_CONF = """\
 AuthType=auth/munge
 AuthInfo=socket={root}/munge.socket
@@ -99,6 +106,13 @@ def missing() -> str | None:
     if lacking:
         return f"not installed: {', '.join(lacking)} (Debian: apt-get install --no-install-recommends {PACKAGES})"
     return None
+
+
+def no_memory_limits() -> str | None:
+    """Why the kernel can't hold jobs to their memory here, or None."""
+    if (MEMORY / "memory.limit_in_bytes").is_file() and os.access(MEMORY, os.W_OK):
+        return None
+    return "the kernel's memory limits (cgroups, version 1) can't be set here"
 
 
 def _which(name: str) -> str | None:
@@ -151,7 +165,8 @@ class Daemons:
         self._until(lambda: "Cluster" in self.run("sacctmgr", "list", "cluster"), "slurmdbd's answer")
 
     def start_node(self, number: int) -> None:
-        self._daemon(f"slurmd.n{number}", [_which("slurmd"), "-N", f"n{number}"], f"slurmd.n{number}.pid")
+        own = ["-f", str(self.root / "limited" / "slurm.conf")] if number == LIMITED and not no_memory_limits() else []
+        self._daemon(f"slurmd.n{number}", [_which("slurmd"), "-N", f"n{number}", *own], f"slurmd.n{number}.pid")
 
     def lose_node(self, number: int) -> None:
         """Kill a node's daemon and everything that it had started, as a power cut would."""
@@ -204,6 +219,12 @@ class Daemons:
             os.mknod(self.root / f"gpu{number}", 0o666 | 0o020000, os.makedev(1, 3))
         (self.root / "gres.conf").write_text(f"AutoDetect=off\nName=gpu File={self.root}/gpu[0-{GPUS - 1}]\n")
         (self.root / "plugstack.conf").touch()
+        limited = self.root / "limited"
+        limited.mkdir()
+        for name in ("gres.conf", "plugstack.conf"):
+            (limited / name).symlink_to(self.root / name)
+        (limited / "slurm.conf").write_text(self.conf.read_text().replace("task/none", "task/cgroup"))
+        (limited / "cgroup.conf").write_text(CGROUP_CONF)
 
     def _start_munged(self) -> None:
         key = self.root / "munge.key"

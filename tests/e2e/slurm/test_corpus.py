@@ -14,7 +14,7 @@ import pytest
 
 from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.run_dir.slurm_jobs import Job
-from tests.e2e.slurm.conftest import REPOSITORY, wait_for
+from tests.e2e.slurm.conftest import REPOSITORY, Boxed, wait_for
 from tests.e2e.slurm.daemons import Daemons
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
@@ -37,17 +37,18 @@ class Corpus:
         done = self.run("one", *self.flags)
         assert done.returncode == 0, done.stderr
 
-    def run(self, out: str, *flags: str, tree: str = "tree") -> subprocess.CompletedProcess[str]:
+    def run(self, out: str, *flags: str, tree: str = "tree", **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["bash", str(REPOSITORY / "preprocess_data.sh"), "--tokenizer", str(self.tokenizer), "--input-dir",
              str(self.place / tree), "--output-dir", str(self.place / out), *flags],
             capture_output=True, text=True, timeout=200, check=False,
-            env=dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"),
+            env=dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}") | variables,
         )  # fmt: skip
 
-    def submit(self, out: str, *flags: str) -> subprocess.CompletedProcess[str]:
-        slurm = ("--executor", "slurm", "--no-container", "-A", "a1", "-P", "batch", "-N", "2")
-        return self.run(out, *self.flags, *slurm, *flags)
+    def submit(self, out: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        container = () if "--container-runtime" in flags else ("--no-container",)
+        slurm = ("--executor", "slurm", *container, "-A", "a1", "-P", "batch", "-N", "2")
+        return self.run(out, *self.flags, *slurm, *flags, **variables)
 
     def job(self, out: str) -> Job:
         return slurm_jobs.latest(self.place / out / "preprocess")[-1]
@@ -68,13 +69,16 @@ def tree(slurm: Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory)
     return Corpus(tmp_path_factory.mktemp("tree"), corpus / "tokenizer", corpus / "data" / "stdlib.jsonl")
 
 
-def test_two_nodes_make_the_bytes_of_one(tree: Corpus) -> None:
-    done = tree.submit("two", "--wait")
+def test_two_nodes_make_the_bytes_of_one(tree: Corpus, boxed: Boxed) -> None:
+    """The two nodes in Apptainer's stand-in."""
+    path = f"{Path(sys.executable).parent}:{boxed.variables['PATH']}"  # the command itself needs this Python
+    done = tree.submit("two", "--wait", *boxed.flags, **boxed.variables | {"PATH": path})
     assert done.returncode == 0, done.stderr + done.stdout
     assert tree.pairs("two") == tree.pairs("one")
     assert len(tree.pairs("two")) == 5
     encoded = set(re.findall(r"(node \d) of 2: \d+ of", done.stdout))
     assert encoded == {"node 1", "node 2"}
+    assert len([line for line in boxed.log.read_text().splitlines() if f"--bind {tree.place / 'two'}:" in line]) == 2
     assert not list((tree.place / "two" / "preprocess").glob(".pieces/*"))
     again = tree.submit("two", "--wait")
     assert "nothing to do" in again.stdout

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from nemo_workflow.launch.slurm.cluster import Cluster
-from tests.e2e.slurm.conftest import SMALL, Runs, history, losses, slow_steps, wait_for
-from tests.e2e.slurm.daemons import Daemons
+from nemo_workflow.launch.slurm.follow import explain
+from tests.e2e.slurm.conftest import SMALL, Boxed, Runs, history, losses, slow_steps, wait_for
+from tests.e2e.slurm.daemons import Daemons, no_memory_limits
 from tests.e2e.slurm.test_cluster import preempt, secrets_in
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
@@ -29,12 +30,14 @@ TWO_NODES = (
 
 
 class Trained:
-    """Two runs that are followed in the background: TP=2 on one node, and DP=2 on two nodes without a stop."""
+    """Two runs that are followed in the background: TP=2 on one node and in Apptainer's stand-in, and DP=2 on two nodes without a stop."""
 
-    def __init__(self, runs: Runs):
+    def __init__(self, runs: Runs, boxed: Boxed):
         self.runs = runs
         flags = ("-G", "2", "-TP", "2", "--max-steps", "10", *SMALL, *slow_steps(runs))
-        self._tp2 = runs.start("tp2", *flags, "--wait", HF_TOKEN="hf_secretOfTheTest")
+        # the ranks run in no container, for Apptainer can't be had here: its stand-in passes words, variables and signals on
+        box = (*boxed.flags, "--wait")
+        self._tp2 = runs.start("tp2", *flags, *box, HF_TOKEN="hf_secretOfTheTest", **boxed.variables)
         self._whole = runs.start("whole", *TWO_NODES, *slow_steps(runs), "--wait")
 
     def tp2(self) -> str:
@@ -56,14 +59,14 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(
-    slurm: Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory, limited: Any, out_of_time: Any
+    slurm: Daemons, corpus: Path, tmp_path_factory: pytest.TempPathFactory, boxed: Boxed, limited: Any, out_of_time: Any
 ) -> Iterator[Trained]:
-    made = Trained(Runs(corpus, tmp_path_factory.mktemp("trained")))
+    made = Trained(Runs(corpus, tmp_path_factory.mktemp("trained")), boxed)
     yield made
     made.stop()
 
 
-def test_one_node_two_tasks(slurm: Daemons, trained: Trained) -> None:
+def test_one_node_two_tasks(slurm: Daemons, trained: Trained, boxed: Boxed) -> None:
     """TP=2, followed to its end; the token reaches the ranks and no file."""
     runs = trained.runs
     found = wait_for(lambda: _environments(runs, "tp2"), 240)
@@ -73,6 +76,9 @@ def test_one_node_two_tasks(slurm: Daemons, trained: Trained) -> None:
     (job,) = runs.jobs("tp2")
     assert f"job {job.job_id}, experiment {job.experiment_id}" in out
     assert secrets_in(runs.out / "tp2") == []
+    started = [line for line in boxed.log.read_text().splitlines() if line.startswith("exec") and "/tp2/" in line]
+    assert len(started) == 2 and all(f"--bind {runs.out}:{runs.out}" in line for line in started)
+    assert "hf_secretOfTheTest" not in boxed.log.read_text()
     assert slurm.run("sacct", "-X", "-n", "-P", "-j", job.job_id, "-o", "State,ExitCode").strip() == "COMPLETED|0:0"
 
 
@@ -137,6 +143,20 @@ def test_a_lost_node_is_told(slurm: Daemons, runs: Runs) -> None:
         slurm.start_node(3)
     assert "NODE_FAIL" in (told := runs.control("status", "lost").stdout)
     assert "a node was lost" in told
+
+
+@pytest.mark.skipif(no_memory_limits() is not None, reason=str(no_memory_limits()))
+def test_memory_that_was_not_enough_is_told(slurm: Daemons, runs: Runs) -> None:
+    """The kernel ends a rank; of the job Slurm only says FAILED."""
+    (job,) = runs.stand_in(slurm, "hungry", "-P", "lossy", "--mem", "400M", "--max-steps", "5000", eat_at=3)
+    wait_for(lambda: (state := Cluster().job(job.job_id)) and state.ended)
+    told = runs.control("status", "hungry").stdout
+    assert "FAILED" in told and "the nodes' memory was not enough" in told
+    assert runs.control("report", "hungry").returncode == 0
+    assert "memory was not enough" in (runs.out / "hungry" / "report.html").read_text()
+    assert "the nodes' memory was not enough; raise --mem" in explain(
+        job, Cluster().job(job.job_id), 0, "step 2 is saved"
+    )
 
 
 def test_time_limit_and_lost_node(slurm: Daemons, limited: tuple[Runs, subprocess.Popen[str]]) -> None:

@@ -16,6 +16,10 @@ BASE = ["--executor", "slurm", "-A", "a1", "-P", "batch", "-M", "llama3_8b", "--
         "--dataset-dir", "/shared/data", "--output-dir", "/shared/runs", "-E", "gold"]  # fmt: skip
 VARIANTS: dict[str, tuple[str, ...]] = {
     "container": ("-N", "1", "-G", "8", "--container-mounts", "/shared/data:/shared/data:ro"),
+    "apptainer": ("-N", "2", "-G", "8", "--container-runtime", "apptainer", "-I", "/shared/images/nemo.sif",
+                  "--container-mounts", "/shared/data:/shared/data:ro", "--container-env", "PYTHONPATH"),
+    "apptainer_pulls": ("--container-runtime", "apptainer", "-I", "nvcr.io/nvidia/nemo:25.11", "-G", "1",
+                        "--accelerator", "cpu", "--setup-file", "/shared/setup.sh"),
     "no_container": ("--no-container", "-G", "4", "--mem", "16G", "--setup-file", "/shared/setup.sh"),
     "two_nodes": ("-N", "2", "-G", "8", "--exclusive", "--time", "4:00:00", "--no-container"),
     "eight_gpus": ("-G", "8", "--no-container", "--slurm-arg", "cpus-per-task=1", "--slurm-arg", "comment=a b"),

@@ -75,6 +75,29 @@ def test_a_stop_by_slurms_signal_is_the_time_limits(job: Job) -> None:
     assert ending.why_ended(job, JobState("FAILED")) == "stopped before its time limit (--stop-before)"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slurmstepd-n1: error: Detected 1 oom-kill event(s) in StepId=12401.0. Some of your processes may have been killed by",
+        "slurmstepd: error: Detected 2 oom_kill events in StepId=7.0. Some of the step tasks have been OOM Killed.",
+        "slurmstepd-n1: error: StepId=14902.0 exceeded memory limit (266354688 > 209715200), being killed",
+        "slurmstepd: error: Exceeded job memory limit",
+    ],
+)
+def test_memory_that_was_not_enough_is_told_by_the_log(line: str, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of Slurm 22.05 and 24.11, with cgroups and with OverMemoryKill; of the latter accounting says `CANCELLED by 0`."""
+    monkeypatch.setattr(Cluster, "ask", lambda self, *words, **_: Answer(0, "1|FAILED\n1.0|CANCELLED by 0\n", ""))
+    (job.attempt / "exit-0").write_text("1")
+    (job.attempt / "rank1.error").write_text("8.0\nConnection closed by peer\n")
+    log = job.attempt / "log-x_1_0.out"
+    log.write_text("srun: error: n1: task 0: Out Of Memory budget of the user's own\n")
+    assert ending.why_ended(job, JobState("FAILED")) == "rank 1 failed: Connection closed by peer"
+    (job.attempt / "ended-0").unlink()
+    log.write_text(f"step 3\n{line}\nsrun: error\n")
+    assert ending.why_ended(job, JobState("FAILED")) == (why := "the nodes' memory was not enough")
+    assert ending.advice(why) == "raise --mem"
+
+
 def test_a_restart_has_an_end_of_its_own(job: Job) -> None:
     assert ending.why_ended(job, JobState("TIMEOUT")) == "the time limit came before the run could save"
     (job.attempt / "begun-1").touch()

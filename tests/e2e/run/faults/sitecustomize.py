@@ -12,7 +12,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              validation       in the validation after step STEP
              load             as a checkpoint is loaded (STEP is not looked at)
     action   kill             kill -9 of the rank
-             once             kill -9 of the rank, unless the file ONCE is there: it is made then
+             once             kill -9 of the rank, unless the file ONCE is there: it is made then, as with any action
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
              oom              the rank runs out of memory as a GPU does, where a micro batch holds more than one (point step only)
@@ -73,6 +73,8 @@ def _install() -> None:
 
 
 def _act(action: str) -> None:
+    if action != "once" and "ONCE" in os.environ:
+        Path(os.environ["ONCE"]).touch()
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "once" and not Path(os.environ["ONCE"]).exists():
