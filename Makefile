@@ -86,12 +86,13 @@ check: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# what is written from a table of the code: Settings, the pages of flags
+# what is written from a table of the code: Settings, the pages of flags and checks, the README's plans, the lists of models
 generate: install
 	$(BIN)/python -m tools.generate_settings
 	$(BIN)/python -m tools.generate_flag_docs
 	$(BIN)/python -m tools.generate_checks_doc
 	$(BIN)/python -m tools.generate_plan_table
+	$(BIN)/python -m tools.generate_supported
 
 matrix: install-dev
 	$(BIN)/python -m tools.version_matrix

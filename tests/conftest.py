@@ -36,20 +36,22 @@ def own_attention() -> Iterator[None]:
         del os.environ[name]
 
 
-TOGETHER = ("e2e/run", "e2e/slurm", "preprocess", "wikipedia", "config")  # folders whose session fixtures are made once
+# folders whose session fixtures are made once: the end-to-end tests of preprocess share its tokenizers and its reference server
+TOGETHER = ("e2e/run", "e2e/slurm", "e2e/preprocess", "preprocess", "wikipedia", "config")
 # What takes longest goes first, so that no process is left with it at the end.
 FIRST = (
     "e2e/run", "e2e/slurm", "e2e/demo/test_demo", "e2e/conversion/test_trained_families", "e2e/conversion/test_layouts",
     "e2e/logs/test_loggers", "e2e/parity/test_parity", "e2e/conversion/test_families", "e2e/runs/test_sample",
-    "e2e/versions/test_matrix", "e2e/preprocess/test_kills", "e2e/preprocess/test_identity", "e2e/demo/test_readme",
-    "config", "preprocess", "wikipedia",
+    "e2e/versions/test_matrix", "preprocess", "e2e/install/test_wheel", "e2e/versions/test_oldest_python", "e2e/plan/test_recipe",
+    "e2e/demo/test_readme", "config", "wikipedia",
 )  # fmt: skip
 
 
 def group_of(nodeid: str) -> str:
     """What one process takes as a whole: a folder, or a file."""
     name = nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py")
-    return next((folder for folder in TOGETHER if name.startswith(f"{folder}/")), name)
+    folder = next((folder for folder in TOGETHER if name.startswith(f"{folder}/")), name)
+    return "preprocess" if folder == "e2e/preprocess" else folder
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -133,13 +133,13 @@ def standard_library_texts() -> Iterator[str]:
                 continue
 
 
-def write_corpus(path: Path, limit: int = CORPUS_BYTES) -> None:
-    """One JSON object a source file, `limit` bytes of text at most."""
+def write_corpus(path: Path, limit: int = CORPUS_BYTES, least: int = 0) -> None:
+    """One JSON object per source file: `limit` bytes of text at most, but at least `least` files."""
     size = 0
     with written_aside(path) as stream:
-        for text in standard_library_texts():
+        for count, text in enumerate(standard_library_texts()):
             size += len(text)
-            if size > limit:
+            if size > limit and count >= least:
                 break
             stream.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 

@@ -18,7 +18,7 @@ from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.libraries import version
 
 # Set to 1, it lets other versions through; every patch must still fit the function that it replaces.
-ANY_VERSION = "CPU_BACKEND_ANY_VERSION"
+ANY_VERSION = "NEMO_WORKFLOW_ANY_VERSION"
 
 # With one of these NeMo builds layers that run on a GPU only.
 GPU_ONLY = {"transformer_engine": "Transformer Engine", "apex": "Apex"}

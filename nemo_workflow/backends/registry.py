@@ -210,6 +210,16 @@ RANK_PATCHES = (
         reason="At the end Lightning moves the optimizer's states and the model to the host: 35 s for a model of 8 billion parameters, for what nobody reads.",
     ),
     Patch(
+        "training.validation_sets:unlogged",
+        "nemo_toolkit",
+        NEMO,
+        ("nemo.lightning.pytorch.plugins.data_sampler:MegatronDataSampler.output_log",),
+        signature=OWN,
+        where=RANK,
+        needs=lambda settings: bool(settings.validation_dir),
+        reason="NeMo's sampler logs the global batch at each step, which fails outside of Lightning's own loop: `output_log` is off while a --validation-dir is gone through.",
+    ),
+    Patch(
         "training.recipe_check:without_fusions",
         "megatron-core",
         MEGATRON,
@@ -250,7 +260,7 @@ OTHER_PATCHES = (
         signature="*script_args, script, m, no_python, image, name, ...",
         where=LAUNCHER,
         needs=lambda settings: settings.executor == "local",
-        reason="nemo_run starts torchrun with --rdzv-endpoint localhost:0; some machines resolve no name, and torchrun waits without a word.",
+        reason="nemo_run starts torchrun with --rdzv-endpoint localhost:0; some machines resolve no name, and torchrun waits silently.",
     ),
     Patch(
         "launch.slurm.submit:only_the_number",

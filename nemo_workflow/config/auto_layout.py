@@ -157,14 +157,12 @@ def _nothing_fits(
 ) -> str:
     ranks = f"{settings.num_nodes} x {settings.num_gpus} GPUs"
     least = layout_search.smallest(problem, cluster, settings.num_nodes)
-    mend = f"--suggest -M {name} shows what it needs"
+    remedy = f"--suggest -M {name} shows what it needs"
     if least is None:
-        return (
-            f"{flag}: {name} can't be split over {ranks} with --global-batch-size {settings.global_batch_size}; {mend}"
-        )
+        return f"{flag}: {name} can't be split over {ranks} with --global-batch-size {settings.global_batch_size}; {remedy}"
     return (
         f"{flag}: no layout of {name} fits {ranks} of {card.memory / GIB:.0f} GiB: the smallest takes {least / GIB:.0f} GiB"
-        f" per GPU; {mend}"
+        f" per GPU; {remedy}"
     )
 
 

@@ -15,14 +15,13 @@ class Known:
 
     nemo: str
     megatron: str
-    transformer_engine: str
 
 
 # The ones that have been imitated with packages of the same versions; docs/versions.md says what was seen.
 SUPPORTED = {
-    "25.09": Known("2.5", "0.14", "2.7"),
-    "25.11": Known("2.6", "0.15", "2.9"),
-    "26.02": Known("2.7", "0.16", "2.12"),
+    "25.09": Known("2.5", "0.14"),
+    "25.11": Known("2.6", "0.15"),
+    "26.02": Known("2.7", "0.16"),
 }
 NAMES = ", ".join(SUPPORTED)
 LAST = (26, 2)  # later images hold Megatron-Bridge and no NeMo

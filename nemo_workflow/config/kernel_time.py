@@ -22,7 +22,7 @@ from nemo_workflow.config.memory import Job
 from nemo_workflow.utils.gpus import Gpu
 
 BF16 = 2  # bytes
-H200_PRODUCTS = 718e12  # operations a second of the card whose attention was measured
+H200_PRODUCTS = 718e12  # operations per second of the card whose attention was measured
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ START_SECONDS = 55.0  # from the command to the first step's end, on a GPU
 CPU_START_SECONDS = 20.0
 DISK_RATE = 0.6e9  # bytes per second that a node writes: 16.1 GiB in 19 to 33 s
 TO_HOST = 5e9  # bytes per second of a GPU's part of a checkpoint
-CPU_RATE = 36e9  # operations a second and core: llama_tiny in bf16 made 2.7k tokens/s on two cores of an AMD EPYC
+CPU_RATE = 36e9  # operations per second and core: llama_tiny in bf16 made 2.7k tokens/s on two cores of an AMD EPYC
 CPU_RATE_AMX = 100e9  # the same on two cores of a Xeon with bf16 tiles: 6.8k to 8.7k tokens/s
 WORTH = 0.02  # of a step's time: what a flag must bring to be named
 

@@ -35,7 +35,7 @@ def add(run: Run) -> None:
     if run.recipe and run.nemo_model:
         _sizes_of_checkpoint(run, run.recipe)
     if run.settings.cpu_offloading_weights:
-        run.notes.append("--cpu-offloading-weights: does nothing, Transformer Engine 2.9 offloads no weights any more")
+        run.notes.append("--cpu-offloading-weights: has no effect: Transformer Engine 2.9 no longer offloads weights")
     _nemo_of_the_ranks(run)
     _batch_of_the_guide(run)
     _more_processes_than_cores(run)
@@ -74,10 +74,10 @@ def _often_seen(run: Run) -> None:
 
 
 def _long_steps(run: Run) -> None:
-    """What a CPU is asked for, where a step takes longer than anybody waits without a word."""
+    """What a CPU is asked for, where a step takes longer than anybody waits silently."""
     seconds = cpu_step_seconds(run) if run.accelerator == "cpu" and run.settings.executor == "local" else None
     if seconds is not None and seconds > LONG_STEP_SECONDS:
-        run.notes.append(f"on this machine's CPU a step will take some {human_time(seconds)}")
+        run.notes.append(f"on this machine's CPU a step will take about {human_time(seconds)}")
 
 
 def _batch_of_the_guide(run: Run) -> None:
@@ -90,7 +90,7 @@ def _batch_of_the_guide(run: Run) -> None:
         return
     per_rank = used // max(1, run.settings.micro_batch_size * run.layout.data)
     seconds = cpu_step_seconds(run) if run.accelerator == "cpu" and run.settings.executor == "local" else None
-    time = f"; on this machine's CPU a step takes some {human_time(seconds)}" if seconds else ""
+    time = f"; on this machine's CPU a step takes about {human_time(seconds)}" if seconds else ""
     run.notes.append(
         f"--global-batch-size is unset, so it is {used:,}, {counted(per_rank, 'micro batch')} per step; {run.recipe.name}'s own"
         f" is {own:,} (-gbs {own}){time}"

@@ -40,7 +40,7 @@ def _shared(parser: argparse.ArgumentParser, output_required: bool) -> None:
         action="append",
         default=[],
         metavar="FIELD",
-        help="go on although this config.json field or tensor is lost; the refusal names it (may be given several times)",
+        help="continue although this config.json field or tensor is lost; the refusal names it (may be given several times)",
     )
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
 

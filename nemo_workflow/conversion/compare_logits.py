@@ -212,7 +212,7 @@ def megatron_forward(model: Model, walk: Walk, config_class: str, fields: Config
     if model.family.tanh_gelu:
         config.activation_func = partial(torch.nn.functional.gelu, approximate="tanh")
     with parameters_on_meta():
-        built = nemo_model(model, config_class, config)
+        built = nemo_model(model, config)
     built.eval()
 
     def read(name: str) -> torch.Tensor:
@@ -238,7 +238,7 @@ def megatron_forward(model: Model, walk: Walk, config_class: str, fields: Config
     return forward
 
 
-def nemo_model(model: Model, config_class: str, config: Any) -> torch.nn.Module:
+def nemo_model(model: Model, config: Any) -> torch.nn.Module:
     """The Megatron module, as NeMo's model class makes it."""
     lightning = nemo_context.find_class(model.family, model.family.model_class)(config)
     lightning.configure_model()

@@ -105,10 +105,10 @@ def check_heads(raw: Config, family: Family, path: Path) -> None:
     follows = "head_dim" in carried and carried["head_dim"].default is None and not common.get("head_dim")
     if follows and hidden and heads and hidden % heads:
         raise Refusal(
-            f"{path}: hidden_size {hidden} is no multiple of num_attention_heads {heads}, and head_dim isn't given"
+            f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and head_dim isn't given"
         )
     if "num_key_value_heads" in carried and heads and groups and heads % groups:
-        raise Refusal(f"{path}: num_attention_heads {heads} is no multiple of num_key_value_heads {groups}")
+        raise Refusal(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
 
 
 def check_ranges(hf: Config, family: Family, path: Path) -> None:

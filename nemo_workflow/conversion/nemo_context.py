@@ -21,7 +21,7 @@ from nemo_workflow.models.families.not_converted import NOT_CONVERTED, refused
 from nemo_workflow.models.tokenizer_files import check_ids, copy_for_nemo, files_of
 from nemo_workflow.models.tokenizer_loading import first_line
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.imports import collector_paused
+from nemo_workflow.utils.libraries import collector_paused
 
 TOKENIZER = "nemo_tokenizer"  # the name that NeMo's importers use
 

@@ -1,6 +1,7 @@
 """supported_model.txt, supported_config.txt and supported_model_name.txt, and the config sizes that --model-config-name is held against.
 
-Written by ckpt_conversion/list_supported_model_config.py from the installed NeMo; a test compares them with it.
+What the installed NeMo holds is kept in nemo_configs.json by ckpt_conversion/list_supported_model_config.py; the texts follow from that and
+from models/families (`make generate`). Tests compare both.
 """
 
 from __future__ import annotations
@@ -74,22 +75,32 @@ def main(argv: list[str] | None = None) -> int:
     """Run list_supported_model_config.py."""
     args = parser().parse_args(argv)
     with quiet():
-        configs, models, version = from_nemo()
-    write_json(SIZES_FILE if args.output_dir == REPOSITORY else args.output_dir / SIZES_FILE.name, configs)
-    header = HEADER.format(version=version)
+        found = from_nemo()
+    write_json(SIZES_FILE if args.output_dir == REPOSITORY else args.output_dir / SIZES_FILE.name, found)
+    for line in write_lists(found, args.output_dir):
+        print(line)
+    return 0
+
+
+def write_lists(found: dict[str, Any], folder: Path) -> Iterator[str]:
+    """Write the three lists into a folder; gives a line for each. `found` is what from_nemo gives, or what is stored of it."""
+    for name, text in lists(found).items():
+        with written_aside(folder / name) as stream:
+            stream.write(text)
+        yield f"{folder / name}: {text.count(chr(10)) - 1} lines"
+
+
+def lists(found: dict[str, Any]) -> dict[str, str]:
+    """File name -> text of the three lists. Needs no NeMo."""
     tables: dict[str, list[tuple[str, ...]]] = {
-        "supported_model.txt": [(name, *state(name)) for name in models],
+        "supported_model.txt": [(name, *state(name)) for name in found["models"]],
         "supported_config.txt": [
-            (name, entry["model_class"], *brief(entry["model_class"], name)) for name, entry in configs.items()
+            (name, entry["model_class"], *brief(entry["model_class"], name)) for name, entry in found["configs"].items()
         ],
         "supported_model_name.txt": [(name, model, *brief(model, name)) for name, model in recipes()],
     }
-    for file_name, rows in tables.items():
-        with written_aside(args.output_dir / file_name) as stream:
-            stream.write(header)
-            stream.writelines(line + "\n" for line in columns(rows))
-        print(f"{args.output_dir / file_name}: {len(rows)} lines")
-    return 0
+    header = HEADER.format(version=found["nemo_toolkit"])
+    return {name: header + "".join(f"{line}\n" for line in columns(rows)) for name, rows in tables.items()}
 
 
 def brief(model_class: str, name: str) -> tuple[str, ...]:
@@ -111,8 +122,8 @@ def recipes() -> list[tuple[str, str]]:
     return [(name, recipe.model_class) for name, recipe in catalog.load().items()]
 
 
-def from_nemo() -> tuple[dict[str, Any], list[str], str]:
-    """(config classes with model class and sizes, model classes, NeMo's version). Imports NeMo."""
+def from_nemo() -> dict[str, Any]:
+    """NeMo's version, its model classes, and its config classes with model class and sizes. Imports NeMo."""
     from nemo_workflow.conversion.nemo_context import prepare
 
     prepare()
@@ -133,7 +144,7 @@ def from_nemo() -> tuple[dict[str, Any], list[str], str]:
             if issubclass(cls, TransformerConfig) and owner:
                 bases = [base.__name__ for base in cls.__mro__[1:] if base.__module__ == module.__name__]
                 configs[cls.__name__] = {"model_class": owner, "bases": bases, "sizes": sizes(cls)}
-    return dict(sorted(configs.items())), sorted(models), nemo.__version__
+    return {"nemo_toolkit": nemo.__version__, "models": sorted(models), "configs": dict(sorted(configs.items()))}
 
 
 def model_of(module: str, classes: list[str]) -> str | None:
@@ -150,9 +161,15 @@ def sizes(cls: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if isinstance(value, (int, float, str, bool, list, tuple))}
 
 
+def stored() -> dict[str, Any]:
+    """What from_nemo found, as nemo_configs.json keeps it."""
+    found: dict[str, Any] = json.loads(SIZES_FILE.read_text(encoding="utf-8"))
+    return found
+
+
 def listed() -> dict[str, Any]:
     """The config classes of the list. Needs no NeMo."""
-    found: dict[str, Any] = json.loads(SIZES_FILE.read_text(encoding="utf-8"))
+    found: dict[str, Any] = stored()["configs"]
     return found
 
 

@@ -47,7 +47,9 @@ def validation_sets(words: Sequence[str], problems: list[str]) -> tuple[Validati
         pairs = _pairs_at(place, problems)
         problems[before:] = [problem.replace("--dataset-dir", "--validation-dir") for problem in problems[before:]]
         if not NAME.fullmatch(name):
-            problems.append(f"--validation-dir {word}: {name!r} is no name; use letters, digits, . _ and -: NAME=DIR")
+            problems.append(
+                f"--validation-dir {word}: {name!r} is not a valid name; use letters, digits, . _ and -: NAME=DIR"
+            )
         elif name in (one.name for one in found):
             problems.append(f"--validation-dir {word}: a second set called {name}; give it another name: NAME=DIR")
         elif pairs:

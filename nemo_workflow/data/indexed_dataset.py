@@ -114,7 +114,7 @@ def find_prefixes(folder: str | Path) -> list[Path]:
     if folder.suffix in (".bin", ".idx") and folder.is_file():
         return [folder.with_suffix("").absolute()]
     if not folder.is_dir():
-        raise Refusal(f"--dataset-dir {folder}: no such folder or pair; run preprocess_data.sh, or mend the path")
+        raise Refusal(f"--dataset-dir {folder}: no such folder or pair; run preprocess_data.sh, or correct the path")
     for place in (folder, folder / OUTPUT_NAME):
         below = _pairs_below(place) if OUTPUT_NAME in place.absolute().parts else ()
         names = sorted({*_pairs_in(place), *below})

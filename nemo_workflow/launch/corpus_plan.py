@@ -28,7 +28,7 @@ class CorpusPlan:
     run_dir: str
     layout: Nodes
     job: dict[str, Any]
-    workers: int | None  # processes a node; None: all cores of whole nodes
+    workers: int | None  # processes per node; None: all cores of whole nodes
     accelerator: str = "cpu"
     sources: tuple[Any, ...] = ()  # its folders are among the mounts of the settings
 

@@ -307,7 +307,7 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
         text = source["bytes_per_token"]
         lines.append(
             f"  {source['weight']:6.1%}  {source['prefix']}: {human_count(source['tokens'])} tokens, {source['dtype']}"
-            + (f", {text:.2f} bytes of text a token" if text else "")
+            + (f", {text:.2f} bytes of text per token" if text else "")
             + f", {human_count(source['drawn_tokens'])} drawn: {source['epochs']:.2f} epochs"
         )
     if len(sources) > SOURCES:

@@ -61,7 +61,8 @@ def worker_environment(plan: Plan, code: Path) -> dict[str, str]:
     }
     if plan.accelerator == "cpu":
         cores = len(os.sched_getaffinity(0))
-        variables["OMP_NUM_THREADS"] = str(max(1, cores // plan.layout.ranks_per_node))
+        threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // plan.layout.ranks_per_node))
+        variables["OMP_NUM_THREADS"] = threads
     else:
         variables |= GPU_VARIABLES
     if plan.settings.deterministic:  # cuBLAS, Transformer Engine and NCCL each ask for it in their own way

@@ -86,7 +86,7 @@ def wait_for_old_ranks(plan: Plan) -> None:
     """Return when no rank of an earlier start of this run lives; raises Refusal when one does not end."""
     if liveness.ranks_gone(plan.folder, 0):
         return
-    print("ranks of an earlier start are still running (its launcher was killed); waiting for their end", flush=True)
+    print("ranks of an earlier start are still running (its launcher was killed); waiting for them to end", flush=True)
     patience = OLD_RANKS_SECONDS + grace_seconds(plan)
     saves = time.monotonic() + liveness.SAVE_SECONDS
     while not liveness.ranks_gone(plan.folder, patience):

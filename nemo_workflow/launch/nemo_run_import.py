@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from nemo_workflow.utils.imports import collector_paused
+from nemo_workflow.utils.libraries import collector_paused
 
 
 def import_nemo_run(home: Path) -> ModuleType:

@@ -15,7 +15,7 @@ from nemo_workflow.utils import gpus
 
 
 def peak_of(device: str) -> float | None:
-    """Dense bf16 operations a second of the GPU called `device` (as the driver names it), None if not in the table."""
+    """Dense bf16 operations per second of the GPU called `device` (as the driver names it), None if not in the table."""
     gpu = gpus.by_driver_name(device)
     return gpu.bf16 * 1e12 if gpu else None
 

@@ -31,7 +31,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Model:
-    """Parameters of the parts of a model. `layers` has an entry a layer, an encoder's first."""
+    """Parameters of the parts of a model. `layers` has one entry per layer, an encoder's first."""
 
     embedding: Count
     layers: tuple[Count, ...]
@@ -61,10 +61,10 @@ def count(family: str, model_class: str, sizes: Sizes, vocabulary: int) -> Model
     layers = _LAYERS[family](sizes, model_class)
     final = Count(replicated=_norm(sizes, h))
     if family == "bert":
-        # the head of the masked language model: dense layer, norm, a bias a word
+        # the head of the masked language model: dense layer, norm, a bias per word
         final += Count(replicated=h * h + h + _norm(sizes, h), sharded=vocabulary)
     if family == "t5":
-        # the encoder has a last norm too, and the output matrix is the embedding with a bias a word
+        # the encoder has a last norm too, and the output matrix is the embedding with a bias per word
         final += Count(replicated=_norm(sizes, h), sharded=vocabulary)
         if sizes.get("position_embedding_type") == "relative":
             final += Count(replicated=2 * sizes["relative_attention_num_buckets"] * sizes["num_attention_heads"])

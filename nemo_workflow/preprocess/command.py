@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("all", "folder"),
         nargs="?",
         const="all",
-        help="one pair of all inputs, in the order of their names; folder: one for each top folder (default: one a file)",
+        help="one pair of all inputs, in the order of their names; folder: one for each top folder (default: one per file)",
     )
     group.add_argument(
         "--json-keys",
@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--separator",
         metavar="TEXT",
-        help=r"what stands between them; \n, \t and \\ are read as in JSON (default: \n\n)",
+        help=r"what stands between them; \n, \r, \t and \\ are read as in JSON (default: \n\n)",
     )
     group.add_argument(
         "--on-error",
@@ -243,10 +243,12 @@ def _check_keys(args: argparse.Namespace) -> Iterator[str]:
     if any(map(not_utf8, keys)):
         yield f"{flag}: a key is not UTF-8"
     args.json_keys = args.json_keys or ([] if args.join_fields else ["text"])
+    if args.eod_token == "":
+        yield "--eod-token: empty; name a token, or leave it out"
     text = r"\n\n" if args.separator is None else args.separator
-    args.separator = re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t"}.get(found[1], "\\"), text)
+    args.separator = re.sub(r"\\([nrt\\])", lambda found: {"n": "\n", "r": "\r", "t": "\t"}.get(found[1], "\\"), text)
 
 
 def _stop(*_: object) -> NoReturn:
-    print("stopped by SIGTERM; the same command goes on with what is not done", file=sys.stderr)
+    print("stopped by SIGTERM; the same command continues with what is not done", file=sys.stderr)
     sys.exit(143)

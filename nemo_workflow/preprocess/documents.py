@@ -104,16 +104,28 @@ def pick_texts(record: Any, keys: tuple[str, ...]) -> list[str]:
 
 
 def value_at(record: dict[str, Any], key: str) -> Any:
-    """What stands under `key`; with dots it leads into objects within objects. Raises BadLine."""
+    """What stands under `key`; with dots it leads into objects within objects, whose keys may have dots. Raises BadLine."""
+    try:
+        return _within(record, key)
+    except KeyError:
+        found = ", ".join(map(repr, list(record)[:5])) or "no keys"
+        raise BadLine("key missing", f"no {key!r} among {found}") from None
+
+
+def _within(record: Any, key: str) -> Any:
+    if not isinstance(record, dict):
+        raise KeyError(key)
     if key in record:
         return record[key]
-    value: Any = record
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            found = ", ".join(map(repr, list(record)[:5])) or "no keys"
-            raise BadLine("key missing", f"no {key!r} among {found}")
-        value = value[part]
-    return value
+    dot = key.find(".")
+    while dot >= 0:
+        if key[:dot] in record:
+            try:
+                return _within(record[key[:dot]], key[dot + 1 :])
+            except KeyError:  # a longer beginning may lead further
+                pass
+        dot = key.find(".", dot + 1)
+    raise KeyError(key)
 
 
 def check_text(value: Any, key: str, before: int = 0) -> str:

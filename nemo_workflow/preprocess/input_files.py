@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -24,12 +25,14 @@ from nemo_workflow.preprocess.sources import (
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
 REMOTE = {
+    "hf://datasets/": "huggingface-cli download NAME --repo-type dataset --local-dir DIR",
     "hf://": "huggingface-cli download NAME --repo-type dataset --local-dir DIR",
     "s3://": "aws s3 cp --recursive SOURCE DIR",
     "gs://": "gcloud storage cp --recursive SOURCE DIR",
     "https://": "curl -O SOURCE",
     "http://": "curl -O SOURCE",
 }
+ANY_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 SHOWN = 8  # names in one line
 
 
@@ -62,6 +65,9 @@ def find_sources(
         with os_errors_refused(f"--input {name}"):
             _add(name, f"--input {name}", output, found)
     for name in folders:
+        if (why := _elsewhere(name)) is not None:
+            found.problems.append(f"--input-dir {name}: {why}")
+            continue
         with os_errors_refused(f"--input-dir {name}"):
             _add_folder(Path(name).expanduser(), prefixes, f"--input-dir {name}", output, found)
     if prefixes and folders:
@@ -77,7 +83,9 @@ def find_sources(
 
 def _expanded(paths: Sequence[str], found: _Found) -> Iterator[str]:
     """The names themselves, those in an @list and those on standard input (-)."""
-    for name in paths:
+    for number, name in enumerate(paths):
+        if name == "-" and "-" in paths[:number]:
+            continue
         if name == "-":
             yield from _listed(sys.stdin.buffer.read(), "--input -", found)
         elif name.startswith("@") and not Path(name).exists():
@@ -87,30 +95,66 @@ def _expanded(paths: Sequence[str], found: _Found) -> Iterator[str]:
                 continue
             with os_errors_refused(f"--input {name}"):
                 data = path.read_bytes()
-            yield from _listed(data, f"--input {name}", found)
+            yield from (_beside(line, path.parent) for line in _listed(data, f"--input {name}", found))
         else:
             yield name
 
 
 def _listed(data: bytes, flag: str, found: _Found) -> Iterator[str]:
-    """File names, a line each, or between zero bytes as `find -print0` writes them."""
+    """File names, a line each, or between zero bytes as `find -print0` writes them; blank lines and comments are none."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        found.problems.append(f"{flag}: UTF-16; convert it first: iconv -f UTF-16 -t UTF-8")
+        return
+    data = data.removeprefix(b"\xef\xbb\xbf")
     if data.lstrip()[:1] in (b"{", b"["):
         found.problems.append(
             f"{flag}: JSON, but names of files are expected; write the text into a file, and name that"
         )
         return
-    names = [os.fsdecode(name) for name in data.split(b"\0" if b"\0" in data else b"\n")]
-    names = [name.removesuffix("\r") for name in names if name.strip()]
-    if not names:
+    if b"\0" in data:
+        names = [os.fsdecode(name) for name in data.split(b"\0") if name]
+    else:
+        lines = [os.fsdecode(line.removesuffix(b"\r")) for line in data.split(b"\n")]
+        # a name may begin or end with a space, or begin with #, if such a file is there
+        names = [line if os.path.lexists(line) else line.strip() for line in lines if line.strip()]
+        names = [name for name in names if not name.startswith("#") or os.path.lexists(name)]
+    inner = [name for name in names if name == "-" or (name.startswith("@") and not os.path.lexists(name))]
+    if inner:
+        found.problems.append(f"{flag}: {inner[0]}: a list within a list is not read; give it to --input itself")
+    elif not names:
         found.problems.append(f"{flag}: no names in it; write a file or folder a line")
-    yield from names
+    else:
+        yield from names
+
+
+def _beside(name: str, folder: Path) -> str:
+    """A relative name in a list is told from where the command runs, or, if nothing is there, from the list's folder."""
+    path = Path(name).expanduser()
+    if path.is_absolute() or ANY_SCHEME.match(name) or os.path.lexists(path) or glob.glob(name):  # noqa: PTH207
+        return name
+    other = folder / path
+    return str(other) if os.path.lexists(other) or glob.glob(str(other)) else name  # noqa: PTH207
+
+
+def _elsewhere(name: str) -> str | None:
+    """What to say to a name that is no file of this machine, or to one that only --input takes, where it stands for a folder."""
+    scheme = ANY_SCHEME.match(name)
+    if scheme is None:
+        return None
+    if scheme[1].lower() == "file":
+        return f"give the path itself: {name[7:]}"
+    for known, how in REMOTE.items():
+        if name.lower().startswith(known):
+            place = "/".join(name[len(known) :].split("/")[:2])
+            said = how.replace("SOURCE", name).replace("NAME", place)
+            return f"not on this machine; bring it here first: {said}"
+    return "not on this machine; bring it here first"
 
 
 def _add(name: str, flag: str, output: Path, found: _Found) -> None:
-    for scheme, how in REMOTE.items():
-        if name.lower().startswith(scheme):
-            found.problems.append(f"{flag}: not on this machine; bring it here first: {how.replace('SOURCE', name)}")
-            return
+    if (why := _elsewhere(name)) is not None:
+        found.problems.append(f"{flag}: {why}")
+        return
     path = Path(name).expanduser()
     if path.is_dir():
         _add_tree(path, flag, output, found)
@@ -133,15 +177,19 @@ def _add_glob(pattern: str, flag: str, output: Path, found: _Found) -> None:
     if others:
         found.notes.append(f"WARNING: {flag}: passed over, no input file: {_some([str(path) for path in others])}")
     if not paths:
-        found.problems.append(f"{flag}: no file of such a name")
+        found.problems.append(f"{flag}: no file of such a name{_braces(pattern)}")
     elif not chosen and not any(path.is_dir() for path in paths):
         found.problems.append(f"{flag}: no input files among those of such names ({KNOWN})")
     found.inputs += [_Input(path, root) for path in chosen]
 
 
+def _braces(name: str) -> str:
+    return "; braces are the shell's: leave out the quotes, or give each name" if re.search(r"\{.*\}", name) else ""
+
+
 def _add_file(path: Path, root: Path, flag: str, found: _Found) -> None:
     if not path.exists():
-        found.problems.append(f"{flag}: {_missing(path)}")
+        found.problems.append(f"{flag}: {_missing(path)}{_braces(str(path))}")
     elif stem_of(path) is None:
         found.problems.append(f"{flag}: not an ending that is read here ({KNOWN})")
     else:
@@ -149,7 +197,7 @@ def _add_file(path: Path, root: Path, flag: str, found: _Found) -> None:
 
 
 def _missing(path: Path) -> str:
-    return "a link that leads nowhere; mend or remove it" if path.is_symlink() else "no such file"
+    return "a link that leads nowhere; fix or remove it" if path.is_symlink() else "no such file"
 
 
 def _add_folder(folder: Path, prefixes: Sequence[str], flag: str, output: Path, found: _Found) -> None:
@@ -157,7 +205,8 @@ def _add_folder(folder: Path, prefixes: Sequence[str], flag: str, output: Path, 
         if folder.exists() and not prefixes:
             _add_file(folder, folder.parent, flag, found)
         else:
-            found.problems.append(f"{flag}: no such folder")
+            listed = str(folder) == "-" or str(folder).startswith("@") or glob.has_magic(str(folder))
+            found.problems.append(f"{flag}: no such folder{'; --input takes patterns, lists and -' if listed else ''}")
     elif not prefixes:
         _add_tree(folder, flag, output, found)
     for prefix in prefixes if folder.is_dir() else ():
@@ -223,7 +272,7 @@ def _a_readme(path: Path) -> bool:
 def _walk(folder: Path, above: set[tuple[int, int]], output: Path, found: _Found) -> Iterator[Path]:
     """All files below a folder in order, hidden ones left out; links to folders are followed unless they lead back."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.resolve() == output:
+        if path.name.startswith(".") or os.path.realpath(path) == str(output):
             continue
         if not path.is_dir():
             yield path
@@ -264,7 +313,7 @@ def _once(found: _Found) -> list[_Input]:
     seen: dict[Path, _Input] = {}
     again = []
     for each in found.inputs:
-        real = each.path.resolve()
+        real = Path(os.path.realpath(each.path))
         if real in seen:
             again.append(str(each.path))
         seen.setdefault(real, each)
@@ -284,10 +333,16 @@ def _named(inputs: list[_Input]) -> list[Source]:
     for name, each in zip(names, inputs, strict=True):
         if name in shared:
             name = (each.root.absolute().relative_to(shared[name]) / name).as_posix()
+        name = _not_hidden(name)
         inner = each.path.relative_to(each.root).parts
         root = each.root.resolve()
-        out.append(Source(each.path, name, inner[0] if len(inner) > 1 else root.name or "root"))
+        out.append(Source(each.path, name, _not_hidden(inner[0]) if len(inner) > 1 else root.name or "root"))
     return out
+
+
+def _not_hidden(name: str) -> str:
+    """Folders that were named outright may be hidden; those of the pairs are not, or nobody who looks for pairs finds them."""
+    return "/".join(part if part.strip(".") == "" else part.lstrip(".") for part in name.split("/"))
 
 
 def _without_empty(sources: list[Source], found: _Found) -> list[Source]:

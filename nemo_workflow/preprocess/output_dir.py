@@ -229,5 +229,5 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or folder
-        mend = "; free some space and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise Failure(f"{where}: {error.strerror or error}; nothing was written{mend}") from None
+        remedy = "; free some space and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise Failure(f"{where}: {error.strerror or error}; nothing was written{remedy}") from None

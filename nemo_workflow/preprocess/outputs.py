@@ -107,6 +107,7 @@ class Output:
         self.closed = self.empty = False
         self.printed: list[str] = []
         self._rejects: IO[str] | None = None
+        self.example = ""  # the first bad line
         self._keep_rejects(sum(sum(line["bad_lines"].values()) for line in lines))
 
     @property
@@ -144,6 +145,7 @@ class Output:
             self._rejects = (self.context.folder.run_dir / self.group.rejects_name).open("w", encoding="utf-8")
         current = self.current
         current.bad[reject.reason] += 1
+        self.example = self.example or f"{current.source.path}:{current.lines + reject.line}: {reject.detail}"
         entry = {
             "file": str(current.source.path),
             "line": current.lines + reject.line,
@@ -172,6 +174,9 @@ class Output:
         names = self.group.sources[0].path if len(self.group.sources) == 1 else f"{self.group.prefix} (joined)"
         if self.tallies[0].documents == 0:
             why = "no documents in it"
+            if self.rejected:
+                reasons = ", ".join(f"{reason} {number}" for reason, number in self.rejected.most_common())
+                why += f", bad lines only ({reasons}; for example {self.example})"
         for tally, key in zip(self.tallies, self.context.keys, strict=True):
             if not why and tally.tokens == 0:
                 why = f"every {key!r} is empty"

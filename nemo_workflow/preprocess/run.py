@@ -170,7 +170,7 @@ class Run:
         lines = [line for lines in self.work.lines.values() for line in lines]
         whole = sum(line["done"] for line in lines)
         part = " and a part of another" if len(lines) > whole else ""
-        self.meter.note(f"goes on with a run that was stopped ({output.run_dir}): {counted(whole, 'input')} done{part}")
+        self.meter.note(f"continuing a run that was stopped ({output.run_dir}): {counted(whole, 'input')} done{part}")
 
     def _common(self) -> dict[str, Any]:
         """Figures that every pair's .json has."""
@@ -194,6 +194,14 @@ class Run:
         if empty:
             more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
             self.meter.note(f"WARNING: no pair is made of {'; '.join(empty[:SHOWN])}{more}")
+        idle = [
+            str(each.source.path) for made_of in made for each in made_of.inputs if not each.documents and not each.bad
+        ]
+        if idle:
+            more = f" and {len(idle) - SHOWN} more" if len(idle) > SHOWN else ""
+            self.meter.note(
+                f"passed over {counted(len(idle), 'file')} without documents: {', '.join(idle[:SHOWN])}{more}"
+            )
         output.commit(remove=[each.group.rejects_name for each in made if not each.rejected])
         forged = sum(each.eod_inside for each in made)
         if forged and self.spec.eod is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nemo_workflow.preprocess.streams import open_text
+from nemo_workflow.preprocess.streams import open_text, said_of_damage
 from nemo_workflow.utils.errors import Refusal
 
 LINES = (".jsonl", ".json", ".ndjson")
@@ -17,7 +17,7 @@ TABLES = (".parquet", ".arrow")
 TEXTS = (".txt", ".md")
 ENDINGS = (*(t + c for t in (*LINES, *TEXTS) for c in ("", *COMPRESSIONS)), *TABLES)
 KNOWN = (
-    ".jsonl, .json (one object a line), .ndjson, .txt and .md (one document a file), each also .gz, .bz2, .xz or .zst, "
+    ".jsonl, .json (one object per line), .ndjson, .txt and .md (one document per file), each also .gz, .bz2, .xz or .zst, "
     "and .parquet and .arrow"
 )
 # What else holds text or packs it: a folder's files that are not read are named when they look like data.
@@ -124,8 +124,42 @@ def wrong_file(source: Source) -> Iterator[str]:
         yield f"{source.path}: its name is not UTF-8; rename it"
     elif not os.access(source.path, os.R_OK):
         yield f"{source.path}: not readable; check its permissions"
-    elif source.size and not source.is_table:
-        yield from _wrong_kind(source)
+    elif source.size:
+        yield from _wrong_table(source) if source.is_table else _wrong_kind(source)
+
+
+# Data that lies under a name of another kind, told by its first bytes.
+_MAGIC = {
+    b"\x1f\x8b": ("gzip", ".gz"),
+    b"\x28\xb5\x2f\xfd": ("zstandard", ".zst"),
+    **{b"BZh%d1AY&SY" % level: ("bzip2", ".bz2") for level in range(1, 10)},
+    b"\xfd7zXZ\0": ("xz", ".xz"),
+    b"PAR1": ("Parquet", ".parquet"),
+    b"ARROW1": ("Arrow", ".arrow"),
+    b"PK\x03\x04": ("zip", ".zip"),
+}
+_POINTER = b"version https://git-lfs.github.com/"
+_BOM = b"\xef\xbb\xbf"
+
+
+def _wrong_table(source: Source) -> Iterator[str]:
+    with source.path.open("rb") as stream:
+        head = stream.read(4096)
+    if head.startswith(_POINTER):
+        yield f"{source.path}: a pointer of Git LFS, not the file itself; fetch it: git lfs pull"
+
+
+def _wrong_lines(head: bytes) -> str | None:
+    """What is wrong with a file that should have an object a line, told by its beginning."""
+    head = head.removeprefix(_BOM).lstrip()
+    first = head.partition(b"\n")[0].rstrip()
+    if head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b""):
+        return "one JSON array, not one object per line; convert it first: jq -c '.[]'"
+    if first == b"{":
+        return "one object over several lines, not one object per line; convert it first: jq -c ."
+    if b"\n" not in head and b"}\r" in head.rstrip():
+        return "its lines end with CR alone; convert it first: tr '\\r' '\\n'"
+    return None
 
 
 def _wrong_kind(source: Source) -> Iterator[str]:
@@ -136,13 +170,30 @@ def _wrong_kind(source: Source) -> Iterator[str]:
         yield from refusal.problems
         return
     except (OSError, EOFError, ValueError) as error:
-        yield f"{source.path}: not what its ending says: {error}"
+        yield f"{source.path}: {said_of_damage(error) or f'damaged, or not what its ending says: {error}'}"
         return
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        yield f"{source.path}: UTF-16; convert it first: iconv -f UTF-16 -t UTF-8"
-    elif head.startswith(b"\x1f\x8b"):
-        yield f"{source.path}: gzip data without a .gz ending; rename it"
-    elif head.startswith(b"\x28\xb5\x2f\xfd"):
-        yield f"{source.path}: zstandard data without a .zst ending; rename it"
-    elif source.path.suffix.lower() == ".json" and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        yield f"{source.path}: one JSON array, not an object a line; convert it first: jq -c '.[]'"
+    magic = next((magic for magic in _MAGIC if head.startswith(magic)), None)
+    coding = _coding(head)
+    if coding:
+        yield f"{source.path}: {coding}; convert it first: iconv -f {coding} -t UTF-8"
+    elif magic:
+        kind, ending = _MAGIC[magic]
+        todo = "unpack it" if ending == ".zip" else "rename it"
+        yield f"{source.path}: {kind} data without a {ending} ending; {todo}"
+    elif head.startswith(_POINTER):
+        yield f"{source.path}: a pointer of Git LFS, not the file itself; fetch it: git lfs pull"
+    elif not source.is_text and (why := _wrong_lines(head)):
+        yield f"{source.path}: {why}"
+
+
+def _coding(head: bytes) -> str | None:
+    """UTF-16 or UTF-32, by the byte order mark or by the zeros of its first ASCII characters."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    if len(head) > 3 and head[1:4:2] == b"\0\0" and head[0] and head[2]:
+        return "UTF-16LE"
+    if len(head) > 3 and head[:4:2] == b"\0\0" and head[1] and head[3]:
+        return "UTF-16BE"
+    return None

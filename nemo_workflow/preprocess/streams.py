@@ -128,15 +128,28 @@ def _check_window(path: Path, raw: IO[bytes]) -> None:
         exponent, mantissa = head[5] >> 3, head[5] & 7
         window = (1 << (10 + exponent)) * (8 + mantissa) // 8
         if window > LARGEST_WINDOW:
-            raise Refusal(
-                f"{path}: zstandard data with a window of {window >> 20} MB, more than the {LARGEST_WINDOW >> 20} MB that "
-                f"are read here; write it again: zstd -dc --long=31 {path.name} | zstd -o NEW.zst"
-            )
+            raise Refusal(f"{path}: {_too_wide(f'a window of {window >> 20} MB, more than')}")
+
+
+def _too_wide(window: str) -> str:
+    return (
+        f"zstandard data with {window} the {LARGEST_WINDOW >> 20} MB that are read here; "
+        "write it again: zstd -dc --long=31 FILE | zstd -o NEW.zst"
+    )
+
+
+def said_of_damage(error: Exception) -> str | None:
+    """More than the decoder says, where more is known."""
+    if "requires too much memory" in str(error):  # a frame further on than the first
+        return _too_wide("a window of more than")
+    if (isinstance(error, DamagedError) and "ends before" in str(error)) or "Truncated compressed" in str(error):
+        return f"damaged ({error}); get the file again"
+    return None
 
 
 @contextmanager
 def damage_refused(path: Path) -> Iterator[None]:
-    """A damaged compressed file or Parquet file is the user's to mend."""
+    """A damaged compressed file or Parquet file is for the user to fix."""
     try:
         yield
     except DamagedError as error:
@@ -147,4 +160,5 @@ def damage_refused(path: Path) -> Iterator[None]:
         is_arrow = type(error).__module__.startswith("pyarrow") or (isinstance(error, OSError) and error.errno is None)
         if not is_arrow:
             raise
-        raise Refusal(f"{path}: damaged ({str(error).splitlines()[0]}); get the file again") from None
+        said = said_of_damage(error) or f"damaged ({str(error).splitlines()[0]}); get the file again"
+        raise Refusal(f"{path}: {said}") from None

@@ -38,12 +38,10 @@ class Table:
         for key in self.keys:
             if names.count(key) > 1:
                 raise Refusal(f"{self.path}: {names.count(key)} columns are named {key!r}; rename all but one")
-            if key not in names and not _in_structs(schema, key):
+            if _path(schema, key) is None:
                 raise Refusal(
                     f"{self.path}: no column {key!r} among {', '.join(map(repr, names[:8]))}; name it with --json-keys"
                 )
-        if self._parquet is not None and self._parquet.metadata.num_rows == 0:
-            raise Refusal(f"{self.path}: no rows; there is nothing to train on")
 
     def batches(self, size: int, start: int = 0) -> Iterator[tuple[list[list[Any]], int, float]]:
         """Columns of about `size` bytes from row `start` on, the number of the row after them, the share of the file read."""
@@ -94,25 +92,36 @@ def open_table(path: Path, keys: tuple[str, ...]) -> Iterator[Table]:
             table.close()
 
 
-def _in_structs(schema: Any, key: str) -> bool:
-    first, *inner = key.split(".")
-    if not inner or schema.names.count(first) != 1:
-        return False
-    kind = schema.field(first).type
-    for name in inner:
-        if str(kind).partition("<")[0] != "struct" or kind.get_field_index(name) < 0:
-            return False
-        kind = kind.field(kind.get_field_index(name)).type
-    return True
+def _path(fields: Any, key: str) -> list[str] | None:
+    """The names of a column and of the structs' fields in it that `key` leads to; a name may have dots itself."""
+    names = fields.names
+    if names.count(key) == 1:
+        return [key]
+    dot = key.find(".")
+    while dot >= 0:
+        first = key[:dot]
+        if names.count(first) == 1:
+            kind = fields.field(first).type
+            inner = _path(_Struct(kind), key[dot + 1 :]) if str(kind).startswith("struct<") else None
+            if inner is not None:
+                return [first, *inner]
+        dot = key.find(".", dot + 1)
+    return None
+
+
+class _Struct:
+    """A struct type with the face of a schema."""
+
+    def __init__(self, kind: Any):
+        self.names = [kind.field(number).name for number in range(kind.num_fields)]
+        self.field = lambda name: kind.field(kind.get_field_index(name))
 
 
 def _column(batch: Any, key: str) -> Any:
     import pyarrow.compute
 
-    if key in batch.schema.names:
-        return batch.column(key)
-    first, *inner = key.split(".")
-    return pyarrow.compute.struct_field(batch.column(first), inner)
+    first, *inner = _path(batch.schema, key) or [key]
+    return pyarrow.compute.struct_field(batch.column(first), inner) if inner else batch.column(first)
 
 
 def _values(column: Any) -> list[Any]:

@@ -117,7 +117,7 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> Path:
         raise Refusal(
             f"--tokenizer {name}: neither a folder here nor a model on the Hub that this HF_TOKEN may read"
         ) from None
-    except Exception as error:  # noqa: BLE001 - requests, http, cache and validation errors: all the user's to mend
+    except Exception as error:  # noqa: BLE001 - requests, http, cache and validation errors: all for the user to fix
         raise Refusal(
             f"--tokenizer {name}: no such folder here, and the Hub gives no tokenizer ({first_line(error)}); "
             "give a local folder where there is no network"
@@ -136,7 +136,8 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
     vocabulary = reference.vocabulary()
     eod = vocabulary.get(token) if token is not None else None
     if eod_token is not None and eod is None:
-        raise Refusal(f"--eod-token {eod_token}: not in the vocabulary of {name}")
+        hint = "; give the token itself, not its id" if eod_token.isdecimal() else ""
+        raise Refusal(f"--eod-token {eod_token}: not in the vocabulary of {name}{hint}")
     prefix, suffix = reference.around_text()
     spec = TokenizerSpec(
         name=name,

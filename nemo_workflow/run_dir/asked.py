@@ -16,7 +16,7 @@ def tell_signal(attempt: Path, number: int) -> None:
 
 
 def asked_by_launcher(attempt: Path) -> int | None:
-    """The signal that the launcher got, None where it has left no word."""
+    """The signal that the launcher got, None where it has left no message."""
     try:
         return int((attempt / ASKED).read_text())
     except (OSError, ValueError):

@@ -164,7 +164,7 @@ def compare(now: dict[str, Any], then: dict[str, Any], allowed: tuple[str, ...],
         elif name in REFUSED and name not in allowed:
             problems.append(
                 f"{REFUSED[name]} changed since {where} ({difference}); put that back, start another --experiment, or give"
-                f" --allow-change {name} to go on with it"
+                f" --allow-change {name} to continue with it"
             )
         else:
             told.append(f"changed since {where}: {(REFUSED | TOLD)[name]} ({difference})")

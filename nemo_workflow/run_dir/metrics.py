@@ -1,4 +1,4 @@
-"""<run>/metrics.jsonl: one JSON object a line for each step, validation, checkpoint, start and end.
+"""<run>/metrics.jsonl: one JSON object per line for each step, validation, checkpoint, start and end.
 
 The worker's rank 0 appends, everything else only reads: the live line, the report, `runs`.
 """

@@ -145,7 +145,7 @@ class RunFolder:
         _, rank, text = min(errors)
         lines = text.strip().splitlines()
         after_frames = max((at + 1 for at, line in enumerate(lines) if line.startswith("  ")), default=0)
-        said = [line for line in lines[after_frames:] if ERROR_LINE.match(line)] or lines[-1:] or ["no word"]
+        said = [line for line in lines[after_frames:] if ERROR_LINE.match(line)] or lines[-1:] or ["no message"]
         return f"{rank}: {said[0]}"
 
     def checkpoints(self) -> list[dict[str, Any]]:
@@ -165,14 +165,14 @@ class RunFolder:
         found: list[dict[str, Any]] = []
         for event in self.every_event:
             if event["event"] == "start":
-                found.append({**event, "last_step": event["step"], "end": "left no word"})
+                found.append({**event, "last_step": event["step"], "end": "left no message"})
             elif found and event["event"] == "step":
                 found[-1]["last_step"] = event["step"]
             elif found and event["event"] == "end":
                 found[-1]["end"] = event["reason"]
             elif found and event["event"] == "restart":
                 found[-1]["end"] = event["text"]
-        if found and self.state.name in ("running", "failed") and found[-1]["end"] == "left no word":
+        if found and self.state.name in ("running", "failed") and found[-1]["end"] == "left no message":
             found[-1]["end"] = self.state.name
         return found
 

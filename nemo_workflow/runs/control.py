@@ -30,7 +30,7 @@ def add_commands(commands: Any) -> None:
     """Add the subcommands to the parser; each sets `run`, a function of the parsed arguments."""
     _command(commands, "status", "where a run stands: its job or process, step, loss, checkpoint", _status)
     logs = _command(commands, "logs", "print a run's log", _logs)
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
+    logs.add_argument("-f", "--follow", action="store_true", help="keep printing until the run ends")
     logs.add_argument("--rank", type=int, metavar="N", help="the log of rank N instead of the run's progress")
     cancel = _command(commands, "cancel", "stop a run after its step, with a checkpoint", _cancel)
     cancel.add_argument("--now", action="store_true", help="at once, without a checkpoint")
@@ -68,7 +68,7 @@ def corpus_jobs(run: Path) -> list[Job]:
 
 def _plan(run: Path) -> Plan:
     if corpus_jobs(run):
-        raise Refusal(f"{run.name}: a preprocessing job; give the command that submitted it again, and it goes on")
+        raise Refusal(f"{run.name}: a preprocessing job; run the command that submitted it again, and it continues")
     return Plan.from_json((run / "plan.json").read_text(encoding="utf-8"))
 
 
@@ -236,7 +236,7 @@ def _cancel(arguments: Any) -> int:
         raise Refusal(f"{run.name}: not running, nothing to cancel")
     newest, _ = newest_whole(run / "checkpoints")
     if corpus_jobs(run):
-        print(f"{run.name}: finished pieces are kept; the same command goes on with the others")
+        print(f"{run.name}: finished pieces are kept; the same command continues with the others")
     else:
         print(f"{run.name}: step {newest.step} is saved" if newest else f"{run.name}: no checkpoint was saved")
     return 0

@@ -29,7 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
     check_exported(arguments.hf_model)
     if not arguments.text.strip():
-        raise Refusal("TEXT is empty: give the model a word to go on from")
+        raise Refusal("TEXT is empty: give the model some text to continue")
     if arguments.tokens < 1 or arguments.temperature < 0:
         raise Refusal("--tokens must be at least 1, and --temperature not below 0")
     refuse_code("--hf-model", arguments.hf_model)
@@ -88,7 +88,7 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
     tokenizer = load(folder)
     begin = tokenizer(text, return_tensors="pt")
     if not begin["input_ids"].numel():
-        raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model a word to go on from")
+        raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model some text to continue")
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", trust_remote_code=False, **spread).eval()
     begin = begin.to(model.device)

@@ -153,7 +153,7 @@ class Checkpoints(nl.ModelCheckpoint):
         if self.last_save or not together or self.plan.settings.on_save_error != "continue":
             raise SaveFailed(f"{text}; the checkpoints before it are whole") from error
         self.run_log.event("save_failed", step=trainer.global_step, reason=reason)
-        self.run_log.note(f"{text}; training goes on (--on-save-error continue)")
+        self.run_log.note(f"{text}; training continues (--on-save-error continue)")
 
     def _shared_reason(self, error: BaseException) -> str:
         """The same on all ranks: only the one that could not write knows why."""

@@ -34,7 +34,7 @@ def check_recipe(plan: Plan, attempt: Path, say: Callable[[str], None]) -> None:
     here = libraries.version("nemo_toolkit")
     if here == plan.nemo:
         return
-    mend = (
+    remedy = (
         f"the plan was made for NeMo {plan.nemo or 'of another version'}; train with that version, or make the plan with the"
         " recipes of this one: `python -m tools.generate_catalog` writes them where it runs"
     )
@@ -43,13 +43,13 @@ def check_recipe(plan: Plan, attempt: Path, say: Callable[[str], None]) -> None:
     except ModuleNotFoundError as error:
         if not (error.name or "").endswith(f".{plan.model_name}"):
             raise
-        raise Failure(f"--model-name {plan.model_name}: NeMo {here} has no such recipe; {mend}") from None
+        raise Failure(f"--model-name {plan.model_name}: NeMo {here} has no such recipe; {remedy}") from None
     # sizes that come from a checkpoint are no catalogue's
     differing = {} if plan.settings.nemo_model else differences(plan.model_name, stock)
     sizes = [f"{name} {there} instead of {ours}" for name, (ours, there) in differing.items() if name not in SAID]
     if sizes:
         raise Failure(
-            f"--model-name {plan.model_name}: in NeMo {here} it is another model ({', '.join(sizes)}); {mend}"
+            f"--model-name {plan.model_name}: in NeMo {here} it is another model ({', '.join(sizes)}); {remedy}"
         )
     for name, (ours, there) in differing.items():
         say(f"note: {name} of {plan.model_name} is {there} in NeMo {here}, {ours} in NeMo {plan.nemo}")

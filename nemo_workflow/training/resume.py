@@ -116,7 +116,7 @@ def _reading(candidate: Checkpoint) -> Iterator[None]:
     except OSError as error:
         raise Failure(
             f"checkpoint {candidate.path}: {error.filename or 'a file'} can't be read: {error.strerror}; nothing was moved. "
-            "Run the same command again when the disk answers, or move that folder away to go on from the one before it"
+            "Run the same command again when the disk answers, or move that folder away to continue from the one before it"
         ) from error
 
 

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from nemo.lightning.data import WrappedDataLoader
 
+from nemo_workflow.backends.patching import LibraryChanged, fits, wanted
+from nemo_workflow.backends.registry import find
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.training import sample_order
 from nemo_workflow.training.callbacks import RunLog, Stopper
@@ -34,7 +36,7 @@ class ValidationSets(pl.Callback):
         for one in self.plan.validation_sets:
             if one.name not in self._loaders:
                 self._loaders[one.name] = self._loader(trainer, one)
-            with _unlogged(trainer.datamodule.data_sampler):
+            with unlogged(trainer.datamodule.data_sampler):
                 loss = self._loss(trainer, module, iter(self._loaders[one.name]), self.plan.batches_of(one))
             self.run_log.set_losses[one.name] = loss if math.isfinite(loss) else None
 
@@ -62,8 +64,12 @@ class ValidationSets(pl.Callback):
 
 
 @contextlib.contextmanager
-def _unlogged(sampler: Any) -> Iterator[None]:
-    """NeMo's sampler logs the global batch at each step, as Lightning's own loop expects it."""
+def unlogged(sampler: Any) -> Iterator[None]:
+    """NeMo's sampler doesn't log the global batch in this block, which only Lightning's own loop can take."""
+    patch = find("training.validation_sets:unlogged")
+    fits(patch)
+    if not hasattr(sampler, "output_log"):
+        raise LibraryChanged(f"{patch.library} {wanted(patch)}: {type(sampler).__name__} has no output_log any more")
     before, sampler.output_log = sampler.output_log, False
     try:
         with torch.no_grad():

@@ -21,7 +21,7 @@ from nemo_workflow.run_dir.stopping import grace_seconds
 from nemo_workflow.training import liveness
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
-from nemo_workflow.utils.imports import collector_paused
+from nemo_workflow.utils.libraries import collector_paused
 
 
 def train(plan: str, attempt: str) -> None:
@@ -122,7 +122,7 @@ def _own_log(path: Path) -> TextIO:
 
 
 def _quieten() -> None:
-    """Drop warnings that a user can't mend; everything else goes to the rank's log."""
+    """Drop warnings that a user can't fix; everything else goes to the rank's log."""
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
         warnings.simplefilter("ignore", category)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # NeMo forks data loader workers

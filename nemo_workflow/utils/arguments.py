@@ -41,6 +41,14 @@ class Parser(argparse.ArgumentParser):
         found = super()._get_option_tuples(option_string)
         return [entry for entry in found if entry[1] == option_string or entry[-1] is not None]
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """argparse before 3.13 takes the value of --flag=-- for the end of the flags, and leaves an empty list."""
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         Parser.given.clear()
         found, unknown = self.parse_known_args(args, namespace)

@@ -1,9 +1,10 @@
-"""What this machine has: GPUs or not. Read from files where files say it."""
+"""What this machine has, GPUs or not, and whom a process belongs to. Read from files where files say it."""
 
 from __future__ import annotations
 
 import os
 import platform
+import pwd
 import re
 import shutil
 from pathlib import Path
@@ -61,3 +62,16 @@ def slurm_job() -> dict[str, Any]:
     names = {"job": "SLURM_JOB_ID", "nodes": "SLURM_JOB_NODELIST", "restart": "SLURM_RESTART_COUNT"}
     found = {key: os.environ.get(name, "") for key, name in names.items()}
     return {"slurm": {**found, "restart": int(found["restart"] or 0)}}
+
+
+def user_name(uid: int) -> str:
+    """The name that passwd has for a uid; empty where it has none. $USER may name another, and a container's user may have no name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
+def user_described(uid: int) -> str:
+    """A user in a message: the name, else the uid."""
+    return user_name(uid) or f"uid {uid}"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow import REPOSITORY
-from nemo_workflow.utils.users import user_name
+from nemo_workflow.utils.machine import user_name
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")  # where getpass looks before it asks passwd
 SOCKET_PATH = 107  # bytes of a unix socket's path, linux/un.h

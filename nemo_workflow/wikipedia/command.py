@@ -12,7 +12,7 @@ from typing import Any
 
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
-from nemo_workflow.wikipedia.extraction_options import Rules
+from nemo_workflow.wikipedia.journal import Rules
 
 PROJECTS = (
     "wikipedia", "wiktionary", "wikinews", "wikibooks", "wikiquote", "wikisource", "wikiversity", "wikivoyage",
@@ -24,7 +24,7 @@ MOST_WORKERS = 8  # by default: 8 keep up with any line to the site, and with th
 def parser() -> argparse.ArgumentParser:
     made = Parser(
         description='Download a Wikipedia and write its articles as JSON Lines, one {"text": …} a page.',
-        epilog="Interrupted? The same command goes on. What is already there and right isn't fetched again.",
+        epilog="Interrupted? The same command continues. What is already there and right isn't fetched again.",
     )
 
     def add(name: str, **keywords: Any) -> None:

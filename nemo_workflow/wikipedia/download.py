@@ -149,7 +149,7 @@ def _answers(response: requests.Response, start: int) -> bool:
 
 def _goes_on(have: int, file: RemoteFile) -> str:
     return (
-        f"{have} of {file.size} bytes are here and the same command goes on from there: "
+        f"{have} of {file.size} bytes are here and the same command continues from there: "
         "check the network, or name a mirror with --base-url"
     )
 

@@ -22,8 +22,7 @@ from urllib.parse import quote
 import orjson
 
 from nemo_workflow.utils.errors import Failure
-from nemo_workflow.wikipedia.extraction_options import Rules
-from nemo_workflow.wikipedia.journal import Counts
+from nemo_workflow.wikipedia.journal import Counts, Rules
 from nemo_workflow.wikipedia.multistream import Stream, decompress
 from nemo_workflow.wikipedia.pages import CATEGORY, FILE, MAIN, BrokenPage, RawPage, SiteInfo, read_pages, read_siteinfo
 from nemo_workflow.wikipedia.wikitext.cleaner import Cleaner, variants
@@ -199,7 +198,7 @@ class Workers:
         except BrokenProcessPool:
             raise Failure(
                 f"{articles}: a worker process was killed, perhaps for want of memory; "
-                "the same command goes on from here, with a lower --workers if you like"
+                "the same command continues from here, with a lower --workers if you like"
             ) from None
         finally:
             for future, _ in running:

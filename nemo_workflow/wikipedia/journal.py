@@ -17,7 +17,19 @@ from typing import IO, Any
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import fsync_dir, write_json
 
+CLEANER = 3  # raise it when the text of a page changes: unfinished extractions then start again
 EVERY = 2.0  # seconds between two entries
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which pages to keep, and how to write them: what makes two outputs of one dump differ."""
+
+    min_chars: int = 50
+    convert: str = "none"  # an OpenCC configuration, or none
+    keep_metadata: bool = False
+    max_pages: int | None = None
+    cleaner: int = CLEANER
 
 
 @dataclass

@@ -19,9 +19,8 @@ from nemo_workflow.utils.console import Meter, human_bytes, human_count, human_t
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.wikipedia.download import Downloads, Tally
 from nemo_workflow.wikipedia.extract import SPILL_PREFIX, Workers, site_of
-from nemo_workflow.wikipedia.extraction_options import Rules
 from nemo_workflow.wikipedia.http import Client
-from nemo_workflow.wikipedia.journal import Journal
+from nemo_workflow.wikipedia.journal import Journal, Rules
 from nemo_workflow.wikipedia.local_dump import LocalDump
 from nemo_workflow.wikipedia.multistream import Stream, read_index
 from nemo_workflow.wikipedia.pages import SiteInfo
@@ -134,7 +133,7 @@ class Work:
             if not isinstance(error, OSError):  # with a full disk the last entry holds
                 journal.enter()
             if isinstance(error, KeyboardInterrupt):
-                self.meter.note(f"Stopped after {journal.counts.read:,} pages; the same command goes on from here.")
+                self.meter.note(f"Stopped after {journal.counts.read:,} pages; the same command continues from here.")
             raise
         finally:
             self.end()

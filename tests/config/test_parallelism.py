@@ -78,7 +78,8 @@ def test_a_cpu_has_one_rank_unless_more_are_asked_for(accelerator: str, given: t
 )  # fmt: skip
 def test_the_layers_of_each_stage(layers: Any, stages: int, stock: dict[str, Any], split: list[int]) -> None:
     sizes = layers if isinstance(layers, dict) else {"num_layers": layers}
-    assert layers_a_stage(sizes, STOCK | stock, replace(ONE, pipeline=stages)) == split
+    found = layers_a_stage(sizes, STOCK | stock, replace(ONE, pipeline=stages))
+    assert found == split and all(type(number) is int for number in found)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ NO_TEXT = os.fsdecode(b"not \xff utf8")
 )
 def test_an_experiment_is_a_plain_name(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path)
-    with pytest.raises(Refusal, match="no folder name") as refused:
+    with pytest.raises(Refusal, match="not a valid folder name") as refused:
         make_plan(command_line.parse(place.flags(experiment=name)))
     assert str(refused.value).isprintable()  # what a terminal would obey is shown escaped
 
@@ -56,9 +56,9 @@ def test_a_path_that_is_no_text_is_refused(tmp_path: Path) -> None:
             check=False,
         )  # fmt: skip
         assert done.returncode == 2, done.stderr
-        assert f"{flag} {tmp_path}/not \\udcff utf8" in done.stderr and "no UTF-8; rename it" in done.stderr
+        assert f"{flag} {tmp_path}/not \\udcff utf8" in done.stderr and "not valid UTF-8; rename it" in done.stderr
         assert "Traceback" not in done.stderr
     for ending in ("bin", "idx"):
         Path(f"{place.data}.{ending}").rename(place.data.parent / f"{NO_TEXT}.{ending}")
-    with pytest.raises(Refusal, match="no UTF-8; rename it"):
+    with pytest.raises(Refusal, match="not valid UTF-8; rename it"):
         place.plan()

@@ -10,13 +10,16 @@ import pytest
 
 from nemo_workflow.config import memory, run_time, step_time
 from nemo_workflow.config.card import PlannedCard
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.config.step_time import Cluster
-from nemo_workflow.models import flops
+from nemo_workflow.models import catalog, flops
+from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import gpus, machine
 from nemo_workflow.utils.gpus import GIB
 from tests.config.measured_runs import job
+from tests.places import Place
 
 TINY = job("llama_tiny", 8, 16, 256, words=4096)
 # of a run without validations, whose length has no part in a step's time
@@ -139,3 +142,64 @@ def test_a_split_as_flags(name: str, change: dict[str, Any], words: str, value: 
     assert (run_time._flags(name, changed), run_time._value(changed, name)) == (words, value)
     sequence = replace(changed, layout=replace(changed.layout, sequence_parallel=True))
     assert run_time._flags(name, sequence) == words + (" -SP" if name == "tensor" else "")
+
+
+def plan_on(place: Place, *flags: str) -> tuple[Plan, Recipe]:
+    """A plan of llama32_1b for one H100, 16 sequences of 8,192 tokens per step."""
+    words = (
+        "--gpu",
+        "h100",
+        "-G",
+        "1",
+        "-gbs",
+        "16",
+        "--seq-length",
+        "8192",
+        "--max-steps",
+        "10",
+        "--split",
+        "1,0,0",
+        "--dry-run",
+    )
+    plan = place.plan(*words, *flags, accelerator="gpu", model_name="llama32_1b", global_batch_size="16")
+    return plan, catalog.find("llama32_1b")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words", "change"),
+    [
+        (("-mbs", "1"), "-mbs 4", {"micro_batch": 4, "micro_batches": 4}),
+        (("-mbs", "4"), "--fp8", {"fp8": True}),
+        (("-mbs", "4", "--fp8"), None, {}),
+        (("-mbs", "1", "--recompute-granularity", "full", "--recompute-method", "block", "--recompute-num-layers", "16"), "no recomputation",
+         {"recompute_granularity": None, "recompute_method": None, "recompute_layers": 0}),
+        (("-mbs", "1", "--precision", "32"), None, {}),
+    ],
+)  # fmt: skip
+def test_the_flag_that_would_save_most(
+    large: Place, flags: tuple[str, ...], words: str | None, change: dict[str, Any]
+) -> None:
+    plan, recipe = plan_on(large, *flags)
+    found = run_time.helpful(plan, recipe)
+    if words is None:
+        assert found is None, found
+        return
+    cluster = Cluster(gpus.BY_KEY["h100"], 1, None, True, 1.0)
+    now = memory.job_of(plan, recipe)
+    saves = 1 - step_time.estimate(replace(now, **change), cluster).total / step_time.estimate(now, cluster).total
+    assert found == {"words": words, "saves": pytest.approx(saves)} and saves > 0.02
+
+
+def test_nothing_helps_where_no_time_is_planned(large: Place) -> None:
+    plan, recipe = plan_on(large, "-mbs", "1")
+    assert run_time.helpful(replace(plan, card=None), recipe) is None
+    assert run_time.helpful(replace(plan, card=replace(plan.card, key=None)), recipe) is None
+
+
+@pytest.mark.parametrize(("change", "bytes_per_parameter"), [({}, 14), ({"sgd": True}, 10), ({"precision": "32"}, 12)])
+def test_a_save_is_of_what_the_optimizer_keeps(change: dict[str, Any], bytes_per_parameter: int) -> None:
+    changed = replace(TINY, **change)
+    size = memory.checkpoint_bytes(memory.model_of(changed), changed.precision, changed.sgd)
+    found = run_time.run_seconds(changed, 0.0, SCHEDULE, start=0.0)
+    assert found == pytest.approx(2 * size / 5e9 + size / 0.6e9)
+    assert size / memory.model_of(changed).total == pytest.approx(bytes_per_parameter, rel=0.01)

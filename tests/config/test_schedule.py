@@ -38,18 +38,27 @@ WARMUP, RATIO = "optim__lr_scheduler__warmup_steps", "optim__lr_scheduler__warmu
 CONSTANT, MIN_LR = "optim__lr_scheduler__constant_steps", "optim__lr_scheduler__min_lr"
 
 
+WHOLE = (
+    "max_steps", "warmup_steps", "constant_steps", "val_check_interval", "save_every", "limit_val_batches", "decay_steps",
+    "first_step",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("made", "found"),
     [
         # an epoch of 1600 samples in batches of 4
         ({}, {"max_steps": 400, "warmup_steps": 20, "constant_steps": 0, "lr": 1e-3, "min_lr": 2e-4, "val_check_interval": 40,
               "save_every": 40, "limit_val_batches": 8, "kind": None, "decay_steps": 0, "decay_style": "", "first_step": 0}),
+        ({"train": 1603}, {"max_steps": 400}),
+        ({"max_steps": 105}, {"warmup_steps": 10, "val_check_interval": 10}),
         ({"train": 3}, {"max_steps": 1, "warmup_steps": 0, "val_check_interval": 1}),  # less than a batch is a step
         ({"max_steps": 1000}, {"max_steps": 1000, "val_check_interval": 50}),  # the recipe's own, not a tenth
         ({"max_steps": 100}, {"warmup_steps": 10, "val_check_interval": 10}),  # at most a tenth of the run
         ({"max_steps": 0}, {"max_steps": 0, "warmup_steps": 0}),
         ({"global_batch_size": 0}, {"max_steps": 1600}),  # refused elsewhere; no division by 0 here
         # validation: no sample twice, at least one batch, none without data
+        ({"val": 14}, {"limit_val_batches": 3}),
         ({"val": 12}, {"limit_val_batches": 3}),
         ({"val": 3}, {"limit_val_batches": 1}),
         ({"val": 0}, {"limit_val_batches": 0}),
@@ -80,6 +89,9 @@ CONSTANT, MIN_LR = "optim__lr_scheduler__constant_steps", "optim__lr_scheduler__
         ({"lr_schedule": "constant"}, {"lr": 1e-3, "min_lr": 1e-3}),
         # warm-up, stable, decay
         ({"lr_schedule": "wsd"}, {"decay_steps": 40, "decay_style": "minus_sqrt", "min_lr": 2e-4}),
+        ({"lr_schedule": "wsd", "max_steps": 95}, {"decay_steps": 9}),
+        ({"branch": replace(BRANCH, step=65)}, {"max_steps": 71, "decay_steps": 6}),
+        ({"branch": BRANCH, "decay_steps": 35}, {"val_check_interval": 3}),
         ({"lr_schedule": "wsd", "max_steps": 5}, {"decay_steps": 1}),
         ({"lr_schedule": "wsd", "decay_steps": 11, "decay_style": "linear"}, {"decay_steps": 11, "decay_style": "linear"}),
         ({"lr_schedule": "linear", "decay_steps": 11, "decay_style": "linear"}, {"decay_steps": 0, "decay_style": ""}),
@@ -97,6 +109,7 @@ CONSTANT, MIN_LR = "optim__lr_scheduler__constant_steps", "optim__lr_scheduler__
 def test_a_schedule_follows_flags_and_recipe(made: dict[str, Any], found: dict[str, Any]) -> None:
     seen = vars(planned(**made))
     assert {name: seen[name] for name in found} == pytest.approx(found)
+    assert all(type(seen[name]) is int for name in WHOLE)
 
 
 def test_the_steps_of_a_branch_are_its_own() -> None:
@@ -109,6 +122,7 @@ def test_the_steps_of_a_branch_are_its_own() -> None:
 )
 def test_a_validation_follows_each_nth_step(step: int, batches: int, validates: bool) -> None:
     assert Schedule(100, 0, 0, 1.0, 0.1, 10, 10, batches).validates(step) is validates
+    assert Schedule(100, 0, 0, 1.0, 0.1, 1, 1, 1).validates(1)
 
 
 def rates(kind: str | None, constant: int = 0, warmup: int = 10, **more: Any) -> Schedule:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nemo_workflow.conversion.buffers import Scratch, mapped, only_rows
-from nemo_workflow.utils.imports import collector_paused
+from nemo_workflow.utils.libraries import collector_paused
 
 
 @pytest.mark.parametrize(("begin", "count"), [(0, 10), (5, 9000), (4096, 4096), (8191, 2), (9999, 1), (7, 0)])

@@ -88,12 +88,14 @@ def test_a_weight_is_a_finite_number_above_0(text: str, number: float) -> None:
 def test_a_second_set_of_a_name_and_one_without_data_are_problems(tmp_path: Path) -> None:
     write_pair(tmp_path / "a" / "x", [300])
     problems: list[str] = []
+    write_pair(tmp_path / "a" / "y", [300] * 3)
     words = [f"a={tmp_path}/a", f"a={tmp_path}/a", f"b c={tmp_path}/a", f"b={tmp_path}/none"]
-    assert [one.name for one in blend.validation_sets(words, problems)] == ["a"]
+    (found,) = blend.validation_sets(words, problems)
+    assert found.name == "a" and [source.weight for source in found.sources] == [0.25, 0.75]
     assert [problem.split(":")[0] for problem in problems] == [
         f"--validation-dir {words[1]}", f"--validation-dir {words[2]}", f"--validation-dir {tmp_path}/none",
     ]  # fmt: skip
-    assert "a second set called a" in problems[0] and "'b c' is no name" in problems[1]
+    assert "a second set called a" in problems[0] and "'b c' is not a valid name" in problems[1]
 
 
 @pytest.fixture
@@ -116,6 +118,7 @@ def read(folder: Path, text: str) -> tuple[list[tuple[str, float, float | None]]
         ("3 a\n1 b\n", [("x", 0.75, None), ("y", 0.25, None)]),
         ("# a comment, é\n\n 3  a # the first\n1 b/y", [("x", 0.75, None), ("y", 0.25, None)]),
         ("tokens a\ntokens b", [("x", 0.75, None), ("y", 0.25, None)]),
+        ("1 max-epochs=1 a\n1 b", [("x", 0.5, 1.0), ("y", 0.5, None)]),
         ("1 max-epochs=2 a\n1 max-epochs=0.5   b", [("x", 0.5, 2.0), ("y", 0.5, 0.5)]),
     ],
 )
@@ -154,3 +157,47 @@ def test_a_source_named_twice_and_a_file_that_cannot_be_read_are_problems(two: P
 def test_a_path_may_have_a_hash_and_a_blank_in_it(tmp_path: Path) -> None:
     write_pair(tmp_path / "a#1 b" / "x", [300])
     assert read(tmp_path, "1 a#1 b\n") == ([("x", 1.0, None)], [])
+    assert read(tmp_path, "1 max-epochs=2 a#1 b\n") == ([("x", 1.0, 2.0)], [])
+
+
+def test_folders_are_weighted_by_their_tokens(two: Path) -> None:
+    def found(temperature: float | None, *folders: str) -> tuple[list[float], list[str]]:
+        problems: list[str] = []
+        made = blend.from_folders(tuple(f"{two}/{name}" for name in folders), problems, temperature)
+        return [round(source.weight, 3) for source in made], [problem.split(":")[0] for problem in problems]
+
+    assert found(None, "a", "b") == ([0.75, 0.25], [])
+    assert found(1.0, "a", "b") == ([0.75, 0.25], [])
+    assert found(1e9, "a", "b") == ([0.5, 0.5], [])
+    assert found(None, "a", "a") == ([0.5, 0.5], [f"{two}/a/x"])  # named twice
+    assert found(2.0, "a", "b", "none") == ([0.634, 0.366], [f"--dataset-dir {two}/none"])
+    assert found(2.0, "a") == ([1.0], ["--blend-temperature 2"])
+    assert found(None, "none") == ([], [f"--dataset-dir {two}/none"])
+
+
+@pytest.mark.parametrize(
+    ("text", "temperature", "weights", "said"),
+    [
+        ("9 a\n1 b\n", 2.0, [0.75, 0.25], []),
+        ("9 a\n1 b\n", 0.5, [0.988, 0.012], []),
+        ("tokens a\ntokens b\n", 2.0, [0.634, 0.366], []),
+        ("1 a\n", 2.0, [1.0], ["--blend-temperature 2: does nothing with one source"]),
+        ("tokens a\n1 b\n", None, [0.999, 0.001], ["some lines weigh by `tokens` and some by a number"]),
+        ("", 2.0, [], ["no line of the form `WEIGHT PATH`"]),
+        ("1 a\n1 empty\n", None, [1.0], ["/empty: no token in its files; preprocess text into it"]),
+        ("1 a\n1 broken\n1 nowhere\n", None, [1.0], ["/broken/z.bin: missing, though z.idx is there", "/nowhere: no such folder or pair"]),
+    ],
+)  # fmt: skip
+def test_weights_and_problems_of_a_blend_file(
+    two: Path, text: str, temperature: float | None, weights: list[float], said: list[str]
+) -> None:
+    write_pair(two / "empty" / "e", [0])
+    write_pair(two / "broken" / "z", [9])
+    (two / "broken" / "z.bin").unlink()
+    (two / "blend").write_text(text)
+    problems: list[str] = []
+    found = blend.from_file(str(two / "blend"), problems, temperature)
+    assert [round(one.weight, 3) for one in found] == pytest.approx(weights, abs=0.0011)
+    assert len(problems) == len(said), problems
+    for problem, words in zip(problems, said, strict=True):
+        assert words in problem

@@ -55,3 +55,4 @@ def test_sequences_are_cut_at_rounded_shares(
     parts = parts_of(read_pair(write_pair(tmp_path / "web.v1", lengths, dtype)), shares)
     assert [part.share for part in parts] == list(shares)
     assert [part.sequences for part in parts] == list(sequences) and [part.tokens for part in parts] == list(tokens)
+    assert all(type(part.tokens) is int for part in parts)

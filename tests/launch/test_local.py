@@ -93,16 +93,11 @@ def test_a_run_that_was_frozen_whole_is_no_hang(tmp_path: Path) -> None:
     assert float(process.communicate(timeout=30)[0]) < liveness.LATE_SECONDS
 
 
-# a stand-in for nemo_run, which would take 20 s to start a rank: what counts is that leaving it waits for the whole run
 LAUNCHER = """
-import os, signal, subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
-from types import SimpleNamespace
-from torchx.specs import AppState
-from nemo_workflow.config.settings import Settings
-from nemo_workflow.launch import executors, local as launch
+from tests.launch.stand_in import launcher
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 folder, error = Path(sys.argv[1]), sys.argv[2]
 RANK = '''
 import signal, sys, time
@@ -114,33 +109,17 @@ print("ready", flush=True)
 time.sleep(1000)
 '''
 
-class Experiment:
-    def __init__(self, *_, **__):
-        self.jobs, self._runner = [self], None
-    def add(self, *_, **__):
-        pass
-    def run(self):
-        words = ["bash", "-c", '"$0" -c "$1" "$2"; true', sys.executable, RANK, folder / "asked"]
-        self.torchrun = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        assert self.torchrun.stdout.readline() == "ready\\n"
-        os.write(1, b"started")
-    def status(self, runner):
-        return AppState.RUNNING if self.torchrun.poll() is None else AppState.FAILED  # a rank that stops says so
-    def __enter__(self):
-        return self
-    def __exit__(self, *_):
-        self.torchrun.wait()
+def torchrun():
+    words = ["bash", "-c", '"$0" -c "$1" "$2"; true', sys.executable, RANK, folder / "asked"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\\n"
+    os.write(1, b"started")
+    return process
 
 def fails():
     raise ZeroDivisionError
 
-launch.import_nemo_run = lambda home: SimpleNamespace(Experiment=Experiment, Partial=lambda *_, **__: None)
-launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)
-executors.local = lambda *_: None
-settings = Settings(timeout_minutes=0, grace_seconds=20, global_batch_size=4)
-plan = SimpleNamespace(folder=folder, settings=settings, accelerator="cpu", to_json=str)
-plan.schedule, plan.seq_length = SimpleNamespace(max_steps=9), 64
-local = launch._Local(plan, folder, [])
+local = launcher(folder, 9, torchrun, grace_seconds=20)
 local.monitor.started, local.monitor.live = True, "a live line"
 if error:
     local.monitor.update = fails

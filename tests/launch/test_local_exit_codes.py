@@ -1,7 +1,6 @@
 """The exit code and the last word of every way in which a start on this machine can end.
 
-torchrun and its rank are stand-ins that end in a second in the way asked for: what counts is what the launcher makes of it.
-The same with NeMo's ranks: test_stopping.py.
+torchrun and its rank are stand-ins (stand_in.py) that end in a second in the way asked for.
 """
 
 from __future__ import annotations
@@ -20,42 +19,13 @@ from nemo_workflow.run_dir.asked import ASKED
 from nemo_workflow.run_dir.stopping import grace_seconds
 from tests.e2e.run.harness import REPOSITORY, processes_of
 
-# torchx, nemo_run's runner, asks a process that it has started as this stand-in does: by Popen.poll
 LAUNCHER = """
-import contextlib, os, signal, subprocess, sys
+import subprocess, sys
 from pathlib import Path
-from types import SimpleNamespace
-
-RUNNING, ENDED = "running", "ended"  # importing nemo_run and torchx takes 5 s
-sys.modules["torchx.specs"] = SimpleNamespace(is_terminal=lambda state: state == ENDED)
-executors = sys.modules["nemo_workflow.launch.executors"] = SimpleNamespace(
-    local=lambda *_: None, rendezvous_by_address=contextlib.nullcontext
-)
-import nemo_workflow.launch
-nemo_workflow.launch.executors = executors
-from nemo_workflow.config.settings import Settings
-from nemo_workflow.launch import local as launch
+from tests.launch.stand_in import launcher
 from nemo_workflow.utils.errors import run_command
 
-for number in (signal.SIGHUP, signal.SIGINT):  # the tests themselves may run under nohup, or in the background
-    signal.signal(number, signal.SIG_DFL)
 folder, way, grace = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-
-class Experiment:
-    def __init__(self, *_, **__):
-        self.jobs, self._runner = [self], None
-    def add(self, *_, **__):
-        pass
-    def run(self):
-        first = "sleep 0.7; " if way == "torchrun is killed at once" else ""  # between two looks at the processes
-        words = ["bash", "-c", first + '"$0" -c "$1" "$2" "$3"; exit $?', sys.executable, RANK, str(folder), way]
-        self.torchrun = subprocess.Popen(words)
-    def status(self, runner):
-        return RUNNING if self.torchrun.poll() is None else ENDED
-    def __enter__(self):
-        return self
-    def __exit__(self, *_):
-        self.torchrun.wait()
 
 RANK = '''
 import json, os, signal, sys, time
@@ -106,12 +76,11 @@ if way == "a rank is asked":
 time.sleep(1000)
 '''
 
-launch.import_nemo_run = lambda home: SimpleNamespace(Experiment=Experiment, Partial=lambda *_, **__: None)
-launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)
-settings = Settings(timeout_minutes=0, grace_seconds=float(grace), log_every=1, global_batch_size=4)
-plan = SimpleNamespace(folder=folder, settings=settings, accelerator="cpu", to_json=str)
-plan.schedule, plan.seq_length, plan.layout = SimpleNamespace(max_steps=3), 64, SimpleNamespace(ranks=1)
-run_command(launch._Local(plan, folder, []).run, "pretrain_llm.py")
+def torchrun():
+    first = "sleep 0.7; " if way == "torchrun is killed at once" else ""  # between two looks at the processes
+    return subprocess.Popen(["bash", "-c", first + '"$0" -c "$1" "$2" "$3"; exit $?', sys.executable, RANK, str(folder), way])
+
+run_command(launcher(folder, 3, torchrun, grace_seconds=float(grace), log_every=1).run, "pretrain_llm.py")
 """
 
 LOST = "no checkpoint yet, so steps 1 to 2 are lost"

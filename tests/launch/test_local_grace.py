@@ -1,4 +1,4 @@
-"""Ranks that were asked to stop have a grace time, which begins anew when a save under way is done."""
+"""Ranks that were asked to stop have a grace time, which starts again when a save under way is done."""
 
 from __future__ import annotations
 

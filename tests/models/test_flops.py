@@ -30,6 +30,12 @@ SCORES = 3 * 2 * 4 * 6 * 32  # 3 x layers x heads x (key + value width) x length
         ({"gated_linear_unit": False}, ATTENTION, 2 * 2 * 8 * 16, SCORES),
         ({"num_query_groups": None}, 8 * 3 * 16, 2 * MLP, SCORES),
         ({"kv_channels": None}, 8 * 2 * 12, 2 * MLP, 3 * 2 * 4 * 4 * 32),
+        (
+            {"kv_channels": None, "num_attention_heads": 3, "num_query_groups": None},
+            8 * 2 * 12,
+            2 * MLP,
+            3 * 2 * 3 * 4 * 32,
+        ),
         (EXPERTS, ATTENTION, 2 * (3 * 8 * 2 * 6 + 8 * 5), SCORES),
         (EXPERTS | {"moe_ffn_hidden_size": None}, ATTENTION, 2 * (3 * 8 * 2 * 16 + 8 * 5), SCORES),
         (EXPERTS | {"moe_shared_expert_intermediate_size": 4}, ATTENTION, 2 * (3 * 8 * (2 * 6 + 4) + 8 * 5), SCORES),

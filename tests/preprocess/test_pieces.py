@@ -185,10 +185,10 @@ def test_pieces_stay_when_the_nodes_are_others(tmp_path: Path) -> None:
 
 
 def test_what_is_done_is_not_planned_again(two, tmp_path: Path) -> None:
-    """Neither a part of a large file nor a whole file; what is left is cut as before, though it is less than half."""
-    sizes = {"a": 300, "b": 300, "c": 300, "large": 900}
-    for name, count in sizes.items():
-        write_jsonl(tmp_path / "in" / f"{name}.jsonl", TEXTS[:count])
+    """Neither a part of a large file nor a whole file; what is left is cut as before, though it is a quarter of all."""
+    for number in range(9):
+        write_jsonl(tmp_path / "in" / f"small{number}.jsonl", TEXTS[:240])
+    write_jsonl(tmp_path / "in" / "large.jsonl", TEXTS)
     job = two.job("--input-dir", tmp_path / "in", "--join")
     worker = node.Node(job, Claims(two.claims, "rank0"), 0, 2)
     whole = [piece for piece in job.pieces if not any(each.part for each in piece.sources)]

@@ -302,7 +302,7 @@ def test_a_bad_last_file_throws_nothing_away(join, go, encoded, tmp_path):
     encoded.clear()
     write_jsonl(bad, ["mended"])
     code, err = go("--input-dir", tmp_path / "in", *join)
-    assert code == 0 and "goes on with a run that was stopped" in err
+    assert code == 0 and "continuing a run that was stopped" in err
     assert encoded == ["9.jsonl"]
     assert go("--input-dir", tmp_path / "in", *join, out="fresh")[0] == 0
     for name in ["in"] if join else ["0", "5", "9"]:

@@ -78,9 +78,9 @@ def test_runs_that_teach_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_rates_are_rounded_to_a_decimal() -> None:
-    check = SpeedCheck(1000.04)
+    check = SpeedCheck(1000.26)
     (note,) = [note for note in (check.after_step(900.06) for _ in range(speed.STEPS)) if note]
-    assert (note[speed.PLANNED], note[speed.SEEN]) == (1000.0, 900.1)
+    assert (note[speed.PLANNED], note[speed.SEEN]) == (1000.3, 900.1)
 
 
 def test_a_start_that_is_all_warm_up_has_a_speed() -> None:

@@ -67,7 +67,7 @@ def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:
     run = RunFolder(folder / "done")
     assert [event["step"] for event in run.of_kind("step")] == list(range(1, 101))
     assert [(start["step"], start["last_step"], start["end"]) for start in run.starts()] == [
-        (0, 60, "left no word"),
+        (0, 60, "left no message"),
         (50, 100, "finished"),
     ]
 

@@ -30,7 +30,7 @@ def test_it_holds_everything_and_needs_no_network(run: RunFolder) -> None:
     assert len(text) < 3_000_000
     for words in (
         "finished", "reached step 100", "python pretrain_llm.py --experiment demo --max-steps 100", "global-batch-size: 16", "2.7.3", "21,129,890",
-        "wiki_text_document", "70.4 MiB", "whole", "removed", "DP 2", "left no word", "the epoch ends after step 5000",
+        "wiki_text_document", "70.4 MiB", "whole", "removed", "DP 2", "left no message", "the epoch ends after step 5000",
         "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more",
     ):  # fmt: skip
         assert words in text, words
@@ -38,7 +38,7 @@ def test_it_holds_everything_and_needs_no_network(run: RunFolder) -> None:
     assert "<script src" not in text and '<link rel="stylesheet' not in text and "http-equiv" not in text
 
 
-def test_a_running_runs_page_shows_itself_anew(tmp_path: Path) -> None:
+def test_a_running_runs_page_reloads_itself(tmp_path: Path) -> None:
     fake_runs.write_run(tmp_path / "live", upto=30, reason=None, began=time.time() - 20)
     text = write_report(RunFolder(tmp_path / "live")).read_text()
     assert 'http-equiv="refresh"' in text and "steps left take" in text

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.settings import Settings
+from nemo_workflow.conversion import supported
 from nemo_workflow.models import catalog
 from tools import generate_checks_doc, generate_settings
 
@@ -46,3 +48,9 @@ def test_every_flag_that_sets_a_field_sets_one_that_some_recipe_has() -> None:
         for path in option.sets:
             assert path in catalog.fields_asked_for(), f"--{option.name}: run python -m tools.generate_catalog"
             assert any(path not in recipe.lacks for recipe in recipes), f"--{option.name}: no recipe has {path}"
+
+
+def test_the_lists_of_models_are_what_the_families_say() -> None:
+    """What NeMo itself says is compared in tests/e2e/conversion/test_nemo.py."""
+    for name, text in supported.lists(supported.stored()).items():
+        assert (REPOSITORY / name).read_text(encoding="utf-8") == text, f"{name}: run `make generate`"

@@ -165,7 +165,7 @@ def test_a_stream_that_is_gone_leads_nowhere(tmp_path: Path, number: int, kept: 
         *((lambda n=n: console.human_step(n), said) for n, said in ((0.07412, "0.0741 s"), (62.51, "62.5 s"), (2240, "37 min 20 s"))),
         *((lambda n=n, noun=noun: console.counted(n, noun), said) for n, noun, said in (
             (1, "step", "1 step"), (6000, "step", "6,000 steps"), (0, "step", "0 steps"), (2, "batch", "2 batches"),
-            (2, "class", "2 classes"), (1, "batch", "1 batch"), (2, "epoch", "2 epochs"))),
+            (2, "class", "2 classes"), (1, "batch", "1 batch"), (2, "epoch", "2 epochs"), (3, "branch", "3 branches"))),
         *((lambda n=n: console.every(n), said) for n, said in ((1, "every step"), (6, "every 6 steps"), (6000, "every 6,000 steps"))),
         *((lambda names=names: console.and_more(names), said) for names, said in (
             (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a and 2 more"), (["a"] * 5001, "a and 5,000 more"))),

@@ -109,7 +109,7 @@ def test_connections_cut_without_end(site: DumpSite, file: RemoteFile, tmp_path:
     site.faults[ARTICLES] = [Fault(cut_after=1000)] + [Fault(cut_after=0)] * 20
     with Client("test") as client, pytest.raises(Failure) as failed:
         fetch(client, file, tmp_path, Tally())
-    for word in (file.url, f"1000 of {file.size} bytes", "same command goes on"):
+    for word in (file.url, f"1000 of {file.size} bytes", "same command continues"):
         assert word in str(failed.value)
     assert (tmp_path / f"{ARTICLES}.part").stat().st_size == 1000
 

@@ -13,7 +13,7 @@ import pytest
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.wikipedia import extract
 from nemo_workflow.wikipedia.extract import SPILL, Extracted, Extractor, Workers, site_of
-from nemo_workflow.wikipedia.extraction_options import Rules
+from nemo_workflow.wikipedia.journal import Rules
 from nemo_workflow.wikipedia.multistream import Stream, decompress, read_index
 from nemo_workflow.wikipedia.pages import BrokenPage, RawPage, SiteInfo, read_pages
 from tests.wikipedia.dump import page_xml, write_part

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nemo_workflow.wikipedia import wikitext as wikitext_package
 from nemo_workflow.wikipedia.wikitext.cleaner import Cleaner
 from nemo_workflow.wikipedia.wikitext.variants import SIMPLIFIED, TRADITIONAL, converts
 from tests.wikipedia.generator import pages
@@ -79,6 +80,15 @@ CASES = {
         "10<sup>23</sup>, 10<sup>−9</sup>, x<sup>n</sup>, 1<sup>st</sup>, 2<sup>n+1</sup>",
         "10^23, 10^−9, x^n, 1st, 2^(n+1)",
     ),
+    "raised after a lowered text, with tags, an entity, another in it": (
+        "SO<sub>4</sub><sup>2−</sup>, 10<sup><small>6</small></sup>, 2<sup>&minus;3</sup>, 2<sup>2<sup>2</sup></sup>",
+        "SO4^(2−), 10^6, 2^−3, 2^(2^2)",
+    ),
+    "raised ordinals of one letter": ("le 2<sup>e</sup>, n<sup>o</sup> 5, x<sup>e</sup>", "le 2e, no 5, x^e"),
+    "hidden text in other tags": (
+        "a<p style='display:none'>b<i>c</i></p>d<b style=\"x:y; display: none\">e</b>f<sup style=display:none>g</sup>h",
+        "adfh",
+    ),
     "lowered": ("H<sub>2</sub>O, 5<sub>10</sub>, v<sub>max</sub>", "H2O, 5_10, v_max"),
     "code is left alone": (
         "<code>for (;;)</code>, <code>(1,)</code>, <code>f  ( ) .</code>",
@@ -101,6 +111,42 @@ CASES = {
     "words kept together": ("{{nowrap|5 kg}} {{abbr|a.|b}} {{small|[[c|d]]}}", "5 kg a. d"),
     "quotation": ("a\n{{quote|b ''c''|d}}\ne", "a\n\nb c\n\ne"),
     "lists of templates": ("of {{hlist|a|b}}; {{plainlist|\n* c\n* d\n}}", "of a, b; * c\nd"),
+    "a language's text by name": (
+        "{{lang|code=ru|text=да}} {{lang-ru|1=нет}} {{rtl-lang|ar|ب}} {{IPA|en|ɪ}}",
+        "да нет ب ɪ",
+    ),
+    "several scripts": (
+        "{{zh|t=中|p=zhōng}} {{bd|1900年|1月|1950年}} {{読み仮名|漢|かん}}",
+        "中; zhōng （1900年1月－1950年） 漢（かん）",
+    ),
+    "interlanguage link as it was written once": (
+        "of {{ill|de|Hans M|Hans}} and {{ill|Max|de|fr}}",
+        "of Hans M and Max",
+    ),
+    "dates": (
+        "on {{start date|1990|5|3}}, {{dts|1777-12-16}}, {{As of|2015|3}}, {{as of|2014|lc=y}} {{birth date|1990|13|3}}",
+        "on 3 May 1990, 1777-12-16, As of March 2015, as of 2014 3 1990",
+    ),
+    "ships": (
+        "{{USS|Hornet|CV-12}}, {{HMS|Ajax|22|6}}, {{ship|SS|Great Britain}}",
+        "USS Hornet (CV-12), Ajax, SS Great Britain",
+    ),
+    "charges, powers and roots": (
+        "{{chem|SO|4|2-}} 5{{e|24}} {{val|1.00794|(7)}} {{sqrt|2}} {{abs|x}} {{CO2}} {{half}}",
+        "SO4^(2-) 5×10^24 1.00794(7) √2 |x| CO2 1/2",
+    ),
+    "templates of French and Spanish": (
+        "au {{s|XIX|e}} {{unité|5|km}} {{citation|mots}} {{lien|fr=X|lang=en|trad=Y}} {{cita|palabras}}",
+        "au XIXe siècle 5 km\nmots\nX\npalabras",
+    ),
+    "signs and money": (
+        "a{{snds}}b{{'s}} {{€|5}} {{Rs}}5 {{c.|1500}} {{fl.|1400}} {{reign|1200|1210}}",
+        "a – b's €5 ₹5 c. 1500 fl. 1400 r. 1200–1210",
+    ),
+    "links to data bases stand on lines of their own": (
+        "a\n* {{Some base|Society/Politics}}\n* b {{oclc|221147531}}",
+        "a\nb",
+    ),
     "signs": ("a{{ndash}}b{{snd}}c {{USD|5}}", "a–b – c US$5"),
     "short text of an unknown template": ("a {{shown|some words}} b {{shown|[[c|d]]}}", "a some words b d"),
     "unknown templates that show nothing": (
@@ -166,6 +212,10 @@ def test_variants_are_those_of_the_language(url: str, text: str) -> None:
 @pytest.mark.parametrize(("wikitext", "text"), CASES.values(), ids=CASES)
 def test_construct(wikitext: str, text: str) -> None:
     assert Cleaner(["類"]).clean(wikitext) == text
+
+
+def test_the_package_names_its_cleaner() -> None:
+    assert wikitext_package.Cleaner is Cleaner
 
 
 def test_simplified_variant() -> None:

@@ -10,14 +10,6 @@ from typing import Any
 
 import torch
 
-FACTORIES = (
-    "tensor",
-    "zeros",
-    "ones",
-    "empty",
-    "empty_like",
-)  # those that megatron-core and NeMo call with the literal
-
 
 def _is_cuda(device: Any) -> bool:
     return isinstance(device, str | torch.device) and str(device).startswith("cuda")

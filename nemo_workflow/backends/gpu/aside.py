@@ -1,4 +1,4 @@
-"""Optional speed-ups: one that fails in any way is left out, training goes on without it, and the user is told once."""
+"""Optional speed-ups: one that fails in any way is left out, training continues without it, and the user is told once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def left_out(name: str, reason: BaseException | str) -> None:
     if isinstance(reason, BaseException):
         lines = str(reason).strip().splitlines() or [""]
         reason = f"{type(reason).__name__}: {lines[0]}"
-    text = f"{name} left out, training goes on without it: {reason}"
+    text = f"{name} left out, training continues without it: {reason}"
     LOG.warning("%s", text)
     if _say is not None:
         _say(text)

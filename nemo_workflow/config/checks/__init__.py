@@ -1,4 +1,4 @@
-"""Every rule that a run must meet before anything is launched. Each problem names flag, value and mend.
+"""Every rule that a run must meet before anything is launched. Each problem names flag, value and remedy.
 
 The rules are what megatron-core, NeMo and Transformer Engine assert deep in a run, or, worse, ignore. A rule is a
 function that yields its problems; it yields nothing where what it needs couldn't be found out.
@@ -78,7 +78,7 @@ def find_problems(run: Run) -> list[str]:
 
 
 def _first(problems: list[str]) -> list[str]:
-    """Of one rule's problems, one a file, as many as a person reads."""
+    """Of one rule's problems, one per file, as many as a person reads."""
     if len(problems) <= MOST:
         return problems
     return [*problems[:MOST], f"and {len(problems) - MOST:,} more problems of the last kind"]

@@ -44,15 +44,15 @@ def _named(small: list[tuple[str, Part]], sources: int, may_be_none: bool) -> st
     """The sources whose part is too small and the remedy, in one line however many they are."""
     first = small[0][1]
     if len(small) == 1:
-        mend = "give this part more, or 0 to do without" if may_be_none else "give it more, or leave this file out"
-        return f"{small[0][0]} ({counted(first.sequences, 'document')}, {counted(first.tokens, 'token')}); {mend}"
+        remedy = "give this part more, or 0 to do without" if may_be_none else "give it more, or leave this file out"
+        return f"{small[0][0]} ({counted(first.sequences, 'document')}, {counted(first.tokens, 'token')}); {remedy}"
     tokens = max(part.tokens for _, part in small)
     more = f" and {len(small) - SHOWN:,} more" if len(small) > SHOWN else ""
     names = ", ".join(name for name, _ in small[:SHOWN]) + more
-    mend = ", give this part more, or 0 to do without" if may_be_none else ", or leave these files out"
+    remedy = ", give this part more, or 0 to do without" if may_be_none else ", or leave these files out"
     return (
         f"{len(small):,} of {sources:,} files ({names}; {counted(tokens, 'token')} at most): make one pair of small files"
-        f" (python -m nemo_workflow.dataset join){mend}"
+        f" (python -m nemo_workflow.dataset join){remedy}"
     )
 
 
@@ -135,7 +135,7 @@ def validation_sets(run: Run) -> Iterator[str]:
     if run.schedule and not run.schedule.limit_val_batches:
         yield f"{flag}: --split {run.settings.split} leaves no validation, at which its loss would be computed; give it a second number above 0"
     if run.recipe and run.recipe.family in ("t5", "bert"):
-        yield f"{flag}: {run.recipe.name} is no decoder, and its samples are others; leave it out"
+        yield f"{flag}: {run.recipe.name} is not a decoder, and its samples differ; leave it out"
     trained = {source.pair.prefix for source in run.sources}
     for one in run.validation_sets:
         if run.seq_length and not one.samples(run.seq_length):

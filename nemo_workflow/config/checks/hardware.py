@@ -15,7 +15,7 @@ from nemo_workflow.models.parameters import count, padded_vocabulary
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import human_count, human_time
 
-CORE_FLOPS = 50e9  # a core's operations a second in matrix products: fp32 on AVX2; AMX has some ten times as many
+CORE_FLOPS = 50e9  # a core's operations per second in matrix products: fp32 on AVX2; AMX has some ten times as many
 LARGE_ON_A_CPU = 500_000_000  # parameters
 LONG_STEP_SECONDS = 1800.0
 GPU_ONLY = "train on a GPU, or leave it out"
@@ -32,12 +32,12 @@ def machine_size(run: Run) -> Iterator[str]:
         return  # a plan may be for another machine
     found = machine.gpu_count() if machine.has_gpu() else 0
     if found is not None and run.layout and run.layout.ranks_per_node > found:
-        mend = f"--num-gpus {found}" if found else "--accelerator cpu"
-        yield f"--num-gpus {run.layout.ranks_per_node}: this machine has {found} GPUs to offer; use {mend}"
+        remedy = f"--num-gpus {found}" if found else "--accelerator cpu"
+        yield f"--num-gpus {run.layout.ranks_per_node}: this machine has {found} GPUs available; use {remedy}"
 
 
 def cpu_limits(run: Run) -> Iterator[str]:
-    """What gloo and a machine without Transformer Engine can't do, or, as fp8, would leave out without a word."""
+    """What gloo and a machine without Transformer Engine can't do, or, as fp8, would leave out silently."""
     if run.accelerator != "cpu":
         return
     settings = run.settings
@@ -65,9 +65,9 @@ def cpu_speed(run: Run) -> Iterator[str]:
         return
     parameters = human_count(_parameters(run, run.recipe))
     yield (
-        f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take some"
+        f"--model-name {run.recipe.name}: no GPU was found, and on this machine's CPU a step would take about"
         f" {human_time(seconds)} ({parameters} parameters, {human_count(_tokens_a_step(run))} tokens);"
-        " add --accelerator cpu to train on it all the same, or take a smaller model (llama_tiny) or --global-batch-size"
+        " add --accelerator cpu to train on it anyway, or take a smaller model (llama_tiny) or --global-batch-size"
     )
 
 
@@ -108,7 +108,7 @@ def fp8_output_layer(run: Run) -> Iterator[str]:
         yield "--fp8-output-layer: computes a whole output layer on each GPU; leave it or --tensor-model-parallel-size out"
     if run.recipe and run.sizes.get("share_embeddings_and_output_weights") is False:
         yield (
-            f"--fp8-output-layer: proven only where the output matrix is the embedding's, as in llama32_1b; {run.recipe.name} has"
+            f"--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; {run.recipe.name} has"
             " one of its own, and such a model diverged; leave it out"
         )
 
@@ -147,4 +147,4 @@ def precision_flags(run: Run) -> Iterator[str]:
         )
         tokens = settings.micro_batch_size * run.seq_length / split
         if tokens % 16:
-            yield f"--fp8: {tokens:g} tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"
+            yield f"--fp8: {tokens:g} tokens per rank is not a multiple of 16; change --seq-length or --micro-batch-size"

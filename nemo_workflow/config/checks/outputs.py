@@ -52,11 +52,11 @@ def sample_text(run: Run) -> Iterator[str]:
     if text is None:
         return
     if not text.strip():
-        yield "--sample: give the text that the model is to go on with, or leave it out"
+        yield "--sample: give the text that the model should continue, or leave it out"
     if run.settings.executor == "slurm":
         yield (
             "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with"
-            " ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"
+            " ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"
         )
     if run.recipe and (reason := not_converted.refused(run.recipe.model_class, run.recipe.name)):
         yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"

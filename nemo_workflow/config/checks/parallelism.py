@@ -22,7 +22,7 @@ def rank_split(run: Run) -> Iterator[str]:
     size = layout.tensor * layout.pipeline * layout.context
     if layout.ranks % size:
         yield (
-            f"--num-gpus {layout.ranks_per_node} x --num-nodes {layout.nodes}: {layout.ranks} ranks are no multiple of"
+            f"--num-gpus {layout.ranks_per_node} x --num-nodes {layout.nodes}: {layout.ranks} ranks are not a multiple of"
             f" TP x PP x CP = {layout.tensor} x {layout.pipeline} x {layout.context} = {size};"
             " change the ranks or the parallel sizes"
         )
@@ -32,7 +32,7 @@ def rank_split(run: Run) -> Iterator[str]:
     each = settings.micro_batch_size * layout.data
     if settings.global_batch_size % each:
         yield (
-            f"--global-batch-size {settings.global_batch_size}: no multiple of micro batch size x data parallel size ="
+            f"--global-batch-size {settings.global_batch_size}: not a multiple of micro batch size x data parallel size ="
             f" {settings.micro_batch_size} x {layout.data} = {each}; use {_near_multiples(settings.global_batch_size, each)}"
         )
 
@@ -58,7 +58,7 @@ def _expert_split(run: Run, layout: Layout) -> Iterator[str]:
     size = layout.pipeline * layout.expert * (layout.expert_tensor or layout.tensor)
     if layout.expert > 1 and layout.ranks % size:
         yield (
-            f"{named}: {layout.ranks} ranks are no multiple of PP x EP x the ranks an expert is split over = {size};"
+            f"{named}: {layout.ranks} ranks are not a multiple of PP x EP x the ranks an expert is split over = {size};"
             " lower it or use more GPUs"
         )
     if experts and layout.tensor > 1 and not layout.sequence_parallel:
@@ -135,7 +135,7 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
     micro = layout.micro_batches(run.settings.global_batch_size, run.settings.micro_batch_size)
     if micro % layout.pipeline:
         yield (
-            f"{named}: the {counted(micro, 'micro batch')} of a step {'is' if micro == 1 else 'are'} no multiple of"
+            f"{named}: the {counted(micro, 'micro batch')} of a step {'is' if micro == 1 else 'are'} not a multiple of"
             f" --pipeline-model-parallel-size {layout.pipeline}; change --global-batch-size"
         )
 
@@ -149,12 +149,12 @@ def sequence_length(run: Run) -> Iterator[str]:
     layout, length = run.layout, run.seq_length
     if layout.context > 1 and length % (2 * layout.context):
         yield (
-            f"--seq-length {length}: no multiple of 2 x --context-parallel-size = {2 * layout.context}, in which each"
+            f"--seq-length {length}: not a multiple of 2 x --context-parallel-size = {2 * layout.context}, in which each"
             " rank takes an early and a late piece; use one"
         )
     elif layout.sequence_parallel and length // layout.context % layout.tensor:
         yield (
-            f"--seq-length {length}: the {length // layout.context} tokens of a context parallel rank are no multiple of"
+            f"--seq-length {length}: the {length // layout.context} tokens of a context parallel rank are not a multiple of"
             f" --tensor-model-parallel-size {layout.tensor}, as --sequence-parallel needs; use one"
         )
     exact = _exact_up_to(run)

@@ -102,12 +102,12 @@ def _needs_slurm(settings: Settings) -> Iterator[str]:
 def _paths(settings: Settings) -> Iterator[str]:
     """nemo_run 0.9 writes these into its job script unquoted, or rewrites them."""
     folder = str(Path(settings.output_dir).expanduser().absolute())
-    mend = "nemo_run can't take it in a Slurm job; choose another folder"
+    remedy = "nemo_run can't take it in a Slurm job; choose another folder"
     if not PLAIN_PATH.fullmatch(folder):
-        yield f"--output-dir {folder}: holds a blank or a sign other than letters, digits and ./_+@=-: {mend}"
+        yield f"--output-dir {folder}: contains a space or a character other than letters, digits and ./_+@=-: {remedy}"
     runtime = containers.runtime(settings)
     if runtime != containers.PYXIS and REWRITTEN in folder:
-        yield f"--output-dir {folder}: holds {REWRITTEN}: {mend}"
+        yield f"--output-dir {folder}: holds {REWRITTEN}: {remedy}"
     if runtime == containers.NONE and REWRITTEN in sys.executable:
         yield f"--no-container: the path of this Python, {sys.executable}, holds {REWRITTEN}: nemo_run can't take it"
     if not PLAIN_NAME.fullmatch(settings.experiment):
@@ -135,7 +135,7 @@ def _time(settings: Settings) -> Iterator[str]:
             " saves and stops; raise --time or lower --stop-before"
         )
     if settings.dependency and re.search(r"\s", settings.dependency):
-        yield f"--dependency {settings.dependency!r}: holds a blank; Slurm's form is TYPE:JOB[:JOB][,TYPE:JOB]"
+        yield f"--dependency {settings.dependency!r}: contains a space; Slurm's form is TYPE:JOB[:JOB][,TYPE:JOB]"
 
 
 def slurm_arguments(arguments: tuple[str, ...] | list[str]) -> dict[str, str | bool]:

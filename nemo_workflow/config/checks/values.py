@@ -34,7 +34,7 @@ def experiment_name(run: Run) -> Iterator[str]:
     """One name for a folder, an attempt and a Slurm job."""
     name = run.settings.experiment
     if not re.fullmatch(r"\w[\w.+=-]*", name) or len(name.encode()) > 200:
-        yield f"--experiment {name!r}: no folder name; use letters, digits, and . _ + = - after the first"
+        yield f"--experiment {name!r}: not a valid folder name; use letters, digits and _, and after the first character also . + = -"
 
 
 def paths_are_text(run: Run) -> Iterator[str]:
@@ -48,7 +48,7 @@ def paths_are_text(run: Run) -> Iterator[str]:
     paths += [("data", f"{source.pair.prefix}.bin") for source in run.every_source]
     for flag, path in paths:
         if any("\ud800" <= sign <= "\udfff" for sign in path):
-            yield f"{flag} {path.encode('utf-8', 'backslashreplace').decode()}: no UTF-8; rename it"
+            yield f"{flag} {path.encode('utf-8', 'backslashreplace').decode()}: not valid UTF-8; rename it"
 
 
 def planning_flags(run: Run) -> Iterator[str]:

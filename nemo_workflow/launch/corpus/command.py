@@ -22,7 +22,7 @@ HELP = {
     "executor": "where to run: this machine (default), or a Slurm cluster",
     "experiment": f"name of the job and of its folder below --output-dir (default: {EXPERIMENT})",
     "num-nodes": "nodes that share the work (default 1)",
-    "requeue": "times that the job comes back by itself: after the time limit, a preemption or the loss of its first node",
+    "requeue": "how many times to requeue the job automatically: after the time limit, a preemption or the loss of its first node",
     "stop-before": "seconds before the time limit at which the nodes stop (default 300)",
 }
 

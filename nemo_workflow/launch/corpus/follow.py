@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.slurm.follow import Follower
 from nemo_workflow.run_dir.slurm_jobs import Job
 
 KEPT = "finished pieces are kept"
 
 
-def follow_job(plan: CorpusPlan, submitted: list[Job]) -> int:
+def follow_job(submitted: list[Job]) -> int:
     """Print what the nodes print until the last job has ended; returns the exit code. Raises Failure if one failed."""
     for job in submitted:
         printed = Printed(job)

@@ -64,7 +64,7 @@ def submit(args: argparse.Namespace, given: dict[str, Any]) -> int:
         return 0
     from nemo_workflow.launch.corpus.follow import follow_job
 
-    return follow_job(plan, submitted)
+    return follow_job(submitted)
 
 
 def _plan(asked: Asked, todo: Work, given: dict[str, Any]) -> CorpusPlan:

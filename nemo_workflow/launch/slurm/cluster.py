@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from nemo_workflow.launch.slurm import login
 from nemo_workflow.run_dir.slurm_jobs import Job, cancelled_mark
 from nemo_workflow.utils.errors import Failure
-from nemo_workflow.utils.users import described
+from nemo_workflow.utils.machine import user_described
 
 ENDED = frozenset(
     ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY")
@@ -164,7 +164,7 @@ def state_of(job: Job) -> JobState | None:
         return JobState(UNKNOWN, f"it was submitted to cluster {job.cluster}, and this is cluster {here}")
     if found is None or found.name == UNKNOWN or _is(job, found):
         return found
-    owner = f" of {described(found.uid)}" if found.uid is not None else ""
+    owner = f" of {user_described(found.uid)}" if found.uid is not None else ""
     return JobState(ANOTHERS, f"the number now belongs to another job, {found.job_name}{owner}")
 
 
@@ -231,7 +231,7 @@ def _surely(job: Job) -> JobState | None:
 
 def _sent(job: Job, answer: Answer) -> None:
     with contextlib.suppress(OSError):  # another user's folder
-        cancelled_mark(job.attempt).write_text(described(os.geteuid()))
+        cancelled_mark(job.attempt).write_text(user_described(os.geteuid()))
     if not answer.ok and "already completed" not in answer.err:
         raise Failure(f"job {job.job_id} was not cancelled: {answer.reason}")
 

@@ -11,7 +11,7 @@ from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cluster_of
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.slurm_jobs import Job, cancelled_mark, hung_mark
 from nemo_workflow.utils.errors import STOPPED
-from nemo_workflow.utils.users import described
+from nemo_workflow.utils.machine import user_described
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 PREEMPTED = "PREEMPTED"
@@ -20,9 +20,9 @@ ENDS = {
     "TIMEOUT": ("the time limit came before the run could save", "raise --time or --stop-before"),
     "DEADLINE": ("its deadline came", "raise --slurm-arg deadline"),
     OUT_OF_MEMORY: ("the nodes' memory was not enough", "raise --mem"),
-    "NODE_FAIL": ("a node was lost", "--requeue N lets the job come back by itself"),
-    "BOOT_FAIL": ("a node did not boot", "--requeue N lets the job come back by itself"),
-    PREEMPTED: ("preempted: another job took the nodes", "--requeue N lets the job come back by itself"),
+    "NODE_FAIL": ("a node was lost", "--requeue N requeues the job automatically"),
+    "BOOT_FAIL": ("a node did not boot", "--requeue N requeues the job automatically"),
+    PREEMPTED: ("preempted: another job took the nodes", "--requeue N requeues the job automatically"),
 }
 
 # slurmstepd's lines: "Detected 1 oom-kill event(s) in StepId=1.0", "StepId=1.0 exceeded memory limit (300 > 200), being killed"
@@ -61,7 +61,7 @@ def _why(job: Job, state: JobState | None, restart: int) -> str:
     if cancelled_mark(job.attempt).is_file() and name != "COMPLETED":
         return f"cancelled by {cancelled_mark(job.attempt).read_text(encoding='utf-8').strip()} with `runs cancel`"
     if state and name == "CANCELLED":
-        return f"cancelled by {described(state.by)}" if state.by is not None else "cancelled"
+        return f"cancelled by {user_described(state.by)}" if state.by is not None else "cancelled"
     if name in SAVED and code == STOPPED:  # the signal that goes before the end was time enough
         return SAVED[name]
     if name in ENDS:

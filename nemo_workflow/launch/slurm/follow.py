@@ -121,13 +121,15 @@ class Follower:
             return None
         if reply == "f":
             return None
-        self.monitor.note(f"job {job} goes on; python -m nemo_workflow.runs shows, follows and cancels it")
+        self.monitor.note(f"job {job} keeps running; python -m nemo_workflow.runs shows, follows and cancels it")
         return 128 + number
 
 
 def _question(job_id: str) -> str:
     while True:
-        reply = input(f"\njob {job_id}: [d]etach and let it run, [c]ancel it, or [f]ollow on? ").strip().lower()[:1]
+        reply = (
+            input(f"\njob {job_id}: [d]etach and let it run, [c]ancel it, or keep [f]ollowing? ").strip().lower()[:1]
+        )
         if reply in ("d", "c", "f"):
             return reply
 
@@ -146,7 +148,7 @@ def verdict(job: Job, state: JobState | None, monitor: Shown, kept_of: Callable[
     kept = kept_of()
     if code == STOPPED or name == "CANCELLED":
         if name == "COMPLETED" and job.link < job.chain:
-            monitor.note(f"job {job.job_id} stopped: {kept}; the next link of the chain goes on from there")
+            monitor.note(f"job {job.job_id} stopped: {kept}; the next link of the chain continues from there")
             return 0
         why = why_ended(job, state) or ("cancelled" if name == "CANCELLED" else "stopped when asked")
         monitor.note(f"job {job.job_id} is over ({why}): {kept}; the same command continues from there")

@@ -64,7 +64,7 @@ def resolve(address: str) -> Login:
 def _settings(address: str) -> dict[str, list[str]]:
     done = subprocess.run(command(address, "-G"), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Refusal(f"--ssh {address}: {(done.stderr.strip().splitlines() or ['ssh can make nothing of it'])[-1]}")
+        raise Refusal(f"--ssh {address}: {(done.stderr.strip().splitlines() or ['ssh cannot parse it'])[-1]}")
     found: dict[str, list[str]] = {}
     for key, value in re.findall(r"(?m)^(\S+) (.*)$", done.stdout):
         found.setdefault(key, []).append(value)

@@ -16,7 +16,7 @@ from nemo_workflow.launch.slurm import login, time_limits
 from nemo_workflow.launch.slurm.cluster import Answer, Cluster
 from nemo_workflow.launch.slurm.time_limits import QOS_FIELDS, Limits, read_limits
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.users import user_name
+from nemo_workflow.utils.machine import user_name
 
 # states of a node that takes no job before somebody repairs it; one in maintenance, booting or powered down will by itself
 UNUSABLE = ("down", "drain", "drained", "draining", "fail", "failing", "error", "unknown", "inval", "future")
@@ -42,7 +42,7 @@ def check(cluster: Cluster, plan: Plan | CorpusPlan) -> list[str]:
         nodes = [pool.submit(cluster.ask, "sinfo", "-h", "-N", "-p", name, "-o", ROW + "%N|%T|%G|%c") for name in names]
         listed = pool.submit(cluster.ask, "sinfo", "-h", "-o", ROW + "%R")
         config = pool.submit(cluster.ask, "scontrol", "show", "config")
-        associations = pool.submit(_associations, cluster, plan)
+        associations = pool.submit(_associations, cluster)
         qos = pool.submit(cluster.ask, "sacctmgr", "-n", "-P", "show", "qos", f"format={QOS_FIELDS}")
         accounting = pool.submit(cluster.keeps_accounts)
         help_text = pool.submit(cluster.ask, "srun", "--help")
@@ -169,7 +169,7 @@ def _partitions(
         fields = _fields(shown.out)
         against = list(_partition(plan, name, fields, names)) or list(_nodes(plan, name, nodes))
         against += _admission(plan, name, fields)
-        against += time_limits.problems(plan, name, list(limits.of_partition(plan, name, fields)))
+        against += time_limits.problems(plan, list(limits.of_partition(plan, name, fields)))
         if not against:
             return []
         problems += against
@@ -181,7 +181,7 @@ def _partition(plan: Plan | CorpusPlan, name: str, fields: dict[str, str], names
         yield f"--partition {name}: its state is {fields['State']}; choose another, there are: {names}"
     most = fields.get("MaxNodes", "")
     if most.isdigit() and plan.layout.nodes > int(most):
-        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes a job"
+        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes per job"
 
 
 def _admission(plan: Plan | CorpusPlan, name: str, fields: dict[str, str]) -> Iterator[str]:
@@ -230,7 +230,7 @@ def gpu_count(gres: str) -> int:
 ASSOCIATION = ("account", "partition", "qos", "maxwall", "defaultqos")
 
 
-def _associations(cluster: Cluster, plan: Plan | CorpusPlan) -> list[dict[str, str]] | None:
+def _associations(cluster: Cluster) -> list[dict[str, str]] | None:
     """The user's rows of accounting, or None where it does not answer or the user has no name here."""
     user = login.resolve(cluster.host).user if cluster.host else user_name(os.geteuid())
     if not user:

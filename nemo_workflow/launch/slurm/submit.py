@@ -131,7 +131,7 @@ def submit_chain(plan: Plan | CorpusPlan, first: Path) -> list[Job]:
             if not submitted:
                 raise Refusal(f"the job was not submitted: {words}") from None
             ids = ", ".join(job.job_id for job in submitted)
-            raise Failure(f"Slurm took {ids} and refused link {number} of --chain: {words}") from None
+            raise Failure(f"Slurm accepted {ids} and refused link {number} of --chain: {words}") from None
     return submitted
 
 
@@ -228,8 +228,8 @@ def _submitted(cluster: Cluster, said: str, attempt: Path) -> Submitted:
         if state is not None and attempt.name in state.output.split("/"):
             return Submitted(job_id)
     raise Failure(
-        f"sbatch ended well, and said no job number but {said.strip()!r}; squeue knows no job {name} of this start. Look for it"
-        f" with `squeue -n {name}`: if it is there, it runs, and scancel ends it"
+        f"sbatch succeeded but printed no job number, only {said.strip()!r}; squeue knows no job {name} of this start. Look for it"
+        f" with `squeue -n {name}`: if it is there, the job runs; scancel ends it"
     )
 
 

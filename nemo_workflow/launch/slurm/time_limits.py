@@ -63,7 +63,7 @@ def read_limits(config: str, qos: str, association: dict[str, str]) -> Limits:
     return Limits(table, association.get("maxwall", ""), association.get("defaultqos", ""))
 
 
-def problems(plan: Plan | CorpusPlan, name: str, limits: list[Limit]) -> Iterator[str]:
+def problems(plan: Plan | CorpusPlan, limits: list[Limit]) -> Iterator[str]:
     """A time limit above what the partition gives: Slurm would take the job, and it would wait for ever."""
     asked = plan.settings.time
     if not asked:

@@ -20,3 +20,27 @@ def recipe(
     made.model = run.Config(LlamaModel, config=config)
     made.data.seq_length = seq_length
     return made
+
+
+def of_gpt3_size(
+    dir: str | None,
+    name: str,
+    num_nodes: int,
+    num_gpus_per_node: int,
+    *,
+    heads: int,
+    lr: float,
+    min_lr: float,
+    **sizes: Any,
+) -> run.Partial:
+    """Depth, width, learning rate and batch of a model of GPT-3's (Brown et al. 2020, table 2.1): half a million tokens per step."""
+    made = recipe(
+        dir, name, num_nodes, num_gpus_per_node, num_attention_heads=heads, num_query_groups=heads, seq_length=2048,
+        share_embeddings_and_output_weights=True, **sizes,
+    )  # fmt: skip
+    made.data.global_batch_size = 256
+    made.optim.config.lr = lr
+    made.optim.lr_scheduler.min_lr = min_lr
+    made.optim.lr_scheduler.warmup_steps = 500
+    made.trainer.max_steps = 20_000
+    return made

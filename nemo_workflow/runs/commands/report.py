@@ -14,7 +14,7 @@ def main() -> int:
     """Exit code 1 with one line when the plotting library is missing."""
     parser = Parser(prog="python -m nemo_workflow.report", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--running", action="store_true", help="the run goes on; work at low priority")
+    parser.add_argument("--running", action="store_true", help="the run is still training; work at low priority")
     arguments = parser.parse_args()
     if not arguments.run.is_dir():
         raise Refusal(f"{arguments.run}: no such folder; give a run's, <output-dir>/<experiment>")

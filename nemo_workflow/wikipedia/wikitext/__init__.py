@@ -1,1 +1,5 @@
 """Wikitext -> plain text."""
+
+from nemo_workflow.wikipedia.wikitext.cleaner import Cleaner
+
+__all__ = ["Cleaner"]

@@ -14,11 +14,11 @@ Shown = Callable[[list[str], dict[str, str]], str]
 
 _LINK = re.compile(r"\[\[[^\[\]]*\]\]")
 _NAMED = re.compile(r"\s*([^\s=<>\[\]]{1,20})\s*=(?!=)")
-_LANG = re.compile(r"(?:lang|link|ilh|tl)-[a-z]{2,4}(?:-[a-z]+)*|ill?m?")
+_LANG = re.compile(r"(?:lang|link|ilh|tl)-[a-z]{2,4}(?:-[a-z]+)*|ipa-[a-z]{2,4}|ill?m?|interlanguage link(?: multi)?")
 _TEXT = re.compile(r"[^\W_][\w .,'’–−+/%°:()-]*|[\d.,−+-]+")
 # Templates whose only argument is no text of the sentence.
 _SILENT = re.compile(
-    r"(?:cit|ref|sfn|efn|harv|note|see|main|further|about|for$|redirect|flagicon|image|file|anchor|portal|commons|coord"
+    r"(?:cit|ref|oclc|issn|isbn|doi|hdl|pmid|imdb|dmoz|icd|osm|inflation|goodreads|worldcat|official|sfn|efn|harv|note|see|main|further|about|for$|redirect|flagicon|image|file|anchor|portal|commons|coord"
     r"|stub|nav|infobox|authority|rp$|r$|who|when|what|why|where|which|by whom|cn$|fact|clarify|dubious|vague|update|dead"
     r"|page|user|ping|template|speed|delete|cleanup|pov|disputed|better|specify|verify|failed|color box|legend|increase"
     r"|decrease|steady|hs$|sort|dts|ntsh|toc|clear|-$|short desc|use |good article|featured|pp|lead|unref|original|need"
@@ -30,9 +30,39 @@ _FUNCTIONS = ("formatnum", "lc", "uc", "ucfirst", "lcfirst")
 _SIGNS = {
     "nbsp": " ", "spaces": " ", "space": " ", "snd": " – ", "spnd": " – ", "spaced ndash": " – ", "ndash": "–", "–": "–",
     "mdash": "—", "—": "—", "!": "|", "=": "=", "·": " · ", "dot": " · ", "middot": " · ", "bull": " • ", "•": " • ",
-    "'": "'", "okina": "ʻ", "pi": "π", "circa": "c. ", "c.": "c. ",
+    "'": "'", "'s": "'s", "' \"": "' \"", "thinsp": " ", "snds": " – ", "endash": "–", "--": "—", "emdash": "—", "mdashb": " — ",
+    "half": "1/2", "co2": "CO2", "h2o": "H2O", "rs": "₹", "okina": "ʻ", "pi": "π", "circa": "c. ", "c.": "c. ",
 }  # fmt: skip
-_MONEY = {"us$": "US$", "usd": "US$", "gbp": "£", "£": "£", "eur": "€", "euro": "€", "inr": "₹", "jpy": "¥", "¥": "¥"}
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+_SHIPS = "uss hms ss rms mv hmas hmcs ins jds sms usns uscgc hmnzs"
+_MONEY = {
+    "$": "$",
+    "a$": "A$",
+    "aud": "A$",
+    "€": "€",
+    "us$": "US$",
+    "usd": "US$",
+    "gbp": "£",
+    "£": "£",
+    "eur": "€",
+    "euro": "€",
+    "inr": "₹",
+    "jpy": "¥",
+    "¥": "¥",
+}
 
 
 def _argument(number: int) -> Shown:
@@ -66,7 +96,7 @@ def _number(args: list[str], named: dict[str, str]) -> str:
     """{{val|1.5|e=3|u=m}}"""
     power = f"×10^{named['e']}" if "e" in named else ""
     unit = named.get("u") or named.get("ul") or ""
-    spread = f"±{args[1]}" if len(args) > 1 else ""
+    spread = ("" if args[1].startswith("(") else "±") + args[1] if len(args) > 1 else ""  # 1.5(2) is written so
     return f"{args[0] if args else ''}{spread}{power}{' ' if unit else ''}{unit}"
 
 
@@ -80,8 +110,78 @@ def _nihongo(args: list[str], _: dict[str, str]) -> str:
     return f"{args[0]} ({inside})" if args and args[0] and inside else (args[0] if args else "") or inside
 
 
+def _date(args: list[str], named: dict[str, str]) -> str:
+    """{{birth date|1990|5|3}}: 3 May 1990; words are left as they stand."""
+    if not all(map(str.isdecimal, args[:3])):
+        return args[0]
+    year, month, day = (*map(int, args[:3]), 0, 0)[:3]
+    name = _MONTHS[month - 1] if 1 <= month <= 12 else ""
+    return " ".join(str(part) for part in (day, name, year) if part)
+
+
+def _as_of(args: list[str], named: dict[str, str]) -> str:
+    return f"{'as' if named.get('lc') else 'As'} of {named.get('alt') or _date(args, named)}" if args else ""
+
+
+def _ship(prefix: str) -> Shown:
+    """{{USS|Hornet|CV-12|6}}: the third argument says what of it is shown."""
+
+    def show(args: list[str], _: dict[str, str]) -> str:
+        first, *more = (prefix, *args) if prefix else args
+        name, number, style = (*more, "", "", "")[:3]
+        shown = f"{first} {name}" if style not in ("1", "6") else name
+        return f"{shown} ({number})" if number and style in ("", "1") else shown
+
+    return show
+
+
+def _written(args: list[str], named: dict[str, str]) -> str:
+    """{{zh|t=…|p=…}}, {{Korean|hangul=…}}: a text in several scripts."""
+    keys = ("c", "t", "s", "hangul", "hanja", "1", "p", "rr", "j", "w")
+    return "; ".join([*args[:1], *(named[key] for key in keys if named.get(key))])
+
+
+def _french_link(args: list[str], named: dict[str, str]) -> str:
+    return named.get("texte") or named.get("fr") or (args[0] if args else "")
+
+
+def _born_died(args: list[str], _: dict[str, str]) -> str:
+    born, died = ("".join(args[at : at + 2]) for at in (0, 2))
+    return f"（{born}－{died}）"
+
+
+def _reading(args: list[str], _: dict[str, str]) -> str:
+    return f"{args[0]}（{args[1]}）" if len(args) > 1 else "".join(args)
+
+
+def _height(args: list[str], named: dict[str, str]) -> str:
+    return " ".join(f"{named[unit]} {unit}" for unit in ("m", "cm", "ft", "in") if named.get(unit))
+
+
 def _after(sign: str) -> Shown:
     return lambda args, _: sign + (args[0] if args else "")
+
+
+def _wrapped(marks: str) -> Shown:
+    return lambda args, _: f"{marks[0]}{args[0]}{marks[1]}" if args else ""
+
+
+def _century(args: list[str], _: dict[str, str]) -> str:
+    """French {{s|XIX|e}}; elsewhere a short text."""
+    if args and re.fullmatch(r"[IVX]+", args[0]):
+        return f"{args[0]}{args[1] if len(args) > 1 else 'e'} siècle"
+    return args[0] if args else ""
+
+
+def _chemical(args: list[str], _: dict[str, str]) -> str:
+    """{{chem|SO|4|2-}}: the charge at the end is raised."""
+    *parts, end = args or [""]
+    charge = f"^({end})" if parts and re.fullmatch(r"\d*[-+−]", end) else end
+    return "".join((*parts, charge))
+
+
+def _language(args: list[str], named: dict[str, str]) -> str:
+    return named.get("text") or _argument(2)(args, named)
 
 
 def _tag(name: str) -> Shown:
@@ -93,18 +193,35 @@ def _table() -> dict[str, Shown]:
     names: dict[Shown, str] = {
         first: (
             "nowrap nobr nobreak abbr tooltip abbrlink small smaller big larger em strong italic bold strike underline "
-            "kbd code tt var mono samp smallcaps sc math mvar unicode ipa le 仮リンク interlanguage_link interlanguage_link_multi "
+            "kbd code tt var mono samp smallcaps sc math mvar unicode le 仮リンク "
             "flag flagcountry flagu flaglist nts vanchor visible_anchor not_a_typo proper_name ruby ruby-ja plainlist flatlist "
-            "chem2 ce xt !xt tq nbr"
+            "chem2 ce xt !xt tq nbr abbreviation center centre midsize nastaliq noitalic höhe sclass не_переведено нп5 нп4 нп3 нп"
         ),
-        second: "lang langx w color script colored_link textcolor",
-        last: "transl transliteration font_color resize fontcolor",
-        _joined(""): "chem linktext gaps sic",
-        _joined(", "): "ubl unbulleted_list hlist plain_list",
-        _joined(" "): "sortname bibleverse uss hms as_of",
-        _quote: "quote quotation blockquote cquote quote_box rquote block_quote",
+        second: "w color script colored_link textcolor wikt-lang native_name internal_link_helper",
+        _language: "lang langx llang rtl-lang",
+        last: "transl transliteration font_color resize fontcolor ipa sort",
+        _chemical: "chem",
+        _joined(""): "linktext gaps sic",
+        _joined(", "): "ubl unbulleted_list hlist plain_list vunblist",
+        _joined(" "): "sortname bibleverse date nombre unité unidad num число",
+        _joined("+"): "keypress key_press keys",
+        _quote: (
+            "quote quotation blockquote cquote quote_box rquote block_quote citation citation_bloc cita cita_destacada zitat "
+            "citazione cytat citaat quote_frame"
+        ),
+        _date: (
+            "birth_date death_date birth-date death-date start_date end_date start-date end-date birth_date_and_age "
+            "death_date_and_age start_date_and_age film_date dts dob"
+        ),
+        _as_of: "as_of",
+        _ship(""): "ship",
+        _written: "zh lang-zh korean zh-cn",
+        _french_link: "lien",
+        _born_died: "bd",
+        _reading: "読み仮名 ruby-text",
+        _height: "height",
         _convert: "convert cvt",
-        _number: "val num",
+        _number: "val m",
         _fraction: "frac sfrac fraction",
         _nihongo: "nihongo",
         _tag("sup"): "sup",
@@ -112,6 +229,13 @@ def _table() -> dict[str, Shown]:
     }
     made = {name.replace("_", " "): show for show, words in names.items() for name in words.split()}
     made |= {name: _after(sign) for name, sign in _MONEY.items()}
+    made |= {name: _ship(name.upper()) for name in _SHIPS.split()}
+    made |= {name: _after("×10^") for name in ("e", "10^")}
+    made |= {name: _after("√") for name in ("sqrt", "radic")}
+    made |= {name: _after(f"{name[:2]}. ") for name in ("floruit", "fl.", "fl")} | {"exp": _after("e^")}
+    made |= {name: _wrapped(marks) for name, marks in {"abs": "||", '"': "“”", "qi": "“”"}.items()}
+    made |= dict.fromkeys(("s", "s-", "sp", "sp-"), _century)
+    made["reign"] = lambda args, _: f"r. {'–'.join(args[:2])}" if args else ""
     made["tsl"] = lambda args, _: next((text for text in (*args[3:4], *args[2:3], *args[1:2]) if text), "")
     return made
 
@@ -168,7 +292,11 @@ def _known(head: str) -> tuple[_Kind, Shown]:
         return _Kind.SIGN, _after(sign) if name in ("circa", "c.") else lambda args, _: sign
     show = _TABLE.get(name)
     if show is None and _LANG.fullmatch(name):
-        show = _translated if name.startswith(("link", "ilh")) else _in_language
+        show = _in_language
+        if name.startswith(("link", "ilh")):
+            show = _translated
+        elif name.startswith("il"):
+            show = _other_wiki
     if show is not None:
         return _Kind.TABLE, show
     return _Kind.OTHER, _in_language
@@ -180,7 +308,14 @@ def _low(head: str) -> str:
 
 
 def _in_language(args: list[str], named: dict[str, str]) -> str:
-    return named.get("lt") or (args[0] if args else "")
+    return named.get("lt") or named.get("text") or (args[0] if args else "")
+
+
+def _other_wiki(args: list[str], named: dict[str, str]) -> str:
+    """{{ill|Text|de|Title}}, and as it was written before 2016: {{ill|de|Text|Title}}."""
+    if len(args) > 2 and re.fullmatch(r"[a-z]{2,3}", args[0]) and not re.fullmatch(r"[a-z]{2,3}", args[1]):
+        return args[1]
+    return _in_language(args, named)
 
 
 def _translated(args: list[str], named: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What is left once the markup is resolved: headings, list items and paragraphs, one a line."""
+"""What is left once the markup is resolved: headings, list items and paragraphs, one per line."""
 
 from __future__ import annotations
 

@@ -33,11 +33,31 @@ _INLINE = (
 
 _EXTENSION = re.compile(rf"<(?:!--|((?i:{'|'.join(sorted(VERBATIM | DROPPED))}))(?=[\s/>])([^<>]*)>)")
 _CLOSING = {name: re.compile(rf"</(?i:{name})\s*>") for name in VERBATIM | DROPPED}
-_HIDDEN = re.compile(r"<(?i:(span|div))\s(?>[^<>]*?(?i:display\s*:\s*none))[^<>]*+>")
-_SPAN_OR_DIV = {name: re.compile(rf"<(/?)(?i:{name})(?=[\s/>])[^<>]*>") for name in ("span", "div")}
+_MAY_HIDE = (
+    "span",
+    "div",
+    "p",
+    "b",
+    "i",
+    "small",
+    "sup",
+    "sub",
+    "li",
+    "em",
+    "strong",
+    "font",
+    "center",
+    "section",
+    "abbr",
+    "cite",
+)
+_HIDDEN = re.compile(rf"<(?i:({'|'.join(_MAY_HIDE)}))\s(?>[^<>]*?(?i:display\s*:\s*none))[^<>]*+>")
+_PAIRED = {name: re.compile(rf"<(/?)(?i:{name})(?=[\s/>])[^<>]*>") for name in _MAY_HIDE}
 _CODE = re.compile(r"<(?i:code|tt|kbd|samp)(?=[\s>])[^<>]*(?<!/)>(.*?)</(?i:code|tt|kbd|samp)\s*>", re.DOTALL)
 CODE = "\x02", "\x03"  # round what is code, until the text is tidied
-_RAISED = re.compile(r"<(?i:(su[pb]))(?=[\s>])[^<>]*>([^<>]*)</(?i:\1)\s*>")
+_RAISED = re.compile(r"<(?i:(su[pb]))(?=[\s>])[^<>]*>((?:[^<>]|<(?!/?(?i:su[pb]))[^<>]*>)*+)</(?i:\1)\s*>")
+_ANY_TAG = re.compile(r"<[^<>]*>")
+_LOOK_BACK = 40  # characters in which the tag before a raised text begins
 _TERM = re.compile(r"[-−+]?\w+")
 _TERMS = re.compile(r"\w+(?:[-−+,=/*]\w+)+")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
@@ -117,17 +137,19 @@ def drop_html(text: str) -> str:
         text = _drop_hidden(text)
     if "<su" in text or "<SU" in text:
         text = _RAISED.sub(_raised, text)
+        if "<su" in text:  # 2^(2^2)
+            text = _RAISED.sub(_raised, text)
     text = _CODE.sub(rf"{CODE[0]}\1{CODE[1]}", text)
     return _INLINE_TAG.sub("", _BLOCK.sub("\n", text))
 
 
 def _drop_hidden(text: str) -> str:
-    """Remove spans and divs that are not displayed, with all tags in them."""
+    """Remove what is not displayed, with all tags in it."""
     out, position = [], 0
     while found := _HIDDEN.search(text, position):
         out.append(text[position : found.start()])
         position, depth = found.end(), 1
-        for tag in _SPAN_OR_DIV[found[1].lower()].finditer(text, position):
+        for tag in _PAIRED[found[1].lower()].finditer(text, position):
             depth += -1 if tag[1] else 1
             if not depth:
                 position = tag.end()
@@ -139,17 +161,30 @@ def _drop_hidden(text: str) -> str:
 
 def _raised(found: re.Match[str]) -> str:
     """10<sup>23</sup> is 10^23, H<sub>2</sub>O is H2O, 5<sub>10</sub> is 5_10, x<sub>i+1</sub> is x_(i+1), 1<sup>st</sup> is 1st."""
-    before = found.string[found.start() - 1 : found.start()]
+    before = _character_before(found.string, found.start())
     kind, text = found[1].lower(), found[2].strip()
-    plain = text.replace("−", "-")
+    if "<" in text:
+        text = _ANY_TAG.sub("", text).strip()
+    plain = (entities(text) if "&" in text else text).replace("−", "-")
     letters = bool(text) and text.isalpha()
     if not plain.isascii() or (before and letters and not before.isascii()):
         return text
+    shown = text if _TERM.fullmatch(plain) else f"({text})"
     if kind == "sup":
         # an ordinal's letters, a sign of a note
-        if not (before.isalnum() or before in ")]") or not before or (letters and len(text) > 1) or text[:1] in "[(*†":
+        ordinal = (letters and len(text) > 1) or (text == "e" and before.isdigit()) or (text == "o" and before in "nN")
+        if not before or not (before.isalnum() or before in ")]") or ordinal or text[:1] in "[(*†":
             return text
-        return f"^{text if _TERM.fullmatch(text) else f'({text})'}"
-    if before.isdigit() or (before.isalpha() and (letters or _TERMS.fullmatch(text))):
-        return f"_{text if _TERM.fullmatch(text) else f'({text})'}"
+        return f"^{shown}"
+    if before.isdigit() or (before.isalpha() and (letters or _TERMS.fullmatch(plain))):
+        return f"_{shown}"
     return text
+
+
+def _character_before(text: str, place: int) -> str:
+    """The one that a reader sees before `place`, tags passed over; "" where there is none near."""
+    for _ in range(3):
+        if text[place - 1 : place] != ">":
+            break
+        place = text.rfind("<", max(0, place - _LOOK_BACK), place)
+    return text[place - 1 : place] if place > 0 else ""

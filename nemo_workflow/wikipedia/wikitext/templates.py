@@ -55,8 +55,13 @@ def _shown(out: list[str], start: int) -> str:
 
 
 def _within_line(before: str) -> bool:
-    """Whether what follows `before` goes on with a line."""
-    return before != "" and before[-1] != "\n"
+    """Whether what follows `before` goes on with a sentence: a list's marker is none of it (links to data bases stand there)."""
+    if before == "" or before[-1] == "\n":
+        return False
+    if before[-1] not in " *#:;":
+        return True
+    line = before.rfind("\n")
+    return line < 0 or before[line + 1 :].strip(" *#:;") != ""
 
 
 def drop_tables(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Each optional speed-up, broken: training goes on without it, and the user is told once.
+"""Each optional speed-up, broken: training continues without it, and the user is told once.
 
 The broken packages are fakes: a broken compiler, driver or wheel can't be had at will.
 """

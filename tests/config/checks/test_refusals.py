@@ -29,9 +29,9 @@ def refusal(place: Place, *more: str, **change: str | None) -> list[str]:
 
 FLAGS = [
     # layout
-    ("-gbs 15 -G 2", "--global-batch-size 15: no multiple of micro batch size x data parallel size = 1 x 2 = 2; use 14 or 16"),
-    ("-gbs 2 -mbs 4", "--global-batch-size 2: no multiple of micro batch size x data parallel size = 4 x 1 = 4; use 4"),
-    (GPU + "-G 6 -TP 4", "--num-gpus 6 x --num-nodes 1: 6 ranks are no multiple of TP x PP x CP = 4 x 1 x 1 = 4; change the ranks or the parallel sizes"),
+    ("-gbs 15 -G 2", "--global-batch-size 15: not a multiple of micro batch size x data parallel size = 1 x 2 = 2; use 14 or 16"),
+    ("-gbs 2 -mbs 4", "--global-batch-size 2: not a multiple of micro batch size x data parallel size = 4 x 1 = 4; use 4"),
+    (GPU + "-G 6 -TP 4", "--num-gpus 6 x --num-nodes 1: 6 ranks are not a multiple of TP x PP x CP = 4 x 1 x 1 = 4; change the ranks or the parallel sizes"),
     (GPU + "-TP 8", "--tensor-model-parallel-size 8: doesn't divide the 4 groups of keys and values of llama_tiny; use a divisor of 4"),
     ("-G 3 -TP 3 -gbs 3", "--tensor-model-parallel-size 3: doesn't divide the 8 attention heads of llama_tiny; use a divisor of 8"),
     (GPU + "-G 4 -TP 4 -M mamba2_130m", "--tensor-model-parallel-size 4: doesn't divide the 1 Mamba groups of mamba2_130m; use a divisor of 1"),
@@ -39,16 +39,16 @@ FLAGS = [
     (GPU + "-G 6 -PP 6 -M llama31_405b -gbs 12", "--pipeline-model-parallel-size 6: can't split 128 layers (embedding and loss count as a layer each) over 6 stages of llama31_405b evenly; use 1, 2, 4, 8, 16, 32 or 64"),
     ("-VPP 2", "--virtual-pipeline-model-parallel-size 2: needs --pipeline-model-parallel-size 2 or more; leave it out"),
     ("-G 2 -PP 2 -VPP 3", "--virtual-pipeline-model-parallel-size 3: doesn't divide the 2 layers of a stage; use a divisor of it"),
-    ("-G 2 -PP 2 -VPP 2 -gbs 15", "--virtual-pipeline-model-parallel-size 2: the 15 micro batches of a step are no multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
+    ("-G 2 -PP 2 -VPP 2 -gbs 15", "--virtual-pipeline-model-parallel-size 2: the 15 micro batches of a step are not a multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
     (GPU + "-G 4 -PP 4 -VPP 2 -M mamba2_130m", "--virtual-pipeline-model-parallel-size 2: the models of mamba2_130m can't be cut into virtual stages; leave it out"),
-    ("-G 2 -PP 2 -VPP 2 -gbs 1", "--virtual-pipeline-model-parallel-size 2: the 1 micro batch of a step is no multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
+    ("-G 2 -PP 2 -VPP 2 -gbs 1", "--virtual-pipeline-model-parallel-size 2: the 1 micro batch of a step is not a multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
     ("-SP", "--sequence-parallel: needs --tensor-model-parallel-size 2 or more; leave it out"),
-    ("-G 2 -TP 2 -SP --seq-length 255", "--seq-length 255: the 255 tokens of a context parallel rank are no multiple of --tensor-model-parallel-size 2, as --sequence-parallel needs; use one"),
-    (GPU + "-G 2 -CP 2 --seq-length 254", "--seq-length 254: no multiple of 2 x --context-parallel-size = 4, in which each rank takes an early and a late piece; use one"),
+    ("-G 2 -TP 2 -SP --seq-length 255", "--seq-length 255: the 255 tokens of a context parallel rank are not a multiple of --tensor-model-parallel-size 2, as --sequence-parallel needs; use one"),
+    (GPU + "-G 2 -CP 2 --seq-length 254", "--seq-length 254: not a multiple of 2 x --context-parallel-size = 4, in which each rank takes an early and a late piece; use one"),
     ("--seq-length 8193", "--seq-length 8193: llama_tiny is made for at most 8192 tokens; lower it, or take a recipe for longer sequences (--list-models)"),
     ("-EP 2 -G 2", "--expert-model-parallel-size 2: recipe llama_tiny has no experts; leave it out"),
     (GPU + "-M mixtral_8x7b -EP 3 -G 3 -gbs 15 --seq-length 128", "--expert-model-parallel-size 3: doesn't divide the 8 experts; use a divisor of 8"),
-    (GPU + "-M mixtral_8x7b -G 4 --seq-length 128", "--expert-model-parallel-size 8 (recipe mixtral_8x7b's own): 4 ranks are no multiple of PP x EP x the ranks an expert is split over = 8; lower it or use more GPUs"),
+    (GPU + "-M mixtral_8x7b -G 4 --seq-length 128", "--expert-model-parallel-size 8 (recipe mixtral_8x7b's own): 4 ranks are not a multiple of PP x EP x the ranks an expert is split over = 8; lower it or use more GPUs"),
     (GPU + "-M mixtral_8x7b -EP 1 -G 2 -TP 2 --seq-length 128", "--tensor-model-parallel-size 2: a mixture of experts needs --sequence-parallel with it; add --sequence-parallel"),
     # recompute and offload
     ("--recompute-granularity full", "--recompute-granularity full: needs --recompute-method and --recompute-num-layers too, e.g. --recompute-method uniform --recompute-num-layers 1"),
@@ -71,8 +71,8 @@ FLAGS = [
     (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac=-1", "--optim-cpu-offloading-frac -1.0: must be 0 or more"),
     ("--optim-cpu-offloading-frac 0.5", "--optim-cpu-offloading-frac: does nothing without --optim-cpu-offloading; add it or leave this out"),
     # sample
-    ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and let python -m nemo_workflow.sample go on with a text"),
-    ("--sample=", "--sample: give the text that the model is to go on with, or leave it out"),
+    ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"),
+    ("--sample=", "--sample: give the text that the model should continue, or leave it out"),
     (ONE + "-M mamba2_130m --sample x", "--sample: mamba2_130m can't be exported to Hugging Face: Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name; leave it out"),
     (GPU + "-N 8 -M llama4_e16 --seq-length 128 --sample x", "--sample: llama4_e16 can't be exported to Hugging Face: its text part's layers are Transformer Engine's alone in NeMo, so nothing that runs without a GPU can prove it; on GPUs NeMo's own llm.import_ckpt imports it, and -M llama4_e16 or llama4_e128 with --nemo-model starts from what that writes; leave it out"),
     # CPU
@@ -84,10 +84,10 @@ FLAGS = [
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
-    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only where the output matrix is the embedding's, as in llama32_1b; llama31_8b has one of its own, and such a model diverged; leave it out"),
+    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; llama31_8b has one of its own, and such a model diverged; leave it out"),
     ("--fp8-output-layer", "--fp8-output-layer: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
-    (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is no multiple of 16; change --seq-length or --micro-batch-size"),
+    (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is not a multiple of 16; change --seq-length or --micro-batch-size"),
     # optimizer and schedule
     ("--warmup-steps 11 --max-steps 10", "--warmup-steps 11: longer than the run of 10 steps; lower --warmup-steps or raise --max-steps"),
     ("--warmup-steps 5 --constant-steps 6 --max-steps 10", "--constant-steps 6: with 5 steps of warm-up longer than the run of 10 steps; lower --constant-steps or raise --max-steps"),
@@ -106,13 +106,13 @@ FLAGS = [
     ("--max-steps=-5", "--max-steps -5: must be 1 or more"),
     ("-TP 0", "--tensor-model-parallel-size 0: must be 1 or more"),
     # experiment, machine, Slurm, wandb
-    ("-E a/b", "--experiment 'a/b': no folder name; use letters, digits, and . _ + = - after the first"),
-    ("-E ..", "--experiment '..': no folder name; use letters, digits, and . _ + = - after the first"),
-    ("-E=", "--experiment '': no folder name; use letters, digits, and . _ + = - after the first"),
+    ("-E a/b", "--experiment 'a/b': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
+    ("-E ..", "--experiment '..': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
+    ("-E=", "--experiment '': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
     ("-A team -P long", "--partition: only for --executor slurm; leave it out, or add --executor slurm"),
     ("--time 1:00:00", "--time: only for --executor slurm; leave it out, or add --executor slurm"),
     ("-N 2", "--num-nodes 2: --executor local runs on this machine only; use --executor slurm"),
-    ("--accelerator gpu", "--num-gpus 8: this machine has 0 GPUs to offer; use --accelerator cpu"),
+    ("--accelerator gpu", "--num-gpus 8: this machine has 0 GPUs available; use --accelerator cpu"),
     ("--wandb-project p", "--wandb-project: does nothing without --wandb; add --wandb or leave it out"),
     # model and data
     ("-M llama_tinny", "--model-name llama_tinny: unknown recipe; did you mean llama_tiny or llama3_8b or llama2_7b? (--list-models prints all)"),
@@ -128,7 +128,7 @@ FLAGS = [
     ("--split 9e2,50,50", "--split 9e2,50,50: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
-    ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or mend the path"),
+    ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or correct the path"),
     ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
 ]  # fmt: skip
 
@@ -343,8 +343,8 @@ def test_a_large_model_without_a_gpu_is_asked_for(place: Place) -> None:
     flags = ("-M", "llama32_1b", "--seq-length", "128", "-gbs", "4")
     (problem,) = refusal(place, *flags, accelerator="auto", model_name=None)
     assert re.fullmatch(
-        r"--model-name llama32_1b: no GPU was found, and on this machine's CPU a step would take some [\w ]+"
-        r" \([\d.]+[MB] parameters, 512 tokens\); add --accelerator cpu to train on it all the same, or take a smaller model"
+        r"--model-name llama32_1b: no GPU was found, and on this machine's CPU a step would take about [\w ]+"
+        r" \([\d.]+[MB] parameters, 512 tokens\); add --accelerator cpu to train on it anyway, or take a smaller model"
         r" \(llama_tiny\) or --global-batch-size",
         problem,
     )
@@ -380,7 +380,7 @@ def test_more_gpus_than_the_machine_has_are_refused(shared: Place, tmp_path: Pat
         (tmp_path / name).touch()
     assert machine.gpu_count() == 2
     assert refusal(shared, "-G", "4", accelerator="auto") == [
-        "--num-gpus 4: this machine has 2 GPUs to offer; use --num-gpus 2"
+        "--num-gpus 4: this machine has 2 GPUs available; use --num-gpus 2"
     ]
     assert shared.plan("-G", "2", accelerator="auto").accelerator == "gpu"
 

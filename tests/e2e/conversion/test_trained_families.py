@@ -23,6 +23,7 @@ NAMES = [name for name in tiny.EXACT if name != "llama_tiny"]
 WHOLE = ("llama3_2_tied", "qwen3_moe")  # two that go through the launcher too
 
 
+# more than a minute: every family is imported, trained and exported
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders hf, nemo, runs and back of every model; one process has imported NeMo for all of them."""

@@ -38,6 +38,7 @@ def run_demo(place: Path) -> tuple[str, float]:
     return done.stdout + done.stderr, time.monotonic() - began
 
 
+# more than a minute: the whole demo, once for all tests of this file
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     place = tmp_path_factory.mktemp("demo")

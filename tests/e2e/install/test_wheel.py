@@ -84,6 +84,7 @@ def test_data_files_and_scripts_came_along(bin_folder: Path, tmp_path: Path) -> 
     assert missing == []
 
 
+# more than a minute: the whole pipeline by the commands of the wheel
 def test_text_to_a_trained_and_exported_model(bin_folder: Path, tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus")
     shutil.rmtree(corpus / "dataset")

@@ -130,6 +130,7 @@ def _steps() -> list[Any]:
     ]
 
 
+# more than a minute: the trainings of all cases, once for all tests of this file
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The worker's folder after all cases have run, all in one pair of processes."""

@@ -24,6 +24,7 @@ def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.e2e
+# more than a minute: a real run and W&B's own service beside it
 def test_a_run_logs_to_wandb_and_keeps_the_secrets_to_itself(place: Place) -> None:
     words = place.flags(
         "--wandb", "--wandb-project", "tests", "--max-steps", "4", "--hf-token", "hf-secret", "--seq-length=64",

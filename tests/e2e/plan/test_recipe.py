@@ -21,6 +21,7 @@ from tests.places import Place
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_outside")]
 
 
+# more than a minute: every model of the catalogue is built
 @pytest.fixture(scope="module")
 def from_nemo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The catalogue made again, from NeMo and every model that a CPU can build on the meta device.

@@ -32,6 +32,7 @@ def of_transformers_5(folder: Path) -> Path:
     return folder
 
 
+# more than a minute: a rank, and an export in a process of its own, for each kind
 @pytest.mark.e2e
 @pytest.mark.parametrize("make", [sentencepiece_alone, of_transformers_5], ids=lambda make: make.__name__)
 def test_it_trains_and_its_files_come_back(make: Callable[[Path], Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""kill -9 at every point: the same command goes on from the newest whole checkpoint, to the very same numbers."""
+"""kill -9 at every point: the same command continues from the newest whole checkpoint, to the very same numbers."""
 
 from __future__ import annotations
 

@@ -347,7 +347,7 @@ def test_following(slurm: Daemons, runs: Runs, under_way: Any) -> None:
     (job,) = runs.stand_in(slurm, "f", "--max-steps", "900")
     code, text = _answer(runs, "f", "d")
     assert code == 130
-    assert f"job {job.job_id} goes on" in text
+    assert f"job {job.job_id} keeps running" in text
     state = Cluster().job(job.job_id)
     assert state is not None
     assert state.name == "RUNNING"

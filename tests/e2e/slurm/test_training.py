@@ -66,6 +66,7 @@ def trained(
     made.stop()
 
 
+# more than a minute: two real ranks that start through Slurm
 def test_one_node_two_tasks(slurm: Daemons, trained: Trained, boxed: Boxed) -> None:
     """TP=2, followed to its end; the token reaches the ranks and no file."""
     runs = trained.runs
@@ -92,6 +93,7 @@ def _environments(runs: Runs, name: str) -> list[dict[str, str]]:
     return found
 
 
+# more than a minute: jobs of two real ranks, one after the other
 def test_two_nodes_stopped_and_continued(slurm: Daemons, trained: Trained) -> None:
     """DP=2 over two nodes: cancelled, started again as another job, preempted by a third, requeued: the same losses."""
     runs = trained.runs

@@ -57,6 +57,7 @@ def test_a_job_script_is_written(stack: Stack, corpus: Path, tmp_path: Path) -> 
     assert srun.endswith(" ".join(command()))
 
 
+# more than a minute: three starts and an export, each of which imports NeMo
 def test_the_oldest_trains_resumes_at_another_layout_and_exports(corpus: Path, tmp_path: Path) -> None:
     """NeMo 2.5 has no ckpt_optim_fully_reshardable: its own format is read at another TP and PP."""
     made = version_matrix.train(STACKS[0], corpus, tmp_path)

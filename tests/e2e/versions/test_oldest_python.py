@@ -65,6 +65,7 @@ def run(*words: Any) -> str:
     return done.stdout
 
 
+# more than a minute: each of its processes imports NeMo, one after the other
 def test_import_train_resume_export(place: Path, python: Path) -> None:
     run(python, "-m", "nemo_workflow.preprocess", "--input", place / "raw", "--tokenizer", place / "hf",
         "--output-dir", place / "dataset")  # fmt: skip

@@ -106,7 +106,7 @@ def test_ctrl_c(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
     os.killpg(call.process.pid, signal.SIGINT)
     _, errors = call.process.communicate(timeout=30)
     assert call.process.returncode == 130
-    assert "Stopped after 300 pages; the same command goes on from here." in errors
+    assert "Stopped after 300 pages; the same command continues from here." in errors
     assert "Traceback" not in errors
     assert "Going on after 300 pages" in Call(site, tmp_path / "stopped").finish()
     assert output(tmp_path / "stopped") == whole

@@ -1,4 +1,4 @@
-"""The job scripts, as text. UPDATE_GOLDEN=1 writes them anew; then read the difference."""
+"""The job scripts, as text. UPDATE_GOLDEN=1 writes them again; then read the difference."""
 
 from __future__ import annotations
 
