@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -64,6 +65,12 @@ def import_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model-config-name", help="NeMo config class (supported_config.txt); found from config.json when not given"
     )
+    parser.add_argument(
+        "--extend-vocabulary",
+        metavar="TOKENIZER",
+        help="folder or Hub id of a tokenizer that has the model's tokens and more: the checkpoint gets it, and rows for the"
+        " new tokens, each the mean of the rows of its old pieces",
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
     return parser
@@ -106,14 +113,21 @@ def import_main(argv: list[str] | None = None) -> int:
     parser = import_parser()
     args = parser.parse_args(_spell(argv))
     if args.dry_run:
-        return look(args, args.hf_token or os.environ.get("HF_TOKEN"))
+        return look(args, _token(args), lambda job, scratch: _extended(job, args, scratch))
     if args.output_path is None:
         parser.error("the following arguments are required: --output-path (or --dry-run)")
     _large_pages()
-    job = _checked_import(args)
+    with tempfile.TemporaryDirectory() as scratch:
+        return _import(_checked_import(args, Path(scratch) / "extended"), args)
+
+
+def _import(job: Import, args: argparse.Namespace) -> int:
     report = Report("hf to nemo2", args.source, str(args.output_path))
     model = {"family": job.family.name, "model_class": job.family.model_class, "config_class": job.config_class}
     report.entries |= {"model": model, "lossy": args.allow_lossy}
+    if job.extension:
+        report.entries["vocabulary"] = job.extension.entries()
+        report.notes.append(job.extension.line())
     report.notes += job.notes
     meter = Meter(_terminal())
 
@@ -126,14 +140,29 @@ def import_main(argv: list[str] | None = None) -> int:
     return until_stopped(work, "the import")
 
 
-def _checked_import(args: argparse.Namespace) -> Import:
+def _checked_import(args: argparse.Namespace, scratch: Path) -> Import:
+    """The import; the folder `scratch` is made for what an extended vocabulary changes beside the weights."""
     inputs.check_swapped(args.source, args.output_path, args.overwrite)
     check_output(args.output_path, args.overwrite)
-    folder = inputs.fetch(args.source, args.revision, args.hf_token or os.environ.get("HF_TOKEN"))
+    folder = inputs.fetch(args.source, args.revision, _token(args))
     check_apart(args.output_path, folder)
-    job = checked(folder, args)
+    job = _extended(checked(folder, args), args, scratch)
     checks.resources(args.output_path, job.nbytes, job.largest)
     return job
+
+
+def _extended(job: Import, args: argparse.Namespace, scratch: Path) -> Import:
+    """The import with the vocabulary that --extend-vocabulary asks for, or as it is."""
+    if args.extend_vocabulary is None:
+        return job
+    # takes transformers, which takes seconds
+    from nemo_workflow.conversion.vocabulary import extended
+
+    return extended(job, args, _token(args), scratch)
+
+
+def _token(args: argparse.Namespace) -> str | None:
+    return args.hf_token or os.environ.get("HF_TOKEN")
 
 
 def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: bool) -> None:
@@ -144,7 +173,7 @@ def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: 
         from nemo_workflow.conversion.nemo_folder import NemoReader
 
     model = convert.Model(job.family, job.hf)
-    reader = hf_folder.HFReader(job.tensors)
+    reader = job.reader()
     chunks = convert.plan_import(model, reader, job.dropped | checks.redundant(reader, job.family, job.hf))
     on_bytes = _progress(meter, "writing", job.nbytes)
     with beside(lambda: convert.write_nemo(aside, model, chunks, on_bytes), "writing weights/"), quiet():
@@ -192,7 +221,7 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     kept, named = nemo_context.tokenizer_folder(folder, tokenizer_fields)
     tokenizer = kept
     if args.hf_tokenizer:
-        tokenizer = inputs.fetch(args.hf_tokenizer, None, args.hf_token or os.environ.get("HF_TOKEN"), "--hf-tokenizer")
+        tokenizer = inputs.fetch(args.hf_tokenizer, None, _token(args), "--hf-tokenizer")
         check_apart(args.output_path, tokenizer, "--hf-tokenizer")
     elif tokenizer is None or not files_of(tokenizer):
         it_names = f" (it names {named!r})" if named else ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_workflow.conversion import checks, config_fields, folder_checks, hf_folder, inputs
+from nemo_workflow.conversion.extension import Extension
 from nemo_workflow.conversion.other_weights import ADAPTER, MERGE, weights_of_any_kind
 from nemo_workflow.models import pretrained
 from nemo_workflow.models.families.base import Config, Family
@@ -18,7 +20,10 @@ from nemo_workflow.utils.errors import Refusal
 
 @dataclass
 class Import:
-    """`hf` is the completed config.json, `nemo` the fields of NeMo's config; without weights here, `tensors` is empty."""
+    """`hf` is the completed config.json, `nemo` the fields of NeMo's config; without weights here, `tensors` is empty.
+
+    `folder` holds config.json and the tokenizer that the checkpoint gets; `reader()` reads the tensors.
+    """
 
     folder: Path
     family: Family
@@ -28,6 +33,8 @@ class Import:
     tensors: dict[str, hf_folder.TensorInfo]
     dropped: set[str]
     notes: list[str]
+    reader: Callable[[], hf_folder.HFReader]
+    extension: Extension | None = None
 
     @property
     def nbytes(self) -> int:
@@ -71,14 +78,19 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         notes.append(
             f"left out: {len(images)} tensors for images, e.g. {min(images)}; only the model's text part is converted"
         )
-    return Import(folder, family, hf, nemo, config_class, tensors, dropped, notes)
+    return Import(folder, family, hf, nemo, config_class, tensors, dropped, notes, lambda: hf_folder.HFReader(tensors))
 
 
-def look(args: argparse.Namespace, token: str | None) -> int:
-    """Print what an import would do with a folder; of a Hub id all but the weights is downloaded. Raises Refusal as it would."""
+def look(args: argparse.Namespace, token: str | None, extend: Callable[[Import, Path], Import]) -> int:
+    """Print what an import would do with a folder; of a Hub id all but the weights is downloaded. Raises Refusal as it would.
+
+    `extend(job, scratch)` gives the import with the vocabulary that it will have; it may make the folder `scratch`.
+    """
     folder = inputs.fetch(args.source, args.revision, token, weights=False)
     job = checked(folder, args, config_alone=not weights_of_any_kind(folder) and not _is_split(folder))
-    for name, text in _lines(job):
+    with tempfile.TemporaryDirectory() as scratch:
+        lines = list(_lines(extend(job, Path(scratch) / "extended"), folder))
+    for name, text in lines:
         print(f"{name:11}{text}")
     for note in job.notes:
         print(f"note: {note}")
@@ -91,9 +103,9 @@ def _is_split(folder: Path) -> bool:
     return (folder / hf_folder.INDEX).exists() and folder.parent.name != "snapshots"
 
 
-def _lines(job: Import) -> Iterator[tuple[str, str]]:
+def _lines(job: Import, source: Path) -> Iterator[tuple[str, str]]:
     hf, family = job.hf, job.family
-    yield "source", str(job.folder)
+    yield "source", str(source)
     yield "model", f"{family.title} ({family.architecture}) -> NeMo's {family.model_class}, {job.config_class}"
     heads = f"{hf['num_attention_heads']} heads"
     yield (
@@ -114,6 +126,8 @@ def _lines(job: Import) -> Iterator[tuple[str, str]]:
         yield "needs", f"{human_bytes(disk)} of disk for the output, about {human_bytes(memory)} of memory"
     else:
         yield "weights", "none here: they were not looked at"
+    if job.extension:
+        yield "vocabulary", job.extension.line()
     yield "tokenizer", _tokenizer(job.folder)
 
 

@@ -130,7 +130,7 @@ def test_tensors_that_are_not_carried_may_have_another_dtype(folder: Path) -> No
     (folder / hf_folder.INDEX).write_text(json.dumps(index))
     output = str(folder.parent / "nemo")
     flags = ["--source", str(folder), "--output-path", output, "--allow-lossy", "model.positions"]
-    assert _checked_import(import_parser().parse_args(flags)).nemo["params_dtype"] == "float32"
+    assert _checked_import(import_parser().parse_args(flags), Path("unused")).nemo["params_dtype"] == "float32"
 
 
 @pytest.mark.parametrize(

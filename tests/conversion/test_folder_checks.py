@@ -29,9 +29,8 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 49766
 
 def check(folder: Path) -> Any:
     """The checks of an import."""
-    return _checked_import(
-        import_parser().parse_args(["--source", str(folder), "--output-path", str(folder.parent / "nemo")])
-    )
+    arguments = ["--source", str(folder), "--output-path", str(folder.parent / "nemo")]
+    return _checked_import(import_parser().parse_args(arguments), folder.parent / "unused")
 
 
 def refusal(folder: Path) -> str:

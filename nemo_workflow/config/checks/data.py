@@ -109,7 +109,8 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
     if rows and tokenizer.vocab_size > rows:
         yield (
             f"--hf-model-id {name}: the tokenizer has {tokenizer.vocab_size} entries, but the embedding of {model} has"
-            f" {rows} rows; give the model's own tokenizer"
+            f" {rows} rows; give the model's own tokenizer, or give the model rows for this one's tokens:"
+            " convert_from_hf_to_nemo2.py --extend-vocabulary"
         )
     for source in run.every_source:
         found = token_range(source.pair)

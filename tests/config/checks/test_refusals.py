@@ -304,7 +304,8 @@ def test_tokens_beyond_an_embedding_of_fixed_size_are_refused(place: Place) -> N
     write_pair(place.data, [300] * 1000, largest=32_064)
     assert refusal(place, model_name="phi3_mini_4k_instruct", seq_length=64) == [
         f"--hf-model-id {place.hf}: the tokenizer has 40000 entries, but the embedding of --model-name phi3_mini_4k_instruct"
-        " has 32064 rows; give the model's own tokenizer",
+        " has 32064 rows; give the model's own tokenizer, or give the model rows for this one's tokens:"
+        " convert_from_hf_to_nemo2.py --extend-vocabulary",
         f"{place.data}.bin: holds token id 32064, but the embedding of --model-name phi3_mini_4k_instruct has 32064 rows;"
         " preprocess it with the model's own tokenizer, or train another model",
     ]
@@ -315,7 +316,8 @@ def test_a_tokenizer_of_another_model_does_not_fit_a_checkpoint(place: Place) ->
     write_tokenizer(place.hf, vocabulary=13_096)
     assert refusal(place, nemo_model=str(folder)) == [
         f"--hf-model-id {place.hf}: the tokenizer has 13096 entries, but the embedding of --nemo-model {folder} has 4096 rows;"
-        " give the model's own tokenizer"
+        " give the model's own tokenizer, or give the model rows for this one's tokens: convert_from_hf_to_nemo2.py"
+        " --extend-vocabulary"
     ]
     write_tokenizer(place.hf, vocabulary=1000)
     write_pair(place.data, [300] * 1000, largest=4095)  # within the embedding, and still another tokenizer's
