@@ -84,7 +84,7 @@ def cut_torn_line(path: Path) -> None:
             stream.write(b"\n")
 
 
-def event(path: Path, kind: str, **values: Any) -> None:
+def event(path: Path, kind: str, /, **values: Any) -> None:
     """Append one event; for the launcher, between two starts, when no rank writes."""
     cut_torn_line(path)
     with path.open("a", encoding="utf-8") as stream:
