@@ -4,6 +4,7 @@ project = "NeMo workflow"
 extensions = ["myst_parser"]
 root_doc = "docs/index"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "benchmarks/*.md"]
+exclude_patterns = [".venv", "demo_output"]  # Sphinx follows links and would walk through the whole environment
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 3
 suppress_warnings = [

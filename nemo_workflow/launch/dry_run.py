@@ -442,5 +442,5 @@ def _basis(time: dict[str, Any], gpu: bool) -> str:
         return "a guess by the cores: a CPU's speed differs widely"
     name = f"NVIDIA {time['gpu'].upper()}"
     if time["measured"]:
-        return f"by rates that this project measured on {name} cards (docs/performance.md), not on this machine"
+        return f"by rates that this project measured on {name} cards (docs/performance.md)"
     return f"by the data sheet of {name}: not measured"
