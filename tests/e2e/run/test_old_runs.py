@@ -51,7 +51,8 @@ def test_nothing_but_the_steps_has_changed(old: Path) -> None:
 
 
 def test_another_tokenizer_is_still_refused(old: Path) -> None:
-    (old / "hf" / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    config = old / "hf" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"model_max_length": 100}))
     with pytest.raises(Refusal, match="--allow-change tokenizer"):
         changes(old)
 

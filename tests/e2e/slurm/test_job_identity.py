@@ -78,5 +78,5 @@ def test_commands_that_a_site_has_wrapped(slurm: Daemons, runs: Runs, tmp_path: 
 
     wrap(tmp_path / "bin", "squeue", "exit\n")
     done = runs.pretrain("wrap", "--slurm-arg", "hold")
-    assert (done.returncode, "said no job number but 'done'" in done.stderr) == (1, True), done
+    assert (done.returncode, "printed no job number, only 'done'" in done.stderr) == (1, True), done
     slurm.run("scancel", "--name=wrap.train")
