@@ -24,8 +24,6 @@ START_SECONDS = 55.0  # from the command to the first step's end, on a GPU
 CPU_START_SECONDS = 20.0
 DISK_RATE = 0.6e9  # bytes per second that a node writes: 16.1 GiB in 19 to 33 s
 TO_HOST = 5e9  # bytes per second of a GPU's part of a checkpoint
-CPU_RATE = 36e9  # operations per second and core: llama_tiny in bf16 made 2.7k tokens/s on two cores of an AMD EPYC
-CPU_RATE_AMX = 100e9  # the same on two cores of a Xeon with bf16 tiles: 6.8k to 8.7k tokens/s
 WORTH = 0.02  # of a step's time: what a flag must bring to be named
 
 
@@ -57,9 +55,7 @@ def of_cpu_run(job: Job, schedule: Schedule, scale: float) -> dict[str, Any]:
     vocabulary = job.vocabulary
     work = flops.flops_a_token(job.family, job.sizes, vocabulary, job.seq_length) or 6.0 * memory.model_of(job).total
     tokens = job.micro_batch * job.micro_batches * job.layout.data * job.seq_length
-    tiles = job.precision == "bf16-mixed" and "amx_bf16" in machine.instructions()
-    rate = (CPU_RATE_AMX if tiles else CPU_RATE) * machine.facts()["cores"]
-    seconds = scale * tokens * work / rate
+    seconds = scale * tokens * work / machine.cpu_rate(job.precision)
     return {
         "gpu": None,
         "measured": False,

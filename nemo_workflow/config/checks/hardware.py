@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from nemo_workflow.backends.patching import installed_problems
@@ -15,7 +14,6 @@ from nemo_workflow.models.parameters import count, padded_vocabulary
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import human_count, human_time
 
-CORE_FLOPS = 50e9  # a core's operations per second in matrix products: fp32 on AVX2; AMX has some ten times as many
 LARGE_ON_A_CPU = 500_000_000  # parameters
 LONG_STEP_SECONDS = 1800.0
 GPU_ONLY = "train on a GPU, or leave it out"
@@ -85,7 +83,8 @@ def cpu_step_seconds(run: Run) -> float | None:
         return None
     vocabulary = padded_vocabulary(run.sizes, run.vocab_size)
     work = flops_a_token(run.recipe.family, run.sizes, vocabulary, run.seq_length) or 6.0 * _parameters(run, run.recipe)
-    return _tokens_a_step(run) * work / (CORE_FLOPS * len(os.sched_getaffinity(0)))
+    precision = run.settings.precision or run.recipe.precision["precision"]
+    return _tokens_a_step(run) * work / machine.cpu_rate(precision)
 
 
 def _tokens_a_step(run: Run) -> int:
