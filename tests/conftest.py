@@ -24,8 +24,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # with a CUDA build of torch and nvcc, but no GPU, megatron-core's own build at import ends in an IndexError
 memory_pool.leave_out()
 
-# a shell's background job ignores Ctrl-C, and so would all that the tests start
+# a shell's background job ignores Ctrl-C, and one under nohup SIGHUP, and so would all that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module", autouse=True)
