@@ -76,7 +76,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What a meter takes for the time."""
     now = [1000.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(console.shutil, "get_terminal_size", lambda: os.terminal_size((20, 5)))
+    monkeypatch.setattr(console.shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((20, 5)))
     return now
 
 

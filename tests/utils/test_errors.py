@@ -67,7 +67,7 @@ def modules() -> list[str]:
 def test_an_error_begins_with_the_command_as_it_was_typed(module):
     command = [sys.executable, "-m", module]
     words = {"runs": ["show", "x"], "sample": ["--hf-model", "x", "y"], "evaluate": ["--hf-model", "x", "--run", "y"],
-             "report": ["x"], "dataset": ["x"], "preprocess": ["--input", "x"], "tokenizer": ["--input"], "patches": ["x"]}[module.rpartition(".")[2]]  # fmt: skip
+             "report": ["x"], "dataset": ["x"], "preprocess": ["--input", "x"], "tokenizer": ["--input"], "patches": ["x"], "export": ["x"]}[module.rpartition(".")[2]]  # fmt: skip
     done = subprocess.run([*command, *words], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith(f"python -m {module}: error: "), done.stderr
 
