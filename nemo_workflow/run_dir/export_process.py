@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import REPOSITORY
+from nemo_workflow.run_dir import report_process
 
 EXPORTED = "hf_model"  # in the run's folder
 LOG = "export.log"  # in an attempt
@@ -25,11 +24,10 @@ def environment() -> dict[str, str]:
     """Ours without what makes a rank, and without GPUs: the training has them."""
     kept = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in report_process.environment().items()
         if name not in OF_A_RANK and not name.startswith(("SLURM_", "TORCHELASTIC_", "PMI"))
     }
-    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return kept | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    return kept | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def start(run: Path, step: int, log: Path, *more: str) -> subprocess.Popen[bytes]:

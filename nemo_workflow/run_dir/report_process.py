@@ -44,10 +44,10 @@ class Refresher:
 def _start(folder: Path, *flags: str) -> subprocess.Popen[bytes] | None:
     with contextlib.suppress(OSError):
         command = [sys.executable, "-m", "nemo_workflow.report", str(folder), *flags]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment())
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment())
     return None
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, with the package that runs now on the import path: the current folder may be anywhere."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}

@@ -15,7 +15,7 @@ from nemo_workflow.run_dir import export_process
 from nemo_workflow.run_dir.checkpoints import Checkpoint
 from nemo_workflow.training.liveness import LAUNCHER
 
-EXPORTED = "exported"  # in an attempt: rank 0 has ended its last export
+LAST_EXPORT = "exported"  # in an attempt: rank 0 has ended its last export
 WAIT_SECONDS = 1.0
 
 
@@ -87,7 +87,7 @@ def after_slurm_training(exports: Exports | None, plan: Plan, attempt: Path, new
     """Where no launcher waits for the ranks, rank 0 exports the last checkpoint; the others wait, for srun ends them else."""
     if not plan.settings.export_hf or LAUNCHER in os.environ:
         return
-    mark = attempt / EXPORTED
+    mark = attempt / LAST_EXPORT
     if exports is not None:
         try:
             if newest is not None:

@@ -116,7 +116,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     saver.exports = exporter if plan.settings.export_hf == "save" else None
     pretrain()
     log.finish()
-    exports.after_slurm_training(exporter, plan, folder, newest_whole(plan.folder / "checkpoints")[0])
+    newest = newest_whole(plan.folder / "checkpoints")[0] if exporter else None
+    exports.after_slurm_training(exporter, plan, folder, newest)
 
 
 def _own_log(path: Path) -> TextIO:

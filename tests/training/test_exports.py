@@ -87,5 +87,5 @@ def test_on_slurm_the_last_one_is_waited_for(
     newest = SimpleNamespace(path=tmp_path / "step_12", step=12)
     exports.after_slurm_training(made, made.plan, tmp_path, newest)  # type: ignore[arg-type]
     assert begun == [(12, "--push-to-hub", "me/tiny")]
-    assert made.run_log.events[-1]["hub"] == "me/tiny" and (tmp_path / exports.EXPORTED).exists()
+    assert made.run_log.events[-1]["hub"] == "me/tiny" and (tmp_path / exports.LAST_EXPORT).exists()
     exports.after_slurm_training(None, made.plan, tmp_path, newest)  # type: ignore[arg-type]  # another rank, which finds the mark
