@@ -65,6 +65,18 @@ def test_the_old_language_is_forgotten_and_each_source_shows_it(page: Any) -> No
     assert "Loss on each validation set" in (page.place / "compare-chinese-mixed.html").read_text(encoding="utf-8")
 
 
+def test_the_training_loss_of_each_source_adds_up_to_the_whole(page: Any) -> None:
+    steps = [e for e in metrics.read(page.runs / "mixed" / metrics.FILE) if e["event"] == "step"]
+    (found,) = [e["source_losses"] for e in steps if "source_losses" in e]  # at the last step: sums over all six
+    assert list(found) == ["chinese", "english"]  # three sequences to one, of one length
+    assert 0.75 * found["chinese"] + 0.25 * found["english"] == pytest.approx(
+        sum(e["loss"] for e in steps) / 6, rel=1e-3
+    )
+    assert "Training loss of each source" in (page.runs / "mixed" / "report.html").read_text(encoding="utf-8")
+    alone = [e for e in metrics.read(page.runs / "chinese" / metrics.FILE) if e["event"] == "step"]
+    assert not any("source_losses" in e for e in alone)
+
+
 def test_a_decay_branches_off_is_exported_and_continues_a_text(page: Any) -> None:
     events = metrics.read(page.runs / "decayed" / metrics.FILE)
     rates = [event["lr"] for event in events if event["event"] == "step"]
