@@ -91,7 +91,7 @@ def _family(raw: Config, path: Path) -> Family:
     if family is None:
         raise Refusal(f"{path}: model_type {model_type!r} is not converted: {why_not(raw)}")
     if why := family.refuses(raw):
-        raise Refusal(f"{path}: is not converted: {why}")
+        raise Refusal(f"{path}: {why}")
     architectures = raw.get("architectures") or [family.architecture]
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise Refusal(

@@ -38,8 +38,8 @@ def refuses(raw: Config) -> str | None:
     """The 13B has the same model_type; its code adds ALiBi, and its config.json has no max_position_embeddings."""
     if raw.get("num_hidden_layers") == 40 or raw.get("hidden_size") == 5120 or "max_position_embeddings" not in raw:
         return (
-            "Baichuan's 13B (40 layers, hidden size 5120, no max_position_embeddings) adds ALiBi to its attention scores, and"
-            " Megatron has no such positions; the 7B is converted"
+            "Baichuan's 13B (40 layers, hidden size 5120, no max_position_embeddings) is not converted: it adds ALiBi to its"
+            " attention scores, and Megatron has no such positions; the 7B is converted"
         )
     return None
 

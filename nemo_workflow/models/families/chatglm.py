@@ -63,8 +63,8 @@ def refuses(raw: Config) -> str | None:
     """The first ChatGLM has the same model_type."""
     if "position_encoding_2d" in raw or "inner_hidden_size" in raw:
         return (
-            "ChatGLM 1 has two-dimensional positions and sees its prompt in both directions, and NeMo's ChatGLMModel has"
-            " neither; ChatGLM 2 and 3 are converted"
+            "ChatGLM 1 is not converted: it has two-dimensional positions and sees its prompt in both directions, and NeMo's"
+            " ChatGLMModel has neither; ChatGLM 2 and 3 are converted"
         )
     return None
 

@@ -91,7 +91,7 @@ def test_biases_that_a_config_doesnt_name_are_none(tmp_path: Path) -> None:
 
 def test_the_first_chatglm_is_refused_by_name(tmp_path: Path) -> None:
     first = {"architectures": ["ChatGLMModel"], "model_type": "chatglm", "inner_hidden_size": 16384, "num_layers": 28}
-    with pytest.raises(Refusal, match="ChatGLM 1 has two-dimensional positions"):
+    with pytest.raises(Refusal, match="ChatGLM 1 is not converted: it has two-dimensional positions"):
         read(first, tmp_path)
 
 
