@@ -76,10 +76,10 @@ FLAGS = [
     (ONE + "-M mamba2_130m --sample x", "--sample: mamba2_130m can't be exported to Hugging Face: Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name; leave it out"),
     (GPU + "-N 8 -M llama4_e16 --seq-length 128 --sample x", "--sample: llama4_e16 can't be exported to Hugging Face: its text part's layers are Transformer Engine's alone in NeMo, so nothing that runs without a GPU can prove it; on GPUs NeMo's own llm.import_ckpt imports it, and -M llama4_e16 or llama4_e128 with --nemo-model starts from what that writes; leave it out"),
     # CPU
-    ("--fp8", "--fp8: a CPU can't; train on a GPU, or leave it out"),
+    ("--fp8", "--fp8: not possible on a CPU; train on a GPU, or leave it out"),
     ("-G 2 -CP 2", "--context-parallel-size 2: needs Transformer Engine; train on a GPU, or leave it out"),
-    ("--cpu-offloading --cpu-offloading-weights --cpu-offloading-layers 1", "--cpu-offloading: a CPU can't; train on a GPU, or leave it out"),
-    ("--optim-cpu-offloading", "--optim-cpu-offloading: a CPU can't; train on a GPU, or leave it out"),
+    ("--cpu-offloading --cpu-offloading-weights --cpu-offloading-layers 1", "--cpu-offloading: not possible on a CPU; train on a GPU, or leave it out"),
+    ("--optim-cpu-offloading", "--optim-cpu-offloading: not possible on a CPU; train on a GPU, or leave it out"),
     ("-M deepseek_v2_lite -EP 1 --seq-length 128", "--model-name deepseek_v2_lite: multi-latent attention needs Transformer Engine; train on a GPU"),
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
     # precision
