@@ -110,7 +110,7 @@ def _what_it_is(folder: Path) -> str:
         )
     inner = sorted(path.parent for path in folder.glob("*/config.json"))
     meant = f"; did you mean {inner[0]}?" if inner else ""
-    return f"has no config.json, so it is no Hugging Face model folder{meant}"
+    return f"has no config.json, so it is not a Hugging Face model folder{meant}"
 
 
 def check_swapped(source: str, output: Path, overwrite: bool) -> None:
@@ -159,9 +159,11 @@ def find_nemo(source: str) -> Path:
         hint = f"; did you mean {inner[-1]}?" if inner else ""
         if (folder / "config.json").exists():
             hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
-        raise Refusal(f"--source {source}: has no {' and no '.join(parts)} folder, so it is no NeMo 2 checkpoint{hint}")
+        raise Refusal(
+            f"--source {source}: has no {' and no '.join(parts)} folder, so it is not a NeMo 2 checkpoint{hint}"
+        )
     if not (folder / "weights" / ".metadata").is_file():
         raise Refusal(
-            f"--source {source}: weights/.metadata is missing or no plain file: the checkpoint was not written to its end"
+            f"--source {source}: weights/.metadata is missing or not a regular file: the checkpoint was not written to its end"
         )
     return folder

@@ -148,7 +148,7 @@ def _export(event: dict[str, Any], step: int) -> str:
     if event["problem"]:
         return f"step {step}: not exported to Hugging Face: {event['problem']}"
     pushed = f", and uploaded to {event['hub']}" if event["hub"] else ""
-    return f"step {step}: exported and proved in {human_time(event['seconds'])}: {event['path']}{pushed}"
+    return f"step {step}: exported and verified in {human_time(event['seconds'])}: {event['path']}{pushed}"
 
 
 _LINES: dict[str, Callable[[dict[str, Any], int], str | None]] = {

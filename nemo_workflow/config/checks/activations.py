@@ -59,8 +59,8 @@ def cpu_offloading(run: Run) -> Iterator[str]:
         yield "--cpu-offloading: nothing to offload; add --cpu-offloading-activations"
     elif not settings.cpu_offloading_activations:
         yield (
-            "--cpu-offloading-weights: Transformer Engine 2.9 offloads no weights any more, and a run with weights alone"
-            " breaks off at its first step; use --cpu-offloading-activations"
+            "--cpu-offloading-weights: Transformer Engine 2.9 no longer offloads weights, and a run that offloads only weights"
+            " fails at its first step; use --cpu-offloading-activations"
         )
     layers = settings.cpu_offloading_layers
     if layers is None:
