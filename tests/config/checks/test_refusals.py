@@ -110,6 +110,8 @@ FLAGS = [
     ("-E ..", "--experiment '..': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
     ("-E=", "--experiment '': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
     ("-A team -P long", "--partition: only for --executor slurm; leave it out, or add --executor slurm"),
+    ("--executor slurm --no-container --mail-user me@example.org", "--mail-user: Slurm mails of nothing without --mail-type; add it (END,FAIL), or leave this out"),
+    ("--gpu-memory 80", "--gpu-memory: this run trains on CPU ranks; leave it out, or plan for GPUs with --accelerator gpu --dry-run"),
     ("--time 1:00:00", "--time: only for --executor slurm; leave it out, or add --executor slurm"),
     ("-N 2", "--num-nodes 2: --executor local runs on this machine only; use --executor slurm"),
     ("--accelerator gpu", "--num-gpus 8: this machine has 0 GPUs available; use --accelerator cpu"),
