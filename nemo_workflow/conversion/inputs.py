@@ -25,6 +25,10 @@ NULLABLE = ("q_lora_rank", "attn_logit_softcapping", "final_logit_softcapping") 
 def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source", weights: bool = True) -> Path:
     """The folder of a Hub id, downloaded if need be (an interrupted download goes on), or the local folder itself."""
     if Path(source).exists():
+        if revision is not None:
+            raise Refusal(
+                f"--revision {revision}: {flag} {source} is a folder here; a revision is of a Hub id. Leave it out"
+            )
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise Refusal(f"{flag} {source}: there is no such folder")

@@ -32,6 +32,8 @@ def with_hyphens(argv: Sequence[str]) -> list[str]:
     return words
 
 
+MAX_BAD = 5.0  # per cent
+
 # what datatrove, Megatron-LM, litgpt and Hugging Face's scripts call our flags
 _OF = {
     "--json-keys": "text-key text-field text-column text-column-name column key field",
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         meanings=MEANINGS,
     )
+    p.may_be_empty.add("separator")
     group = p.add_argument_group("input")
     group.add_argument(
         "--input-dir",
@@ -114,8 +117,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-bad",
         metavar="PERCENT",
         type=float,
-        default=5.0,
-        help="with --on-error skip: refuse an input with more bad lines than this, all files together (default: 5)",
+        help=f"with --on-error skip: refuse an input with more bad lines than this, all files together (default: {MAX_BAD:g})",
     )
     group = p.add_argument_group("tokens")
     group.add_argument(
@@ -217,9 +219,7 @@ def check(args: argparse.Namespace) -> None:
         args.workers = len(os.sched_getaffinity(0))
     elif args.workers < 1:
         problems.append(f"--workers {args.workers}: at least 1")
-    if not 0 <= args.max_bad <= 100:
-        problems.append(f"--max-bad {args.max_bad:g}: a percentage from 0 to 100")
-    problems += _check_keys(args)
+    problems += [*_check_bad(args), *_check_keys(args)]
     for flag, name in (("--output-dir", args.output_dir), ("--tokenizer", args.tokenizer)):
         if not_utf8(Path(name).absolute()):
             problems.append(f"{flag} {name}: the path is not UTF-8; rename what is not")
@@ -228,6 +228,19 @@ def check(args: argparse.Namespace) -> None:
         problems.append(f"--output-dir {args.output_dir}: a file; give a folder")
     if problems:
         raise Refusal(problems)
+
+
+def _check_bad(args: argparse.Namespace) -> Iterator[str]:
+    """What is wrong with --max-bad; sets its default."""
+    if args.max_bad is None:
+        args.max_bad = MAX_BAD
+    elif not 0 <= args.max_bad <= 100:
+        yield f"--max-bad {args.max_bad:g}: a percentage from 0 to 100"
+    elif args.on_error != "skip":
+        yield (
+            f"--max-bad {args.max_bad:g}: of the lines that --on-error skip leaves out; without it the first bad line stops "
+            "the run. Add --on-error skip, or leave this out"
+        )
 
 
 def _check_keys(args: argparse.Namespace) -> Iterator[str]:
@@ -245,8 +258,8 @@ def _check_keys(args: argparse.Namespace) -> Iterator[str]:
     if any(map(not_utf8, keys)):
         yield f"{flag}: a key is not UTF-8"
     args.json_keys = args.json_keys or ([] if args.join_fields else ["text"])
-    if args.eod_token == "":
-        yield "--eod-token: empty; name a token, or leave it out"
+    if args.eod_token is not None and not args.append_eod:
+        yield f"--eod-token {args.eod_token}: ends each document, and --no-append-eod leaves that end out; give one of the two"
     text = r"\n\n" if args.separator is None else args.separator
     args.separator = re.sub(r"\\([nrt\\])", lambda found: {"n": "\n", "r": "\r", "t": "\t"}.get(found[1], "\\"), text)
 

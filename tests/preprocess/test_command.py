@@ -380,6 +380,7 @@ def test_input_that_is_no_input(name, data, message, go, tmp_path):
 def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
     write_jsonl(tmp_path / "in" / "docs.jsonl", TEXTS)
     (tmp_path / "in" / "docs.json").write_text('{"text": "a"}')
+    (tmp_path / "d.txt").write_text("a document")
     (tmp_path / "empty").mkdir()
     cases = {
         ("--input-dir", tmp_path / "in", "--data-prefix", "none"): "--data-prefix none: no none.jsonl",
@@ -392,6 +393,12 @@ def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
         ("--input", "x", "--data-prefix", "y"): "--input: can't be combined with --input-dir",
         ("--input", tmp_path / "in/docs.json", "--workers", "0"): "--workers 0: at least 1",
         ("--input", tmp_path / "in/docs.json", "--max-bad", "101"): "--max-bad 101",
+        ("--input", tmp_path / "in/docs.json", "--max-bad", "3"): "--max-bad 3: of the lines that --on-error skip leaves out",
+        ("--input", tmp_path / "in/docs.json", "--max-bad", "5", "--on-error", "stop"): "--max-bad 5: of the lines that",
+        ("--input", tmp_path / "in/docs.json", "--separator", "-"): "--separator: stands between the texts of --join-fields",
+        ("--input", tmp_path / "in/docs.json", "--eod-token", "<|endoftext|>", "--no-append-eod"): "--eod-token <|endoftext|>: ends each document",
+        ("--input", tmp_path / "d.txt", "--json-keys", "a", "b"): "d.txt: one document a file, without keys",
+        ("--input", tmp_path / "in/docs.json", tmp_path / "d.txt", "--join-fields", "a,b"): "d.txt: one document a file, without keys",
         ("--input", tmp_path / "in/docs.json", "--json-keys", "a/b"): "--json-keys",
         ("--input", tmp_path / "in/docs.json", "--eod-token", "<none>"): "--eod-token <none>: not in the vocabulary",
         ("--input", tmp_path / "in/docs.json", "--tokenizer", tmp_path / "empty"): "no tokenizer.json or other tokenizer files",

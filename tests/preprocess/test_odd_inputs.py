@@ -184,12 +184,9 @@ def test_dots_within_names():
     assert _path(schema, "m.n.q") is None
 
 
-def test_separators_and_ends_as_they_are_typed():
+def test_separators_as_they_are_typed():
     common = ["--tokenizer", "t", "--output-dir", "/o", "--input", "x", "--join-fields", "a,b"]
     for typed, meant in ((r"\r\n", "\r\n"), ("--", "--"), (r"\\n", r"\n"), ("", "")):
         args = parser().parse_args([*common, f"--separator={typed}"])
         check(args)
         assert args.separator == meant
-    with pytest.raises(Refusal) as refusal:
-        check(parser().parse_args([*common, "--eod-token="]))
-    assert any("--eod-token: empty" in problem for problem in refusal.value.problems)

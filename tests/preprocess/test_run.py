@@ -10,7 +10,6 @@ import lzma
 import os
 from pathlib import Path
 
-import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -20,9 +19,11 @@ from nemo_workflow.preprocess import encoding, journal, run, streams
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.inspect_dataset import check_pair
 from nemo_workflow.utils.errors import Failure
+from tests.later import later
 from tests.preprocess.helpers import figures, pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 
+datasets = later("datasets")
 TEXTS = [*training_texts(12, seed=3), "", "end"]
 
 

@@ -45,6 +45,8 @@ def cpu_limits(run: Run) -> Iterator[str]:
         yield f"--cpu-offloading: not possible on a CPU; {GPU_ONLY}"
     if settings.optim_cpu_offloading:
         yield f"--optim-cpu-offloading: not possible on a CPU; {GPU_ONLY}"
+    if settings.optimizer_precision == "bf16":
+        yield f"--optimizer-precision bf16: needs Transformer Engine; {GPU_ONLY}"
     if settings.context_parallel_size > 1:
         yield f"--context-parallel-size {settings.context_parallel_size}: needs Transformer Engine; {GPU_ONLY}"
     if run.recipe is None:

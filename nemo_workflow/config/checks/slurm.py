@@ -80,6 +80,8 @@ def find_problems(run: Any) -> Iterator[str]:
             f"--max-restarts {settings.max_restarts}: restarts on this machine only; with --executor slurm use --requeue, which"
             " brings a job back from its last checkpoint"
         )
+    if settings.mail_user and not settings.mail_type:
+        yield "--mail-user: Slurm mails of nothing without --mail-type; add it (END,FAIL), or leave this out"
     if settings.ssh and not re.fullmatch(r"([\w.-]+@)?[\w.-]+(:\d+)?", settings.ssh):
         yield f"--ssh {settings.ssh}: expected [USER@]HOST[:PORT]"
     if settings.ssh:

@@ -60,5 +60,5 @@ def planning_flags(run: Run) -> Iterator[str]:
     idle = run.given("max_memory", "deadline")
     if idle and run.settings.suggest is None:
         yield f"{', '.join(idle)}: does nothing without --suggest; add it or leave it out"
-    if run.accelerator == "cpu" and (idle := run.given("gpu", "node_bandwidth")):
+    if run.accelerator == "cpu" and (idle := run.given("gpu", "gpu_memory", "node_bandwidth")):
         yield f"{', '.join(idle)}: this run trains on CPU ranks; leave it out, or plan for GPUs with --accelerator gpu --dry-run"

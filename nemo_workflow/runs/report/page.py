@@ -226,6 +226,8 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("validation", every(schedule["val_check_interval"])),
         ("checkpoints", f"{every(schedule['save_every'])}, {settings.keep_checkpoints} kept"),
     ]  # fmt: skip
+    if settings.optimizer_precision == "bf16":
+        rows.append(("optimizer", "Adam's moments in bf16"))
     if container := containers.described(settings):
         rows.append(("container", container))
     return rows + [("note", note) for note in plan.get("notes", [])]
