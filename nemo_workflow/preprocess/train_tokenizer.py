@@ -41,7 +41,7 @@ def main() -> int:
         metavar="N",
         type=int,
         default=4096,
-        help="its entries, or with --extend those that are added (default %(default)s)",
+        help="size of the vocabulary; with --extend, the tokens added (default %(default)s)",
     )
     parser.add_argument(
         "--extend",
@@ -56,7 +56,7 @@ def main() -> int:
         metavar="MB",
         type=int,
         default=200,
-        help="text to learn from, the first so many MB (default %(default)s)",
+        help="train on this many MB of the text, from its beginning (default %(default)s)",
     )
     arguments = parser.parse_args()
     folder: Path = arguments.output_dir.expanduser()
@@ -64,7 +64,7 @@ def main() -> int:
         raise Refusal(f"--vocabulary {arguments.vocabulary}: add at least one token")
     if not arguments.extend and arguments.vocabulary < SMALLEST:
         raise Refusal(
-            f"--vocabulary {arguments.vocabulary}: at least {SMALLEST}, one entry a byte and the end of a text"
+            f"--vocabulary {arguments.vocabulary}: at least {SMALLEST}, one entry per byte and one for the end of a text"
         )
     if arguments.max_mb < 1:
         raise Refusal(f"--max-mb {arguments.max_mb}: at least 1")
