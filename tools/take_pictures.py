@@ -27,7 +27,7 @@ from tools import demo, terminal_picture
 FOLDER = REPOSITORY / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SIZE = "1200,1100"
-LOWER = "1200,640"
+LOWER = "1500,590"
 LINKS = (
     "pretrain_llm.py",
     "preprocess_data.sh",
