@@ -93,7 +93,9 @@ def plan_export(model: Model, reader: NemoReader) -> list[Export]:
     for item in model.items():
         place = find(reader, item)
         if place is None:
-            raise Refusal(f"{reader.weights}: has no tensor {item.label}: this is no whole {model.family.model_class}")
+            raise Refusal(
+                f"{reader.weights}: has no tensor {item.label}: this is not a complete {model.family.model_class}"
+            )
         used |= {place[0], *(other[0] for other in [find_alias(reader, item)] if other)}
         try:
             parts = KINDS[item.kind].split(reader.meta(*place), model.dims)

@@ -25,6 +25,10 @@ NULLABLE = ("q_lora_rank", "attn_logit_softcapping", "final_logit_softcapping") 
 def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source", weights: bool = True) -> Path:
     """The folder of a Hub id, downloaded if need be (an interrupted download goes on), or the local folder itself."""
     if Path(source).exists():
+        if revision is not None:
+            raise Refusal(
+                f"--revision {revision}: {flag} {source} is a folder here; a revision is of a Hub id. Leave it out"
+            )
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise Refusal(f"{flag} {source}: there is no such folder")
@@ -110,7 +114,7 @@ def _what_it_is(folder: Path) -> str:
         )
     inner = sorted(path.parent for path in folder.glob("*/config.json"))
     meant = f"; did you mean {inner[0]}?" if inner else ""
-    return f"has no config.json, so it is no Hugging Face model folder{meant}"
+    return f"has no config.json, so it is not a Hugging Face model folder{meant}"
 
 
 def check_swapped(source: str, output: Path, overwrite: bool) -> None:
@@ -159,9 +163,11 @@ def find_nemo(source: str) -> Path:
         hint = f"; did you mean {inner[-1]}?" if inner else ""
         if (folder / "config.json").exists():
             hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
-        raise Refusal(f"--source {source}: has no {' and no '.join(parts)} folder, so it is no NeMo 2 checkpoint{hint}")
+        raise Refusal(
+            f"--source {source}: has no {' and no '.join(parts)} folder, so it is not a NeMo 2 checkpoint{hint}"
+        )
     if not (folder / "weights" / ".metadata").is_file():
         raise Refusal(
-            f"--source {source}: weights/.metadata is missing or no plain file: the checkpoint was not written to its end"
+            f"--source {source}: weights/.metadata is missing or not a regular file: the checkpoint was not written to its end"
         )
     return folder

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.conversion import checks, config_fields, transforms
+from nemo_workflow.conversion import checks, config_fields
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.config_fields import to_nemo
 from nemo_workflow.conversion.report import NAME
 from nemo_workflow.utils.errors import Failure, Refusal
 from tests.conversion import tiny_models as tiny
+from tests.later import later
+
+transforms = later("nemo_workflow.conversion.transforms")
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[3]
