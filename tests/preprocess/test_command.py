@@ -395,7 +395,7 @@ def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
         ("--input", tmp_path / "in/docs.json", "--max-bad", "101"): "--max-bad 101",
         ("--input", tmp_path / "in/docs.json", "--max-bad", "3"): "--max-bad 3: of the lines that --on-error skip leaves out",
         ("--input", tmp_path / "in/docs.json", "--max-bad", "5", "--on-error", "stop"): "--max-bad 5: of the lines that",
-        ("--input", tmp_path / "in/docs.json", "--separator", "-"): "--separator: stands between the texts of --join-fields",
+        ("--input", tmp_path / "in/docs.json", "--separator", "-"): "--separator: goes between the texts of --join-fields",
         ("--input", tmp_path / "in/docs.json", "--eod-token", "<|endoftext|>", "--no-append-eod"): "--eod-token <|endoftext|>: ends each document",
         ("--input", tmp_path / "d.txt", "--json-keys", "a", "b"): "d.txt: one document a file, without keys",
         ("--input", tmp_path / "in/docs.json", tmp_path / "d.txt", "--join-fields", "a,b"): "d.txt: one document a file, without keys",
