@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import written_aside
 
@@ -84,8 +83,11 @@ def _read(source: Path) -> dict[str, Any]:
             f"--extend {source}: no {FILE} in it; write one with"
             f" transformers: AutoTokenizer.from_pretrained({str(source)!r}).save_pretrained(FOLDER)"
         )
-    content: dict[str, Any] = read_json(path)
-    kind = content.get("model", {}).get("type")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind = content["model"]["type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refusal(f"--extend {source}: its {FILE} can't be read ({error})") from error
     if kind != "BPE":
         raise Refusal(
             f"--extend {source}: its {FILE} is a {kind} tokenizer; only byte pair encoding (BPE) can be extended"
