@@ -81,7 +81,7 @@ def test_what_cannot_be_extended_is_refused(old: Path, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="is a Unigram tokenizer; only byte pair encoding"):
         extend(old, [CHINESE], tmp_path / "new", 10)
     (old / "tokenizer.json").write_text("[]")
-    with pytest.raises(Refusal, match="its tokenizer.json can't be read"):
+    with pytest.raises(Refusal, match=r"its tokenizer\.json can't be read"):
         extend(old, [CHINESE], tmp_path / "new", 10)
     (old / "tokenizer.json").unlink()
     with pytest.raises(Refusal, match=r"no tokenizer.json in it; .*save_pretrained"):
