@@ -228,7 +228,8 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
         report.notes.append(f"the checkpoint lacks its tokenizer's files{it_names}; --hf-tokenizer adds them")
     reader = NemoReader(folder / "weights")
     with quiet():
-        config = hf_config.exported(nemo, family, hf_config.Beside(tokenizer, kept), reader)
+        config = hf_config.exported_as_computed(nemo, family, hf_config.Beside(tokenizer, kept), reader)
+    family = config.family
     report.notes += config.notes
     checks.losses(config.losses, args.allow_lossy, {})
     report.entries["lossy"] = args.allow_lossy

@@ -101,7 +101,7 @@ def plan_export(model: Model, reader: NemoReader) -> list[Export]:
             parts = KINDS[item.kind].split(reader.meta(*place), model.dims)
         except RuntimeError as error:
             raise Refusal(f"{reader.weights}: {item.label} doesn't fit context/model.yaml ({error})") from error
-        if item.kind == "vocab" and parts[0].shape[0] != model.dims.vocab:
+        if item.has_vocabulary and parts[0].shape[0] != model.dims.vocab:
             rows = parts[0].shape[0]
             raise Refusal(f"{reader.weights}: {item.label} has {rows} rows, the vocabulary {model.dims.vocab} entries")
         planned = [

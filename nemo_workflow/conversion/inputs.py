@@ -94,12 +94,14 @@ def _family(raw: Config, path: Path) -> Family:
     family = by_model_type(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise Refusal(f"{path}: model_type {model_type!r} is not converted: {why_not(raw)}")
+    if why := family.refuses(raw):
+        raise Refusal(f"{path}: {why}")
     architectures = raw.get("architectures") or [family.architecture]
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise Refusal(
             f"{path}: architectures is {architectures!r}; a list such as ['{family.architecture}'] is expected"
         )
-    if family.architecture not in architectures:
+    if not {family.architecture, *family.other_architectures} & set(architectures):
         raise Refusal(f"{path}: architecture {architectures[0]} is not converted, {family.architecture} is")
     return family
 
