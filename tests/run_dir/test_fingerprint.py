@@ -12,7 +12,7 @@ from nemo_workflow.config.flags import BY_ATTRIBUTE
 from nemo_workflow.run_dir import fingerprint
 from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, compare, digest, tokenizer_digest
 from nemo_workflow.utils.errors import Refusal
-from tests.places import hub_snapshot
+from tests.places import Place, hub_snapshot
 
 THEN: dict[str, Any] = {
     "dataset": [{"bin": "9-" + "a" * 32, "idx": "9-" + "b" * 32, "weight": 0.5}] * 2,
@@ -121,3 +121,14 @@ def test_a_tokenizer_of_the_hub_is_its_files_once_they_are_here(
     assert fingerprint.first_tokenizer_digest("organisation/name") == "organisation/name"
     (snapshot / "tokenizer.json").resolve().write_text("{ }")
     assert tokenizer_digest("organisation/name") != tokenizer_digest(str(folder))
+
+
+def test_a_checkpoint_from_before_optimizer_precision_is_of_the_recipes_own(place: Place) -> None:
+    plan = place.plan()
+    now = fingerprint.identity_of(plan)
+    then = copy.deepcopy(now)
+    assert then["optimizer"].pop("optimizer_precision") == "fp32"
+    assert compare(now, fingerprint.in_todays_words(then, now, plan), (), "checkpoint x") == []
+    then["optimizer"]["optimizer_precision"] = "bf16"
+    with pytest.raises(Refusal, match=r"optimizer_precision.*bf16 -> fp32.*--optimizer-precision back"):
+        compare(now, fingerprint.in_todays_words(then, now, plan), (), "checkpoint x")
