@@ -12,6 +12,7 @@ CASES.json holds a list of objects in the order of their worth:
   stock              nothing of ours
   plain_head, plain_elementwise, plain_attention   without the fused output layer, the element-wise kernels, FlashAttention 4
   profile, save      torch profiler on the sixth step; checkpoints are written
+  warm_up            steps that are not timed (default 4)
   again, forget      the run of that case goes on, its checkpoint of step `forget` gone
   head               of a check: the width of an attention head (default 64)
   ranks              GPUs of one run, by torchrun (default 1)

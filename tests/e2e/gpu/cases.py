@@ -20,6 +20,8 @@ FLAGS = {
     "fp32": ["--precision", "32"],
     "fp16": ["--precision", "16-mixed"],
 }
+# activations of some 300 GiB; the plan would refuse them on the machine's own GPU
+TOO_MUCH = ["--profile", "3", "-mbs", "4096", "-gbs", "4096", "--gpu-memory", "1000"]
 
 
 def training(name: str, flags: list[str], **case: Any) -> dict[str, Any]:
@@ -43,6 +45,8 @@ def all_cases() -> list[dict[str, Any]]:
     for name, flags in FLAGS.items():
         found.append(training(name, flags))
         found.append(training(f"{name}_again", flags, again=name, forget=length(name)[0]))
+    found.append(training("profile", ["--profile", "3-4"]))
+    found.append(training("out_of_memory", TOO_MUCH, small=False))
     found.append(training("stock", [], stock=True))
     found.append({**training("clock", []), "save": False, "small": False})  # nothing beside it, and no save
     return [*found, {"name": "kernels", "kind": "check"}]
