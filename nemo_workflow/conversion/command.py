@@ -15,7 +15,7 @@ from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.import_job import Import, checked, look
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
-from nemo_workflow.conversion.stopping import until_stopped
+from nemo_workflow.conversion.stopping import raise_if_stopped, stop_no_more, until_stopped
 from nemo_workflow.models.tokenizer_files import copy_back, files_of, without_token_types
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
@@ -268,6 +268,7 @@ def _progress(meter: Meter, verb: str, total: int) -> Callable[[int], None]:
 
     def on_bytes(count: int) -> None:
         nonlocal done
+        raise_if_stopped()
         done += count
         meter.show(f"{verb} {human_bytes(done)} of {human_bytes(total)} ({min(1.0, done / total):.0%})")
 
@@ -275,7 +276,7 @@ def _progress(meter: Meter, verb: str, total: int) -> Callable[[int], None]:
 
 
 def _finish(report: Report, aside: Path, output: Path) -> None:
-    """Write the report; raise Failure (and so leave no output) if the verification failed."""
+    """Write the report; raise Failure (and so leave no output) if the verification failed. No signal stops it after that."""
     report.write(aside / NAME)
     failures = report.failures()
     if failures:
@@ -285,6 +286,7 @@ def _finish(report: Report, aside: Path, output: Path) -> None:
         raise Failure(
             f"the conversion is not exact: {failures[0]}{more}; {kept} has it all, --output-path was not made"
         )
+    stop_no_more()
 
 
 def _say(report: Report, output: Path) -> int:

@@ -89,6 +89,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.accelerator == "gpu":
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
         gpu.complete_checkpoints(plan.settings.optim_cpu_offloading)
+        gpu.update_in_pieces(made.optim.config)
     if plan.settings.profile:
         profiling.snapshot_when_out_of_memory(folder, rank)
     exporter = exports.Exports(plan, log, folder) if plan.settings.export_hf and rank == 0 else None

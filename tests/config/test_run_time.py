@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import memory, run_time, step_time
+from nemo_workflow.config import memory, optimizer_states, run_time, step_time
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
@@ -58,7 +58,7 @@ def test_a_machine_that_tells_no_instructions_has_none(monkeypatch: pytest.Monke
 def test_a_run_takes_its_steps_validations_saves_and_start(schedule: Schedule, validations: int, saves: int) -> None:
     """Two nodes of eight ranks: each node writes its half, each rank copies its sixteenth."""
     big = replace(TINY, layout=replace(TINY.layout, nodes=2, ranks_per_node=8))
-    size = memory.checkpoint_bytes(memory.model_of(big), big.precision, big.sgd)
+    size = optimizer_states.checkpoint_bytes(memory.model_of(big), big.precision, big.sgd)
     found = run_time.run_seconds(big, 6.0, schedule, start=10.0)
     wanted = (
         10
@@ -199,7 +199,7 @@ def test_nothing_helps_where_no_time_is_planned(large: Place) -> None:
 @pytest.mark.parametrize(("change", "bytes_per_parameter"), [({}, 14), ({"sgd": True}, 10), ({"precision": "32"}, 12)])
 def test_a_save_is_of_what_the_optimizer_keeps(change: dict[str, Any], bytes_per_parameter: int) -> None:
     changed = replace(TINY, **change)
-    size = memory.checkpoint_bytes(memory.model_of(changed), changed.precision, changed.sgd)
+    size = optimizer_states.checkpoint_bytes(memory.model_of(changed), changed.precision, changed.sgd)
     found = run_time.run_seconds(changed, 0.0, SCHEDULE, start=0.0)
     assert found == pytest.approx(2 * size / 5e9 + size / 0.6e9)
     assert size / memory.model_of(changed).total == pytest.approx(bytes_per_parameter, rel=0.01)

@@ -42,6 +42,8 @@ def cpu_limits(run: Run) -> Iterator[str]:
     switches = ("fp8", "cpu_offloading", "optim_cpu_offloading")
     for name in (name for name in switches if getattr(settings, name)):
         yield f"--{name.replace('_', '-')}: a CPU can't; {GPU_ONLY}"
+    if settings.optimizer_precision == "bf16":
+        yield f"--optimizer-precision bf16: needs Transformer Engine; {GPU_ONLY}"
     if settings.context_parallel_size > 1:
         yield f"--context-parallel-size {settings.context_parallel_size}: needs Transformer Engine; {GPU_ONLY}"
     if run.recipe is None:

@@ -225,6 +225,8 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("validation", every(schedule["val_check_interval"])),
         ("checkpoints", f"{every(schedule['save_every'])}, {settings.get('keep_checkpoints')} kept"),
     ]  # fmt: skip
+    if settings.get("optimizer_precision") == "bf16":
+        rows.append(("optimizer", "Adam's moments in bf16"))
     container = settings.get("container_image") if settings.get("executor") == "slurm" else None
     if container and not settings.get("no_container") and settings.get("container_runtime") != containers.NONE:
         rows.append(("container", f"{container} by {settings.get('container_runtime') or containers.PYXIS}"))

@@ -70,6 +70,13 @@ FLAGS = [
     (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac 1.5", "--optim-cpu-offloading-frac 1.5: must be between 0 and 1"),
     (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac=-1", "--optim-cpu-offloading-frac -1.0: must be 0 or more"),
     ("--optim-cpu-offloading-frac 0.5", "--optim-cpu-offloading-frac: does nothing without --optim-cpu-offloading; add it or leave this out"),
+    (ONE + "--optimizer-precision bf16 --disable-dist-optim", "--optimizer-precision bf16: needs the distributed optimizer; leave it or --disable-dist-optim out"),
+    (ONE + "--optimizer-precision bf16 --optimizer sgd", "--optimizer-precision bf16: needs Adam; leave it or --optimizer sgd out"),
+    (ONE + "--optimizer-precision bf16 --optim-cpu-offloading", "--optimizer-precision bf16: the optimizer on the host computes in fp32; leave it or --optim-cpu-offloading out"),
+    (ONE + "--optimizer-precision bf16 --precision 32", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 32; leave one of them out"),
+    (ONE + "--optimizer-precision bf16 --precision 16-mixed", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 16-mixed; leave one of them out"),
+    (ONE + "--optimizer-precision bf16 --fp8", "--optimizer-precision bf16: not proven with weights in fp8; leave it or --fp8 out"),
+    (GPU + "-N 128 -gbs 1024 -M deepseek_v3 --seq-length 128 -TP 2 -SP -PP 16 -EP 64 --disable-dist-optim", "--disable-dist-optim: deepseek_v3 keeps Adam's moments in bf16, which needs the distributed optimizer; leave it out or add --optimizer-precision fp32"),
     # sample
     ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"),
     ("--sample=", "--sample: give the text that the model should continue, or leave it out"),
@@ -80,6 +87,7 @@ FLAGS = [
     ("-G 2 -CP 2", "--context-parallel-size 2: needs Transformer Engine; train on a GPU, or leave it out"),
     ("--cpu-offloading --cpu-offloading-weights --cpu-offloading-layers 1", "--cpu-offloading: a CPU can't; train on a GPU, or leave it out"),
     ("--optim-cpu-offloading", "--optim-cpu-offloading: a CPU can't; train on a GPU, or leave it out"),
+    ("--optimizer-precision bf16", "--optimizer-precision bf16: needs Transformer Engine; train on a GPU, or leave it out"),
     ("-M deepseek_v2_lite -EP 1 --seq-length 128", "--model-name deepseek_v2_lite: multi-latent attention needs Transformer Engine; train on a GPU"),
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
     # precision
