@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_workflow.utils import gpus, startup
+from nemo_workflow.utils.arguments import empty_value
 from nemo_workflow.utils.errors import Refusal
 
 STRATEGY = "trainer.strategy"
@@ -70,9 +71,7 @@ class Option:
     def from_command_line(self, text: str) -> Any:
         """Convert a value of the command line; raises Refusal with what was expected."""
         if not text.strip() and not self.may_be_empty:
-            raise Refusal(
-                f"--{self.name}: an empty value; a shell variable may be unset: give a value, or leave the flag out"
-            )
+            raise Refusal(empty_value(f"--{self.name}"))
         try:
             return self._converted(text)
         except ValueError:

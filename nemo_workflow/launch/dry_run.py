@@ -384,7 +384,7 @@ def _export_words(saved: dict[str, Any]) -> str:
     """What --export-hf and --push-to-hub will do."""
     when = "each, beside the training, and the last" if saved["exported"] == "save" else "the last"
     hub = f", which is uploaded to the Hub as {saved['hub']}" if saved["hub"] else ""
-    return f"exported to hf_model/ as a Hugging Face model, proved: {when}{hub}"
+    return f"exported to hf_model/ as a Hugging Face model, verified: {when}{hub}"
 
 
 def _memory_text(plan: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.models.catalog import Recipe, load
-from nemo_workflow.models.families import FAMILIES
+from nemo_workflow.models.families import FAMILIES, by_model_type
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
 from nemo_workflow.models.tokenizer_entries import added_by_transformers, vocabulary_of
 from nemo_workflow.models.tokenizer_files import (
@@ -266,6 +266,8 @@ def recipe_of_hf(config: dict[str, Any]) -> str:
     """The recipe of a Hugging Face configuration by family and sizes; raises Refusal when none fits."""
     kind = str(config.get("model_type", ""))
     recipes = [recipe for recipe in load().values() if recipe.model_class == MODEL_CLASSES.get(kind)]
+    family = by_model_type(kind)
+    config = {**config, **({c: config[o] for o, c in family.renamed.items() if o in config} if family else {})}
     sizes = {ours: config[theirs] for theirs, ours in SIZES.items() if config.get(theirs) is not None}
     same = [recipe for recipe in recipes if _same_sizes(recipe, sizes)]
     context = config.get("max_position_embeddings")

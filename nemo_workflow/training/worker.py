@@ -60,9 +60,9 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             gpu.install()
         optimizer_arguments.install()
         from nemo_workflow.training import (
-            attention_backend,
             callbacks,
             exports,
+            gpu_settings,
             learning_rate,
             nonfinite,
             profiling,
@@ -84,7 +84,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.settings.deterministic:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
-    if (said := attention_backend.follow_variables(made.model.config)) and plan.accelerator == "gpu":
+    if (said := gpu_settings.follow_attention_variables(made.model.config)) and plan.accelerator == "gpu":
         log.note(said)
     if plan.accelerator == "gpu":
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
