@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.later import later
+
+profiling = later("nemo_workflow.training.profiling")
 pytestmark = pytest.mark.gpu
 Results = dict[str, dict[str, Any]]
 
@@ -20,10 +23,9 @@ def test_the_trace_and_the_table_hold_the_gpus_kernels(results: Results) -> None
     assert event["step"] == 4 and event["kernels"]
     with gzip.open(event["path"], "rt") as stream:
         trace = json.load(stream)["traceEvents"]
-    on_the_gpu = {record["name"] for record in trace if record.get("cat") == "kernel"}
-    listed = {kernel["name"] for kernel in event["kernels"]}
-    assert listed & {name[:200] for name in on_the_gpu}
-    assert sum(kernel["share"] for kernel in event["kernels"]) == pytest.approx(0.8, abs=0.2)
+    on_the_gpu = {record["name"][:200] for record in trace if record.get("cat") in profiling.ON_GPU}
+    assert {kernel["name"] for kernel in event["kernels"]} <= on_the_gpu
+    assert 0.3 < sum(kernel["share"] for kernel in event["kernels"]) <= 1.001
 
 
 def test_a_profile_changes_no_loss(results: Results) -> None:
