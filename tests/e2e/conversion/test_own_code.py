@@ -126,8 +126,8 @@ def test_pickles_become_safetensors_as_the_page_says(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"code of its own, as docs/conversion.md says"):
         import_main(flags)
     page = (ROOT / "docs" / "conversion.md").read_text()
-    code = page.split("python -c '\n")[1].split("' FOLDER")[0]
-    subprocess.run([sys.executable, "-c", code, str(source)], check=True)
+    code = page.split("```python\n")[1].split("```")[0].replace('"FOLDER"', repr(str(source)))
+    subprocess.run([sys.executable, "-c", code], check=True)
     import_main(flags)
     export_main(["--source", str(tmp_path / "nemo"), "--output-path", str(tmp_path / "back"), "--no-verify"])
     back = load_file(tmp_path / "back" / "model.safetensors")
