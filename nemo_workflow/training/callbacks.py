@@ -67,7 +67,8 @@ class RunLog(pl.Callback):
         self.started = started
         self.heartbeat = heartbeat
         self.spikes = SpikeWarner()
-        self.speed = SpeedCheck(plan.time["tokens_per_second"] if plan.time else None)
+        why = functools.partial(machine.shared_cpu, plan.layout.ranks) if plan.accelerator == "cpu" else str
+        self.speed = SpeedCheck(plan.time["tokens_per_second"] if plan.time else None, why)
         self.report = Refresher(plan.folder)
         self._clock = StepClock()
         self._metrics = StepMetrics(plan, self._clock.on_gpu)

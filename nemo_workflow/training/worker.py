@@ -37,6 +37,7 @@ def train(plan: str, attempt: str) -> None:
     try:
         if problems := startup.settle():
             raise Refusal(problems)
+        startup.keep_caches_out_of_home()
         liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:

@@ -222,13 +222,20 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("batch", f"{counted(settings['global_batch_size'], 'sequence')} of {plan['seq_length']} tokens per step, "
                   f"{settings['micro_batch_size']} at once"),
         ("learning rate", rate_words(schedule)),
-        ("validation", every(schedule["val_check_interval"])),
-        ("checkpoints", f"{every(schedule['save_every'])}, {settings.get('keep_checkpoints')} kept"),
+        ("validation", every(schedule["val_check_interval"]) if schedule["limit_val_batches"] else "none"),
+        ("checkpoints", f"{every(schedule['save_every'])}, {kept_words(settings.get('keep_checkpoints'))}"),
     ]  # fmt: skip
     container = settings.get("container_image") if settings.get("executor") == "slurm" else None
     if container and not settings.get("no_container") and settings.get("container_runtime") != containers.NONE:
         rows.append(("container", f"{container} by {settings.get('container_runtime') or containers.PYXIS}"))
     return rows + [("note", note) for note in plan.get("notes", [])]
+
+
+def kept_words(keep: int | None) -> str:
+    """What --keep-checkpoints leaves: a start keeps the one that it resumed from too."""
+    if keep is not None and keep < 0:
+        return "all kept"
+    return f"the newest {keep} kept, and the one resumed from"
 
 
 def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
