@@ -111,7 +111,7 @@ def test_code_that_the_model_came_with_is_left_out_and_its_own_export_is_sampled
     monkeypatch.setattr("sys.argv", ["sample", "--hf-model", str(back), "--tokens", "3", "w1 w2"])
     assert sample.main() == 0 and capsys.readouterr().out.strip()
     monkeypatch.setattr("sys.argv", ["sample", "--hf-model", str(source), "w1"])
-    with pytest.raises(Refusal, match="config.json has auto_map"):  # from elsewhere, as before
+    with pytest.raises(Refusal, match=r"config\.json has auto_map"):  # from elsewhere, as before
         sample.main()
 
 
