@@ -11,8 +11,9 @@
     python benchmarks/preprocess.py BENCH_DIR --part nodes
 
 CLONE is a clone of NVIDIA/Megatron-LM (checked out at core_v0.15.3 for the dated page) and runs in the Python that runs
-this script; PYTHON is one with datatrove[processing,io]. Every figure is the median of --repeats runs (Megatron's and
-datatrove's of --slow-repeats, because a run takes minutes); CPU seconds are those of all processes (getrusage), peak
+this script. It imports `six`, which our environment lacks: pip install --target SIX six, and PYTHONPATH=SIX before the
+command. PYTHON is one with datatrove[processing,io]. Every figure is the median of --repeats runs (beside Megatron in
+turn; datatrove's of --slow-repeats, because a run takes minutes); CPU seconds are those of all processes (getrusage), peak
 memory the largest sum of their proportional set sizes (smaps_rollup, sampled every 20 ms), wall time the whole command.
 """
 
@@ -31,6 +32,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +59,7 @@ HEADER = "| Tool | wall s | CPU-s | MB a CPU-s | peak MB, all processes | runs |
 def measure(
     command: list[str], repeats: int, env: dict[str, str] | None = None, cwd: Path | None = None, memory: bool = True
 ) -> Run:
-    """Run `command` `repeats` times; raises CalledProcessError with its output when it fails.
+    """Run `command` `repeats` times; leaves with the end of its output when it fails.
 
     Without `memory` nothing looks at the processes while they run: that takes a tenth of a core.
     """
@@ -74,7 +76,7 @@ def measure(
         walls.append(time.perf_counter() - began)
         watcher.join()
         if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command, output.decode()[-3000:])
+            sys.exit(f"{output.decode()[-3000:]}\nexit code {process.returncode} of: {' '.join(command)}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         peaks.append(peak[0])
@@ -126,17 +128,22 @@ def megatron(bench: Path, corpus: Path, clone: Path, workers: int, repeats: int)
 
 
 def part_megatron(args: argparse.Namespace) -> None:
-    """The same file through both, output compared byte for byte."""
+    """The same file through both in turn, --repeats rounds, output compared byte for byte."""
     corpus = args.bench / "corpus.jsonl"
     megabytes = corpus.stat().st_size / 1e6
-    rows = {
-        f"this project, {n} worker{'s' if n > 1 else ''}": ours(args.bench, corpus, n, args.repeats) for n in (1, 2)
+    clone = args.megatron.resolve()
+    tools: dict[str, Callable[[], Run]] = {
+        "this project, 1 worker": lambda: ours(args.bench, corpus, 1, 1),
+        "this project, 2 workers": lambda: ours(args.bench, corpus, 2, 1),
+        "Megatron-LM tools/preprocess_data.py, 2 workers": lambda: megatron(args.bench, corpus, clone, 2, 1),
     }
-    theirs = megatron(args.bench, corpus, args.megatron.resolve(), 2, args.slow_repeats)
-    again = ours(args.bench, corpus, 2, args.repeats)
-    rows |= {"Megatron-LM tools/preprocess_data.py, 2 workers": theirs, "this project, 2 workers, again": again}
+    rounds: list[list[Run]] = []
+    for number in range(args.repeats):
+        rounds.append([run() for run in tools.values()])
+        print(f"round {number + 1}: {', '.join(f'{run.cpu:.1f}' for run in rounds[-1])} CPU-s", flush=True)
+    rows = [middle(list(runs)) for runs in zip(*rounds, strict=True)]
     print(f"{megabytes:.1f} MB, load average {os.getloadavg()[0]:.2f}\n\n{HEADER}")
-    print("\n".join(run.row(name, megabytes) for name, run in rows.items()))
+    print("\n".join(run.row(name, megabytes) for name, run in zip(tools, rows, strict=True)))
     same = all(
         filecmp.cmp(
             args.bench / f"megatron_text_document{ending}",
@@ -146,8 +153,17 @@ def part_megatron(args: argparse.Namespace) -> None:
         for ending in (".bin", ".idx")
     )
     print(f"\noutput byte-identical: {same}")
-    print(
-        f"CPU-seconds: {theirs.cpu / again.cpu:.1f} times fewer; wall: {theirs.wall / again.wall:.1f} times less (2 workers)"
+    ratios = ", ".join(f"{theirs.cpu / mine.cpu:.1f}" for _, mine, theirs in rounds)
+    print(f"CPU-seconds: {rows[2].cpu / rows[1].cpu:.1f} times fewer (2 workers; a round each: {ratios})")
+
+
+def middle(runs: list[Run]) -> Run:
+    """Medians of runs of one tool, and the largest peak."""
+    return Run(
+        statistics.median(run.wall for run in runs),
+        statistics.median(run.cpu for run in runs),
+        max(run.peak_mb for run in runs),
+        len(runs),
     )
 
 

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.conversion.config_fields import come_back, complete, to_hf, to_nemo
+from nemo_workflow.conversion.config_fields import come_back, common_names, complete, to_hf, to_nemo
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.models.architecture import TRAINING
-from nemo_workflow.models.families import transformers5
+from nemo_workflow.models.families import by_model_type, transformers5
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.models.foreign_code import code_named, without_code
@@ -41,7 +41,10 @@ class Beside:
     def origin(self, family: Family) -> Config | None:
         """The config.json that the model came with, if it is of this family."""
         origin = text_part(self.read("config.json"))
-        return origin if origin.get("model_type") == family.model_type else None
+        came = by_model_type(str(origin.get("model_type")))
+        if came is not None and came.trained_as is family:
+            return came.as_trained(origin)
+        return origin if came is family else None
 
     def read(self, name: str) -> Config:
         """Such a file without what names code of the model's own, which is not exported; {} where there is none."""
@@ -87,7 +90,7 @@ class Exported:
 
     @property
     def complete(self) -> Config:
-        said = {**transformers5.normal(self.origin, self.family), **self.fields}
+        said = {**common_names(transformers5.normal(self.origin, self.family), self.family), **self.fields}
         return complete({**said, "model_type": self.family.model_type}, self.family)
 
     @property
@@ -128,6 +131,24 @@ def exported(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -
     if "max_position_embeddings" in fields and not family.learned_positions:  # training shortens seq_length
         fields["max_position_embeddings"] = max(before["max_position_embeddings"], fields["max_position_embeddings"])
     return Exported(family, nemo, fields, origin, notes, beside)
+
+
+def exported_as_computed(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -> Exported:
+    """`exported`, as the family that says what NeMo's model computes: training may leave what `family` can't say."""
+    config = exported(nemo, family, beside, reader)
+    if family.trained_as is None:
+        return config
+    from nemo_workflow.conversion.compare_tensors import same_bits
+    from nemo_workflow.conversion.transforms import unit_rows
+
+    table = reader.read("output_layer.weight", ())[: config.complete["vocab_size"]]
+    if same_bits(unit_rows(table), table):
+        return config
+    beside.notes.append(
+        f"the rows of the output layer are no longer of length one, which a {family.architecture} would divide away: written"
+        f" as a {family.trained_as.architecture}, which computes what NeMo's model does"
+    )
+    return exported(nemo, family.trained_as, beside, reader)
 
 
 def said_otherwise(before: Config, instead: Config, gone: set[str]) -> list[str]:
@@ -187,6 +208,10 @@ def write_config(folder: Path, config: Exported, dtype: str) -> None:
         for key in {"torch_dtype", "dtype"} & set(written) or {"torch_dtype"}:
             written[key] = dtype
         written.setdefault("architectures", [family.architecture])
+        written |= {common: written[own] for own, common in family.renamed.items() if {own, common} <= set(written)}
+    elif family.reference:  # transformers has no class that knows its defaults
+        named = {"architectures": [family.architecture], "model_type": family.model_type, "torch_dtype": dtype}
+        written = {**named, **spelled(config.fields, family), **config.beside.special_token_ids}
     else:
         from transformers import AutoConfig
 

@@ -28,6 +28,10 @@ NULLABLE = ("q_lora_rank", "attn_logit_softcapping", "final_logit_softcapping") 
 def fetch(source: str, revision: str | None, token: str | None, flag: str = "--source", weights: bool = True) -> Path:
     """The folder of a Hub id, downloaded if need be (an interrupted download goes on), or the local folder itself."""
     if Path(source).exists():
+        if revision is not None:
+            raise Refusal(
+                f"--revision {revision}: {flag} {source} is a folder here; a revision is of a Hub id. Leave it out"
+            )
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise Refusal(f"{flag} {source}: there is no such folder{from_here(source)}")
@@ -77,12 +81,14 @@ def _family(raw: Config, path: Path) -> Family:
     family = by_model_type(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise Refusal(f"{path}: model_type {model_type!r} is not converted: {why_not(raw)}")
+    if why := family.refuses(raw):
+        raise Refusal(f"{path}: {why}")
     architectures = raw.get("architectures") or [family.architecture]
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise Refusal(
             f"{path}: architectures is {architectures!r}; a list such as ['{family.architecture}'] is expected"
         )
-    if family.architecture not in architectures:
+    if not {family.architecture, *family.other_architectures} & set(architectures):
         raise Refusal(f"{path}: architecture {architectures[0]} is not converted, {family.architecture} is")
     return family
 
@@ -101,7 +107,7 @@ def _what_it_is(folder: Path) -> str:
         meant = (
             f": it is a run's, whose checkpoints are NeMo 2 already (--nemo-model {checkpoint} starts from one){meant}"
         )
-    return f"has no config.json, so it is no Hugging Face model folder{meant}"
+    return f"has no config.json, so it is not a Hugging Face model folder{meant}"
 
 
 def check_swapped(source: str, output: Path, overwrite: bool) -> None:
@@ -150,9 +156,11 @@ def find_nemo(source: str) -> Path:
         hint = f"; did you mean {inner[-1]}?" if inner else ""
         if (folder / "config.json").exists():
             hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
-        raise Refusal(f"--source {source}: has no {' and no '.join(parts)} folder, so it is no NeMo 2 checkpoint{hint}")
+        raise Refusal(
+            f"--source {source}: has no {' and no '.join(parts)} folder, so it is not a NeMo 2 checkpoint{hint}"
+        )
     if not (folder / "weights" / ".metadata").is_file():
         raise Refusal(
-            f"--source {source}: weights/.metadata is missing or no plain file: the checkpoint was not written to its end"
+            f"--source {source}: weights/.metadata is missing or not a regular file: the checkpoint was not written to its end"
         )
     return folder

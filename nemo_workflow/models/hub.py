@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_workflow.models.pretrained import hf_folder
+from nemo_workflow.models.pretrained import example_of, hf_folder
 from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here
@@ -51,6 +51,8 @@ def fetch(
 
     named = f"{flag} {hub_id}"
     download = by_hand(hub_id, flag, whole)
+    if "/" not in hub_id:
+        download = f"give a folder, or a Hub id of the form organisation/name, such as {example_of(hub_id)}"
     no_folder = "" if "/" in hub_id else f"no such folder{from_here(hub_id)}, and "
     try:
         found = snapshot_download(

@@ -44,14 +44,14 @@ def readable(path: Path) -> bool:
         status = path.stat()
     except FileNotFoundError:
         if path.is_symlink():
-            raise Refusal(f"{path}: a link that leads nowhere; copy the file itself into the folder") from None
+            raise Refusal(f"{path}: a broken symlink; copy the file itself into the folder") from None
         return False
     except OSError as error:
         raise Refusal(f"{path}: cannot be read: {error.strerror}") from None
     if path.is_symlink() and not _inside(path):
-        raise Refusal(f"{path}: a link that leads out of the folder; copy the file itself into the folder (cp -L)")
+        raise Refusal(f"{path}: a symlink out of the folder; copy the file itself into the folder (cp -L)")
     if not stat.S_ISREG(status.st_mode):
-        raise Refusal(f"{path}: is no plain file; put the tokenizer's own file there, or remove it")
+        raise Refusal(f"{path}: is not a regular file; put the tokenizer's own file there, or remove it")
     if status.st_size > LARGEST:
         raise Refusal(
             f"{path}: has {human_bytes(status.st_size)}; no file of a tokenizer has more than {human_bytes(LARGEST)}"

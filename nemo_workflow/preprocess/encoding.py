@@ -67,7 +67,7 @@ class BadShare:
             where = f"the {len(self.sources)} input files ({count:,} bad lines in {worst}):"
         return Refusal(
             f"{where} {self.bad.total():,} of {lines} lines are bad ({reasons}), "
-            f"more than --max-bad {self.most:g} %; nothing was written. Mend the input, or allow more"
+            f"more than --max-bad {self.most:g} %; nothing was written. Fix the input, or allow more"
         )
 
 
@@ -172,7 +172,7 @@ class Encoding:
         number = source.lines_before() + output.current.lines + bad.line
         return Refusal(
             f"{source.path}:{number}: {bad.reason} in this {kind}: {bad.detail}; nothing was "
-            f"written. Mend it, or leave such {kind}s out with --on-error skip"
+            f"written. Fix it, or leave such {kind}s out with --on-error skip"
         )
 
     def worth_keeping(self) -> bool:

@@ -36,20 +36,22 @@ def main() -> int:
         help="text as preprocess_data.sh takes it: files or folders",
     )
     parser.add_argument("--output-dir", metavar="DIR", type=Path, required=True, help="folder to write")
-    parser.add_argument("--vocabulary", metavar="N", type=int, default=4096, help="its entries (default %(default)s)")
+    parser.add_argument(
+        "--vocabulary", metavar="N", type=int, default=4096, help="size of the vocabulary (default %(default)s)"
+    )
     parser.add_argument("--json-key", metavar="KEY", default="text", help="key of the text in JSON lines and tables")
     parser.add_argument(
         "--max-mb",
         metavar="MB",
         type=int,
         default=200,
-        help="text to learn from, the first so many MB (default %(default)s)",
+        help="train on this many MB of the text, from its beginning (default %(default)s)",
     )
     arguments = parser.parse_args()
     folder: Path = arguments.output_dir.expanduser()
     if arguments.vocabulary < SMALLEST:
         raise Refusal(
-            f"--vocabulary {arguments.vocabulary}: at least {SMALLEST}, one entry a byte and the end of a text"
+            f"--vocabulary {arguments.vocabulary}: at least {SMALLEST}, one entry per byte and one for the end of a text"
         )
     if arguments.max_mb < 1:
         raise Refusal(f"--max-mb {arguments.max_mb}: at least 1")

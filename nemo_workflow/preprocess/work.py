@@ -80,7 +80,7 @@ def still_to_do(groups: list[Group], folder: Path, names: Sequence[str], recipe:
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise Refusal(
-            f"{foreign[0]}{more}: exists already, made of another input, with another tokenizer or other flags; "
+            f"{foreign[0]}{more}: already exists, made from other input, with another tokenizer or other flags; "
             "--overwrite replaces it"
         )
     return Work(todo, {}, kept)

@@ -22,9 +22,9 @@ from nemo_workflow.backends.patching import replace
 from nemo_workflow.backends.registry import find
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import metrics
-from nemo_workflow.run_dir.asked import asked_by_launcher
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.run_dir.speed import SpeedCheck
+from nemo_workflow.run_dir.stopping import asked_by_launcher
 from nemo_workflow.training import loggers
 from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.liveness import LAUNCHER, Heartbeat

@@ -61,9 +61,9 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             gpu.install()
         optimizer_arguments.install()
         from nemo_workflow.training import (
-            attention_backend,
             callbacks,
             exports,
+            gpu_settings,
             learning_rate,
             nonfinite,
             profiling,
@@ -85,11 +85,12 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.settings.deterministic:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
-    if (said := attention_backend.follow_variables(made.model.config)) and plan.accelerator == "gpu":
+    if (said := gpu_settings.follow_attention_variables(made.model.config)) and plan.accelerator == "gpu":
         log.note(said)
     if plan.accelerator == "gpu":
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
         gpu.complete_checkpoints(plan.settings.optim_cpu_offloading)
+        gpu.update_in_pieces(made.optim.config)
     if plan.settings.profile:
         profiling.snapshot_when_out_of_memory(folder, rank)
     exporter = exports.Exports(plan, log, folder) if plan.settings.export_hf and rank == 0 else None

@@ -178,7 +178,8 @@ def test_the_list_of_fields_that_models_read_is_this_transformers() -> None:
     from tools.generate_read_fields import read_fields
 
     said = json.loads(reads.READ_FIELDS.read_text())[importlib.metadata.version("transformers")]
-    assert said == {family.model_type: sorted(read_fields(family.model_type)) for family in FAMILIES}
+    theirs = [family.model_type for family in FAMILIES if not family.reference]
+    assert said == {model_type: sorted(read_fields(model_type)) for model_type in theirs}
 
 
 def test_losses_that_are_named_are_allowed(folder: Path) -> None:
@@ -332,7 +333,7 @@ def test_the_output_is_where_a_link_leads(tmp_path: Path) -> None:
         assert link.is_symlink() and [path.name for path in link.iterdir()] == ["weights"]
     assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["new", "old"]
     (tmp_path / "round").symlink_to(tmp_path / "round")
-    assert "a link that leads in a circle" in refusal(lambda: check_output(tmp_path / "round", overwrite=True))
+    assert "is a symlink loop" in refusal(lambda: check_output(tmp_path / "round", overwrite=True))
 
 
 @pytest.mark.parametrize("mount", [("-t", "tmpfs", "tmpfs"), ("--bind", ".")])

@@ -10,7 +10,6 @@ import lzma
 import os
 from pathlib import Path
 
-import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -20,9 +19,11 @@ from nemo_workflow.preprocess import encoding, journal, run, streams
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.inspect_dataset import check_pair
 from nemo_workflow.utils.errors import Failure
+from tests.later import later
 from tests.preprocess.helpers import figures, pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 
+datasets = later("datasets")
 TEXTS = [*training_texts(12, seed=3), "", "end"]
 
 
@@ -88,7 +89,7 @@ def test_links(go, tree, tmp_path):
     (tmp_path / "tree" / "web" / "up").symlink_to("..")
     code, err = go("--input-dir", tmp_path / "tree", out="loop")
     assert code == 2
-    assert "web/up: a link back to a folder above it, so that there is no end; remove it" in err
+    assert "web/up: a symlink back to a folder above it, which never ends; remove it" in err
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_links(go, tree, tmp_path):
         ("hf://datasets/a/b", "not on this machine; bring it here first: hf download"),
         ("s3://bucket/x.jsonl", "bring it here first: aws s3 cp --recursive s3://bucket/x.jsonl DIR"),
         ("@nolist", "no such list"),
-        ("none-*.jsonl", "no file of such a name"),
+        ("none-*.jsonl", "no file matches"),
     ],
 )
 def test_names_that_lead_nowhere(name, message, go):
@@ -111,8 +112,8 @@ def test_empty_files_are_counted(go, tmp_path):
     (tmp_path / "in" / "c.jsonl").write_text("\n\n")
     code, err = go("--input-dir", tmp_path / "in")
     assert code == 0
-    assert f"passed over 1 empty file: {tmp_path / 'in' / 'b.jsonl'}" in err
-    assert f"WARNING: no pair is made of {tmp_path / 'in' / 'c.jsonl'}: no documents in it" in err
+    assert f"skipped 1 empty file: {tmp_path / 'in' / 'b.jsonl'}" in err
+    assert f"WARNING: no pair was written for {tmp_path / 'in' / 'c.jsonl'}: no documents in it" in err
     assert made_names(tmp_path / "out") == ["a_text_document"]
 
 
@@ -201,7 +202,8 @@ def test_nested_keys_and_joined_fields(go, tokenizers_dir, reference, tmp_path):
     code, err = go("--input", tmp_path / "n.jsonl", "--json-keys", "data.none", out="no")
     assert code == 2 and "no 'data.none' among 'data', 'title'" in err
     assert (
-        "--join-fields stands instead" in go("--input", tmp_path / "n.jsonl", *fields, "--json-keys", "a", out="no")[1]
+        "--join-fields: can't be combined with --json-keys"
+        in go("--input", tmp_path / "n.jsonl", *fields, "--json-keys", "a", out="no")[1]
     )
 
 

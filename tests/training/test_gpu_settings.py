@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.training import attention_backend, gpu_settings
+from nemo_workflow.training import gpu_settings
 
 pytestmark = pytest.mark.usefixtures("no_outside")
 
@@ -133,7 +133,7 @@ def test_attention_follows_the_variables_that_megatron_would_fail_on(
     for name, value in variables.items():
         monkeypatch.setenv(f"NVTE_{name}_ATTN", value)
     config = SimpleNamespace(attention_backend=Backend[own])
-    said = attention_backend.follow_variables(config)
+    said = gpu_settings.follow_attention_variables(config)
     assert config.attention_backend is Backend[chosen]
     assert bool(said) == (own != chosen)
     assert not set(names) & set(os.environ)

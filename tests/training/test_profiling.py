@@ -9,12 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from nemo_workflow.config import command_line
-from nemo_workflow.training.profiling import Profiler, snapshot_when_out_of_memory
 from nemo_workflow.utils.errors import Refusal
+from tests.later import later
 from tests.places import Place
+
+pytestmark = pytest.mark.slow
+torch, profiling = later("torch"), later("nemo_workflow.training.profiling")
 
 
 class Log:
@@ -33,7 +35,7 @@ class Log:
 def trained(folder: Path, steps: str, begin: int = 0, end: int = 4) -> Log:
     """Steps of one product each."""
     log, trainer = Log(), SimpleNamespace(global_step=begin)
-    profiler = Profiler(SimpleNamespace(settings=SimpleNamespace(profile=steps), folder=folder), log)  # type: ignore[arg-type]
+    profiler = profiling.Profiler(SimpleNamespace(settings=SimpleNamespace(profile=steps), folder=folder), log)  # type: ignore[arg-type]
     profiler.on_train_start(trainer, None)  # type: ignore[arg-type]
     for step in range(begin, end):
         profiler.on_train_batch_start(trainer)  # type: ignore[arg-type]
@@ -59,7 +61,7 @@ def test_a_resumed_run_says_that_the_steps_are_over(tmp_path: Path) -> None:
 
 def test_without_a_gpu_no_memory_is_recorded(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
-        assert snapshot_when_out_of_memory(tmp_path, 0) is False
+        assert profiling.snapshot_when_out_of_memory(tmp_path, 0) is False
 
 
 @pytest.mark.usefixtures("no_outside")

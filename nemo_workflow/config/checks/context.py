@@ -55,7 +55,8 @@ class Run:
         """Those of the flags that the user set, as they are written."""
         return [f"--{name.replace('_', '-')}" for name in attributes if name in self.settings.given]
 
-    def effective(self, attribute: str) -> Any:
-        """A recompute flag's value, or the recipe's own where the flag is unset."""
-        value = getattr(self.settings, attribute)
-        return value if value is not None or self.settings.recompute_granularity else self.sizes.get(attribute)
+    @property
+    def recompute_granularity(self) -> str | None:
+        """The flag's value, or the recipe's own where the flag is unset."""
+        given = self.settings.recompute_granularity
+        return self.sizes.get("recompute_granularity") if given is None else given

@@ -28,7 +28,6 @@ def enough_data(run: Run) -> Iterator[str]:
             f"--global-batch-size {run.batch_words}: the training split holds {run.samples(0)} samples of {run.seq_length} tokens,"
             f" less than one step; lower --global-batch-size or --seq-length, or add data{_own_batch(run)}"
         )
-        return
     for index, name in enumerate(PARTS):
         # Megatron builds every part of every source, and never ends on one without tokens
         needed = 1 if name == "validation" else 0
@@ -108,7 +107,7 @@ def made_with_this_tokenizer(run: Run) -> Iterator[str]:
         yield (
             f"--hf-model-id {run.settings.hf_model_id}: {and_more([Path(pair.prefix).name for pair in others])}"
             f" {'was' if len(others) == 1 else 'were'} preprocessed with another tokenizer.json"
-            f" ({made_with.get('tokenizer_path') or made_with.get('tokenizer')}): preprocess with this one, give that one, or"
+            f" ({made_with.get('tokenizer_path') or made_with.get('tokenizer')}): preprocess with this one, give the other one, or"
             " add --allow-change tokenizer if you know that its ids are the same"
         )
 
@@ -158,7 +157,7 @@ def validation_sets(run: Run) -> Iterator[str]:
         return
     flag = "--validation-dir"
     if run.schedule and not run.schedule.limit_val_batches:
-        yield f"{flag}: --split {run.settings.split} leaves no validation, at which its loss would be computed; give it a second number above 0"
+        yield f"{flag}: --split {run.settings.split} leaves nothing for validation, so its loss would never be computed; give it a second number above 0"
     if run.recipe and run.recipe.family in ("t5", "bert"):
         yield f"{flag}: {run.recipe.name} is not a decoder, and its samples differ; leave it out"
     trained = {source.pair.prefix for source in run.sources}

@@ -127,7 +127,7 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
     the stages.
     """
     if recipe.family != "gpt":
-        yield f"{named}: the models of {recipe.name} can't be cut into virtual stages; leave it out"
+        yield f"{named}: the models of {recipe.name} can't be split into virtual stages; leave it out"
         return
     each = (sum(stages) + recipe.layout["embedding_counts"] + recipe.layout["loss_counts"]) // layout.pipeline
     if each % layout.virtual_pipeline:
@@ -149,7 +149,7 @@ def sequence_length(run: Run) -> Iterator[str]:
     layout, length = run.layout, run.seq_length
     if layout.context > 1 and length % (2 * layout.context):
         yield (
-            f"--seq-length {length}: not a multiple of 2 x --context-parallel-size = {2 * layout.context}, in which each"
+            f"--seq-length {length}: not a multiple of 2 x --context-parallel-size = {2 * layout.context}, since each"
             " rank takes an early and a late piece; use one"
         )
     elif layout.sequence_parallel and length // layout.context % layout.tensor:
@@ -160,8 +160,8 @@ def sequence_length(run: Run) -> Iterator[str]:
     exact = _exact_up_to(run)
     if exact and length > exact:
         yield (
-            f"--seq-length {length}: this checkpoint's Gemma 2 came from Hugging Face, whose model NeMo's equals up to"
-            f" {exact} tokens (it has the sliding window on other layers); use {exact} at most"
+            f"--seq-length {length}: this checkpoint's Gemma 2 came from Hugging Face; NeMo's model equals it only up"
+            f" to {exact} tokens (its sliding window is on other layers); use {exact} at most"
         )
         return
     longest = _longest_sequence(run, run.recipe)
