@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,17 +29,24 @@ def enough_data(run: Run) -> Iterator[str]:
             f"--global-batch-size {run.batch_words}: the training split holds {run.samples(0)} samples of {run.seq_length} tokens,"
             f" less than one step; lower --global-batch-size or --seq-length, or add data{_own_batch(run)}"
         )
+    names = Counter(Path(source.pair.prefix).name for source in run.sources)
     for index, name in enumerate(PARTS):
         # Megatron builds every part of every source, and never ends on one without tokens
         needed = 1 if name == "validation" else 0
         small = [
-            (Path(source.pair.prefix).name, parts[index])
+            (_told_apart(source.pair.prefix, names), parts[index])
             for source, parts in zip(run.sources, run.parts, strict=True)
             if parts[index].share and (parts[index].samples(run.seq_length) < needed or not parts[index].tokens)
         ]
         if small:
             without = _without_part(run, index) if index else None
             yield f"--split {run.settings.split}: no {name} sample in {_named(small, len(run.sources), without)}"
+
+
+def _told_apart(prefix: str, names: Counter[str]) -> str:
+    """Its name, with its folder's where others are called so too."""
+    path = Path(prefix)
+    return path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}"
 
 
 def _own_batch(run: Run) -> str:
