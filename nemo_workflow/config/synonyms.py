@@ -64,6 +64,9 @@ _SAID = {
     "epochs num-train-epochs max-epochs num-epochs train.epochs": "leave --max-steps out for one epoch, or give its number of steps",
     "resume resume-from-checkpoint load checkpoint.load resume-from auto-resume": "the same command continues from the run's newest"
     " checkpoint by itself; --nemo-model starts from another model",
+    "rope-base rope-theta rotary-base rope-scaling rope-scaling-factor model.rope-theta": "a model keeps the rotary base that it was"
+    " trained with; for a longer --seq-length raise rope_theta and max_position_embeddings in the config.json of its Hugging Face"
+    " folder, import that, and name both folders in --nemo-model and --hf-model-id",
     "gradient-accumulation-steps gradient-accumulation-iters accumulate-grad-batches": "micro batches per step follow from"
     " --global-batch-size and --micro-batch-size",
     "lr-decay-iters lr-decay-steps": "the learning rate decays over --max-steps, less --constant-steps; with"

@@ -26,6 +26,10 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
     [
         ("--tokenizer x", "did you mean --hf-model-id?"),
         ("--epochs 4", "leave --max-steps out for one epoch"),
+        (
+            "--rope-base 500000",
+            "for a longer --seq-length raise rope_theta and max_position_embeddings in the config.json",
+        ),
         ("--resume", "the same command continues"),
         ("--checkpoint_every=3", "did you mean --save-every?"),
         ("--learning-rate 1e-3", "did you mean --lr?"),

@@ -459,3 +459,10 @@ def test_a_blend_file_is_checked_line_by_line(place: Place) -> None:
 def test_every_refusal_names_a_flag_or_a_file() -> None:
     for _, message in FLAGS:
         assert re.match(r"--[a-z]", message), message
+
+
+def test_a_longer_sequence_than_a_checkpoint_is_made_for_says_what_it_needs(place: Place) -> None:
+    folder = write_nemo_model(place.root / "m", num_layers=2, hidden_size=64, vocab_size=4096)
+    (problem,) = refusal(place, "--seq-length", "8193", nemo_model=str(folder))
+    assert problem.startswith("--seq-length 8193: llama_tiny is made for at most 8192 tokens; lower it, or let its")
+    assert "raise max_position_embeddings and rope_theta" in problem and "--nemo-model and --hf-model-id" in problem
