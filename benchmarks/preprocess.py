@@ -11,8 +11,9 @@
     python benchmarks/preprocess.py BENCH_DIR --part nodes
 
 CLONE is a clone of NVIDIA/Megatron-LM (checked out at core_v0.15.3 for the dated page) and runs in the Python that runs
-this script; PYTHON is one with datatrove[processing,io]. Every figure is the median of --repeats runs (Megatron's and
-datatrove's of --slow-repeats, because a run takes minutes); CPU seconds are those of all processes (getrusage), peak
+this script. It imports `six`, which our environment lacks: pip install --target SIX six, and PYTHONPATH=SIX before the
+command. PYTHON is one with datatrove[processing,io]. Every figure is the median of --repeats runs (beside Megatron in
+turn; datatrove's of --slow-repeats, because a run takes minutes); CPU seconds are those of all processes (getrusage), peak
 memory the largest sum of their proportional set sizes (smaps_rollup, sampled every 20 ms), wall time the whole command.
 """
 
@@ -31,9 +32,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,7 +60,7 @@ HEADER = "| Tool | wall s | CPU-s | MB a CPU-s | peak MB, all processes | runs |
 def measure(
     command: list[str], repeats: int, env: dict[str, str] | None = None, cwd: Path | None = None, memory: bool = True
 ) -> Run:
-    """Run `command` `repeats` times; raises CalledProcessError with its output when it fails.
+    """Run `command` `repeats` times; leaves with the end of its output when it fails.
 
     Without `memory` nothing looks at the processes while they run: that takes a tenth of a core.
     """
@@ -74,7 +77,7 @@ def measure(
         walls.append(time.perf_counter() - began)
         watcher.join()
         if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command, output.decode()[-3000:])
+            sys.exit(f"{output.decode()[-3000:]}\nexit code {process.returncode} of: {' '.join(command)}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         peaks.append(peak[0])
@@ -126,17 +129,22 @@ def megatron(bench: Path, corpus: Path, clone: Path, workers: int, repeats: int)
 
 
 def part_megatron(args: argparse.Namespace) -> None:
-    """The same file through both, output compared byte for byte."""
+    """The same file through both in turn, --repeats rounds, output compared byte for byte."""
     corpus = args.bench / "corpus.jsonl"
     megabytes = corpus.stat().st_size / 1e6
-    rows = {
-        f"this project, {n} worker{'s' if n > 1 else ''}": ours(args.bench, corpus, n, args.repeats) for n in (1, 2)
+    clone = args.megatron.resolve()
+    tools: dict[str, Callable[[], Run]] = {
+        "this project, 1 worker": lambda: ours(args.bench, corpus, 1, 1),
+        "this project, 2 workers": lambda: ours(args.bench, corpus, 2, 1),
+        "Megatron-LM tools/preprocess_data.py, 2 workers": lambda: megatron(args.bench, corpus, clone, 2, 1),
     }
-    theirs = megatron(args.bench, corpus, args.megatron.resolve(), 2, args.slow_repeats)
-    again = ours(args.bench, corpus, 2, args.repeats)
-    rows |= {"Megatron-LM tools/preprocess_data.py, 2 workers": theirs, "this project, 2 workers, again": again}
+    rounds: list[list[Run]] = []
+    for number in range(args.repeats):
+        rounds.append([run() for run in tools.values()])
+        print(f"round {number + 1}: {', '.join(f'{run.cpu:.1f}' for run in rounds[-1])} CPU-s", flush=True)
+    rows = [middle(list(runs)) for runs in zip(*rounds, strict=True)]
     print(f"{megabytes:.1f} MB, load average {os.getloadavg()[0]:.2f}\n\n{HEADER}")
-    print("\n".join(run.row(name, megabytes) for name, run in rows.items()))
+    print("\n".join(run.row(name, megabytes) for name, run in zip(tools, rows, strict=True)))
     same = all(
         filecmp.cmp(
             args.bench / f"megatron_text_document{ending}",
@@ -146,8 +154,17 @@ def part_megatron(args: argparse.Namespace) -> None:
         for ending in (".bin", ".idx")
     )
     print(f"\noutput byte-identical: {same}")
-    print(
-        f"CPU-seconds: {theirs.cpu / again.cpu:.1f} times fewer; wall: {theirs.wall / again.wall:.1f} times less (2 workers)"
+    ratios = ", ".join(f"{theirs.cpu / mine.cpu:.1f}" for _, mine, theirs in rounds)
+    print(f"CPU-seconds: {rows[2].cpu / rows[1].cpu:.1f} times fewer (2 workers; a round each: {ratios})")
+
+
+def middle(runs: list[Run]) -> Run:
+    """Medians of runs of one tool, and the largest peak."""
+    return Run(
+        statistics.median(run.wall for run in runs),
+        statistics.median(run.cpu for run in runs),
+        max(run.peak_mb for run in runs),
+        len(runs),
     )
 
 
@@ -310,7 +327,7 @@ def part_nodes(args: argparse.Namespace) -> None:
         slurm.start()
         environment = {"PYTHONPATH": str(ROOT), "SLURM_CONF": str(slurm.conf)}
         two = measure(command, args.repeats, environment, memory=False)
-        times = slurm.run("sacct", "-X", "-n", "-P", "-s", "CD", "-S", "now-1hour", "-o", "ElapsedRaw").split()
+        times = job_seconds(slurm, args.repeats)
     finally:
         slurm.stop()
     name = f"{big.stem}_text_document.bin"
@@ -320,6 +337,17 @@ def part_nodes(args: argparse.Namespace) -> None:
     print(f"of them the job {', '.join(times)} s; identical: {filecmp.cmp(*written, shallow=False)}")
     big.unlink()
     shutil.rmtree(args.bench / "nodes")
+
+
+def job_seconds(slurm: Any, count: int) -> list[str]:
+    """How long the jobs ran. Slurm's controller knows it at once, for 300 s; its data base only some seconds after the end."""
+    for _ in range(30):
+        jobs = slurm.run("sacct", "-X", "-n", "-P", "-S", "now-1hour", "-o", "State,ElapsedRaw").split()
+        done = [job.partition("|")[2] for job in jobs if job.startswith("COMPLETED|")]
+        if len(done) >= count:
+            return done
+        time.sleep(1)
+    sys.exit(f"the {count} jobs do not stand in sacct's list as completed: {jobs}")
 
 
 def repeated(bench: Path, gigabytes: float) -> Path:

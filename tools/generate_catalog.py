@@ -136,6 +136,7 @@ OURS: dict[str, dict[str, Any]] = {
 EXTRA = {  # set by what the plan works out
     "optim.config.optimizer_offload_fraction",
     "optim.config.use_distributed_optimizer",
+    "optim.config.use_precision_aware_optimizer",
     "optim.lr_scheduler.warmup_ratio",
     "trainer.limit_val_batches",
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_workflow.utils import gpus, startup
+from nemo_workflow.utils.arguments import empty_value
 from nemo_workflow.utils.errors import Refusal
 
 STRATEGY = "trainer.strategy"
@@ -70,9 +71,7 @@ class Option:
     def from_command_line(self, text: str) -> Any:
         """Convert a value of the command line; raises Refusal with what was expected."""
         if not text.strip() and not self.may_be_empty:
-            raise Refusal(
-                f"--{self.name}: an empty value; a shell variable may be unset: give a value, or leave the flag out"
-            )
+            raise Refusal(empty_value(f"--{self.name}"))
         try:
             return self._converted(text)
         except ValueError:
@@ -299,6 +298,7 @@ _OURS = [
     Option("seq-length", TRAINING, "tokens per sequence; unset: the recipe's", type=int, sets=("data.seq_length", f"{MODEL}.seq_length"), least=1),
     Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",), least=0),
     Option("optimizer", OPTIMIZER, "adam or sgd; unset: the recipe's", choices=("adam", "sgd"), sets=(f"{OPTIM}.optimizer",)),
+    Option("optimizer-precision", OPTIMIZER, "precision of Adam's two moments; bf16 takes 4 bytes per parameter less, with --precision bf16-mixed on a GPU; unset: the recipe's (fp32 but in deepseek_v3)", choices=("fp32", "bf16")),
     Option("lr", OPTIMIZER, "highest learning rate; unset: the recipe's", type=float, sets=(f"{OPTIM}.lr",), above=0),
     Option("min-lr", OPTIMIZER, "learning rate at the end of the decay; unset: the recipe's, never above a tenth of --lr", type=float, sets=(f"{SCHEDULE}.min_lr",), least=0),
     Option("warmup-steps", OPTIMIZER, "steps of linear warm-up; unset: the recipe's, at most a tenth of the run", type=int, sets=(f"{SCHEDULE}.warmup_steps",), least=0),
@@ -316,7 +316,7 @@ _OURS = [
     Option("val-check-interval", TRAINING, "steps between validations; unset: the recipe's, at most a tenth of the run", type=int, sets=("trainer.val_check_interval",), least=1),
     Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
     Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",), least=1),
-    Option("keep-checkpoints", CHECKPOINTS, "checkpoints kept; -1 keeps all", type=int, default=2, least=-1),
+    Option("keep-checkpoints", CHECKPOINTS, "newest checkpoints kept, beside the one that a start resumed from; -1 keeps all", type=int, default=2, least=-1),
     Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer), and with tokenizer train on data that was made with another tokenizer.json; may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
     Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
     Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),

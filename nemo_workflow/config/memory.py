@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_workflow.config import optimizer_states
 from nemo_workflow.config.parallelism import Layout, layers_a_stage
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.settings import Settings
@@ -59,6 +60,7 @@ class Job:
     fp8_output_layer: bool = False
     distributed_optimizer: bool = True
     sgd: bool = False
+    bf16_moments: bool = False
     optimizer_offload: float = 0.0  # fraction of Adam's moments and fp32 weights in host memory
     offloaded_layers: int = 0  # layers whose activations go to host memory
     recompute_granularity: str | None = None
@@ -81,12 +83,13 @@ class Usage:
     activations: int
     logits: int  # or what one layer takes while it is recomputed and differentiated, where that is more
     setup: int  # before the first step: the most where the optimizer is offloaded or shared by many ranks
+    update: int  # while the optimizer steps, when the activations are gone
     libraries: int = LIBRARIES
 
     @property
     def total(self) -> int:
         step = self.weights + self.gradients + self.optimizer + self.activations + self.logits
-        return max(step, self.setup) + self.libraries
+        return max(step, self.setup, self.update) + self.libraries
 
 
 def job_of(plan: Plan, recipe: Recipe) -> Job:
@@ -123,6 +126,7 @@ def job_with(
         fp8_output_layer=settings.fp8_output_layer,
         distributed_optimizer=not settings.disable_dist_optim,
         sgd=(settings.optimizer or recipe.fields["optim.config.optimizer"]) == "sgd",
+        bf16_moments=optimizer_states.bf16_moments(settings, recipe),
         optimizer_offload=settings.optim_cpu_offloading_frac if settings.optim_cpu_offloading else 0.0,
         offloaded_layers=settings.cpu_offloading_layers or 0 if settings.cpu_offloading_activations else 0,
         recompute_granularity=granularity,
@@ -166,29 +170,30 @@ def _alike(family: str, sizes: _Sizes, start: int, stop: int) -> tuple[tuple[tup
 def usage_of(job: Job, stage: int) -> Usage:
     """The usage of a GPU of one pipeline stage."""
     dense, expert = parameters_on(job, stage)
-    weight, gradient, state = _bytes_a_parameter(job)
+    weight, gradient, state = optimizer_states.bytes_a_parameter(
+        job.precision, job.fp32_grad_reduce, job.sgd, job.bf16_moments
+    )
     stored, layer = _activations(job, stage)
     last = stage == job.layout.pipeline - 1
-    weights, gradients = int(weight * (dense + expert)), int(gradient * (dense + expert))
+    weights, gradients = weight * (dense + expert), gradient * (dense + expert)
+    share = optimizer_share(job, dense, expert)
+    optimizer = int(state * (1 - job.optimizer_offload) * share)  # offloading moves the fp32 weights too
+    largest = job.vocabulary * job.sizes["hidden_size"] // job.layout.tensor
     return Usage(
         stage=stage,
         parameters=dense + expert,
         weights=weights,
         gradients=gradients,
-        optimizer=int(state * optimizer_share(job, dense, expert)),
+        optimizer=optimizer,
         activations=int(stored),
         logits=int(max(_logits(job) if last else 0, layer)),
         # the distributed optimizer's buffers, and the model's own weights until they are copied into them
         setup=weights + gradients + (weights if job.distributed_optimizer else 0),
+        update=weights
+        + gradients
+        + optimizer
+        + (int(optimizer_states.update_bytes(share, largest)) if job.bf16_moments else 0),
     )
-
-
-def checkpoint_bytes(model: parameters.Model, precision: str = "bf16-mixed", sgd: bool = False) -> int:
-    """Size of a checkpoint on disk: the weights, fp32 weights and the optimizer's moments, each once."""
-    moments = 1 if sgd else 2
-    if precision == "32":
-        return (4 + 4 * moments) * model.total
-    return (2 + 4 + 4 * moments) * model.total
 
 
 def model_of(job: Job) -> parameters.Model:
@@ -228,17 +233,6 @@ def parameters_on(job: Job, stage: int) -> tuple[int, int]:
 def _sum_of(family: str, model_class: str, sizes: _Sizes, vocabulary: int, start: int, stop: int) -> Count:
     """Parameters of some of the layers."""
     return sum(_model(family, model_class, sizes, vocabulary).layers[start:stop], Count())
-
-
-def _bytes_a_parameter(job: Job) -> tuple[float, float, float]:
-    """Bytes of weight, gradient and optimizer state a parameter.
-
-    fp8 weights are kept with their transpose: two bytes too. Offloading moves Adam's two moments and the fp32 weights.
-    """
-    moments, here = 4.0 if job.sgd else 8.0, 1 - job.optimizer_offload
-    if job.precision == "32":
-        return 4, 4, here * moments
-    return 2, 4 if job.fp32_grad_reduce else 2, here * (4 + moments)
 
 
 def optimizer_share(job: Job, dense: int, expert: int) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nemo_workflow.config import optimizer_states
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.models import catalog
@@ -83,8 +84,10 @@ def _offload_values(plan: Plan) -> dict[str, Any]:
         # megatron-core offloads activations unless told not to
         for what in ("activations", "weights"):
             values[f"{MODEL}.cpu_offloading_{what}"] = plan.settings.of(BY_ATTRIBUTE[f"cpu_offloading_{what}"])
+    if plan.settings.optimizer_precision:
+        values[optimizer_states.FIELD] = plan.settings.optimizer_precision == "bf16"
     if plan.settings.optim_cpu_offloading:
         values["optim.config.optimizer_offload_fraction"] = plan.settings.optim_cpu_offloading_frac
         # without it megatron-core 0.15.3 saves an optimizer that it can't load
-        values["optim.config.use_precision_aware_optimizer"] = True
+        values[optimizer_states.FIELD] = True
     return values

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nemo_workflow.config import auto_layout, layout_search, memory, step_time
+from nemo_workflow.config import auto_layout, layout_search, memory, optimizer_states, step_time
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.memory import Job
 from nemo_workflow.config.plan import Plan
@@ -72,7 +72,7 @@ def run_seconds(job: Job, step: float, schedule: Schedule, start: float = START_
     """Seconds from the command to its end, for a step of `step` seconds."""
     validations = schedule.steps // schedule.val_check_interval if schedule.limit_val_batches else 0
     saves = -(-schedule.steps // schedule.save_every)
-    size = memory.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
+    size = optimizer_states.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
     copy, write = size / job.layout.ranks / TO_HOST, size / job.layout.nodes / DISK_RATE
     return start + schedule.steps * step + validations * schedule.limit_val_batches * step / 3 + saves * copy + write
 

@@ -68,6 +68,7 @@ class Settings(FlagValues):
     on_nan: str = "stop"
     deterministic: bool = False
     optimizer: str | None = None
+    optimizer_precision: str | None = None
     lr: float | None = None
     min_lr: float | None = None
     warmup_steps: int | None = None

@@ -22,6 +22,7 @@ from nemo_workflow.config.kernel_time import RATES, Both, Device, Links, Rates
 from nemo_workflow.config.memory import Job
 from nemo_workflow.utils.gpus import Gpu
 
+BF16_MOMENTS = 32  # a parameter more: two moments to fp32 copies and back, each over a tensor between (FusedAdam 2.9)
 OPTIMIZER_BYTES = 40  # a parameter: gradient, fp32 weight, two moments read, three written; bf16 weight; norm; zeroing
 SLOWEST = 0.012  # of a step, that several GPUs wait for the slowest: four H200s were 1.1 % apart from their mean
 CONTENTION = 0.3  # of a hidden transfer's time, that computing loses to it
@@ -181,7 +182,12 @@ def _optimizer(job: Job, cluster: Cluster, device: Device, stage: _Stage) -> tup
     """(optimizer's own time, time of gradients and weights between data parallel ranks that is not hidden)."""
     dense, expert = max((memory.parameters_on(job, number) for number in (0, job.layout.pipeline - 1)), key=sum)
     mine = memory.optimizer_share(job, dense, expert)
-    here = mine * OPTIMIZER_BYTES * (1 - job.optimizer_offload) / device.bytes_a_second
+    here = (
+        mine
+        * (OPTIMIZER_BYTES + (BF16_MOMENTS if job.bf16_moments else 0))
+        * (1 - job.optimizer_offload)
+        / device.bytes_a_second
+    )
     away = mine * job.optimizer_offload / HOST_ADAM
     ranks = job.layout.data * job.layout.context
     if ranks == 1:

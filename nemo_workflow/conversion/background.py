@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
+from nemo_workflow.conversion.stopping import raise_if_stopped
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.processes import die_with_parent
 
@@ -32,6 +33,7 @@ def beside(work: Callable[[], None], what: str) -> Iterator[None]:
     sender.close()
     try:
         yield
+        raise_if_stopped()
         try:
             error = receiver.recv()
         except EOFError:

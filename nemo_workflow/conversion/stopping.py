@@ -17,19 +17,40 @@ class _Stopped(BaseException):
         self.number = number
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_arrived: list[int] = []
+
+
 def until_stopped(work: Callable[[], int], what: str) -> int:
     """`work()`, and what it returns; 130, 143 or 129 when Ctrl-C, SIGTERM or SIGHUP ended it. `what` it was, for the words."""
 
     def stop(number: int, frame: Any) -> NoReturn:
-        for other in signals:  # a second one doesn't cut the removal short
-            signal.signal(other, signal.SIG_IGN)
+        _ignore_more()  # a second one doesn't cut the removal short
+        _arrived.append(number)
         raise _Stopped(number)
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    _arrived.clear()
     try:
-        with handled(stop, *signals):
+        with handled(stop, *SIGNALS):
             return work()
     except _Stopped as stopped:
         name = signal.Signals(stopped.number).name
         print(f"{what} stopped by {name}: what it had written is removed, all else is as it was", file=sys.stderr)
         return 128 + stopped.number
+
+
+def raise_if_stopped() -> None:
+    """Raise again what a signal raised inside a library whose bare `except:` caught it: NeMo's imports have several."""
+    if _arrived:
+        raise _Stopped(_arrived[0])
+
+
+def stop_no_more() -> None:
+    """The last moment: from here to the end of `until_stopped`'s work a signal is ignored, for the output gets its name."""
+    _ignore_more()
+    raise_if_stopped()
+
+
+def _ignore_more() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nemo_workflow.backends import registry
-from nemo_workflow.config import containers, memory, run_time
+from nemo_workflow.config import containers, memory, optimizer_states, run_time
 from nemo_workflow.config.memory import GIB, Usage
 from nemo_workflow.config.parallelism import layers_a_stage
 from nemo_workflow.config.plan import Plan
@@ -194,7 +194,7 @@ def _schedule(plan: Plan) -> dict[str, Any]:
 
 def _checkpoints(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     job = memory.job_of(plan, recipe)
-    size = memory.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
+    size = optimizer_states.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
     written = math.ceil(plan.schedule.steps / plan.schedule.save_every)
     keep = plan.settings.keep_checkpoints
     # the newest is whole before the oldest goes
@@ -217,7 +217,7 @@ def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
     usage: Usage = memory.fullest(memory.job_of(plan, recipe))
     assert plan.card is not None
     limit = plan.card.memory
-    parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup")
+    parts = ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup", "update")
     return {
         "stage": usage.stage,
         "parameters_on_gpu": usage.parameters,
@@ -384,7 +384,7 @@ def _export_words(saved: dict[str, Any]) -> str:
     """What --export-hf and --push-to-hub will do."""
     when = "each, beside the training, and the last" if saved["exported"] == "save" else "the last"
     hub = f", which is uploaded to the Hub as {saved['hub']}" if saved["hub"] else ""
-    return f"exported to hf_model/ as a Hugging Face model, proved: {when}{hub}"
+    return f"exported to hf_model/ as a Hugging Face model, verified: {when}{hub}"
 
 
 def _memory_text(plan: dict[str, Any]) -> list[str]:
@@ -394,8 +394,8 @@ def _memory_text(plan: dict[str, Any]) -> list[str]:
     limit, total = usage["gpu_memory"], usage["total"]
     stage = f" (stage {usage['stage']})" if plan["layout"]["pipeline"] > 1 else ""
     lines = ["", f"Memory of the fullest GPU{stage}, {human_count(usage['parameters_on_gpu'])} parameters on it:"]
-    for part in ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup", "total"):
-        if part == "setup" and usage["setup"] + usage["libraries"] < total:
+    for part in ("weights", "gradients", "optimizer", "activations", "logits", "libraries", "setup", "update", "total"):
+        if part in ("setup", "update") and usage[part] + usage["libraries"] < total:
             continue  # a step takes more
         bar = "█" * min(BAR, round(BAR * usage[part] / limit))
         lines.append(f"  {part:11} {usage[part] / GIB:8.1f} GiB  {bar}")

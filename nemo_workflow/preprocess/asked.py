@@ -11,7 +11,7 @@ from nemo_workflow.preprocess.groups import Group, group
 from nemo_workflow.preprocess.input_files import find_sources
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.tokenizer import resolve_folder
-from nemo_workflow.utils.errors import os_errors_refused
+from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,22 @@ def pairs_folder(args: argparse.Namespace) -> Path:
 def read_asked(args: argparse.Namespace) -> Asked:
     """Look for the inputs and the tokenizer of checked arguments; raises Refusal."""
     sources, notes = find_sources(args.input, args.input_dir, args.data_prefix, pairs_folder(args))
+    _refuse_keys_of_texts(args, sources)
     groups = group(sources, args.join, names_of(args))
     with os_errors_refused(f"--tokenizer {args.tokenizer}"):
         tokenizer = resolve_folder(args.tokenizer, args.trust_remote_code)
         recipe = recipe_of(args, tokenizer)
     return Asked(args, sources, groups, tokenizer, recipe, notes)
+
+
+def _refuse_keys_of_texts(args: argparse.Namespace, sources: list[Source]) -> None:
+    """A file that is one document has no keys: raise Refusal where several are asked for."""
+    texts = [source.path for source in sources if source.is_text]
+    keys = args.join_fields or args.json_keys
+    if texts and (args.join_fields or len(keys) > 1):
+        flag = "--join-fields" if args.join_fields else "--json-keys"
+        more = f" and {len(texts) - 1:,} more" if len(texts) > 1 else ""
+        raise Refusal(
+            f"{flag} {','.join(keys)}: {texts[0]}{more}: one document a file, without keys; leave such files out, or preprocess "
+            "them with a command of their own"
+        )

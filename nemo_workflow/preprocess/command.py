@@ -32,6 +32,8 @@ def with_hyphens(argv: Sequence[str]) -> list[str]:
     return words
 
 
+MAX_BAD = 5.0  # per cent
+
 # what datatrove, Megatron-LM, litgpt and Hugging Face's scripts call our flags
 _OF = {
     "--json-keys": "text-key text-field text-column text-column-name column key field",
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         meanings=MEANINGS,
     )
+    p.may_be_empty.add("separator")
     group = p.add_argument_group("input")
     group.add_argument(
         "--input-dir",
@@ -59,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="folder of the input files, with all folders in it (.jsonl, . .gz, .bz2, .xz or .zst; .parquet, .arrow)",
+        help="folder with the input files; folders in it are read too (.jsonl, . .gz, .bz2, .xz or .zst; .parquet, .arrow)",
     )
     group.add_argument(
         "--data-prefix",
@@ -67,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="input files of that folder, without ending; default: all of them, also in folders below",
+        help="input files in that folder, without extension; default: all of them, also in folders below",
     )
     group.add_argument(
         "--input",
@@ -75,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="input files, folders, quoted globs ('data/*/part-*.jsonl'), @FILE with such names a line, or - for names on "
+        help="input files, folders, quoted globs ('data/*/part-*.jsonl'), @FILE with one such name per line, or - for names on "
         "standard input; instead of --input-dir and --data-prefix",
     )
     group.add_argument(
@@ -83,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("all", "folder"),
         nargs="?",
         const="all",
-        help="one pair of all inputs, in the order of their names; folder: one for each top folder (default: one per file)",
+        help="one pair for all inputs, in the order of their names; folder: one per top folder (default: one per file)",
     )
     group.add_argument(
         "--json-keys",
@@ -97,12 +100,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY",
         nargs="+",
         action="extend",
-        help="keys whose texts are put together to one; instead of --json-keys",
+        help="keys whose texts are joined into one; instead of --json-keys",
     )
     group.add_argument(
         "--separator",
         metavar="TEXT",
-        help=r"what stands between them; \n, \r, \t and \\ are read as in JSON (default: \n\n)",
+        help=r"text between them; \n, \r, \t and \\ are read as in JSON (default: \n\n)",
     )
     group.add_argument(
         "--on-error",
@@ -114,8 +117,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-bad",
         metavar="PERCENT",
         type=float,
-        default=5.0,
-        help="with --on-error skip: refuse an input with more bad lines than this, all files together (default: 5)",
+        help=f"with --on-error skip: refuse an input with more bad lines than this, all files together (default: {MAX_BAD:g})",
     )
     group = p.add_argument_group("tokens")
     group.add_argument(
@@ -139,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         "--special-tokens",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="put the tokens around a text that the tokenizer puts there, such as Llama's <|begin_of_text|>, as Megatron-LM does (default: yes)",
+        help="add the special tokens that the tokenizer puts around a text, such as Llama's <|begin_of_text|>, as Megatron-LM does (default: yes)",
     )
     group.add_argument(
         "--engine",
@@ -151,11 +153,13 @@ def parser() -> argparse.ArgumentParser:
         "--trust-remote-code", action="store_true", help="run the Python code that comes with the tokenizer"
     )
     group = p.add_argument_group("output and work")
-    group.add_argument("--output-dir", metavar="DIR", required=True, help="the files go into its folder preprocessed/")
+    group.add_argument(
+        "--output-dir", metavar="DIR", required=True, help="the files are written to its folder preprocessed/"
+    )
     group.add_argument(
         "--overwrite",
         action="store_true",
-        help="begin again: replace outputs that exist, and keep nothing of a run that was stopped",
+        help="start over: replace existing outputs, and discard what a stopped run has done",
     )
     group.add_argument(
         "--workers",
@@ -191,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
         todo = still_to_do(asked.groups, asked.folder, asked.names, asked.recipe, args)
     if len(todo.groups) < len(asked.groups):
         done = len(asked.groups) - len(todo.groups)
-        meter.note(f"{counted(done, 'pair')} already whole: same input, tokenizer and flags")
+        meter.note(f"{counted(done, 'pair')} already complete: same input, tokenizer and flags")
     if not todo.groups:
         print(asked.nothing_to_do())
         return 0
@@ -210,14 +214,12 @@ def check(args: argparse.Namespace) -> None:
     if not args.input and not args.input_dir:
         problems.append("--input-dir or --input: one of them must say where the text is")
     if args.input and (args.input_dir or args.data_prefix):
-        problems.append("--input stands alone: leave --input-dir and --data-prefix out, or give only those")
+        problems.append("--input: can't be combined with --input-dir or --data-prefix; leave --input out, or those")
     if args.workers is None:
         args.workers = len(os.sched_getaffinity(0))
     elif args.workers < 1:
         problems.append(f"--workers {args.workers}: at least 1")
-    if not 0 <= args.max_bad <= 100:
-        problems.append(f"--max-bad {args.max_bad:g}: a percentage from 0 to 100")
-    problems += _check_keys(args)
+    problems += [*_check_bad(args), *_check_keys(args)]
     for flag, name in (("--output-dir", args.output_dir), ("--tokenizer", args.tokenizer)):
         if not_utf8(Path(name).absolute()):
             problems.append(f"{flag} {name}: the path is not UTF-8; rename what is not")
@@ -228,12 +230,25 @@ def check(args: argparse.Namespace) -> None:
         raise Refusal(problems)
 
 
+def _check_bad(args: argparse.Namespace) -> Iterator[str]:
+    """What is wrong with --max-bad; sets its default."""
+    if args.max_bad is None:
+        args.max_bad = MAX_BAD
+    elif not 0 <= args.max_bad <= 100:
+        yield f"--max-bad {args.max_bad:g}: a percentage from 0 to 100"
+    elif args.on_error != "skip":
+        yield (
+            f"--max-bad {args.max_bad:g}: of the lines that --on-error skip leaves out; without it the first bad line stops "
+            "the run. Add --on-error skip, or leave this out"
+        )
+
+
 def _check_keys(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with the keys; sets their defaults and reads the separator."""
     if args.join_fields and args.json_keys:
-        yield "--join-fields stands instead of --json-keys; leave one out"
+        yield "--join-fields: can't be combined with --json-keys; leave one out"
     if args.separator is not None and not args.join_fields:
-        yield "--separator: stands between the texts of --join-fields; add that, or leave this out"
+        yield "--separator: goes between the texts of --join-fields; add that, or leave this out"
     for name in ("json_keys", "join_fields"):
         given = [key.strip() for word in getattr(args, name) or () for key in word.split(",")]
         setattr(args, name, list(dict.fromkeys(given)))
@@ -243,8 +258,8 @@ def _check_keys(args: argparse.Namespace) -> Iterator[str]:
     if any(map(not_utf8, keys)):
         yield f"{flag}: a key is not UTF-8"
     args.json_keys = args.json_keys or ([] if args.join_fields else ["text"])
-    if args.eod_token == "":
-        yield "--eod-token: empty; name a token, or leave it out"
+    if args.eod_token is not None and not args.append_eod:
+        yield f"--eod-token {args.eod_token}: ends each document, and --no-append-eod leaves that end out; give one of the two"
     text = r"\n\n" if args.separator is None else args.separator
     args.separator = re.sub(r"\\([nrt\\])", lambda found: {"n": "\n", "r": "\r", "t": "\t"}.get(found[1], "\\"), text)
 

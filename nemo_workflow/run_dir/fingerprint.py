@@ -14,6 +14,7 @@ from typing import Any
 
 import xxhash
 
+from nemo_workflow.config.optimizer_states import FIELD
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.models import catalog
@@ -35,7 +36,7 @@ REFUSED = {
 NEVER = {
     "model": "weights fit no other model; start another --experiment",
     "branch": "put --decay-from back, or start another --experiment",
-    "optimizer": "put --optimizer and --precision back, or start another --experiment: its state fits no others",
+    "optimizer": "put --optimizer, --precision and --optimizer-precision back, or start another --experiment: its state fits no others",
 }
 SCHEDULE = (
     "lr",
@@ -85,9 +86,13 @@ def identity_of(plan: Plan) -> dict[str, Any]:
 
 
 def recipe_defaults(plan: Plan) -> dict[str, Any]:
-    """What --optimizer and --precision are when they are left out."""
+    """What --optimizer, --precision and --optimizer-precision are when they are left out."""
     recipe = catalog.find(plan.model_name)
-    return {"optimizer": recipe.fields["optim.config.optimizer"], "precision": recipe.precision["precision"]}
+    return {
+        "optimizer": recipe.fields["optim.config.optimizer"],
+        "precision": recipe.precision["precision"],
+        "optimizer_precision": "bf16" if recipe.fields[FIELD] else "fp32",
+    }
 
 
 def digest(path: str | Path) -> str:

@@ -96,6 +96,9 @@ def after_training(plan: Plan) -> None:
     if newest is None:
         raise Failure(f"{flag}: no whole checkpoint in {plan.folder / 'checkpoints'}")
     hub, began = plan.settings.push_to_hub, time.monotonic()
+    if is_exported(plan.folder / EXPORTED, newest) and not hub:
+        print(f"step {newest.step} is exported already: {plan.folder / EXPORTED}", flush=True)
+        return
     print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
     words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub] if hub else []))
     code = subprocess.run(words, env=export_process.environment(), check=False).returncode

@@ -48,6 +48,7 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
     for path, value in field_values(plan).items():
         set_field(recipe, path, value, plan.model_name)
     _set_precision(recipe, plan)
+    _set_optimizer_states(recipe, plan)
     if plan.layout.pipeline > 1:
         recipe.trainer.strategy.pipeline_dtype = torch.float32 if plan.settings.precision == "32" else torch.bfloat16
     _set_trainer(recipe, plan)
@@ -152,6 +153,19 @@ def _set_precision(recipe: run.Partial, plan: Plan) -> None:
     recipe.trainer.plugins = [*others, plugin] if isinstance(others, list) else plugin
     set_field(recipe, "optim.config.bf16", short == "bf16", plan.model_name)
     set_field(recipe, "optim.config.fp16", short == "fp16", plan.model_name)
+
+
+def _set_optimizer_states(recipe: run.Partial, plan: Plan) -> None:
+    """--optimizer-precision in megatron-core's types; the weights beside the moments stay in fp32."""
+    config, asked = recipe.optim.config, plan.settings.optimizer_precision
+    if asked:
+        config.exp_avg_dtype = config.exp_avg_sq_dtype = torch.bfloat16 if asked == "bf16" else torch.float32
+        config.main_grads_dtype = config.main_params_dtype = torch.float32
+    known = {field.name for field in dataclasses.fields(config.__fn_or_cls__)}
+    if getattr(config, "use_precision_aware_optimizer", False) and "store_param_remainders" in known:
+        # the 16 bits that bf16 weights lack of fp32: megatron-core 0.15.3 writes them into a fully reshardable checkpoint
+        # as if they were the weights, and can't load it again
+        config.store_param_remainders = False
 
 
 def _set_trainer(recipe: run.Partial, plan: Plan) -> None:

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from nemo_workflow.utils import startup
@@ -27,6 +28,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{**keywords, "allow_abbrev": False})
         self.meanings = meanings or {}
         self.secret: set[str] = set()
+        self.may_be_empty: set[str] = set()  # destinations for which nothing is a value too
         for name in (None, "store"):
             self.register("action", name, _Store)
         self.register("action", argparse.BooleanOptionalAction, _Switch)
@@ -47,7 +49,18 @@ class Parser(argparse.ArgumentParser):
             value = self._get_value(action, "--")
             self._check_value(action, value)
             return value
+        # other types have refusals of their own
+        if action.type in (None, str, Path) and action.dest not in self.may_be_empty:
+            self._refuse_empty(action, arg_strings)
         return super()._get_values(action, arg_strings)
+
+    @staticmethod
+    def _refuse_empty(action: argparse.Action, words: Sequence[str]) -> None:
+        """An empty path would be the current folder, and another empty value as good as none, both in silence."""
+        if any(not word.strip() for word in words):
+            longs = (name for name in action.option_strings if name.startswith("--"))
+            flag = next(longs, str(action.metavar or action.dest).upper())
+            raise Refusal(empty_value(flag))
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         Parser.given.clear()
@@ -99,6 +112,11 @@ def _as_typed(dest: str, flag: str, value: Any) -> str:
     if isinstance(value, bool) or dest.endswith("hf_token"):
         return flag
     return f"{flag} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def empty_value(flag: str) -> str:
+    """What to say of a flag with an empty value."""
+    return f"{flag}: an empty value; a shell variable may be unset: give a value{', or leave the flag out' if flag.startswith('-') else ''}"
 
 
 def nearest(flag: str, known: Iterable[str]) -> str:

@@ -197,7 +197,7 @@ class Workers:
                 size -= length
         except BrokenProcessPool:
             raise Failure(
-                f"{articles}: a worker process was killed, perhaps for want of memory; "
+                f"{articles}: a worker process was killed, perhaps because memory ran out; "
                 "the same command continues from here, with a lower --workers if you like"
             ) from None
         finally:

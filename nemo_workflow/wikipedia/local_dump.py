@@ -48,7 +48,7 @@ class LocalDump:
                 head = stream.read(HEAD)
             self.site: SiteInfo = read_siteinfo(head)
         except (OSError, EOFError, lzma.LZMAError) as error:
-            raise Refusal(f"--dump {path}: damaged at its beginning ({error}); fetch it again") from None
+            raise Refusal(f"--dump {path}: damaged at its beginning ({error}); download it again") from None
         except ValueError as error:
             raise Refusal(
                 f"--dump {path}: not a MediaWiki dump of pages ({error}); such a file is called …-pages-articles….xml.bz2"
@@ -78,7 +78,7 @@ class LocalDump:
         try:
             yield from self._cut()
         except (OSError, EOFError, lzma.LZMAError) as error:
-            raise Failure(f"{self.path}: {error}; the file is damaged or not whole: fetch it again") from None
+            raise Failure(f"{self.path}: {error}; the file is damaged or incomplete: download it again") from None
 
     def _starts(self) -> list[int]:
         """Where the streams of pages begin; none where the file is no multistream."""

@@ -34,6 +34,7 @@ OFFICIAL = {
     "backends.deferred:defer": "sys.meta_path: where Python takes import hooks; what they defer has rows",
     "launch.slurm.script:check_tunnel": "paramiko's handler, on a tunnel that is only tried",
     "training.sample_order:arrange": "dataset_cls: NeMo's data module takes a class there",
+    "training.source_losses:attach": "training_data_step: NeMo looks for a step of that name before its own",
     "conversion.local_specs:deepseek": "a layer's specification, which is there to be filled in",
     "conversion.compare_logits:megatron_forward": "activation_func: a field of NeMo's config",
     "conversion.compare_logits:weights_on_demand": "forward of one module that this process made",
@@ -181,15 +182,24 @@ def test_every_row_is_used_and_every_use_has_a_row() -> None:
 @pytest.mark.parametrize(("accelerator", "other"), [(CPU, GPU), (GPU, CPU)])
 def test_a_run_takes_those_of_its_accelerator_and_settings(accelerator: str, other: str) -> None:
     settings = SimpleNamespace(executor="local", precision="16-mixed", optim_cpu_offloading=False, validation_dir=())
+    settings.optimizer_precision = None
     taken = that_apply(settings, accelerator)
     assert {row.where for row in taken} >= {accelerator, "rank", "launcher"}
     assert not any(row.where == other for row in taken)
     names = {row.name for row in taken}
-    assert "with_address" in names and not names & {"noted", "only_the_number", "without_classes", "unlogged"}
-    settings.validation_dir = ("a",)
+    assert "with_address" in names and not names & {
+        "noted",
+        "only_the_number",
+        "without_classes",
+        "in_pieces",
+        "unlogged",
+    }
+    settings.validation_dir, settings.optimizer_precision = ("a",), "bf16"
     settings.optim_cpu_offloading, settings.executor, settings.precision = True, "slurm", "bf16-mixed"
     names = {row.name for row in that_apply(settings, accelerator)}
-    assert names >= {"noted", "only_the_number", "unlogged"} and ("without_classes" in names) == (accelerator == GPU)
+    assert names >= {"noted", "only_the_number", "unlogged"} and ({"without_classes", "in_pieces"} <= names) == (
+        accelerator == GPU
+    )
 
 
 def test_the_list_imports_no_library(tmp_path: Path) -> None:

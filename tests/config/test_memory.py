@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import memory
+from nemo_workflow.config import memory, optimizer_states
 from nemo_workflow.config.memory import GIB, Job, fullest
 from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.models import catalog, parameters
@@ -228,7 +228,7 @@ def test_mixtures_split_their_experts() -> None:
 
 def test_precisions() -> None:
     count = parameters.count("gpt", "LlamaModel", catalog.find("llama32_1b").sizes, 128_256).total
-    assert memory.checkpoint_bytes(memory.model_of(job(1))) == 14 * count
+    assert optimizer_states.checkpoint_bytes(memory.model_of(job(1))) == 14 * count
     full = fullest(job(1, precision="32"))
     assert (full.weights, full.gradients, full.optimizer) == (4 * count, 4 * count, 8 * count)
     mixed = fullest(job(1, fp32_grad_reduce=False))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import memory, run_time, step_time
+from nemo_workflow.config import memory, optimizer_states, run_time, step_time
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
@@ -58,7 +58,7 @@ def test_a_machine_that_tells_no_instructions_has_none(monkeypatch: pytest.Monke
 def test_a_run_takes_its_steps_validations_saves_and_start(schedule: Schedule, validations: int, saves: int) -> None:
     """Two nodes of eight ranks: each node writes its half, each rank copies its sixteenth."""
     big = replace(TINY, layout=replace(TINY.layout, nodes=2, ranks_per_node=8))
-    size = memory.checkpoint_bytes(memory.model_of(big), big.precision, big.sgd)
+    size = optimizer_states.checkpoint_bytes(memory.model_of(big), big.precision, big.sgd)
     found = run_time.run_seconds(big, 6.0, schedule, start=10.0)
     wanted = (
         10
@@ -144,24 +144,12 @@ def test_a_split_as_flags(name: str, change: dict[str, Any], words: str, value: 
     assert run_time._flags(name, sequence) == words + (" -SP" if name == "tensor" else "")
 
 
-def plan_on(place: Place, *flags: str) -> tuple[Plan, Recipe]:
-    """A plan of llama32_1b for one H100, 16 sequences of 8,192 tokens per step."""
-    words = (
-        "--gpu",
-        "h100",
-        "-G",
-        "1",
-        "-gbs",
-        "16",
-        "--seq-length",
-        "8192",
-        "--max-steps",
-        "10",
-        "--split",
-        "1,0,0",
-        "--dry-run",
-    )
-    plan = place.plan(*words, *flags, accelerator="gpu", model_name="llama32_1b", global_batch_size="16")
+def plan_on(
+    place: Place, *flags: str, cards: str = "1", batch: str = "16", length: str = "8192"
+) -> tuple[Plan, Recipe]:
+    """A plan of llama32_1b for H100s of one node."""
+    words = ("--gpu", "h100", "-G", cards, "--seq-length", length, "--max-steps", "10", "--split", "1,0,0", "--dry-run")
+    plan = place.plan(*words, *flags, accelerator="gpu", model_name="llama32_1b", global_batch_size=batch)
     return plan, catalog.find("llama32_1b")
 
 
@@ -190,6 +178,27 @@ def test_the_flag_that_would_save_most(
     assert found == {"words": words, "saves": pytest.approx(saves)} and saves > 0.02
 
 
+def test_a_micro_batch_is_compared_at_the_runs_own_layout(large: Place) -> None:
+    """Without -SP, as the run has it."""
+    plan, recipe = plan_on(large, "-TP", "2", "-mbs", "1", cards="2")
+    found = run_time.helpful(plan, recipe)
+    now = memory.job_of(plan, recipe)
+    cluster = Cluster(gpus.BY_KEY["h100"], 2, None, True, 1.0)
+    assert found is not None and found["words"] == "-TP 1"
+    whole = replace(now, layout=replace(now.layout, tensor=1), micro_batches=8)
+    assert found["saves"] == pytest.approx(
+        1 - step_time.estimate(whole, cluster).total / step_time.estimate(now, cluster).total
+    )
+
+
+def test_fp8_is_not_named_where_its_products_cannot_be_divided(large: Place) -> None:
+    """Three sequences of 8,200 tokens are no multiple of 16."""
+    assert run_time.helpful(*plan_on(large, "-mbs", "3", batch="3", length="8200")) is None
+    plan, recipe = plan_on(large, "-mbs", "3", batch="3", length="8192")
+    found = run_time.helpful(plan, recipe)
+    assert found is not None and found["words"] == "--fp8"
+
+
 def test_nothing_helps_where_no_time_is_planned(large: Place) -> None:
     plan, recipe = plan_on(large, "-mbs", "1")
     assert run_time.helpful(replace(plan, card=None), recipe) is None
@@ -199,7 +208,7 @@ def test_nothing_helps_where_no_time_is_planned(large: Place) -> None:
 @pytest.mark.parametrize(("change", "bytes_per_parameter"), [({}, 14), ({"sgd": True}, 10), ({"precision": "32"}, 12)])
 def test_a_save_is_of_what_the_optimizer_keeps(change: dict[str, Any], bytes_per_parameter: int) -> None:
     changed = replace(TINY, **change)
-    size = memory.checkpoint_bytes(memory.model_of(changed), changed.precision, changed.sgd)
+    size = optimizer_states.checkpoint_bytes(memory.model_of(changed), changed.precision, changed.sgd)
     found = run_time.run_seconds(changed, 0.0, SCHEDULE, start=0.0)
     assert found == pytest.approx(2 * size / 5e9 + size / 0.6e9)
     assert size / memory.model_of(changed).total == pytest.approx(bytes_per_parameter, rel=0.01)

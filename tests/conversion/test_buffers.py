@@ -6,17 +6,18 @@ import gc
 from pathlib import Path
 
 import pytest
-import torch
 
-from nemo_workflow.conversion.buffers import Scratch, mapped, only_rows
 from nemo_workflow.utils.libraries import collector_paused
+from tests.later import later
+
+torch, buffers = later("torch"), later("nemo_workflow.conversion.buffers")
 
 
 @pytest.mark.parametrize(("begin", "count"), [(0, 10), (5, 9000), (4096, 4096), (8191, 2), (9999, 1), (7, 0)])
 def test_a_part_of_a_file_is_mapped(begin: int, count: int, tmp_path: Path) -> None:
     data = bytes(torch.randint(256, (10_000,), dtype=torch.uint8).tolist())
     (tmp_path / "shard").write_bytes(data)
-    found = mapped(tmp_path / "shard", begin, count)
+    found = buffers.mapped(tmp_path / "shard", begin, count)
     assert bytes(found.tolist()) == data[begin : begin + count]
     assert found.untyped_storage().nbytes() == count  # what torch.save would write
     found.zero_()
@@ -25,14 +26,14 @@ def test_a_part_of_a_file_is_mapped(begin: int, count: int, tmp_path: Path) -> N
 
 def test_only_the_rows_asked_for_are_widened() -> None:
     table = torch.randn(50, 8).bfloat16()
-    wide = only_rows(table, torch.tensor([[3, 49, 3]]))
+    wide = buffers.only_rows(table, torch.tensor([[3, 49, 3]]))
     assert wide.dtype == torch.float32 and wide.shape == table.shape
     assert torch.equal(wide[[3, 49]], table[[3, 49]].float())
     assert wide.abs().sum(1).nonzero().flatten().tolist() == [3, 49]
 
 
 def test_scratch_gives_its_memory_again() -> None:
-    scratch = Scratch()
+    scratch = buffers.Scratch()
     first, second = scratch.take(torch.Size([4, 8])), scratch.take(torch.Size([3]))
     first.fill_(1.0)
     second.fill_(2.0)

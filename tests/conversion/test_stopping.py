@@ -33,15 +33,53 @@ def work():
 sys.exit(until_stopped(work, "the import"))
 """
 
+# the same, in a library that catches everything once; then what the conversion does at its end
+CAUGHT = """
+import sys, time
+from pathlib import Path
+from nemo_workflow.conversion.output_dir import whole_folder
+from nemo_workflow.conversion.background import beside
+from nemo_workflow.conversion.stopping import stop_no_more, until_stopped
+def library(aside):
+    try:
+        (aside / "begun").touch()
+        time.sleep(600)
+    except:
+        pass
+def work():
+    with whole_folder(Path(sys.argv[1])) as aside:
+        if sys.argv[2] == "beside":
+            with beside(lambda: time.sleep(600), "writing"):
+                library(aside)
+        else:
+            library(aside)
+            stop_no_more()
+    return 0
+sys.exit(until_stopped(work, "the import"))
+"""
+# the same, at the moment when its output gets its name
+LAST = """
+import os, signal, sys
+from pathlib import Path
+from nemo_workflow.conversion.output_dir import whole_folder
+from nemo_workflow.conversion.stopping import stop_no_more, until_stopped
+def work():
+    with whole_folder(Path(sys.argv[1])):
+        stop_no_more()
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 0
+sys.exit(until_stopped(work, "the import"))
+"""
 
-def started(command: list[str], folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+
+def started(command: list[str], folder: Path, writers: int = 1) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """The command, with its writer at work, and the processes that it has."""
     begun = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until = time.monotonic() + 100
-    while not (list(folder.glob(".out.*.partial/*")) and (writers := psutil.Process(begun.pid).children())):
+    while not list(folder.glob(".out.*.partial/*")) or len(psutil.Process(begun.pid).children()) < writers:
         assert begun.poll() is None and time.monotonic() < until, begun.stderr and begun.stderr.read()
         time.sleep(0.05)
-    return begun, writers
+    return begun, psutil.Process(begun.pid).children()
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -56,6 +94,22 @@ def test_it_says_so_and_leaves_nothing(number: signal.Signals, code: int, everyo
     _, said = begun.communicate(timeout=30)
     assert begun.returncode == code and f"the import stopped by {number.name}" in said and "Traceback" not in said
     assert list(tmp_path.iterdir()) == [] and gone(writers)
+
+
+@pytest.mark.parametrize(("where", "writers"), [("beside", 1), ("alone", 0)])
+def test_what_a_library_catches_is_raised_again(where: str, writers: int, tmp_path: Path) -> None:
+    begun, processes = started([sys.executable, "-c", CAUGHT, str(tmp_path / "out"), where], tmp_path, writers)
+    begun.terminate()
+    _, said = begun.communicate(timeout=30)
+    assert begun.returncode == 143 and "the import stopped by SIGTERM" in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == [] and gone(processes)
+
+
+def test_what_has_its_name_is_not_said_to_be_removed(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", LAST, str(tmp_path / "out")], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (0, "") and (tmp_path / "out").is_dir()
 
 
 def test_nobody_writes_on_after_a_kill(tmp_path: Path) -> None:

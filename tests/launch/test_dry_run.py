@@ -118,7 +118,7 @@ def test_a_run_that_goes_on_says_so_or_is_refused(place: Place) -> None:
         assert described(place, *flags)["model"]["start"] == "step_00000004 of this run"
     with pytest.raises(Refusal, match="--seed"):
         described(place, "--seed", "1")
-    with pytest.raises(Refusal, match="put --optimizer and --precision back"):
+    with pytest.raises(Refusal, match="put --optimizer, --precision and --optimizer-precision back"):
         described(place, "--precision", "32")
 
 

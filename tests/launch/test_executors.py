@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.launch.executors import worker_environment
 from tests.places import Place
 
 
+@pytest.mark.slow
 def test_a_rank_takes_its_share_of_the_cores_unless_the_user_says_how_many(
     shared: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from nemo_workflow.launch.executors import worker_environment
+
     plan = shared.plan()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert worker_environment(plan, Path("code"))["OMP_NUM_THREADS"] == str(len(os.sched_getaffinity(0)))

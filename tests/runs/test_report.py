@@ -15,10 +15,12 @@ import pytest
 from nemo_workflow.run_dir import report_process, slurm_jobs
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.run_dir.run import RunFolder
-from nemo_workflow.runs.report import charts
 from nemo_workflow.runs.report.page import write_comparison, write_report
 from nemo_workflow.utils import machine
+from tests.later import later
 from tests.runs import fake_runs
+
+charts = later("nemo_workflow.runs.report.charts")
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ import pytest
 
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.run_dir.checkpoints import write_manifest
+from tests.later import later
 
-saving = pytest.importorskip("nemo_workflow.training.checkpointing")
+pytestmark = pytest.mark.slow
+saving = later("nemo_workflow.training.checkpointing")
 TRAINER = SimpleNamespace(is_global_zero=True, global_step=4)
 
 

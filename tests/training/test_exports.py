@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from nemo_workflow.run_dir import export_process, metrics
-from nemo_workflow.training import exports
-from nemo_workflow.training.exports import Exports
+from tests.later import later
+
+pytestmark = pytest.mark.slow
+exports = later("nemo_workflow.training.exports")
 
 
 class Log:
@@ -44,13 +46,13 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Exports:
+def made(tmp_path: Path) -> Any:
     settings = SimpleNamespace(push_to_hub="me/tiny", export_hf="save")
     plan = SimpleNamespace(settings=settings, schedule=SimpleNamespace(max_steps=12), folder=tmp_path)
-    return Exports(plan, Log(), tmp_path)  # type: ignore[arg-type]
+    return exports.Exports(plan, Log(), tmp_path)  # type: ignore[arg-type]
 
 
-def ended(made: Exports, code: int) -> dict[str, Any]:
+def ended(made: Any, code: int) -> dict[str, Any]:
     made.words.with_name("go").write_text(str(code))
     end = time.monotonic() + 20
     while made.look() and time.monotonic() < end:
@@ -59,7 +61,7 @@ def ended(made: Exports, code: int) -> dict[str, Any]:
     return dict(made.run_log.events[-1])
 
 
-def test_a_save_meanwhile_is_left_out_and_the_source_is_kept(made: Exports, begun: list[Any], tmp_path: Path) -> None:
+def test_a_save_meanwhile_is_left_out_and_the_source_is_kept(made: Any, begun: list[Any], tmp_path: Path) -> None:
     made.saved(tmp_path / "step_4", 4)
     before = time.monotonic()
     made.on_train_batch_end()
@@ -68,19 +70,19 @@ def test_a_save_meanwhile_is_left_out_and_the_source_is_kept(made: Exports, begu
     assert begun == [(4, "--beside-training")] and made.source == tmp_path / "step_4"
     told = ended(made, 0)
     assert (told["step"], told["problem"], told["hub"]) == (4, None, None) and made.source is None
-    assert metrics.plain(told, 12, 1).startswith("step 4: exported and proved in ")
+    assert metrics.plain(told, 12, 1).startswith("step 4: exported and verified in ")
     made.saved(tmp_path / "step_12", 12)  # the end exports it
     assert len(begun) == 1
 
 
-def test_what_the_node_lacks_is_told(made: Exports, begun: list[Any], tmp_path: Path) -> None:
+def test_what_the_node_lacks_is_told(made: Any, begun: list[Any], tmp_path: Path) -> None:
     made.saved(tmp_path / "step_4", 4)
     told = ended(made, 2)
     assert metrics.plain(told, 12, 1) == "step 4: not exported to Hugging Face: memory: about 9 GB are needed"
 
 
 def test_on_slurm_the_last_one_is_waited_for(
-    made: Exports, begun: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Any, begun: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(exports.LAUNCHER, raising=False)
     made.words.with_name("go").write_text("0")

@@ -119,7 +119,7 @@ def test_a_file_that_ends_early(xml: bytes, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(local_dump, "HEAD", 2000)
     packed = gzip.compress(xml)
     (tmp_path / "x.xml.gz").write_bytes(packed[: len(packed) * 2 // 3])
-    with pytest.raises(Failure, match=r"x\.xml\.gz: .*fetch it again"):
+    with pytest.raises(Failure, match=r"x\.xml\.gz: .*download it again"):
         command.main(["--dump", "x.xml.gz", "--workers", "1"])
     assert not list(tmp_path.glob("wiki_data_x.xml/*.jsonl"))
 

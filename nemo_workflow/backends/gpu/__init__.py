@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from nemo_workflow.backends import patching
 from nemo_workflow.backends.registry import find
@@ -44,6 +45,14 @@ SPEED_UPS = {
 
 def _install(module: str, **more: bool) -> None:
     importlib.import_module(f"{__name__}.{module}").install(**more)
+
+
+def update_in_pieces(optimizer: Any) -> None:
+    """Where the configuration asks for moments in bf16, their fp32 copies are made some at a time. Imports Transformer Engine."""
+    from nemo_workflow.backends.gpu import aside, optimizer_update
+
+    if str(optimizer.exp_avg_dtype) == "torch.bfloat16":
+        aside.optional(optimizer_update.NAME, optimizer_update.install)
 
 
 def complete_checkpoints(offloaded: bool) -> None:

@@ -30,6 +30,7 @@ from nemo_workflow.config.checks.training import (
     lacking_fields,
     optimizer_flags,
     optimizer_offloading,
+    optimizer_precision,
     schedule_flags,
 )
 from nemo_workflow.config.checks.values import experiment_name, paths_are_text, planning_flags, smallest_values
@@ -56,6 +57,7 @@ RULES = (
     recompute,
     cpu_offloading,
     optimizer_offloading,
+    optimizer_precision,
     enough_data,
     sound_pairs,
     tokenizer_fits,
@@ -83,4 +85,4 @@ def _first(problems: list[str]) -> list[str]:
     """Of one rule's problems, one per file, as many as a person reads."""
     if len(problems) <= MOST:
         return problems
-    return [*problems[:MOST], f"and {len(problems) - MOST:,} more problems of the last kind"]
+    return [*problems[:MOST], f"and {len(problems) - MOST:,} more problems of this kind"]

@@ -80,13 +80,15 @@ def find_problems(run: Any) -> Iterator[str]:
             f"--max-restarts {settings.max_restarts}: restarts on this machine only; with --executor slurm use --requeue, which"
             " brings a job back from its last checkpoint"
         )
+    if settings.mail_user and not settings.mail_type:
+        yield "--mail-user: Slurm mails of nothing without --mail-type; add it (END,FAIL), or leave this out"
     if settings.ssh and not re.fullmatch(r"([\w.-]+@)?[\w.-]+(:\d+)?", settings.ssh):
         yield f"--ssh {settings.ssh}: expected [USER@]HOST[:PORT]"
     if settings.ssh:
         for name in ("hf_token", "wandb_token"):
             if name in settings.given:
                 yield (
-                    f"--{name.replace('_', '-')}: can't travel with --ssh without being written down; export it in a"
+                    f"--{name.replace('_', '-')}: can't be passed on by --ssh without being written down; export it in a"
                     " file that only you can read on the cluster, and name that file in --setup-file with `. FILE`"
                 )
 
@@ -111,7 +113,7 @@ def _paths(settings: Settings) -> Iterator[str]:
     if runtime == containers.NONE and REWRITTEN in sys.executable:
         yield f"--no-container: the path of this Python, {sys.executable}, holds {REWRITTEN}: nemo_run can't take it"
     if not PLAIN_NAME.fullmatch(settings.experiment):
-        yield f"--experiment {settings.experiment!r}: with Slurm only letters, digits and ._+@=- make a name"
+        yield f"--experiment {settings.experiment!r}: with Slurm a name may hold only letters, digits and ._+@=-"
 
 
 def seconds_of(limit: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flags import TABLE
+from nemo_workflow.config.optimizer_states import bf16_moments
 from nemo_workflow.config.schedule import OURS, Branch
 from nemo_workflow.utils.console import counted
 
@@ -50,7 +51,7 @@ def schedule_flags(run: Run) -> Iterator[str]:
     if kind != "wsd" and (idle := run.given("decay_steps", "decay_style")):
         yield f"{', '.join(idle)}: only with --lr-schedule wsd or --decay-from; add one of them or leave it out"
     if kind in OURS and settings.constant_steps:
-        yield f"--constant-steps: does nothing with --lr-schedule {kind}, whose end is its lowest rate; leave it out"
+        yield f"--constant-steps: does nothing with --lr-schedule {kind}, which ends at its lowest rate; leave it out"
     if kind == "constant" and settings.min_lr is not None:
         yield "--min-lr: --lr-schedule constant never goes down; leave it out, or decay with wsd or --decay-from"
     if schedule is None:
@@ -75,8 +76,8 @@ def _branch_flags(run: Run, branch: Branch) -> Iterator[str]:
         yield f"--warmup-steps {settings.warmup_steps}: the warm-up of the checkpoint's run is over; leave it out"
     if settings.decay_steps is None and settings.max_steps is not None and settings.max_steps <= branch.step:
         yield (
-            f"--max-steps {settings.max_steps}: the checkpoint of --decay-from has made {branch.step} steps; give"
-            " --decay-steps, or more"
+            f"--max-steps {settings.max_steps}: the checkpoint of --decay-from is at step {branch.step}; give"
+            " --decay-steps, or a larger number"
         )
 
 
@@ -91,6 +92,36 @@ def optimizer_offloading(run: Run) -> Iterator[str]:
         yield "--optim-cpu-offloading: needs the distributed optimizer; leave --disable-dist-optim out"
     if _optimizer(run) == "sgd":
         yield "--optim-cpu-offloading: only Adam's states can be offloaded; leave it or --optimizer sgd out"
+
+
+def optimizer_precision(run: Run) -> Iterator[str]:
+    """megatron-core's precision-aware optimizer is Adam over the shards of the distributed optimizer (OptimizerConfig.__post_init__).
+
+    With weights in fp8 it takes other ways, which NeMo's configuration can't tell it (OptimizerConfig.fp8_recipe).
+    """
+    settings, recipe = run.settings, run.recipe
+    if recipe is None or not bf16_moments(settings, recipe):
+        return
+    needs = {"the distributed optimizer": "--disable-dist-optim" if settings.disable_dist_optim else ""}
+    needs["Adam"] = "--optimizer sgd" if _optimizer(run) == "sgd" else ""
+    name = f"--optimizer-precision {settings.optimizer_precision}"
+    for need, flag in needs.items():
+        if flag and settings.optimizer_precision:
+            yield f"{name}: needs {need}; leave it or {flag} out"
+        elif flag:
+            yield (
+                f"{flag}: {recipe.name} keeps Adam's moments in bf16, which needs {need}; leave it out or add"
+                " --optimizer-precision fp32"
+            )
+    if not settings.optimizer_precision:
+        return
+    if settings.optim_cpu_offloading:
+        yield f"{name}: the optimizer on the host computes in fp32; leave it or --optim-cpu-offloading out"
+    precision = settings.precision or recipe.precision["precision"]
+    if precision != "bf16-mixed":
+        yield f"{name}: goes with --precision bf16-mixed, not with {precision}; leave one of them out"
+    if settings.fp8 or (settings.precision is None and recipe.precision["fp8"]):
+        yield f"{name}: not proven with weights in fp8; leave it or --fp8 out"
 
 
 def lacking_fields(run: Run) -> Iterator[str]:

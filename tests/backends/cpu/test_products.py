@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from nemo_workflow.backends.cpu import products
 from tests.e2e.run.faults.old_cpu import AVX2_ONLY
+from tests.later import later
+
+torch, products = later("torch"), later("nemo_workflow.backends.cpu.products")
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -63,7 +64,7 @@ def test_a_measurement_chooses_and_no_name_of_a_cpu(
     and for one whose cores others have just then."""
     product = torch.mm
 
-    def stand_in(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def stand_in(a: Any, b: Any) -> Any:
         half = a.dtype is torch.bfloat16
         end = time.thread_time() + 0.005 + (late if half else 0)
         while time.thread_time() < end:

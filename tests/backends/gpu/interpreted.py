@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+pytest.importorskip("triton")
 torch = pytest.importorskip("torch")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":

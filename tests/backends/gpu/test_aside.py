@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+from nemo_workflow.backends import gpu
+from tests.later import later
 
-from nemo_workflow.backends import gpu  # noqa: E402
-from nemo_workflow.backends.gpu import aside, attention, weight_gradient  # noqa: E402
+torch = later("torch")
+aside, attention = later("nemo_workflow.backends.gpu.aside"), later("nemo_workflow.backends.gpu.attention")
+weight_gradient = later("nemo_workflow.backends.gpu.weight_gradient")
 
 
 @pytest.fixture

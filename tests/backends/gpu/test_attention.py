@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+from tests.later import later
 
-from nemo_workflow.backends.gpu import aside, attention  # noqa: E402
+torch = later("torch")
+aside, attention = later("nemo_workflow.backends.gpu.aside"), later("nemo_workflow.backends.gpu.attention")
 
 SCALE = 0.2
 

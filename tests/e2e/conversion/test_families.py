@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.conversion import checks, config_fields, transforms
+from nemo_workflow.conversion import checks, config_fields
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.config_fields import to_nemo
 from nemo_workflow.conversion.report import NAME
 from nemo_workflow.utils.errors import Failure, Refusal
 from tests.conversion import tiny_models as tiny
+from tests.later import later
+
+transforms = later("nemo_workflow.conversion.transforms")
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,6 +53,7 @@ def same_tensors(first: Path, second: Path) -> None:
     from safetensors.torch import load_file
 
     ours, theirs = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    ours = {key: value for key, value in ours.items() if not key.endswith("rotary_pos_emb.inv_freq")}  # a table
     assert ours.keys() == theirs.keys()
     for key, value in ours.items():
         assert value.dtype == theirs[key].dtype and value.shape == theirs[key].shape, key

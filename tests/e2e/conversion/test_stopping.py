@@ -20,7 +20,8 @@ def gone(processes: list[psutil.Process]) -> bool:
 def test_a_real_import_too(tmp_path: Path) -> None:
     tiny.make("llama_tiny", tmp_path / "hf")
     script = [sys.executable, "ckpt_conversion/convert_from_hf_to_nemo2.py", "--source", str(tmp_path / "hf")]
-    begun, writers = started([*script, "--output-path", str(tmp_path / "out")], tmp_path)
+    # the writer of a tiny model may be done already
+    begun, writers = started([*script, "--output-path", str(tmp_path / "out")], tmp_path, writers=0)
     begun.terminate()
     _, said = begun.communicate(timeout=60)
     assert begun.returncode == 143 and "the import stopped by SIGTERM" in said and "Traceback" not in said

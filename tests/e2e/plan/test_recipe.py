@@ -137,6 +137,26 @@ def test_every_flag_arrives_at_its_field_in_every_recipe(large: Place) -> None:
     assert arrived == {option.name for option in flags.TABLE if option.sets}
 
 
+def test_the_optimizers_states_are_in_the_type_asked_for(large: Place) -> None:
+    """DeepSeek V3's are in bf16 unless asked; whole weights in fp32 beside them, or no checkpoint could be loaded."""
+    import torch
+
+    from nemo_workflow.training.recipe import build
+
+    for name, asked, kind in (
+        ("llama32_1b", "bf16", torch.bfloat16),
+        ("llama32_1b", None, torch.float32),
+        ("deepseek_v3", None, torch.bfloat16),
+        ("deepseek_v3", "fp32", torch.float32),
+    ):
+        words = [*own_flags(name), "--seq-length", "128", "--max-steps", "91"]
+        words += ["--optimizer-precision", asked] if asked else []
+        config = build(large.plan(*words, model_name=name, accelerator=None)).optim.config
+        assert config.use_precision_aware_optimizer == (kind == torch.bfloat16)
+        assert (config.exp_avg_dtype, config.exp_avg_sq_dtype, config.main_params_dtype) == (kind, kind, torch.float32)
+        assert config.store_param_remainders == (kind == torch.float32)
+
+
 def assert_precision(recipe: Any, plan: Plan) -> None:
     plugin = recipe.trainer.plugins
     plugin = plugin[0] if isinstance(plugin, list) else plugin

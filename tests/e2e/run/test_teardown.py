@@ -7,22 +7,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.e2e
-
-
-class Module(torch.nn.Module):  # type: ignore[misc]
-    """A model that says when it is moved, as the one that Lightning holds would."""
-
-    _trainer = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.moved: list[Any] = []
-
-    def cpu(self) -> Any:
-        self.moved.append("cpu")
-        return self
 
 
 @pytest.fixture
@@ -30,7 +15,21 @@ def strategy() -> Any:
     from nemo_workflow.backends import cpu
 
     cpu.install()
+    import torch
     from nemo import lightning as nl
+
+    class Module(torch.nn.Module):  # type: ignore[misc]
+        """A model that says when it is moved, as the one that Lightning holds would."""
+
+        _trainer = None
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.moved: list[Any] = []
+
+        def cpu(self) -> Any:
+            self.moved.append("cpu")
+            return self
 
     made = nl.MegatronStrategy()
     made._lightning_module = Module()

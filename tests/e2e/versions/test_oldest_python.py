@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from tools import demo
 
@@ -31,6 +28,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """raw/, dataset/ and hf/: a corpus, and a model of llama_tiny's sizes with its tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     made = tmp_path_factory.mktemp("oldest")
     demo.write_corpus(made / "raw" / "stdlib.jsonl", limit=600_000)
     demo.train_tokenizer(made / "raw" / "stdlib.jsonl", made / "hf", vocabulary=512)
@@ -92,6 +91,9 @@ def test_import_train_resume_export(place: Path, python: Path) -> None:
         "--output-path",
         place / "exported",
     )
+    import torch
+    from safetensors.torch import load_file
+
     before, after = (load_file(place / name / "model.safetensors") for name in ("hf", "exported"))
     assert before.keys() == after.keys()
     assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])

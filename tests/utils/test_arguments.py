@@ -1,0 +1,46 @@
+"""What all our commands refuse alike."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from nemo_workflow.conversion.command import export_main, import_main
+from nemo_workflow.launch.corpus.command import main as preprocess
+from nemo_workflow.preprocess.inspect_dataset import main as dataset
+from nemo_workflow.preprocess.train_tokenizer import main as tokenizer
+from nemo_workflow.runs.__main__ import main as runs
+from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.wikipedia.command import main as wikipedia
+
+CASES = [
+    (preprocess, ["--tokenizer", "t", "--output-dir", "o", "--input", ""], "--input"),
+    (preprocess, ["--tokenizer", "t", "--output-dir", "o", "--input", "a", " "], "--input"),
+    (preprocess, ["--tokenizer", "t", "--output-dir", "o", "--input-dir="], "--input-dir"),
+    (preprocess, ["--tokenizer", "t", "--output-dir", "", "--input", "a"], "--output-dir"),
+    (preprocess, ["--tokenizer", "", "--output-dir", "o", "--input", "a"], "--tokenizer"),
+    (preprocess, ["--tokenizer", "t", "--output-dir", "o", "--input", "a", "--eod-token="], "--eod-token"),
+    (preprocess, ["--tokenizer", "t", "--output-dir", "o", "--input", "a", "--executor", "slurm", "-A", ""], "--account"),
+    (wikipedia, ["--dump", ""], "--dump"),
+    (wikipedia, ["--date", ""], "--date"),
+    (wikipedia, ["--output-dir="], "--output-dir"),
+    (import_main, ["--source", ""], "--source"),
+    (import_main, ["--source", "a", "--output-path", ""], "--output-path"),
+    (export_main, ["--source", "a", "--output-path", "b", "--hf-tokenizer", ""], "--hf-tokenizer"),
+    (dataset, [""], "DIR_OR_PREFIX"),
+    (tokenizer, ["--input", "", "--output-dir", "o"], "--input"),
+    (runs, ["--output-dir", "", "list"], "--output-dir"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "words", "named"), CASES)
+def test_an_empty_value_is_refused(
+    command: Callable[..., int], words: list[str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty path was the current folder, `--dump ""` a download of the default wiki."""
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    with pytest.raises(Refusal) as refusal:
+        command(words) if command not in (tokenizer, runs) else command()
+    assert str(refusal.value).startswith(f"{named}: an empty value; a shell variable may be unset: give a value")
