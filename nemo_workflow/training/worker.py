@@ -37,6 +37,7 @@ def train(plan: str, attempt: str) -> None:
     try:
         if problems := startup.settle():
             raise Refusal(problems)
+        startup.keep_caches_out_of_home()
         liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:
@@ -102,6 +103,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         *([callbacks.SlowProducts(log)] if plan.accelerator == "cpu" else []),
         learning_rate.Schedule(plan, log),
         callbacks.MissedValidation(plan),
+        *([log.sources] if log.sources else []),
         *([validation_sets.ValidationSets(plan, log)] if plan.validation_sets else []),
         *([exporter] if exporter else []),
         *([profiling.Profiler(plan, log)] if plan.settings.profile and rank == 0 else []),
@@ -110,6 +112,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         callbacks.Stopper(log, folder),
     ]
     learning_rate.install(pretrain.keywords["optim"], plan)
+    if log.sources:
+        log.sources.attach(pretrain.keywords["model"])
     sample_order.arrange(pretrain.keywords["data"], plan, start)
     teardown.without_copies(trainer.strategy)
     saver = pretrain.keywords["log"].ckpt

@@ -96,7 +96,7 @@ def test_links(go, tree, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hf://datasets/a/b", "not on this machine; bring it here first: huggingface-cli download"),
+        ("hf://datasets/a/b", "not on this machine; bring it here first: hf download"),
         ("s3://bucket/x.jsonl", "bring it here first: aws s3 cp --recursive s3://bucket/x.jsonl DIR"),
         ("@nolist", "no such list"),
         ("none-*.jsonl", "no file matches"),
