@@ -128,7 +128,7 @@ def check_weights(weights: Path) -> None:
     for path in sorted(weights.rglob("*.pt")):
         _check_archive(_opened(path), str(path))
     if not metadata.is_file():
-        raise Refusal(f"{weights}: .metadata is missing: not a NeMo 2 checkpoint, or not a whole one")
+        raise Refusal(f"{weights}: .metadata is missing: not a NeMo 2 checkpoint, or an incomplete one")
     with _opened(metadata) as stream:
         read = _read(stream, str(metadata))
     for path, offset, length in _objects(read, weights):
