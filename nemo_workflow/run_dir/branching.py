@@ -1,4 +1,4 @@
-"""--decay-from: what the checkpoint of another run says to the run that branches off from it. Light: no torch, no NeMo."""
+"""--decay-from: what the checkpoint of another run says to the run that branches off from it."""
 
 from __future__ import annotations
 

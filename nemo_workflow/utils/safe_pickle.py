@@ -1,4 +1,4 @@
-"""A checkpoint from elsewhere is read without running what it contains. Light: no torch.
+"""A checkpoint from elsewhere is read without running what it contains.
 
 Of --nemo-model, training reads three kinds of file: context/model.yaml (as plain data), and below weights/ pickles
 (.metadata, common.pt and the objects inside .distcp files) and tensors. A pickle can call any function. Before NeMo
