@@ -36,9 +36,10 @@ def main() -> None:
         "| Model | NeMo model | NeMo config | Tensors | Largest difference | Argmax agrees |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [row(entry) for entry in entries.values()]
-    text = PAGE.read_text().split(MARK)[0]
-    PAGE.write_text(text + MARK + "\n" + "\n".join(lines) + "\n")
+    text, _, table = PAGE.read_text().partition(MARK)
+    kept = {line.split("|")[1].strip(): line for line in table.splitlines()[3:] if line.startswith("|")}
+    rows = kept | {model: row(entry) for model, entry in entries.items()}  # those of models that weren't run stay
+    PAGE.write_text(text + MARK + "\n" + "\n".join([*lines, *rows.values()]) + "\n")
     print(f"{PAGE}: {len(entries)} rows")
 
 

@@ -36,6 +36,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
@@ -326,7 +327,7 @@ def part_nodes(args: argparse.Namespace) -> None:
         slurm.start()
         environment = {"PYTHONPATH": str(ROOT), "SLURM_CONF": str(slurm.conf)}
         two = measure(command, args.repeats, environment, memory=False)
-        times = slurm.run("sacct", "-X", "-n", "-P", "-s", "CD", "-S", "now-1hour", "-o", "ElapsedRaw").split()
+        times = job_seconds(slurm, args.repeats)
     finally:
         slurm.stop()
     name = f"{big.stem}_text_document.bin"
@@ -336,6 +337,17 @@ def part_nodes(args: argparse.Namespace) -> None:
     print(f"of them the job {', '.join(times)} s; identical: {filecmp.cmp(*written, shallow=False)}")
     big.unlink()
     shutil.rmtree(args.bench / "nodes")
+
+
+def job_seconds(slurm: Any, count: int) -> list[str]:
+    """How long the jobs ran. Slurm's controller knows it at once, for 300 s; its data base only some seconds after the end."""
+    for _ in range(30):
+        jobs = slurm.run("sacct", "-X", "-n", "-P", "-S", "now-1hour", "-o", "State,ElapsedRaw").split()
+        done = [job.partition("|")[2] for job in jobs if job.startswith("COMPLETED|")]
+        if len(done) >= count:
+            return done
+        time.sleep(1)
+    sys.exit(f"the {count} jobs do not stand in sacct's list as completed: {jobs}")
 
 
 def repeated(bench: Path, gigabytes: float) -> Path:

@@ -28,7 +28,7 @@ def test_a_refusal_is_short_and_writes_nothing(place: Place) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        "pretrain_llm.py: error: --fp8: a CPU can't; train on a GPU, or leave it out",
+        "pretrain_llm.py: error: --fp8: not possible on a CPU; train on a GPU, or leave it out",
         "pretrain_llm.py: error: --sequence-parallel: needs --tensor-model-parallel-size 2 or more; leave it out",
     ]
     assert not (place.root / "out").exists()

@@ -88,7 +88,9 @@ def _only_keeps(statement: ast.stmt) -> bool:
 def main() -> None:
     version = importlib.metadata.version("transformers")
     known = json.loads(READ_FIELDS.read_text(encoding="utf-8")) if READ_FIELDS.exists() else {}
-    known[version] = {family.model_type: sorted(read_fields(family.model_type)) for family in FAMILIES}
+    known[version] = {
+        family.model_type: sorted(read_fields(family.model_type)) for family in FAMILIES if not family.reference
+    }
     with written_aside(READ_FIELDS) as stream:
         json.dump(dict(sorted(known.items())), stream, indent=1)
         stream.write("\n")

@@ -1,12 +1,13 @@
-"""The pages' pictures, all of one run of our own: `python -m tools.take_pictures` writes docs/pictures/ (minutes on a CPU).
+"""The pages' pictures, all of runs of our own: `python -m tools.take_pictures` writes docs/pictures/ (minutes on a CPU).
 
-live.svg: the terminal while the laptop's example trains; report.png: the report of that run, in Chromium; plan.svg: what
+continual.png: the losses of docs/continual.md's two runs, whose commands are all run. live.svg: the terminal while the laptop's example trains; report.png: the report of that run, in Chromium; plan.svg: what
 --dry-run prints of the example for an H100. The text is Python's own sources.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -26,6 +27,14 @@ from tools import demo, terminal_picture
 FOLDER = REPOSITORY / "docs" / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SIZE = "1200,1100"
+LOWER = "1500,590"
+LINKS = (
+    "pretrain_llm.py",
+    "preprocess_data.sh",
+    "ckpt_conversion",
+    "tools",
+    "nemo_workflow",
+)  # that the page's commands name
 CORPUS_BYTES = 160_000_000
 SHOWN = 75  # step at which the terminal is taken
 TRAINING = "python pretrain_llm.py --config examples/laptop.yaml -E my_run --split 98,1,1 --val-check-interval 50"
@@ -37,7 +46,7 @@ def main() -> int:
     parser = Parser(
         prog="python -m tools.take_pictures",
         description="Write the pages' pictures: train the laptop's example on Python's sources, take the terminal, the"
-        " report and a plan. What is in --work-dir already is used again.",
+        " report and a plan, and run docs/continual.md. What is in --work-dir already is used again.",
     )
     parser.add_argument(
         "--work-dir",
@@ -45,16 +54,34 @@ def main() -> int:
         default=Path("/tmp/nemo_workflow"),
         help="folder of data and run, to be seen in the pictures (default /tmp/nemo_workflow)",
     )
-    work = parser.parse_args().work_dir.absolute()
+    parser.add_argument("--only", choices=("laptop", "continual"), help="one page's pictures; unset: all")
+    arguments = parser.parse_args()
+    work = arguments.work_dir.absolute()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise Refusal(f"no browser found ({', '.join(BROWSERS)}); apt-get install chromium")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    make_data(work)
-    take_live_line(work)
-    take_plan(work)
-    take_report(browser, work / "nemo_experiments" / "my_run" / "report.html")
+    if arguments.only != "continual":
+        make_data(work)
+        take_live_line(work)
+        take_plan(work)
+        take_page(browser, work / "nemo_experiments" / "my_run" / "report.html", "report.png", SIZE)
+    if arguments.only != "laptop":
+        take_continual(browser, work / "continual")
     return 0
+
+
+def take_continual(browser: str, place: Path) -> None:
+    """Run what docs/continual.md shows, in a folder like a clone, and take the page that compares its runs."""
+    place.mkdir(parents=True, exist_ok=True)
+    for name in LINKS:
+        if not (place / name).exists():
+            (place / name).symlink_to(REPOSITORY / name)
+    text = (REPOSITORY / "docs" / "continual.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-eux"], input=script, text=True, cwd=place, env={**os.environ, "PATH": path}, check=True)
+    take_page(browser, place / "compare-chinese-mixed.html", "continual.png", LOWER)
 
 
 def make_data(work: Path) -> None:
@@ -103,7 +130,8 @@ def take_live_line(work: Path) -> None:
 
     def seen(lines: list[str]) -> None:
         if not taken and lines and re.match(rf"step {SHOWN}/\d+ .* left$", lines[-1]):
-            taken.extend(lines)
+            # a speed that other processes took is not the example's
+            taken.extend(line for line in lines if "other processes share the CPU" not in line)
 
     code = terminal_picture.record(words_of(TRAINING), work, seen)
     if code or not taken:
@@ -118,13 +146,13 @@ def take_plan(work: Path) -> None:
     write("plan.svg", terminal_picture.svg(PLAN, done.stdout.splitlines(), "a plan, made on a laptop"))
 
 
-def take_report(browser: str, report: Path) -> None:
-    """A screen of the run's report, as a desktop shows it."""
-    picture = FOLDER / "report.png"
+def take_page(browser: str, page: Path, name: str, size: str) -> None:
+    """A screen of a report, as a desktop shows it."""
+    picture = FOLDER / name
     with tempfile.TemporaryDirectory() as profile:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
-        flags += [f"--window-size={SIZE}", "--virtual-time-budget=8000", f"--screenshot={picture}"]
-        done = subprocess.run([browser, *flags, report.as_uri()], capture_output=True, text=True, check=False)
+        flags += [f"--window-size={size}", "--virtual-time-budget=8000", f"--screenshot={picture}"]
+        done = subprocess.run([browser, *flags, page.as_uri()], capture_output=True, text=True, check=False)
     if done.returncode or not picture.is_file():
         raise Failure(f"{browser}: {done.stderr.strip()[-500:]}")
     print(f"{picture}: {picture.stat().st_size / 1024:.0f} KiB")

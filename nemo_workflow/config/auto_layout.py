@@ -29,16 +29,28 @@ FLAGS = {
     "recompute": "recompute_granularity",
 }
 RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers")
-NEUTRAL = dict.fromkeys(FLAGS.values(), 1) | {"recompute_granularity": None}
+NEUTRAL: dict[str, Any] = dict.fromkeys(FLAGS.values(), 1) | {"recompute_granularity": None}
+
+
+def splits_of(settings: Settings) -> dict[str, Any]:
+    """What the user gave for each split of FLAGS."""
+    return {
+        "tensor": settings.tensor_model_parallel_size,
+        "pipeline": settings.pipeline_model_parallel_size,
+        "virtual_pipeline": settings.virtual_pipeline_model_parallel_size,
+        "context": settings.context_parallel_size,
+        "expert": settings.expert_model_parallel_size,
+        "micro_batch": settings.micro_batch_size,
+        "recompute": settings.recompute_granularity,
+    }
 
 
 def free_splits(settings: Settings, accelerator: str) -> frozenset[str]:
     """The splits that the user leaves to us; the micro batch alone is micro_batch.py's."""
     whole = settings.layout == WHOLE
     free = set()
-    for name, flag in FLAGS.items():
-        given = RECOMPUTE if name == "recompute" else (flag,)
-        value = getattr(settings, flag)
+    for name, value in splits_of(settings).items():
+        given = RECOMPUTE if name == "recompute" else (FLAGS[name],)
         if value is AUTO or value == WHOLE or (whole and not any(one in settings.given for one in given)):
             free.add(name)
     if free - {"micro_batch"} and micro_batch.is_ours(settings, accelerator):
@@ -66,8 +78,9 @@ def cluster_of(settings: Any, card: PlannedCard, scale: float = 1.0) -> Cluster 
 def problem_of(run: Run, free: frozenset[str], limit: float, splits_given: Settings) -> Problem:
     """The search of a run whose free splits are neutral. `splits_given` are the settings as the user gave them."""
     assert run.recipe is not None
-    recompute = {name: None if "recompute" in free else getattr(splits_given, name) for name in RECOMPUTE}
-    one_rank = replace(splits_given, **{flag: NEUTRAL[flag] for flag in FLAGS.values()} | recompute)
+    one_rank = replace(splits_given, **NEUTRAL | {"recompute_granularity": splits_given.recompute_granularity})
+    if "recompute" in free:
+        one_rank = replace(one_rank, recompute_granularity=None, recompute_method=None, recompute_num_layers=None)
     plain = Layout(1, 1, 1, 1, 1, 1, 1, False, run.recipe.layout["expert_tensor"])
     base = memory.job_with(
         one_rank,
@@ -78,7 +91,7 @@ def problem_of(run: Run, free: frozenset[str], limit: float, splits_given: Setti
         run.vocab_size,
         run.accelerator,
     )
-    fixed = {name: getattr(splits_given, flag) for name, flag in FLAGS.items() if name not in free}
+    fixed = {name: value for name, value in splits_of(splits_given).items() if name not in free}
     if fixed.get("expert", 0) is None:
         fixed["expert"] = run.recipe.layout["expert"]
     return Problem(

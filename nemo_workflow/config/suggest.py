@@ -179,15 +179,17 @@ def _command(asked: Settings, row: Row, command: Sequence[str]) -> str:
     ours = COMMAND_ATTRIBUTES | (row.values or {}).keys() | {"num_nodes", "num_gpus", "layout", "accelerator"}
     words = ["python", *(command[:1] or ["pretrain_llm.py"])]
     for name in sorted(asked.given - ours):
-        option, value = BY_ATTRIBUTE[name], getattr(asked, name)
+        option = BY_ATTRIBUTE[name]
+        value = asked.of(option)
         if option.secret:
             continue
         flag = option.short[0] if option.short else f"--{option.name}"
         for one in value if option.many else [value]:
             words += [flag] if option.switch else [flag, *(str(one).split() if option.words else [str(one)])]
-    for name in ("hf_model_id", "dataset_dir"):
-        if not getattr(asked, name) and not (name == "dataset_dir" and asked.blend):
-            words += [f"--{name.replace('_', '-')}", name.upper()]
+    if not asked.hf_model_id:
+        words += ["--hf-model-id", "HF_MODEL_ID"]
+    if not asked.dataset_dir and not asked.blend:
+        words += ["--dataset-dir", "DATASET_DIR"]
     if row.nodes > 1 and asked.executor != "slurm":
         words += ["--executor", "slurm"]
     return shlex.join([*words, *_layout_words(row)])

@@ -18,7 +18,8 @@ from nemo_workflow.models.families.not_converted import refused
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 
-ROTARY = "rotary_emb.inv_freq"  # a table that older checkpoints hold, in fp32 whatever the weights are
+# a table that older checkpoints hold, in fp32 whatever the weights are
+ROTARY = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
 LIBRARIES_BYTES = 1_300_000_000  # what torch, transformers, Megatron and NeMo take once imported
 
@@ -104,6 +105,11 @@ def notes_on(hf: Config, nemo: Config, family: Family, further: set[str]) -> lis
             f"left out: {len(further)} tensors of model.layers.{', '.join(map(str, at))}, which predict further tokens"
             " (num_nextn_predict_layers); transformers passes over them too, and they don't come back"
         )
+    if any(rule.kind == "vocab_unit" for rule in family.rules(hf)):
+        notes.append(
+            f"each row of the output layer is divided by its length, as a {family.architecture} does when it computes; NeMo's"
+            " model doesn't, and the rows come back divided"
+        )
     longest = family.exact_up_to(hf)
     if longest is not None and longest < hf["max_position_embeddings"]:
         notes.append(
@@ -171,7 +177,7 @@ def _dtypes(tensors: dict[str, TensorInfo]) -> dict[str, str]:
     kinds: dict[str, str] = {}
     for name, info in tensors.items():
         # DeepSeek V3 keeps its bias in fp32 among bf16 weights, and so does NeMo; rotary tables are not carried
-        if name.endswith(("e_score_correction_bias", ROTARY)):
+        if name.endswith(("e_score_correction_bias", *ROTARY)):
             continue
         kinds.setdefault(info.dtype, name)
     return kinds

@@ -16,7 +16,7 @@ from nemo_workflow.conversion.import_job import Import, checked, look
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.conversion.stopping import raise_if_stopped, stop_no_more, until_stopped
-from nemo_workflow.models.tokenizer_files import copy_back, files_of, without_token_types
+from nemo_workflow.models.tokenizer_files import CONFIG, copy_back, files_of, without_own_code, without_token_types
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
 from nemo_workflow.utils.errors import Failure
@@ -28,12 +28,12 @@ def _shared(parser: argparse.ArgumentParser, output_required: bool) -> None:
         "--output-path",
         required=output_required,
         type=Path,
-        help="folder to make; it appears only when it is whole and proved",
+        help="folder to write; it appears only when it is complete and verified",
     )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace a model that is at --output-path (it stays until the new one is proved)",
+        help="replace a model that is at --output-path (it stays until the new one is verified)",
     )
     parser.add_argument(
         "--allow-lossy",
@@ -48,7 +48,7 @@ def _shared(parser: argparse.ArgumentParser, output_required: bool) -> None:
 def import_parser() -> argparse.ArgumentParser:
     """Flags of convert_from_hf_to_nemo2.py."""
     parser = Parser(
-        description="Convert a Hugging Face model to a NeMo 2 checkpoint (context/ and weights/) and prove it. Needs no GPU.",
+        description="Convert a Hugging Face model to a NeMo 2 checkpoint (context/ and weights/) and verify it. Needs no GPU.",
     )
     parser.add_argument(
         "--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B"
@@ -57,7 +57,7 @@ def import_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="only look: say what would be done with this folder, or why not; needs no --output-path and writes nothing",
+        help="only check: say what would be done with this source, or why it is refused; needs no --output-path and writes nothing",
     )
     parser.add_argument(
         "--model-name", help="NeMo model class (supported_model.txt); found from config.json when not given"
@@ -79,7 +79,7 @@ def import_parser() -> argparse.ArgumentParser:
 def export_parser() -> argparse.ArgumentParser:
     """Flags of convert_from_nemo2_to_hf.py."""
     parser = Parser(
-        description="Convert a NeMo 2 checkpoint (any TP/PP/VPP/DP layout) to a Hugging Face folder and prove it. Needs no GPU.",
+        description="Convert a NeMo 2 checkpoint (any TP/PP/VPP/DP layout) to a Hugging Face folder and verify it. Needs no GPU.",
     )
     parser.add_argument(
         "--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/step_*"
@@ -228,7 +228,8 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
         report.notes.append(f"the checkpoint lacks its tokenizer's files{it_names}; --hf-tokenizer adds them")
     reader = NemoReader(folder / "weights")
     with quiet():
-        config = hf_config.exported(nemo, family, hf_config.Beside(tokenizer, kept), reader)
+        config = hf_config.exported_as_computed(nemo, family, hf_config.Beside(tokenizer, kept), reader)
+    family = config.family
     report.notes += config.notes
     checks.losses(config.losses, args.allow_lossy, {})
     report.entries["lossy"] = args.allow_lossy
@@ -243,6 +244,8 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
             hf_config.write_config(aside, config, dtype=plan[0][3][0].dtype)
             report.entries["tokenizer_files"] = copy_back(tokenizer, aside) if tokenizer else []
             without_token_types(aside)
+            if config.beside.loaded and without_own_code(aside):
+                report.notes.append(f"{CONFIG} auto_map is left out: the tokenizer loads without code of its own")
             if not args.no_verify:
                 nemo_context.import_nemo(family)
         if not args.no_verify:

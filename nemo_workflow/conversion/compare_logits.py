@@ -24,15 +24,12 @@ import torch
 
 from nemo_workflow.backends.patching import replaced
 from nemo_workflow.backends.registry import find
-from nemo_workflow.conversion import nemo_context
+from nemo_workflow.conversion import nemo_context, reference
 from nemo_workflow.conversion.buffers import only_rows
 from nemo_workflow.conversion.compare_tensors import Comparison, Weights
 from nemo_workflow.conversion.convert import Model, Place
-from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.nemo_folder import NemoReader
-from nemo_workflow.models.families import transformers5
 from nemo_workflow.models.families.base import Config
-from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.utils.errors import Failure, Refusal
 
 TOKENS = 64
@@ -156,11 +153,9 @@ class Walk:
 # --- transformers -----------------------------------------------------------------------------------------------------
 def transformers_forward(model: Model, folder: Path, walk: Walk, tokens: torch.Tensor) -> Forward:
     """Gives [tokens, vocabulary] logits of the Hugging Face folder, computed by transformers."""
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    # in the words of the transformers that computes here: what version 5 says in others it would pass over
-    said = transformers5.normal(text_part(read_json(folder / "config.json")), model.family)
-    config = CONFIG_MAPPING[model.family.model_type].from_dict(said)
+    config = reference.config_of(model, folder)
     with parameters_on_meta():
         built = AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32, attn_implementation="eager")
     built.eval()
@@ -171,11 +166,11 @@ def transformers_forward(model: Model, folder: Path, walk: Walk, tokens: torch.T
     tied = {f"{names[output]}.weight": f"{names[embedding]}.weight"} if embedding.weight is output.weight else {}
 
     def read(name: str) -> torch.Tensor:
-        name = tied.get(name, name)
+        name, taken = reference.source_of(model, tied.get(name, name))
         if name not in walk.comparison.hf.tensors:
             raise Failure(f"{name} is a parameter of the Hugging Face model and not in its folder")
         found = walk.weights.hf.get(name)
-        return walk.comparison.hf.read(name) if found is None else found
+        return taken(walk.comparison.hf.read(name) if found is None else found)
 
     layers = {
         name: module for name, module in built.named_modules() if name.rsplit(".", 1)[0] == model.family.hf_layers

@@ -85,13 +85,14 @@ class Comparison:
         return weights
 
     def _item(self, item: Item, place: Place, weights: Weights, scratch: Scratch) -> None:
-        fused, split = self.nemo.read(*place), KINDS[item.kind].split
+        fused, kind = self.nemo.read(*place), KINDS[item.kind]
+        split = kind.split
         wrong = [
             name
             for name, part in zip(item.hf, split(fused, self.model.dims), strict=True)
-            if not self._same(name, part)
+            if not self._same(name, part, kind.kept)
         ]
-        if item.kind == "vocab":
+        if item.has_vocabulary:
             self._padded_rows = max(self._padded_rows, fused.shape[0] - self.model.dims.vocab)
             return
         wide = weights.nemo[place] = scratch.take(fused.shape).copy_(fused)
@@ -99,11 +100,11 @@ class Comparison:
         for name in wrong:
             del weights.hf[name]  # the models then compute with what their own files hold
 
-    def _same(self, name: str, part: torch.Tensor) -> bool:
+    def _same(self, name: str, part: torch.Tensor, kept: Callable[[torch.Tensor], torch.Tensor]) -> bool:
         if name not in self.hf.tensors:
             self.different.append(f"{name}: is missing in the Hugging Face folder")
             return False
-        original = self.hf.read(name)
+        original = kept(self.hf.read(name))
         same = same_bits(part, original)
         if not same:
             self.different.append(

@@ -11,7 +11,7 @@ from nemo_workflow.models.families.reads import without_effect
 
 def complete(hf: Config, family: Family) -> Config:
     """`hf` in transformers 4's words, with the defaults that it would fill in, so that every carried field has a value."""
-    full = {family.renamed.get(name, name): value for name, value in transformers5.normal(hf, family).items()}
+    full = common_names(transformers5.normal(hf, family), family)
     for rule in family.fields:
         if full.get(rule.hf) is None and rule.default is not None:
             full[rule.hf] = rule.default(full) if callable(rule.default) else rule.default
@@ -21,6 +21,16 @@ def complete(hf: Config, family: Family) -> Config:
     if "head_dim" in names and full.get("head_dim") is None:
         full["head_dim"] = full["hidden_size"] // full["num_attention_heads"]
     full.setdefault("tie_word_embeddings", False)
+    return full
+
+
+def common_names(raw: Config, family: Family) -> Config:
+    """A config.json's fields under the names that most families have for them. Raises Refusal where it has both, and they differ."""
+    full = dict(raw)
+    for own, common in family.renamed.items():
+        value = full.pop(own, None)
+        if value is not None:
+            transformers5.say(full, common, value, f"{own} and {common}")
     return full
 
 

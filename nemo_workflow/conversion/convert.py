@@ -93,13 +93,15 @@ def plan_export(model: Model, reader: NemoReader) -> list[Export]:
     for item in model.items():
         place = find(reader, item)
         if place is None:
-            raise Refusal(f"{reader.weights}: has no tensor {item.label}: this is no whole {model.family.model_class}")
+            raise Refusal(
+                f"{reader.weights}: has no tensor {item.label}: this is not a complete {model.family.model_class}"
+            )
         used |= {place[0], *(other[0] for other in [find_alias(reader, item)] if other)}
         try:
             parts = KINDS[item.kind].split(reader.meta(*place), model.dims)
         except RuntimeError as error:
             raise Refusal(f"{reader.weights}: {item.label} doesn't fit context/model.yaml ({error})") from error
-        if item.kind == "vocab" and parts[0].shape[0] != model.dims.vocab:
+        if item.has_vocabulary and parts[0].shape[0] != model.dims.vocab:
             rows = parts[0].shape[0]
             raise Refusal(f"{reader.weights}: {item.label} has {rows} rows, the vocabulary {model.dims.vocab} entries")
         planned = [

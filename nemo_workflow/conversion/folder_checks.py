@@ -194,5 +194,5 @@ def check_shapes(hf: Config, tensors: dict[str, TensorInfo], path: Path) -> None
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise Refusal(
             f"{path}: {name} has the shape {list(found)} in the weights, and {list(shape)} by config.json{more};"
-            " are config.json and the weights of the same model?"
+            " are config.json and the weights from the same model?"
         )

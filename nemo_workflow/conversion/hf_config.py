@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.conversion.config_fields import come_back, complete, to_hf, to_nemo
+from nemo_workflow.conversion.config_fields import come_back, common_names, complete, to_hf, to_nemo
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.nemo_folder import NemoReader
 from nemo_workflow.models.architecture import TRAINING
-from nemo_workflow.models.families import transformers5
+from nemo_workflow.models.families import by_model_type, transformers5
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.wrappers import text_part
+from nemo_workflow.models.foreign_code import code_named, without_code
 from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.models.tokenizer_loading import load
 from nemo_workflow.utils.errors import Refusal
@@ -39,9 +40,20 @@ class Beside:
 
     def origin(self, family: Family) -> Config | None:
         """The config.json that the model came with, if it is of this family."""
-        path = self.kept("config.json")
-        origin = text_part(read_json(path)) if path else {}
-        return origin if origin.get("model_type") == family.model_type else None
+        origin = text_part(self.read("config.json"))
+        came = by_model_type(str(origin.get("model_type")))
+        if came is not None and came.trained_as is family:
+            return came.as_trained(origin)
+        return origin if came is family else None
+
+    def read(self, name: str) -> Config:
+        """Such a file without what names code of the model's own, which is not exported; {} where there is none."""
+        path = self.kept(name)
+        said = read_json(path) if path else {}
+        if found := code_named(said):
+            note = f"{name} {', '.join(found)} is left out: it names code that came with the model and is not exported"
+            self.notes += [note] if note not in self.notes else []
+        return without_code(said) if found else said
 
     @cached_property
     def loaded(self) -> Any:
@@ -78,7 +90,7 @@ class Exported:
 
     @property
     def complete(self) -> Config:
-        said = {**transformers5.normal(self.origin, self.family), **self.fields}
+        said = {**common_names(transformers5.normal(self.origin, self.family), self.family), **self.fields}
         return complete({**said, "model_type": self.family.model_type}, self.family)
 
     @property
@@ -101,6 +113,7 @@ def exported(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -
         notes.append("the config.json beside the tokenizer belongs to another model; NeMo's config is taken")
     nemo = {**nemo, "vocab_size": _rows(nemo.get("vocab_size"), origin, beside, reader)}
     fields["vocab_size"] = nemo["vocab_size"]
+    beside.read("generation_config.json")  # for its note
     if origin is None:
         return Exported(family, nemo, fields, {}, notes, beside)
     before = complete(origin, family)
@@ -118,6 +131,24 @@ def exported(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -
     if "max_position_embeddings" in fields and not family.learned_positions:  # training shortens seq_length
         fields["max_position_embeddings"] = max(before["max_position_embeddings"], fields["max_position_embeddings"])
     return Exported(family, nemo, fields, origin, notes, beside)
+
+
+def exported_as_computed(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -> Exported:
+    """`exported`, as the family that says what NeMo's model computes: training may leave what `family` can't say."""
+    config = exported(nemo, family, beside, reader)
+    if family.trained_as is None:
+        return config
+    from nemo_workflow.conversion.compare_tensors import same_bits
+    from nemo_workflow.conversion.transforms import unit_rows
+
+    table = reader.read("output_layer.weight", ())[: config.complete["vocab_size"]]
+    if same_bits(unit_rows(table), table):
+        return config
+    beside.notes.append(
+        f"the rows of the output layer are no longer of length one, which a {family.architecture} would divide away: written"
+        f" as a {family.trained_as.architecture}, which computes what NeMo's model does"
+    )
+    return exported(nemo, family.trained_as, beside, reader)
 
 
 def said_otherwise(before: Config, instead: Config, gone: set[str]) -> list[str]:
@@ -177,6 +208,10 @@ def write_config(folder: Path, config: Exported, dtype: str) -> None:
         for key in {"torch_dtype", "dtype"} & set(written) or {"torch_dtype"}:
             written[key] = dtype
         written.setdefault("architectures", [family.architecture])
+        written |= {common: written[own] for own, common in family.renamed.items() if {own, common} <= set(written)}
+    elif family.reference:  # transformers has no class that knows its defaults
+        named = {"architectures": [family.architecture], "model_type": family.model_type, "torch_dtype": dtype}
+        written = {**named, **spelled(config.fields, family), **config.beside.special_token_ids}
     else:
         from transformers import AutoConfig
 
@@ -199,7 +234,11 @@ def _write_generation(folder: Path, config: Config, beside: Beside) -> None:
 
     came = beside.kept("generation_config.json")
     if came is not None:
-        shutil.copyfile(came, folder / came.name)
+        said, kept = read_json(came), beside.read(came.name)
+        if said == kept:
+            shutil.copyfile(came, folder / came.name)
+        else:
+            write_json(folder / came.name, kept)
         return
     ids = {name: config.get(name) for name in SPECIAL_IDS}
     GenerationConfig(**{name: value for name, value in ids.items() if value is not None}).save_pretrained(folder)

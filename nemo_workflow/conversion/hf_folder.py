@@ -45,7 +45,7 @@ class TensorInfo:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or a Refusal that names the file."""
     if not path.is_file():
-        raise Refusal(f"{path}: is missing, or no plain file")
+        raise Refusal(f"{path}: is missing, or not a regular file")
     check_no_pointer(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -68,9 +68,9 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         try:
             header = json.loads(stream.read(length))
         except (ValueError, RecursionError) as error:
-            raise Refusal(f"{path}: is not a safetensors file (its header is no JSON)") from error
+            raise Refusal(f"{path}: is not a safetensors file (its header is not JSON)") from error
     if not isinstance(header, dict):
-        raise Refusal(f"{path}: is not a safetensors file (its header is no JSON object)")
+        raise Refusal(f"{path}: is not a safetensors file (its header is not a JSON object)")
     header.pop("__metadata__", None)
     found = {name: _tensor_info(path, name, entry, 8 + length) for name, entry in header.items()}
     end = max((info.begin + info.nbytes for info in found.values()), default=0)
@@ -145,7 +145,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     """An index's weight_map: tensor -> file, which may lie in a folder below the index."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) and name for name in weight_map.values()):
-        raise Refusal(f"{index}: its weight_map is no map of tensors to files: download or save the model again")
+        raise Refusal(f"{index}: its weight_map is not a map of tensors to files: download or save the model again")
     out = sorted({name for name in weight_map.values() if Path(name).is_absolute() or ".." in Path(name).parts})
     if out:
         raise Refusal([f"{index}: shard name {name!r} leaves the folder" for name in out])

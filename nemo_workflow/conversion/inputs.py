@@ -8,12 +8,15 @@ from nemo_workflow.conversion import folder_checks
 from nemo_workflow.conversion.config_fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.other_weights import ADAPTER, MERGE
+from nemo_workflow.models import hub
 from nemo_workflow.models.families import by_model_type
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.not_converted import why_not
 from nemo_workflow.models.families.wrappers import text_part
+from nemo_workflow.models.run_folders import checkpoint_in
 from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import from_here
 
 UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
 WEIGHTS = "*.safetensors"
@@ -31,25 +34,9 @@ def fetch(source: str, revision: str | None, token: str | None, flag: str = "--s
             )
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise Refusal(f"{flag} {source}: there is no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+        raise Refusal(f"{flag} {source}: there is no such folder{from_here(source)}")
     wanted = [pattern for pattern in WANTED if weights or pattern != WEIGHTS]
-    try:
-        return Path(snapshot_download(source, revision=revision, token=token, allow_patterns=wanted))
-    except HFValidationError as error:
-        raise Refusal(f"{flag} {source}: is neither a folder nor a Hub id") from error
-    except LocalEntryNotFoundError as error:
-        raise Refusal(
-            f"{flag} {source}: no such folder, and the Hub can't be reached (nor is it in the cache)"
-        ) from error
-    except HfHubHTTPError as error:
-        code = error.response.status_code if error.response is not None else "?"
-        hint = "; a gated model needs --hf-token or HF_TOKEN" if code in (401, 403) else ""
-        raise Refusal(f"{flag} {source}: the Hub answers {code}{hint}") from error
-    except OSError as error:
-        raise Refusal(f"{flag} {source}: can't be downloaded ({error})") from error
+    return hub.fetch(source, flag, wanted, flag == "--source", revision, token)
 
 
 def read_hf(folder: Path) -> tuple[Family, Config]:
@@ -94,12 +81,14 @@ def _family(raw: Config, path: Path) -> Family:
     family = by_model_type(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise Refusal(f"{path}: model_type {model_type!r} is not converted: {why_not(raw)}")
+    if why := family.refuses(raw):
+        raise Refusal(f"{path}: {why}")
     architectures = raw.get("architectures") or [family.architecture]
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise Refusal(
             f"{path}: architectures is {architectures!r}; a list such as ['{family.architecture}'] is expected"
         )
-    if family.architecture not in architectures:
+    if not {family.architecture, *family.other_architectures} & set(architectures):
         raise Refusal(f"{path}: architecture {architectures[0]} is not converted, {family.architecture} is")
     return family
 
@@ -114,7 +103,11 @@ def _what_it_is(folder: Path) -> str:
         )
     inner = sorted(path.parent for path in folder.glob("*/config.json"))
     meant = f"; did you mean {inner[0]}?" if inner else ""
-    return f"has no config.json, so it is no Hugging Face model folder{meant}"
+    if checkpoint := checkpoint_in(folder):
+        meant = (
+            f": it is a run's, whose checkpoints are NeMo 2 already (--nemo-model {checkpoint} starts from one){meant}"
+        )
+    return f"has no config.json, so it is not a Hugging Face model folder{meant}"
 
 
 def check_swapped(source: str, output: Path, overwrite: bool) -> None:
@@ -122,7 +115,7 @@ def check_swapped(source: str, output: Path, overwrite: bool) -> None:
     a_model = (output / "config.json").is_file() or (output / "weights").is_dir()
     if a_model and not overwrite and not Path(source).exists():
         raise Refusal(
-            f"--source {source}: no such folder, and --output-path {output} is a model: are the two swapped?"
+            f"--source {source}: no such folder{from_here(source)}, and --output-path {output} is a model: are the two swapped?"
             " --overwrite replaces what is at --output-path"
         )
 
@@ -142,7 +135,7 @@ def find_nemo(source: str) -> Path:
     """The NeMo 2 folder at `source`."""
     folder = Path(source)
     if not folder.exists():
-        raise Refusal(f"--source {source}: there is no such folder")
+        raise Refusal(f"--source {source}: there is no such folder{from_here(source)}")
     if folder.is_file():
         if folder.suffix == ".nemo":
             raise Refusal(
@@ -163,9 +156,11 @@ def find_nemo(source: str) -> Path:
         hint = f"; did you mean {inner[-1]}?" if inner else ""
         if (folder / "config.json").exists():
             hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
-        raise Refusal(f"--source {source}: has no {' and no '.join(parts)} folder, so it is no NeMo 2 checkpoint{hint}")
+        raise Refusal(
+            f"--source {source}: has no {' and no '.join(parts)} folder, so it is not a NeMo 2 checkpoint{hint}"
+        )
     if not (folder / "weights" / ".metadata").is_file():
         raise Refusal(
-            f"--source {source}: weights/.metadata is missing or no plain file: the checkpoint was not written to its end"
+            f"--source {source}: weights/.metadata is missing or not a regular file: the checkpoint was not written to its end"
         )
     return folder

@@ -149,7 +149,7 @@ def read_model(folder: Path) -> tuple[str, Config, Config]:
     except OSError as error:
         raise Refusal(f"{path}: can't be read ({error.strerror}): NeMo writes it with every checkpoint") from error
     except yaml.YAMLError as error:
-        raise Refusal(f"{path}: is no YAML ({str(error).splitlines()[0]})") from error
+        raise Refusal(f"{path}: is not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(model, dict) or not isinstance(model.get("config"), dict) or "_target_" not in model:
         raise Refusal(f"{path}: is not a NeMo model's config")
     return model["_target_"].rsplit(".", 1)[-1], model["config"], model.get("tokenizer") or {}

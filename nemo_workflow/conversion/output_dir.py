@@ -58,7 +58,7 @@ def resolved(output: Path) -> Path:
     try:
         return output.resolve()
     except RuntimeError as error:  # Python's word for it before 3.13
-        raise Refusal(f"--output-path {output}: is a link that leads in a circle; choose another path") from error
+        raise Refusal(f"--output-path {output}: is a symlink loop; choose another path") from error
 
 
 def _may_go(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.models.families.base import Family
 from nemo_workflow.models.families.not_converted import LLAMA4, NOT_CONVERTED, refused
 from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json, written_aside
 from nemo_workflow.utils.silence import quiet
 
@@ -48,16 +49,31 @@ def proved() -> dict[str, str]:
     return found
 
 
+def _proved(family: Family) -> str:
+    seen = proved().get(family.name)
+    if seen is None:
+        raise Refusal(
+            f"{PROVED_FILE}: says nothing of {family.name}; FAMILY_RESULTS={PROVED_FILE} python -m pytest -m e2e"
+            " tests/e2e/conversion/test_trained_families.py writes what it sees"
+        )
+    return seen
+
+
 def state(model_class: str) -> tuple[str, str]:
     """(what can be done with a NeMo model class, which architectures that means or why not)."""
     families = [family for family in FAMILIES if family.model_class == model_class]
     if not families:
         return "refused", str(refused(model_class, model_class))
-    words = {proved()[family.name] for family in families}
+    words = {_proved(family) for family in families}
     short = "trained and exported" if words == {"trained"} else "exported"
     titles = "; ".join(f"{family.title} ({family.architecture})" for family in families)
     text = f"{titles}: {'; '.join(MEANING[word] for word in sorted(words))}"
-    return short, f"{text}; not Llama 4: {LLAMA4}" if model_class == "LlamaModel" else text
+    if model_class == "LlamaModel":
+        text += f"; not Llama 4: {LLAMA4}"
+    for family in families:
+        if family.trained_as:
+            text += f"; after training exported as {family.trained_as.architecture}"
+    return short, text
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ import re
 
 from nemo_workflow.models.families.base import Config
 
-LAYER = re.compile(r"^(?:model\.layers|transformer\.h)\.\d+\.")
+LAYER = re.compile(r"^(?:model\.layers|transformer\.h|transformer\.encoder\.layers)\.\d+\.")
 EXPERT = re.compile(r"(\.experts)\.\d+\.")
 
 # a tensor's name, without its layer's and expert's numbers -> its sizes, as sums of products of those that `_sizes` names
@@ -15,6 +15,9 @@ OUTSIDE = {
     "transformer.wte.weight": "vocabulary hidden",
     "transformer.wpe.weight": "positions hidden",
     "lm_head.weight": "vocabulary hidden",
+    "transformer.embedding.word_embeddings.weight": "vocabulary hidden",
+    "transformer.output_layer.weight": "vocabulary hidden",
+    "transformer.encoder.final_layernorm.weight": "hidden",
     **dict.fromkeys(("model.norm.weight", "model.norm.bias", "transformer.ln_f.weight", "transformer.ln_f.bias"), "hidden"),
 }  # fmt: skip
 NORMS = {
@@ -28,7 +31,9 @@ ATTENTION = {
     "self_attn.k_proj.weight": "key hidden", "self_attn.k_proj.bias": "key",
     "self_attn.v_proj.weight": "key hidden", "self_attn.v_proj.bias": "key",
     "self_attn.o_proj.weight": "hidden value", "self_attn.o_proj.bias": "hidden",
-    "self_attn.qkv_proj.weight": "query+2*key hidden",
+    "self_attn.qkv_proj.weight": "query+2*key hidden", "self_attn.W_pack.weight": "query+2*key hidden",
+    "self_attention.query_key_value.weight": "query+2*key hidden", "self_attention.query_key_value.bias": "query+2*key",
+    "self_attention.dense.weight": "hidden value",
     "self_attn.q_norm.weight": "head", "self_attn.k_norm.weight": "head",
     "self_attn.sinks": "heads",
     "attn.c_attn.weight": "hidden+2*head hidden", "attn.c_attn.bias": "hidden+2*head",
@@ -42,6 +47,7 @@ ATTENTION = {
 MLP = {
     "mlp.gate_proj.weight": "inner hidden", "mlp.up_proj.weight": "inner hidden", "mlp.down_proj.weight": "hidden inner",
     "mlp.gate_up_proj.weight": "2*inner hidden",
+    "mlp.dense_h_to_4h.weight": "2*inner hidden", "mlp.dense_4h_to_h.weight": "hidden inner",
     "mlp.c_fc.weight": "inner hidden", "mlp.c_fc.bias": "inner", "mlp.c_proj.weight": "hidden inner", "mlp.c_proj.bias": "hidden",
     "block_sparse_moe.gate.weight": "experts hidden", "mlp.gate.weight": "experts hidden",
     "mlp.gate.e_score_correction_bias": "experts", "mlp.router.weight": "experts hidden", "mlp.router.bias": "experts",

@@ -43,7 +43,7 @@ def extended(job: Import, args: argparse.Namespace, token: str | None, scratch: 
     entries = max(pieces) + 1
     rows = before if entries <= before else math.ceil(entries / MULTIPLE) * MULTIPLE
     extension = Extension(folder, pieces, before, rows)
-    _write_folder(job.folder, folder, scratch, rows)
+    _write_folder(job, folder, scratch, rows)
     tables = vocabulary_tensors(job)
     tensors = {name: _grown(info, rows) if name in tables else info for name, info in job.tensors.items()}
     return dataclasses.replace(
@@ -59,7 +59,7 @@ def extended(job: Import, args: argparse.Namespace, token: str | None, scratch: 
 
 def vocabulary_tensors(job: Import) -> frozenset[str]:
     """Names of the tensors that have a row for each token."""
-    names = {name for rule in job.family.rules(job.hf) if rule.kind == "vocab" for name in rule.hf}
+    names = {name for rule in job.family.rules(job.hf) if rule.kind.startswith("vocab") for name in rule.hf}
     return frozenset(names | {TIED_COPY})
 
 
@@ -90,14 +90,20 @@ def _grown(info: TensorInfo, rows: int) -> TensorInfo:
     return dataclasses.replace(info, shape=(rows, *info.shape[1:]), nbytes=info.nbytes // info.shape[0] * rows)
 
 
-def _write_folder(source: Path, tokenizer: Path, scratch: Path, rows: int) -> None:
+def _write_folder(job: Import, tokenizer: Path, scratch: Path, rows: int) -> None:
     """`scratch` as the folder of the extended model would be, without weights."""
     copy_for_nemo(tokenizer, scratch)
     for name in KEPT:
         (scratch / name).unlink(missing_ok=True)
+    source = job.folder
     raw = read_json(source / "config.json")
+    names = {
+        "vocab_size",
+        *(own for own, common in job.family.renamed.items() if common == "vocab_size" and own in raw),
+    }
+    size = dict.fromkeys(names, rows)
     whole = text_part(raw) is not raw
-    raw = {**raw, "text_config": {**raw["text_config"], "vocab_size": rows}} if whole else {**raw, "vocab_size": rows}
+    raw = {**raw, "text_config": {**raw["text_config"], **size}} if whole else {**raw, **size}
     write_json(scratch / "config.json", raw)
     generation = source / "generation_config.json"
     if generation.exists():

@@ -13,6 +13,7 @@ import nemo_run as run
 from nemo_workflow.backends.patching import replaced
 from nemo_workflow.backends.registry import find
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.utils.processes import import_path
 
 LOOPBACK = "127.0.0.1"
 GPU_VARIABLES = {
@@ -52,9 +53,8 @@ def with_address(original: Any) -> Any:
 
 def worker_environment(plan: Plan, code: Path) -> dict[str, str]:
     """Variables that every rank needs; none of them secret, since nemo_run writes them into its job files."""
-    path = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
     variables = {
-        "PYTHONPATH": path,
+        "PYTHONPATH": import_path(code),
         "PYTHONSAFEPATH": "1",  # not the current folder: it may hold a newer checkout of our code
         "TOKENIZERS_PARALLELISM": "false",
         "PET_LOCAL_ADDR": LOOPBACK,  # torchrun's --local-addr: it would look for this machine by its name

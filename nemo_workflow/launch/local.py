@@ -24,11 +24,11 @@ from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.restarts import Restarts
-from nemo_workflow.run_dir import asked, metrics, staged_tokenizer
+from nemo_workflow.run_dir import metrics, staged_tokenizer
 from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.run_dir.report_process import Refresher
-from nemo_workflow.run_dir.stopping import grace_seconds, what_is_saved
+from nemo_workflow.run_dir.stopping import grace_seconds, tell_signal, what_is_saved
 from nemo_workflow.training import liveness, resume
 from nemo_workflow.utils.console import Meter, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -243,7 +243,7 @@ class _Local:
             return
         self.asked = number
         self.patience.renew()
-        asked.tell_signal(self.attempt, number)
+        tell_signal(self.attempt, number)
         _send(self._ranks(), signal.SIGTERM)
 
     def _tell_if_asked(self) -> None:

@@ -76,6 +76,6 @@ def _pieces(folder: Path, config: dict[str, Any]) -> dict[str, int] | None:
     try:
         model = SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError) as error:
-        raise Refusal(f"{file}: is no SentencePiece model ({str(error).splitlines()[0][:200]})") from None
+        raise Refusal(f"{file}: is not a SentencePiece model ({str(error).splitlines()[0][:200]})") from None
     numbers = list(range(model.get_piece_size()))
     return dict(zip(model.id_to_piece(numbers), numbers, strict=True))

@@ -44,14 +44,14 @@ def readable(path: Path) -> bool:
         status = path.stat()
     except FileNotFoundError:
         if path.is_symlink():
-            raise Refusal(f"{path}: a link that leads nowhere; copy the file itself into the folder") from None
+            raise Refusal(f"{path}: a broken symlink; copy the file itself into the folder") from None
         return False
     except OSError as error:
         raise Refusal(f"{path}: cannot be read: {error.strerror}") from None
     if path.is_symlink() and not _inside(path):
-        raise Refusal(f"{path}: a link that leads out of the folder; copy the file itself into the folder (cp -L)")
+        raise Refusal(f"{path}: a symlink out of the folder; copy the file itself into the folder (cp -L)")
     if not stat.S_ISREG(status.st_mode):
-        raise Refusal(f"{path}: is no plain file; put the tokenizer's own file there, or remove it")
+        raise Refusal(f"{path}: is not a regular file; put the tokenizer's own file there, or remove it")
     if status.st_size > LARGEST:
         raise Refusal(
             f"{path}: has {human_bytes(status.st_size)}; no file of a tokenizer has more than {human_bytes(LARGEST)}"
@@ -200,6 +200,16 @@ def without_token_types(folder: Path) -> None:
     if plain and "model_input_names" not in config:
         config["model_input_names"] = ["input_ids", "attention_mask"]
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def without_own_code(folder: Path) -> bool:
+    """Take the code that a tokenizer_config.json names (auto_map) out of it; for a tokenizer that loads without. Whether it did."""
+    path = folder / CONFIG
+    config = json_of(path)
+    if not config.pop("auto_map", None):
+        return False
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return True
 
 
 # transformers 5's names of what 4.57 has under another

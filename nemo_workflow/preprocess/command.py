@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="folder of the input files, with all folders in it (.jsonl, . .gz, .bz2, .xz or .zst; .parquet, .arrow)",
+        help="folder with the input files; folders in it are read too (.jsonl, . .gz, .bz2, .xz or .zst; .parquet, .arrow)",
     )
     group.add_argument(
         "--data-prefix",
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="input files of that folder, without ending; default: all of them, also in folders below",
+        help="input files in that folder, without extension; default: all of them, also in folders below",
     )
     group.add_argument(
         "--input",
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="input files, folders, quoted globs ('data/*/part-*.jsonl'), @FILE with such names a line, or - for names on "
+        help="input files, folders, quoted globs ('data/*/part-*.jsonl'), @FILE with one such name per line, or - for names on "
         "standard input; instead of --input-dir and --data-prefix",
     )
     group.add_argument(
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("all", "folder"),
         nargs="?",
         const="all",
-        help="one pair of all inputs, in the order of their names; folder: one for each top folder (default: one per file)",
+        help="one pair for all inputs, in the order of their names; folder: one per top folder (default: one per file)",
     )
     group.add_argument(
         "--json-keys",
@@ -100,12 +100,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY",
         nargs="+",
         action="extend",
-        help="keys whose texts are put together to one; instead of --json-keys",
+        help="keys whose texts are joined into one; instead of --json-keys",
     )
     group.add_argument(
         "--separator",
         metavar="TEXT",
-        help=r"what stands between them; \n, \r, \t and \\ are read as in JSON (default: \n\n)",
+        help=r"text between them; \n, \r, \t and \\ are read as in JSON (default: \n\n)",
     )
     group.add_argument(
         "--on-error",
@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         "--special-tokens",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="put the tokens around a text that the tokenizer puts there, such as Llama's <|begin_of_text|>, as Megatron-LM does (default: yes)",
+        help="add the special tokens that the tokenizer puts around a text, such as Llama's <|begin_of_text|>, as Megatron-LM does (default: yes)",
     )
     group.add_argument(
         "--engine",
@@ -153,11 +153,13 @@ def parser() -> argparse.ArgumentParser:
         "--trust-remote-code", action="store_true", help="run the Python code that comes with the tokenizer"
     )
     group = p.add_argument_group("output and work")
-    group.add_argument("--output-dir", metavar="DIR", required=True, help="the files go into its folder preprocessed/")
+    group.add_argument(
+        "--output-dir", metavar="DIR", required=True, help="the files are written to its folder preprocessed/"
+    )
     group.add_argument(
         "--overwrite",
         action="store_true",
-        help="begin again: replace outputs that exist, and keep nothing of a run that was stopped",
+        help="start over: replace existing outputs, and discard what a stopped run has done",
     )
     group.add_argument(
         "--workers",
@@ -193,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
         todo = still_to_do(asked.groups, asked.folder, asked.names, asked.recipe, args)
     if len(todo.groups) < len(asked.groups):
         done = len(asked.groups) - len(todo.groups)
-        meter.note(f"{counted(done, 'pair')} already whole: same input, tokenizer and flags")
+        meter.note(f"{counted(done, 'pair')} already complete: same input, tokenizer and flags")
     if not todo.groups:
         print(asked.nothing_to_do())
         return 0
@@ -212,7 +214,7 @@ def check(args: argparse.Namespace) -> None:
     if not args.input and not args.input_dir:
         problems.append("--input-dir or --input: one of them must say where the text is")
     if args.input and (args.input_dir or args.data_prefix):
-        problems.append("--input stands alone: leave --input-dir and --data-prefix out, or give only those")
+        problems.append("--input: can't be combined with --input-dir or --data-prefix; leave --input out, or those")
     if args.workers is None:
         args.workers = len(os.sched_getaffinity(0))
     elif args.workers < 1:
@@ -244,9 +246,9 @@ def _check_bad(args: argparse.Namespace) -> Iterator[str]:
 def _check_keys(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with the keys; sets their defaults and reads the separator."""
     if args.join_fields and args.json_keys:
-        yield "--join-fields stands instead of --json-keys; leave one out"
+        yield "--join-fields: can't be combined with --json-keys; leave one out"
     if args.separator is not None and not args.join_fields:
-        yield "--separator: stands between the texts of --join-fields; add that, or leave this out"
+        yield "--separator: goes between the texts of --join-fields; add that, or leave this out"
     for name in ("json_keys", "join_fields"):
         given = [key.strip() for word in getattr(args, name) or () for key in word.split(",")]
         setattr(args, name, list(dict.fromkeys(given)))

@@ -10,8 +10,9 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raise it when the same input and flags give other tokens
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+MOST = 1 << 20  # documents whose lengths are held at a time, where several inputs are copied at a time
+IDENTITY = ("path", "size", "mtime_ns", "sample_sha256")  # of what a pair's .json says of an input
 SAMPLE = 1 << 16  # bytes at the beginning, in the middle and at the end of an input
 
 
@@ -99,25 +102,49 @@ def same_input(said: dict[str, Any], identity: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class KeptInput:
-    """The documents of one input in the pairs of an earlier run, a pair a key."""
+    """The documents of one input, or of a part of it, in the pairs of an earlier run, a pair a key."""
 
     pairs: tuple[tuple[Path, Entry], ...]
     rejects: tuple[Reject, ...]
 
-    def tasks(self, number: int, done: int, chunk: int) -> Iterator[Kept]:
-        """Tasks of about `chunk` bytes of tokens; the last one carries the counts of them all."""
+    @property
+    def identity(self) -> dict[str, Any]:
+        """By what the whole input is known again."""
+        return {name: self.pairs[0][1].said[name] for name in IDENTITY}
+
+    def is_followed_by(self, other: KeptInput) -> bool:
+        """Whether the other's documents come next in the same pairs."""
+        return all(
+            prefix == its_prefix
+            and entry.first_document + entry.said["documents"] == its.first_document
+            and entry.first_byte + entry.said["bin_bytes"] == its.first_byte
+            for (prefix, entry), (its_prefix, its) in zip(self.pairs, other.pairs, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Inputs in a row, or parts of them, whose documents are in a row in the pairs of an earlier run too: they are copied
+    at a time. `inputs`: number, documents kept, and whether the input ends with these."""
+
+    inputs: tuple[tuple[int, KeptInput, bool], ...]
+
+    def tasks(self, done: Sequence[int], chunk: int) -> Iterator[Kept]:
+        """Tasks of about `chunk` bytes of tokens. `done`: bytes of all inputs up to the end of each."""
         import numpy as np
 
-        lengths = [_lengths(prefix, entry) for prefix, entry in self.pairs]
-        count = len(lengths[0])
-        width = _width(self.pairs[0][0])
+        kept = [each for _, each, _ in self.inputs]
+        ends = np.cumsum([each.pairs[0][1].said["documents"] for each in kept])
+        count = int(ends[-1])
+        first = kept[0].pairs
+        lengths = [_lengths(prefix, entry.first_document, count) for prefix, entry in first]
+        width = _width(first[0][0])
         sizes = [np.concatenate([[0], np.cumsum(each, dtype=np.int64) * width]) for each in lengths]
         total = np.sum(sizes, axis=0)
-        begin, first = 0, True
-        while begin < count or first:
+        begin = at = 0
+        while at < len(kept):
             end = int(np.searchsorted(total, total[begin] + chunk, side="right")) - 1
             end = min(count, max(begin + 1, end))
-            last, first = end >= count, False
             pairs = tuple(
                 (
                     Path(f"{prefix}.bin"),
@@ -125,17 +152,28 @@ class KeptInput:
                     int(size[end] - size[begin]),
                     each[begin:end].tobytes(),
                 )
-                for (prefix, entry), each, size in zip(self.pairs, lengths, sizes, strict=True)
+                for (prefix, entry), each, size in zip(first, lengths, sizes, strict=True)
             )
-            yield self._task(number, done, pairs, last)
-            begin = end
+            past = at + int(np.searchsorted(ends[at:], end, side="right"))
+            ended = tuple(number for number, _, last in self.inputs[at:past] if last)
+            source = self.inputs[at][0]
+            yield Kept(source, done[ended[-1]] if ended else done[source - 1] if source else 0, pairs, ended)
+            begin, at = end, past
 
-    def _task(self, number: int, done: int, pairs: tuple[tuple[Path, int, int, bytes], ...], last: bool) -> Kept:
-        if not last:
-            return Kept(number, done, pairs)
-        said = [entry.said for _, entry in self.pairs]
-        utf8, inside = (tuple(each[name] for each in said) for name in ("bytes", "eod_ids_inside_texts"))
-        return Kept(number, done, pairs, said[0]["lines"], self.rejects, utf8, inside)
+
+def stretches(inputs: Iterable[tuple[int, Sequence[KeptInput]]]) -> Iterator[Stretch]:
+    """Inputs in a row, by number with their parts, in as few stretches as can be."""
+    row: list[tuple[int, KeptInput, bool]] = []
+    documents = 0
+    for number, parts in inputs:
+        for place, part in enumerate(parts, start=1):
+            documents += part.pairs[0][1].said["documents"]
+            if row and (documents > MOST or not row[-1][1].is_followed_by(part)):
+                yield Stretch(tuple(row))
+                row, documents = [], part.pairs[0][1].said["documents"]
+            row.append((number, part, place == len(parts)))
+    if row:
+        yield Stretch(tuple(row))
 
 
 def _width(prefix: Path) -> int:
@@ -144,23 +182,46 @@ def _width(prefix: Path) -> int:
     return dict(DTYPES.values())[read_pair(prefix).dtype]
 
 
-def _lengths(prefix: Path, entry: Entry) -> np.ndarray:
-    """int32 tokens of each document of the input; 0 for an empty one."""
+def _lengths(prefix: Path, first: int, count: int) -> np.ndarray:
+    """int32 tokens of each of `count` documents from `first` on; 0 for an empty one."""
     import numpy as np
 
     from nemo_workflow.data.index_check import Index
     from nemo_workflow.data.indexed_dataset import read_pair
 
     index = Index(read_pair(prefix))
-    documents = slice(entry.first_document, entry.first_document + entry.said["documents"] + 1)
-    bounds = np.array(index.boundaries[documents])
+    bounds = np.array(index.boundaries[first : first + count + 1])
     # a document of ours is one sequence, or none if it is empty
     out = np.zeros(len(bounds) - 1, np.int32)
     out[np.diff(bounds) > 0] = index.lengths[bounds[0] : bounds[-1]]
     return out
 
 
-def kept_input(pairs: Sequence[Earlier], source: Source, rejects_path: Path, skip: bool) -> KeptInput | None:
+class Rejected:
+    """The list of bad lines beside an earlier pair, read once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        try:
+            return self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return []
+
+    def of(self, path: str, first: int, count: int) -> tuple[Reject, ...] | None:
+        """Those of an input, `count` from the line `first` on; None if they are not there."""
+        try:
+            found = [json.loads(line) for line in self._lines[first : first + count]]
+            if len(found) < count or any(str(Path(each["file"]).absolute()) != path for each in found):
+                return None
+            return tuple(Reject(each["line"], each["reason"], each["detail"]) for each in found)
+        except (ValueError, KeyError):
+            return None
+
+
+def kept_input(pairs: Sequence[Earlier], source: Source, rejected: Rejected, skip: bool) -> KeptInput | None:
     """What the earlier pairs (one a key) hold of `source`, if it has not changed since.
 
     An input with bad lines is only kept where such lines are left out again (`skip`).
@@ -176,19 +237,8 @@ def kept_input(pairs: Sequence[Earlier], source: Source, rejects_path: Path, ski
     bad = sum(entries[0].said["bad_lines"].values())
     rejects: tuple[Reject, ...] = ()
     if bad:
-        found = _rejects(rejects_path, path, entries[0].first_reject, bad) if skip else None
+        found = rejected.of(path, entries[0].first_reject, bad) if skip else None
         if found is None:
             return None
         rejects = found
     return KeptInput(tuple((pair.prefix, entry) for pair, entry in zip(pairs, entries, strict=True)), rejects)
-
-
-def _rejects(path: Path, of: str, first: int, count: int) -> tuple[Reject, ...] | None:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()[first : first + count]
-        found = [json.loads(line) for line in lines]
-        if len(found) < count or any(str(Path(each["file"]).absolute()) != of for each in found):
-            return None
-        return tuple(Reject(each["line"], each["reason"], each["detail"]) for each in found)
-    except (OSError, ValueError, KeyError):
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from nemo_workflow.preprocess.documents import Reject
+from nemo_workflow.preprocess.earlier import KeptInput, stretches
 from nemo_workflow.preprocess.groups import Group
 from nemo_workflow.preprocess.inputs import Reader, Todo
 from nemo_workflow.preprocess.journal import Journal, Mark
-from nemo_workflow.preprocess.messages import Result, Task
+from nemo_workflow.preprocess.messages import Kept, Place, Result, Task
 from nemo_workflow.preprocess.output_dir import sync_files
 from nemo_workflow.preprocess.outputs import Context, Output
 from nemo_workflow.preprocess.pool import Pool
@@ -67,7 +69,7 @@ class BadShare:
             where = f"the {len(self.sources)} input files ({count:,} bad lines in {worst}):"
         return Refusal(
             f"{where} {self.bad.total():,} of {lines} lines are bad ({reasons}), "
-            f"more than --max-bad {self.most:g} %; nothing was written. Mend the input, or allow more"
+            f"more than --max-bad {self.most:g} %; nothing was written. Fix the input, or allow more"
         )
 
 
@@ -93,20 +95,30 @@ class Encoding:
 
     def todo(self) -> dict[int, Todo]:
         """What the reader is to read of each input."""
-        out = {}
-        for number, source in enumerate(self.sources):
-            line = self.line_of.get(number)
-            if line is not None:
-                out[number] = Todo(start=line["position"], done=line["done"])
-            elif source.path in self.work.kept and source.part is None:
-                out[number] = Todo(kept=self.work.kept[source.path])
+        out = {number: Todo(start=line["position"], done=line["done"]) for number, line in self.line_of.items()}
+        for first, group in zip(_firsts(self.work.groups), self.work.groups, strict=True):
+            numbers = range(first, first + len(group.sources))
+            for is_kept, row in itertools.groupby(numbers, lambda number: bool(self._kept(number))):
+                if is_kept:
+                    members = list(row)
+                    out |= dict.fromkeys(members, Todo(done=True))
+                    copied = stretches((number, self._kept(number)) for number in members)
+                    out[members[0]] = Todo(done=True, kept=tuple(copied))
         return out
+
+    def _kept(self, number: int) -> tuple[KeptInput, ...]:
+        """The parts of an input that is copied."""
+        source = self.sources[number]
+        return () if number in self.line_of or source.part else self.work.kept.get(source.path, ())
 
     def run(self, pool: Pool, reader: Reader) -> None:
         try:
             for task, result, worker in pool.run(reader.tasks(), self.progress.show):
                 self._advance_to(task.source)
-                self._take(task, result, pool, worker)
+                if isinstance(task, Kept):
+                    self._take_kept(task, result, pool, worker)
+                else:
+                    self._take(task, result, pool, worker)
         except BaseException:
             pool.settle(SETTLE_SECONDS)  # so that the next run need not do it again
             raise
@@ -129,7 +141,7 @@ class Encoding:
         if not self.outputs or self.outputs[-1].group is not group:
             self.outputs.append(Output(group, self.context, self.work.lines.get(group.prefix, ())))
             self._unsynced.append(self.outputs[-1])
-        self.outputs[-1].begin(source, line)
+        self.outputs[-1].begin(source, line, self._kept(self.at))
         self.position = 0
         if line is not None:
             self.position = line["position"]
@@ -141,9 +153,9 @@ class Encoding:
             return
         output, source = self.outputs[-1], self.sources[self.at]
         output.current.check_unchanged()
-        line = output.current.line(output.group.prefix, self.position, done=True)
-        if not (self.line_of.get(self.at) or {}).get("done"):
-            self.journal.mark(line, output.flush, written=True)
+        if not (self.line_of.get(self.at) or {}).get("done") and not self._kept(self.at):
+            line = output.current.line(output.group.prefix, self.position, done=True)
+            self.journal.mark([line], output.flush, written=True)
             self.journal.advance()
         self.finished_inputs += 1
         if source is output.group.sources[-1]:
@@ -157,7 +169,27 @@ class Encoding:
         place = output.add(result)
         self.share.check_hope(task.done)
         self.position = task.position
-        mark = self.journal.mark(output.current.line(output.group.prefix, task.position, done=False), output.flush)
+        self._order(place, [output.current.line(output.group.prefix, task.position, done=False)], pool, worker)
+        self.progress.add(task.done, result)
+
+    def _take_kept(self, task: Kept, result: Result, pool: Pool, worker: int) -> None:
+        """Copied documents of one input or several; what is known of each input is counted where it ends."""
+        output = self.outputs[-1]
+        place = output.add_tokens(result)
+        lines = []
+        for number in task.ended:
+            self._advance_to(number)
+            output.add_kept(self._kept(number))
+            self.share.add(self.sources[number], output.current.lines, output.current.bad)
+            lines.append(output.current.line(output.group.prefix, 0, done=True))
+        self.share.check_hope(task.done)
+        self._order(place, lines, pool, worker)
+        self.progress.add(task.done, result)
+
+    def _order(self, place: Place, lines: list[dict[str, Any]], pool: Pool, worker: int) -> None:
+        """Have the worker write its tokens; the journal's lines hold then."""
+        output = self.outputs[-1]
+        mark = self.journal.mark(lines, output.flush)
         output.unwritten += 1
 
         def written(output: Output = output, mark: Mark = mark) -> None:
@@ -165,14 +197,13 @@ class Encoding:
             output.written()
 
         pool.order(worker, place, written)
-        self.progress.add(task.done, result)
 
     def _bad(self, source: Source, output: Output, bad: Reject) -> Refusal:
         kind = "row" if source.is_table else "file" if source.is_text else "line"
         number = source.lines_before() + output.current.lines + bad.line
         return Refusal(
             f"{source.path}:{number}: {bad.reason} in this {kind}: {bad.detail}; nothing was "
-            f"written. Mend it, or leave such {kind}s out with --on-error skip"
+            f"written. Fix it, or leave such {kind}s out with --on-error skip"
         )
 
     def worth_keeping(self) -> bool:

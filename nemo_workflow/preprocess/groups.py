@@ -55,6 +55,6 @@ def _same_names(groups: list[Group], keys: Sequence[str]) -> Iterator[str]:
         if others:
             other, stem = others[0]
             yield (
-                f"{each.sources[0].path}: its output would have the name of that of {other.sources[0].path} ({stem}); "
+                f"{each.sources[0].path}: its output would have the same name as that of {other.sources[0].path} ({stem}); "
                 "rename one of them, give each an --output-dir of its own, or make one pair of all with --join"
             )

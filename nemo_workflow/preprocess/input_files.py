@@ -23,10 +23,11 @@ from nemo_workflow.preprocess.sources import (
     wrong_file,
 )
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
+from nemo_workflow.utils.files import from_here
 
 REMOTE = {
-    "hf://datasets/": "huggingface-cli download NAME --repo-type dataset --local-dir DIR",
-    "hf://": "huggingface-cli download NAME --repo-type dataset --local-dir DIR",
+    "hf://datasets/": "hf download NAME --repo-type dataset --local-dir DIR",
+    "hf://": "hf download NAME --repo-type dataset --local-dir DIR",
     "s3://": "aws s3 cp --recursive SOURCE DIR",
     "gs://": "gcloud storage cp --recursive SOURCE DIR",
     "https://": "curl -O SOURCE",
@@ -91,7 +92,7 @@ def _expanded(paths: Sequence[str], found: _Found) -> Iterator[str]:
         elif name.startswith("@") and not Path(name).exists():
             path = Path(name[1:]).expanduser()
             if not path.is_file():
-                found.problems.append(f"--input {name}: no such list; @ is followed by a file with a name a line")
+                found.problems.append(f"--input {name}: no such list; @ is followed by a file with one name per line")
                 continue
             with os_errors_refused(f"--input {name}"):
                 data = path.read_bytes()
@@ -122,7 +123,7 @@ def _listed(data: bytes, flag: str, found: _Found) -> Iterator[str]:
     if inner:
         found.problems.append(f"{flag}: {inner[0]}: a list within a list is not read; give it to --input itself")
     elif not names:
-        found.problems.append(f"{flag}: no names in it; write a file or folder a line")
+        found.problems.append(f"{flag}: no names in it; write one file or folder per line")
     else:
         yield from names
 
@@ -175,11 +176,11 @@ def _add_glob(pattern: str, flag: str, output: Path, found: _Found) -> None:
         if path.is_dir() and "**" not in parts:
             _add_tree(path, flag, output, found, root)
     if others:
-        found.notes.append(f"WARNING: {flag}: passed over, no input file: {_some([str(path) for path in others])}")
+        found.notes.append(f"WARNING: {flag}: skipped, not an input file: {_some([str(path) for path in others])}")
     if not paths:
-        found.problems.append(f"{flag}: no file of such a name{_braces(pattern)}")
+        found.problems.append(f"{flag}: no file matches{_braces(pattern)}")
     elif not chosen and not any(path.is_dir() for path in paths):
-        found.problems.append(f"{flag}: no input files among those of such names ({KNOWN})")
+        found.problems.append(f"{flag}: no input files among the matches ({KNOWN})")
     found.inputs += [_Input(path, root) for path in chosen]
 
 
@@ -191,13 +192,13 @@ def _add_file(path: Path, root: Path, flag: str, found: _Found) -> None:
     if not path.exists():
         found.problems.append(f"{flag}: {_missing(path)}{_braces(str(path))}")
     elif stem_of(path) is None:
-        found.problems.append(f"{flag}: not an ending that is read here ({KNOWN})")
+        found.problems.append(f"{flag}: not a file extension that is read here ({KNOWN})")
     else:
         found.inputs.append(_Input(path, root))
 
 
 def _missing(path: Path) -> str:
-    return "a link that leads nowhere; fix or remove it" if path.is_symlink() else "no such file"
+    return "a broken symlink; fix or remove it" if path.is_symlink() else f"no such file{from_here(path)}"
 
 
 def _add_folder(folder: Path, prefixes: Sequence[str], flag: str, output: Path, found: _Found) -> None:
@@ -206,7 +207,9 @@ def _add_folder(folder: Path, prefixes: Sequence[str], flag: str, output: Path, 
             _add_file(folder, folder.parent, flag, found)
         else:
             listed = str(folder) == "-" or str(folder).startswith("@") or glob.has_magic(str(folder))
-            found.problems.append(f"{flag}: no such folder{'; --input takes patterns, lists and -' if listed else ''}")
+            found.problems.append(
+                f"{flag}: no such folder{from_here(folder)}{'; --input takes patterns, lists and -' if listed else ''}"
+            )
     elif not prefixes:
         _add_tree(folder, flag, output, found)
     for prefix in prefixes if folder.is_dir() else ():
@@ -257,7 +260,7 @@ def _add_tree(folder: Path, flag: str, output: Path, found: _Found, root: Path |
                 passed_over.append(str(path.relative_to(folder)))
         elif looks_like_data(path) and not _of_this_program(path):
             passed_over.append(str(path.relative_to(folder)))
-    said = f"passed over, no input file: {_some(passed_over)}" if passed_over else ""
+    said = f"skipped, not an input file: {_some(passed_over)}" if passed_over else ""
     if len(found.inputs) == before and len(found.problems) == lost:
         found.problems.append(f"{flag}: no input files in it ({KNOWN}){said and f'; {said}'}")
     elif said:
@@ -277,7 +280,7 @@ def _walk(folder: Path, above: set[tuple[int, int]], output: Path, found: _Found
         if not path.is_dir():
             yield path
         elif (identity := _identity(path)) in above:
-            found.problems.append(f"{path}: a link back to a folder above it, so that there is no end; remove it")
+            found.problems.append(f"{path}: a symlink back to a folder above it, which never ends; remove it")
         else:
             yield from _walk(path, above | {identity}, output, found)
 
@@ -351,5 +354,5 @@ def _without_empty(sources: list[Source], found: _Found) -> list[Source]:
         raise Refusal([f"{path}: empty; there is nothing to train on" for path in empty])
     if empty:
         files = "1 empty file" if len(empty) == 1 else f"{len(empty)} empty files"
-        found.notes.append(f"passed over {files}: {_some(empty)}")
+        found.notes.append(f"skipped {files}: {_some(empty)}")
     return [source for source in sources if source.size]

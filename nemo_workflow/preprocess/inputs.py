@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from nemo_workflow.preprocess.documents import parse_lines
-from nemo_workflow.preprocess.earlier import KeptInput
+from nemo_workflow.preprocess.earlier import Stretch
 from nemo_workflow.preprocess.messages import Lines, LinesInFile, Rows, Task, TextFile
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
@@ -22,11 +23,11 @@ GIANT = 32 << 20  # a line longer than this is never held in memory
 
 @dataclass(frozen=True)
 class Todo:
-    """What is left to do of one input: all from `start` on, nothing, or first what an earlier run has encoded."""
+    """What is left to do of one input: all from `start` on, or nothing; before it, what is copied of it and those after it."""
 
     start: int = 0  # where its next task begins (Task.position)
     done: bool = False
-    kept: tuple[KeptInput, ...] = ()  # its parts in their order
+    kept: tuple[Stretch, ...] = ()
 
 
 class Reader:
@@ -46,17 +47,15 @@ class Reader:
 
     def tasks(self) -> Iterator[tuple[Task, bool]]:
         """Tasks in the order of the documents, each with whether it is small to send to a worker."""
-        before = 0
+        done = list(itertools.accumulate(source.to_read for source in self.sources))
         for number, source in enumerate(self.sources):
             todo = self.todo.get(number, Todo())
-            if todo.kept:
-                for part in todo.kept:
-                    for kept in part.tasks(number, before + source.to_read, self.chunk):
-                        yield kept, False
-            elif not todo.done:
-                for task in self._of(number, source, before, todo.start):
+            for stretch in todo.kept:
+                for kept in stretch.tasks(done, self.chunk):
+                    yield kept, False
+            if not todo.done:
+                for task in self._of(number, source, done[number] - source.to_read, todo.start):
                     yield task, isinstance(task, (LinesInFile, TextFile))
-            before += source.to_read
 
     def _of(self, number: int, source: Source, before: int, start: int) -> Iterator[Task]:
         if source.is_text:

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     p = Parser(
         prog="python -m nemo_workflow.dataset",
-        description="Check .bin/.idx pairs and print their figures. `join OUT A B…` makes one pair of several (join --help).",
+        description="Check .bin/.idx pairs and print their figures. `join OUT A B…` joins several pairs into one (join --help).",
     )
     p.add_argument(
         "path",
         metavar="DIR_OR_PREFIX",
-        help="a folder with pairs (or the folder above its preprocessed/), or one pair without its ending",
+        help="a folder with pairs (or the folder above its preprocessed/), or one pair without its extension",
     )
     p.add_argument(
         "--tokenizer",
@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
         help="Hugging Face tokenizer: decodes a document, checks the ids against its vocabulary",
     )
     p.add_argument("--document", metavar="N", type=int, help="the document to decode, counted from 0 (default: 0)")
-    p.add_argument("--characters", metavar="N", type=int, help="print at most so much of it (default: 2000)")
+    p.add_argument(
+        "--characters", metavar="N", type=int, help="print at most this many of its characters (default: 2000)"
+    )
     return p
 
 

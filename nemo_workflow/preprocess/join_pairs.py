@@ -28,10 +28,10 @@ KEPT = ("tokenizer", "tokenizer_path", *SAME, "ids_before_text", "ids_after_text
 def parser() -> argparse.ArgumentParser:
     p = Parser(
         prog="python -m nemo_workflow.dataset join",
-        description="Join .bin/.idx pairs to one, documents in the order given; each is read whole and checked first.",
+        description="Join .bin/.idx pairs into one, documents in the order given; each is read whole and checked first.",
     )
-    p.add_argument("out", metavar="OUT", help="the pair to write, without ending")
-    p.add_argument("pairs", metavar="DIR_OR_PREFIX", nargs="+", help="pairs without ending, or folders of them")
+    p.add_argument("out", metavar="OUT", help="the pair to write, without extension")
+    p.add_argument("pairs", metavar="DIR_OR_PREFIX", nargs="+", help="pairs without extension, or folders of them")
     p.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
     return p
 
@@ -84,11 +84,11 @@ def _checked(names: Sequence[str], out: Path, check: Callable[[Pair], Any]) -> t
         if pair.prefix in [other.prefix for other in pairs[:number]]:
             problems.append(f"{pair.prefix}: named twice; name it once")
         if Path(pair.prefix) == out:
-            problems.append(f"{pair.prefix}: to be read and written; give OUT another name")
+            problems.append(f"{pair.prefix}: would be read and overwritten; give OUT another name")
     kinds = {pair.dtype: pair for pair in pairs}
     if len(kinds) > 1:
         what = ", ".join(f"{pair.prefix} holds {dtype}" for dtype, pair in kinds.items())
-        problems.append(f"pairs of different numbers cannot be joined: {what}; preprocess them with one tokenizer")
+        problems.append(f"pairs of different number types cannot be joined: {what}; preprocess them with one tokenizer")
     if problems:
         raise Refusal(problems)
     return pairs, figures

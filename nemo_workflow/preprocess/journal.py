@@ -24,9 +24,9 @@ SYNC_SECONDS = 20.0
 
 @dataclass
 class Mark:
-    """A line to be written when the tokens of its task, and of all tasks before it, are in the file."""
+    """Lines to be written when the tokens of their task, and of all tasks before it, are in the file."""
 
-    line: dict[str, Any]
+    lines: Sequence[dict[str, Any]]
     flush: Callable[[], None]
     written: bool = False
 
@@ -44,9 +44,9 @@ class Journal:
         self._sync = sync
         self._said = self._synced = time.monotonic()
 
-    def mark(self, line: dict[str, Any], flush: Callable[[], None], written: bool = False) -> Mark:
-        """Add the next line; call `done` when its tokens are written. `flush` empties buffers before the line is."""
-        self._marks.append(Mark(line, flush, written))
+    def mark(self, lines: Sequence[dict[str, Any]], flush: Callable[[], None], written: bool = False) -> Mark:
+        """Add the next lines; call `done` when their tokens are written. `flush` empties buffers before the lines are."""
+        self._marks.append(Mark(lines, flush, written))
         return self._marks[-1]
 
     def done(self, mark: Mark) -> None:
@@ -58,7 +58,7 @@ class Journal:
         latest: Mark | None = None
         while self._marks and self._marks[0].written:
             latest = self._marks.popleft()
-            if latest.line["done"]:
+            if all(line["done"] for line in latest.lines):
                 self._say(latest)
                 latest = None
         now = time.monotonic()
@@ -76,10 +76,10 @@ class Journal:
 
     def _say(self, mark: Mark) -> None:
         mark.flush()
-        self._write(mark.line)
+        self._write(*mark.lines)
 
-    def _write(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line) + "\n")
+    def _write(self, *lines: dict[str, Any]) -> None:
+        self._stream.writelines(json.dumps(line) + "\n" for line in lines)
         self._stream.flush()
 
     def close(self) -> None:

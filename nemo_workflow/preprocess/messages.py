@@ -56,17 +56,14 @@ class TextFile(Task):
 
 @dataclass(frozen=True)
 class Kept(Task):
-    """Documents that an earlier run has encoded.
+    """Documents that an earlier run has encoded, of one input or of several in a row; `source` is the first of them.
 
     `pairs`: for each key the path of the pair's .bin, the place of the tokens in it in bytes, and the documents' lengths
-    (int32); `lines`, `rejects` and the two sums as the earlier run counted them.
+    (int32); `ended`: the inputs whose last document is among them.
     """
 
     pairs: tuple[tuple[Path, int, int, bytes], ...]
-    lines: int = 0
-    rejects: tuple[Reject, ...] = ()
-    utf8_bytes: tuple[int, ...] = ()
-    eod_inside: tuple[int, ...] = ()
+    ended: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from nemo_workflow.preprocess.documents import Reject
-from nemo_workflow.preprocess.earlier import identity_of
+from nemo_workflow.preprocess.earlier import KeptInput, identity_of
 from nemo_workflow.preprocess.groups import Group
 from nemo_workflow.preprocess.messages import Place, Result
 from nemo_workflow.preprocess.output_dir import OutputFolder
@@ -24,9 +24,16 @@ from nemo_workflow.utils.errors import Failure
 class Input:
     """Counts of one input; `sums` has for each key the bytes of tokens, bytes of text and end-of-document ids inside."""
 
-    def __init__(self, source: Source, keys: Sequence[str], line: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        source: Source,
+        keys: Sequence[str],
+        line: dict[str, Any] | None = None,
+        identity: dict[str, Any] | None = None,
+    ):
+        """`line`: of the journal, for an input that was begun; `identity`, where it is known."""
         self.source = source
-        self.identity = line["input"] if line else identity_of(source)
+        self.identity = line["input"] if line else identity or identity_of(source)
         self.lines: int = line["lines"] if line else 0
         self.documents: int = line["documents"] if line else 0
         self.sums: list[list[int]] = [list(sums) for sums in line["keys"]] if line else [[0, 0, 0] for _ in keys]
@@ -38,6 +45,15 @@ class Input:
         for sums, tokens in zip(self.sums, result.tokens, strict=True):
             for place, more in enumerate((tokens.size, tokens.utf8_bytes, tokens.eod_inside)):
                 sums[place] += more
+
+    def add_kept(self, kept: KeptInput) -> None:
+        """What an earlier run counted, but for its bad lines."""
+        for number, (sums, (_, entry)) in enumerate(zip(self.sums, kept.pairs, strict=True)):
+            if not number:
+                self.lines += entry.said["lines"]
+                self.documents += entry.said["documents"]
+            for place, name in enumerate(("bin_bytes", "bytes", "eod_ids_inside_texts")):
+                sums[place] += entry.said[name]
 
     def line(self, group: str, position: int, done: bool) -> dict[str, Any]:
         """What the journal says of it."""
@@ -118,17 +134,30 @@ class Output:
     def rejected(self) -> Counter[str]:
         return sum((each.bad for each in self.inputs), Counter())
 
-    def begin(self, source: Source, line: dict[str, Any] | None) -> None:
-        """The next results are of this input, of which the journal's `line` tells what is done."""
-        self.inputs.append(Input(source, self.context.keys, line))
+    def begin(self, source: Source, line: dict[str, Any] | None, kept: Sequence[KeptInput] = ()) -> None:
+        """The next results are of this input, of which the journal's `line` tells what is done, or whose parts are `kept`."""
+        self.inputs.append(Input(source, self.context.keys, line, kept[0].identity if kept else None))
 
     def add(self, result: Result) -> Place:
         """Take a result's figures; returns where its tokens belong."""
-        for tally, tokens in zip(self.tallies, result.tokens, strict=True):
-            tally.add(tokens)
         for reject in result.rejects:
             self._note(reject)
         self.current.add(result)
+        return self.add_tokens(result)
+
+    def add_kept(self, parts: Sequence[KeptInput]) -> None:
+        """Take the figures of an input that is kept; its tokens come with those of others."""
+        for part in parts:
+            for reject in part.rejects:
+                self._note(reject)
+            self.current.add_kept(part)
+        for tally, sums in zip(self.tallies, self.current.sums, strict=True):
+            tally.add_sums(*sums[1:])
+
+    def add_tokens(self, result: Result) -> Place:
+        """Take its tokens alone."""
+        for tally, tokens in zip(self.tallies, result.tokens, strict=True):
+            tally.add(tokens)
         return Place([writer.add(tokens) for writer, tokens in zip(self.writers, result.tokens, strict=True)])
 
     def _keep_rejects(self, count: int) -> None:

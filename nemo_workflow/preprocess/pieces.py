@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.preprocess.earlier import Earlier, KeptInput, kept_input
+from nemo_workflow.preprocess.earlier import Earlier, KeptInput, Rejected, kept_input
 from nemo_workflow.preprocess.groups import Group
 from nemo_workflow.preprocess.sources import Source
 
@@ -88,14 +88,15 @@ class Finished:
 
     def __init__(self, folder: Path, names: Sequence[str], recipe: str, skip: bool):
         self.skip = skip
-        self._of: dict[str, list[tuple[tuple[int, int] | None, list[Earlier], Path]]] = {}
+        self._of: dict[str, list[tuple[tuple[int, int] | None, list[Earlier], Rejected]]] = {}
         for place in sorted(path.parent for path in folder.glob(f"*/{DONE}")):
             pairs = [Earlier.read(place / stem, recipe) for stem in Group(PREFIX, ()).stems(names)]
             sound = [pair for pair in pairs if pair is not None]
             if len(sound) == len(names):
+                rejected = Rejected(place / Group(PREFIX, ()).rejects_name)
                 for path, entry in sound[0].entries.items():
                     part = tuple(entry.said["part"]) if "part" in entry.said else None
-                    self._of.setdefault(path, []).append((part, sound, place / f"{PREFIX}.rejects.jsonl"))
+                    self._of.setdefault(path, []).append((part, sound, rejected))
 
     def of(self, source: Source) -> tuple[KeptInput, ...]:
         """The input whole, in one part or several in their order; empty where something of it is missing."""
@@ -103,9 +104,9 @@ class Finished:
         at = 0
         while not found or at < source.size:
             held = None
-            for part, pairs, rejects in self._of.get(str(source.path.absolute()), ()):
+            for part, pairs, rejected in self._of.get(str(source.path.absolute()), ()):
                 if (part[0] if part else 0) == at:
-                    held = kept_input(pairs, replace(source, part=part), rejects, self.skip)
+                    held = kept_input(pairs, replace(source, part=part), rejected, self.skip)
                     if held is not None:
                         at = part[1] if part else source.size
                         break

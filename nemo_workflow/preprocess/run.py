@@ -84,9 +84,9 @@ class Run:
         if self.spec.backend is not None:  # transformers changes the file as it loads it
             self.loading.load_fast(self.spec.backend)
         if self.loading.fast is not None:
-            self.why = "takes this tokenizer"
+            self.why = "supports this tokenizer"
             return FastokensEngine(self.loading.fast, self.spec.split_special)
-        self.why = f"fastokens does not take this tokenizer ({self.loading.not_fast})"
+        self.why = f"fastokens does not support this tokenizer ({self.loading.not_fast})"
         if self.args.engine == "fastokens":
             raise Refusal(f"--engine fastokens: {self.why}; leave --engine out")
         return TokenizersEngine(self.spec)
@@ -108,9 +108,9 @@ class Run:
             pool.close()
             if isinstance(engine, TokenizersEngine):
                 raise Refusal(f"--tokenizer {args.tokenizer}: its ids depend on how it is loaded ({difference})")
-            self.meter.note(f"WARNING: {engine.name} gives other ids than the Hugging Face tokenizer: {difference}")
+            self.meter.note(f"WARNING: {engine.name} gives different ids from the Hugging Face tokenizer: {difference}")
             engine = TokenizersEngine(self.spec)
-            self.why = f"fastokens gave other ids: {difference}"
+            self.why = f"fastokens gave different ids: {difference}"
             pool = Pool(count, handler)
             if any(pool.hellos):
                 pool.close()
@@ -132,7 +132,7 @@ class Run:
         parts.append(eod if self.args.append_eod else "nothing ends a document")
         if self.args.append_eod and spec.base_end and not self.args.eod_token:
             parts.append(
-                f"WARNING: {spec.eod_token} ends a chat's turn; the base model's documents end with {spec.base_end}: "
+                f"WARNING: {spec.eod_token} ends a chat turn; the base model's documents end with {spec.base_end}: "
                 f"--eod-token '{spec.base_end}'"
             )
         if self.args.append_eod and self.args.special_tokens and spec.eod in spec.suffix:
@@ -193,15 +193,13 @@ class Run:
             raise self.nothing_made(empty)
         if empty:
             more = f" and {len(empty) - SHOWN} more" if len(empty) > SHOWN else ""
-            self.meter.note(f"WARNING: no pair is made of {'; '.join(empty[:SHOWN])}{more}")
+            self.meter.note(f"WARNING: no pair was written for {'; '.join(empty[:SHOWN])}{more}")
         idle = [
             str(each.source.path) for made_of in made for each in made_of.inputs if not each.documents and not each.bad
         ]
         if idle:
             more = f" and {len(idle) - SHOWN} more" if len(idle) > SHOWN else ""
-            self.meter.note(
-                f"passed over {counted(len(idle), 'file')} without documents: {', '.join(idle[:SHOWN])}{more}"
-            )
+            self.meter.note(f"skipped {counted(len(idle), 'file')} without documents: {', '.join(idle[:SHOWN])}{more}")
         output.commit(remove=[each.group.rejects_name for each in made if not each.rejected])
         forged = sum(each.eod_inside for each in made)
         if forged and self.spec.eod is not None:

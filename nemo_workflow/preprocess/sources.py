@@ -170,7 +170,7 @@ def _wrong_kind(source: Source) -> Iterator[str]:
         yield from refusal.problems
         return
     except (OSError, EOFError, ValueError) as error:
-        yield f"{source.path}: {said_of_damage(error) or f'damaged, or not what its ending says: {error}'}"
+        yield f"{source.path}: {said_of_damage(error) or f'damaged, or not what its extension says: {error}'}"
         return
     magic = next((magic for magic in _MAGIC if head.startswith(magic)), None)
     coding = _coding(head)
@@ -179,7 +179,7 @@ def _wrong_kind(source: Source) -> Iterator[str]:
     elif magic:
         kind, ending = _MAGIC[magic]
         todo = "unpack it" if ending == ".zip" else "rename it"
-        yield f"{source.path}: {kind} data without a {ending} ending; {todo}"
+        yield f"{source.path}: {kind} data without the extension {ending}; {todo}"
     elif head.startswith(_POINTER):
         yield f"{source.path}: a pointer of Git LFS, not the file itself; fetch it: git lfs pull"
     elif not source.is_text and (why := _wrong_lines(head)):

@@ -78,7 +78,7 @@ class _Members(io.RawIOBase):
             self.decoder, self.rest = self.make(), found
         else:
             self.ended = True
-            self.warn("what follows the compressed data is no such data and was passed over")
+            self.warn("the data after the end of the compressed data was ignored")
 
 
 class _Gzip:

@@ -26,7 +26,7 @@ def main() -> int:
     parser = Parser(
         prog="python -m nemo_workflow.tokenizer",
         description="Train a byte-level BPE tokenizer on your own text: for a small model, or a language that published"
-        " tokenizers cut into single bytes. It takes any text, and needs no network.",
+        " tokenizers cut into single bytes. It takes any text, and needs no network. --extend adds to a model's own instead.",
     )
     parser.add_argument(
         "--input",
@@ -36,20 +36,35 @@ def main() -> int:
         help="text as preprocess_data.sh takes it: files or folders",
     )
     parser.add_argument("--output-dir", metavar="DIR", type=Path, required=True, help="folder to write")
-    parser.add_argument("--vocabulary", metavar="N", type=int, default=4096, help="its entries (default %(default)s)")
+    parser.add_argument(
+        "--vocabulary",
+        metavar="N",
+        type=int,
+        default=4096,
+        help="size of the vocabulary; with --extend, the tokens added (default %(default)s)",
+    )
+    parser.add_argument(
+        "--extend",
+        metavar="DIR",
+        type=Path,
+        help="Hugging Face folder of a model: write its tokenizer with more tokens, learnt from the text, for"
+        " convert_from_hf_to_nemo2.py --extend-vocabulary; old tokens keep their ids",
+    )
     parser.add_argument("--json-key", metavar="KEY", default="text", help="key of the text in JSON lines and tables")
     parser.add_argument(
         "--max-mb",
         metavar="MB",
         type=int,
         default=200,
-        help="text to learn from, the first so many MB (default %(default)s)",
+        help="train on this many MB of the text, from its beginning (default %(default)s)",
     )
     arguments = parser.parse_args()
     folder: Path = arguments.output_dir.expanduser()
-    if arguments.vocabulary < SMALLEST:
+    if arguments.extend and arguments.vocabulary < 1:
+        raise Refusal(f"--vocabulary {arguments.vocabulary}: add at least one token")
+    if not arguments.extend and arguments.vocabulary < SMALLEST:
         raise Refusal(
-            f"--vocabulary {arguments.vocabulary}: at least {SMALLEST}, one entry a byte and the end of a text"
+            f"--vocabulary {arguments.vocabulary}: at least {SMALLEST}, one entry per byte and one for the end of a text"
         )
     if arguments.max_mb < 1:
         raise Refusal(f"--max-mb {arguments.max_mb}: at least 1")
@@ -59,7 +74,15 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     sources, _ = find_sources(arguments.input, [], [], folder)
-    entries = train(first(texts(sources, arguments.json_key), arguments.max_mb << 20), folder, arguments.vocabulary)
+    documents = first(texts(sources, arguments.json_key), arguments.max_mb << 20)
+    if arguments.extend:
+        from nemo_workflow.preprocess.extend_tokenizer import extend
+
+        entries, before, after = extend(arguments.extend.expanduser(), documents, folder, arguments.vocabulary)
+        print(f"{folder}: {entries:,} tokens added, {human_time(time.monotonic() - began)}")
+        print(f"the text takes {after:.2f} tokens per character, {before:.2f} with the tokenizer of {arguments.extend}")
+        return 0
+    entries = train(documents, folder, arguments.vocabulary)
     print(f"{folder}: {entries:,} entries, {human_time(time.monotonic() - began)}")
     if entries < arguments.vocabulary:
         print(f"note: the text holds no more than {entries:,} entries of the {arguments.vocabulary:,} asked for")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.preprocess.earlier import Earlier, KeptInput, identity_of, kept_input, same_input
+from nemo_workflow.preprocess.earlier import Earlier, KeptInput, Rejected, identity_of, kept_input, same_input
 from nemo_workflow.preprocess.groups import Group
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.utils.errors import Refusal
@@ -80,7 +80,7 @@ def still_to_do(groups: list[Group], folder: Path, names: Sequence[str], recipe:
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise Refusal(
-            f"{foreign[0]}{more}: exists already, made of another input, with another tokenizer or other flags; "
+            f"{foreign[0]}{more}: already exists, made from other input, with another tokenizer or other flags; "
             "--overwrite replaces it"
         )
     return Work(todo, {}, kept)
@@ -101,9 +101,9 @@ def _kept(group: Group, folder: Path, names: Sequence[str], recipe: str, skip: b
     paths = [str(source.path.absolute()) for source in group.sources]
     if len(sound) < len(pairs) or not set(paths) & set(sound[0].order):
         return None
-    inputs = {}
+    inputs, rejected = {}, Rejected(folder / group.rejects_name)
     for source in group.sources:
-        found = kept_input(sound, source, folder / group.rejects_name, skip)
+        found = kept_input(sound, source, rejected, skip)
         if found is not None:
             inputs[source.path] = found
     whole = len(inputs) == len(paths) and all(list(pair.order) == paths for pair in sound)

@@ -111,15 +111,14 @@ class Encoder:
     def _kept(self, task: Kept) -> Result:
         """Tokens that an earlier run made, counted again."""
         made = []
-        sums = zip(task.utf8_bytes or (0,) * len(task.pairs), task.eod_inside or (0,) * len(task.pairs), strict=True)
-        for (path, offset, size, lengths), (utf8_bytes, inside) in zip(task.pairs, sums, strict=True):
+        for path, offset, size, lengths in task.pairs:
             with path.open("rb", buffering=0) as stream:
                 data = os.pread(stream.fileno(), size, offset)
             if len(data) < size:
                 raise Failure(f"{path}: shrank while it was read; nothing was written")
             seen = np.packbits(self._counts(np.frombuffer(data, self.dtype)) > 0).tobytes()
-            made.append(Tokens(lengths, size, utf8_bytes, inside, seen, data=data))
-        return Result(made, list(task.rejects), task.lines)
+            made.append(Tokens(lengths, size, 0, 0, seen, data=data))  # the other counts are known of each input
+        return Result(made, [], 0)
 
     def _rows(self, columns: list[list[Any]]) -> Result:
         rejects: list[Reject] = []

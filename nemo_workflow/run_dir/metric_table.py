@@ -91,13 +91,15 @@ METRICS: tuple[Metric, ...] = (
 )  # fmt: skip
 IN_LINE = tuple(sorted((metric for metric in METRICS if metric.text), key=lambda metric: metric.rank))
 SET_LOSSES = "set_losses"  # of a validation event: name of a --validation-dir -> its loss
+SOURCE_LOSSES = "source_losses"  # of a step event of the log: name of a source -> its loss since the last one
 LOGGER_NAMES = {metric.name: metric.logger for metric in METRICS}
 
 
 def logged(values: dict[str, Any]) -> dict[str, float]:
-    """A step's or a validation's numbers under the loggers' names; val_loss/NAME of each validation set."""
+    """A step's or a validation's numbers under the loggers' names; val_loss/NAME of each validation set, train_loss/NAME of each source."""
     plain = {LOGGER_NAMES[name]: value for name, value in values.items() if name in LOGGER_NAMES}
     sets = {f"val_loss/{name}": value for name, value in (values.get(SET_LOSSES) or {}).items()}
+    sets |= {f"train_loss/{name}": value for name, value in (values.get(SOURCE_LOSSES) or {}).items()}
     return {name: value for name, value in (plain | sets).items() if value is not None}
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.run_dir.asked import name_of
 from nemo_workflow.run_dir.metric_table import IN_LINE, METRICS, SET_LOSSES, words
 from nemo_workflow.utils.console import human_bytes, human_time
 from nemo_workflow.utils.files import write_json
 from nemo_workflow.utils.libraries import version
+from nemo_workflow.utils.processes import signal_name
 
 FILE = "metrics.jsonl"
 SUMMARY = "summary.json"
@@ -136,7 +136,7 @@ def _spike(event: dict[str, Any], step: int) -> str:
 
 
 def _stopping(event: dict[str, Any], step: int) -> str:
-    name = name_of(event["signal"])
+    name = signal_name(event["signal"])
     return f"step {step}: asked to stop ({name}); saving a checkpoint"
 
 
@@ -148,7 +148,7 @@ def _export(event: dict[str, Any], step: int) -> str:
     if event["problem"]:
         return f"step {step}: not exported to Hugging Face: {event['problem']}"
     pushed = f", and uploaded to {event['hub']}" if event["hub"] else ""
-    return f"step {step}: exported and proved in {human_time(event['seconds'])}: {event['path']}{pushed}"
+    return f"step {step}: exported and verified in {human_time(event['seconds'])}: {event['path']}{pushed}"
 
 
 _LINES: dict[str, Callable[[dict[str, Any], int], str | None]] = {

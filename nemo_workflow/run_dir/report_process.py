@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from nemo_workflow import REPOSITORY
+from nemo_workflow.utils.processes import import_path
 
 LEAST_SECONDS = 20.0  # between two reports of a running training
 
@@ -49,5 +50,5 @@ def _start(folder: Path, *flags: str) -> subprocess.Popen[bytes] | None:
 
 
 def environment() -> dict[str, str]:
-    """Ours, with the package that runs now on the import path: the current folder may be anywhere."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}
+    """Ours, with the package that runs now on the import path."""
+    return os.environ | {"PYTHONPATH": import_path(REPOSITORY)}

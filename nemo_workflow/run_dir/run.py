@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.run_dir import metrics
-from nemo_workflow.run_dir.asked import asked_by_launcher, name_of
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
+from nemo_workflow.run_dir.stopping import asked_by_launcher
+from nemo_workflow.utils.processes import signal_name
 
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
 QUIET_STEPS = 20  # for so many of its steps, or
@@ -122,12 +123,12 @@ class RunFolder:
             return State("finished", f"reached step {end['step']}")
         asked = self.last.get("stopping")
         number = asked["signal"] if asked and asked["time"] >= end["time"] - 3600 else None
-        return State("stopped", f"asked to ({name_of(number)})" if number else "asked to")
+        return State("stopped", f"asked to ({signal_name(number)})" if number else "asked to")
 
     def _last_word(self) -> str:
         """What is known of a start that wrote no end."""
         number = asked_by_launcher(self.attempts[-1]) if self.attempts else None
-        what = f"ended after {name_of(number)}, before it had saved" if number else "ended from outside"
+        what = f"ended after {signal_name(number)}, before it had saved" if number else "ended from outside"
         return f"{what}; the same command continues it"
 
     def _failed_now(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nemo_workflow.config import calibration
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.models import catalog
 from nemo_workflow.run_dir import speed
 from nemo_workflow.run_dir.run import RunFolder
@@ -25,9 +26,9 @@ def calibrate(output_dir: str, name: str) -> str:
         )
     seen = speed.settled(rates)
     scale = time["scale"] * time["tokens_per_second"] / seen
-    settings = run.plan["settings"]
+    settings = Settings.from_public(run.plan["settings"])
     recipe = catalog.find(run.plan["model_name"])
-    fp8 = settings["fp8"] or (settings["precision"] is None and bool(recipe.precision["fp8"]))
+    fp8 = settings.fp8 or (settings.precision is None and bool(recipe.precision["fp8"]))
     learned = {"run": str(run.path), "planned": round(time["tokens_per_second"], 1), "seen": round(seen, 1)}
     path = calibration.keep(output_dir, time["gpu"], fp8, scale, learned)
     return f"{speed.in_words(time['tokens_per_second'], seen)}\n{path}: times of {time['gpu'] or 'the CPU'} are scaled by {scale:.2f} from now on"

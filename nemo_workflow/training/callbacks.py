@@ -22,10 +22,11 @@ from nemo_workflow.backends.patching import replace
 from nemo_workflow.backends.registry import find
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import metrics
-from nemo_workflow.run_dir.asked import asked_by_launcher
+from nemo_workflow.run_dir.metric_table import SOURCE_LOSSES
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.run_dir.speed import SpeedCheck
-from nemo_workflow.training import loggers
+from nemo_workflow.run_dir.stopping import asked_by_launcher
+from nemo_workflow.training import loggers, source_losses
 from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
 from nemo_workflow.training.spikes import SpikeWarner
@@ -67,7 +68,8 @@ class RunLog(pl.Callback):
         self.started = started
         self.heartbeat = heartbeat
         self.spikes = SpikeWarner()
-        self.speed = SpeedCheck(plan.time["tokens_per_second"] if plan.time else None)
+        why = functools.partial(machine.shared_cpu, plan.layout.ranks) if plan.accelerator == "cpu" else str
+        self.speed = SpeedCheck(plan.time["tokens_per_second"] if plan.time else None, why)
         self.report = Refresher(plan.folder)
         self._clock = StepClock()
         self._metrics = StepMetrics(plan, self._clock.on_gpu)
@@ -77,6 +79,7 @@ class RunLog(pl.Callback):
         self._loggers: list[Any] = []
         self._log_every = 1
         self._val_loss: float | None = None
+        self.sources = source_losses.of(plan)
         self.set_losses: dict[str, float | None] = {}  # of --validation-dir, at the validation under way
 
     # -- events ---------------------------------------------------------------------------------------------------
@@ -127,9 +130,12 @@ class RunLog(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        step = trainer.global_step
+        logged = step % self.plan.settings.log_every == 0 or step == trainer.max_steps
         finished = self._clock.finished(
             trainer,
-            step=trainer.global_step,
+            sums=self.sources.taken() if self.sources and logged else None,
+            step=step,
             consumed_samples=trainer.datamodule.state_dict()["consumed_samples"],
             memory_bytes=peak_memory(),
         )
@@ -145,6 +151,8 @@ class RunLog(pl.Callback):
             return
         finished, self._pending = self._pending, None
         self._last = self._metrics.of(finished)
+        if self.sources and finished.sums is not None:
+            self._last[SOURCE_LOSSES] = self.sources.losses(finished.sums)
         step = self._last["step"]
         self.event("step", **self._last)
         if step % self._log_every == 0:

@@ -6,12 +6,25 @@ numbers as they are up to rounding; what changes them has a flag of its own.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 from nemo_workflow.config.plan import Plan
+
+# what each of Megatron's backends lets Transformer Engine use, as in its LanguageModule._set_attention_backend
+ALLOWED_ATTENTION = {
+    "auto": {"NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN"},
+    "fused": {"NVTE_FUSED_ATTN"},
+    "flash": {"NVTE_FLASH_ATTN"},
+    "unfused": {"NVTE_UNFUSED_ATTN"},
+    "local": set(),
+}
+
+FULL_LAYERS = "nemo.collections.nlp"
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,20 @@ def _virtual_stages(recipe: Any, plan: Plan) -> bool:
     return plan.layout.pipeline > 1 and plan.layout.virtual_pipeline > 1
 
 
+def _lost_layers(recipe: Any, plan: Plan) -> bool:
+    """Transformer Engine's whole layers, of which NeMo 2.7 has the switch and no longer the module."""
+    return (
+        bool(_value(recipe.model.config, "use_transformer_engine_full_layer_spec")) and find_spec(FULL_LAYERS) is None
+    )
+
+
 SETTINGS = (
+    Setting(
+        "model.config.use_transformer_engine_full_layer_spec",
+        False,
+        reason="`gpt3_175b` ended at the import of nemo.collections.nlp; it gets the layers that every other recipe has",
+        applies=_lost_layers,
+    ),
     Setting(
         "model.config.cross_entropy_fusion_impl",
         "te",
@@ -154,6 +180,24 @@ def _open_attention(recipe: Any) -> list[str]:
         return []
     recipe.model.config.attention_backend = type(backend).auto
     return ["model.config.attention_backend"]
+
+
+def follow_attention_variables(config: Any) -> str | None:
+    """Give `config` a backend that uses nothing that NVTE_*_ATTN turns off, and take these variables out of the environment.
+
+    They are a user's choice that Megatron takes for a contradiction: it sets all three for each model by its configuration's
+    `attention_backend`, and fails on one that is set otherwise, by the user's shell or by a model built before in this process.
+    Returns what is to be said about it, if the configuration's own backend couldn't stay.
+    """
+    off = {name for name in ALLOWED_ATTENTION["auto"] if os.environ.get(name) == "0"}
+    for name in ALLOWED_ATTENTION["auto"]:
+        os.environ.pop(name, None)
+    own = getattr(config, "attention_backend", None)
+    if own is None or not ALLOWED_ATTENTION[own.name] & off:
+        return None
+    chosen = next(name for name, uses in ALLOWED_ATTENTION.items() if not uses & off)
+    config.attention_backend = type(own)[chosen]
+    return f"attention: {chosen}, as {' and '.join(f'{name}=0' for name in sorted(off))} say"
 
 
 def _installed(distribution: str) -> bool:

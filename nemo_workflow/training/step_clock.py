@@ -7,7 +7,7 @@ step leaves an event and copies of its numbers in the stream, and both are read 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class Finished:
     numbers: dict[str, Any]
     begin: Any
     end: Any
-    extra: dict[str, Any] = field(default_factory=dict)
+    sums: Any = None  # of the sources' losses
 
     def seconds(self) -> float:
         """Duration of the step; waits for its end."""
@@ -50,11 +50,12 @@ class StepClock:
         """Begin the next step here: what has happened since the last one was no part of a step."""
         self._begin = self._mark()
 
-    def finished(self, trainer: Trainer, **values: Any) -> Finished:
+    def finished(self, trainer: Trainer, sums: Any = None, **values: Any) -> Finished:
         """The step that ends here; the next one begins."""
         numbers = {name: self._kept(_metric(trainer, metric)) for name, metric in LOGGED.items()}
+        kept = self._kept(sums)
         begin, self._begin = self._begin, self._mark()
-        return Finished(values, numbers, begin, self._begin)
+        return Finished(values, numbers, begin, self._begin, kept)
 
     def _mark(self) -> Any:
         if not self.on_gpu:

@@ -37,6 +37,7 @@ def train(plan: str, attempt: str) -> None:
     try:
         if problems := startup.settle():
             raise Refusal(problems)
+        startup.keep_caches_out_of_home()
         liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:
@@ -60,9 +61,9 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             gpu.install()
         optimizer_arguments.install()
         from nemo_workflow.training import (
-            attention_backend,
             callbacks,
             exports,
+            gpu_settings,
             learning_rate,
             nonfinite,
             profiling,
@@ -84,7 +85,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.settings.deterministic:
         callbacks.be_deterministic()
     made = recipe.build(plan, resume_from=str(start.path) if start else None)
-    if (said := attention_backend.follow_variables(made.model.config)) and plan.accelerator == "gpu":
+    if (said := gpu_settings.follow_attention_variables(made.model.config)) and plan.accelerator == "gpu":
         log.note(said)
     if plan.accelerator == "gpu":
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
@@ -102,6 +103,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         *([callbacks.SlowProducts(log)] if plan.accelerator == "cpu" else []),
         learning_rate.Schedule(plan, log),
         callbacks.MissedValidation(plan),
+        *([log.sources] if log.sources else []),
         *([validation_sets.ValidationSets(plan, log)] if plan.validation_sets else []),
         *([exporter] if exporter else []),
         *([profiling.Profiler(plan, log)] if plan.settings.profile and rank == 0 else []),
@@ -110,6 +112,8 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         callbacks.Stopper(log, folder),
     ]
     learning_rate.install(pretrain.keywords["optim"], plan)
+    if log.sources:
+        log.sources.attach(pretrain.keywords["model"])
     sample_order.arrange(pretrain.keywords["data"], plan, start)
     teardown.without_copies(trainer.strategy)
     saver = pretrain.keywords["log"].ckpt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,10 @@ from nemo_workflow.utils import startup
 
 STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
 HUNG = 124  # exit code of a Slurm job whose ranks made no step for --timeout-minutes (as timeout(1) says it)
+
+
+ALIKE = 4  # problems of one kind that are printed
+DIFFERING = re.compile(r"\S*/\S*|'[^']*'|\d[\d,.]*")
 
 
 class Refusal(Exception):
@@ -40,6 +45,19 @@ def program_name() -> str:
     """This command as the user typed it: `pretrain_llm.py`, `python -m nemo_workflow.runs`."""
     module = sys.modules["__main__"].__spec__  # None where a file was run
     return f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+
+
+def few_of_a_kind(problems: Iterable[str]) -> Iterator[str]:
+    """The problems in their order; of those that differ in paths and numbers only, as of 500 files, the first and how many more."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(DIFFERING.sub("*", problem), []).append(problem)
+    for alike in kinds.values():
+        if len(alike) <= ALIKE:
+            yield from alike
+        else:
+            yield from alike[: ALIKE - 1]
+            yield f"and {len(alike) - ALIKE + 1:,} more like the {ALIKE - 1} above, the last: {alike[-1]}"
 
 
 def _imported(name: str) -> Callable[[], int | None]:
@@ -98,7 +116,7 @@ def run_command(main: Callable[[], int | None] | str, program: str | None = None
         print(f"{program}: error: {missing}", file=sys.stderr)
         code = 2
     except Refusal as refusal:
-        for problem in refusal.problems:
+        for problem in few_of_a_kind(refusal.problems):
             print(f"{program}: error: {problem}", file=sys.stderr)
         code = 2
     except Failure as failure:

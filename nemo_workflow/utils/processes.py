@@ -1,4 +1,4 @@
-"""Signals that this project sends and takes."""
+"""Processes that this project starts: what they import, and the signals it sends and takes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def import_path(first: Path) -> str:
+    """A PYTHONPATH with `first` in front of what is set: the current folder of the process may be anywhere."""
+    return os.pathsep.join(filter(None, [str(first), os.environ.get("PYTHONPATH")]))
+
+
+def signal_name(number: int) -> str:
+    """The signal as its sender knows it: Ctrl-C, SIGTERM."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 @contextlib.contextmanager

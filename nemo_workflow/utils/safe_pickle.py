@@ -140,7 +140,7 @@ def check_weights(weights: Path) -> None:
 def _opened(path: Path) -> BinaryIO:
     """A file to read; raises Refusal for a pipe or a device, whose end may never come."""
     if not path.is_file():
-        raise Refusal(f"{path}: is no plain file, or missing: not a checkpoint, or not a whole one")
+        raise Refusal(f"{path}: is missing or not a regular file: not a checkpoint, or an incomplete one")
     return path.open("rb")
 
 

@@ -23,8 +23,8 @@ MOST_WORKERS = 8  # by default: 8 keep up with any line to the site, and with th
 
 def parser() -> argparse.ArgumentParser:
     made = Parser(
-        description='Download a Wikipedia and write its articles as JSON Lines, one {"text": …} a page.',
-        epilog="Interrupted? The same command continues. What is already there and right isn't fetched again.",
+        description='Download a Wikipedia and write its articles as JSON Lines, one {"text": …} per page.',
+        epilog="Interrupted? The same command continues. What is already there and intact isn't downloaded again.",
     )
 
     def add(name: str, **keywords: Any) -> None:
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "workers",
         type=positive,
         metavar="N",
-        help=f"processes that take out the text (default: one a CPU, at most {MOST_WORKERS})",
+        help=f"processes that extract the text (default: one per CPU, at most {MOST_WORKERS})",
     )
     add(
         "contact",
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Failure(
-                f"--output-dir {folder}: the disk is full; nothing is lost: make room and run the same command again"
+                f"--output-dir {folder}: the disk is full; nothing is lost: free some space and run the same command again"
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST):
             raise Refusal(

@@ -233,7 +233,7 @@ def _check_room(folder: Path, files: Iterable[RemoteFile]) -> None:
     if needed > free:
         raise Refusal(
             f"--output-dir {folder.parent}: the dump needs {human_bytes(needed)} more and the disk has {human_bytes(free)} "
-            "free; make room, name another folder, or take fewer parts with --url-limit"
+            "free; free some space, name another folder, or take fewer parts with --url-limit"
         )
 
 
@@ -252,7 +252,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _summary(journal: Journal, rules: Rules) -> None:
     counts, output = journal.counts, journal.output
-    left_out = f"{counts.redirects:,} redirects, {counts.not_articles:,} pages that are no articles, "
+    left_out = f"{counts.redirects:,} redirects, {counts.not_articles:,} pages that are not articles, "
     left_out += f"{counts.short:,} shorter than {rules.min_chars} characters"
     if counts.broken:
         left_out += f", {counts.broken:,} broken"

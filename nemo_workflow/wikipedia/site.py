@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.http import Client, Unreachable
@@ -27,10 +28,9 @@ OLD_NAMES = {
     "nb": "no",
 }
 _ATTEMPTS = 3
-# A folder in a listing: a link, with quotes of either kind or none, a path or a page in front or behind; or a name in JSON.
-_LISTED = re.compile(
-    r"""(?:href\s*=\s*["']?(?:[^"'\s>]*/)?|"name"\s*:\s*")(\d{8})(?:/(?:index\.html?)?)?(?=["'\s>?\#])""", re.IGNORECASE
-)
+# A folder in a listing of whatever make (links, JSON, a bucket's XML, plain text): a date that is no part of a file's name. One that
+# is no dump's has no status, and is passed over.
+_LISTED = re.compile(r"(?<![\w.-])(20\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))(?![\w.-])")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def wiki_name(language: str, project: str = "wikipedia") -> str:
     return OLD_NAMES.get(language, language.replace("-", "_")) + ("wiki" if project == "wikipedia" else project)
 
 
+def _listed(page: str) -> set[str]:
+    """The dates in a listing."""
+    return set(_LISTED.findall(unquote(page)))
+
+
 class Site:
     """A dump site at `base_url`: Wikimedia's own or a mirror with the same folders."""
 
@@ -101,7 +106,7 @@ class Site:
         """Dates of the dumps in the wiki's folder, newest first."""
         url = f"{self.base_url}/{wiki}/"
         page = self._get(url)
-        dates = sorted(set(_LISTED.findall(page or "")), reverse=True)
+        dates = sorted(_listed(page or ""), reverse=True)
         if not dates:
             raise Refusal(
                 f"--language {language}: {url} {'holds no dumps' if page else 'does not exist (HTTP 404)'}; "

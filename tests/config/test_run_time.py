@@ -144,24 +144,12 @@ def test_a_split_as_flags(name: str, change: dict[str, Any], words: str, value: 
     assert run_time._flags(name, sequence) == words + (" -SP" if name == "tensor" else "")
 
 
-def plan_on(place: Place, *flags: str) -> tuple[Plan, Recipe]:
-    """A plan of llama32_1b for one H100, 16 sequences of 8,192 tokens per step."""
-    words = (
-        "--gpu",
-        "h100",
-        "-G",
-        "1",
-        "-gbs",
-        "16",
-        "--seq-length",
-        "8192",
-        "--max-steps",
-        "10",
-        "--split",
-        "1,0,0",
-        "--dry-run",
-    )
-    plan = place.plan(*words, *flags, accelerator="gpu", model_name="llama32_1b", global_batch_size="16")
+def plan_on(
+    place: Place, *flags: str, cards: str = "1", batch: str = "16", length: str = "8192"
+) -> tuple[Plan, Recipe]:
+    """A plan of llama32_1b for H100s of one node."""
+    words = ("--gpu", "h100", "-G", cards, "--seq-length", length, "--max-steps", "10", "--split", "1,0,0", "--dry-run")
+    plan = place.plan(*words, *flags, accelerator="gpu", model_name="llama32_1b", global_batch_size=batch)
     return plan, catalog.find("llama32_1b")
 
 
@@ -188,6 +176,27 @@ def test_the_flag_that_would_save_most(
     now = memory.job_of(plan, recipe)
     saves = 1 - step_time.estimate(replace(now, **change), cluster).total / step_time.estimate(now, cluster).total
     assert found == {"words": words, "saves": pytest.approx(saves)} and saves > 0.02
+
+
+def test_a_micro_batch_is_compared_at_the_runs_own_layout(large: Place) -> None:
+    """Without -SP, as the run has it."""
+    plan, recipe = plan_on(large, "-TP", "2", "-mbs", "1", cards="2")
+    found = run_time.helpful(plan, recipe)
+    now = memory.job_of(plan, recipe)
+    cluster = Cluster(gpus.BY_KEY["h100"], 2, None, True, 1.0)
+    assert found is not None and found["words"] == "-TP 1"
+    whole = replace(now, layout=replace(now.layout, tensor=1), micro_batches=8)
+    assert found["saves"] == pytest.approx(
+        1 - step_time.estimate(whole, cluster).total / step_time.estimate(now, cluster).total
+    )
+
+
+def test_fp8_is_not_named_where_its_products_cannot_be_divided(large: Place) -> None:
+    """Three sequences of 8,200 tokens are no multiple of 16."""
+    assert run_time.helpful(*plan_on(large, "-mbs", "3", batch="3", length="8200")) is None
+    plan, recipe = plan_on(large, "-mbs", "3", batch="3", length="8192")
+    found = run_time.helpful(plan, recipe)
+    assert found is not None and found["words"] == "--fp8"
 
 
 def test_nothing_helps_where_no_time_is_planned(large: Place) -> None:

@@ -95,7 +95,7 @@ def test_the_folder_below_is_named(tmp_path: Path) -> None:
     """A run's folder, where its exported model is meant; a Hugging Face folder's own parent."""
     (tmp_path / "run" / "hf_model").mkdir(parents=True)
     (tmp_path / "run" / "hf_model" / "config.json").touch()
-    with pytest.raises(Refusal, match=r"no Hugging Face model folder; did you mean .*/run/hf_model\?$"):
+    with pytest.raises(Refusal, match=r"not a Hugging Face model folder; did you mean .*/run/hf_model\?$"):
         import_main(["--source", str(tmp_path / "run"), "--output-path", str(tmp_path / "out")])
 
 

@@ -96,9 +96,3 @@ def test_llama_4s_configuration_is_no_other_llamas() -> None:
     assert family
     with pytest.raises(Refusal, match="Llama4Config: is not converted"):
         checks.config_class("Llama4Config", family, {}, {})
-
-
-@pytest.mark.parametrize("name", ["Baichuan2Model", "ChatGLMModel"])
-def test_a_model_with_code_of_its_own_is_refused_with_what_to_do_instead(name: str) -> None:
-    state, why = supported.state(name)
-    assert state == "refused" and ("save it as one" in why or "llm.import_ckpt" in why)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from nemo_workflow.conversion import vocabulary
 from nemo_workflow.conversion.command import _checked_import, import_main, import_parser
 from nemo_workflow.conversion.extension import Extension
 from nemo_workflow.conversion.import_job import Import
+from nemo_workflow.models.families import by_model_type
 from nemo_workflow.utils.errors import Refusal
 from tests.conversion.conftest import CONFIG, SHAPES
 from tests.conversion.larger_tokenizers import SPECIAL, WORD, add_pieces
@@ -124,6 +127,16 @@ def test_a_look_says_what_would_come(source: Path, tmp_path: Path, capsys: pytes
     assert import_main(["--source", str(source), "--dry-run", "--extend-vocabulary", str(larger)]) == 0
     said = capsys.readouterr().out
     assert "vocabulary 384" in said and "2 new tokens: 1 begin with the mean" in said and f"source     {source}" in said
+
+
+def test_the_size_is_written_under_each_name_that_config_json_has_for_it(source: Path, tmp_path: Path) -> None:
+    """ChatGLM's name of it is padded_vocab_size, and GLM 4's folders have both."""
+    family = by_model_type("chatglm")
+    raw = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**raw, "padded_vocab_size": TOKENIZER_SIZE}))
+    vocabulary._write_folder(SimpleNamespace(folder=source, family=family), source, tmp_path / "scratch", 384)
+    written = json.loads((tmp_path / "scratch" / "config.json").read_text())
+    assert (written["vocab_size"], written["padded_vocab_size"]) == (384, 384)
 
 
 def test_rows_are_plain_means() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.conversion import own_code_models
+
 SIZES: dict[str, Any] = {
     "vocab_size": 1003,  # neither even nor the tokenizer's
     "hidden_size": 64,
@@ -125,6 +127,11 @@ def _starcoder(tf: Any, **changes: Any) -> Any:
     return tf.GPTBigCodeForCausalLM(tf.GPTBigCodeConfig(vocab_size=1003, **sizes, **changes))
 
 
+def _glm(tf: Any, **changes: Any) -> Any:
+    sizes = {"head_dim": 16, "partial_rotary_factor": 0.5, "attention_bias": True, "rms_norm_eps": 1e-5}
+    return tf.GlmForCausalLM(tf.GlmConfig(**{**SIZES, **sizes, **changes}))
+
+
 # name in the table -> a function of the transformers module that makes the model
 MODELS: dict[str, Callable[[Any], Any]] = {
     "llama2": lambda tf: _llama(tf, num_key_value_heads=4),
@@ -180,7 +187,22 @@ MODELS: dict[str, Callable[[Any], Any]] = {
     "starcoder2": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES)),
     "starcoder2_dropout": lambda tf: tf.Starcoder2ForCausalLM(tf.Starcoder2Config(**SIZES, **DROPOUTS)),
 }
+# made as models of transformers' own, then dressed as folders whose code comes with them
+MODELS |= {
+    "baichuan": lambda tf: _llama(tf, num_key_value_heads=4),
+    "chatglm": lambda tf: _glm(tf),
+    "chatglm_glm4": lambda tf: _glm(tf, num_attention_heads=8, rope_theta=5000000.0),
+}
+OWN_CODE: dict[str, Callable[[Path], None]] = {
+    "baichuan": own_code_models.as_baichuan,
+    "baichuan_raw": lambda folder: own_code_models.as_baichuan(folder, unit=False),
+    "chatglm": own_code_models.as_chatglm,
+    "chatglm_glm4": lambda folder: own_code_models.as_chatglm(
+        folder, rope_ratio=500, num_hidden_layers=2, vocab_size=SIZES["vocab_size"], eos_token_id=[1, 2]
+    ),
+}
 EXACT = list(MODELS)  # those that come back as they went
+MODELS["baichuan_raw"] = MODELS["baichuan"]
 MODELS["llama_scratch"] = lambda tf: _llama(tf, vocab_size=TOKENIZER_SIZE)
 MODELS["deepseek_v3_groups"] = lambda tf: _deepseek_v3(tf, topk_group=3, num_experts_per_tok=3)
 WITH_IMAGES = {"gemma3_images": _gemma3_of_images, "mistral3_images": _mistral3}
@@ -218,6 +240,8 @@ def make(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
     model = model.to(getattr(torch, dtype))
     model.config.dtype = getattr(torch, dtype)
     model.save_pretrained(folder)
+    if name in OWN_CODE:
+        OWN_CODE[name](folder)
     save_tokenizer(folder)
     return folder
 

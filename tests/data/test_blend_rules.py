@@ -87,11 +87,12 @@ def test_a_weight_is_a_finite_number_above_0(text: str, number: float) -> None:
 
 def test_a_second_set_of_a_name_and_one_without_data_are_problems(tmp_path: Path) -> None:
     write_pair(tmp_path / "a" / "x", [300])
-    problems: list[str] = []
+    problems = ["--dataset-dir: a problem of before"]
     write_pair(tmp_path / "a" / "y", [300] * 3)
     words = [f"a={tmp_path}/a", f"a={tmp_path}/a", f"b c={tmp_path}/a", f"b={tmp_path}/none"]
     (found,) = blend.validation_sets(words, problems)
     assert found.name == "a" and [source.weight for source in found.sources] == [0.25, 0.75]
+    assert problems.pop(0) == "--dataset-dir: a problem of before"
     assert [problem.split(":")[0] for problem in problems] == [
         f"--validation-dir {words[1]}", f"--validation-dir {words[2]}", f"--validation-dir {tmp_path}/none",
     ]  # fmt: skip
@@ -149,7 +150,7 @@ def test_a_source_named_twice_and_a_file_that_cannot_be_read_are_problems(two: P
     assert problems == [f"{two}/a/x: named twice as a source; name it once, or weight it in a --blend file"]
     problems = []
     assert blend.from_file(str(two / "none"), problems) == ()
-    assert len(problems) == 1 and problems[0].startswith(f"--blend {two}/none: cannot be read: ")
+    assert len(problems) == 1 and problems[0].startswith(f"--blend {two}/none: no such file; ")
     (two / "blend").write_bytes(b"1 a\xff\n")
     assert blend.from_file(str(two / "blend"), problems) == () and "cannot be read" in problems[1]
 
@@ -169,6 +170,7 @@ def test_folders_are_weighted_by_their_tokens(two: Path) -> None:
     assert found(None, "a", "b") == ([0.75, 0.25], [])
     assert found(1.0, "a", "b") == ([0.75, 0.25], [])
     assert found(1e9, "a", "b") == ([0.5, 0.5], [])
+    assert found(0.005, "a", "b") == ([1.0, 0.0], [])  # 900 to the power of 200 is more than a float holds
     assert found(None, "a", "a") == ([0.5, 0.5], [f"{two}/a/x"])  # named twice
     assert found(2.0, "a", "b", "none") == ([0.634, 0.366], [f"--dataset-dir {two}/none"])
     assert found(2.0, "a") == ([1.0], ["--blend-temperature 2"])

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from nemo_workflow.config import command_line
 from nemo_workflow.config import help as help_page
-from nemo_workflow.config.resolve import make_plan
-from nemo_workflow.run_dir.config_yaml import config_text
-from tests.places import leave_checkpoint, write_pair, write_tokenizer
+from tests.places import write_pair, write_tokenizer
 from tests.runs import fake_runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.stem for path in (REPOSITORY / "docs").glob("*.md"))
+RUN_WHOLE = ("continual",)  # by tests/e2e/run/test_continual.py, in its order
 NOT_RUN = {
     "make demo": "tests/e2e/demo/test_demo.py runs the demo",
-    "python -m nemo_workflow.runs average": "tests/e2e/run/test_decay.py runs it",
     "docker": "needs NVIDIA's container",
     "apptainer build": "needs NVIDIA's container",
     "python -m nemo_workflow.tokenizer": "tests/e2e/demo/test_readme.py runs it",
@@ -41,7 +36,7 @@ NOT_RUN = {
 def commands() -> list[tuple[str, str]]:
     """(page, command) of every bash block, continued lines joined."""
     found = []
-    for page in PAGES:
+    for page in (page for page in PAGES if page not in RUN_WHOLE):
         text = (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8")
         for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
             found += [(page, line) for line in block.replace("\\\n", " ").strip().splitlines()]
@@ -80,17 +75,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pair(root / "data" / "preprocessed" / "wiki_text_document", [3000] * 4000, "int32")
     write_pair(root / "demo_output" / "dataset" / "preprocessed" / "stdlib_text_document", [300] * 1000)
     write_tokenizer(root / "demo_output" / "tokenizer")
-    for language in ("english", "chinese"):
-        write_pair(root / "held_out" / language / "text_document", [300] * 100)
     for name in ("my_run", "other_run"):
         fake_runs.write_run(root / "nemo_experiments" / name)
     for command in ("pretrain_llm.py", "preprocess_data.sh"):
         (root / command).symlink_to(REPOSITORY / command)
-    stable = next(command for page, command in PLANNED if page == "continual" and "-E stable" in command)
-    with contextlib.chdir(root):
-        plan = make_plan(command_line.parse(shlex.split(stable)[2:]))
-        leave_checkpoint(plan, 800)
-        (plan.folder / "config.yaml").write_text(config_text(plan))
     (root / "raw").mkdir()
     (root / "raw" / "zh_classicalwiki-20250101-pages-articles-multistream.jsonl").write_text('{"text": "w1 w2 w3"}\n')
     for name in ("web/2025-01-01/part-00000", "web/2025-01-02/part-00000", "wiki/2025-01-01/part-00000"):
@@ -136,7 +124,7 @@ COMMANDS_WITH_FLAGS = (
 OTHERS_FLAGS = {
     "pip": "--no-build-isolation", "docker": "--rm --gpus --ipc --ulimit", "tensorboard": "--logdir", "apptainer": "--nv",
     "wandb": "--id", "sbatch": "--export --test-only --kill-on-invalid-dep --gpus-per-node --requeue",
-    "huggingface-cli": "--local-dir", "benchmarks": "--other-python",
+    "hf": "--local-dir", "benchmarks": "--other-python",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from nemo_workflow.launch import dry_run
+from nemo_workflow.launch import dry_run, plan_text
 from nemo_workflow.models import catalog
 from nemo_workflow.run_dir.checkpoints import write_manifest
 from nemo_workflow.run_dir.fingerprint import identity_of
@@ -186,7 +186,7 @@ def test_layout_of_many(shared: Place) -> None:
     assert (layout["ranks"], layout["data"], layout["micro_batches"]) == (16, 2, 16)
     assert layout["layers_a_stage"] == [8, 8, 8, 8]
     assert layout["bubble"] == pytest.approx(3 / (2 * 16 + 3), abs=1e-4)
-    assert "16 GPU ranks on 2 nodes = TP 2 x PP 4 x CP 1 x DP 2, VPP 2, sequence parallel" in dry_run.text(
+    assert "16 GPU ranks on 2 nodes = TP 2 x PP 4 x CP 1 x DP 2, VPP 2, sequence parallel" in plan_text.text(
         dry_run.describe(plan)
     )
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.run_dir.asked import ASKED
-from nemo_workflow.run_dir.stopping import grace_seconds
+from nemo_workflow.run_dir.stopping import ASKED, grace_seconds
 from tests.e2e.run.harness import REPOSITORY, processes_of
 
 LAUNCHER = """

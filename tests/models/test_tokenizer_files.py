@@ -193,7 +193,7 @@ def test_entries_are_counted_as_transformers_has_them(name: str, model: str, tmp
 def test_a_damaged_sentencepiece_model_is_refused_in_the_plan(tmp_path: Path) -> None:
     folder = sentencepiece_folders.save(tmp_path / "tok", "LlamaTokenizer")
     (folder / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(Refusal, match=r"tokenizer\.model: is no SentencePiece model"):
+    with pytest.raises(Refusal, match=r"tokenizer\.model: is not a SentencePiece model"):
         pretrained.read_tokenizer(folder)
 
 

@@ -87,14 +87,14 @@ def own_code(place: Place) -> None:
 
 
 HOSTILE: dict[Callable[[Place], None], str] = {
-    link_out: "vocab.txt: a link that leads out of the folder",
-    link_up: "merges.txt: a link that leads out of the folder",
-    link_to_nothing: "added_tokens.json: a link that leads nowhere",
+    link_out: "vocab.txt: a symlink out of the folder",
+    link_up: "merges.txt: a symlink out of the folder",
+    link_to_nothing: "added_tokens.json: a broken symlink",
     link_in_a_circle: "added_tokens.json: cannot be read: Too many levels of symbolic links",
-    pipe: "tokenizer.json: is no plain file",
-    device: "tokenizer.model: a link that leads out of the folder",
+    pipe: "tokenizer.json: is not a regular file",
+    device: "tokenizer.model: a symlink out of the folder",
     huge: "tokenizer.json: has 1.0 TiB; no file of a tokenizer has more than 256.0 MiB",
-    folder_for_a_file: "tokenizer.json: is no plain file",
+    folder_for_a_file: "tokenizer.json: is not a regular file",
     no_text: "tokenizer.json: not JSON",
     deep: "tokenizer_config.json: not JSON",
     other_shape: "not of the form that transformers writes",
@@ -134,7 +134,7 @@ def test_the_command_says_it_and_ends(place: Place) -> None:
         check=False, timeout=20,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "tokenizer.json: is no plain file" in done.stderr and "Traceback" not in done.stderr
+    assert "tokenizer.json: is not a regular file" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_links_inside_the_folder_and_into_the_hubs_blobs_are_honest(tmp_path: Pa
     assert resolve_folder(str(link)) == link
     assert len(tokenizer_files.files_of(link)) == 3
     (snapshot / "vocab.txt").symlink_to("../../../data/d_text_document.bin")
-    with pytest.raises(Refusal, match="leads out of the folder"):
+    with pytest.raises(Refusal, match="a symlink out of the folder"):
         tokenizer_files.files_of(snapshot)
 
 
@@ -203,5 +203,5 @@ def test_an_export_copies_no_file_from_outside(tmp_path: Path, place: Place) -> 
 
     assert len(files_of(place.hf)) == 2
     link_out(place)
-    with pytest.raises(Refusal, match="leads out of the folder"):
+    with pytest.raises(Refusal, match="a symlink out of the folder"):
         files_of(place.hf)

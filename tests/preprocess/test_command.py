@@ -150,7 +150,7 @@ def test_joined_files_with_a_byte_order_mark_each(go, tmp_path):
     (tmp_path / "packed.jsonl.gz").write_bytes(b"".join(map(gzip.compress, halves)) + b"behind")
     code, err = go("--input", *(tmp_path / name for name in ("plain.jsonl", "joined.jsonl", "packed.jsonl.gz")))
     assert code == 0
-    assert f"WARNING: {tmp_path / 'packed.jsonl.gz'}: what follows the compressed data" in err
+    assert f"WARNING: {tmp_path / 'packed.jsonl.gz'}: the data after the end of the compressed data was ignored" in err
     assert pair_bytes(tmp_path / "out", "plain") == pair_bytes(tmp_path / "out", "joined")
     assert pair_bytes(tmp_path / "out", "plain") == pair_bytes(tmp_path / "out", "packed")
 
@@ -175,7 +175,7 @@ def test_two_outputs_of_one_name_are_refused(go, tmp_path):
         write_jsonl(tmp_path / "in" / f"{name}.jsonl", TEXTS)
     code, err = go("--input", tmp_path / "in", "--json-keys", "text", "raw_text")
     assert code == 2
-    assert "wiki_raw.jsonl: its output would have the name of that of" in err
+    assert "wiki_raw.jsonl: its output would have the same name as that of" in err
     assert "wiki.jsonl (wiki_raw_text_document)" in err
     assert nothing_written(tmp_path / "out")
 
@@ -204,12 +204,12 @@ def test_what_a_folder_holds_besides_is_named(go, tmp_path):
     assert code == 0, err
     assert [prefix.parent.name for prefix in find_prefixes(tmp_path / "out")] == ["preprocessed", "spark.json"]
     assert err.splitlines()[0] == (
-        f"WARNING: --input-dir {folder}: passed over, no input file: a.jsonl.lz4, b.CSV, c.jsonl.part"
+        f"WARNING: --input-dir {folder}: skipped, not an input file: a.jsonl.lz4, b.CSV, c.jsonl.part"
     )
     (folder / "docs.jsonl").unlink()
     shutil.rmtree(folder / "spark.json")
     assert "no input files in it" in go("--input-dir", folder)[1]
-    assert "passed over, no input file: a.jsonl.lz4" in go("--input-dir", folder)[1]
+    assert "skipped, not an input file: a.jsonl.lz4" in go("--input-dir", folder)[1]
 
 
 def test_link_that_leads_nowhere(go, tmp_path):
@@ -223,7 +223,7 @@ def test_link_that_leads_nowhere(go, tmp_path):
         code, err = go(*arguments)
         assert code == 2
         assert "lost" in err
-        assert "a link that leads nowhere" in err
+        assert "a broken symlink" in err
     assert nothing_written(tmp_path / "out")
 
 
@@ -250,7 +250,7 @@ def test_existing_output_needs_overwrite(go, tmp_path, tokenizers_dir):
     for different in (["--no-append-eod"], ["--json-keys", "text", "id"], ["--tokenizer", tokenizers_dir / "gpt2_bpe"]):
         code, err = go("--input", tmp_path / "docs.jsonl", *different)
         assert code == 2
-        assert "docs_text_document.bin and 1 more: exists already, made of another input" in err
+        assert "docs_text_document.bin and 1 more: already exists, made from other input" in err
     code, err = go("--input", tmp_path / "other" / "docs.jsonl")
     assert code == 2
     assert pair_bytes(tmp_path / "out", "docs") == before
@@ -360,13 +360,13 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("a.jsonl", b'{"text": ""}\n', "every 'text' is empty"),
         ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "UTF-16; convert it first: iconv"),
         ("a.json", b'[{"text": "a"}]', "one JSON array"),
-        ("a.jsonl", gzip.compress(b'{"text": "a"}', mtime=0), "gzip data without a .gz ending"),
-        ("a.jsonl.gz", b'{"text": "a"}', "not what its ending says"),
+        ("a.jsonl", gzip.compress(b'{"text": "a"}', mtime=0), "gzip data without the extension .gz"),
+        ("a.jsonl.gz", b'{"text": "a"}', "not what its extension says"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-20], "damaged gzip data"),
-        ("b.jsonl.zst", b'{"text": "a"}', "not what its ending says"),
+        ("b.jsonl.zst", b'{"text": "a"}', "not what its extension says"),
         ("a.jsonl.zst", zstd(os.urandom(99_999))[:9000], "damaged"),
         ("a.parquet", b"PAR1 is not enough", "damaged"),
-        ("a.doc", b"text", "not an ending that is read here"),
+        ("a.doc", b"text", "not a file extension that is read here"),
     ],
 )  # fmt: skip
 def test_input_that_is_no_input(name, data, message, go, tmp_path):
@@ -385,17 +385,17 @@ def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
     cases = {
         ("--input-dir", tmp_path / "in", "--data-prefix", "none"): "--data-prefix none: no none.jsonl",
         ("--input-dir", tmp_path / "in", "--data-prefix", "docs"): "docs.json and docs.jsonl are both in",
-        ("--input-dir", tmp_path / "in"): "its output would have the name of that of",
+        ("--input-dir", tmp_path / "in"): "its output would have the same name as that of",
         ("--input-dir", tmp_path / "nowhere", "--data-prefix", "x"): "nowhere: no such folder",
         ("--input-dir", tmp_path / "empty"): "no input files in it",
         ("--input", tmp_path / "no.jsonl"): "no such file",
         (): "--input-dir or --input",
-        ("--input", "x", "--data-prefix", "y"): "--input stands alone",
+        ("--input", "x", "--data-prefix", "y"): "--input: can't be combined with --input-dir",
         ("--input", tmp_path / "in/docs.json", "--workers", "0"): "--workers 0: at least 1",
         ("--input", tmp_path / "in/docs.json", "--max-bad", "101"): "--max-bad 101",
         ("--input", tmp_path / "in/docs.json", "--max-bad", "3"): "--max-bad 3: of the lines that --on-error skip leaves out",
         ("--input", tmp_path / "in/docs.json", "--max-bad", "5", "--on-error", "stop"): "--max-bad 5: of the lines that",
-        ("--input", tmp_path / "in/docs.json", "--separator", "-"): "--separator: stands between the texts of --join-fields",
+        ("--input", tmp_path / "in/docs.json", "--separator", "-"): "--separator: goes between the texts of --join-fields",
         ("--input", tmp_path / "in/docs.json", "--eod-token", "<|endoftext|>", "--no-append-eod"): "--eod-token <|endoftext|>: ends each document",
         ("--input", tmp_path / "d.txt", "--json-keys", "a", "b"): "d.txt: one document a file, without keys",
         ("--input", tmp_path / "in/docs.json", tmp_path / "d.txt", "--join-fields", "a,b"): "d.txt: one document a file, without keys",
@@ -403,7 +403,7 @@ def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
         ("--input", tmp_path / "in/docs.json", "--eod-token", "<none>"): "--eod-token <none>: not in the vocabulary",
         ("--input", tmp_path / "in/docs.json", "--tokenizer", tmp_path / "empty"): "no tokenizer.json or other tokenizer files",
         ("--input", tmp_path / "in/docs.json", "--tokenizer", "./nowhere"): "--tokenizer ./nowhere: no such folder",
-        ("--input", tmp_path / "in/docs.json", "--engine", "fastokens", "--tokenizer", tokenizers_dir / "unigram"): "does not take this tokenizer",
+        ("--input", tmp_path / "in/docs.json", "--engine", "fastokens", "--tokenizer", tokenizers_dir / "unigram"): "does not support this tokenizer",
         ("--input", tmp_path / "in/docs.json", "--engine", "tokenizers", "--tokenizer", tokenizers_dir / "slow"): "exists in Python only",
         ("--input", tmp_path / "in/docs.json", "--colour"): "unrecognized arguments: --colour",
     }  # fmt: skip
@@ -453,9 +453,7 @@ def test_end_of_a_chats_turn_as_end_of_document(go, tokenizers_dir, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
     _, err = go("--input", docs, "--tokenizer", folder)
-    assert (
-        "WARNING: <|im_end|> ends a chat's turn; the base model's documents end with <|endoftext|>: --eod-token" in err
-    )
+    assert "WARNING: <|im_end|> ends a chat turn; the base model's documents end with <|endoftext|>: --eod-token" in err
     _, err = go("--input", docs, "--tokenizer", folder, "--eod-token", "<|endoftext|>", out="base")
     assert "chat's turn" not in err and "<|endoftext|> (0) ends a document" in err
     assert "chat's turn" not in go("--input", docs, out="plain")[1]
@@ -491,10 +489,10 @@ def test_tokens_around_a_text_are_no_forgery(go, tmp_path):
 
 def test_engine_is_named_with_the_reason(go, tmp_path):
     docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
-    assert "engine fastokens: takes this tokenizer" in go("--input", docs)[1]
+    assert "engine fastokens: supports this tokenizer" in go("--input", docs)[1]
     code, err = go("--input", docs, tokenizer="unigram", out="unigram")
     assert code == 0
-    assert "engine tokenizers: fastokens does not take this tokenizer (normalizer error" in err
+    assert "engine tokenizers: fastokens does not support this tokenizer (normalizer error" in err
     assert "engine tokenizers: as --engine says" in go("--input", docs, "--engine", "tokenizers", out="said")[1]
     assert pair_bytes(tmp_path / "said", "docs") == pair_bytes(tmp_path / "out", "docs")
 
@@ -512,7 +510,7 @@ def test_engine_that_differs_is_left_loudly(go, tmp_path, monkeypatch):
     monkeypatch.setattr(FastokensEngine, "encode", wrong)
     code, err = go("--input", docs, out="other")
     assert code == 0
-    assert "WARNING: fastokens gives other ids than the Hugging Face tokenizer: token" in err
+    assert "WARNING: fastokens gives different ids from the Hugging Face tokenizer: token" in err
     assert "engine tokenizers" in err
     assert pair_bytes(tmp_path / "other", "docs") == pair_bytes(tmp_path / "out", "docs")
 

@@ -42,7 +42,7 @@ def test_every_problem_is_named(tmp_path):
     with pytest.raises(Refusal) as caught:
         main(["join", str(a), *map(str, (a, a, b, tmp_path / "c", tmp_path / "none"))])
     text = "\n".join(caught.value.problems)
-    for said in ("a: named twice", "a: to be read and written", "c.idx: sequence 0 has no tokens", "none: no such folder or pair",
+    for said in ("a: named twice", "a: would be read and overwritten", "c.idx: sequence 0 has no tokens", "none: no such folder or pair",
                  "b holds int32; preprocess them with one tokenizer"):  # fmt: skip
         assert said in text
 

@@ -81,7 +81,7 @@ def test_lists_that_are_refused(written, said, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("hf://datasets/x/y/data", "huggingface-cli download x/y --repo-type dataset"),
+        ("hf://datasets/x/y/data", "hf download x/y --repo-type dataset"),
         ("S3://b/c", "aws s3 cp --recursive S3://b/c DIR"),
         ("abfs://b/c", "not on this machine"),
         ("file:///x/a.jsonl", "give the path itself: /x/a.jsonl"),
@@ -103,7 +103,7 @@ def test_links_to_themselves(tmp_path, two):
     (tmp_path / "in/folder").symlink_to("folder")
     assert found(tmp_path, folders=(tmp_path / "in",)) == ["a", "b c"]
     (tmp_path / "in/self.jsonl").symlink_to("self.jsonl")
-    assert "self.jsonl: a link that leads nowhere" in refused(tmp_path, folders=(tmp_path / "in",))
+    assert "self.jsonl: a broken symlink" in refused(tmp_path, folders=(tmp_path / "in",))
 
 
 def test_pairs_of_hidden_folders_that_were_named_are_found(go, tmp_path):
@@ -115,10 +115,10 @@ def test_pairs_of_hidden_folders_that_were_named_are_found(go, tmp_path):
 
 
 WRONG = {
-    "bzip2": ("x.jsonl", bz2.compress(GOOD), "bzip2 data without a .bz2 ending; rename it"),
-    "xz": ("x.jsonl", lzma.compress(GOOD), "xz data without a .xz ending"),
-    "Parquet": ("x.jsonl", b"PAR1....", "Parquet data without a .parquet ending"),
-    "zip": ("x.json", b"PK\x03\x04....", "zip data without a .zip ending; unpack it"),
+    "bzip2": ("x.jsonl", bz2.compress(GOOD), "bzip2 data without the extension .bz2; rename it"),
+    "xz": ("x.jsonl", lzma.compress(GOOD), "xz data without the extension .xz"),
+    "Parquet": ("x.jsonl", b"PAR1....", "Parquet data without the extension .parquet"),
+    "zip": ("x.json", b"PK\x03\x04....", "zip data without the extension .zip; unpack it"),
     "LFS": ("x.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
     "LFS of a table": ("x.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
     "UTF-16": ("x.jsonl", GOOD.decode().encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
@@ -157,10 +157,10 @@ def test_tables_without_rows_beside_others(go, tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "in/b.parquet")
     pyarrow.parquet.write_table(table.slice(0, 0), tmp_path / "in/a.parquet")
     code, err = go("--input-dir", tmp_path / "in", "--join")
-    assert code == 0 and "passed over 1 file without documents" in err and "a.parquet" in err
+    assert code == 0 and "skipped 1 file without documents" in err and "a.parquet" in err
     assert read_pair(tmp_path / "out/preprocessed/in_text_document").documents == 2
     code, err = go("--input-dir", tmp_path / "in", out="each")
-    assert code == 0 and "no pair is made of" in err
+    assert code == 0 and "no pair was written for" in err
     code, err = go("--input", tmp_path / "in/a.parquet", out="none")
     assert code == 2 and "no documents in it" in err
 

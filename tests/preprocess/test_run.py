@@ -15,8 +15,9 @@ import pyarrow.parquet
 import pytest
 
 from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
-from nemo_workflow.preprocess import encoding, journal, run, streams
+from nemo_workflow.preprocess import earlier, encoding, journal, outputs, run, streams
 from nemo_workflow.preprocess.documents import BOM
+from nemo_workflow.preprocess.earlier import identity_of
 from nemo_workflow.preprocess.inspect_dataset import check_pair
 from nemo_workflow.utils.errors import Failure
 from tests.later import later
@@ -90,16 +91,16 @@ def test_links(go, tree, tmp_path):
     (tmp_path / "tree" / "web" / "up").symlink_to("..")
     code, err = go("--input-dir", tmp_path / "tree", out="loop")
     assert code == 2
-    assert "web/up: a link back to a folder above it, so that there is no end; remove it" in err
+    assert "web/up: a symlink back to a folder above it, which never ends; remove it" in err
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hf://datasets/a/b", "not on this machine; bring it here first: huggingface-cli download"),
+        ("hf://datasets/a/b", "not on this machine; bring it here first: hf download"),
         ("s3://bucket/x.jsonl", "bring it here first: aws s3 cp --recursive s3://bucket/x.jsonl DIR"),
         ("@nolist", "no such list"),
-        ("none-*.jsonl", "no file of such a name"),
+        ("none-*.jsonl", "no file matches"),
     ],
 )
 def test_names_that_lead_nowhere(name, message, go):
@@ -113,8 +114,8 @@ def test_empty_files_are_counted(go, tmp_path):
     (tmp_path / "in" / "c.jsonl").write_text("\n\n")
     code, err = go("--input-dir", tmp_path / "in")
     assert code == 0
-    assert f"passed over 1 empty file: {tmp_path / 'in' / 'b.jsonl'}" in err
-    assert f"WARNING: no pair is made of {tmp_path / 'in' / 'c.jsonl'}: no documents in it" in err
+    assert f"skipped 1 empty file: {tmp_path / 'in' / 'b.jsonl'}" in err
+    assert f"WARNING: no pair was written for {tmp_path / 'in' / 'c.jsonl'}: no documents in it" in err
     assert made_names(tmp_path / "out") == ["a_text_document"]
 
 
@@ -207,7 +208,8 @@ def test_nested_keys_and_joined_fields(go, tokenizers_dir, reference, tmp_path):
     code, err = go("--input", tmp_path / "n.jsonl", "--json-keys", "data.none", out="no")
     assert code == 2 and "no 'data.none' among 'data', 'title'" in err
     assert (
-        "--join-fields stands instead" in go("--input", tmp_path / "n.jsonl", *fields, "--json-keys", "a", out="no")[1]
+        "--join-fields: can't be combined with --json-keys"
+        in go("--input", tmp_path / "n.jsonl", *fields, "--json-keys", "a", out="no")[1]
     )
 
 
@@ -242,8 +244,8 @@ def encoded(monkeypatch) -> list[str]:
     take = encoding.Encoding._take
 
     def noting(self, task, result, pool, worker):
-        name = self.sources[task.source].path.name if type(task).__name__ != "Kept" else ""
-        seen.extend([name] if name and name not in seen else [])
+        name = self.sources[task.source].path.name
+        seen.extend([name] if name not in seen else [])
         take(self, task, result, pool, worker)
 
     monkeypatch.setattr(encoding.Encoding, "_take", noting)
@@ -279,6 +281,60 @@ def test_a_done_folder_costs_only_what_is_new(join, go, encoded, tmp_path):
     assert go(*call, "--overwrite")[0] == 0
     assert len(encoded) == 4
     assert not list((tmp_path / "out").glob("preprocessed/.*"))
+
+
+def test_many_small_files_of_a_joined_pair_are_copied_at_a_time(go, encoded, tmp_path, monkeypatch):
+    """And each is looked at once: 10,000 files and one more cost as much as encoding all of them did."""
+    for number in range(60):
+        write_jsonl(tmp_path / "in" / f"{number:02d}.jsonl", [f"{number} {text}" for text in TEXTS])
+    call = ["--input-dir", tmp_path / "in", "--join"]
+    assert go(*call)[0] == 0
+    encoded.clear()
+    write_jsonl(tmp_path / "in" / "30a.jsonl", ["new"])
+    copied, looked = [], []
+    take = encoding.Encoding._take_kept
+    monkeypatch.setattr(encoding.Encoding, "_take_kept", lambda *of: (copied.append(len(of[1].ended)), take(*of)))
+    for module in (earlier, outputs):
+        monkeypatch.setattr(module, "identity_of", lambda source: (looked.append(source.path), identity_of(source))[1])
+    assert go(*call)[0] == 0
+    assert encoded == ["30a.jsonl"]
+    assert copied == [31, 29]
+    assert len(looked) == len(set(looked)) == 61
+    assert go(*call, out="fresh")[0] == 0
+    assert pair_bytes(tmp_path / "out", "in") == pair_bytes(tmp_path / "fresh", "in")
+    one, other = (figures(tmp_path / out, "in") for out in ("out", "fresh"))
+    assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 9])
+def test_a_run_stopped_while_it_copies(stop_at, go, tmp_path, monkeypatch):
+    """Within an input, whose first documents stood in the pair twice then, or between two."""
+    for name, copies in (("a", 1), ("b", 12), ("c", 1), ("d", 1)):
+        write_jsonl(tmp_path / "in" / f"{name}.jsonl", [f"{name} {text}" for text in TEXTS * copies])
+    monkeypatch.setattr(run, "CHUNK", 1600)
+    call = ["--input-dir", tmp_path / "in", "--join"]
+    assert go(*call)[0] == 0
+    write_jsonl(tmp_path / "in" / "e.jsonl", ["new"])
+    monkeypatch.setattr(encoding, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(journal, "LINE_SECONDS", 0.0)
+    take, taken = encoding.Encoding._take_kept, []
+
+    def stopping(self, task, *more):
+        if len(taken) == stop_at:
+            raise Failure("stopped here")
+        taken.append(task)
+        take(self, task, *more)
+
+    with monkeypatch.context() as patched, pytest.raises(Failure, match="stopped here"):
+        patched.setattr(encoding.Encoding, "_take_kept", stopping)
+        go(*call)
+    code, err = go(*call)
+    assert code == 0
+    assert ("continuing a run that was stopped" in err) == any(task.ended for task in taken)
+    assert go(*call, out="fresh")[0] == 0
+    assert pair_bytes(tmp_path / "out", "in") == pair_bytes(tmp_path / "fresh", "in")
+    one, other = (figures(tmp_path / out, "in") for out in ("out", "fresh"))
+    assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
 def test_bad_lines_of_kept_inputs_are_still_listed(go, encoded, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from nemo_workflow.launch import local
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.__main__ import main
+from nemo_workflow.runs.report import page
 from nemo_workflow.utils.errors import run_command
 from tests.runs import fake_runs
 
@@ -141,3 +143,26 @@ def test_a_damaged_plan_is_no_end_of_the_list(tmp_path: Path) -> None:
     (tmp_path / "bad" / "plan.json").write_text("{")
     rows = table(runs("--output-dir", tmp_path, "list"))
     assert rows["bad"][0] == "finished" and rows["good"][0] == "finished"
+
+
+def test_a_run_without_a_validation_has_none_anywhere(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        plan = fake_runs.write_run(tmp_path / name, lr=1e-3 if name == "one" else 2e-3)
+        saved = json.loads(plan.to_json())
+        saved["schedule"]["limit_val_batches"] = 0
+        (tmp_path / name / "plan.json").write_text(json.dumps(saved))
+        file = tmp_path / name / "metrics.jsonl"
+        lines = [line for line in file.read_text().splitlines() if '"validation"' not in line]
+        file.write_text("".join(f"{line}\n" for line in lines))
+    shown = runs("--output-dir", tmp_path, "show", "one")
+    assert table(shown)["validation"] == ["none"]
+    assert "every 25 steps, the newest 2 kept, and the one resumed from\n" in shown
+    said = runs("--output-dir", tmp_path, "compare", "one", "two")
+    assert "validation" not in said
+    assert (
+        said.splitlines()[-1] == f"curves: {tmp_path / 'compare-one-two.html'}"
+    )  # beside the runs, not where one stands
+
+
+def test_all_checkpoints_kept() -> None:
+    assert page.kept_words(-1) == "all kept"

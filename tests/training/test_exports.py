@@ -70,7 +70,7 @@ def test_a_save_meanwhile_is_left_out_and_the_source_is_kept(made: Any, begun: l
     assert begun == [(4, "--beside-training")] and made.source == tmp_path / "step_4"
     told = ended(made, 0)
     assert (told["step"], told["problem"], told["hub"]) == (4, None, None) and made.source is None
-    assert metrics.plain(told, 12, 1).startswith("step 4: exported and proved in ")
+    assert metrics.plain(told, 12, 1).startswith("step 4: exported and verified in ")
     made.saved(tmp_path / "step_12", 12)  # the end exports it
     assert len(begun) == 1
 

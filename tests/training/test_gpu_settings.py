@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.training import attention_backend, gpu_settings
+from nemo_workflow.training import gpu_settings
 
 pytestmark = pytest.mark.usefixtures("no_outside")
 
@@ -70,6 +70,17 @@ def test_another_activation_keeps_its_own_way(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize("config", [{"multi_latent_attention": True}, {"rotary_interleaved": True}])
 def test_another_rotary_embedding_keeps_its_own_way(config: dict[str, Any]) -> None:
     assert "apply_rope_fusion" not in applied(apply_rope_fusion=False, **config)
+
+
+def test_layers_that_this_nemo_has_lost_are_made_as_every_other_recipe_makes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there: dict[str, object] = {}
+    monkeypatch.setattr(gpu_settings, "find_spec", there.get)
+    assert applied(use_transformer_engine_full_layer_spec=True)["use_transformer_engine_full_layer_spec"] is False
+    assert "use_transformer_engine_full_layer_spec" not in applied()
+    there[gpu_settings.FULL_LAYERS] = object()
+    assert "use_transformer_engine_full_layer_spec" not in applied(use_transformer_engine_full_layer_spec=True)
 
 
 def test_fp16_keeps_the_loss_in_fp32() -> None:
@@ -133,7 +144,7 @@ def test_attention_follows_the_variables_that_megatron_would_fail_on(
     for name, value in variables.items():
         monkeypatch.setenv(f"NVTE_{name}_ATTN", value)
     config = SimpleNamespace(attention_backend=Backend[own])
-    said = attention_backend.follow_variables(config)
+    said = gpu_settings.follow_attention_variables(config)
     assert config.attention_backend is Backend[chosen]
     assert bool(said) == (own != chosen)
     assert not set(names) & set(os.environ)

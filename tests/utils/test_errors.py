@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.utils.arguments import Parser
-from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.errors import Refusal, few_of_a_kind
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nemo_workflow"
 
@@ -148,3 +148,19 @@ def test_a_value_may_follow_a_short_flag_at_once():
     assert (
         own_parser().parse_args(["-N2", "-mbs=4"]).__dict__.items() >= {"num_nodes": 2, "micro_batch_size": "4"}.items()
     )
+
+
+def test_hundreds_of_problems_of_one_kind_are_few_lines() -> None:
+    """A line for each of 500 files hid the one that was another."""
+    alike = [
+        f"/data/s{number}/p.bin: holds token id {number}, but the tokenizer of 't{number}' has 9"
+        for number in range(300)
+    ]
+    assert list(few_of_a_kind([*alike, "--lr 2: too high"])) == [
+        *alike[:3],
+        f"and 297 more like the 3 above, the last: {alike[-1]}",
+        "--lr 2: too high",
+    ]
+    assert list(few_of_a_kind(alike[:4])) == alike[:4]
+    different = [f"--flag-{sign}: wrong" for sign in "abcdef"]
+    assert list(few_of_a_kind(different)) == different

@@ -10,7 +10,7 @@ import pytest
 
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.http import Client
-from nemo_workflow.wikipedia.site import _LISTED, Site, wiki_name
+from nemo_workflow.wikipedia.site import Site, _listed, wiki_name
 from tests.wikipedia.conftest import ARTICLES, INDEX
 from tests.wikipedia.dump_site import DumpSite, Fault
 
@@ -44,13 +44,13 @@ def test_other_projects() -> None:
     [
         '<a href="20250101/">20250101/</a>', "<A HREF='20250101/'>", "<a href=20250101/>", '<a href="./20250101">',
         '<a href="https://mirror.example/pub/enwiki/20250101/index.html">', '[{"name":"20250101","type":"directory"}]',
-        '<a href="20250101/?C=N">',
+        '<a href="20250101/?C=N">', '<a href="%2Fenwiki%2F20250101%2F">', "<Prefix>enwiki/20250101/</Prefix>", "['20250101/']",
+        "drwxr-xr-x 2 root root 4096 Jan 3 20250101", "20250101/\n", '{"path": "/enwiki/20250101"}',
     ],
 )  # fmt: skip
 def test_listings_of_mirrors(listing: str) -> None:
-    assert _LISTED.findall(f'<a href="../">..</a> <a href="latest/">x</a> {listing} <a href="x20240101.txt">y</a>') == [
-        "20250101"
-    ]
+    page = f'<a href="../">..</a> <a href="latest/">x</a> {listing} <a href="x20240101.txt">y</a> 98765432 en-20230101-x.bz2'
+    assert _listed(page) == {"20250101"}
 
 
 def test_newest_finished_dump(site: DumpSite) -> None:

@@ -85,4 +85,4 @@ def _first(problems: list[str]) -> list[str]:
     """Of one rule's problems, one per file, as many as a person reads."""
     if len(problems) <= MOST:
         return problems
-    return [*problems[:MOST], f"and {len(problems) - MOST:,} more problems of the last kind"]
+    return [*problems[:MOST], f"and {len(problems) - MOST:,} more problems of this kind"]

@@ -21,11 +21,11 @@ def recompute(run: Run) -> Iterator[str]:
             yield f"{', '.join(extra)}: only goes with --recompute-granularity full; add it or leave them out"
             return
     if granularity == "full":
-        missing = [
-            f"--{name.replace('_', '-')}"
-            for name in ("recompute_method", "recompute_num_layers")
-            if getattr(settings, name) is None
-        ]
+        needed = {
+            "--recompute-method": settings.recompute_method,
+            "--recompute-num-layers": settings.recompute_num_layers,
+        }
+        missing = [flag for flag, value in needed.items() if value is None]
         if missing:
             yield f"--recompute-granularity full: needs {' and '.join(missing)} too, e.g. {_recompute_example(missing)}"
     if settings.recompute_num_layers and run.layout and run.recipe:
@@ -59,8 +59,8 @@ def cpu_offloading(run: Run) -> Iterator[str]:
         yield "--cpu-offloading: nothing to offload; add --cpu-offloading-activations"
     elif not settings.cpu_offloading_activations:
         yield (
-            "--cpu-offloading-weights: Transformer Engine 2.9 offloads no weights any more, and a run with weights alone"
-            " breaks off at its first step; use --cpu-offloading-activations"
+            "--cpu-offloading-weights: Transformer Engine 2.9 no longer offloads weights, and a run that offloads only weights"
+            " fails at its first step; use --cpu-offloading-activations"
         )
     layers = settings.cpu_offloading_layers
     if layers is None:
@@ -69,7 +69,7 @@ def cpu_offloading(run: Run) -> Iterator[str]:
         yield f"--cpu-offloading-layers {layers}: must be below the model's {run.sizes['num_layers']} layers"
     if settings.recompute_granularity:
         yield "--cpu-offloading: can't be combined with --recompute-granularity; leave one of them out"
-    elif run.effective("recompute_granularity") and run.recipe:
+    elif run.recompute_granularity and run.recipe:
         yield f"--cpu-offloading: recipe {run.recipe.name} recomputes activations, which can't be combined; leave it out"
     if settings.pipeline_model_parallel_size > 1:
         yield (

@@ -39,9 +39,12 @@ def cpu_limits(run: Run) -> Iterator[str]:
     if run.accelerator != "cpu":
         return
     settings = run.settings
-    switches = ("fp8", "cpu_offloading", "optim_cpu_offloading")
-    for name in (name for name in switches if getattr(settings, name)):
-        yield f"--{name.replace('_', '-')}: a CPU can't; {GPU_ONLY}"
+    if settings.fp8:
+        yield f"--fp8: not possible on a CPU; {GPU_ONLY}"
+    if settings.cpu_offloading:
+        yield f"--cpu-offloading: not possible on a CPU; {GPU_ONLY}"
+    if settings.optim_cpu_offloading:
+        yield f"--optim-cpu-offloading: not possible on a CPU; {GPU_ONLY}"
     if settings.optimizer_precision == "bf16":
         yield f"--optimizer-precision bf16: needs Transformer Engine; {GPU_ONLY}"
     if settings.context_parallel_size > 1:

@@ -94,8 +94,8 @@ def hugging_face(run: Run) -> Iterator[str]:
         yield "--push-to-hub: uploads what --export-hf exports; add --export-hf end, or leave it out"
     marks = any(part.startswith((".", "-")) or part.endswith((".", "-", ".git")) for part in hub.split("/"))
     if not HUB_ID.fullmatch(hub) or marks or "--" in hub or ".." in hub:
-        yield f"--push-to-hub {hub}: no name of a model at the Hub; give ORG/NAME of letters, digits and ._-"
+        yield f"--push-to-hub {hub}: not a valid name of a Hub model; give ORG/NAME of letters, digits and ._-"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         yield "--push-to-hub: HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it, or leave the flag out"
     if not settings.hf_token and not settings.ssh and not settings.dry_run:
-        yield "--push-to-hub: no token; export HF_TOKEN with one that may write (the Hub's page of settings makes it)"
+        yield "--push-to-hub: no token; export HF_TOKEN with one that may write (made on the Hub's settings page)"

@@ -32,7 +32,7 @@ def rank_split(run: Run) -> Iterator[str]:
     each = settings.micro_batch_size * layout.data
     if settings.global_batch_size % each:
         yield (
-            f"--global-batch-size {settings.global_batch_size}: not a multiple of micro batch size x data parallel size ="
+            f"--global-batch-size {run.batch_words}: not a multiple of micro batch size x data parallel size ="
             f" {settings.micro_batch_size} x {layout.data} = {each}; use {_near_multiples(settings.global_batch_size, each)}"
         )
 
@@ -127,7 +127,7 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
     the stages.
     """
     if recipe.family != "gpt":
-        yield f"{named}: the models of {recipe.name} can't be cut into virtual stages; leave it out"
+        yield f"{named}: the models of {recipe.name} can't be split into virtual stages; leave it out"
         return
     each = (sum(stages) + recipe.layout["embedding_counts"] + recipe.layout["loss_counts"]) // layout.pipeline
     if each % layout.virtual_pipeline:
@@ -140,6 +140,13 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
         )
 
 
+# A rotary base of our own would have to be proved through the export: an import with another config.json is.
+LONGER = (
+    "let its positions reach further first: in the config.json of its Hugging Face folder raise max_position_embeddings and rope_theta"
+    " (or add rope_scaling), import that, and name both folders in --nemo-model and --hf-model-id"
+)
+
+
 def sequence_length(run: Run) -> Iterator[str]:
     """Megatron gives each context parallel rank an early and a late piece of the sequence; a model has so many
     positions.
@@ -149,7 +156,7 @@ def sequence_length(run: Run) -> Iterator[str]:
     layout, length = run.layout, run.seq_length
     if layout.context > 1 and length % (2 * layout.context):
         yield (
-            f"--seq-length {length}: not a multiple of 2 x --context-parallel-size = {2 * layout.context}, in which each"
+            f"--seq-length {length}: not a multiple of 2 x --context-parallel-size = {2 * layout.context}, since each"
             " rank takes an early and a late piece; use one"
         )
     elif layout.sequence_parallel and length // layout.context % layout.tensor:
@@ -160,16 +167,17 @@ def sequence_length(run: Run) -> Iterator[str]:
     exact = _exact_up_to(run)
     if exact and length > exact:
         yield (
-            f"--seq-length {length}: this checkpoint's Gemma 2 came from Hugging Face, whose model NeMo's equals up to"
-            f" {exact} tokens (it has the sliding window on other layers); use {exact} at most"
+            f"--seq-length {length}: this checkpoint's Gemma 2 came from Hugging Face; NeMo's model equals it only up"
+            f" to {exact} tokens (its sliding window is on other layers); use {exact} at most"
         )
         return
     longest = _longest_sequence(run, run.recipe)
     if longest and length > longest:
-        yield (
-            f"--seq-length {length}: {run.recipe.name} is made for at most {longest} tokens; lower it, or take a recipe"
-            " for longer sequences (--list-models)"
-        )
+        made = f"--seq-length {length}: {run.recipe.name} is made for at most {longest} tokens; lower it, or"
+        if run.nemo_model and run.sizes.get("position_embedding_type") == "rope":
+            yield f"{made} {LONGER}"
+        else:
+            yield f"{made} take a recipe for longer sequences (--list-models)"
 
 
 def _exact_up_to(run: Run) -> int | None:

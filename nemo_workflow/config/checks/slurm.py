@@ -88,7 +88,7 @@ def find_problems(run: Any) -> Iterator[str]:
         for name in ("hf_token", "wandb_token"):
             if name in settings.given:
                 yield (
-                    f"--{name.replace('_', '-')}: can't travel with --ssh without being written down; export it in a"
+                    f"--{name.replace('_', '-')}: can't be passed on by --ssh without being written down; export it in a"
                     " file that only you can read on the cluster, and name that file in --setup-file with `. FILE`"
                 )
 
@@ -113,7 +113,7 @@ def _paths(settings: Settings) -> Iterator[str]:
     if runtime == containers.NONE and REWRITTEN in sys.executable:
         yield f"--no-container: the path of this Python, {sys.executable}, holds {REWRITTEN}: nemo_run can't take it"
     if not PLAIN_NAME.fullmatch(settings.experiment):
-        yield f"--experiment {settings.experiment!r}: with Slurm only letters, digits and ._+@=- make a name"
+        yield f"--experiment {settings.experiment!r}: with Slurm a name may hold only letters, digits and ._+@=-"
 
 
 def seconds_of(limit: str) -> int:

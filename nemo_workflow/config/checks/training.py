@@ -51,7 +51,7 @@ def schedule_flags(run: Run) -> Iterator[str]:
     if kind != "wsd" and (idle := run.given("decay_steps", "decay_style")):
         yield f"{', '.join(idle)}: only with --lr-schedule wsd or --decay-from; add one of them or leave it out"
     if kind in OURS and settings.constant_steps:
-        yield f"--constant-steps: does nothing with --lr-schedule {kind}, whose end is its lowest rate; leave it out"
+        yield f"--constant-steps: does nothing with --lr-schedule {kind}, which ends at its lowest rate; leave it out"
     if kind == "constant" and settings.min_lr is not None:
         yield "--min-lr: --lr-schedule constant never goes down; leave it out, or decay with wsd or --decay-from"
     if schedule is None:
@@ -76,8 +76,8 @@ def _branch_flags(run: Run, branch: Branch) -> Iterator[str]:
         yield f"--warmup-steps {settings.warmup_steps}: the warm-up of the checkpoint's run is over; leave it out"
     if settings.decay_steps is None and settings.max_steps is not None and settings.max_steps <= branch.step:
         yield (
-            f"--max-steps {settings.max_steps}: the checkpoint of --decay-from has made {branch.step} steps; give"
-            " --decay-steps, or more"
+            f"--max-steps {settings.max_steps}: the checkpoint of --decay-from is at step {branch.step}; give"
+            " --decay-steps, or a larger number"
         )
 
 

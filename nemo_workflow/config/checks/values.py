@@ -23,9 +23,10 @@ def smallest_values(run: Run) -> Iterator[str]:
     settings = run.settings
     if settings.keep_checkpoints == 0:
         yield "--keep-checkpoints 0: would delete the run's only checkpoint; keep 1 or more, or -1 for all"
-    for name in ("adam_beta1", "adam_beta2"):
-        if (value := getattr(settings, name)) is not None and value >= 1:
-            yield f"--{name.replace('_', '-')} {value}: must be below 1"
+    if settings.adam_beta1 is not None and settings.adam_beta1 >= 1:
+        yield f"--adam-beta1 {settings.adam_beta1}: must be below 1"
+    if settings.adam_beta2 is not None and settings.adam_beta2 >= 1:
+        yield f"--adam-beta2 {settings.adam_beta2}: must be below 1"
     if settings.optim_cpu_offloading_frac > 1:
         yield f"--optim-cpu-offloading-frac {settings.optim_cpu_offloading_frac}: must be between 0 and 1"
 
@@ -40,9 +41,12 @@ def experiment_name(run: Run) -> Iterator[str]:
 def paths_are_text(run: Run) -> Iterator[str]:
     """Paths travel to the ranks as JSON and into checkpoints as YAML: any text may be in them, blanks and newlines too."""
     settings = run.settings
-    named = {name: getattr(settings, name) for name in ("hf_model_id", "nemo_model", "blend", "decay_from")}
-    paths = [(f"--{name.replace('_', '-')}", path) for name, path in named.items() if path]
-    paths += [("--output-dir", str(Path(settings.output_dir).expanduser().absolute()))]
+    paths = [
+        ("--hf-model-id", settings.hf_model_id),
+        ("--output-dir", str(Path(settings.output_dir).expanduser().absolute())),
+    ]
+    one = (("--nemo-model", settings.nemo_model), ("--blend", settings.blend), ("--decay-from", settings.decay_from))
+    paths += [(flag, path) for flag, path in one if path]
     paths += [("--dataset-dir", folder) for folder in settings.dataset_dir]
     paths += [("--validation-dir", word) for word in settings.validation_dir]
     paths += [("data", f"{source.pair.prefix}.bin") for source in run.every_source]

@@ -8,6 +8,8 @@ from nemo_workflow.models.families.base import Family
 
 MODULES = (
     "dense",
+    "baichuan",
+    "chatglm",
     "gemma",
     "starcoder",
     "starcoder2",

@@ -39,6 +39,19 @@ class Field:
     default: Any = None
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A model of transformers' own that computes what a model does whose code comes with its weights, and is never run.
+
+    `config(hf)` is its config.json, of a completed one. `tensors`: its tensors -> the folder's, and the part of it: its rows
+    of "q", "k" or "v", all rows at length one ("unit"), or the whole ("").
+    """
+
+    model_type: str
+    config: Callable[[Config], Config]
+    tensors: dict[str, tuple[str, str]]
+
+
 @dataclass(frozen=True, eq=False)
 class Family:
     """One architecture.
@@ -59,6 +72,11 @@ class Family:
     `losses_back(nemo)`: what an export would lose, like `special`'s losses.
     `mend_reference(model, hf)`: corrects what transformers 4 computes wrongly, before the logits are compared.
     `local_spec`: the function of `local_specs` to compute logits with where Transformer Engine is missing.
+    `other_architectures`: further names that a config.json has for `architecture`.
+    `refuses(raw)`: why a config.json of this model_type is of another model, which NeMo can't compute.
+    `reference`: for an architecture that transformers has no class for.
+    `trained_as`: the family that says what NeMo's model computes once training has changed what this one can't say, and
+    `as_trained(config.json)` the config.json in its words.
     """
 
     name: str
@@ -89,6 +107,11 @@ class Family:
     exact_up_to: Callable[[Config], int | None] = lambda hf: None
     losses_back: Callable[[Config], list[tuple[str, str]]] = lambda nemo: []
     mend_reference: Callable[[Any, Config], None] | None = None
+    other_architectures: tuple[str, ...] = ()
+    refuses: Callable[[Config], str | None] = lambda raw: None
+    reference: Reference | None = None
+    trained_as: Family | None = None
+    as_trained: Callable[[Config], Config] = lambda origin: origin
 
     @property
     def training_fields(self) -> frozenset[str]:

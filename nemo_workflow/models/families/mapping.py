@@ -20,6 +20,11 @@ class Item:
     alias: str | None = None
 
     @property
+    def has_vocabulary(self) -> bool:
+        """Whether it has a row for each token."""
+        return self.kind.startswith("vocab")
+
+    @property
     def label(self) -> str:
         return self.nemo.replace("{l}", str(self.layer)).replace("{e}", str(self.expert))
 

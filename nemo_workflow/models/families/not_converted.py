@@ -8,15 +8,6 @@ from nemo_workflow.models.families.wrappers import WRAPPERS
 
 # NeMo's other models with a converter of NeMo's, and why they aren't converted here
 NOT_CONVERTED = {
-    "Baichuan2Model": (
-        "it divides each row of its output layer by the row's length, which NeMo's model doesn't do, and the 13B's ALiBi is"
-        " nowhere in Megatron; the 7B is a Llama otherwise: save it as one (W_pack cut into q_proj, k_proj and v_proj, the rows of"
-        " lm_head divided by their lengths, model_type llama) and convert that"
-    ),
-    "ChatGLMModel": (
-        "its model and its tokenizer are Python code that comes with the weights, and code from a model's folder is not run here;"
-        " if you trust it, NeMo's own llm.import_ckpt runs it, and --nemo-model starts from what that writes, with a tokenizer.json"
-    ),
     "HyenaModel": "Evo 2 has no Hugging Face architecture",
     "LlamaEmbeddingModel": "an encoder for embeddings, not a causal language model",
     "LlamaNemotronModel": "its layers differ from one another (heterogeneous blocks) and its Hugging Face model is Python code that comes with the weights",
@@ -30,9 +21,7 @@ NOT_CONVERTED = {
 }
 # model_type of a config.json -> NeMo's model class, for those
 NOT_CONVERTED_TYPES = {
-    "baichuan": "Baichuan2Model",
     "bert": "BertModel",
-    "chatglm": "ChatGLMModel",
     "mamba2": "MambaModel",
     "nemotron-nas": "LlamaNemotronModel",
     "nemotron_h": "MambaModel",

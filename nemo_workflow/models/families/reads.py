@@ -35,12 +35,12 @@ def _versions() -> dict[str, dict[str, list[str]]]:
 @functools.cache
 def fields_read(family: Family) -> frozenset[str]:
     """Fields that transformers 4 or 5 reads for the model, and those that speak of quantised weights."""
-    return QUANTISED.union(*(version[family.model_type] for version in _versions().values()))
+    return QUANTISED.union(*(version.get(family.model_type, ()) for version in _versions().values()))
 
 
 def without_effect(name: str, hf: Config, family: Family) -> bool:
-    """Whether the model surely doesn't read a field: a newer transformers than those looked at may."""
-    if name in fields_read(family):
+    """Whether the model surely doesn't read a field: a newer transformers than those looked at may, and code of its own too."""
+    if family.reference or name in fields_read(family):
         return False
     return bool(WITHOUT_EFFECT_NAMES.fullmatch(name)) or _known(hf.get("transformers_version"))
 

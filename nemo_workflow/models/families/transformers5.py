@@ -30,16 +30,16 @@ def normal(raw: Config, family: Family) -> Config:
     full = {**raw}
     for new, old in family.renamed5.items():
         if new in full:
-            _say(full, old, full.pop(new), f"{new} and {old}")
+            say(full, old, full.pop(new), f"{new} and {old}")
     parameters = full.pop("rope_parameters", None)
     if parameters is not None:
         for name, value in _flat(parameters, family).items():
-            _say(full, name, value, f"rope_parameters and {name}")
+            say(full, name, value, f"rope_parameters and {name}")
     scaling = full.get("rope_scaling")
     if isinstance(scaling, dict) and set(OUTSIDE) & set(scaling):
         full["rope_scaling"] = None
         for name, value in _split(scaling, "rope_scaling").items():
-            _say(full, name, value, f"rope_scaling and {name}")
+            say(full, name, value, f"rope_scaling and {name}")
     elif isinstance(scaling, dict) and _known(scaling, "rope_scaling") == "default":
         full["rope_scaling"] = None
     if full.get("partial_rotary_factor") == 1.0 and "partial_rotary_factor" not in {rule.hf for rule in family.fields}:
@@ -47,7 +47,8 @@ def normal(raw: Config, family: Family) -> Config:
     return full
 
 
-def _say(full: Config, name: str, value: Any, both: str) -> None:
+def say(full: Config, name: str, value: Any, both: str) -> None:
+    """Set a field; raises Refusal where it is set to something else already (`both` are the two names of it)."""
     if full.get(name) not in (None, value):
         raise Refusal(
             f"config.json: {both} differ ({value!r}, {full[name]!r}); leave one, the one that the model was trained with"

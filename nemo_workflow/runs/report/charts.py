@@ -12,7 +12,7 @@ from bokeh.models.formatters import BasicTickFormatter, CustomJSTickFormatter
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
-from nemo_workflow.run_dir.metric_table import METRICS, SET_LOSSES, Chart, Metric
+from nemo_workflow.run_dir.metric_table import METRICS, SET_LOSSES, SOURCE_LOSSES, Chart, Metric
 from nemo_workflow.run_dir.run import RunFolder
 
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#eab308")
@@ -50,17 +50,29 @@ def draw(runs: list[RunFolder]) -> tuple[str, dict[str, str]]:
 
 
 def _with_sets(runs: list[RunFolder]) -> list[tuple[Chart, str, list[tuple[str, str, Value]]]]:
-    """CHARTS, and behind the losses one with a curve for each --validation-dir."""
-    events = (event for run in runs for event in run.of_kind("validation"))
-    names = dict.fromkeys(name for event in events for name in event.get(SET_LOSSES) or {})
-    if not names:
-        return CHARTS
-    chart = Chart("Loss on each validation set", CHARTS[0][0].label)
+    """CHARTS, and behind the losses one with a curve for each --validation-dir and one for each source."""
+    more = [
+        made
+        for title, kind, key in (
+            ("Loss on each validation set", "validation", SET_LOSSES),
+            ("Training loss of each source", "step", SOURCE_LOSSES),
+        )
+        if (made := _one_each(runs, title, kind, key))
+    ]
+    return [CHARTS[0], *more, *CHARTS[1:]]
+
+
+def _one_each(
+    runs: list[RunFolder], title: str, kind: str, key: str
+) -> tuple[Chart, str, list[tuple[str, str, Value]]] | None:
+    """A chart over steps with a curve for each name that events hold under `key`; None where none does."""
+    events = (event for run in runs for event in run.of_kind(kind))
+    names = dict.fromkeys(name for event in events for name in event.get(key) or {})
     series: list[tuple[str, str, Value]] = [
-        (name, "validation", lambda event, name=name: (event.get(SET_LOSSES) or {}).get(name))  # type: ignore[misc]
+        (name, kind, lambda event, name=name: (event.get(key) or {}).get(name))  # type: ignore[misc]
         for name in names
     ]
-    return [CHARTS[0], (chart, "step", series), *CHARTS[1:]]
+    return (Chart(title, CHARTS[0][0].label), "step", series) if names else None
 
 
 def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str, str, Value]]) -> Any:

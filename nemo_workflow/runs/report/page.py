@@ -11,6 +11,7 @@ from typing import Any
 
 from nemo_workflow.config import containers
 from nemo_workflow.config.schedule import rate_words
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch.slurm.cluster import state_of
 from nemo_workflow.launch.slurm.ending import why_ended
 from nemo_workflow.run_dir.metric_table import SET_LOSSES
@@ -208,7 +209,7 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     """The plan in words: what, and its value."""
     if not plan:
         return []
-    layout, schedule, settings = plan["layout"], plan["schedule"], plan["settings"]
+    layout, schedule, settings = plan["layout"], plan["schedule"], Settings.from_public(plan["settings"])
     ranks = layout["nodes"] * layout["ranks_per_node"]
     data_parallel = ranks // (layout["tensor"] * layout["pipeline"] * layout["context"])
     sizes = [f"{plan['sizes'][key]} {word}" for key, word in SIZES.items() if plan.get("sizes", {}).get(key)]
@@ -219,18 +220,24 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("ranks", f"{counted(ranks, device)} on {counted(layout['nodes'], 'node')}"),
         ("layout", f"TP {layout['tensor']}, PP {layout['pipeline']}, VPP {layout['virtual_pipeline']}, "
                    f"CP {layout['context']}, EP {layout['expert']}, DP {data_parallel}"),
-        ("batch", f"{counted(settings['global_batch_size'], 'sequence')} of {plan['seq_length']} tokens per step, "
-                  f"{settings['micro_batch_size']} at once"),
+        ("batch", f"{counted(settings.global_batch_size, 'sequence')} of {plan['seq_length']} tokens per step, "
+                  f"{settings.micro_batch_size} at once"),
         ("learning rate", rate_words(schedule)),
-        ("validation", every(schedule["val_check_interval"])),
-        ("checkpoints", f"{every(schedule['save_every'])}, {settings.get('keep_checkpoints')} kept"),
+        ("validation", every(schedule["val_check_interval"]) if schedule["limit_val_batches"] else "none"),
+        ("checkpoints", f"{every(schedule['save_every'])}, {kept_words(settings.keep_checkpoints)}"),
     ]  # fmt: skip
-    if settings.get("optimizer_precision") == "bf16":
+    if settings.optimizer_precision == "bf16":
         rows.append(("optimizer", "Adam's moments in bf16"))
-    container = settings.get("container_image") if settings.get("executor") == "slurm" else None
-    if container and not settings.get("no_container") and settings.get("container_runtime") != containers.NONE:
-        rows.append(("container", f"{container} by {settings.get('container_runtime') or containers.PYXIS}"))
+    if container := containers.described(settings):
+        rows.append(("container", container))
     return rows + [("note", note) for note in plan.get("notes", [])]
+
+
+def kept_words(keep: int) -> str:
+    """What --keep-checkpoints leaves: a start keeps the one that it resumed from too."""
+    if keep < 0:
+        return "all kept"
+    return f"the newest {keep} kept, and the one resumed from"
 
 
 def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:

@@ -18,13 +18,24 @@ _LANG = re.compile(r"(?:lang|link|ilh|tl)-[a-z]{2,4}(?:-[a-z]+)*|ipa-[a-z]{2,4}|
 _TEXT = re.compile(r"[^\W_][\w .,'’–−+/%°:()-]*|[\d.,−+-]+")
 # Templates whose only argument is no text of the sentence.
 _SILENT = re.compile(
-    r"(?:cit|ref|oclc|issn|isbn|doi|hdl|pmid|imdb|dmoz|icd|osm|inflation|goodreads|worldcat|official|sfn|efn|harv|note|see|main|further|about|for$|redirect|flagicon|image|file|anchor|portal|commons|coord"
+    r"(?:cit|ref|oclc|issn|isbn|doi|hdl|pmid|imdb|dmoz|icd|osm|inflation|goodreads|worldcat|official|sfn|efn|harv|note|see|main|further|about|for$|redirect|flagicon|image|file|anchor|portal|commons"
     r"|stub|nav|infobox|authority|rp$|r$|who|when|what|why|where|which|by whom|cn$|fact|clarify|dubious|vague|update|dead"
     r"|page|user|ping|template|speed|delete|cleanup|pov|disputed|better|specify|verify|failed|color box|legend|increase"
     r"|decrease|steady|hs$|sort|dts|ntsh|toc|clear|-$|short desc|use |good article|featured|pp|lead|unref|original|need"
-    r"|default|display|italic title|lowercase|taxobox|audio|listen|ipac|respell|gallery|category|wikt|section|end|begin|date$)"
+    r"|default|display|italic title|lowercase|taxobox|audio|listen|ipac|respell|gallery|category|wikt|section|end|begin|date$|wikipedia |[\w ]+ in topic$)"
 )
-_UNITS = {"sqmi": "sq mi", "sqkm": "km²", "km2": "km²", "m2": "m²", "m3": "m³", "km3": "km³", "C": "°C", "F": "°F"}
+_UNITS = {
+    "sqmi": "sq mi",
+    "sqkm": "km²",
+    "km2": "km²",
+    "m2": "m²",
+    "m3": "m³",
+    "km3": "km³",
+    "C": "°C",
+    "F": "°F",
+    "C-change": "°C",
+    "F-change": "°F",
+}
 _RANGES = {"-": "–", "–": "–", "to": " to ", "and": " and ", "x": " × ", "by": " by ", "or": " or ", "to(-)": " to "}
 _FUNCTIONS = ("formatnum", "lc", "uc", "ucfirst", "lcfirst")
 _SIGNS = {
@@ -33,6 +44,7 @@ _SIGNS = {
     "'": "'", "'s": "'s", "' \"": "' \"", "thinsp": " ", "snds": " – ", "endash": "–", "--": "—", "emdash": "—", "mdashb": " — ",
     "half": "1/2", "co2": "CO2", "h2o": "H2O", "rs": "₹", "okina": "ʻ", "pi": "π", "circa": "c. ", "c.": "c. ",
 }  # fmt: skip
+_NOTES = {"flat": "♭", "b": "♭", "sharp": "♯", "#": "♯", "natural": "♮"}
 _MONTHS = [
     "January",
     "February",
@@ -154,6 +166,36 @@ def _reading(args: list[str], _: dict[str, str]) -> str:
     return f"{args[0]}（{args[1]}）" if len(args) > 1 else "".join(args)
 
 
+def _old_style(args: list[str], _: dict[str, str]) -> str:
+    """{{OldStyleDate|2 February|1905|20 January}}"""
+    day, year, old = (*args, "", "", "")[:3]
+    return f"{day} [O.S. {old}] {year}".strip() if old else f"{day} {year}".strip()
+
+
+def _place(args: list[str], named: dict[str, str]) -> str:
+    """{{coord|13|19|N|169|9|W}}: 13°19′N 169°9′W; what is shown beside the page's title only is none of the sentence."""
+    if named.get("display", "inline").startswith("t"):
+        return ""
+    signs, out, parts = "°′″", "", 0
+    for word in args:
+        if re.fullmatch(r"-?\d+(\.\d+)?", word) and parts < 3:
+            out += word + signs[parts]
+            parts += 1
+        elif word in "NSEW" and parts:
+            out, parts = f"{out}{word} ", 0
+        else:
+            break
+    return out.strip() if out[-2:-1] in "EW" else _degrees(args)
+
+
+def _degrees(args: list[str]) -> str:
+    """{{coord|44.1|-87.9}}"""
+    if len(args) < 2 or not all(re.fullmatch(r"-?\d+(\.\d+)?", word) for word in args[:2]):
+        return ""
+    halves = zip(args[:2], ("SN", "WE"), strict=True)
+    return " ".join(f"{word.lstrip('-')}°{half[not word.startswith('-')]}" for word, half in halves)
+
+
 def _height(args: list[str], named: dict[str, str]) -> str:
     return " ".join(f"{named[unit]} {unit}" for unit in ("m", "cm", "ft", "in") if named.get(unit))
 
@@ -220,6 +262,8 @@ def _table() -> dict[str, Shown]:
         _born_died: "bd",
         _reading: "読み仮名 ruby-text",
         _height: "height",
+        _old_style: "oldstyledate oldstyledatedy oldstyledateny old_style_date",
+        _place: "coord coor",
         _convert: "convert cvt",
         _number: "val m",
         _fraction: "frac sfrac fraction",
@@ -235,12 +279,15 @@ def _table() -> dict[str, Shown]:
     made |= {name: _after(f"{name[:2]}. ") for name in ("floruit", "fl.", "fl")} | {"exp": _after("e^")}
     made |= {name: _wrapped(marks) for name, marks in {"abs": "||", '"': "“”", "qi": "“”"}.items()}
     made |= dict.fromkeys(("s", "s-", "sp", "sp-"), _century)
+    made["music"] = lambda args, _: _NOTES.get(args[0].lower(), args[0]) if args else ""
+    made |= {"us patent": _after("U.S. patent "), "vol.": _after("vol. ")}
     made["reign"] = lambda args, _: f"r. {'–'.join(args[:2])}" if args else ""
     made["tsl"] = lambda args, _: next((text for text in (*args[3:4], *args[2:3], *args[1:2]) if text), "")
     return made
 
 
 _TABLE = _table()
+_IN_SENTENCES = ("coord", "coor")  # on a line of their own they belong to the page's head
 
 
 def shown(body: str, within_line: bool) -> str:
@@ -260,7 +307,7 @@ def shown(body: str, within_line: bool) -> str:
     if not bar:
         return ""
     if kind is _Kind.TABLE:
-        return show(*_arguments(rest))
+        return show(*_arguments(rest)) if within_line or _low(head) not in _IN_SENTENCES else ""
     return _guess(head, rest) if within_line and len(rest) <= 2 * LONGEST_GUESS else ""
 
 

@@ -31,7 +31,7 @@ def test_names_are_the_hubs(hub_id: str, fits: bool, shared: Place, monkeypatch:
         assert f"the last, which is uploaded to the Hub as {hub_id}" in text
     else:
         (problem,) = refused(shared, *flags)
-        assert problem.startswith(f"--push-to-hub {hub_id}: no name of a model at the Hub")
+        assert problem.startswith(f"--push-to-hub {hub_id}: not a valid name of a Hub model")
 
 
 def test_what_an_upload_lacks(shared: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from tests.places import Place, write_nemo_model, write_pair, write_tokenizer
 
 GPU = "--accelerator=gpu --dry-run "  # --dry-run: the machine needn't have the GPUs
 ONE = GPU + "-G 1 "
+HERE = f" (relative to the current folder, {Path.cwd()})"
 
 
 def refusal(place: Place, *more: str, **change: str | None) -> list[str]:
@@ -40,11 +41,11 @@ FLAGS = [
     ("-VPP 2", "--virtual-pipeline-model-parallel-size 2: needs --pipeline-model-parallel-size 2 or more; leave it out"),
     ("-G 2 -PP 2 -VPP 3", "--virtual-pipeline-model-parallel-size 3: doesn't divide the 2 layers of a stage; use a divisor of it"),
     ("-G 2 -PP 2 -VPP 2 -gbs 15", "--virtual-pipeline-model-parallel-size 2: the 15 micro batches of a step are not a multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
-    (GPU + "-G 4 -PP 4 -VPP 2 -M mamba2_130m", "--virtual-pipeline-model-parallel-size 2: the models of mamba2_130m can't be cut into virtual stages; leave it out"),
+    (GPU + "-G 4 -PP 4 -VPP 2 -M mamba2_130m", "--virtual-pipeline-model-parallel-size 2: the models of mamba2_130m can't be split into virtual stages; leave it out"),
     ("-G 2 -PP 2 -VPP 2 -gbs 1", "--virtual-pipeline-model-parallel-size 2: the 1 micro batch of a step is not a multiple of --pipeline-model-parallel-size 2; change --global-batch-size"),
     ("-SP", "--sequence-parallel: needs --tensor-model-parallel-size 2 or more; leave it out"),
     ("-G 2 -TP 2 -SP --seq-length 255", "--seq-length 255: the 255 tokens of a context parallel rank are not a multiple of --tensor-model-parallel-size 2, as --sequence-parallel needs; use one"),
-    (GPU + "-G 2 -CP 2 --seq-length 254", "--seq-length 254: not a multiple of 2 x --context-parallel-size = 4, in which each rank takes an early and a late piece; use one"),
+    (GPU + "-G 2 -CP 2 --seq-length 254", "--seq-length 254: not a multiple of 2 x --context-parallel-size = 4, since each rank takes an early and a late piece; use one"),
     ("--seq-length 8193", "--seq-length 8193: llama_tiny is made for at most 8192 tokens; lower it, or take a recipe for longer sequences (--list-models)"),
     ("-EP 2 -G 2", "--expert-model-parallel-size 2: recipe llama_tiny has no experts; leave it out"),
     (GPU + "-M mixtral_8x7b -EP 3 -G 3 -gbs 15 --seq-length 128", "--expert-model-parallel-size 3: doesn't divide the 8 experts; use a divisor of 8"),
@@ -64,7 +65,7 @@ FLAGS = [
     (ONE + "--cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 2 --fp8", "--cpu-offloading: can't be combined with --fp8; leave one of them out"),
     (GPU + "-G 2 -PP 2 --cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 2", "--cpu-offloading: can't be combined with --pipeline-model-parallel-size 2; use 1 stage"),
     (GPU + "-gbs 8 -M qwen3_32b --seq-length 128 --cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 2", "--cpu-offloading: recipe qwen3_32b recomputes activations, which can't be combined; leave it out"),
-    (ONE + "--cpu-offloading --cpu-offloading-weights --cpu-offloading-layers 2", "--cpu-offloading-weights: Transformer Engine 2.9 offloads no weights any more, and a run with weights alone breaks off at its first step; use --cpu-offloading-activations"),
+    (ONE + "--cpu-offloading --cpu-offloading-weights --cpu-offloading-layers 2", "--cpu-offloading-weights: Transformer Engine 2.9 no longer offloads weights, and a run that offloads only weights fails at its first step; use --cpu-offloading-activations"),
     (ONE + "--optim-cpu-offloading --disable-dist-optim", "--optim-cpu-offloading: needs the distributed optimizer; leave --disable-dist-optim out"),
     (ONE + "--optim-cpu-offloading --optimizer sgd", "--optim-cpu-offloading: only Adam's states can be offloaded; leave it or --optimizer sgd out"),
     (ONE + "--optim-cpu-offloading --optim-cpu-offloading-frac 1.5", "--optim-cpu-offloading-frac 1.5: must be between 0 and 1"),
@@ -83,10 +84,10 @@ FLAGS = [
     (ONE + "-M mamba2_130m --sample x", "--sample: mamba2_130m can't be exported to Hugging Face: Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name; leave it out"),
     (GPU + "-N 8 -M llama4_e16 --seq-length 128 --sample x", "--sample: llama4_e16 can't be exported to Hugging Face: its text part's layers are Transformer Engine's alone in NeMo, so nothing that runs without a GPU can prove it; on GPUs NeMo's own llm.import_ckpt imports it, and -M llama4_e16 or llama4_e128 with --nemo-model starts from what that writes; leave it out"),
     # CPU
-    ("--fp8", "--fp8: a CPU can't; train on a GPU, or leave it out"),
+    ("--fp8", "--fp8: not possible on a CPU; train on a GPU, or leave it out"),
     ("-G 2 -CP 2", "--context-parallel-size 2: needs Transformer Engine; train on a GPU, or leave it out"),
-    ("--cpu-offloading --cpu-offloading-weights --cpu-offloading-layers 1", "--cpu-offloading: a CPU can't; train on a GPU, or leave it out"),
-    ("--optim-cpu-offloading", "--optim-cpu-offloading: a CPU can't; train on a GPU, or leave it out"),
+    ("--cpu-offloading --cpu-offloading-weights --cpu-offloading-layers 1", "--cpu-offloading: not possible on a CPU; train on a GPU, or leave it out"),
+    ("--optim-cpu-offloading", "--optim-cpu-offloading: not possible on a CPU; train on a GPU, or leave it out"),
     ("--optimizer-precision bf16", "--optimizer-precision bf16: needs Transformer Engine; train on a GPU, or leave it out"),
     ("-M deepseek_v2_lite -EP 1 --seq-length 128", "--model-name deepseek_v2_lite: multi-latent attention needs Transformer Engine; train on a GPU"),
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
@@ -131,15 +132,18 @@ FLAGS = [
     ("-M gpt2", "--model-name gpt2: unknown recipe; did you mean llama_125m? (--list-models prints all)"),
     ("-M t5_220m --constant-steps 5 -gbs 1 --accelerator=gpu --dry-run -G 1", "--constant-steps: recipe t5_220m has no field optim.lr_scheduler.constant_steps; leave it out"),
     ("-gbs 2048", "--global-batch-size 2048: the training split holds 1054 samples of 256 tokens, less than one step; lower --global-batch-size or --seq-length, or add data"),
-    ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 document, 300 tokens); give this part more, or 0 to do without"),
-    ("--split 9999,0,1", "--split 9999,0,1: no test sample in d_text_document (0 documents, 0 tokens); give this part more, or 0 to do without"),
+    ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 document, 300 tokens); give this part more, or do without: --split 1,0,0"),
+    ("--split 9999,0,1", "--split 9999,0,1: no test sample in d_text_document (0 documents, 0 tokens); give this part more, or do without: --split 1,0,0"),
     ("--split 9,1", "--split 9,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 0,1,1", "--split 0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 9e2,50,50", "--split 9e2,50,50: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or correct the path"),
-    ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
+    ("--hf-model-id ./nowhere", f"--hf-model-id ./nowhere: no such folder{HERE}, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
+    ("--dataset-dir nowhere", f"--dataset-dir nowhere: no such folder or pair{HERE}; run preprocess_data.sh, or correct the path"),
+    ("--blend no.txt", f"--blend no.txt: no such file{HERE}; lines `WEIGHT PATH` are expected there"),
+    ("--nemo-model nowhere", f"--nemo-model nowhere: no such folder{HERE}; give the folder of a NeMo 2 checkpoint (convert_from_hf_to_nemo2.py writes one)"),
 ]  # fmt: skip
 
 
@@ -149,6 +153,38 @@ def test_wrong_flags_are_refused_in_these_words(shared: Place, flags: str, messa
     change = {"accelerator": None} if any(word.startswith("--accelerator") for word in words) else {}
     problems = refusal(shared, *words, **change)
     assert message in problems
+
+
+def test_an_unset_batch_is_named_as_the_default_and_the_recipes_own_told(shared: Place) -> None:
+    assert refusal(shared, global_batch_size=None) == [
+        "--global-batch-size 2048 (the default): the training split holds 1054 samples of 256 tokens, less than one step;"
+        " lower --global-batch-size or --seq-length, or add data: llama_tiny's own is -gbs 16"
+    ]
+    assert (
+        "--global-batch-size 2048 (the default): not a multiple"
+        in refusal(shared, "-G", "3", global_batch_size=None)[0]
+    )
+
+
+def test_one_document_is_told_how_to_do_without_a_validation(place: Place) -> None:
+    """Only one problem: the test part is as empty, and the same --split sees to both."""
+    write_pair(place.data, [300_000])
+    problems = refusal(place)
+    assert "; give this part more, or do without: --split 1,0,0" in problems[0], problems
+    assert all("--split 1,0,0" in problem for problem in problems)
+    assert place.plan("--split", "1,0,0").schedule.limit_val_batches == 0
+
+
+def test_a_folder_where_a_model_is_expected_leads_to_what_was_meant(place: Place) -> None:
+    run = place.root / "run"
+    for name in ("step_00000004", "step_00000008", "step_00000012"):
+        write_nemo_model(run / "checkpoints" / name)
+    (run / "checkpoints" / "step_00000012-unfinished").touch()
+    meant = f"did you mean {run / 'checkpoints' / 'step_00000008'}?"
+    assert any(meant in problem for problem in refusal(place, nemo_model=str(run)))
+    assert any(meant in problem for problem in refusal(place, nemo_model=str(run / "checkpoints")))
+    (run / "plan.json").write_text('{"settings": {"hf_model_id": "my_tokenizer"}}')
+    assert any("the run was trained with my_tokenizer" in p for p in refusal(place, hf_model_id=str(run)))
 
 
 def test_wandb_without_a_key_is_told_and_not_refused(shared: Place) -> None:
@@ -298,7 +334,10 @@ def test_a_pair_may_be_named_by_either_of_its_files(shared: Place, ending: str) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("nowhere", "nowhere: no such folder or pair; give a folder of .bin/.idx files, or a pair without its ending"),
+        (
+            "nowhere",
+            f"nowhere: no such folder or pair{HERE}; give a folder of .bin/.idx files, or a pair without its ending",
+        ),
         ("nowhere --document 0", "--document: a document is only printed with --tokenizer; add it or leave this out"),
         ("nowhere --tokeniser x", "unrecognized arguments: --tokeniser x; did you mean --tokenizer? (see --help)"),
     ],
@@ -420,3 +459,10 @@ def test_a_blend_file_is_checked_line_by_line(place: Place) -> None:
 def test_every_refusal_names_a_flag_or_a_file() -> None:
     for _, message in FLAGS:
         assert re.match(r"--[a-z]", message), message
+
+
+def test_a_longer_sequence_than_a_checkpoint_is_made_for_says_what_it_needs(place: Place) -> None:
+    folder = write_nemo_model(place.root / "m", num_layers=2, hidden_size=64, vocab_size=4096)
+    (problem,) = refusal(place, "--seq-length", "8193", nemo_model=str(folder))
+    assert problem.startswith("--seq-length 8193: llama_tiny is made for at most 8192 tokens; lower it, or let its")
+    assert "raise max_position_embeddings and rope_theta" in problem and "--nemo-model and --hf-model-id" in problem

@@ -51,7 +51,7 @@ def test_the_plan_names_each_set_and_its_batches(held_out: Place) -> None:
         (["a b=@english"], [], "'a b' is not a valid name"),
         (["x=@english", "x=@chinese"], [], "a second set called x"),
         (["@data"], [], "d_text_document is trained on too"),
-        (["@english"], ["--split", "9,0,1"], "leaves no validation"),
+        (["@english"], ["--split", "9,0,1"], "leaves nothing for validation"),
         (["@english"], ["--seq-length", "4096", "-gbs", "1"], "english: no sample of 4096 tokens"),
     ],
 )

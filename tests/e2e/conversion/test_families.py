@@ -53,6 +53,7 @@ def same_tensors(first: Path, second: Path) -> None:
     from safetensors.torch import load_file
 
     ours, theirs = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    ours = {key: value for key, value in ours.items() if not key.endswith("rotary_pos_emb.inv_freq")}  # a table
     assert ours.keys() == theirs.keys()
     for key, value in ours.items():
         assert value.dtype == theirs[key].dtype and value.shape == theirs[key].shape, key

@@ -84,3 +84,19 @@ def test_a_sentencepiece_alphabet(tmp_path: Path) -> None:
         row = after["model.embed_tokens.weight"][new.convert_tokens_to_ids(token)]
         assert torch.equal(row, table[pieces].float().mean(0).to(table.dtype)), token
     assert len(after["model.embed_tokens.weight"]) == 1003  # the new tokens found rows that no token had
+
+
+def test_transformers_own_resizing_gives_the_same_where_nothing_is_known_of_a_token(tmp_path: Path) -> None:
+    """`resize_token_embeddings`: old rows as they are, new ones the old ones' mean, with noise of a hundred-thousandth."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from nemo_workflow.conversion.grown_rows import grown
+
+    model = AutoModelForCausalLM.from_pretrained(tiny.make("llama3", tmp_path / "hf"), dtype=torch.float32)
+    tables = [layer().weight.detach().clone() for layer in (model.get_input_embeddings, model.get_output_embeddings)]
+    model.resize_token_embeddings(len(tables[0]) + 64, mean_resizing=True)
+    for table, layer in zip(tables, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True):
+        ours, theirs = grown(table, {}, len(table) + 64), layer.weight.detach()
+        assert torch.equal(ours[: len(table)], theirs[: len(table)])
+        torch.testing.assert_close(ours, theirs, atol=2e-3 * float(table.std()), rtol=0)

@@ -33,6 +33,8 @@ STEPS = 3
 FIELDS = "fields.json"
 # any recipe of the model's class: the checkpoint says what the model is
 RECIPES = {
+    "baichuan": "baichuan2_7b",
+    "chatglm": "chatglm3_6b",
     "deepseek": "deepseek_v2_lite",
     "gemma": "gemma_2b",
     "gemma2": "gemma2_2b",

@@ -167,7 +167,7 @@ def test_killed_runs_go_on(docs, tokenizers_dir, tmp_path):
         before = journaled()
     process = start(docs, tokenizers_dir, out)
     _, err = process.communicate(timeout=240)
-    assert process.returncode == 0 and ("continuing a run that was stopped" in err or "already whole" in err)
+    assert process.returncode == 0 and ("continuing a run that was stopped" in err or "already complete" in err)
     assert pair_now(out) == whole
     assert [path.name for path in (out / "preprocessed").glob(".*")] == []
 

@@ -271,13 +271,12 @@ def decay(place: Place) -> Any:
         branch.start("--decay-from", str(run.checkpoints / "step_00000004"), record=place.folder / "branch", fault=None)
     )
     again = branch.start("--decay-from", str(run.checkpoints / "step_00000004"))
+    flags = ("--config", str(run.folder / "config.yaml"), "-TP", "2")
+    split = place.experiment(name="split", steps=8, flags=flags, ranks=2)
+    must(split.start("--decay-from", str(run.checkpoints / "step_00000004"), record=place.folder / "split", fault=None))
     return SimpleNamespace(
-        run=run, output=output, branch=branch, start=start, again=again,
-        averaged=subprocess.run(
-            [sys.executable, "-m", "nemo_workflow.runs", "average", "whole", "--last", "2", "--evaluate", "--output-dir", run.output],
-            cwd=REPOSITORY, capture_output=True, text=True, check=False,
-        ),
-        records={name: place.folder / name for name in ("whole", "branch")},
+        run=run, output=output, branch=branch, start=start, again=again, split=split,
+        records={name: place.folder / name for name in ("whole", "branch", "split")},
     )  # fmt: skip
 
 

@@ -19,7 +19,9 @@ WRITTEN: dict[str, Any] = json.loads(v5.FILE.read_text())
 
 def test_every_family_has_a_folder_of_transformers_5() -> None:
     types = {entry["config"]["model_type"] for entry in WRITTEN.values()}
-    assert types == {family.model_type for family in FAMILIES}
+    assert types == {
+        family.model_type for family in FAMILIES if not family.reference
+    }  # which transformers 5 doesn't have
 
 
 # --- config.json alone ------------------------------------------------------------------------------------------------
