@@ -106,15 +106,11 @@ def slurm_script(stack: Stack, corpus: Path, folder: Path) -> str:
     return text.partition("Job script:\n")[2]
 
 
-def train(stack: Stack, corpus: Path, folder: Path, stop: bool = True) -> dict[str, Any]:
-    """Six steps at TP 2, two more from there at PP 2, the export of the end: losses by step, steps resumed after, the report.
-
-    With `stop` the first six are made in two starts.
-    """
+def train(stack: Stack, corpus: Path, folder: Path) -> dict[str, Any]:
+    """Six steps at TP 2, two more from there at PP 2, the export of the end: losses by step, steps resumed after, the report."""
     script = REPOSITORY / "pretrain_llm.py"
     flags = [*_flags(corpus, folder, "run"), "--accelerator", "cpu", "--num-gpus", "2", "--save-every", "3"]
-    if stop:
-        stack.run(script, *flags, "--max-steps", str(STEPS // 2), "-TP", "2")
+    stack.run(script, *flags, "--max-steps", str(STEPS // 2), "-TP", "2")
     stack.run(script, *flags, "--max-steps", str(STEPS), "-TP", "2")
     stack.run(script, *flags, "--max-steps", str(STEPS + 2), "-PP", "2")
     events = metrics.read(folder / "run" / metrics.FILE)

@@ -7,12 +7,7 @@ launcher is left out, which costs 20 s a start; test_trained_families.py sends o
 
 from __future__ import annotations
 
-import dataclasses
-import gc
-import importlib
-import json
 import os
-import pkgutil
 import socket
 import struct
 import sys
@@ -30,7 +25,6 @@ from nemo_workflow.training import worker
 from tests.conversion import tiny_models as tiny
 
 STEPS = 3
-FIELDS = "fields.json"
 # any recipe of the model's class: the checkpoint says what the model is
 RECIPES = {
     "baichuan": "baichuan2_7b",
@@ -174,20 +168,6 @@ def in_a_process(work: Callable[[], object], output: Path) -> str:
     os._exit(0)
 
 
-def write_fields(path: Path) -> None:
-    """The names of all fields of NeMo's model configurations."""
-    import nemo.collections.llm.gpt.model as package
-    from megatron.core.transformer.transformer_config import TransformerConfig
-
-    names: set[str] = set()
-    for found in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{found.name}")
-        for kind in vars(module).values():
-            if isinstance(kind, type) and issubclass(kind, TransformerConfig):
-                names |= {field.name for field in dataclasses.fields(kind)}
-    path.write_text(json.dumps(sorted(names)))
-
-
 def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     # before NeMo is imported, as the worker does it: conversion and training on a CPU then share the process
@@ -205,11 +185,6 @@ def main() -> None:
     )
 
     data = write_data(folder / "data")
-    # what lies here is left alone by the forks' collectors: a page that one touches is copied
-    gc.collect()
-    gc.freeze()
-    if error := in_a_process(lambda: write_fields(folder / FIELDS), folder / "fields.txt"):
-        raise SystemExit(error)
     for name in names:
         place = folder / name
         place.mkdir()

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.run.conftest import make_corpus
-from tests.e2e.run.harness import REPOSITORY, Experiment, Start
+from tests.e2e.run.harness import Experiment, Start
 from tests.runs import fake_hub
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TEXT = "def read(self, size=-1):"
-WANDB_KEY = "wandb-secret" + "0" * 28
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +23,12 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.fixture(scope="module")
 def trained(experiment: Experiment) -> Start:
-    """Exported beside the training too, uploaded to a stand-in of the Hub, and logged to W&B's files."""
+    """Exported beside the training too, and uploaded to a stand-in of the Hub."""
     with fake_hub.running() as hub, pytest.MonkeyPatch.context() as patch:
         patch.delenv("HF_HUB_OFFLINE", raising=False)
-        for name, value in (("HF_ENDPOINT", hub.url), ("HF_TOKEN", fake_hub.TOKEN), ("HF_HUB_DISABLE_XET", "1"),
-                            ("WANDB_MODE", "offline"), ("WANDB_API_KEY", WANDB_KEY)):  # fmt: skip
+        for name, value in (("HF_ENDPOINT", hub.url), ("HF_TOKEN", fake_hub.TOKEN), ("HF_HUB_DISABLE_XET", "1")):
             patch.setenv(name, value)
         more = ("--export-hf", "save", "--save-every", "2", "--push-to-hub", "me/tiny", "--profile", "2-3")
-        more += ("--wandb", "--wandb-project", "tests", "--hf-token", fake_hub.TOKEN)
         start = experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2", *more, report=True)
     (experiment.output / "hub.json").write_text(json.dumps({"files": sorted(hub.files), "commits": hub.commits}))
     return start
@@ -72,24 +66,6 @@ def test_the_costliest_kernels_of_a_real_rank_are_in_the_report(experiment: Expe
     assert "aten::" in " ".join(kernel["name"] for kernel in event["kernels"])
     assert (experiment.folder / "profile" / "steps_2-3.json.gz").stat().st_size > 1000
     assert "Costliest kernels" in (experiment.folder / "report.html").read_text()
-
-
-def test_a_run_logs_to_wandb_and_keeps_the_secrets_to_itself(experiment: Experiment, trained: Start) -> None:
-    from nemo_workflow.training import wandb_file
-
-    assert "--hf-token" in trained.output and "HF_TOKEN" in trained.output
-    (file,) = experiment.folder.rglob("run-*.wandb")
-    logged = [row["reduced_train_loss"] for row in wandb_file.history(file) if "reduced_train_loss" in row]
-    assert logged == pytest.approx([event["loss"] for event in experiment.events() if event["event"] == "step"])
-    for secret in (fake_hub.TOKEN, WANDB_KEY):
-        assert secret not in trained.output
-        for path in experiment.folder.rglob("*"):
-            assert not path.is_file() or secret.encode() not in path.read_bytes(), path
-    words = ["pretrain_llm.py", "--config", str(experiment.folder / "config.yaml"), "--dry-run=json"]
-    environment = os.environ | {"WANDB_MODE": "offline"}
-    again = subprocess.run([sys.executable, *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["training"]["steps"] == 4
 
 
 def test_a_finished_run_tells_its_text_too_and_trains_no_more(experiment: Experiment, trained: Start) -> None:
