@@ -1,4 +1,4 @@
-"""The plan of a run, for people and for programs: what `--dry-run` prints. Light, as the plan is."""
+"""The plan of a run, for people and for programs: what `--dry-run` prints."""
 
 from __future__ import annotations
 

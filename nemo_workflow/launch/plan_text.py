@@ -179,7 +179,7 @@ def _time_text(plan: dict[str, Any]) -> list[str]:
     if time is None:
         return [
             "",
-            f"Time: not planned, {plan['memory']['gpu']} is not in the table of GPUs; --gpu names one that is like it",
+            f"Time: not planned, {plan['memory']['gpu']} is not in the table of GPUs; --gpu names a similar one",
         ]
     gpu = plan["layout"]["accelerator"] == "gpu"
     rate = f"{human_count(time['tokens_per_second'])} tokens/s"
@@ -194,7 +194,7 @@ def _time_text(plan: dict[str, Any]) -> list[str]:
     shown = [
         f"{name} {part / time['step_seconds']:.0%}" for name, part in shares if part >= SHOWN * time["step_seconds"]
     ]
-    lines += [f"  a step goes to: {', '.join(shown)}"] if shown else []
+    lines += [f"  time of a step:  {', '.join(shown)}"] if shown else []
     if help_ := time.get("help"):
         what = "changes numbers" if help_["words"] == "--fp8" else "fits too"
         lines.append(f"  {help_['words']} would save most: {help_['saves']:.0%} of a step ({what})")
@@ -206,8 +206,8 @@ def _basis(time: dict[str, Any], gpu: bool) -> str:
     if time.get("calibration"):
         return f"scaled by {time['scale']:.2f}, as {time['calibration']} says"
     if not gpu:
-        return "a guess by the cores: a CPU's speed differs widely"
+        return "estimated from the number of cores; CPU speeds vary widely"
     name = f"NVIDIA {time['gpu'].upper()}"
     if time["measured"]:
-        return f"by rates that this project measured on {name} cards (docs/performance.md)"
-    return f"by the data sheet of {name}: not measured"
+        return f"from rates that this project measured on {name} cards (docs/performance.md)"
+    return f"from the data sheet of {name}, not measured"

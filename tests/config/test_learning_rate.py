@@ -123,7 +123,7 @@ def test_a_branch_of_nothing_or_of_another_run_is_refused(place: Place) -> None:
     with pytest.raises(Refusal, match="--allow-change seed"):
         dry_run.render(branch(place, folder, "--seed", "7"), "text")
     for other, said in (
-        (folder.parent, "no checkpoint's folder"),
+        (folder.parent, "not a checkpoint's folder"),
         (folder.with_name("step_60"), "manifest.json is missing"),
     ):
         with pytest.raises(Refusal, match=said):

@@ -28,7 +28,7 @@ def described(place: Place, *more: str, **change: str | None) -> dict:
 def test_the_text_of_a_small_run(shared: Place) -> None:
     text = dry_run.render(shared.plan("--lr", "5e-4"), "text")
     text, times = re.subn(
-        r"\nTime: .+ s per step, .+ tokens/s; .+ for the run\n  a guess by the cores.+\n\n", "\n", text
+        r"\nTime: .+ s per step, .+ tokens/s; .+ for the run\n  estimated from the number of cores.+\n\n", "\n", text
     )
     assert times == 1  # and the numbers are this machine's
     assert text == EXPECTED.format(data=shared.data, out=shared.root / "out")
@@ -144,11 +144,11 @@ def test_a_laptop_plans_for_gpus_what_no_cpu_trains(shared: Place) -> None:
     assert "8 GPU ranks" in text
     assert "GiB of NVIDIA H100 (assumed; --gpu names another)" in text
     assert "--accelerator cpu plans for this one" in " ".join(plan.notes)
-    assert re.search(r"Time: .* per GPU, MFU \d+%\); .* GPU hours\n  a step goes to: matrix products", text)
+    assert re.search(r"Time: .* per GPU, MFU \d+%\); .* GPU hours\n  time of a step:  matrix products", text)
     named = dry_run.render(shared.plan(*flags, "--gpu", "4090", "-G", "4", **other), "text")
     assert "DOES NOT FIT" in named and "of the 24 GiB of NVIDIA 4090 (--gpu)" in named
-    assert "by the data sheet of NVIDIA 4090: not measured" in named
-    assert "by rates that this project measured on NVIDIA H100 cards" in text
+    assert "from the data sheet of NVIDIA 4090, not measured" in named
+    assert "from rates that this project measured on NVIDIA H100 cards" in text
     assert shared.plan("--dry-run", accelerator=None).accelerator == "cpu"
 
 
