@@ -1,4 +1,4 @@
-"""Megatron .bin/.idx pairs: where they lie and what their headers say. Light: no numpy, no torch.
+"""Megatron .bin/.idx pairs: where they lie and what their headers say. Imports no numpy.
 
 `python -m nemo_workflow.dataset DIR` checks pairs whole and prints their figures (dataset_report).
 

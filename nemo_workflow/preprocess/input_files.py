@@ -1,4 +1,4 @@
-"""Which files are the input: folders with all below them, quoted globs, lists of names. Light at import."""
+"""Which files are the input: folders with all below them, quoted globs, lists of names."""
 
 from __future__ import annotations
 

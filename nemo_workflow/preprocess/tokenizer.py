@@ -1,4 +1,4 @@
-"""Which tokenizer: a folder or a Hub id -> what AutoTokenizer would make of it. Light at import.
+"""Which tokenizer: a folder or a Hub id -> what AutoTokenizer would make of it. Imports no transformers by itself.
 
 transformers takes a second of CPU to import and changes tokenizer.json as it loads it (added tokens, the tokens around a
 text). For the classes that pretraining models use, those changes are made here on a `tokenizers.Tokenizer`; every other

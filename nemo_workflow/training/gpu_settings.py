@@ -98,7 +98,7 @@ SETTINGS = (
     Setting(
         "model.config.use_transformer_engine_full_layer_spec",
         False,
-        reason="`gpt3_175b` ended at the import of nemo.collections.nlp; it gets the layers that every other recipe has",
+        reason="`gpt3_175b` failed at the import of nemo.collections.nlp; it gets the layers that every other recipe has",
         applies=_lost_layers,
     ),
     Setting(
@@ -111,7 +111,7 @@ SETTINGS = (
     Setting(
         "model.config.bias_activation_fusion",
         True,
-        reason="SwiGLU in one kernel, where a recipe (Qwen, Mistral, Phi 3, Baichuan, ChatGLM) leaves it in four; two tensors of the MLP's width less are kept",
+        reason="SwiGLU in one kernel, where a recipe (Qwen, Mistral, Phi 3, Baichuan, ChatGLM) leaves it in four; two fewer tensors of the MLP's width are kept",
         # gain: 13 % with the rotary embedding's on Qwen2.5-0.5B, and 28.5 GiB at micro batch 16 (H200)
         applies=_swiglu,
     ),

@@ -53,8 +53,9 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     with collector_paused():
         import fiddle as fdl
 
-        from nemo_workflow.backends import cpu, gpu, optimizer_arguments
+        from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments
 
+        deferred.install()
         if plan.accelerator == "cpu":
             cpu.install()
         else:
