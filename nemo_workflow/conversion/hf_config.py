@@ -21,6 +21,7 @@ from nemo_workflow.models.tokenizer_loading import load
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json
 
+CODE_OF_ITS_OWN = ("auto_map",)  # of a model that transformers has no class for: without it nothing loads the export
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -40,20 +41,26 @@ class Beside:
 
     def origin(self, family: Family) -> Config | None:
         """The config.json that the model came with, if it is of this family."""
-        origin = text_part(self.read("config.json"))
+        keep = CODE_OF_ITS_OWN if family.reference else ()
+        origin = text_part(self.read("config.json", keep))
+        if set(keep) & set(origin):
+            self.notes.append(
+                "config.json auto_map names code that came with the model and is not exported: the model's own .py files belong"
+                " beside it"
+            )
         came = by_model_type(str(origin.get("model_type")))
         if came is not None and came.trained_as is family:
             return came.as_trained(origin)
         return origin if came is family else None
 
-    def read(self, name: str) -> Config:
-        """Such a file without what names code of the model's own, which is not exported; {} where there is none."""
+    def read(self, name: str, keep: tuple[str, ...] = ()) -> Config:
+        """Such a file without what names code of the model's own, which is not exported, but for `keep`; {} where there is none."""
         path = self.kept(name)
         said = read_json(path) if path else {}
-        if found := code_named(said):
+        if found := [key for key in code_named(said) if key not in keep]:
             note = f"{name} {', '.join(found)} is left out: it names code that came with the model and is not exported"
             self.notes += [note] if note not in self.notes else []
-        return without_code(said) if found else said
+        return {**without_code(said), **{key: said[key] for key in keep if key in said}} if found else said
 
     @cached_property
     def loaded(self) -> Any:

@@ -75,7 +75,12 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         nemo["params_dtype"] = checks.dtype(carried, folder)
     if (folder / "generation_config.json").exists():
         hf_folder.read_json(folder / "generation_config.json")
-    if own_code := code_named(hf_folder.read_json(path)):
+    if family.reference:
+        notes.append(
+            "the model's class is code that comes with its folder, which is not run: NeMo's model is proved against transformers'"
+            f" {family.reference.model_type}, which computes the same"
+        )
+    elif own_code := code_named(hf_folder.read_json(path)):
         notes.append(
             f"config.json has {', '.join(own_code)}: code that comes with the model is not run; NeMo's model is proved against"
             f" transformers' own {family.architecture}, and an export leaves it out"

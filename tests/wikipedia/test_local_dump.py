@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +175,11 @@ def test_a_multistream_that_was_cut_or_damaged(
             command.main(["--dump", f"{name}.xml.bz2", "--output-dir", "out", "--workers", "1"])
         assert "download it again" in str(failed.value)
         assert "--date" not in str(failed.value)
+
+
+def test_pages_that_are_all_broken(xml: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in old dumps, whose pages have no <ns>: a lower --min-chars would not help."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.xml").write_bytes(re.sub(rb"<ns>\d+</ns>", b"", xml))
+    with pytest.raises(Failure, match="dumps from before 2012 have no <ns>: take a later one"):
+        command.main(["--dump", "x.xml", "--output-dir", "out", "--workers", "1"])

@@ -117,7 +117,7 @@ CHATGLM = Family(
         Field("hidden_size", "hidden_size"),
         Field("intermediate_size", "ffn_hidden_size"),
         Field("num_attention_heads", "num_attention_heads"),
-        Field("num_key_value_heads", "num_query_groups"),
+        Field("num_key_value_heads", "num_query_groups", 1),
         Field("head_dim", "kv_channels"),
         Field("max_position_embeddings", "seq_length"),
         Field("vocab_size", "vocab_size"),

@@ -31,8 +31,10 @@ def test_rows_of_any_length(tmp_path: Path) -> None:
     import_main(["--source", str(source), "--output-path", str(nemo)])
     report = json.loads((nemo / NAME).read_text())
     assert report["verified"] and any("divided by its length" in note for note in report["notes"])
+    assert any("proved against transformers' llama" in note for note in report["notes"])
     export_main(["--source", str(nemo), "--output-path", str(back)])
-    assert json.loads((back / NAME).read_text())["verified"]
+    report = json.loads((back / NAME).read_text())
+    assert report["verified"] and any("own .py files belong beside it" in note for note in report["notes"])
     before, after = load_file(source / "model.safetensors"), load_file(back / "model.safetensors")
     rows = before.pop("lm_head.weight").double()
     divided = torch.nn.functional.normalize(rows).to(torch.bfloat16)

@@ -94,6 +94,13 @@ def test_a_rope_ratio_that_is_no_number_above_zero(ratio: Any, tmp_path: Path) -
         checked(tmp_path, args, config_alone=True)
 
 
+def test_heads_are_named_as_the_file_names_them(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="num_attention_heads 32 is not a multiple of multi_query_group_num 3"):
+        read({**CHATGLM, "multi_query_group_num": 3}, tmp_path)
+    without = {name: value for name, value in CHATGLM.items() if name != "multi_query_group_num"}
+    assert read(without, tmp_path)[1]["num_query_groups"] == 1  # what its code takes then
+
+
 def test_biases_that_a_config_doesnt_name_are_none(tmp_path: Path) -> None:
     _, nemo, _ = read({name: value for name, value in CHATGLM.items() if name != "add_qkv_bias"}, tmp_path)
     assert nemo["add_qkv_bias"] is False
