@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -14,15 +16,26 @@ import pytest
 
 from nemo_workflow.launch import local
 from nemo_workflow.run_dir.run import RunFolder
+from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
+from nemo_workflow.utils.errors import run_command
 from tests.runs import fake_runs
 
 
 def runs(*words: str | Path, code: int = 0) -> str:
+    """What the command prints, in this process."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        patch.setattr(sys, "argv", ["runs", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            run_command(main, "python -m nemo_workflow.runs")
+    assert ended.value.code == code, out.getvalue()
+    return out.getvalue()
+
+
+def in_a_process(*words: str | Path) -> str:
     command = [sys.executable, "-m", "nemo_workflow.runs", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def table(text: str) -> dict[str, list[str]]:
@@ -60,9 +73,9 @@ def test_list_tells_each_runs_state_and_why(folder: Path) -> None:
 
 def test_a_run_whose_lock_is_held_is_running(tmp_path: Path) -> None:
     plan = fake_runs.write_run(tmp_path / "old", upto=30, reason="stopped")
-    assert table(runs("--output-dir", tmp_path, "list"))["old"][0] == "stopped"
+    assert table(in_a_process("--output-dir", tmp_path, "list"))["old"][0] == "stopped"
     with local.locked(plan.folder):
-        assert table(runs("--output-dir", tmp_path, "list"))["old"][0] == "running"
+        assert table(in_a_process("--output-dir", tmp_path, "list"))["old"][0] == "running"
 
 
 def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:

@@ -29,7 +29,7 @@ def trained(experiment: Experiment) -> Start:
         for name, value in (("HF_ENDPOINT", hub.url), ("HF_TOKEN", fake_hub.TOKEN), ("HF_HUB_DISABLE_XET", "1")):
             patch.setenv(name, value)
         more = ("--export-hf", "save", "--save-every", "2", "--push-to-hub", "me/tiny", "--profile", "2-3")
-        start = experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2", *more)
+        start = experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2", *more, report=True)
     (experiment.output / "hub.json").write_text(json.dumps({"files": sorted(hub.files), "commits": hub.commits}))
     return start
 
