@@ -68,11 +68,12 @@ def main() -> int:
 
             print("\n".join(last_words(plan)), flush=True)
     if code == 0 and settings.executor == "local" and (settings.sample or settings.export_hf):
-        from nemo_workflow.runs import export, sample
+        from nemo_workflow.runs import export, finished, sample
 
         export.after_training(plan)
         if settings.sample:
             sample.after_training(plan)
+        print("\n".join(finished.after_export(plan)), flush=True)
     return code
 
 

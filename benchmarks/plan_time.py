@@ -19,7 +19,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODELS = {"llama31_8b": 8, "llama32_1b": 16, "llama32_3b": 8, "qwen25_1p5b": 32}  # sequences a GPU and step
-STEPS = 8
+STEPS, WARM_UP = 6, 2
 DATA = ["--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}", "--seed", "1234"]
 
 
@@ -46,7 +46,13 @@ def case(model: str, ranks: int, batch: int, place: int, row: dict[str, Any]) ->
     flags = ["--model-name", model, *DATA, "-E", name, "-gbs", str(batch), "--max-steps", str(STEPS)]
     flags += ["--val-check-interval", str(STEPS), *row["words"][4:]]  # without -N and -G, which run_cases.py sets
     seconds = STEPS * row["step_seconds"] + 20
-    about = {"planned": row["tokens_per_second_per_gpu"], "place": place, "model": model, "words": row["words"][4:]}
+    about = {
+        "planned": row["tokens_per_second_per_gpu"],
+        "warm_up": WARM_UP,
+        "place": place,
+        "model": model,
+        "words": row["words"][4:],
+    }
     return {"name": name, "flags": flags, "ranks": ranks, "seconds": seconds, "timeout": 3 * seconds + 60, **about}
 
 

@@ -110,7 +110,7 @@ class Way:
         return sum(event["event"] == "start" for event in metrics.read(run.folder / metrics.FILE))
 
     def _variables(self, run: Experiment, fault: str) -> dict[str, str]:
-        found = {"RECORD": str(self.record(run)), "SLOW": SLOW, "PYTHONPATH": str(FAULTS)}
+        found = {"RECORD": str(self.record(run)), "SLOW": SLOW, "REPORT": "1", "PYTHONPATH": str(FAULTS)}
         self._came = self.folder / f"came-{time.monotonic_ns()}"
         return found | ({"FAULT": fault, "ONCE": str(self._came)} if fault else {})
 

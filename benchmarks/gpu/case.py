@@ -22,7 +22,7 @@ from typing import Any
 import turn
 
 GIB = 2**30
-FIRST = 4  # steps before this one are warm-up
+FIRST = 4  # steps before this one are warm-up, where a case names no other `warm_up`
 PLAIN = {  # word of a case -> the parts of backends/gpu that it does without
     "plain_head": ["output_layer"],
     "plain_elementwise": ["activation", "rotary"],
@@ -136,6 +136,7 @@ class Watch:
 
     def __init__(self, case: dict[str, Any], folder: Path):
         self.case, self.folder = case, folder
+        self.warm_up = case.get("warm_up", FIRST)
         self.ready = self.go = self.first = self.begin = self.end = 0.0
         self.begin_step = self.end_step = 0
         self.profiler: Any = None
@@ -149,7 +150,7 @@ class Watch:
         since = step - self.first_step + 1
         if self.case.get("profile"):
             self.record(since)
-        if since == FIRST:
+        if since == self.warm_up:
             synchronize()
             self.begin, self.begin_step = time.perf_counter(), step
         if step == last:
@@ -178,7 +179,7 @@ class Watch:
         history = metrics.read(plan.folder / metrics.FILE)
         begin = max(at for at, event in enumerate(history) if event["event"] == "start")
         steps = [event for event in history[begin:] if event["event"] == "step"]
-        timed = steps[FIRST:] if len(steps) > FIRST else steps
+        timed = steps[self.warm_up :] if len(steps) > self.warm_up else steps
         if self.case.get("profile"):
             timed = steps[FIRST + 3 :]
         tokens = plan.settings.global_batch_size * plan.seq_length
@@ -198,6 +199,8 @@ class Watch:
         }
         if self.profile:
             result["profile"] = self.profile
+        if self.case["flags"].count("--profile"):
+            result["profiled"] = next(event for event in history if event["event"] == "profile")
         (self.folder / "result.json").write_text(json.dumps(result))
 
 

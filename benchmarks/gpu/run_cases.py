@@ -12,6 +12,7 @@ CASES.json holds a list of objects in the order of their worth:
   stock              nothing of ours
   plain_head, plain_elementwise, plain_attention   without the fused output layer, the element-wise kernels, FlashAttention 4
   profile, save      torch profiler on the sixth step; checkpoints are written
+  warm_up            steps that are not timed (default 4)
   again, forget      the run of that case goes on, its checkpoint of step `forget` gone
   head               of a check: the width of an attention head (default 64)
   ranks              GPUs of one run, by torchrun (default 1)
@@ -32,6 +33,7 @@ import fnmatch
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -148,7 +150,7 @@ def start(case: Case, options: argparse.Namespace) -> subprocess.Popen[bytes]:
     environment["STARTED_AT"] = str(time.time())
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
         environment[name] = value
-    environment["MASTER_PORT"] = str(29500 + sum(map(ord, case["name"])) * 7 % 2000)
+    environment["MASTER_PORT"] = str(free_port())
     kind = case.get("kind", "train")
     ranks = case.get("ranks", 1)
     if ranks > 1 and environment["CUDA_VISIBLE_DEVICES"] == "0":
@@ -172,6 +174,13 @@ def start(case: Case, options: argparse.Namespace) -> subprocess.Popen[bytes]:
             cwd=REPOSITORY,
             start_new_session=True,
         )
+
+
+def free_port() -> int:
+    """Another list of cases may run on this machine's other GPU."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -14,6 +14,7 @@ from nemo_workflow.config.settings import Settings
 from nemo_workflow.config.synonyms import MEANINGS
 from nemo_workflow.utils.arguments import Parser, nearest
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import from_here
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,7 +106,11 @@ def read_config(path: str) -> dict[str, Any]:
         loaded, node = yaml_text.load(text), yaml.compose(text, yaml.SafeLoader)
     except OSError as error:
         example = "; lines `flag-name: value` are expected there, as in examples/laptop.yaml"
-        said = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        said = (
+            f"no such file{from_here(path)}"
+            if isinstance(error, FileNotFoundError)
+            else f"cannot be read: {error.strerror}"
+        )
         raise Refusal(f"--config {path}: {said}{example}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refusal(f"--config {path}: cannot be read: {error}") from None

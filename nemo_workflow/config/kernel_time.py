@@ -5,7 +5,7 @@
   Background User's Guide"; s and o from benchmarks/gpu/rates.py).
 - Causal attention: operations as in FlashAttention (arXiv 2205.14135), at rates by width of a head and sequence length.
 - All else moves bytes: reads and writes of each kernel over the memory's bandwidth, counted from the kernels that a
-  profile shows (docs/performance.md, "Where a step goes").
+  profile shows (docs/performance.md, "Where the time of a step goes").
 - Tensor and sequence parallelism: all-gathers and reduce-scatters of the activations (Korthikanti et al., arXiv
   2205.05198, section 4.2.2); context parallelism: a ring of keys and values (Ring Attention, arXiv 2310.01889); expert
   parallelism: two all-to-alls each way. A ring of n ranks moves (n-1)/n of the bytes over a rank's link.

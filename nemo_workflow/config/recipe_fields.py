@@ -1,4 +1,4 @@
-"""Plan -> values of recipe fields, by dotted path. Light: recipe.py sets them, --dry-run compares them with the stock.
+"""Plan -> values of recipe fields, by dotted path. recipe.py sets them, --dry-run compares them with the stock.
 
 Only plain values are here. What needs NeMo's classes (precision plugin, data module, logger, resuming) is recipe.py's.
 """

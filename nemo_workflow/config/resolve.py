@@ -21,7 +21,7 @@ from nemo_workflow.config.settings import Settings
 from nemo_workflow.data import blend
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.splits import Part, parse_split, parts_of
-from nemo_workflow.models import catalog, parameters, pretrained
+from nemo_workflow.models import catalog, hub, parameters, pretrained
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import human_bytes
@@ -245,6 +245,7 @@ def _recipe(run: Run, hf_refused: bool) -> Recipe | None:
     else:
         raise Refusal(
             "--model-name is required: no config.json of --hf-model-id is on this machine (see --list-models)"
+            + (f"; or {hub.by_hand(settings.hf_model_id, '--hf-model-id')}" if run.hf_folder is None else "")
         )
     run.notes.append(f"model name {name} found from {source}")
     return catalog.find(name)

@@ -31,7 +31,7 @@ _OF: dict[str, str] = {
     "--virtual-pipeline-model-parallel-size": "vpp virtual-pipeline-parallel-size num-virtual-stages-per-pipeline-rank",
     "--context-parallel-size": "cp context-parallel parallelism.context-parallel-degree",
     "--expert-model-parallel-size": "ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
-    "--output-dir": "out-dir save checkpoint-dir save-dir dump-folder job.dump-folder logging-dir results-dir",
+    "--output-dir": "out-dir log-dir save checkpoint-dir save-dir dump-folder job.dump-folder logging-dir results-dir",
     "--experiment": "name run-name exp-name experiment-name job-name",
     "--save-every": "save-interval save-steps checkpoint-every checkpoint-interval checkpoint.interval train.save-interval"
     " ckpt-interval",
@@ -42,8 +42,25 @@ _OF: dict[str, str] = {
     "--precision": "dtype mixed-precision bf16 fp16 model-dtype",
     "--recompute-granularity": "gradient-checkpointing activation-checkpointing recompute-activations activation-checkpoint.mode",
     "--time": "time-limit walltime",
+    "--accelerator": "device cpu use-cpu no-cuda",
+    "--weight-decay": "wd optimizer.weight-decay",
+    "--adam-beta1": "beta1",
+    "--adam-beta2": "beta2",
+    "--sample": "prompt generate",
 }
 _SAID = {
+    "hidden-size num-layers num-hidden-layers ffn-hidden-size intermediate-size num-attention-heads num-key-value-heads"
+    " num-query-groups kv-channels head-dim n-layer n-layers n-head n-heads n-embd d-model dim model-size num-experts"
+    " rotary-base rope-theta": "sizes are the recipe's, --model-name (--list-models prints all with theirs), or those of the"
+    " checkpoint of --nemo-model",
+    "input input-file text-file text train-text data-file": "text is preprocessed first (bash preprocess_data.sh); --dataset-dir"
+    " takes its output",
+    "lora peft adapter use-peft": "all weights are trained, there are no adapters; --nemo-model names the model to start from",
+    "fsdp zero-stage deepspeed use-distributed-optimizer": "the optimizer is distributed already (--disable-dist-optim);"
+    " --layout auto splits the model as it fits",
+    "overwrite resume-from-scratch restart from-scratch": "another --experiment starts from the beginning",
+    "no-validation skip-validation eval-iters": "--split 1,0,0 trains without a validation",
+    "vocab-size padded-vocab-size make-vocab-size-divisible-by": "the vocabulary is that of the tokenizer of --hf-model-id",
     "epochs num-train-epochs max-epochs num-epochs train.epochs": "leave --max-steps out for one epoch, or give its number of steps",
     "resume resume-from-checkpoint load checkpoint.load resume-from auto-resume": "the same command continues from the run's newest"
     " checkpoint by itself; --nemo-model starts from another model",

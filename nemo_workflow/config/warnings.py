@@ -13,7 +13,7 @@ from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.data.dataset_stats import figures
-from nemo_workflow.models import catalog
+from nemo_workflow.models import catalog, hub
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import and_more, counted, human_time
@@ -29,7 +29,11 @@ def add(run: Run) -> None:
     _secrets(run)
     _wandb_key(run)
     if run.tokenizer is None:
-        run.notes.append(f"the tokenizer of {run.settings.hf_model_id} is not on this machine, so it was not checked")
+        named = run.settings.hf_model_id
+        run.notes.append(
+            f"the tokenizer of {named} is not on this machine, so it was not checked; the run fetches it. Where that has no"
+            f" network: {hub.by_hand(named, '--hf-model-id')}"
+        )
     else:
         _no_end_of_documents(run)
     if run.recipe and run.nemo_model:

@@ -16,7 +16,7 @@ from nemo_workflow.conversion.import_job import Import, checked, look
 from nemo_workflow.conversion.output_dir import check_apart, check_output, resolved, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.conversion.stopping import raise_if_stopped, stop_no_more, until_stopped
-from nemo_workflow.models.tokenizer_files import copy_back, files_of, without_token_types
+from nemo_workflow.models.tokenizer_files import CONFIG, copy_back, files_of, without_own_code, without_token_types
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
 from nemo_workflow.utils.errors import Failure
@@ -244,6 +244,8 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
             hf_config.write_config(aside, config, dtype=plan[0][3][0].dtype)
             report.entries["tokenizer_files"] = copy_back(tokenizer, aside) if tokenizer else []
             without_token_types(aside)
+            if config.beside.loaded and without_own_code(aside):
+                report.notes.append(f"{CONFIG} auto_map is left out: the tokenizer loads without code of its own")
             if not args.no_verify:
                 nemo_context.import_nemo(family)
         if not args.no_verify:

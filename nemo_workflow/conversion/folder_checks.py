@@ -100,15 +100,19 @@ def _rope_problems(name: str, rope: Any) -> Iterator[str]:
 def check_heads(raw: Config, family: Family, path: Path) -> None:
     """Raise Refusal for numbers of heads that don't divide what they share."""
     common = {family.renamed.get(name, name): value for name, value in raw.items()}
+    said = {family.renamed.get(name, name): name for name in raw}  # as the file calls them
     hidden, heads, groups = (common.get(f) for f in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
     carried = {rule.hf: rule for rule in family.fields}
     follows = "head_dim" in carried and carried["head_dim"].default is None and not common.get("head_dim")
     if follows and hidden and heads and hidden % heads:
         raise Refusal(
-            f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and head_dim isn't given"
+            f"{path}: {said['hidden_size']} {hidden} is not a multiple of {said['num_attention_heads']} {heads}, and head_dim"
+            " isn't given"
         )
     if "num_key_value_heads" in carried and heads and groups and heads % groups:
-        raise Refusal(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
+        raise Refusal(
+            f"{path}: {said['num_attention_heads']} {heads} is not a multiple of {said['num_key_value_heads']} {groups}"
+        )
 
 
 def check_ranges(hf: Config, family: Family, path: Path) -> None:

@@ -15,11 +15,13 @@ from nemo_workflow.models.architecture import TRAINING
 from nemo_workflow.models.families import by_model_type, transformers5
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.wrappers import text_part
+from nemo_workflow.models.foreign_code import code_named, without_code
 from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.models.tokenizer_loading import load
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json
 
+CODE_OF_ITS_OWN = ("auto_map",)  # of a model that transformers has no class for: without it nothing loads the export
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -39,12 +41,26 @@ class Beside:
 
     def origin(self, family: Family) -> Config | None:
         """The config.json that the model came with, if it is of this family."""
-        path = self.kept("config.json")
-        origin = text_part(read_json(path)) if path else {}
+        keep = CODE_OF_ITS_OWN if family.reference else ()
+        origin = text_part(self.read("config.json", keep))
+        if set(keep) & set(origin):
+            self.notes.append(
+                "config.json auto_map names code that came with the model and is not exported: the model's own .py files belong"
+                " beside it"
+            )
         came = by_model_type(str(origin.get("model_type")))
         if came is not None and came.trained_as is family:
             return came.as_trained(origin)
         return origin if came is family else None
+
+    def read(self, name: str, keep: tuple[str, ...] = ()) -> Config:
+        """Such a file without what names code of the model's own, which is not exported, but for `keep`; {} where there is none."""
+        path = self.kept(name)
+        said = read_json(path) if path else {}
+        if found := [key for key in code_named(said) if key not in keep]:
+            note = f"{name} {', '.join(found)} is left out: it names code that came with the model and is not exported"
+            self.notes += [note] if note not in self.notes else []
+        return {**without_code(said), **{key: said[key] for key in keep if key in said}} if found else said
 
     @cached_property
     def loaded(self) -> Any:
@@ -104,6 +120,7 @@ def exported(nemo: Config, family: Family, beside: Beside, reader: NemoReader) -
         notes.append("the config.json beside the tokenizer belongs to another model; NeMo's config is taken")
     nemo = {**nemo, "vocab_size": _rows(nemo.get("vocab_size"), origin, beside, reader)}
     fields["vocab_size"] = nemo["vocab_size"]
+    beside.read("generation_config.json")  # for its note
     if origin is None:
         return Exported(family, nemo, fields, {}, notes, beside)
     before = complete(origin, family)
@@ -224,7 +241,11 @@ def _write_generation(folder: Path, config: Config, beside: Beside) -> None:
 
     came = beside.kept("generation_config.json")
     if came is not None:
-        shutil.copyfile(came, folder / came.name)
+        said, kept = read_json(came), beside.read(came.name)
+        if said == kept:
+            shutil.copyfile(came, folder / came.name)
+        else:
+            write_json(folder / came.name, kept)
         return
     ids = {name: config.get(name) for name in SPECIAL_IDS}
     GenerationConfig(**{name: value for name, value in ids.items() if value is not None}).save_pretrained(folder)

@@ -13,6 +13,7 @@ from nemo_workflow.conversion.extension import Extension
 from nemo_workflow.conversion.other_weights import ADAPTER, MERGE, weights_of_any_kind
 from nemo_workflow.models import pretrained
 from nemo_workflow.models.families.base import Config, Family
+from nemo_workflow.models.foreign_code import code_named
 from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal
@@ -74,6 +75,16 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         nemo["params_dtype"] = checks.dtype(carried, folder)
     if (folder / "generation_config.json").exists():
         hf_folder.read_json(folder / "generation_config.json")
+    if family.reference:
+        notes.append(
+            "the model's class is code that comes with its folder, which is not run: NeMo's model is proved against transformers'"
+            f" {family.reference.model_type}, which computes the same"
+        )
+    elif own_code := code_named(hf_folder.read_json(path)):
+        notes.append(
+            f"config.json has {', '.join(own_code)}: code that comes with the model is not run; NeMo's model is proved against"
+            f" transformers' own {family.architecture}, and an export leaves it out"
+        )
     if images:
         notes.append(
             f"left out: {len(images)} tensors for images, e.g. {min(images)}; only the model's text part is converted"

@@ -8,12 +8,15 @@ from nemo_workflow.conversion import folder_checks
 from nemo_workflow.conversion.config_fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.other_weights import ADAPTER, MERGE
+from nemo_workflow.models import hub
 from nemo_workflow.models.families import by_model_type
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.not_converted import why_not
 from nemo_workflow.models.families.wrappers import text_part
+from nemo_workflow.models.run_folders import checkpoint_in
 from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import from_here
 
 UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
 WEIGHTS = "*.safetensors"
@@ -31,25 +34,9 @@ def fetch(source: str, revision: str | None, token: str | None, flag: str = "--s
             )
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise Refusal(f"{flag} {source}: there is no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+        raise Refusal(f"{flag} {source}: there is no such folder{from_here(source)}")
     wanted = [pattern for pattern in WANTED if weights or pattern != WEIGHTS]
-    try:
-        return Path(snapshot_download(source, revision=revision, token=token, allow_patterns=wanted))
-    except HFValidationError as error:
-        raise Refusal(f"{flag} {source}: is neither a folder nor a Hub id") from error
-    except LocalEntryNotFoundError as error:
-        raise Refusal(
-            f"{flag} {source}: no such folder, and the Hub can't be reached (nor is it in the cache)"
-        ) from error
-    except HfHubHTTPError as error:
-        code = error.response.status_code if error.response is not None else "?"
-        hint = "; a gated model needs --hf-token or HF_TOKEN" if code in (401, 403) else ""
-        raise Refusal(f"{flag} {source}: the Hub answers {code}{hint}") from error
-    except OSError as error:
-        raise Refusal(f"{flag} {source}: can't be downloaded ({error})") from error
+    return hub.fetch(source, flag, wanted, flag == "--source", revision, token)
 
 
 def read_hf(folder: Path) -> tuple[Family, Config]:
@@ -116,6 +103,10 @@ def _what_it_is(folder: Path) -> str:
         )
     inner = sorted(path.parent for path in folder.glob("*/config.json"))
     meant = f"; did you mean {inner[0]}?" if inner else ""
+    if checkpoint := checkpoint_in(folder):
+        meant = (
+            f": it is a run's, whose checkpoints are NeMo 2 already (--nemo-model {checkpoint} starts from one){meant}"
+        )
     return f"has no config.json, so it is not a Hugging Face model folder{meant}"
 
 
@@ -124,7 +115,7 @@ def check_swapped(source: str, output: Path, overwrite: bool) -> None:
     a_model = (output / "config.json").is_file() or (output / "weights").is_dir()
     if a_model and not overwrite and not Path(source).exists():
         raise Refusal(
-            f"--source {source}: no such folder, and --output-path {output} is a model: are the two swapped?"
+            f"--source {source}: no such folder{from_here(source)}, and --output-path {output} is a model: are the two swapped?"
             " --overwrite replaces what is at --output-path"
         )
 
@@ -144,7 +135,7 @@ def find_nemo(source: str) -> Path:
     """The NeMo 2 folder at `source`."""
     folder = Path(source)
     if not folder.exists():
-        raise Refusal(f"--source {source}: there is no such folder")
+        raise Refusal(f"--source {source}: there is no such folder{from_here(source)}")
     if folder.is_file():
         if folder.suffix == ".nemo":
             raise Refusal(

@@ -17,7 +17,7 @@ KINDS = (
     ("pytorch_model_fsdp_*", "a folder of FSDP's shards: `accelerate merge-weights` makes safetensors of it"),
     ("zero_to_fp32.py", "from a DeepSpeed checkpoint: `python zero_to_fp32.py . OUT --safe_serialization` makes safetensors of it"),
     ("*.distcp", f"of a distributed checkpoint of torch: {GO_ON}"),
-    ("*.bin", "a pickle: load it with transformers and save it with save_pretrained"),
+    ("*.bin", "a pickle: load it with transformers and save it with save_pretrained, or, if the model's class is code of its own, as docs/conversion.md says"),
     *((pattern, f"not the form that transformers saves: {GO_ON}")
       for pattern in ("*.safetensors", "*.pth", "*.pt", "*.ckpt", "*.h5", "*.onnx", "*.msgpack", "*.npz")),
 )  # fmt: skip

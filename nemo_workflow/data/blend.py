@@ -10,6 +10,7 @@ from pathlib import Path
 from nemo_workflow.data.indexed_dataset import Pair, find_prefixes, read_pair
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import from_here
 
 BY_TOKENS = "tokens"  # in place of a weight: the source's own tokens
 MOST = "max-epochs="
@@ -100,6 +101,9 @@ def from_file(path: str, problems: list[str], temperature: float | None = None) 
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        problems.append(f"--blend {path}: no such file{from_here(path)}; lines `WEIGHT PATH` are expected there")
+        return ()
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"--blend {path}: cannot be read: {error}")
         return ()

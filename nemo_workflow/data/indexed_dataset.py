@@ -1,4 +1,4 @@
-"""Megatron .bin/.idx pairs: where they lie and what their headers say. Light: no numpy, no torch.
+"""Megatron .bin/.idx pairs: where they lie and what their headers say. Imports no numpy.
 
 `python -m nemo_workflow.dataset DIR` checks pairs whole and prints their figures (dataset_report).
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import from_here
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -49,7 +50,7 @@ def read_pair(prefix: str | Path) -> Pair:
     idx, bin_ = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     if not idx.is_file() and not bin_.is_file():
         raise Refusal(
-            f"{prefix}: no such folder or pair; give a folder of .bin/.idx files, or a pair without its ending"
+            f"{prefix}: no such folder or pair{from_here(prefix)}; give a folder of .bin/.idx files, or a pair without its ending"
         )
     for path, other in ((idx, bin_), (bin_, idx)):
         if not path.is_file():
@@ -114,7 +115,9 @@ def find_prefixes(folder: str | Path) -> list[Path]:
     if folder.suffix in (".bin", ".idx") and folder.is_file():
         return [folder.with_suffix("").absolute()]
     if not folder.is_dir():
-        raise Refusal(f"--dataset-dir {folder}: no such folder or pair; run preprocess_data.sh, or correct the path")
+        raise Refusal(
+            f"--dataset-dir {folder}: no such folder or pair{from_here(folder)}; run preprocess_data.sh, or correct the path"
+        )
     for place in (folder, folder / OUTPUT_NAME):
         below = _pairs_below(place) if OUTPUT_NAME in place.absolute().parts else ()
         names = sorted({*_pairs_in(place), *below})

@@ -9,9 +9,9 @@ from typing import Any
 from nemo_workflow.models.tokenizer_files import json_of
 from nemo_workflow.utils.errors import Refusal
 
-# auto_map: transformers imports Python files of the folder; _attn_implementation…: it fetches kernels from the Hub and runs
-# them (CVE-2026-4372), whatever trust_remote_code says
-KEYS = ("auto_map", "_attn_implementation_internal", "_attn_implementation_autoset", "custom_generate")
+# auto_map, custom_pipelines: transformers imports Python files of the folder; _attn_implementation_internal: it fetches
+# kernels from the Hub and runs them (CVE-2026-4372), whatever trust_remote_code says
+KEYS = ("auto_map", "custom_pipelines", "_attn_implementation_internal", "custom_generate")
 HUB_KERNEL = (
     "_attn_implementation",
     "attn_implementation",
@@ -37,7 +37,25 @@ def _named(config: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(config, dict):
         return
     for key, value in config.items():
-        if (key in KEYS and value) or (key in HUB_KERNEL and isinstance(value, str) and "/" in value):
+        if _names_code(key, value):
             yield key, value
         else:
             yield from _named(value)
+
+
+def _names_code(key: str, value: Any) -> bool:
+    return bool((key in KEYS and value) or (key in HUB_KERNEL and isinstance(value, str) and "/" in value))
+
+
+def code_named(config: dict[str, Any]) -> list[str]:
+    """The keys of a config.json or its like that name code, each once."""
+    return list(dict.fromkeys(key for key, _ in _named(config)))
+
+
+def without_code(config: Any) -> Any:
+    """The same without what names code, which no folder of ours holds: `refuse_code` has nothing to say to the result."""
+    if isinstance(config, list):
+        return [without_code(one) for one in config]
+    if not isinstance(config, dict):
+        return config
+    return {key: without_code(value) for key, value in config.items() if not _names_code(key, value)}

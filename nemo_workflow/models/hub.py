@@ -1,44 +1,91 @@
-"""The tokenizer of a Hub id, brought into the Hub's cache before anything is started."""
+"""Models and tokenizers of the Hugging Face Hub: brought into its cache before anything is started, or refused with the commands that do it."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from nemo_workflow.models.pretrained import hf_folder
+from nemo_workflow.models.pretrained import example_of, hf_folder
 from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import from_here
 
 SECONDS = 15.0  # for the Hub to answer
+# known to be gated: without a network the Hub can't say it
+GATED = re.compile(r"meta-llama/.+|google/(code|pali|shield|med)?gemma.*|bigcode/starcoder(base.*|plus)?")
+TOKENIZER_ALONE = " --include '*.json' '*token*' '*.txt'"
+
+
+def by_hand(hub_id: str, flag: str, whole: bool = False) -> str:
+    """The commands that bring a model, or its tokenizer alone, to a machine without a network. Every refusal says it so."""
+    page = f"https://huggingface.co/{hub_id}"
+    gated = f"if it is gated, accept the licence at {page} and run `hf auth login` first"
+    if GATED.fullmatch(hub_id):
+        gated = f"it is gated: accept the licence at {page}, then `hf auth login`"
+    only = "" if whole else TOKENIZER_ALONE
+    return f"`hf download {hub_id}{only} --local-dir DIR` where there is a network, then {flag} DIR; {gated}"
+
+
+def fetch(
+    hub_id: str,
+    flag: str,
+    patterns: Sequence[str],
+    whole: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Path:
+    """The folder in the Hub's cache that holds a model's files; what is not there yet is downloaded. Raises Refusal.
+
+    `whole`: the weights are wanted, not the tokenizer alone. `token` None: HF_TOKEN, or that of `hf auth login`.
+    """
+    from huggingface_hub import constants, snapshot_download  # a third of a second
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    named = f"{flag} {hub_id}"
+    download = by_hand(hub_id, flag, whole)
+    if "/" not in hub_id:
+        download = f"give a folder, or a Hub id of the form organisation/name, such as {example_of(hub_id)}"
+    no_folder = "" if "/" in hub_id else f"no such folder{from_here(hub_id)}, and "
+    try:
+        found = snapshot_download(
+            hub_id, revision=revision, token=token, allow_patterns=list(patterns), etag_timeout=SECONDS
+        )
+    except HFValidationError:
+        raise Refusal(f"{named}: is neither a folder{from_here(hub_id)} nor a Hub id (organisation/name)") from None
+    except GatedRepoError:
+        raise Refusal(
+            f"{named}: gated: accept the licence at https://huggingface.co/{hub_id}, then `hf auth login` (or set HF_TOKEN);"
+            " Qwen/Qwen3-0.6B-Base, for one, is free to all"
+        ) from None
+    except RepositoryNotFoundError:
+        raise Refusal(
+            f"{named}: {no_folder}the Hub has no such model, or it is private: check the name, or `hf auth login` (or set"
+            " HF_TOKEN)"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if constants.HF_HUB_OFFLINE:
+            raise Refusal(
+                f"{named}: {no_folder}not in the Hub's cache, and HF_HUB_OFFLINE is set; {download}"
+            ) from None
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refusal(
+            f"{named}: {no_folder}not in the Hub's cache, and the Hub can't be reached ({why}); {download}"
+        ) from None
+    return Path(found)
 
 
 def fetch_tokenizer(hub_id: str) -> bool:
     """Download what a tokenizer is read from, unless it is here; returns whether anything was downloaded. Raises Refusal."""
     if hf_folder(hub_id) is not None:
         return False
-    from huggingface_hub import constants, snapshot_download  # a third of a second
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    by_hand = f"hf download {hub_id} --include '*token*' '*.json' --local-dir DIR, then --hf-model-id DIR"
-    if constants.HF_HUB_OFFLINE:
-        raise Refusal(
-            f"--hf-model-id {hub_id}: not in the Hub's cache, and HF_HUB_OFFLINE is set; where there is a network: {by_hand}"
-        )
     print(f"fetching the tokenizer of {hub_id} from the Hugging Face Hub", file=sys.stderr, flush=True)
-    try:
-        snapshot_download(hub_id, allow_patterns=[*TOKENIZER, *KEPT], etag_timeout=SECONDS)
-    except GatedRepoError:
-        raise Refusal(
-            f"--hf-model-id {hub_id}: gated: accept its licence on its page at the Hub, then set HF_TOKEN or run `hf auth"
-            " login`; Qwen/Qwen3-0.6B-Base, for one, is free to all"
-        ) from None
-    except RepositoryNotFoundError:
-        raise Refusal(
-            f"--hf-model-id {hub_id}: the Hub has no such model, or it is private and HF_TOKEN is not set; check the name"
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Refusal(
-            f"--hf-model-id {hub_id}: not in the Hub's cache, and the Hub can't be reached ({why}); where there is a network:"
-            f" {by_hand}"
-        ) from None
+    fetch(hub_id, "--hf-model-id", [*TOKENIZER, *KEPT])
     return True

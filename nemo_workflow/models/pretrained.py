@@ -14,6 +14,7 @@ from typing import Any
 from nemo_workflow.models.catalog import Recipe, load
 from nemo_workflow.models.families import FAMILIES, by_model_type
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
+from nemo_workflow.models.run_folders import meant_checkpoint
 from nemo_workflow.models.tokenizer_entries import added_by_transformers, vocabulary_of
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
@@ -25,6 +26,7 @@ from nemo_workflow.models.tokenizer_files import (
     well_formed,
 )
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.safe_pickle import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -95,15 +97,21 @@ def hf_folder(hf_model_id: str) -> Path | None:
         return folder.absolute()
     cached = _cached_snapshot(hf_model_id)
     if cached is None and not HUB_ID.fullmatch(hf_model_id):
-        owner = OWNERS.get(re.split(r"[-_.\d]", hf_model_id, maxsplit=1)[0].lower())
-        example = f"{owner}/{hf_model_id}" if owner else "Qwen/Qwen3-0.6B-Base"
         raise Refusal(
-            f"--hf-model-id {hf_model_id}: no such folder, and not of the form organisation/name; give a folder, or a Hub"
-            f" id such as {example}"
+            f"--hf-model-id {hf_model_id}: no such folder{from_here(hf_model_id)}, and not of the form organisation/name; give a"
+            f" folder, or a Hub id such as {example_of(hf_model_id)}"
         )
     if cached is None and folder.parent.is_dir():
-        raise Refusal(f"--hf-model-id {hf_model_id}: {folder.parent} is a folder here and has no {folder.name}")
+        raise Refusal(
+            f"--hf-model-id {hf_model_id}: {folder.parent} is a folder here and has no {folder.name}{from_here(hf_model_id)}"
+        )
     return cached
+
+
+def example_of(name: str) -> str:
+    """A Hub id: the one that a name without its organisation was meant for, if that is known."""
+    owner = OWNERS.get(re.split(r"[-_.\d]", name, maxsplit=1)[0].lower())
+    return f"{owner}/{name}" if owner else "Qwen/Qwen3-0.6B-Base"
 
 
 def _cached_snapshot(hub_id: str) -> Path | None:
@@ -173,9 +181,10 @@ def read_nemo_model(path: str) -> NemoModel:
     folder = Path(path).expanduser().absolute()
     missing = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if missing:
+        what = f"{' and '.join(f'{name}/' for name in missing)} missing" if folder.is_dir() else "no such folder"
         raise Refusal(
-            f"--nemo-model {path}: {' and '.join(f'{name}/' for name in missing)} missing; give the folder of a NeMo 2"
-            " checkpoint (convert_from_hf_to_nemo2.py writes one)"
+            f"--nemo-model {path}: {what}{from_here(path)}; give the folder of a NeMo 2 checkpoint"
+            f" (convert_from_hf_to_nemo2.py writes one){meant_checkpoint(folder)}"
         )
     check_weights(folder / "weights")
     file = folder / "context" / "model.yaml"

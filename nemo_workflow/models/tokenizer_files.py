@@ -202,6 +202,16 @@ def without_token_types(folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def without_own_code(folder: Path) -> bool:
+    """Take the code that a tokenizer_config.json names (auto_map) out of it; for a tokenizer that loads without. Whether it did."""
+    path = folder / CONFIG
+    config = json_of(path)
+    if not config.pop("auto_map", None):
+        return False
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return True
+
+
 # transformers 5's names of what 4.57 has under another
 BACKENDS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 

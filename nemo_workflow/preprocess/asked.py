@@ -1,4 +1,4 @@
-"""What the flags of a preprocessing command come to: inputs, pairs, tokenizer. Light: no numpy, nothing is loaded."""
+"""What the flags of a preprocessing command come to: inputs, pairs, tokenizer. Imports no numpy and loads nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON lines -> texts. Fast for good lines, careful and explicit for the others. Light: no numpy."""
+"""JSON lines -> texts. Fast for good lines, careful and explicit for the others. Imports no numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does an engine give the Hugging Face tokenizer's ids? Told on a sample: a smoke test, no proof. Light: no numpy."""
+"""Does an engine give the Hugging Face tokenizer's ids? Told on a sample: a smoke test, no proof. Imports no numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which inputs become one pair: each its own, all of them, or those of a top folder. Light."""
+"""Which inputs become one pair: each its own, all of them, or those of a top folder."""
 
 from __future__ import annotations
 

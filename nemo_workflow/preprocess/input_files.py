@@ -1,4 +1,4 @@
-"""Which files are the input: folders with all below them, quoted globs, lists of names. Light at import."""
+"""Which files are the input: folders with all below them, quoted globs, lists of names."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from nemo_workflow.preprocess.sources import (
     wrong_file,
 )
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
+from nemo_workflow.utils.files import from_here
 
 REMOTE = {
-    "hf://datasets/": "huggingface-cli download NAME --repo-type dataset --local-dir DIR",
-    "hf://": "huggingface-cli download NAME --repo-type dataset --local-dir DIR",
+    "hf://datasets/": "hf download NAME --repo-type dataset --local-dir DIR",
+    "hf://": "hf download NAME --repo-type dataset --local-dir DIR",
     "s3://": "aws s3 cp --recursive SOURCE DIR",
     "gs://": "gcloud storage cp --recursive SOURCE DIR",
     "https://": "curl -O SOURCE",
@@ -197,7 +198,7 @@ def _add_file(path: Path, root: Path, flag: str, found: _Found) -> None:
 
 
 def _missing(path: Path) -> str:
-    return "a broken symlink; fix or remove it" if path.is_symlink() else "no such file"
+    return "a broken symlink; fix or remove it" if path.is_symlink() else f"no such file{from_here(path)}"
 
 
 def _add_folder(folder: Path, prefixes: Sequence[str], flag: str, output: Path, found: _Found) -> None:
@@ -206,7 +207,9 @@ def _add_folder(folder: Path, prefixes: Sequence[str], flag: str, output: Path, 
             _add_file(folder, folder.parent, flag, found)
         else:
             listed = str(folder) == "-" or str(folder).startswith("@") or glob.has_magic(str(folder))
-            found.problems.append(f"{flag}: no such folder{'; --input takes patterns, lists and -' if listed else ''}")
+            found.problems.append(
+                f"{flag}: no such folder{from_here(folder)}{'; --input takes patterns, lists and -' if listed else ''}"
+            )
     elif not prefixes:
         _add_tree(folder, flag, output, found)
     for prefix in prefixes if folder.is_dir() else ():

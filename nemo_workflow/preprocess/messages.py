@@ -1,4 +1,4 @@
-"""What the parent and its workers send each other. Light: no numpy."""
+"""What the parent and its workers send each other. Imports no numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pieces of a corpus that several machines share out, and what is done of them. Light: no numpy.
+"""The pieces of a corpus that several machines share out, and what is done of them. Imports no numpy.
 
 A piece is some whole files, or a part of a large file of lines. Each becomes a pair of its own in a folder that all
 machines see, <pieces>/<recipe>/<name>/; at the end one of them copies all into the pairs that were asked for.

@@ -1,4 +1,4 @@
-"""One input file: its kind, and what is wrong with it. Light at import."""
+"""One input file: its kind, and what is wrong with it."""
 
 from __future__ import annotations
 

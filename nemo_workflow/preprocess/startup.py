@@ -1,4 +1,4 @@
-"""The start: fastokens and the Hugging Face reference, which take a second each, loaded at once. Light: no numpy."""
+"""The start: fastokens and the Hugging Face reference, which take a second each, loaded at once. Imports no numpy."""
 
 from __future__ import annotations
 

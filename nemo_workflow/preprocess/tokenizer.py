@@ -1,4 +1,4 @@
-"""Which tokenizer: a folder or a Hub id -> what AutoTokenizer would make of it. Light at import.
+"""Which tokenizer: a folder or a Hub id -> what AutoTokenizer would make of it. Imports no transformers by itself.
 
 transformers takes a second of CPU to import and changes tokenizer.json as it loads it (added tokens, the tokens around a
 text). For the classes that pretraining models use, those changes are made here on a `tokenizers.Tokenizer`; every other
@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.models import hub
+from nemo_workflow.models.run_folders import meant_tokenizer
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
     TOKENIZER,
@@ -26,6 +28,7 @@ from nemo_workflow.models.tokenizer_files import (
 )
 from nemo_workflow.models.tokenizer_loading import first_line, load
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import from_here
 
 HUB_FILES = (*TOKENIZER, "config.json")
 
@@ -101,27 +104,9 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> Path:
         return path.absolute()
     if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name.strip():
         raise Refusal(
-            f"--tokenizer {name}: no such folder; give a folder with a tokenizer.json, or a Hugging Face Hub id"
+            f"--tokenizer {name}: no such folder{from_here(name)}; give a folder with a tokenizer.json, or a Hugging Face Hub id"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    patterns = [*HUB_FILES, *(["*.py"] if trust_remote_code else [])]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, token=os.environ.get("HF_TOKEN")))
-    except GatedRepoError:
-        raise Refusal(
-            f"--tokenizer {name}: the Hub wants its licence accepted: do that on its page, then export HF_TOKEN=…"
-        ) from None
-    except RepositoryNotFoundError:
-        raise Refusal(
-            f"--tokenizer {name}: neither a folder here nor a model on the Hub that this HF_TOKEN may read"
-        ) from None
-    except Exception as error:  # noqa: BLE001 - requests, http, cache and validation errors: all for the user to fix
-        raise Refusal(
-            f"--tokenizer {name}: no such folder here, and the Hub gives no tokenizer ({first_line(error)}); "
-            "give a local folder where there is no network"
-        ) from None
+    return hub.fetch(name, "--tokenizer", [*HUB_FILES, *(["*.py"] if trust_remote_code else [])])
 
 
 def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: bool) -> tuple[TokenizerSpec, Any]:
@@ -130,7 +115,9 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
         reference = _read_light(folder)
     if reference is None:
         if not files_of(folder):
-            raise Refusal(f"--tokenizer {name}: no tokenizer.json or other tokenizer files in {folder}")
+            raise Refusal(
+                f"--tokenizer {name}: no tokenizer.json or other tokenizer files in {folder}{meant_tokenizer(folder)}"
+            )
         reference = _Reference.from_transformers(load_with_transformers(folder, trust_remote_code))
     token = eod_token or reference.eos_token
     vocabulary = reference.vocabulary()

@@ -1,4 +1,4 @@
-"""What there is to do: the groups whose pairs are not there yet, and what earlier runs have done of them. Light: no numpy."""
+"""What there is to do: the groups whose pairs are not there yet, and what earlier runs have done of them. Imports no numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--decay-from: what the checkpoint of another run says to the run that branches off from it. Light: no torch, no NeMo."""
+"""--decay-from: what the checkpoint of another run says to the run that branches off from it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def named_checkpoint(place: str) -> Checkpoint:
     path = Path(place).expanduser().absolute()
     digits = path.name.removeprefix("step_")
     if not path.name.startswith("step_") or not digits.isdigit():
-        raise Refusal(f"{FLAG} {place}: no checkpoint's folder; give one such as RUN/checkpoints/step_00001000")
+        raise Refusal(f"{FLAG} {place}: not a checkpoint's folder; give one such as RUN/checkpoints/step_00001000")
     return Checkpoint(path, int(digits))
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: their names, which are whole, which one to resume from. Light: no torch, no NeMo.
+"""The checkpoints of a run: their names, which are whole, which one to resume from.
 
 A checkpoint is a folder <run>/checkpoints/step_00000100 with weights/ and context/. While it is written, a file
 step_00000100-unfinished lies beside it (NeMo's); manifest.json, with the size and hash of every file, comes last but

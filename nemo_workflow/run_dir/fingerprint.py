@@ -1,4 +1,4 @@
-"""What a run trains on and with, so that a resumed run is still the same run. Light: no torch, no NeMo.
+"""What a run trains on and with, so that a resumed run is still the same run.
 
 Every checkpoint's manifest holds the identity of the run that wrote it. A start compares its own with that of the
 checkpoint it would continue from: some things may change freely, some change and are said, some are refused unless

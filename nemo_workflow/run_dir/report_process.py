@@ -16,12 +16,15 @@ LEAST_SECONDS = 20.0  # between two reports of a running training
 
 
 class Refresher:
-    """One writer at a time; a call while it works, or too soon after the last one, is left out."""
+    """One writer at a time; a call while it works, or too soon after the last one, is left out.
 
-    def __init__(self, folder: Path):
+    `wait` seconds pass before the first: a writer takes a second of CPU time, and a short run needs its last report only.
+    """
+
+    def __init__(self, folder: Path, wait: float = 0.0):
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
-        self.began = float("-inf")
+        self.began = time.monotonic() + wait - LEAST_SECONDS
 
     def refresh(self) -> None:
         """Start a writer; returns at once. What it complains of goes to this process's stderr."""

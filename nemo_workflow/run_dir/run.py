@@ -1,4 +1,4 @@
-"""What a run's folder tells about the run, wherever the folder lies now. Light: no torch, no NeMo, no plotting."""
+"""What a run's folder tells about the run, wherever the folder lies now."""
 
 from __future__ import annotations
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nemo_workflow.utils.console import human_count
 
 STEPS = 20  # of a start, after which its speed is known
 WARM_UP = 4  # of them, in which kernels are compiled and caches filled
+SLOW = 0.9  # of the plan: slower than that, there is a reason
 PLANNED, SEEN = "planned_tokens_per_second", "seen_tokens_per_second"
 
 
 class SpeedCheck:
-    """Takes each step's tokens per second; once, after STEPS steps of a start, says how they compare with the plan."""
+    """Takes each step's tokens per second; once, after STEPS steps of a start, says how they compare with the plan.
 
-    def __init__(self, planned: float | None):
-        self.planned = planned
+    `why()` gives the reason, or '', where they are slower.
+    """
+
+    def __init__(self, planned: float | None, why: Callable[[], str] = str):
+        self.planned, self.why = planned, why
         self._rates: list[float] = []
 
     def after_step(self, rate: float) -> dict[str, Any] | None:
@@ -28,7 +32,9 @@ class SpeedCheck:
         if len(self._rates) < STEPS:
             return None
         seen = settled(self._rates)
-        return {"text": in_words(self.planned, seen), PLANNED: round(self.planned, 1), SEEN: round(seen, 1)}
+        reason = self.why() if seen < SLOW * self.planned else ""
+        text = in_words(self.planned, seen) + (f"; {reason}" if reason else "")
+        return {"text": text, PLANNED: round(self.planned, 1), SEEN: round(seen, 1)}
 
 
 def settled(rates: list[float]) -> float:

@@ -12,6 +12,7 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.silence import quiet
 
 TOLERANCE = 0.01  # relative
@@ -27,7 +28,9 @@ def main() -> int:
     arguments = parser.parse_args()
     check_exported(arguments.hf_model)
     if not (arguments.run / "plan.json").is_file():
-        raise Refusal(f"--run {arguments.run}: no plan.json there; give a run's folder, <output-dir>/<experiment>")
+        raise Refusal(
+            f"--run {arguments.run}: no plan.json there{from_here(arguments.run)}; give a run's folder, <output-dir>/<experiment>"
+        )
     refuse_code("--hf-model", arguments.hf_model)
     plan = Plan.from_json((arguments.run / "plan.json").read_text(encoding="utf-8"))
     nemo_loss = last_validation(plan)
@@ -47,8 +50,16 @@ def main() -> int:
 def last_validation(plan: Plan) -> float:
     """NeMo's loss at the run's last validation."""
     losses = [event["val_loss"] for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "validation"]
+    if not losses and not plan.schedule.limit_val_batches:
+        raise Refusal(
+            f"--run {plan.run_dir}: it has no validation to compare with: --split {plan.settings.split} leaves nothing for one;"
+            " train a run with a second number above 0, such as --split 98,1,1"
+        )
     if not losses:
-        raise Refusal(f"--run {plan.run_dir}: it has not been validated yet")
+        raise Refusal(
+            f"--run {plan.run_dir}: it has not been validated yet; its first validation follows step"
+            f" {plan.schedule.val_check_interval}: train until there, with the same command"
+        )
     return float(losses[-1])
 
 

@@ -31,7 +31,9 @@ def main() -> int:
         os.nice(19)
     source = _checkpoint(arguments.run, arguments.step)
     folder = arguments.run / EXPORTED
-    if not is_exported(folder, source):
+    if is_exported(folder, source):
+        print(already(folder, source))
+    else:
         from nemo_workflow.conversion.command import export_main
 
         export_main(["--source", str(source.path), "--output-path", str(folder), "--overwrite"])
@@ -62,6 +64,11 @@ def is_exported(folder: Path, source: Checkpoint) -> bool:
     except (OSError, ValueError):
         return False
     return bool(newer and report.get("verified") and Path(report.get("source", "")) == source.path)
+
+
+def already(folder: Path, source: Checkpoint) -> str:
+    """What is said instead of an export of the same checkpoint once more."""
+    return f"step {source.step} is exported already: {folder}"
 
 
 def push(folder: Path, hub_id: str, message: str) -> str:
@@ -96,6 +103,9 @@ def after_training(plan: Plan) -> None:
     if newest is None:
         raise Failure(f"{flag}: no whole checkpoint in {plan.folder / 'checkpoints'}")
     hub, began = plan.settings.push_to_hub, time.monotonic()
+    if is_exported(plan.folder / EXPORTED, newest) and not hub:
+        print(already(plan.folder / EXPORTED, newest), flush=True)
+        return
     print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
     words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub] if hub else []))
     code = subprocess.run(words, env=export_process.environment(), check=False).returncode

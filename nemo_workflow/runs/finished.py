@@ -12,6 +12,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.models import catalog, families
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.report.page import FILE as REPORT
 
 
@@ -29,7 +30,19 @@ def last_words(plan: Plan) -> Iterator[str]:
         yield f"  report      {_near(plan.folder / REPORT)}"
     if newest and plan.settings.sample is None and plan.settings.export_hf is None and _exportable(plan):
         command = ["python", "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", _near(newest.path)]
-        yield f"  export      {shlex.join([*command, '--output-path', _near(plan.folder / 'hf_model')])}"
+        yield f"  export      {shlex.join([*command, '--output-path', _near(plan.folder / EXPORTED)])}"
+
+
+def after_export(plan: Plan) -> Iterator[str]:
+    """What to type next, once the model of a run is exported."""
+    model = _near(plan.folder / EXPORTED)
+    words = ["python", "-m", "nemo_workflow.sample", "--hf-model", model, "another text"]
+    if plan.settings.sample:
+        yield f"  more text   {shlex.join(words)}"
+    if plan.schedule.limit_val_batches:
+        words = ["python", "-m", "nemo_workflow.evaluate", "--hf-model", model, "--run", _near(plan.folder)]
+        yield f"  proof       {shlex.join(words)}"
+    yield f"  train on    the same command with a larger --max-steps than {plan.schedule.max_steps}"
 
 
 def _exportable(plan: Plan) -> bool:

@@ -35,7 +35,11 @@ def add_commands(commands: Any) -> None:
     compare = _command(commands, "compare", "what differs between runs, and their curves over each other", _compare)
     compare.add_argument("names", nargs="+", metavar="RUN", help="two or more experiments or folders")
     compare.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="the page with the curves (default compare-A-B.html)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page with the curves (default: compare-A-B.html beside the first run's folder)",
     )
 
 
@@ -199,7 +203,7 @@ def _compare(arguments: Any) -> int:
     print_table([("FLAG", *names), *(differing or [("(no flag differs)", *("" for _ in runs))])])
     print()
     print_table([("STEP", *(f"LOSS {name}" for name in names)), *losses(runs)], right=tuple(range(len(runs) + 1)))
-    page = arguments.output or Path(f"compare-{'-'.join(names)}.html")
+    page = arguments.output or runs[0].path.parent / f"compare-{'-'.join(names)}.html"
     with _plotting():
         write_comparison(runs, differing, page)
     print(f"\ncurves: {page.absolute()}")
@@ -225,4 +229,5 @@ def losses(runs: list[RunFolder]) -> list[tuple[str, ...]]:
     found = [{e["step"]: e["loss"] for e in run.of_kind("step") if e["loss"] is not None} for run in runs]
     common = sorted(set(found[0]).intersection(*found[1:]))
     rows = [(str(step), *(f"{losses[step]:.4f}" for losses in found)) for step in _some(common)]
-    return [*rows, ("validation", *(_number(run.last.get("validation", {}).get("val_loss")) for run in runs))]
+    validations = [_number(run.last.get("validation", {}).get("val_loss")) for run in runs]
+    return [*rows, ("validation", *validations)] if any(validations) else rows

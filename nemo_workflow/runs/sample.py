@@ -15,6 +15,7 @@ from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.files import from_here
 
 
 def main() -> int:
@@ -44,7 +45,13 @@ def check_exported(folder: Path) -> None:
         raise Refusal(f"--hf-model {folder}: is a run's folder; its exported model is {folder / EXPORTED}")
     newest, _ = newest_whole(folder / "checkpoints")
     checkpoint = newest.path if newest else folder if (folder / "weights").is_dir() else "CHECKPOINT"
-    what = "no such folder" if not folder.exists() else "is not exported" if newest else "no config.json there"
+    what = (
+        f"no such folder{from_here(folder)}"
+        if not folder.exists()
+        else "is not exported"
+        if newest
+        else "no config.json there"
+    )
     command = f"python ckpt_conversion/convert_from_nemo2_to_hf.py --source {checkpoint} --output-path DIR"
     raise Refusal(f"--hf-model {folder}: {what}; export a checkpoint first: {command}")
 

@@ -23,7 +23,7 @@ from nemo_workflow.backends.registry import find
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.metric_table import SOURCE_LOSSES
-from nemo_workflow.run_dir.report_process import Refresher
+from nemo_workflow.run_dir.report_process import LEAST_SECONDS, Refresher
 from nemo_workflow.run_dir.speed import SpeedCheck
 from nemo_workflow.run_dir.stopping import asked_by_launcher
 from nemo_workflow.training import loggers, source_losses
@@ -68,8 +68,9 @@ class RunLog(pl.Callback):
         self.started = started
         self.heartbeat = heartbeat
         self.spikes = SpikeWarner()
-        self.speed = SpeedCheck(plan.time["tokens_per_second"] if plan.time else None)
-        self.report = Refresher(plan.folder)
+        why = functools.partial(machine.shared_cpu, plan.layout.ranks) if plan.accelerator == "cpu" else str
+        self.speed = SpeedCheck(plan.time["tokens_per_second"] if plan.time else None, why)
+        self.report = Refresher(plan.folder, wait=LEAST_SECONDS)
         self._clock = StepClock()
         self._metrics = StepMetrics(plan, self._clock.on_gpu)
         self._pending: Finished | None = None  # on a GPU a step is written down when the next has ended

@@ -78,7 +78,7 @@ class Exports(pl.Callback):
     def _problem(self, code: int) -> str:
         """The export's own last line."""
         if code < 0:
-            return f"it was ended by signal {-code}: was the node's memory used up? {self.words} has its words"
+            return f"it was ended by signal {-code}: did the node run out of memory? {self.words} has its output"
         lines = self.words.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"
 

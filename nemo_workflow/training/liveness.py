@@ -1,4 +1,4 @@
-"""Threads and signals that keep a rank from outliving its run or hanging in silence. Light: no torch, no NeMo."""
+"""Threads and signals that keep a rank from outliving its run or hanging in silence. Imports neither torch nor NeMo."""
 
 from __future__ import annotations
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from nemo_workflow.config.plan import Plan
 
 FOLDER = "profile"  # in the run's folder
 ROWS = 15  # kernels that the report shows
+ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # kinds of a trace's events that are a GPU's own work
 ALLOCATIONS = 100_000  # of a snapshot: the last ones
 
 
@@ -52,23 +56,43 @@ class Profiler(pl.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"steps_{self.first}-{self.final}.json.gz"
         made.export_chrome_trace(str(path))
-        self.run_log.event("profile", step=self.final, path=str(path), kernels=costliest(made.key_averages()))
+        kernels = costliest(list(gpu_work(path)) or cpu_work(made.key_averages()))
+        self.run_log.event("profile", step=self.final, path=str(path), kernels=kernels)
         self.run_log.resume_clock()  # writing the trace is no part of a step
 
 
-def costliest(averages: Any) -> list[dict[str, Any]]:
-    """The kernels that took longest themselves, on the GPU where there is one: name, calls, seconds, share of all."""
-    on_gpu = any(entry.self_device_time_total for entry in averages)
-    times = {
-        entry.key: (entry.self_device_time_total if on_gpu else entry.self_cpu_time_total, entry.count)
-        for entry in averages
-    }
-    total = sum(time for time, _ in times.values()) or 1
-    order = sorted(times.items(), key=lambda item: -item[1][0])[:ROWS]
+Work = tuple[str, int, float]  # name, calls, seconds
+
+
+def gpu_work(trace: Path) -> Iterator[Work]:
+    """What a GPU did itself. The averages of torch's table add each kernel to the operation that started it as well."""
+    with gzip.open(trace, "rt") as stream:
+        events = json.load(stream)["traceEvents"]
+    return ((event["name"], 1, event["dur"] / 1e6) for event in events if event.get("cat") in ON_GPU)
+
+
+def cpu_work(averages: Any) -> list[Work]:
+    return [(entry.key, entry.count, entry.self_cpu_time_total / 1e6) for entry in averages]
+
+
+def costliest(work: list[Work]) -> list[dict[str, Any]]:
+    """What took longest: name, calls, seconds, share of all."""
+    calls: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    for name, count, taken in work:
+        calls[name] = calls.get(name, 0) + count
+        seconds[name] = seconds.get(name, 0.0) + taken
+    total = sum(seconds.values()) or 1.0
+    order = sorted(seconds, key=lambda name: -seconds[name])[:ROWS]
     return [
-        {"name": name[:200], "calls": count, "seconds": round(taken / 1e6, 6), "share": round(taken / total, 4)}
-        for name, (taken, count) in order
-        if taken
+        {
+            "name": name[:200],
+            "calls": calls[name],
+            "seconds": round(seconds[name], 6),
+            "share": round(seconds[name] / total, 4),
+        }
+        for name in order
+        if seconds[name]
     ]
 
 

@@ -116,7 +116,7 @@ def _reading(candidate: Checkpoint) -> Iterator[None]:
     except OSError as error:
         raise Failure(
             f"checkpoint {candidate.path}: {error.filename or 'a file'} can't be read: {error.strerror}; nothing was moved. "
-            "Run the same command again when the disk answers, or move that folder away to continue from the one before it"
+            "Run the same command again when the disk responds, or move that folder away to continue from the one before it"
         ) from error
 
 
@@ -137,7 +137,7 @@ def _read_back(candidate: Checkpoint, attempt: Path, number: int, world: int, sa
         problem = problem or answer["problem"]
     if problem is None:
         say(
-            f"checkpoint {candidate.path.name}: {human_bytes(size)} read back and right,"
+            f"checkpoint {candidate.path.name}: {human_bytes(size)} read back and correct,"
             f" {time.monotonic() - began:.1f} s"
         )
     return problem

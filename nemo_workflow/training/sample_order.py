@@ -226,7 +226,7 @@ def _cached(place: Path, build: Callable[[], Arrays]) -> Arrays:
             _store(place, build())
             found = _load(place)
     if found is None:
-        raise OSError(f"{place}: an index just written can't be read back; is the disk in order?")
+        raise OSError(f"{place}: an index just written can't be read back; is the disk healthy?")
     return found
 
 

@@ -37,6 +37,7 @@ def train(plan: str, attempt: str) -> None:
     try:
         if problems := startup.settle():
             raise Refusal(problems)
+        startup.keep_caches_out_of_home()
         liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
         _train(read, folder, rank, console)
     except BaseException as error:
@@ -52,8 +53,9 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     with collector_paused():
         import fiddle as fdl
 
-        from nemo_workflow.backends import cpu, gpu, optimizer_arguments
+        from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments
 
+        deferred.install()
         if plan.accelerator == "cpu":
             cpu.install()
         else:

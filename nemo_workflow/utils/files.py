@@ -69,3 +69,10 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def from_here(path: str | Path) -> str:
+    """' (relative to the current folder, …)' for a relative path, as a refusal of one that isn't there says it; else ''."""
+    if Path(path).is_absolute() or str(path).startswith("~"):
+        return ""
+    return f" (relative to the current folder, {Path.cwd()})"

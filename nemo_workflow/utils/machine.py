@@ -13,6 +13,7 @@ from typing import Any
 DEVICES = Path("/dev")
 CPUINFO = Path("/proc/cpuinfo")
 CORE_RATE = 36e9  # operations per second and core: llama_tiny in bf16 made 2.7k tokens/s on two cores of an AMD EPYC
+MUCH_LOAD = 1.5  # times what our ranks make by themselves
 CORE_RATE_AMX = 100e9  # the same on two cores of a Xeon with bf16 tiles: 6.8k to 8.7k tokens/s
 
 
@@ -61,6 +62,17 @@ def cpu_rate(precision: str) -> float:
     """Operations per second of a training on all cores that this process may use."""
     tiles = precision == "bf16-mixed" and "amx_bf16" in instructions()
     return (CORE_RATE_AMX if tiles else CORE_RATE) * int(facts()["cores"])
+
+
+def shared_cpu(ranks: int) -> str:
+    """In words, that other processes take the CPU from our ranks, each of which keeps a core busy; '' where they don't.
+
+    By the load average of the last minute: the processes that ran or waited for a core.
+    """
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load < MUCH_LOAD * max(cores, ranks):
+        return ""
+    return f"other processes share the CPU (load {load:.0f} on {cores} cores)"
 
 
 def slurm_job() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A checkpoint from elsewhere is read without running what it contains. Light: no torch.
+"""A checkpoint from elsewhere is read without running what it contains.
 
 Of --nemo-model, training reads three kinds of file: context/model.yaml (as plain data), and below weights/ pickles
 (.metadata, common.pt and the objects inside .distcp files) and tensors. A pickle can call any function. Before NeMo
@@ -128,7 +128,7 @@ def check_weights(weights: Path) -> None:
     for path in sorted(weights.rglob("*.pt")):
         _check_archive(_opened(path), str(path))
     if not metadata.is_file():
-        raise Refusal(f"{weights}: .metadata is missing: not a NeMo 2 checkpoint, or not a whole one")
+        raise Refusal(f"{weights}: .metadata is missing: not a NeMo 2 checkpoint, or an incomplete one")
     with _opened(metadata) as stream:
         read = _read(stream, str(metadata))
     for path, offset, length in _objects(read, weights):

@@ -10,10 +10,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 
+from nemo_workflow.utils import startup
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Send what is written to stdout and stderr, by C code too, to a scratch file; with NEMO_WORKFLOW_DEBUG set its end is shown on an error."""
+    startup.keep_caches_out_of_home()  # what is kept quiet is an import of NeMo, mostly
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     kept = [os.dup(1), os.dup(2)]

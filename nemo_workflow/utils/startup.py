@@ -100,10 +100,16 @@ def _name_the_user() -> None:
             os.environ.pop("HOME", None)  # an empty one hides what passwd says
         else:
             os.environ[HOMELESS] = "yes"
-            os.environ["HOME"] = _makeshift_home()
+            os.environ["HOME"] = _own_folder()
 
 
-def _makeshift_home() -> str:
+def keep_caches_out_of_home() -> None:
+    """Have matplotlib, which NeMo imports by way of torchmetrics and nobody uses, keep its list of fonts with the temporary files."""
+    if "MPLCONFIGDIR" not in os.environ:
+        os.environ["MPLCONFIGDIR"] = str(Path(_own_folder()) / "matplotlib")
+
+
+def _own_folder() -> str:
     """A folder of this user's own below the one for temporary files, the same each time if nobody else has taken the name."""
     home = Path(tempfile.gettempdir()) / f"nemo-workflow-{os.getuid()}"
     try:

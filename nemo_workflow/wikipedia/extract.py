@@ -78,10 +78,7 @@ def _pages(articles: Path, stream: Stream) -> Iterator[RawPage | BrokenPage]:
     try:
         yield from read_pages(partial(stream.xml, articles))
     except (OSError, EOFError) as error:
-        raise Failure(
-            f"{articles}: the stream at byte {stream.offset}: {error}; "
-            "delete the file and run the same command again, or take another --date"
-        ) from None
+        raise Failure(f"{articles}: the stream at byte {stream.offset}: {error}; {stream.remedy}") from None
 
 
 class Extractor:
@@ -169,6 +166,24 @@ def site_of(articles: Path, streams: list[Stream]) -> SiteInfo:
         raise Failure(f"{articles}: {error}; delete the file and run the same command again") from None
 
 
+class _UntilFailure:
+    """An iterator that ends where another fails."""
+
+    def __init__(self, of: Iterable[Stream]):
+        self._of = iter(of)
+        self.failure: Failure | None = None
+
+    def __iter__(self) -> Iterator[Stream]:
+        return self
+
+    def __next__(self) -> Stream:
+        try:
+            return next(self._of)
+        except Failure as failure:
+            self.failure = failure
+            raise StopIteration from None
+
+
 class Workers:
     """Processes that extract streams. They share nothing with this one: its download threads could hold locks at a fork."""
 
@@ -178,8 +193,8 @@ class Workers:
         self.pool = ProcessPoolExecutor(count, context, _start_worker, (site, rules))
 
     def extract(self, articles: Path, streams: Iterable[Stream]) -> Iterator[Extracted]:
-        """What they make of `streams`, in order; raises Failure."""
-        waiting = iter(streams)
+        """What they make of `streams`, in order; raises Failure, where it comes of `streams` after what came before it."""
+        waiting = _UntilFailure(streams)
         todo = deque(islice(waiting, 1))
         running: deque[tuple[Future[Extracted], int]] = deque()
         size = 0
@@ -195,6 +210,8 @@ class Workers:
                 future, length = running.popleft()
                 yield future.result()
                 size -= length
+            if waiting.failure:
+                raise waiting.failure
         except BrokenProcessPool:
             raise Failure(
                 f"{articles}: a worker process was killed, perhaps because memory ran out; "

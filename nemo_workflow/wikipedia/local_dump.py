@@ -24,6 +24,8 @@ _STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _OPENERS = {b"BZh": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open}
 _REFUSED = {b"7z\xbc\xaf": "7z x", b"(\xb5/\xfd": "zstd -d"}
 _PAGE, _END = b"<page>", b"</page>"
+_LAST = b"</mediawiki>"
+DAMAGED = "the file is damaged or incomplete: download it again"
 HEAD = 1 << 20  # bytes in which <siteinfo> must end
 BATCH = 1 << 20  # bytes of XML that a worker gets at a time
 READ = 1 << 18
@@ -73,12 +75,14 @@ class LocalDump:
         starts = self._starts()
         if starts:
             ends = [*starts[1:], self.path.stat().st_size]
-            yield from (Stream(start, end - start, PAGES) for start, end in zip(starts, ends, strict=True))
+            for start, end in zip(starts, ends, strict=True):
+                yield Stream(start, end - start, PAGES, remedy=DAMAGED)
+            self._check_end(self._beginning(starts[-1]))  # a stream of its own
             return
         try:
             yield from self._cut()
         except (OSError, EOFError, lzma.LZMAError) as error:
-            raise Failure(f"{self.path}: {error}; the file is damaged or incomplete: download it again") from None
+            raise Failure(f"{self.path}: {error}; {DAMAGED}") from None
 
     def _starts(self) -> list[int]:
         """Where the streams of pages begin; none where the file is no multistream."""
@@ -111,6 +115,14 @@ class LocalDump:
                     pending, number = pending[end:], number + 1
             if _PAGE in pending:
                 yield self._batch(number, pending)
+            self._check_end(pending)
+
+    def _check_end(self, xml: bytes) -> None:
+        """Raise Failure where the file ends before the dump does: a disk that was full, a copy that broke off."""
+        if not xml.rstrip().endswith(_LAST):
+            raise Failure(
+                f"{self.path}: it ends without {_LAST.decode()}; {DAMAGED}. --max-pages N takes the first N articles of it all the same"
+            )
 
     @staticmethod
     def _batch(number: int, xml: bytes) -> Stream:

@@ -18,12 +18,16 @@ PAGES = 100  # of a stream, where no index tells
 
 @dataclass(frozen=True)
 class Stream:
-    """Compressed bytes `offset` to `offset + length` of the file hold `pages` pages; or their XML itself is in `data`."""
+    """Compressed bytes `offset` to `offset + length` of the file hold `pages` pages; or their XML itself is in `data`.
+
+    `remedy`: what helps where they are damaged.
+    """
 
     offset: int
     length: int
     pages: int
     data: bytes = b""
+    remedy: str = "delete the file and run the same command again, or take another --date"
 
     def xml(self, articles: Path) -> Iterator[bytes]:
         """The XML in pieces; raises OSError or EOFError."""

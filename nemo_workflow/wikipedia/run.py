@@ -95,6 +95,15 @@ class Work:
         self.pages = 0  # read in this call
         self.started = time.monotonic()
 
+    def _why_nothing(self) -> str:
+        counts = self.journal.counts
+        if counts.broken and counts.broken == counts.read:
+            return (
+                f"none of its {counts.read} pages has a title, id, ns and revision in well-formed XML (see above); dumps from "
+                "before 2012 have no <ns>: take a later one"
+            )
+        return f"none of its {counts.read} pages is an article of {self.rules.min_chars} characters; lower --min-chars"
+
     def parts(self) -> Iterator[tuple[Path, Iterable[Stream], SiteInfo]]:
         """The files from the journal's part on, each with all its streams."""
         raise NotImplementedError
@@ -124,10 +133,7 @@ class Work:
                         break
                 journal.next_part()
             if not journal.counts.kept:
-                raise Failure(
-                    f"{self.name}: none of its {journal.counts.read} pages is an article of "
-                    f"{self.rules.min_chars} characters; lower --min-chars"
-                )
+                raise Failure(f"{self.name}: {self._why_nothing()}")
             journal.finish()
         except BaseException as error:
             if not isinstance(error, OSError):  # with a full disk the last entry holds

@@ -31,6 +31,7 @@ LIBRARIES |= {"nv_one_logger", "fiddle", "flash_attn"}
 ALLOWED = "backends.patching"  # the one module that may
 # an object that our own code has just made, or a library's place for such a function: no patch
 OFFICIAL = {
+    "backends.deferred:defer": "sys.meta_path: where Python takes import hooks; what they defer has rows",
     "launch.slurm.script:check_tunnel": "paramiko's handler, on a tunnel that is only tried",
     "training.sample_order:arrange": "dataset_cls: NeMo's data module takes a class there",
     "training.source_losses:attach": "training_data_step: NeMo looks for a step of that name before its own",

@@ -52,6 +52,7 @@ ONE_B, EIGHT_B = "llama32_1b", "llama31_8b"
 NATIVE = {"cross_entropy": "native"}
 BLOCK_8 = {"recompute_granularity": "full", "recompute_method": "block", "recompute_layers": 8}
 EVERY_LAYER = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_layers": 1}
+BLOCK_7, BLOCK_21 = ({**BLOCK_8, "recompute_layers": layers} for layers in (7, 21))
 BLOCK_5 = {**BLOCK_8, "recompute_layers": 5}
 SEVENTY_B = {"tensor": 4, "sequence_parallel": True, "pipeline": 8, "virtual_pipeline": 5, "data": 2, "fp8": True}
 
@@ -156,4 +157,30 @@ BLIND = (
     Measured("8B, DP 4", "h200", job(EIGHT_B, 1, 32, data=4), 11_456),
     Measured("1B, DP 4", "h200", job(ONE_B, 8, 64, data=4), 59_672),
     Measured("3B, DP 4", "h200", job("llama32_3b", 4, 32, data=4), 23_995),
+    # the other places of its list on two H200, a later day and another machine
+    Measured("1B, micro batch 8, again", "h200", job(ONE_B, 8, 16), 61_764),
+    Measured("1B, micro batch 4, again", "h200", job(ONE_B, 4, 16), 61_882),
+    Measured("1B, micro batch 2", "h200", job(ONE_B, 2, 16), 61_992),
+    Measured("3B, micro batch 2, again", "h200", job("llama32_3b", 2, 8), 24_710),
+    Measured("3B, micro batch 1, again", "h200", job("llama32_3b", 1, 8), 24_130),
+    Measured("3B, micro batch 4, 7 layers recomputed", "h200", job("llama32_3b", 4, 8, **BLOCK_7), 23_036),
+    Measured("3B, micro batch 8, 21 layers recomputed", "h200", job("llama32_3b", 8, 8, **BLOCK_21), 20_273),
+    Measured("Qwen 1.5B, micro batch 8, again", "h200", job("qwen25_1p5b", 8, 32, 4096), 55_220),
+    Measured("Qwen 1.5B, micro batch 4, again", "h200", job("qwen25_1p5b", 4, 32, 4096), 54_095),
+    Measured("8B, DP 2, again", "h200", job(EIGHT_B, 1, 16, data=2), 11_641),
+    Measured("8B, PP 2, VPP 16", "h200", job(EIGHT_B, 1, 16, pipeline=2, virtual_pipeline=16), 10_843),
+    Measured("8B, CP 2", "h200", job(EIGHT_B, 2, 16, context=2), 10_856),
+    Measured("8B, PP 2, VPP 8", "h200", job(EIGHT_B, 1, 16, pipeline=2, virtual_pipeline=8), 10_818),
+    Measured("8B, PP 2, VPP 4", "h200", job(EIGHT_B, 1, 16, pipeline=2, virtual_pipeline=4), 10_805),
+    Measured("1B, DP 2, again", "h200", job(ONE_B, 8, 32, data=2), 60_912),
+    Measured("1B, DP 2, micro batch 4", "h200", job(ONE_B, 4, 32, data=2), 61_678),
+    Measured("1B, DP 2, micro batch 2", "h200", job(ONE_B, 2, 32, data=2), 61_705),
+    Measured("1B, DP 2, micro batch 1", "h200", job(ONE_B, 1, 32, data=2), 60_391),
+    Measured("1B, CP 2", "h200", job(ONE_B, 16, 32, context=2), 55_621),
+    Measured("3B, DP 2, again", "h200", job("llama32_3b", 4, 16, data=2), 24_317),
+    Measured("3B, DP 2, micro batch 2", "h200", job("llama32_3b", 2, 16, data=2), 24_327),
+    Measured("3B, CP 2", "h200", job("llama32_3b", 8, 16, context=2), 22_546),
+    Measured("Qwen 1.5B, DP 2", "h200", job("qwen25_1p5b", 8, 64, 4096, data=2), 54_864),
+    Measured("Qwen 1.5B, DP 2, micro batch 4", "h200", job("qwen25_1p5b", 4, 64, 4096, data=2), 54_124),
+    Measured("Qwen 1.5B, CP 2", "h200", job("qwen25_1p5b", 16, 64, 4096, context=2), 50_841),
 )

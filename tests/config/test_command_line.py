@@ -167,7 +167,10 @@ def test_anchors_and_merged_parts_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_config_file_that_is_not_there() -> None:
-    with pytest.raises(Refusal, match=r"^--config nope.yaml: no such file; .* as in examples/laptop.yaml$"):
+    with pytest.raises(
+        Refusal,
+        match=r"^--config nope.yaml: no such file .relative to the current folder, .* as in examples/laptop.yaml$",
+    ):
         command_line.parse(["--config", "nope.yaml"])
 
 

@@ -112,7 +112,7 @@ def test_a_branch_takes_the_config_of_the_run_it_leaves(place: Place) -> None:
 def test_a_branch_of_nothing_or_of_another_run_is_refused(place: Place) -> None:
     folder = parent(place, 50, "--lr-schedule", "constant")
     for flags, said in (
-        (["--max-steps", "50"], "has made 50 steps"),
+        (["--max-steps", "50"], "is at step 50"),
         (["--lr", "5e-3"], "the decay begins at the checkpoint's own rate, 0.001"),
         (["--warmup-steps", "3"], "warm-up of the checkpoint's run is over"),
         (["--lr-schedule", "linear"], "decays from its first step"),
@@ -123,7 +123,7 @@ def test_a_branch_of_nothing_or_of_another_run_is_refused(place: Place) -> None:
     with pytest.raises(Refusal, match="--allow-change seed"):
         dry_run.render(branch(place, folder, "--seed", "7"), "text")
     for other, said in (
-        (folder.parent, "no checkpoint's folder"),
+        (folder.parent, "not a checkpoint's folder"),
         (folder.with_name("step_60"), "manifest.json is missing"),
     ):
         with pytest.raises(Refusal, match=said):

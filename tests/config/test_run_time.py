@@ -178,8 +178,7 @@ def test_the_flag_that_would_save_most(
     assert found == {"words": words, "saves": pytest.approx(saves)} and saves > 0.02
 
 
-def test_a_micro_batch_is_compared_at_the_runs_own_layout(large: Place) -> None:
-    """Without -SP, as the run has it."""
+def test_less_tensor_parallelism_is_named_where_the_model_fits(large: Place) -> None:
     plan, recipe = plan_on(large, "-TP", "2", "-mbs", "1", cards="2")
     found = run_time.helpful(plan, recipe)
     now = memory.job_of(plan, recipe)

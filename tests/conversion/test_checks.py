@@ -205,6 +205,18 @@ def test_source_is_not_there(folder: Path) -> None:
     )
 
 
+def test_a_runs_folder_as_source(folder: Path) -> None:
+    run = folder.parent / "run"
+    for part in ("context", "weights"):
+        (run / "checkpoints" / "step_00000008" / part).mkdir(parents=True)
+    argv = ["--source", str(run), "--output-path", str(folder.parent / "nemo")]
+    said = refusal(lambda: import_main(argv))
+    assert f"it is a run's, whose checkpoints are NeMo 2 already (--nemo-model {run}/checkpoints/step_00000008" in said
+    (run / "hf_model").mkdir()
+    (run / "hf_model" / "config.json").touch()
+    assert f"; did you mean {run / 'hf_model'}?" in refusal(lambda: import_main(argv))
+
+
 def test_disk_and_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = refusal(lambda: checks.resources(folder.parent / "nemo", 10**18, 10))
     assert "are free there" in said

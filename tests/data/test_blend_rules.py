@@ -150,7 +150,7 @@ def test_a_source_named_twice_and_a_file_that_cannot_be_read_are_problems(two: P
     assert problems == [f"{two}/a/x: named twice as a source; name it once, or weight it in a --blend file"]
     problems = []
     assert blend.from_file(str(two / "none"), problems) == ()
-    assert len(problems) == 1 and problems[0].startswith(f"--blend {two}/none: cannot be read: ")
+    assert len(problems) == 1 and problems[0].startswith(f"--blend {two}/none: no such file; ")
     (two / "blend").write_bytes(b"1 a\xff\n")
     assert blend.from_file(str(two / "blend"), problems) == () and "cannot be read" in problems[1]
 

@@ -124,7 +124,7 @@ COMMANDS_WITH_FLAGS = (
 OTHERS_FLAGS = {
     "pip": "--no-build-isolation", "docker": "--rm --gpus --ipc --ulimit", "tensorboard": "--logdir", "apptainer": "--nv",
     "wandb": "--id", "sbatch": "--export --test-only --kill-on-invalid-dep --gpus-per-node --requeue",
-    "huggingface-cli": "--local-dir", "benchmarks": "--other-python",
+    "hf": "--local-dir", "benchmarks": "--other-python",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from tests.docs.readme import BLOCKS, OWN_TEXT, RUN, block_of, make_world, shell
 NOT_RUN = {
     "make install": ".ci/run makes the environment",
     "python3.11 -m venv": ".ci/run makes the environment in the same way",
-    "huggingface-cli download": "needs the network",
+    "hf download": "needs the network",
     "python download_example_data": "needs the network; tests/wikipedia runs it against a site of its own",
 }
 PLANNED = ("python pretrain_llm.py",)

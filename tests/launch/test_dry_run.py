@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from nemo_workflow.launch import dry_run
+from nemo_workflow.launch import dry_run, plan_text
 from nemo_workflow.models import catalog
 from nemo_workflow.run_dir.checkpoints import write_manifest
 from nemo_workflow.run_dir.fingerprint import identity_of
@@ -28,7 +28,7 @@ def described(place: Place, *more: str, **change: str | None) -> dict:
 def test_the_text_of_a_small_run(shared: Place) -> None:
     text = dry_run.render(shared.plan("--lr", "5e-4"), "text")
     text, times = re.subn(
-        r"\nTime: .+ s per step, .+ tokens/s; .+ for the run\n  a guess by the cores.+\n\n", "\n", text
+        r"\nTime: .+ s per step, .+ tokens/s; .+ for the run\n  estimated from the number of cores.+\n\n", "\n", text
     )
     assert times == 1  # and the numbers are this machine's
     assert text == EXPECTED.format(data=shared.data, out=shared.root / "out")
@@ -144,11 +144,11 @@ def test_a_laptop_plans_for_gpus_what_no_cpu_trains(shared: Place) -> None:
     assert "8 GPU ranks" in text
     assert "GiB of NVIDIA H100 (assumed; --gpu names another)" in text
     assert "--accelerator cpu plans for this one" in " ".join(plan.notes)
-    assert re.search(r"Time: .* per GPU, MFU \d+%\); .* GPU hours\n  a step goes to: matrix products", text)
+    assert re.search(r"Time: .* per GPU, MFU \d+%\); .* GPU hours\n  time of a step:  matrix products", text)
     named = dry_run.render(shared.plan(*flags, "--gpu", "4090", "-G", "4", **other), "text")
     assert "DOES NOT FIT" in named and "of the 24 GiB of NVIDIA 4090 (--gpu)" in named
-    assert "by the data sheet of NVIDIA 4090: not measured" in named
-    assert "by rates that this project measured on NVIDIA H100 cards" in text
+    assert "from the data sheet of NVIDIA 4090, not measured" in named
+    assert "from rates that this project measured on NVIDIA H100 cards" in text
     assert shared.plan("--dry-run", accelerator=None).accelerator == "cpu"
 
 
@@ -186,7 +186,7 @@ def test_layout_of_many(shared: Place) -> None:
     assert (layout["ranks"], layout["data"], layout["micro_batches"]) == (16, 2, 16)
     assert layout["layers_a_stage"] == [8, 8, 8, 8]
     assert layout["bubble"] == pytest.approx(3 / (2 * 16 + 3), abs=1e-4)
-    assert "16 GPU ranks on 2 nodes = TP 2 x PP 4 x CP 1 x DP 2, VPP 2, sequence parallel" in dry_run.text(
+    assert "16 GPU ranks on 2 nodes = TP 2 x PP 4 x CP 1 x DP 2, VPP 2, sequence parallel" in plan_text.text(
         dry_run.describe(plan)
     )
 

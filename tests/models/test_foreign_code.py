@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.models.foreign_code import refuse_code
+from nemo_workflow.models import hub
+from nemo_workflow.models.foreign_code import code_named, refuse_code, without_code
 from nemo_workflow.utils.errors import Refusal
 from tests.places import Place
 
@@ -23,20 +24,29 @@ REPOSITORY = Path(__file__).parents[2]
     "config",
     [
         {"auto_map": {"AutoModelForCausalLM": "code.Model"}},
+        {"custom_pipelines": {"text-generation": {"impl": "code.Pipeline"}}},
         {"_attn_implementation_internal": "org/kernel"},
         {"text_config": {"_attn_implementation": "org/kernel:Attention"}},
         {"layers": [{"auto_map": {"AutoConfig": "code.Config"}}]},
     ],
 )
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
-def test_code_is_refused_by_name(name: str, config: dict[str, object], tmp_path: Path) -> None:
-    (tmp_path / name).write_text(json.dumps(config))
+def test_code_is_refused_by_name_and_left_out_of_what_we_write(
+    name: str, config: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(json.dumps({"hidden_size": 8, "text_config": {"a": [1]}, **config}))
     with pytest.raises(Refusal, match=f"{name} has .*makes transformers fetch or run code"):
         refuse_code("--hf-model", tmp_path)
+    left = without_code(json.loads((tmp_path / name).read_text()))
+    (tmp_path / name).write_text(json.dumps(left))
+    refuse_code("--hf-model", tmp_path)
+    assert left["hidden_size"] == 8 and code_named(left) == [] and len(code_named(config)) == 1
 
 
 def test_an_honest_folder_passes(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"_attn_implementation": "sdpa", "auto_map": None}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"_attn_implementation": "sdpa", "auto_map": None, "_attn_implementation_autoset": True})
+    )
     refuse_code("--hf-model", tmp_path)
 
 
@@ -64,3 +74,64 @@ def test_a_hub_id_that_is_not_here_is_refused_before_a_rank_starts(
     done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and said in done.stderr and "hf download" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (place.root / "out").exists()
+
+
+COMMANDS = {
+    "train": ["pretrain_llm.py", "--hf-model-id"],
+    "train without -M": ["pretrain_llm.py", "--hf-model-id"],
+    "preprocess": ["-m", "nemo_workflow.preprocess", "--input", "t.txt", "--output-dir", "data", "--tokenizer"],
+    "import": ["ckpt_conversion/convert_from_hf_to_nemo2.py", "--output-path", "nemo", "--source"],
+}
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "gated"),
+    [
+        ("meta-llama/Llama-3.1-8B", "it is gated: accept the licence at"),
+        ("org/x", "if it is gated, accept the licence at"),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_how_to_download_what_is_not_here(
+    command: str, hub_id: str, gated: str, place: Place
+) -> None:
+    """The same words, gating among them, which nobody can look up without a network."""
+    (place.root / "t.txt").write_text("text")
+    program, *words = COMMANDS[command]
+    words = [str(REPOSITORY / program) if program.endswith(".py") else program, *words, hub_id]
+    if program == "pretrain_llm.py":
+        change = {"hf_model_id": None, "model_name": None if command.endswith("-M") else "llama_tiny"}
+        words += place.flags(**change)
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place.root / "hub"), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=place.root, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    for said in (f"`hf download {hub_id} ", f"{gated} https://huggingface.co/{hub_id}", "`hf auth login`"):
+        assert said in done.stderr, done.stderr
+    assert not {"nemo", "data", "out"} & {path.name for path in place.root.iterdir() if path.name != "data"}
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "gated"),
+    [
+        ("meta-llama/Llama-3.2-1B", True), ("google/gemma-3-1b-pt", True), ("bigcode/starcoder", True),
+        ("bigcode/starcoder2-3b", False), ("Qwen/Qwen3-0.6B-Base", False), ("google/flan-t5-small", False),
+    ],
+)  # fmt: skip
+def test_what_is_known_to_be_gated(hub_id: str, gated: bool) -> None:
+    assert ("it is gated: accept" in hub.by_hand(hub_id, "--hf-model-id")) == gated
+
+
+@pytest.mark.parametrize(("name", "such_as"), [("gpt2", "openai-community/gpt2"), ("my_tok", "Qwen/Qwen3-0.6B-Base")])
+def test_a_mistyped_folder_is_not_sent_to_the_hub(
+    name: str, such_as: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name without an organisation, where there is no network: no command downloads it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal) as refusal:
+        hub.fetch(name, "--tokenizer", ["*.json"])
+    said = str(refusal.value)
+    assert said.startswith(f"--tokenizer {name}: no such folder (relative to the current folder, {tmp_path}), and")
+    assert said.endswith(f"organisation/name, such as {such_as}") and "hf download" not in said

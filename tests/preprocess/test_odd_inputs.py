@@ -81,7 +81,7 @@ def test_lists_that_are_refused(written, said, tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("hf://datasets/x/y/data", "huggingface-cli download x/y --repo-type dataset"),
+        ("hf://datasets/x/y/data", "hf download x/y --repo-type dataset"),
         ("S3://b/c", "aws s3 cp --recursive S3://b/c DIR"),
         ("abfs://b/c", "not on this machine"),
         ("file:///x/a.jsonl", "give the path itself: /x/a.jsonl"),

@@ -21,7 +21,7 @@ TEXTS = [f"document {number} " + "word " * (number % 37) for number in range(900
 @pytest.fixture
 def two(tokenizers_dir, tmp_path, monkeypatch):
     """Make the job of some flags, and let machine after machine work on it; the corpus is in pieces of some kB."""
-    monkeypatch.setattr(pieces, "SMALLEST", 1 << 12)
+    monkeypatch.setattr(pieces, "SMALLEST", 1 << 13)
 
     class Two:
         def __init__(self) -> None:

@@ -45,6 +45,7 @@ def made_names(out: Path) -> list[str]:
 # --- trees ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tree_gives_a_tree_of_pairs(go, tree, tokenizers_dir, reference, tmp_path):
     code, err = go("--input-dir", tmp_path / "tree")
     assert code == 0, err
@@ -96,7 +97,7 @@ def test_links(go, tree, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hf://datasets/a/b", "not on this machine; bring it here first: huggingface-cli download"),
+        ("hf://datasets/a/b", "not on this machine; bring it here first: hf download"),
         ("s3://bucket/x.jsonl", "bring it here first: aws s3 cp --recursive s3://bucket/x.jsonl DIR"),
         ("@nolist", "no such list"),
         ("none-*.jsonl", "no file matches"),
@@ -121,6 +122,7 @@ def test_empty_files_are_counted(go, tmp_path):
 # --- one pair -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_joined_is_what_one_builder_makes_of_all(workers, go, tree, tokenizers_dir, reference, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CHUNK", 2000)
@@ -134,6 +136,7 @@ def test_joined_is_what_one_builder_makes_of_all(workers, go, tree, tokenizers_d
     assert [each["documents"] for each in made["inputs"]] == list(map(len, tree.values()))
 
 
+@pytest.mark.slow
 def test_one_pair_a_top_folder(go, tree, tokenizers_dir, reference, tmp_path):
     assert go("--input-dir", tmp_path / "tree", "--join", "folder")[0] == 0
     assert made_names(tmp_path / "out") == [f"{name}_text_document" for name in ("tree", "web", "wiki")]
@@ -167,6 +170,7 @@ def test_more_kinds_of_files(go, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_text_files_are_a_document_each(go, tokenizers_dir, reference, tmp_path, monkeypatch):
     monkeypatch.setattr("nemo_workflow.preprocess.worker.LONG_TEXT", 300)
     texts = {"a.txt": "one\nline\n", "b.md": "long " * 300 + "世界", "c.txt": "marked"}
@@ -185,6 +189,7 @@ def test_text_files_are_a_document_each(go, tokenizers_dir, reference, tmp_path,
     assert "e.txt:1: invalid UTF-8 in this file: byte 0xff at position 601" in err
 
 
+@pytest.mark.slow
 def test_nested_keys_and_joined_fields(go, tokenizers_dir, reference, tmp_path):
     records = [{"data": {"text": text, "in": {"n": "x"}}, "title": f"t{number}"} for number, text in enumerate(TEXTS)]
     (tmp_path / "n.jsonl").write_text("\n".join(map(json.dumps, records)))

@@ -14,6 +14,7 @@ from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.run_dir.speed import SpeedCheck
 from nemo_workflow.runs import overview
 from nemo_workflow.runs.calibrate import calibrate
+from nemo_workflow.utils import machine
 from nemo_workflow.utils.errors import Refusal
 from tests.runs import fake_runs
 
@@ -97,3 +98,16 @@ def test_a_start_that_is_all_warm_up_has_a_speed() -> None:
 )  # fmt: skip
 def test_half_a_percent_is_as_planned(seen: float, verdict: str) -> None:
     assert speed.in_words(1000, seen).partition(": ")[2] == verdict
+
+
+@pytest.mark.parametrize(("rate", "load", "said"), [(500.0, 9.0, True), (500.0, 1.0, False), (990.0, 9.0, False)])
+def test_a_slow_run_on_a_shared_cpu_says_why(
+    rate: float, load: float, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mock of the load: a test can't make one that the average of a minute shows."""
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    check = SpeedCheck(1000.0, lambda: machine.shared_cpu(1))
+    (note,) = [note for note in (check.after_step(rate) for _ in range(speed.STEPS)) if note]
+    assert note["text"].endswith("; other processes share the CPU (load 9 on 2 cores)") == said
+    assert machine.shared_cpu(8) == ""  # our own eight ranks are as many

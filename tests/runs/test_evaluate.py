@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_workflow.runs import evaluate, sample
 from nemo_workflow.utils.errors import Refusal
+from tests.runs import fake_runs
 
 
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_an_empty_text_is_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").touch()
     monkeypatch.setattr(sys, "argv", ["sample", "--hf-model", str(tmp_path), text])
-    with pytest.raises(Refusal, match="TEXT is empty"):
+    with pytest.raises(Refusal, match=r"TEXT.* empty"):
         sample.main()
 
 
@@ -40,3 +42,13 @@ def test_a_folder_that_is_no_exported_model(
     (run / "hf_model").mkdir()
     (run / "hf_model" / "config.json").touch()
     assert said(run).endswith(f"is a run's folder; its exported model is {run / 'hf_model'}")
+
+
+def test_a_run_without_a_validation_is_told_what_would_make_one(tmp_path: Path) -> None:
+    plan = fake_runs.make_plan(tmp_path / "run")
+    fake_runs.append(plan, [])
+    with pytest.raises(Refusal, match="not been validated yet; its first validation follows step 25: train until"):
+        evaluate.last_validation(plan)
+    plan = replace(plan, schedule=replace(plan.schedule, limit_val_batches=0))
+    with pytest.raises(Refusal, match=r"leaves nothing for one; train a run with .* --split 98,1,1"):
+        evaluate.last_validation(plan)

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow import REPOSITORY
+from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint
+from nemo_workflow.runs import export
 from nemo_workflow.runs.export import is_exported
-from tests.runs import fake_hub
+from tests.runs import fake_hub, fake_runs
 
 PUSH = "import sys; from pathlib import Path; from nemo_workflow.runs.export import push; print(push(Path(sys.argv[1]), 'me/tiny', 'step 4 of run'))"
 
@@ -70,3 +72,21 @@ def test_an_export_counts_while_its_checkpoint_is_the_same(model: Path, tmp_path
     assert not is_exported(model, Checkpoint(tmp_path / "step_00000008", 8))
     report.write_text(json.dumps({"verified": False, "source": str(source.path)}))
     assert not is_exported(model, source)
+
+
+def test_what_is_exported_already_is_neither_done_again_nor_kept_as_an_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command and at the end of a run; an upload is another matter."""
+    plan = fake_runs.write_run(tmp_path / "run", sample="Once")
+    checkpoint = plan.folder / "checkpoints" / "step_00000100"
+    os.utime(checkpoint / "manifest.json", (1, 1))
+    (plan.folder / "hf_model").mkdir()
+    report = {"verified": True, "source": str(checkpoint)}
+    (plan.folder / "hf_model" / "conversion_report.json").write_text(json.dumps(report))
+    monkeypatch.setattr(sys, "argv", ["export", str(plan.folder)])
+    assert export.main() == 0
+    export.after_training(plan)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"step 100 is exported already: {plan.folder / 'hf_model'}"] * 2
+    assert not [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]

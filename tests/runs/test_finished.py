@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,19 @@ def test_it_names_losses_checkpoint_report_and_the_next_command(
     checkpoint = next(line.split()[1] for line in lines if line.startswith("  checkpoint"))
     assert (tmp_path / checkpoint).is_dir()
     assert lines[-1].endswith(f"--source {checkpoint} --output-path my_run/hf_model")
+    assert [line for line in finished.after_export(plan) if line.startswith("  proof")] == [
+        "  proof       python -m nemo_workflow.evaluate --hf-model my_run/hf_model --run my_run"
+    ]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert f"  report      {tmp_path}/my_run/report.html" in list(finished.last_words(plan))
+
+
+def test_a_run_with_a_sample_ends_with_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And offers no comparison of validation losses where there is no validation."""
+    plan = fake_runs.make_plan(tmp_path / "my_run", sample="Once")
+    plan = replace(plan, schedule=replace(plan.schedule, limit_val_batches=0))
+    monkeypatch.chdir(tmp_path)
+    text, more = finished.after_export(plan)
+    assert text == "  more text   python -m nemo_workflow.sample --hf-model my_run/hf_model 'another text'"
+    assert "larger --max-steps than 100" in more

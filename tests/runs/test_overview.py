@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import re
 import shutil
 import subprocess
@@ -13,14 +16,26 @@ import pytest
 
 from nemo_workflow.launch import local
 from nemo_workflow.run_dir.run import RunFolder
+from nemo_workflow.runs.__main__ import main
+from nemo_workflow.runs.report import page
+from nemo_workflow.utils.errors import run_command
 from tests.runs import fake_runs
 
 
 def runs(*words: str | Path, code: int = 0) -> str:
+    """What the command prints, in this process."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        patch.setattr(sys, "argv", ["runs", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            run_command(main, "python -m nemo_workflow.runs")
+    assert ended.value.code == code, out.getvalue()
+    return out.getvalue()
+
+
+def in_a_process(*words: str | Path) -> str:
     command = [sys.executable, "-m", "nemo_workflow.runs", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def table(text: str) -> dict[str, list[str]]:
@@ -58,9 +73,9 @@ def test_list_tells_each_runs_state_and_why(folder: Path) -> None:
 
 def test_a_run_whose_lock_is_held_is_running(tmp_path: Path) -> None:
     plan = fake_runs.write_run(tmp_path / "old", upto=30, reason="stopped")
-    assert table(runs("--output-dir", tmp_path, "list"))["old"][0] == "stopped"
+    assert table(in_a_process("--output-dir", tmp_path, "list"))["old"][0] == "stopped"
     with local.locked(plan.folder):
-        assert table(runs("--output-dir", tmp_path, "list"))["old"][0] == "running"
+        assert table(in_a_process("--output-dir", tmp_path, "list"))["old"][0] == "running"
 
 
 def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:
@@ -128,3 +143,26 @@ def test_a_damaged_plan_is_no_end_of_the_list(tmp_path: Path) -> None:
     (tmp_path / "bad" / "plan.json").write_text("{")
     rows = table(runs("--output-dir", tmp_path, "list"))
     assert rows["bad"][0] == "finished" and rows["good"][0] == "finished"
+
+
+def test_a_run_without_a_validation_has_none_anywhere(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        plan = fake_runs.write_run(tmp_path / name, lr=1e-3 if name == "one" else 2e-3)
+        saved = json.loads(plan.to_json())
+        saved["schedule"]["limit_val_batches"] = 0
+        (tmp_path / name / "plan.json").write_text(json.dumps(saved))
+        file = tmp_path / name / "metrics.jsonl"
+        lines = [line for line in file.read_text().splitlines() if '"validation"' not in line]
+        file.write_text("".join(f"{line}\n" for line in lines))
+    shown = runs("--output-dir", tmp_path, "show", "one")
+    assert table(shown)["validation"] == ["none"]
+    assert "every 25 steps, the newest 2 kept, and the one resumed from\n" in shown
+    said = runs("--output-dir", tmp_path, "compare", "one", "two")
+    assert "validation" not in said
+    assert (
+        said.splitlines()[-1] == f"curves: {tmp_path / 'compare-one-two.html'}"
+    )  # beside the runs, not where one stands
+
+
+def test_all_checkpoints_kept() -> None:
+    assert page.kept_words(-1) == "all kept"

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from nemo_workflow.run_dir import slurm_jobs
+from nemo_workflow.run_dir import report_process, slurm_jobs
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.report.page import write_comparison, write_report
@@ -121,6 +122,17 @@ def test_a_training_is_not_held_up(run: RunFolder) -> None:
     assert first.wait(300) == 0 and (run.path / "report.html").stat().st_mtime_ns > before
     refresher.finish(60)
     assert not list(run.path.glob(".report.html*"))
+
+
+def test_a_short_training_starts_no_writer_but_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, started = [100.0], []
+    monkeypatch.setattr(report_process, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(report_process, "_start", lambda folder, *flags: started.append((now[0], *flags)))
+    refresher = Refresher(tmp_path, wait=20.0)
+    for now[0] in (100.0, 119.0, 121.0, 130.0, 142.0):
+        refresher.refresh()
+    refresher.finish(1)
+    assert started == [(121.0, "--running"), (142.0, "--running"), (142.0,)]
 
 
 def test_its_start_imports_nothing_heavy() -> None:

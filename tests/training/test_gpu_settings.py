@@ -72,6 +72,17 @@ def test_another_rotary_embedding_keeps_its_own_way(config: dict[str, Any]) -> N
     assert "apply_rope_fusion" not in applied(apply_rope_fusion=False, **config)
 
 
+def test_layers_that_this_nemo_has_lost_are_made_as_every_other_recipe_makes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there: dict[str, object] = {}
+    monkeypatch.setattr(gpu_settings, "find_spec", there.get)
+    assert applied(use_transformer_engine_full_layer_spec=True)["use_transformer_engine_full_layer_spec"] is False
+    assert "use_transformer_engine_full_layer_spec" not in applied()
+    there[gpu_settings.FULL_LAYERS] = object()
+    assert "use_transformer_engine_full_layer_spec" not in applied(use_transformer_engine_full_layer_spec=True)
+
+
 def test_fp16_keeps_the_loss_in_fp32() -> None:
     assert "cross_entropy_fusion_impl" not in applied(precision="16-mixed")
 

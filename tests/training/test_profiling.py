@@ -1,4 +1,4 @@
-"""--profile: torch's own profiler on a CPU, without a training; a GPU's memory snapshot was tried on no card."""
+"""--profile: torch's own profiler on a CPU, without a training; on a card it is tests/e2e/gpu/test_profile.py."""
 
 from __future__ import annotations
 
@@ -52,6 +52,24 @@ def test_the_steps_asked_for_are_in_trace_and_table(tmp_path: Path) -> None:
     assert sum(kernel["share"] for kernel in event["kernels"]) <= 1.001
     assert json.loads(gzip.decompress(Path(event["path"]).read_bytes()))["traceEvents"]
     assert Path(event["path"]) == tmp_path / "profile" / "steps_2-3.json.gz"
+
+
+def test_a_gpus_kernel_counts_once_and_not_for_what_started_it(tmp_path: Path) -> None:
+    """A trace with the kinds of events that torch's profiler wrote on an H200."""
+    events = [
+        {"ph": "X", "cat": "cpu_op", "name": "aten::mm", "ts": 0, "dur": 900.0},
+        {"ph": "X", "cat": "gpu_user_annotation", "name": "Optimizer.step", "ts": 0, "dur": 5000.0},
+        {"ph": "X", "cat": "overhead", "name": "Command Buffer Full", "ts": 0, "dur": 700.0},
+        {"ph": "X", "cat": "kernel", "name": "nvjet_sm90_tss", "ts": 10, "dur": 300.0},
+        {"ph": "X", "cat": "kernel", "name": "nvjet_sm90_tss", "ts": 400, "dur": 300.0},
+        {"ph": "X", "cat": "gpu_memcpy", "name": "Memcpy DtoH (Device -> Pinned)", "ts": 800, "dur": 200.0},
+        {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": "python3"}},
+    ]
+    trace = tmp_path / "trace.json.gz"
+    trace.write_bytes(gzip.compress(json.dumps({"traceEvents": events}).encode()))
+    product, copy = profiling.costliest(list(profiling.gpu_work(trace)))
+    assert product == {"name": "nvjet_sm90_tss", "calls": 2, "seconds": 0.0006, "share": 0.75}
+    assert copy["calls"] == 1 and copy["share"] == 0.25
 
 
 def test_a_resumed_run_says_that_the_steps_are_over(tmp_path: Path) -> None:

@@ -192,3 +192,23 @@ def test_a_python_without_nemo_goes_on_in_the_environment_that_make_has_made(tmp
         [python, "-m", "nemo_workflow.runs", "list"], cwd=home, env=clean, text=True, capture_output=True
     )
     assert "not installed" not in module.stderr and "Traceback" not in module.stderr
+
+
+def test_matplotlibs_fonts_stay_out_of_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the temporary files, in a folder that nobody else can have prepared; what the user has set stays."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    own = tmp_path / f"nemo-workflow-{os.getuid()}"
+    (tmp_path / "foreign").mkdir()
+    own.symlink_to(tmp_path / "foreign")
+    startup.keep_caches_out_of_home()
+    chosen = Path(os.environ["MPLCONFIGDIR"])
+    assert chosen.name == "matplotlib" and chosen.parent.parent == tmp_path and chosen.parent != own
+    own.unlink()
+    monkeypatch.delenv("MPLCONFIGDIR")
+    startup.keep_caches_out_of_home()
+    assert os.environ["MPLCONFIGDIR"] == str(own / "matplotlib") and own.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("MPLCONFIGDIR", "/mine")
+    startup.keep_caches_out_of_home()
+    assert os.environ["MPLCONFIGDIR"] == "/mine"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,3 +142,44 @@ def test_what_to_download_is_no_word_on_a_file(tmp_path: Path) -> None:
         command.main(["--dump", str(tmp_path / "x.xml"), *flags])
     named = [problem.partition(":")[0] for problem in refused.value.problems]
     assert named == ["--language", "--project", "--date", "--url-limit", "--contact"]
+
+
+@pytest.mark.parametrize("cut", ["between pages", "within a page"])
+def test_a_file_that_was_cut_is_no_whole_dump(
+    cut: str, xml: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gave the pages before the cut, and exit code 0."""
+    monkeypatch.chdir(tmp_path)
+    middle = xml.index(b"</page>", len(xml) // 2) + len(b"</page>")
+    (tmp_path / "x.xml").write_bytes(xml[: middle if cut == "between pages" else middle - 30])
+    with pytest.raises(
+        Failure, match=r"x\.xml: it ends without </mediawiki>; the file is damaged or incomplete"
+    ) as failed:
+        command.main(["--dump", "x.xml", "--output-dir", "out", "--workers", "1"])
+    assert "--max-pages" in str(failed.value)
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+    command.main(["--dump", "x.xml", "--output-dir", "some", "--workers", "1", "--max-pages", "3"])
+    assert len((tmp_path / "some" / "x.jsonl").read_bytes().splitlines()) == 3
+
+
+def test_a_multistream_that_was_cut_or_damaged(
+    site_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    packed = (site_root / WIKI / "20250101" / ARTICLES).read_bytes()
+    starts = [stream.offset for stream in LocalDump(site_root / WIKI / "20250101" / ARTICLES).streams()]
+    (tmp_path / "cut.xml.bz2").write_bytes(packed[: starts[3]])
+    (tmp_path / "damaged.xml.bz2").write_bytes(packed[: starts[2] + 200] + b"XXXX" + packed[starts[2] + 204 :])
+    for name, words in (("cut", "it ends without </mediawiki>"), ("damaged", f"the stream at byte {starts[2]}")):
+        with pytest.raises(Failure, match=words) as failed:
+            command.main(["--dump", f"{name}.xml.bz2", "--output-dir", "out", "--workers", "1"])
+        assert "download it again" in str(failed.value)
+        assert "--date" not in str(failed.value)
+
+
+def test_pages_that_are_all_broken(xml: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in old dumps, whose pages have no <ns>: a lower --min-chars would not help."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.xml").write_bytes(re.sub(rb"<ns>\d+</ns>", b"", xml))
+    with pytest.raises(Failure, match="dumps from before 2012 have no <ns>: take a later one"):
+        command.main(["--dump", "x.xml", "--output-dir", "out", "--workers", "1"])

@@ -46,6 +46,11 @@ class Run:
         """Samples an epoch of the training (0), validation (1) or test (2) parts of all sources."""
         return sum(parts[part].samples(self.seq_length) for parts in self.parts)
 
+    @property
+    def batch_words(self) -> str:
+        """The value of --global-batch-size as a refusal names it."""
+        return f"{self.settings.global_batch_size}{'' if self.given('global_batch_size') else ' (the default)'}"
+
     def given(self, *attributes: str) -> list[str]:
         """Those of the flags that the user set, as they are written."""
         return [f"--{name.replace('_', '-')}" for name in attributes if name in self.settings.given]

@@ -11,6 +11,7 @@ from nemo_workflow.config.checks.context import Run
 from nemo_workflow.data.dataset_stats import figures, token_range, vouched_for
 from nemo_workflow.data.index_check import SAMPLES, Index, check_index
 from nemo_workflow.data.splits import PARTS, Part
+from nemo_workflow.models.run_folders import meant_tokenizer
 from nemo_workflow.models.tokenizer_files import files_of
 from nemo_workflow.utils.console import and_more, counted
 from nemo_workflow.utils.errors import Refusal
@@ -25,10 +26,9 @@ def enough_data(run: Run) -> Iterator[str]:
     batch = run.settings.global_batch_size
     if run.samples(0) < batch:
         yield (
-            f"--global-batch-size {batch}: the training split holds {run.samples(0)} samples of {run.seq_length} tokens,"
-            " less than one step; lower --global-batch-size or --seq-length, or add data"
+            f"--global-batch-size {run.batch_words}: the training split holds {run.samples(0)} samples of {run.seq_length} tokens,"
+            f" less than one step; lower --global-batch-size or --seq-length, or add data{_own_batch(run)}"
         )
-        return
     names = Counter(Path(source.pair.prefix).name for source in run.sources)
     for index, name in enumerate(PARTS):
         # Megatron builds every part of every source, and never ends on one without tokens
@@ -39,7 +39,8 @@ def enough_data(run: Run) -> Iterator[str]:
             if parts[index].share and (parts[index].samples(run.seq_length) < needed or not parts[index].tokens)
         ]
         if small:
-            yield f"--split {run.settings.split}: no {name} sample in {_named(small, len(run.sources), bool(index))}"
+            without = _without_part(run, index) if index else None
+            yield f"--split {run.settings.split}: no {name} sample in {_named(small, len(run.sources), without)}"
 
 
 def _told_apart(prefix: str, names: Counter[str]) -> str:
@@ -48,16 +49,39 @@ def _told_apart(prefix: str, names: Counter[str]) -> str:
     return path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}"
 
 
-def _named(small: list[tuple[str, Part]], sources: int, may_be_none: bool) -> str:
-    """The sources whose part is too small and the remedy, in one line however many they are."""
+def _own_batch(run: Run) -> str:
+    """The recipe's own batch for who has given none, where the data has enough for it."""
+    own = run.recipe.fields["data.global_batch_size"] if run.recipe else 0
+    if "global_batch_size" in run.settings.given or not 0 < own <= run.samples(0) or run.recipe is None:
+        return ""
+    return f": {run.recipe.name}'s own is -gbs {own}"
+
+
+def _without_part(run: Run, index: int) -> str:
+    """The --split that does without a part, and without the test where nothing is left for it either."""
+    shares = [float(share) for share in run.settings.split.split(",")]
+    tokens = [sum(parts[number].tokens for parts in run.parts) for number in range(len(PARTS))]
+    kept = [share if tokens[number] and number != index else 0 for number, share in enumerate(shares)]
+    return "1,0,0" if not any(kept[1:]) else ",".join(f"{share:g}" for share in kept)
+
+
+def _named(small: list[tuple[str, Part]], sources: int, without: str | None) -> str:
+    """The sources whose part is too small and the remedy, in one line however many they are.
+
+    `without`: the --split that does without the part; None for the training's, which can't be left out.
+    """
     first = small[0][1]
     if len(small) == 1:
-        remedy = "give this part more, or 0 to do without" if may_be_none else "give it more, or leave this file out"
+        remedy = (
+            f"give this part more, or do without: --split {without}"
+            if without
+            else "give it more, or leave this file out"
+        )
         return f"{small[0][0]} ({counted(first.sequences, 'document')}, {counted(first.tokens, 'token')}); {remedy}"
     tokens = max(part.tokens for _, part in small)
     more = f" and {len(small) - SHOWN:,} more" if len(small) > SHOWN else ""
     names = ", ".join(name for name, _ in small[:SHOWN]) + more
-    remedy = ", give this part more, or 0 to do without" if may_be_none else ", or leave these files out"
+    remedy = f", give this part more, or do without: --split {without}" if without else ", or leave these files out"
     return (
         f"{len(small):,} of {sources:,} files ({names}; {counted(tokens, 'token')} at most): make one pair of small files"
         f" (python -m nemo_workflow.dataset join){remedy}"
@@ -103,7 +127,7 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
     if tokenizer is None:
         return
     if not files_of(tokenizer.folder):
-        yield f"--hf-model-id {name}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id"
+        yield f"--hf-model-id {name}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id{meant_tokenizer(tokenizer.folder)}"
         return
     if tokenizer.eos is None and tokenizer.plain and run.recipe and run.recipe.family != "bert":
         yield (

@@ -32,7 +32,7 @@ def rank_split(run: Run) -> Iterator[str]:
     each = settings.micro_batch_size * layout.data
     if settings.global_batch_size % each:
         yield (
-            f"--global-batch-size {settings.global_batch_size}: not a multiple of micro batch size x data parallel size ="
+            f"--global-batch-size {run.batch_words}: not a multiple of micro batch size x data parallel size ="
             f" {settings.micro_batch_size} x {layout.data} = {each}; use {_near_multiples(settings.global_batch_size, each)}"
         )
 

@@ -40,23 +40,33 @@ def rules(hf: Config) -> list[Rule]:
     ]
 
 
+def ratio(hf: Config) -> float:
+    """rope_ratio, by which the rotary base is multiplied. Raises ValueError for what is no such number."""
+    found = hf.get("rope_ratio")
+    if found is None:
+        return 1
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1e12:
+        raise ValueError(f"rope_ratio is {found!r}; a number above 0 is expected")
+    return found
+
+
 def special(hf: Config) -> tuple[Config, list[tuple[str, str]]]:
     """The rotary base; what a missing multi_query_attention means. NeMo's default would pad any vocabulary to a multiple of 65,024."""
     losses = []
     if not hf.get("multi_query_attention", False):
         losses.append(("multi_query_attention", "only models with groups of keys and values (true) are converted"))
-    if hf.get("rope_ratio", 1) != 1 and hf["vocab_size"] == CHATGLM_ENTRIES:
+    if ratio(hf) != 1 and hf["vocab_size"] == CHATGLM_ENTRIES:
         losses.append((
             "rope_ratio",
             "ChatGLM 2's code divides the positions by it and ChatGLM 3's multiplies the rotary base by it, and config.json"
             " doesn't say whose it is; with permission it is taken for ChatGLM 3's",
         ))  # fmt: skip
-    return {"rotary_base": THETA * hf.get("rope_ratio", 1), "make_vocab_size_divisible_by": 128}, losses
+    return {"rotary_base": THETA * ratio(hf), "make_vocab_size_divisible_by": 128}, losses
 
 
 def special_back(nemo: Config) -> Config:
-    ratio = nemo.get("rotary_base", THETA) / THETA
-    return {"multi_query_attention": True, "rope_ratio": int(ratio) if ratio == int(ratio) else ratio}
+    times = nemo.get("rotary_base", THETA) / THETA
+    return {"multi_query_attention": True, "rope_ratio": int(times) if times == int(times) else times}
 
 
 def refuses(raw: Config) -> str | None:
@@ -77,7 +87,7 @@ def as_glm(hf: Config) -> Config:
         **{name: hf[name] for name in same},
         "attention_bias": hf["add_qkv_bias"],
         "rms_norm_eps": hf["layernorm_epsilon"],
-        "rope_theta": THETA * hf.get("rope_ratio", 1),
+        "rope_theta": THETA * ratio(hf),
         "partial_rotary_factor": 0.5,
         "tie_word_embeddings": False,
         "pad_token_id": None,
@@ -107,7 +117,7 @@ CHATGLM = Family(
         Field("hidden_size", "hidden_size"),
         Field("intermediate_size", "ffn_hidden_size"),
         Field("num_attention_heads", "num_attention_heads"),
-        Field("num_key_value_heads", "num_query_groups"),
+        Field("num_key_value_heads", "num_query_groups", 1),
         Field("head_dim", "kv_channels"),
         Field("max_position_embeddings", "seq_length"),
         Field("vocab_size", "vocab_size"),

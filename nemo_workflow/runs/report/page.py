@@ -223,14 +223,21 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
         ("batch", f"{counted(settings.global_batch_size, 'sequence')} of {plan['seq_length']} tokens per step, "
                   f"{settings.micro_batch_size} at once"),
         ("learning rate", rate_words(schedule)),
-        ("validation", every(schedule["val_check_interval"])),
-        ("checkpoints", f"{every(schedule['save_every'])}, {settings.keep_checkpoints} kept"),
+        ("validation", every(schedule["val_check_interval"]) if schedule["limit_val_batches"] else "none"),
+        ("checkpoints", f"{every(schedule['save_every'])}, {kept_words(settings.keep_checkpoints)}"),
     ]  # fmt: skip
     if settings.optimizer_precision == "bf16":
         rows.append(("optimizer", "Adam's moments in bf16"))
     if container := containers.described(settings):
         rows.append(("container", container))
     return rows + [("note", note) for note in plan.get("notes", [])]
+
+
+def kept_words(keep: int) -> str:
+    """What --keep-checkpoints leaves: a start keeps the one that it resumed from too."""
+    if keep < 0:
+        return "all kept"
+    return f"the newest {keep} kept, and the one resumed from"
 
 
 def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:

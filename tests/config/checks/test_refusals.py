@@ -19,6 +19,7 @@ from tests.places import Place, write_nemo_model, write_pair, write_tokenizer
 
 GPU = "--accelerator=gpu --dry-run "  # --dry-run: the machine needn't have the GPUs
 ONE = GPU + "-G 1 "
+HERE = f" (relative to the current folder, {Path.cwd()})"
 
 
 def refusal(place: Place, *more: str, **change: str | None) -> list[str]:
@@ -131,15 +132,18 @@ FLAGS = [
     ("-M gpt2", "--model-name gpt2: unknown recipe; did you mean llama_125m? (--list-models prints all)"),
     ("-M t5_220m --constant-steps 5 -gbs 1 --accelerator=gpu --dry-run -G 1", "--constant-steps: recipe t5_220m has no field optim.lr_scheduler.constant_steps; leave it out"),
     ("-gbs 2048", "--global-batch-size 2048: the training split holds 1054 samples of 256 tokens, less than one step; lower --global-batch-size or --seq-length, or add data"),
-    ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 document, 300 tokens); give this part more, or 0 to do without"),
-    ("--split 9999,0,1", "--split 9999,0,1: no test sample in d_text_document (0 documents, 0 tokens); give this part more, or 0 to do without"),
+    ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 document, 300 tokens); give this part more, or do without: --split 1,0,0"),
+    ("--split 9999,0,1", "--split 9999,0,1: no test sample in d_text_document (0 documents, 0 tokens); give this part more, or do without: --split 1,0,0"),
     ("--split 9,1", "--split 9,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 0,1,1", "--split 0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 9e2,50,50", "--split 9e2,50,50: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or correct the path"),
-    ("--hf-model-id ./nowhere", "--hf-model-id ./nowhere: no such folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
+    ("--hf-model-id ./nowhere", f"--hf-model-id ./nowhere: no such folder{HERE}, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
+    ("--dataset-dir nowhere", f"--dataset-dir nowhere: no such folder or pair{HERE}; run preprocess_data.sh, or correct the path"),
+    ("--blend no.txt", f"--blend no.txt: no such file{HERE}; lines `WEIGHT PATH` are expected there"),
+    ("--nemo-model nowhere", f"--nemo-model nowhere: no such folder{HERE}; give the folder of a NeMo 2 checkpoint (convert_from_hf_to_nemo2.py writes one)"),
 ]  # fmt: skip
 
 
@@ -149,6 +153,38 @@ def test_wrong_flags_are_refused_in_these_words(shared: Place, flags: str, messa
     change = {"accelerator": None} if any(word.startswith("--accelerator") for word in words) else {}
     problems = refusal(shared, *words, **change)
     assert message in problems
+
+
+def test_an_unset_batch_is_named_as_the_default_and_the_recipes_own_told(shared: Place) -> None:
+    assert refusal(shared, global_batch_size=None) == [
+        "--global-batch-size 2048 (the default): the training split holds 1054 samples of 256 tokens, less than one step;"
+        " lower --global-batch-size or --seq-length, or add data: llama_tiny's own is -gbs 16"
+    ]
+    assert (
+        "--global-batch-size 2048 (the default): not a multiple"
+        in refusal(shared, "-G", "3", global_batch_size=None)[0]
+    )
+
+
+def test_one_document_is_told_how_to_do_without_a_validation(place: Place) -> None:
+    """Only one problem: the test part is as empty, and the same --split sees to both."""
+    write_pair(place.data, [300_000])
+    problems = refusal(place)
+    assert "; give this part more, or do without: --split 1,0,0" in problems[0], problems
+    assert all("--split 1,0,0" in problem for problem in problems)
+    assert place.plan("--split", "1,0,0").schedule.limit_val_batches == 0
+
+
+def test_a_folder_where_a_model_is_expected_leads_to_what_was_meant(place: Place) -> None:
+    run = place.root / "run"
+    for name in ("step_00000004", "step_00000008", "step_00000012"):
+        write_nemo_model(run / "checkpoints" / name)
+    (run / "checkpoints" / "step_00000012-unfinished").touch()
+    meant = f"did you mean {run / 'checkpoints' / 'step_00000008'}?"
+    assert any(meant in problem for problem in refusal(place, nemo_model=str(run)))
+    assert any(meant in problem for problem in refusal(place, nemo_model=str(run / "checkpoints")))
+    (run / "plan.json").write_text('{"settings": {"hf_model_id": "my_tokenizer"}}')
+    assert any("the run was trained with my_tokenizer" in p for p in refusal(place, hf_model_id=str(run)))
 
 
 def test_wandb_without_a_key_is_told_and_not_refused(shared: Place) -> None:
@@ -298,7 +334,10 @@ def test_a_pair_may_be_named_by_either_of_its_files(shared: Place, ending: str) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("nowhere", "nowhere: no such folder or pair; give a folder of .bin/.idx files, or a pair without its ending"),
+        (
+            "nowhere",
+            f"nowhere: no such folder or pair{HERE}; give a folder of .bin/.idx files, or a pair without its ending",
+        ),
         ("nowhere --document 0", "--document: a document is only printed with --tokenizer; add it or leave this out"),
         ("nowhere --tokeniser x", "unrecognized arguments: --tokeniser x; did you mean --tokenizer? (see --help)"),
     ],

@@ -11,6 +11,8 @@ import pytest
 
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.models import tokenizer_files
+from nemo_workflow.runs import sample
+from nemo_workflow.utils.errors import Refusal
 from tests.conversion import tiny_models as tiny
 from tests.e2e.conversion.test_families import same_tensors
 from tests.models import sentencepiece_folders
@@ -83,6 +85,34 @@ def assert_settings_come_back(source: Path, back: Path) -> None:
         assert got.pop("model_input_names") == ["input_ids", "attention_mask"] and got == settings
     else:
         assert source.read_bytes() == back.read_bytes()
+
+
+def test_code_that_the_model_came_with_is_left_out_and_its_own_export_is_sampled(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Llama that was saved with auto_map: transformers and NeMo have its class, and nothing that we write names files that aren't there."""
+    source, nemo, back = shutil.copytree(model, tmp_path / "hf"), tmp_path / "nemo", tmp_path / "back"
+    change(source / "config.json", auto_map={"AutoModelForCausalLM": "own.Own"}, _attn_implementation="org/kernel")
+    change(source / "generation_config.json", custom_generate="own/generate.py")
+    change(source / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", None]})
+    assert import_main(["--source", str(source), "--output-path", str(nemo)]) == 0
+    assert "code that comes with the model is not run" in capsys.readouterr().out
+    assert export_main(["--source", str(nemo), "--output-path", str(back)]) == 0
+    said = capsys.readouterr().out
+    for left in (
+        "config.json auto_map, _attn_implementation",
+        "generation_config.json custom_generate",
+        "tokenizer_config.json auto_map",
+    ):
+        assert f"note: {left} is left out" in said, said
+    same_tensors(source, back)
+    came = json.loads((model / "config.json").read_text())
+    assert json.loads((back / "config.json").read_text()) == came
+    monkeypatch.setattr("sys.argv", ["sample", "--hf-model", str(back), "--tokens", "3", "w1 w2"])
+    assert sample.main() == 0 and capsys.readouterr().out.strip()
+    monkeypatch.setattr("sys.argv", ["sample", "--hf-model", str(source), "w1"])
+    with pytest.raises(Refusal, match=r"config\.json has auto_map"):  # from elsewhere, as before
+        sample.main()
 
 
 @pytest.mark.parametrize("dress", CASES, ids=lambda dress: dress.__name__)

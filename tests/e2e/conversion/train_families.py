@@ -2,7 +2,7 @@
 
 Run as a program by test_trained_families.py: `train_families.py FOLDER NAME…`; FOLDER/<name>/error.txt says what went
 wrong with one. Everything is the product's own: its plan, its worker (a process group of one rank), its two conversions. Only the
-launcher is left out, which costs 20 s a start; test_trained_families.py sends two models through that too.
+launcher is left out, which costs 20 s a start; test_trained_families.py sends one model through that too.
 """
 
 from __future__ import annotations

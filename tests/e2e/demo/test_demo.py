@@ -105,6 +105,7 @@ def test_nothing_is_written_outside_the_demos_folder(demo):
     assert sorted(path.name for path in place.iterdir()) == ["demo_output", "home"]
     left = [str(path.relative_to(place)) for path in (place / "home").rglob("*") if path.is_file()]
     assert [name for name in left if "cache" not in name and "config" not in name] == []
+    assert [name for name in left if "matplotlib" in name] == []
 
 
 def test_a_second_time_is_quick_and_harmless(demo):

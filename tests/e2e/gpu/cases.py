@@ -21,15 +21,18 @@ FLAGS = {
     "fp32": ["--precision", "32"],
     "fp16": ["--precision", "16-mixed"],
 }
+# some 200 GiB of llama32_1b's; the plan would refuse them on the machine's own GPU
+TOO_MUCH = ["-mbs", "16", "--gpu-memory", "1000", "--profile", "3"]
 
 
-def training(name: str, flags: list[str], **case: Any) -> dict[str, Any]:
-    """A run of the built-in tiny model that saves half way and at its end."""
+def training(name: str, flags: list[str], model: str = "llama_tiny", **case: Any) -> dict[str, Any]:
+    """A run, of the built-in tiny model where nothing is said, that saves half way and at its end."""
     steps, saved = length(name)
-    base = ["--model-name", "llama_tiny", "--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}", "-E", "run"]
+    base = ["--model-name", model, "--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}", "-E", "run"]
     base += ["--max-steps", str(steps), "-gbs", "16", "--save-every", str(saved), "--val-check-interval", str(saved)]
     # one micro batch a step: activations are the most of the memory then
-    return {"name": name, "flags": [*base, "-mbs", "16", *flags], "save": True, "small": True, "timeout": 120, **case}
+    micro = [] if "-mbs" in flags else ["-mbs", "16"]
+    return {"name": name, "flags": [*base, *micro, *flags], "save": True, "small": True, "timeout": 120, **case}
 
 
 def length(name: str) -> tuple[int, int]:
@@ -44,6 +47,8 @@ def all_cases() -> list[dict[str, Any]]:
     for name, flags in FLAGS.items():
         found.append(training(name, flags))
         found.append(training(f"{name}_again", flags, again=name, forget=length(name)[0]))
+    found.append(training("profile", ["--profile", "3-4"]))
+    found.append(training("out_of_memory", TOO_MUCH, "llama32_1b", small=False))
     found.append(training("stock", [], stock=True))
     found.append({**training("clock", []), "save": False, "small": False})  # nothing beside it, and no save
     return [*found, {"name": "kernels", "kind": "check"}]

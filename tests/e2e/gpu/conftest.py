@@ -32,13 +32,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def results(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each case has a folder of its name."""
+    return Path(os.environ.get("GPU_TEST_OUTPUT") or tmp_path_factory.mktemp("cases"))
+
+
+@pytest.fixture(scope="session")
+def results(data: Path, output: Path) -> dict[str, dict[str, Any]]:
     """What every case measured, by name."""
-    folder = Path(os.environ.get("GPU_TEST_OUTPUT") or tmp_path_factory.mktemp("cases"))
-    if not (folder / "results.json").exists():
-        (folder / "cases.json").parent.mkdir(parents=True, exist_ok=True)
-        (folder / "cases.json").write_text(json.dumps(all_cases()))
+    if not (output / "results.json").exists():
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "cases.json").write_text(json.dumps(all_cases()))
         script = REPOSITORY / "benchmarks" / "gpu" / "run_cases.py"
-        words = [sys.executable, script, folder / "cases.json", "--data", data, "--out", folder]
+        words = [sys.executable, script, output / "cases.json", "--data", data, "--out", output]
         subprocess.run(words, cwd=REPOSITORY, check=True)
-    return {result["name"]: result for result in json.loads((folder / "results.json").read_text())}
+    return {result["name"]: result for result in json.loads((output / "results.json").read_text())}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
 from nemo_workflow.models import catalog, parameters, recipes
+from nemo_workflow.training import gpu_settings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("no_outside")]
 
@@ -65,6 +67,9 @@ def test_parameters_are_nemos(one_rank: None, mamba: None, name: str) -> None:
     module = importlib.import_module(f"{package}.{name}")
     config = fdl.build(module.pretrain_recipe(dir="/recipe", name=name).model.config)
     config.perform_initialization = False
+    config.gradient_accumulation_fusion = False  # DeepSeek's needs Apex, or what stands in for it in a training
+    if find_spec(gpu_settings.FULL_LAYERS) is None:
+        config.use_transformer_engine_full_layer_spec = False
     config.init_model_with_meta_device = True
     with torch.device("meta"):
         model = config.configure_model(Vocabulary(recipe.reference_vocab))

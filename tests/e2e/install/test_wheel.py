@@ -94,7 +94,7 @@ def test_text_to_a_trained_and_exported_model(bin_folder: Path, tmp_path: Path) 
     )  # fmt: skip
     run(
         bin_folder, tmp_path, "pretrain-llm", "--accelerator", "cpu", "-M", "llama_tiny", "--hf-model-id", "corpus/tokenizer",
-        "--dataset-dir", "dataset", "-G", "2", "-gbs", "4", "-mbs", "2", "--seq-length", "64", "--max-steps", "2",
+        "--dataset-dir", "dataset", "-G", "1", "-gbs", "4", "-mbs", "2", "--seq-length", "64", "--max-steps", "2",
         "-E", "run", "--sample", "def main",
     )  # fmt: skip
     steps = [

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,58 +17,35 @@ from nemo_workflow.training import wandb_file
 from tests.e2e.logs import wandb_server
 from tests.runs import fake_runs
 
-FEED = """
-import os, sys, time, urllib.request
-from pathlib import Path
-from nemo_workflow.training import loggers
-from nemo_workflow.config.plan import Plan
-from nemo_workflow.training import wandb_file
-from tests.runs import fake_runs
-folder, first, upto, how = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-plan = Plan.from_json((folder / "plan.json").read_text())
-both = [
-    loggers.RunTensorBoard(**loggers.tensorboard(plan, first - 1 if first > 1 else None)),
-    loggers.RunWandb(**loggers.wandb(plan)),
-]
-for logger in both:
-    logger.log_hyperparams({})
-happened = fake_runs.history(plan, upto, first)
-happened[0]["loggers"] = loggers.names(both)
-for event in happened:
-    fake_runs.append(plan, [event])
-    if event["event"] == "start":
-        loggers.catch_up(both, folder, event["step"])
-    if event["event"] == "step":
-        for logger in both:  # as Lightning does it, one behind
-            logger.log_metrics({"reduced_train_loss": -1.0, "global_step": event["step"] - 1, "aux": 0.5}, event["step"])
-        loggers.feed(both, event["step"], event)
-    if event["event"] == "validation":
-        loggers.feed(both, event["step"], {"val_loss": event["val_loss"]})
-print(*loggers.words(both), sep="\\n", flush=True)
-if how == "killed":
-    time.sleep(3)  # W&B's own process writes the file
-    os.kill(os.getpid(), 9)
-if how == "deserted":
-    urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/go-away").close()
-began = time.monotonic()
-loggers.close(both)
-print(f"held up {time.monotonic() - began:.0f} s")
-print(*loggers.words(both), sep="\\n", flush=True)
-os._exit(75)
-"""
-
-
-def train(folder: Path, first: int, upto: int, how: str, **environment: str) -> str:
-    command = [sys.executable, "-c", FEED, str(folder), str(first), str(upto), how]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB") and "proxy" not in k.lower()}
-    home = {"HOME": str(folder.parent), "WANDB_SILENT": "true"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean | home | environment)
-    assert done.returncode == (-9 if how == "killed" else 75), done.stderr[-2000:]
-    return done.stdout
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def train() -> Iterator[Callable[..., str]]:
+    """Makes steps `first` to `upto` as feeder.py says, in a process of its own; returns what it printed."""
+    feeder = Path(__file__).with_name("feeder.py")
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", feeder], cwd=REPOSITORY, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert server.stdin and server.stdout
+
+    def ask(folder: Path, first: int, upto: int, how: str, **environment: str) -> str:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB") and "proxy" not in k.lower()}
+        home = {"HOME": str(folder.parent), "WANDB_SILENT": "true"}
+        asked = {"work": [str(folder), first, upto, how], "environment": clean | home | environment}
+        server.stdin.write(json.dumps(asked) + "\n")
+        server.stdin.flush()
+        code, out, errors = json.loads(server.stdout.readline())
+        assert code == (-9 if how == "killed" else 75), errors[-2000:]
+        return str(out)
+
+    yield ask
+    server.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, train: Callable[..., str]) -> tuple[Path, list[str]]:
     """A start killed at step 14, and one that went on from step 10 and was stopped at the end."""
     folder = tmp_path_factory.mktemp("experiments") / "demo"
     plan = fake_runs.make_plan(folder, steps=30, every=5, wandb=True, wandb_project="tests")
@@ -162,7 +140,7 @@ def test_what_keeps_a_run_from_the_server(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(("how", "why"), [("never", "can't be reached (timed out)"), ("nonsense", "invalid character")])
-def test_without_a_server_it_logs_to_files(tmp_path: Path, how: str, why: str) -> None:
+def test_without_a_server_it_logs_to_files(tmp_path: Path, train: Callable[..., str], how: str, why: str) -> None:
     """One that never answers, and a hotel's login page."""
     folder = new_run(tmp_path, steps=5)
     with wandb_server.serving(how) as server:
@@ -173,7 +151,7 @@ def test_without_a_server_it_logs_to_files(tmp_path: Path, how: str, why: str) -
 
 
 @pytest.mark.e2e
-def test_a_server_gets_each_step_once_in_one_run(tmp_path: Path) -> None:
+def test_a_server_gets_each_step_once_in_one_run(tmp_path: Path, train: Callable[..., str]) -> None:
     """Online: a start that is stopped at step 4, and one that makes the steps after 2 again."""
     folder = new_run(tmp_path, steps=6)
     with wandb_server.serving("well") as server:
@@ -187,7 +165,7 @@ def test_a_server_gets_each_step_once_in_one_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_a_server_that_goes_away_holds_up_the_end_for_a_while_only(tmp_path: Path) -> None:
+def test_a_server_that_goes_away_holds_up_the_end_for_a_while_only(tmp_path: Path, train: Callable[..., str]) -> None:
     folder = new_run(tmp_path, steps=5)
     with wandb_server.serving("well") as server:
         said = train(folder, 1, 5, "deserted", WANDB_BASE_URL=server.url, **KEY)

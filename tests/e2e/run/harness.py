@@ -68,12 +68,20 @@ class Experiment:
         slow: float | None = None,
         background: bool | None = None,
         old_cpu: int | None = None,
+        report: bool | None = None,
         when: Callable[[dict[str, Any]], bool] | None = None,
         send: int = signal.SIGTERM,
         prefix: tuple[str, ...] = (),
     ) -> Start:
         """Run the command to its end; `when` an event fits, the launcher gets the signal `send`, once."""
-        asked = {"FAULT": fault, "RECORD": record, "SLOW": slow, "ASYNC": background, "OLD_CPU": old_cpu}
+        asked = {
+            "FAULT": fault,
+            "RECORD": record,
+            "SLOW": slow,
+            "ASYNC": background,
+            "OLD_CPU": old_cpu,
+            "REPORT": report,
+        }
         environment = {key: value for key, value in os.environ.items() if key not in asked}
         environment |= {key: str(value) for key, value in asked.items() if value is not None}
         environment["PYTHONPATH"] = str(FAULTS)

@@ -90,12 +90,15 @@ def two_ranks(place: Place) -> Any:
     return SimpleNamespace(run=run, history=run.history(), second=second[0])
 
 
-@scenario("two_ranks")
+@scenario()
 def unlike_cpus(place: Place) -> Any:
-    """The two ranks' run once more, with a CPU that has no bf16 products under rank 0."""
+    """A rank that is killed at the same step again, with --max-restarts; rank 0's CPU has no bf16 products."""
     run = place.experiment(ranks=2)
-    start = must(run.start(old_cpu=0))
-    logs = [(run.attempt() / f"rank{rank}.log").read_text(encoding="utf-8", errors="replace") for rank in (0, 1)]
+    start = must(run.start("--max-restarts", "2", fault="step 10 1 kill", old_cpu=0), 1)
+    logs = [
+        [(attempt / f"rank{rank}.log").read_text(encoding="utf-8", errors="replace") for rank in (0, 1)]
+        for attempt in sorted((run.folder / "attempts").iterdir())
+    ]
     return SimpleNamespace(output=start.output, logs=logs, history=run.history())
 
 
@@ -131,7 +134,7 @@ def kills_on_one_rank(place: Place) -> Any:
 def kills_on_two_ranks(place: Place) -> Any:
     """SIGSTOP of rank 1 in a validation, kill -9 of rank 1 in a save, of all; then a bit flip in the newest checkpoint.
 
-    The later starts save in the background, as on a GPU.
+    The later starts save in the background, as on a GPU. The last one, with --max-restarts, loses rank 1 once more.
     """
     run = place.experiment(ranks=2)
     seen = SimpleNamespace(run=run)
@@ -144,7 +147,9 @@ def kills_on_two_ranks(place: Place) -> Any:
     seen.group_gone = none_left(run.folder)
     seen.after_group = run.whole()
     flip_a_byte(run.checkpoints / "step_00000008" / "weights" / "__1_0.distcp")
-    seen.last = must(run.start(background=True))
+    once = ("env", f"ONCE={place.folder / 'once'}")
+    seen.last = must(run.start("--max-restarts", "2", fault="step 6 1 once", background=True, prefix=once))
+    seen.whole_at_end = run.whole()
     seen.resumed_after = run.resumed_after()
     seen.damaged = sorted(path.name for path in (run.checkpoints / "damaged").iterdir())
     seen.history = run.history()
@@ -182,39 +187,19 @@ def signals(place: Place) -> Any:
 
 @scenario()
 def ends(place: Place) -> Any:
-    """Ctrl-C in a step that outlasts the grace time, then torchrun killed in the middle of a step."""
+    """A NaN gradient on rank 1 of two: stop, with the save in the background. Then the same with --on-nan skip 1.
+
+    That start gets Ctrl-C in a step that outlasts the grace time; of the next one torchrun is killed in the middle of a step.
+    """
     run = place.experiment(ranks=2)
-    seen = SimpleNamespace(run=run)
-    seen.in_a_step = run.start("--grace-seconds", "1", fault="step 6 1 int")
+    seen = SimpleNamespace(run=run, nan=must(run.start(fault="step 3 1 nan", background=True), 1))
+    seen.event = next(e for e in metrics.read(run.folder / metrics.FILE) if e["event"] == "nonfinite")
+    seen.saved_at_nan = run.whole()
+    faults = "step 3 1 nan; step 6 1 int"
+    seen.in_a_step = run.start("--on-nan", "skip", "1", "--grace-seconds", "1", fault=faults)
     seen.in_a_step_gone, seen.saved = none_left(run.folder), run.whole()
     seen.torchrun = run.start(fault="step 7 1 torchrun")
     seen.torchrun_gone, seen.resumed_after = none_left(run.folder), run.resumed_after()
-    return seen
-
-
-@scenario("two_ranks")
-def restarts(place: Place) -> Any:
-    """--max-restarts: a rank killed once, in the middle of the two ranks' run, and one that is killed at the same step again."""
-    once, again = place.experiment(ranks=2), place.experiment(ranks=2, name="again")
-    seen = SimpleNamespace(run=once, again=again)
-    seen.once = once.start(
-        "--max-restarts", "2", fault="step 6 1 once", prefix=("env", f"ONCE={place.folder / 'once'}")
-    )
-    seen.history = once.history()
-    seen.twice = again.start("--max-restarts", "2", fault="step 6 1 kill")
-    return seen
-
-
-@scenario()
-def nan(place: Place) -> Any:
-    """A NaN gradient on rank 1 of two: stop; then the same with --on-nan skip 1. The saves are in the background."""
-    run = place.experiment(ranks=2, flags=("--save-every", "100"))
-    seen = SimpleNamespace(run=run, stopped=must(run.start(fault="step 3 1 nan", background=True), 1))
-    seen.event = next(e for e in metrics.read(run.folder / metrics.FILE) if e["event"] == "nonfinite")
-    seen.whole = run.whole()
-    seen.skipped = must(run.start("--on-nan", "skip", "1", fault="step 3 1 nan", steps=5, background=True))
-    seen.whole_at_end = run.whole()
-    seen.history = run.history()
     return seen
 
 
@@ -280,7 +265,7 @@ def decay(place: Place) -> Any:
     run = place.experiment(
         name="whole", steps=8, flags=("--deterministic", "--lr-schedule", "wsd", "--decay-steps", "4", *sets)
     )
-    output = must(run.start(record=place.folder / "whole")).output
+    output = must(run.start(record=place.folder / "whole", report=True)).output
     branch = place.experiment(name="branch", steps=8, flags=("--config", str(run.folder / "config.yaml")))
     start = must(
         branch.start("--decay-from", str(run.checkpoints / "step_00000004"), record=place.folder / "branch", fault=None)

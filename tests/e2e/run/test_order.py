@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
+import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +16,7 @@ import numpy
 import pytest
 import xxhash
 
-from tests.e2e.run.harness import REPOSITORY, flip_a_byte, samples
+from tests.e2e.run.harness import flip_a_byte, samples
 
 pytestmark = pytest.mark.e2e  # importing Megatron takes 7 s
 
@@ -197,73 +194,67 @@ def test_a_damaged_index_is_built_again(pair: Path, tmp_path: Path, damage: str)
     assert not [path for path in cache.iterdir() if path.name.startswith(".") and path.is_dir()]
 
 
-BUILDER = """
-import sys, time
-from pathlib import Path
-import numpy
-from nemo_workflow.training import sample_order as order
-cache, log, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-def build():
-    open(log, "a").write("built\\n")
-    time.sleep(seconds)
-    return {"a": numpy.arange(100_000), "b": numpy.arange(7)}
-print("ready", flush=True)
-sys.stdin.readline()
-arrays = order.cached(cache / "0123", build)
-assert arrays["a"][-1] == 99_999 and arrays["b"].tolist() == list(range(7))
-print("done", flush=True)
-"""
+# jobs that have imported Megatron, which takes 7 s: forks of this process, each with its own locks
+FORK = multiprocessing.get_context("fork")
 
 
-def builder(cache: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", BUILDER, cache, log, str(seconds)], cwd=REPOSITORY, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
-    assert process.stdout
-    while "ready" not in process.stdout.readline():
-        pass
+def build_in_cache(cache: Path, log: Path, seconds: float) -> None:
+    """One job's share: the arrays from the cache, or built in `seconds`."""
+    from nemo_workflow.training import sample_order
+
+    def build() -> dict[str, Any]:
+        with log.open("a") as stream:
+            stream.write("built\n")
+        time.sleep(seconds)
+        return {"a": numpy.arange(100_000), "b": numpy.arange(7)}
+
+    arrays = sample_order.cached(cache / "0123", build)
+    assert arrays["a"][-1] == 99_999 and arrays["b"].tolist() == list(range(7))
+
+
+def job(cache: Path, log: Path, seconds: float) -> Any:
+    process = FORK.Process(target=build_in_cache, args=(cache, log, seconds))
+    process.start()
     return process
-
-
-def go(process: subprocess.Popen[str]) -> None:
-    assert process.stdin
-    process.stdin.write("\n")
-    process.stdin.flush()
 
 
 def test_two_jobs_build_once_and_a_kill_half_way_harms_nothing(tmp_path: Path) -> None:
     cache, log = tmp_path / "cache", tmp_path / "log"
-    killed, first, second = (builder(cache, log, seconds) for seconds in (60, 0.5, 0.5))
-    go(killed)
+    from nemo_workflow.training import sample_order  # noqa: F401 - before the forks
+
+    killed = job(cache, log, 60)
     while not log.exists():
         time.sleep(0.02)
     (cache / ".0123.half").mkdir()  # what a builder killed while it wrote leaves
     os.utime(cache / ".0123.half", (time.time() - 86400,) * 2)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    go(first)
-    go(second)
-    assert [process.wait(timeout=60) for process in (first, second)] == [0, 0]
+    killed.kill()
+    killed.join()
+    both = [job(cache, log, 0.5) for _ in range(2)]
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
     assert log.read_text() == "built\nbuilt\n"  # by the one that was killed, and by one of the two
     assert sorted(path.name for path in cache.iterdir()) == [".lock", "0123"]
 
 
-SECOND_USER = """
-import json, os, sys
-from pathlib import Path
-import numpy
-from nemo_workflow.training import sample_order as order
-cache = Path(sys.argv[1])
-os.setgid(2_000_000_017)
-os.setuid(2_000_000_017)
-built = []
-def build():
-    built.append(1)
-    return {"a": numpy.arange(3)}
-arrays = [order.cached(cache / name, build) for name in ("theirs", "hidden", "new", "new")]
-print(json.dumps([len(built), *(array["a"].tolist() for array in arrays), str(order.writable_cache(cache))]))
-"""
+SECOND_USER = 2_000_000_017
+
+
+def as_second_user(cache: Path, answer: Any) -> None:
+    """Send how many arrays were built of four, the first numbers of each, and the cache that is this user's."""
+    from nemo_workflow.training import sample_order
+
+    os.environ["HOME"] = str(cache.parent)
+    os.setgid(SECOND_USER)
+    os.setuid(SECOND_USER)
+    built = []
+
+    def build() -> dict[str, Any]:
+        built.append(1)
+        return {"a": numpy.arange(3)}
+
+    arrays = [sample_order.cached(cache / name, build) for name in ("theirs", "hidden", "new", "new")]
+    answer.send([len(built), *(array["a"].tolist() for array in arrays), str(sample_order.writable_cache(cache))])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for another uid")
@@ -279,13 +270,15 @@ def test_the_cache_of_another_user_is_read_and_added_to_elsewhere(mode: int) -> 
             sample_order.cached(cache / name, lambda: {"a": numpy.arange(5)})
         (cache / "hidden").chmod(0o700)
         root.chmod(mode)
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", SECOND_USER, cache], cwd=REPOSITORY, text=True, capture_output=True,
-            check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY), "HOME": str(root)},
-        )  # fmt: skip
-        own = root / f".index_cache-{2_000_000_017}"
+        answer, theirs = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=as_second_user, args=(cache, theirs))
+        process.start()
+        theirs.close()
+        said = answer.recv()
+        process.join(60)
+        own = root / f".index_cache-{SECOND_USER}"
         built = 2 if mode == 0o1777 else 3
-        assert json.loads(done.stdout.splitlines()[-1]) == [built, [*range(5)], *[[0, 1, 2]] * 3, str(own)]
+        assert said == [built, [*range(5)], *[[0, 1, 2]] * 3, str(own)]
         left = sorted(path.name for path in own.iterdir()) if own.exists() else []
         assert left == ([".lock", "hidden", "new"] if mode == 0o1777 else [])
     finally:

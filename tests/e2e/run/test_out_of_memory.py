@@ -49,11 +49,3 @@ def test_a_start_that_runs_out_of_memory_begins_again_with_less(corpus: Path, tm
     told = metrics.read(run.folder / metrics.FILE)
     assert [event["step"] for event in told if event["event"] == "step"] == [1, 1, 2, 3, 4]
     assert json.loads((run.folder / "plan.json").read_text())["settings"]["micro_batch_size"] == 1
-
-
-def test_a_run_that_has_passed_its_trial_is_not_begun_again(corpus: Path, tmp_path: Path) -> None:
-    """What it needs then is not the micro batch's doing, and its steps are not thrown away."""
-    _, ended = started(corpus, tmp_path, step=4)
-    assert ended.returncode == 1
-    assert "out of memory" in ended.stderr
-    assert "starting over" not in ended.stdout

@@ -29,7 +29,7 @@ def trained(experiment: Experiment) -> Start:
         for name, value in (("HF_ENDPOINT", hub.url), ("HF_TOKEN", fake_hub.TOKEN), ("HF_HUB_DISABLE_XET", "1")):
             patch.setenv(name, value)
         more = ("--export-hf", "save", "--save-every", "2", "--push-to-hub", "me/tiny", "--profile", "2-3")
-        start = experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2", *more)
+        start = experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2", *more, report=True)
     (experiment.output / "hub.json").write_text(json.dumps({"files": sorted(hub.files), "commits": hub.commits}))
     return start
 
@@ -74,7 +74,11 @@ def test_a_finished_run_tells_its_text_too_and_trains_no_more(experiment: Experi
     again = experiment.start("--sample=-import", "--tensor-model-parallel-size", "2")
     assert again.code == 0, again.output
     assert "already trained to step 4" in again.output and "\n-import" in again.output
+    assert "exporting step 4" not in again.output and "step 4 is exported already: " in again.output
+    assert "  more text   python -m nemo_workflow.sample --hf-model " in again.output.partition("\n-import")[2]
     assert experiment.whole() == before
+    exports = [event["step"] for event in experiment.events() if event["event"] == "export"]
+    assert exports.count(4) == 1  # none that took 0 s
 
 
 def test_where_there_is_no_text_the_training_is_told_to_be_done(experiment: Experiment, trained: Start) -> None:

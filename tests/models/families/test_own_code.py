@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow.conversion import config_fields, inputs
+from nemo_workflow.conversion.command import import_parser
+from nemo_workflow.conversion.import_job import checked
 from nemo_workflow.models import pretrained
 from nemo_workflow.models.families import by_model_type
 from nemo_workflow.utils.errors import Refusal
@@ -76,12 +78,27 @@ def test_glm_4_multiplies_its_rotary_base(tmp_path: Path) -> None:
         ({"pre_seq_len": 128}, ["pre_seq_len"]),
         ({"quantization_bit": 4}, ["quantization_bit"]),
         ({"rmsnorm": False, "post_layer_norm": False}, ["rmsnorm", "post_layer_norm"]),
-        ({"rope_ratio": 1, "pre_seq_len": None, "quantization_bit": 0}, []),
+        ({"rope_ratio": None, "pre_seq_len": None, "quantization_bit": 0}, []),
     ],
 )
 def test_what_nemos_chatglm_cant_compute(change: dict[str, Any], lost: list[str], tmp_path: Path) -> None:
     config = {name: value for name, value in {**CHATGLM, **change}.items() if value is not ...}
     assert read(config, tmp_path)[2] == lost
+
+
+@pytest.mark.parametrize("ratio", [0, -1, "500", [500], True, float("nan"), {}])
+def test_a_rope_ratio_that_is_no_number_above_zero(ratio: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**GLM4, "rope_ratio": ratio}))
+    args = import_parser().parse_args(["--source", str(tmp_path), "--dry-run"])
+    with pytest.raises(Refusal, match=r"rope_ratio is .*a number above 0 is expected"):
+        checked(tmp_path, args, config_alone=True)
+
+
+def test_heads_are_named_as_the_file_names_them(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="num_attention_heads 32 is not a multiple of multi_query_group_num 3"):
+        read({**CHATGLM, "multi_query_group_num": 3}, tmp_path)
+    without = {name: value for name, value in CHATGLM.items() if name != "multi_query_group_num"}
+    assert read(without, tmp_path)[1]["num_query_groups"] == 1  # what its code takes then
 
 
 def test_biases_that_a_config_doesnt_name_are_none(tmp_path: Path) -> None:

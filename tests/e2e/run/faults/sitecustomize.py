@@ -1,6 +1,6 @@
 """Faults for the tests of tests/e2e/run, put into the workers by PYTHONPATH: Python imports a sitecustomize at its start.
 
-FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no signal from outside could hit:
+FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no signal from outside could hit (several with ;):
 
     point    step             when step STEP begins (1 is the first)
              save.before      as the save after step STEP begins, before its mark is set
@@ -28,10 +28,12 @@ RECORD=FILE appends a line "rank part index epoch number source tokens" for each
 a hash.
 OLD_CPU=RANK lets the rank take its CPU for one with AVX2 alone, as if the ranks had unlike machines.
 SLOW=SECONDS makes each step take that much longer. ASYNC=1 leaves saves in the background on, as on a GPU.
+REPORT=1 lets report.html be written, which takes a second of a core twice in a start.
 """
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -64,12 +66,13 @@ def _install() -> None:
 
         _wrap(recipe, "_fit_cpu", after=lambda made, plan: setattr(made.trainer.strategy, "ckpt_async_save", True))
     if "FAULT" in os.environ:
-        point, step, rank, action = os.environ["FAULT"].split()
-        if int(rank) == int(os.environ["RANK"]):
-            from nemo_workflow.training.callbacks import Stopper
+        from nemo_workflow.training.callbacks import Stopper
 
-            _wrap(Stopper, "_note", after=lambda stopper, number, frame: _TOLD.append(number))
-            _POINTS[point](int(step), action)
+        _wrap(Stopper, "_note", after=lambda stopper, number, frame: _TOLD.append(number))
+        for fault in os.environ["FAULT"].split(";"):
+            point, step, rank, action = fault.split()
+            if int(rank) == int(os.environ["RANK"]):
+                _POINTS[point](int(step), action)
 
 
 def _act(action: str) -> None:
@@ -298,6 +301,8 @@ _POINTS = {
     "load": _load,
 }
 
+if "nemo_workflow.report" in sys.orig_argv and "REPORT" not in os.environ:
+    os._exit(0)
 if "RANK" in os.environ and os.environ.get("OLD_CPU") == os.environ["RANK"]:  # before torch is imported
     os.environ |= AVX2_ONLY
 if "RANK" in os.environ and {"FAULT", "RECORD", "SLOW", "ASYNC"} & os.environ.keys():
