@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_workflow.conversion.config_fields import complete
+from nemo_workflow.conversion.folder_checks import checked_values
 from nemo_workflow.conversion.hf_folder import read_json
 from nemo_workflow.conversion.transforms import rows_of, unit_rows
 from nemo_workflow.models.families import transformers5
@@ -26,9 +27,11 @@ def config_of(model: Model, folder: Path) -> Any:
     """transformers' configuration for the config.json of `folder`."""
     from transformers import CONFIG_MAPPING
 
-    raw, family = text_part(read_json(folder / "config.json")), model.family
+    path, family = folder / "config.json", model.family
+    raw = text_part(read_json(path))
     if family.reference:
-        return CONFIG_MAPPING[family.reference.model_type].from_dict(family.reference.config(complete(raw, family)))
+        full = complete(checked_values(raw, family, path), family)
+        return CONFIG_MAPPING[family.reference.model_type].from_dict(family.reference.config(full))
     # in the words of the transformers that computes here: what version 5 says in others it would pass over
     return CONFIG_MAPPING[family.model_type].from_dict(transformers5.normal(raw, family))
 

@@ -121,3 +121,17 @@ def test_every_command_says_how_to_download_what_is_not_here(
 )  # fmt: skip
 def test_what_is_known_to_be_gated(hub_id: str, gated: bool) -> None:
     assert ("it is gated: accept" in hub.by_hand(hub_id, "--hf-model-id")) == gated
+
+
+@pytest.mark.parametrize(("name", "such_as"), [("gpt2", "openai-community/gpt2"), ("my_tok", "Qwen/Qwen3-0.6B-Base")])
+def test_a_mistyped_folder_is_not_sent_to_the_hub(
+    name: str, such_as: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name without an organisation, where there is no network: no command downloads it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal) as refusal:
+        hub.fetch(name, "--tokenizer", ["*.json"])
+    said = str(refusal.value)
+    assert said.startswith(f"--tokenizer {name}: no such folder (relative to the current folder, {tmp_path}), and")
+    assert said.endswith(f"organisation/name, such as {such_as}") and "hf download" not in said
