@@ -5,25 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
-from nemo_workflow.backends.gpu import optimizer_update
-from nemo_workflow.backends.gpu.optimizer_update import in_pieces, pieces
+from tests.later import later
+
+torch, optimizer_update = later("torch"), later("nemo_workflow.backends.gpu.optimizer_update")
 
 SIZES = (3, 5, 40, 2, 2, 9)
 
 
 def test_no_piece_is_larger_than_the_limit_but_of_one_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer_update, "PIECE", 8)
-    found = [[t.numel() for t in part] for part in pieces([torch.zeros(size) for size in SIZES])]
+    found = [[t.numel() for t in part] for part in optimizer_update.pieces([torch.zeros(size) for size in SIZES])]
     assert found == [[3, 5], [40], [2, 2], [9]]
-    assert list(pieces([])) == []
+    assert list(optimizer_update.pieces([])) == []
 
 
 class Counting:
     """The part of FusedAdam that matters here: each group counts its steps, and its parameters share the count."""
 
-    def __init__(self, parameters: list[torch.Tensor]):
+    def __init__(self, parameters: list[Any]):
         self.param_groups: list[dict[str, Any]] = [{"params": parameters, "lr": 0.5}, {"params": [], "lr": 1.0}]
         self.calls = 0
 
@@ -42,7 +42,7 @@ def test_pieces_step_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = parts.param_groups
     for _ in range(3):
         whole.step()
-        in_pieces(Counting.step)(parts)
+        optimizer_update.in_pieces(Counting.step)(parts)
     assert (whole.calls, parts.calls) == (3, 12)
     assert parts.param_groups is groups and groups[0]["step"] == 3 and "step" not in groups[1]
     for one, other in zip(whole.param_groups[0]["params"], groups[0]["params"], strict=True):
@@ -57,7 +57,7 @@ def test_the_groups_are_back_after_an_error() -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        in_pieces(fail)(optimizer)
+        optimizer_update.in_pieces(fail)(optimizer)
     assert optimizer.param_groups is groups
 
 
@@ -72,5 +72,5 @@ def test_torchs_adam_makes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> No
             one.grad = torch.randn(one.shape, generator=generator)
             other.grad = one.grad.clone()
         first.step()
-        in_pieces(lambda optimizer, grad_scaler=None: torch.optim.AdamW.step(optimizer))(second)
+        optimizer_update.in_pieces(lambda optimizer, grad_scaler=None: torch.optim.AdamW.step(optimizer))(second)
     assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
