@@ -50,8 +50,7 @@ _OF: dict[str, str] = {
 }
 _SAID = {
     "hidden-size num-layers num-hidden-layers ffn-hidden-size intermediate-size num-attention-heads num-key-value-heads"
-    " num-query-groups kv-channels head-dim n-layer n-layers n-head n-heads n-embd d-model dim model-size num-experts"
-    " rotary-base rope-theta": "sizes are the recipe's, --model-name (--list-models prints all with theirs), or those of the"
+    " num-query-groups kv-channels head-dim n-layer n-layers n-head n-heads n-embd d-model dim model-size num-experts": "sizes are the recipe's, --model-name (--list-models prints all with theirs), or those of the"
     " checkpoint of --nemo-model",
     "input input-file text-file text train-text data-file": "text is preprocessed first (bash preprocess_data.sh); --dataset-dir"
     " takes its output",
