@@ -81,7 +81,7 @@ def take_continual(browser: str, place: Path) -> None:
     script = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["bash", "-eux"], input=script, text=True, cwd=place, env={**os.environ, "PATH": path}, check=True)
-    take_page(browser, place / "compare-chinese-mixed.html", "continual.png", LOWER)
+    take_page(browser, place / "nemo_experiments" / "compare-chinese-mixed.html", "continual.png", LOWER)
 
 
 def make_data(work: Path) -> None:

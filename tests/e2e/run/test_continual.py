@@ -62,7 +62,7 @@ def test_the_old_language_is_forgotten_and_each_source_shows_it(page: Any) -> No
     assert alone["english"][-1] > alone["english"][0] + 0.5 and alone["chinese"][-1] < alone["chinese"][0] - 1
     assert mixed["english"][0] == pytest.approx(alone["english"][0], abs=0.1)  # both begin with the extended model
     assert mixed["english"][-1] < alone["english"][-1] - 0.5
-    assert "Loss on each validation set" in (page.place / "compare-chinese-mixed.html").read_text(encoding="utf-8")
+    assert "Loss on each validation set" in (page.runs / "compare-chinese-mixed.html").read_text(encoding="utf-8")
 
 
 def test_the_training_loss_of_each_source_adds_up_to_the_whole(page: Any) -> None:
