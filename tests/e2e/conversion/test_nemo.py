@@ -29,7 +29,7 @@ def test_lists_match_nemo(tmp_path: Path) -> None:
         assert path.read_text() == known.read_text(), f"{path.name}: run ckpt_conversion/list_supported_model_config.py"
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if not f.reference], ids=lambda family: family.name)
 def test_every_field_of_transformers_has_a_rule(family: Any) -> None:
     from transformers import AutoConfig
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 # rows whose target is there with Transformer Engine only
-NEED_A_GPU = {"install", "apply_rotary", "forward"}
+NEED_A_GPU = {"install", "apply_rotary", "forward", "in_pieces"}
 PROGRAM = """
 from nemo_workflow.backends import memory_pool, one_logger
 one_logger.leave_out()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import flags
+from nemo_workflow.config import flags, optimizer_states
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.recipe_fields import field_values
 from nemo_workflow.launch import dry_run
@@ -79,7 +79,9 @@ def plans(place: Place, name: str) -> list[Plan]:
     """Three plans for a recipe that between them give every flag with a field."""
     recipe = catalog.find(name)
     values = VALUES | ({} if "optim.lr_scheduler.constant_steps" in recipe.lacks else {"--constant-steps": "19"})
-    own = own_flags(name)
+    # moments in bf16 need Adam and the distributed optimizer
+    moments = ["--optimizer-precision", "fp32"] if recipe.fields[optimizer_states.FIELD] else []
+    own = [*own_flags(name), *moments]
     made = [
         place.plan(*own, *flat(values), "--disable-dist-optim", "--deterministic", model_name=name, accelerator=None),
         place.plan(*own, *flat(values | ADAM), "--fp8", model_name=name, accelerator=None),
@@ -96,7 +98,7 @@ def plans(place: Place, name: str) -> list[Plan]:
             "--optim-cpu-offloading-frac": 0.3,
         }
         words = flat({name: str(value) for name, value in flags.items()})
-        words += [*OFFLOAD, "--optim-cpu-offloading", "--accelerator", "gpu", "--dry-run"]
+        words += [*moments, *OFFLOAD, "--optim-cpu-offloading", "--accelerator", "gpu", "--dry-run"]
         made.append(place.plan(*words, model_name=name, accelerator=None))
     return made
 
