@@ -79,7 +79,7 @@ def whole(site: DumpSite, tmp_path: Path) -> bytes:
 
 
 def test_kill_9(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
-    site.faults[LAST] = [Fault(slow=0.5)]
+    site.faults[LAST] = [Fault(slow=4)]
     call = Call(site, tmp_path / "killed")
     call.wait_for(call.at_last_part)
     workers = psutil.Process(call.process.pid).children(recursive=True)
@@ -100,7 +100,7 @@ def test_kill_9(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
 
 
 def test_ctrl_c(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
-    site.faults[LAST] = [Fault(slow=0.5)]
+    site.faults[LAST] = [Fault(slow=4)]
     call = Call(site, tmp_path / "stopped")
     call.wait_for(call.at_last_part)
     os.killpg(call.process.pid, signal.SIGINT)
@@ -113,7 +113,7 @@ def test_ctrl_c(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
 
 
 def test_killed_worker(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
-    site.faults[LAST] = [Fault(slow=0.2)]
+    site.faults[LAST] = [Fault(slow=1)]
     call = Call(site, tmp_path / "worker")
     call.wait_for(call.at_last_part)
     for worker in psutil.Process(call.process.pid).children(recursive=True):
