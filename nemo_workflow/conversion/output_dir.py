@@ -33,10 +33,10 @@ def check_output(output: Path, overwrite: bool) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise Refusal(f"--output-path {output}: {parent} can't be written to")
     _restore(target)
+    if target.exists() and not target.is_dir():
+        raise Refusal(f"--output-path {output}: is a file, not a folder; choose a folder")
     if target.exists() and not overwrite:
         raise Refusal(f"--output-path {output}: exists already; choose another or add --overwrite")
-    if target.exists() and not target.is_dir():
-        raise Refusal(f"--output-path {output}: is a file, not a folder")
     if target.exists() and not _may_go(target):
         raise Refusal(
             f"--output-path {output}: --overwrite replaces a model's folder, and this one holds something else;"

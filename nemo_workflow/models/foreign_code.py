@@ -19,8 +19,16 @@ HUB_KERNEL = (
 )  # refused where it names a repository
 
 
+CODE_FOLDER = "custom_generate"  # from_pretrained imports its generate.py, though trust_remote_code is False
+
+
 def refuse_code(flag: str, folder: Path) -> None:
-    """Raise Refusal where config.json or generation_config.json of a model's folder names code."""
+    """Raise Refusal where a model's folder holds code that transformers runs unasked, or its config.json or generation_config.json names some."""
+    if (folder / CODE_FOLDER).exists():
+        raise Refusal(
+            f"{flag} {folder}: holds {CODE_FOLDER}/, whose Python code transformers runs when it loads the model; remove that"
+            " folder, or use another model"
+        )
     for name in ("config.json", "generation_config.json"):
         for key, value in _named(json_of(folder / name)):
             raise Refusal(

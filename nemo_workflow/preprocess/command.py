@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="folder with the input files; folders in it are read too (.jsonl, . .gz, .bz2, .xz or .zst; .parquet, .arrow)",
+        help="folder with the input files; folders in it are read too (.jsonl, .json, .txt, .md, each also .gz, .bz2, .xz or .zst; .parquet, .arrow)",
     )
     group.add_argument(
         "--data-prefix",

@@ -50,7 +50,10 @@ class Parser(argparse.ArgumentParser):
             self._check_value(action, value)
             return value
         # other types have refusals of their own
-        if action.type in (None, str, Path) and action.dest not in self.may_be_empty:
+        plain = (
+            action.type in (None, str, Path) and action.nargs != argparse.PARSER
+        )  # a subcommand's parser looks at its own
+        if plain and action.dest not in self.may_be_empty:
             self._refuse_empty(action, arg_strings)
         return super()._get_values(action, arg_strings)
 

@@ -43,6 +43,13 @@ def test_code_is_refused_by_name_and_left_out_of_what_we_write(
     assert left["hidden_size"] == 8 and code_named(left) == [] and len(code_named(config)) == 1
 
 
+def test_the_folder_of_code_that_transformers_runs_unasked_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "custom_generate").mkdir()
+    (tmp_path / "custom_generate" / "generate.py").write_text("def generate(model, **more): ...")
+    with pytest.raises(Refusal, match=r"--hf-model .* holds custom_generate/.*remove that folder"):
+        refuse_code("--hf-model", tmp_path)
+
+
 def test_an_honest_folder_passes(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"_attn_implementation": "sdpa", "auto_map": None, "_attn_implementation_autoset": True})
