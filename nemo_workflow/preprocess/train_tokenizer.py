@@ -68,13 +68,12 @@ def main() -> int:
         )
     if arguments.max_mb < 1:
         raise Refusal(f"--max-mb {arguments.max_mb}: at least 1")
+    sources, _ = find_sources(arguments.input, [], [], folder)
     with os_errors_refused(f"--output-dir {folder}"):
         if folder.exists() and not folder.is_dir():
             raise Refusal(f"--output-dir {folder}: is a file, not a folder; choose a folder")
         if (folder / "tokenizer.json").exists():
             raise Refusal(f"--output-dir {folder}: exists already; choose another folder, or remove it first")
-    sources, _ = find_sources(arguments.input, [], [], folder)
-    with os_errors_refused(f"--output-dir {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     documents = first(texts(sources, arguments.json_key), arguments.max_mb << 20)
