@@ -1,4 +1,4 @@
-"""The optimizer's state for a checkpoint, gathered when it is known which rank writes what, and copied to the host once.
+"""What a rank writes into a checkpoint, in host memory once: the optimizer's state of all ranks is gathered when it is known who writes what.
 
 For a fully reshardable checkpoint megatron-core 0.15.3 gives every rank the whole state on the host: each shard goes to the host, to
 the GPU, is gathered there, goes back to the host, is joined there and copied for the writer, while the training waits (43 of the 50 s
@@ -84,6 +84,9 @@ def filled_first(save: Any) -> Any:
 def fill(shards: Iterable[Any]) -> None:
     """Give every shard that this rank writes its numbers, in host memory. All ranks call it together.
 
+    Weights go the same way: megatron-core lets go of its copies of them as soon as the writers are forked, which share the
+    memory, and the next save may be made over it before they have ended. The writers' plan holds what is given here.
+
     Raises:
         RuntimeError: a shard was copied from a tensor without storage, so that its place can't be told.
     """
@@ -92,9 +95,14 @@ def fill(shards: Iterable[Any]) -> None:
 
     wanted: dict[int, list[Part]] = {}
     for shard in shards:
-        waits = isinstance(shard, ShardedTensor) and shard.data is not None and shard.data.is_meta
-        if waits and is_main_replica(shard.replica_id):
+        if not isinstance(shard, ShardedTensor) or shard.data is None or not is_main_replica(shard.replica_id):
+            continue
+        if shard.data.is_meta:
             wanted.setdefault(_storage(shard.data), []).append(Part(shard))
+        elif shard.data.is_cuda and type(shard.data) in (torch.Tensor, torch.nn.Parameter):
+            numbers = shard.data.detach()
+            shard.data = _host_memory(numbers.numel(), numbers.dtype).view(numbers.shape)
+            shard.data.copy_(numbers, non_blocking=True)
     waiting, _waiting[:] = list(_waiting), []
     for one in waiting:
         _gather(one, {key: wanted.pop(_storage(tensor), []) for key, tensor in one.tensors.items()})
@@ -118,7 +126,7 @@ class Part:
         reach = sum((size - 1) * stride for size, stride in zip(view.shape, view.stride(), strict=True))
         self.shard, self.start = shard, view.storage_offset()
         self.end = self.start + (reach + 1 if view.numel() else 0)
-        self.host = _host_memory(self.end - self.start)
+        self.host = _host_memory(self.end - self.start, view.dtype)
         shard.data = self.host.as_strided(view.shape, view.stride())
 
     def take(self, numbers: Any, start: int) -> None:
@@ -130,16 +138,16 @@ class Part:
             )
 
 
-def _host_memory(size: int) -> Any:
+def _host_memory(size: int, kind: Any) -> Any:
     """Pinned where a GPU copies into it: torch keeps such memory for the next save, which then needn't touch it first."""
     import torch
 
     if torch.cuda.is_available():
         try:
-            return torch.empty(size, dtype=torch.float32, pin_memory=True)
+            return torch.empty(size, dtype=kind, pin_memory=True)
         except RuntimeError:  # the system gives no more of it
             pass
-    return torch.empty(size, dtype=torch.float32)
+    return torch.empty(size, dtype=kind)
 
 
 def _gather(one: Waiting, parts: dict[str, list[Part]]) -> None:
