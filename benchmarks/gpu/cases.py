@@ -61,7 +61,7 @@ def first_part() -> list[Case]:
     long = {"seconds": 60, "timeout": 300}  # its checkpoint of 16 GiB can take 100 s
     saves = "-mbs 4 --save-every 6 --keep-checkpoints 2"  # with --out in memory, beside two older ones
     one = ours("saves", flags=saves, batch=16, steps=12, save=True, **long)
-    two = ours("saves", flags=saves, batch=16, steps=18, save=True, ranks=2, **long)
+    two = ours("saves", flags=saves, batch=32, steps=12, save=True, ranks=2, **long)
     return [
         {"name": "command", "kind": "launch", "flags": command, **long},
         {"name": "command_again", "kind": "launch", "flags": command, **long},  # with compiled kernels on disk
