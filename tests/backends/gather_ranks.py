@@ -58,7 +58,8 @@ def saved(model: Any, optimizer: Any, name: str) -> dict[str, Any]:
         key: ShardedTensor.from_rank_offsets(key, value, replica_id=(0, 0, rank))
         for key, value in model.state_dict(keep_vars=True).items()
     }
-    state = {"optimizer": optimizer.sharded_state_dict(weights, metadata=META)}
+    for _ in range(2):  # the first as a save leaves it that failed before anything was written
+        state = {"optimizer": optimizer.sharded_state_dict(weights, metadata=META)}
     strategy = FullyParallelSaveStrategyWrapper(TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=3))
     dist_checkpointing.save(state, str(place), strategy)
     return dist_checkpointing.load_plain_tensors(str(place))
@@ -84,4 +85,11 @@ for name, parameter in model.named_parameters():
     assert states[f"optimizer.state.exp_avg.{name}"].count_nonzero() == parameter.numel(), name
 if not padded:
     assert all(torch.equal(value, theirs[key]) for key, value in states.items())
+copied = ShardedTensor.from_rank_offsets("copied", torch.empty(3, device="meta"), replica_id=(0, 0, 0))
+try:
+    optimizer_gather.fill([copied])
+except RuntimeError as error:
+    assert "copied is no view of it" in str(error)
+else:
+    raise AssertionError("a shard without numbers would be written")
 print("the same")
