@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +19,7 @@ from nemo_workflow.models.tokenizer_files import CONFIG, copy_back, files_of, wi
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
 from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.scratch import scratch_folder
 from nemo_workflow.utils.silence import quiet
 
 
@@ -117,8 +117,8 @@ def import_main(argv: list[str] | None = None) -> int:
     if args.output_path is None:
         parser.error("the following arguments are required: --output-path (or --dry-run)")
     _large_pages()
-    with tempfile.TemporaryDirectory() as scratch:
-        return _import(_checked_import(args, Path(scratch) / "extended"), args)
+    with scratch_folder() as scratch:
+        return _import(_checked_import(args, scratch / "extended"), args)
 
 
 def _import(job: Import, args: argparse.Namespace) -> int:

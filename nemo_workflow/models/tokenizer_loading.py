@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from nemo_workflow.models.tokenizer_files import (
     json_of,
 )
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.scratch import scratch_folder
 
 
 def load(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -25,9 +25,9 @@ def load(folder: Path, trust_remote_code: bool = False) -> Any:
     config = json_of(folder / CONFIG)
     if trust_remote_code or in_older_words(config) == config:
         return _load(folder, folder, trust_remote_code)
-    with tempfile.TemporaryDirectory() as scratch:
-        copy_for_nemo(folder, Path(scratch) / "copy")
-        return _load(Path(scratch) / "copy", folder, False)
+    with scratch_folder() as scratch:
+        copy_for_nemo(folder, scratch / "copy")
+        return _load(scratch / "copy", folder, False)
 
 
 def _load(place: Path, folder: Path, trust_remote_code: bool) -> Any:

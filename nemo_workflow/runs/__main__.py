@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import SUPPRESS
 
+from nemo_workflow.utils import scratch
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import run_command
 
@@ -28,6 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.command is None:
         parser.error(f"COMMAND is missing: give one of {', '.join(commands.choices)}")
+    scratch.sweep()  # a run that was killed as a whole has left its folders for temporary files
     return arguments.run(arguments)
 
 
