@@ -28,7 +28,7 @@ def main() -> int:
         command.add_argument("--output-dir", default=SUPPRESS, metavar="DIR", help=HELP)
     arguments = parser.parse_args()
     if arguments.command is None:
-        parser.error(f"COMMAND is missing: give one of {', '.join(commands.choices)}")
+        parser.error(f"COMMAND is required{parser.taken()}: one of {', '.join(commands.choices)}")
     scratch.sweep()  # a run that was killed as a whole has left its folders for temporary files
     return arguments.run(arguments)
 

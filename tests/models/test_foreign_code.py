@@ -81,6 +81,8 @@ def test_a_hub_id_that_is_not_here_is_refused_before_a_rank_starts(
     done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and said in done.stderr and "hf download" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (place.root / "out").exists()
+    remedy, _, library = done.stderr.partition("(the Hub's client says:")
+    assert "hf download" in remedy and len(library) < 140  # what to do comes first
 
 
 COMMANDS = {
@@ -142,3 +144,20 @@ def test_a_mistyped_folder_is_not_sent_to_the_hub(
     said = str(refusal.value)
     assert said.startswith(f"--tokenizer {name}: no such folder (relative to the current folder, {tmp_path}), and")
     assert said.endswith(f"organisation/name, such as {such_as}") and "hf download" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (
+            OSError("An error happened while looking. Please check your connection.\nmore"),
+            "An error happened while looking",
+        ),
+        (OSError("one " * 100), ("one " * 30).strip()[:117] + "…"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_what_the_hubs_client_says_is_cut_short(error: Exception, short: str) -> None:
+    said = hub._short(error)
+    assert said[:20] == short[:20] and len(said) <= 120
+    assert "Please" not in said

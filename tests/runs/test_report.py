@@ -148,3 +148,16 @@ def test_without_the_plotting_library_there_is_a_word(run: RunFolder, tmp_path: 
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
     assert done.returncode == 1 and "pip install bokeh" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "b"], ["my_first_run", "my_second_run", "third"], ["x" * 80 + "_1", "x" * 80 + "_2"]]
+)
+def test_the_legend_of_a_comparison_stays_within_its_chart(names: list[str]) -> None:
+    labels = [f"{charts.shortened(name, charts.LONGEST_NAME)} validation" for name in names]
+    assert len(set(labels)) == len(names)  # runs of a series differ at the end
+    columns = charts.columns_that_fit(labels)
+    assert 1 <= columns <= len(labels)
+    width = columns * (max(map(len, labels)) * charts.CHARACTER + charts.SWATCH)
+    assert width <= charts.LEGEND or columns == 1
+    assert max(map(len, labels)) * charts.CHARACTER + charts.SWATCH <= charts.LEGEND
