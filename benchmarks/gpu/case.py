@@ -60,6 +60,8 @@ def main() -> None:
         gpu.install()
     else:
         cpu.install()
+    if case.get("plain_save"):
+        save_as_megatron_does()
     from nemo_workflow.training import callbacks as training
     from nemo_workflow.training import checkpointing as saving
     from nemo_workflow.training import recipe
@@ -126,6 +128,15 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: 
         inner(log, trainer, *rest)
 
     training.RunLog.on_train_batch_end = ended
+
+
+def save_as_megatron_does() -> None:
+    """Without optimizer_gather.py and shard_writer.py."""
+    from nemo_workflow.backends import optimizer_gather
+    from nemo_workflow.training import shard_writer
+
+    optimizer_gather.install = shard_writer.install = lambda: None
+    shard_writer.processes = lambda ranks: 2
 
 
 class NoReport:
@@ -222,6 +233,9 @@ class Watch:
             "first_step_after": round(self.first - self.go, 2),
             "micro_batch": plan.settings.micro_batch_size,
         }
+        if saves := [event for event in history[begin:] if event["event"] == "checkpoint"]:
+            names = ("step", "bytes", "seconds", "held_up")
+            result["saves"] = [{name: event.get(name) for name in names} for event in saves]
         if self.profile:
             result["profile"] = self.profile
         if self.case["flags"].count("--profile"):

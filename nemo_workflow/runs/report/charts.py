@@ -117,7 +117,7 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     if len(lines) == 1:
         chart.legend.visible = False
     chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
-    words = sum(len(item.label.value) + SIGN for item in chart.legend.items)
+    words = sum(len(str(getattr(item.label, "value", ""))) + SIGN for item in chart.legend.items)
     columns = "auto" if words <= WIDTH else 2  # Bokeh wraps no line: it would begin left of the chart
     chart.legend.update(padding=2, spacing=12, label_text_font_size="12px", orientation="horizontal", ncols=columns)
     chart.add_layout(chart.legend[0], "above")  # inside it would lie on a curve sooner or later

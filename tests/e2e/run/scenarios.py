@@ -217,9 +217,11 @@ def disk(place: Place) -> Any:
     return SimpleNamespace(**json.loads((kept / "facts.json").read_text(encoding="utf-8")))
 
 
-def _continued(place: Place, name: str, keep: int, *more: str, ranks: int, **keywords: Any) -> Any:
-    """The one-rank run's checkpoint of step `keep`, continued with other flags."""
-    reference = place.result_of("one_rank").run
+def _continued(
+    place: Place, name: str, keep: int, *more: str, ranks: int, of: str = "one_rank", **keywords: Any
+) -> Any:
+    """The checkpoint of step `keep` of the scenario `of`, continued with other flags."""
+    reference = place.result_of(of).run
     run = place.experiment(name=name, ranks=ranks)
     shutil.copytree(reference.folder, run.folder, ignore=shutil.ignore_patterns("attempts", "step_*", ".*.lock"))
     shutil.copytree(reference.checkpoints / f"step_{keep:08d}", run.checkpoints / f"step_{keep:08d}")
@@ -236,6 +238,12 @@ def other_layouts(place: Place) -> Any:
         "TP2": _continued(place, "TP2", 8, "-TP", "2", ranks=2),
         "PP2": _continued(place, "PP2", 8, "-PP", "2", ranks=2),
     }
+
+
+@scenario("two_ranks")
+def fewer_ranks(place: Place) -> Any:
+    """The checkpoint of two data-parallel ranks, which each wrote a half of the optimizer's state, continued on one."""
+    return _continued(place, "DP1", 8, ranks=1, of="two_ranks")
 
 
 def write_validation_part(dataset: Path, target: Path) -> None:
