@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +85,7 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     if spec.from_zero:
         chart.y_range = DataRange1d(start=0)
     lines: list[Any] = []
+    labels: dict[str, None] = {}
     for number, run in enumerate(runs):
         factor = run.tokens_a_step if axis == "tokens" else 1
         for offset, (name, kind, value) in enumerate(series):
@@ -94,6 +95,7 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
             x, y = zip(*thinned(points), strict=True)
             colour = COLOURS[(number if len(runs) > 1 else offset) % len(COLOURS)]
             legend = name if len(runs) == 1 else f"{run.name}: {name}"
+            labels[legend] = None
             dash = "dashed" if len(runs) > 1 and offset else "solid"
             means = running_means(points) if spec.noisy and kind == "step" else []
             alpha = 0.45 if means else 1.0
@@ -117,9 +119,9 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     if len(lines) == 1:
         chart.legend.visible = False
     chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
-    words = sum(len(str(getattr(item.label, "value", ""))) + SIGN for item in chart.legend.items)
-    columns = "auto" if words <= WIDTH else 2  # Bokeh wraps no line: it would begin left of the chart
-    chart.legend.update(padding=2, spacing=12, label_text_font_size="12px", orientation="horizontal", ncols=columns)
+    chart.legend.update(
+        padding=2, spacing=12, label_text_font_size="12px", orientation="horizontal", ncols=_columns(labels)
+    )
     chart.add_layout(chart.legend[0], "above")  # inside it would lie on a curve sooner or later
     chart.xaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
     if not spec.from_zero:
@@ -127,6 +129,11 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     else:
         chart.yaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
     return chart
+
+
+def _columns(labels: Iterable[str]) -> Any:
+    """How many entries of a legend stand beside each other. Bokeh wraps no line: a long one would begin left of the chart."""
+    return "auto" if sum(len(label) + SIGN for label in labels) <= WIDTH else 2
 
 
 def _style(chart: Any) -> None:
