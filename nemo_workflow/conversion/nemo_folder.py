@@ -318,7 +318,7 @@ class _StreamingPlanner(SavePlanner):
 
 
 class _Writer(FileSystemWriter):
-    """torch's, with one tensor in memory at a time: its own keeps each that it has written until the file ends (torch 2.13)."""
+    """torch's, with one tensor in memory at a time: its own keeps the last piece of each until the file ends (torch 2.13)."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         objects = [item for item in plan.items if item.type == WriteItemType.BYTE_IO]
