@@ -138,7 +138,6 @@ def test_where_nothing_is_installed_one_command_is_named(
     """Not one package after the other."""
     places = {"TOKENIZER": str(text / "tokenizer"), "OUT": str(bare / "out"), "DATA": str(place.data)}
     places |= {
-        "MODEL": str(model),
         "CHECKPOINT": str(write_nemo_model(tmp_path / "nemo", num_layers=2, hidden_size=64)),
     }
     words = [places.get(word, word) for word in command]

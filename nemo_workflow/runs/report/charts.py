@@ -20,7 +20,7 @@ GREY = "#7c7c7c"  # text on either background
 MOST_POINTS = 1600
 HEIGHT = 300
 # pixels: of a legend in the narrowest of two charts beside each other, of a letter of its labels, and of what stands before one
-LEGEND, CHARACTER, SWATCH = 390, 7, 36
+LEGEND, CHARACTER, SWATCH = 390, 6, 34
 LONGEST_NAME = 32  # of a run in a legend
 MEAN_OF = 50  # parts of a run, each with a mean of its own
 SHORT_NUMBERS = """
@@ -96,7 +96,7 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
                 continue
             x, y = zip(*thinned(points), strict=True)
             colour = COLOURS[(number if len(runs) > 1 else offset) % len(COLOURS)]
-            legend = name if len(runs) == 1 else f"{shortened(run.name, LONGEST_NAME)} {name}"
+            legend = name if len(runs) == 1 else f"{shortened(run.name, LONGEST_NAME)}: {name}"
             dash = "dashed" if len(runs) > 1 and offset else "solid"
             means = running_means(points) if spec.noisy and kind == "step" else []
             alpha = 0.45 if means else 1.0
