@@ -92,7 +92,7 @@ def fetch(
     return Path(found)
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     """The first sentence of what a library says, for behind our own words."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return textwrap.shorten(re.split(r"(?<=[a-z]{3})\. ", line, maxsplit=1)[0], 120, placeholder=" …").rstrip(".")
