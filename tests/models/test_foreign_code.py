@@ -157,6 +157,7 @@ def test_a_mistyped_folder_is_not_sent_to_the_hub(
         ),
         (OSError("one " * 100), ("one " * 30).strip()[:117] + "…"),
         (TimeoutError(), "TimeoutError"),
+        (OSError("(MaxRetryError(\"pool: Caused by X(': [Errno 111] Connection refused'))\")"), "Connection refused"),
     ],
 )
 def test_what_the_hubs_client_says_is_cut_short(error: Exception, short: str) -> None:
