@@ -39,8 +39,7 @@ def main() -> None:
     from nemo_workflow.training import resume, worker
     from nemo_workflow.utils.files import write_json
 
-    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer"), "{model}": str(data / "dense")}
-    flags = [places.get(word, word) for word in case["flags"]]
+    flags = [turn.placed(word, data, folder.parent) for word in case["flags"]]
     flags += ["--output-dir", str(folder.parent / case.get("again", case["name"]))]
     ranks = case.get("ranks", 1)
     flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", str(ranks)]
@@ -95,12 +94,14 @@ def main() -> None:
 
 def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: Any) -> None:
     """Lay the case's fields over the recipe, count steps, and don't save where the case doesn't ask for it."""
-    from nemo_workflow.training import gpu_settings, nonfinite
+    from nemo_workflow.training import gpu_settings, nonfinite, source_losses
 
     if case.get("stock"):
         gpu_settings.apply = lambda *a: []
     if case.get("no_guard"):
         nonfinite.NanGuard.on_train_start = lambda *a: None
+    if case.get("no_source_losses"):
+        source_losses.of = lambda plan: None
     build = recipe.build
 
     def build_case(plan: Any, resume_from: str | None = None) -> Any:
@@ -129,7 +130,7 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: 
 class NoReport:
     """In the report's place: it holds up a run's end by seconds."""
 
-    def __init__(self, folder: Path): ...
+    def __init__(self, folder: Path, wait: float = 0.0): ...
     def refresh(self) -> None: ...
     def finish(self, seconds: float) -> None: ...
 
@@ -142,6 +143,7 @@ class Watch:
         self.warm_up = case.get("warm_up", FIRST)
         self.ready = self.go = self.first = self.begin = self.end = 0.0
         self.begin_step = self.end_step = 0
+        self.cpu_seconds = 0.0  # of this process and its threads, in the timed steps
         self.profiler: Any = None
         self.profile: dict[str, Any] = {}
 
@@ -156,9 +158,11 @@ class Watch:
         if since == self.warm_up:
             synchronize()
             self.begin, self.begin_step = time.perf_counter(), step
+            self.cpu_seconds = -time.process_time()
         if step == last:
             synchronize()
             self.end, self.end_step = time.perf_counter(), step
+            self.cpu_seconds += time.process_time()
 
     def record(self, since: int) -> None:
         """Profile the sixth step."""
@@ -189,7 +193,9 @@ class Watch:
         result = {
             "tok_s": statistics.median(e["tokens_per_second"] for e in timed),
             "outside_tok_s": tokens * (self.end_step - self.begin_step) / max(1e-9, self.end - self.begin),
+            "cpu_seconds_a_step": self.cpu_seconds / max(1, self.end_step - self.begin_step),
             "mfu": statistics.median(e.get("mfu", 0) for e in timed),
+            "planned": planned_memory(plan),
             **memory_used(),
             "loss": steps[-1]["loss"],
             "losses": {e["step"]: e["loss"] for e in steps},
@@ -214,6 +220,15 @@ def synchronize() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def planned_memory(plan: Any) -> float:
+    """GiB that tensors take at most by the plan: without what PyTorch's allocator doesn't see."""
+    from nemo_workflow.config import memory
+    from nemo_workflow.models import catalog
+
+    usage = memory.fullest(memory.job_of(plan, catalog.find(plan.model_name)))
+    return (usage.total - usage.libraries) / GIB
 
 
 def memory_used() -> dict[str, Any]:
