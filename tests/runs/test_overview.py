@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
 from nemo_workflow.utils.errors import run_command
+from tests import forked
 from tests.runs import fake_runs
 
 
@@ -34,8 +34,7 @@ def runs(*words: str | Path, code: int = 0) -> str:
 
 
 def in_a_process(*words: str | Path) -> str:
-    command = [sys.executable, "-m", "nemo_workflow.runs", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return forked.run(["-m", "nemo_workflow.runs", *words]).stdout
 
 
 def table(text: str) -> dict[str, list[str]]:
