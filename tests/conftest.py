@@ -58,7 +58,7 @@ FIRST = (
 # the others stay small. One that is missing here costs time and nothing else.
 IMPORTING = (
     "backends/cpu/test_products", "backends/gpu/test_aside", "backends/gpu/test_attention", "backends/gpu/test_optimizer_update",
-    "backends/test_patching", "backends/test_vector_math", "conversion/test_buffers", "conversion/test_checks",
+    "backends/test_patching", "backends/test_vector_math", "conversion/test_buffers", "conversion/test_checks", "conversion/test_hf_config",
     "conversion/test_folder_checks", "conversion/test_vocabulary", "docs/test_readme", "launch/slurm/test_apptainer", "launch/slurm/test_script", "launch/slurm/test_script_setup_file",
     "models/test_tokenizer_files", "run_dir/test_metric_table", "utils/test_safe_pickle",
 )  # fmt: skip

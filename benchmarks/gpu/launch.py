@@ -24,8 +24,7 @@ STEPS = 4  # after which the start is written down
 
 def main() -> None:
     case, folder, data = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer")}
-    flags = [places.get(word, word) for word in case["flags"]]
+    flags = [turn.placed(word, data, folder.parent) for word in case["flags"]]
     if case.get("rehearse"):
         flags += ["--accelerator", "cpu"]
     turn.wait(folder)

@@ -5,15 +5,20 @@
     python benchmarks/gpu/run_cases.py CASES.json --rehearse        every case with the tiny model on a CPU, two steps
 
 CASES.json holds a list of objects in the order of their worth:
-  name, flags        what pretrain_llm.py would be given; {data} and {tokenizer} come from --data, {out} is --out
+  name, flags        what pretrain_llm.py would be given; {data} is dataset/ in --data, {tokenizer} and other names their folders there;
+                     {out} is --out
   kind               "train" (default), "stock" for NeMo's recipe without us, "peer" for transformers with torch.compile,
                      "check" for the kernels by themselves, "launch" for pretrain_llm.py with its own launcher
   set, none          recipe fields laid over the recipe; those that may be set to null
   stock              nothing of ours
   plain_head, plain_elementwise, plain_attention   without the fused output layer, the element-wise kernels, FlashAttention 4
+  plain_save         a save as megatron-core makes it
+  no_guard, no_source_losses   without the look at each gradient; without the sums of each source's losses
+  count_source_losses   the CPU seconds inside the code of these sums are measured
   profile, save      torch profiler on the sixth step; checkpoints are written
   warm_up            steps that are not timed (default 4)
   again, forget      the run of that case goes on, its checkpoint of step `forget` gone
+  after              the case that must have ended before this one is begun
   head               of a check: the width of an attention head (default 64)
   ranks              GPUs of one run, by torchrun (default 1)
   small              may run beside other small ones: its speed says nothing
@@ -54,7 +59,7 @@ SECONDS, TIMEOUT = 25.0, 180.0
 SCRIPTS = {"train": "case.py", "stock": "stock.py", "peer": "peer.py", "check": "check_kernels.py"}
 GPU_FLAGS = {  # not for a rehearsal on a CPU -> how many words follow
     "--fp8": 0, "--fp8-output-layer": 0, "--fp8-recipe": 1, "--optim-cpu-offloading": 0, "--optim-cpu-offloading-frac": 1, "--cpu-offloading": 0,
-    "--cpu-offloading-layers": 1, "--cpu-offloading-activations": 0, "--cpu-offloading-weights": 0, "--precision": 1,
+    "--cpu-offloading-layers": 1, "--cpu-offloading-activations": 0, "--cpu-offloading-weights": 0, "--precision": 1, "--optimizer-precision": 1,
     "--seq-length": 1, "-mbs": 1, "-gbs": 1, "--max-steps": 1, "--val-check-interval": 1, "--save-every": 1, "--warmup-steps": 1,
 }  # fmt: skip
 Case = dict[str, Any]
@@ -92,6 +97,8 @@ class Runner:
     def load(self) -> None:
         """Start the processes of the next cases, which import and wait."""
         while self.waiting and sum(not item.training for item in self.running) < self.options.ahead:
+            if self.waiting[0].get("after") in {item.case["name"] for item in self.running}:
+                return
             case = self.waiting.pop(0)
             self.running.append(Running(case, start(case, self.options)))
 
@@ -214,17 +221,19 @@ def result_of(item: Running, options: argparse.Namespace, late: bool) -> dict[st
     return {**known, "error": f"{'killed, too late: ' if late else ''}{said}"}
 
 
-HEAD = f"{'case':30} {'tok/s':>8} {'outside':>8} {'MFU %':>6} {'alloc GiB':>9} {'reserved':>8} {'loss':>8} {'s':>6}"
+HEAD = f"{'case':30} {'tok/s':>8} {'outside':>8} {'MFU %':>6} {'alloc GiB':>9} {'planned':>8} {'reserved':>8} {'loss':>8} {'s':>6}"
 
 
 def line(result: dict[str, Any]) -> str:
     """A line of the table."""
     if "error" in result:
         return f"{result['name']:30} {result.get('seconds', 0):6.1f} s  {result['error'][-150:]}"
-    numbers = [result.get(name) or 0 for name in ("tok_s", "outside_tok_s", "mfu", "alloc", "reserved", "loss")]
-    tok_s, outside, mfu, alloc, reserved, loss = numbers
+    numbers = [
+        result.get(name) or 0 for name in ("tok_s", "outside_tok_s", "mfu", "alloc", "planned", "reserved", "loss")
+    ]
+    tok_s, outside, mfu, alloc, planned, reserved, loss = numbers
     return (
-        f"{result['name']:30} {tok_s:8.0f} {outside:8.0f} {mfu * 100:6.2f} {alloc:9.2f} {reserved:8.2f}"
+        f"{result['name']:30} {tok_s:8.0f} {outside:8.0f} {mfu * 100:6.2f} {alloc:9.2f} {planned:8.2f} {reserved:8.2f}"
         f" {loss:8.4f} {result.get('seconds', 0):6.1f}"
     )
 

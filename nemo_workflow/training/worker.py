@@ -53,7 +53,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     with collector_paused():
         import fiddle as fdl
 
-        from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments
+        from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments, optimizer_gather
 
         deferred.install()
         if plan.accelerator == "cpu":
@@ -61,6 +61,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         else:
             gpu.install()
         optimizer_arguments.install()
+        optimizer_gather.install()
         from nemo_workflow.training import (
             callbacks,
             exports,
@@ -70,11 +71,14 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             profiling,
             recipe,
             sample_order,
+            shard_writer,
             teardown,
             validation_sets,
         )
         from nemo_workflow.training.checkpointing import Checkpoints
         from nemo_workflow.training.recipe_check import check_recipe
+
+        shard_writer.install()
         from nemo_workflow.training.resume import choose_checkpoint, identity_for
 
     log = callbacks.RunLog(plan, console, started=time.time(), heartbeat=liveness.Heartbeat(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 import json
 import subprocess
@@ -17,8 +18,13 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "benchmarks" / "gpu"))
 
+import case as one_case  # noqa: E402
 import cases as all_parts  # noqa: E402
 import run_cases  # noqa: E402
+import turn  # noqa: E402
+
+from benchmarks import source_losses  # noqa: E402
+from nemo_workflow.run_dir.report_process import Refresher  # noqa: E402
 
 SCRIPT = """
 import json, pathlib, sys, time
@@ -87,6 +93,33 @@ def test_the_limit_ends_what_runs_and_starts_nothing_that_needs_longer(run: Any)
 def test_nothing_is_run_after_a_first_case_that_fails(run: Any) -> None:
     found = run({"name": "one", "fail": True, "first": True}, {"name": "two"})
     assert found["two"]["error"] == "not run: out of time"
+
+
+def test_a_case_after_another_is_begun_when_that_one_has_ended(run: Any) -> None:
+    found = run({"name": "one", "sleep": 0.5}, {"name": "two", "after": "one", "imports": 0})
+    assert found["one"]["ended"] <= found["two"]["began"]
+
+
+def test_words_in_braces_are_the_datas_folders_or_the_results() -> None:
+    said = ("{data}", "{two}", "{model}", "{out}/a/b", "-mbs")
+    placed = [turn.placed(word, Path("/data"), Path("/out")) for word in said]
+    assert placed == ["/data/dataset", "/data/two", "/data/dense", "/out/a/b", "-mbs"]
+
+
+def test_what_stands_for_the_report_takes_what_the_report_takes() -> None:
+    ours, its = one_case.NoReport, Refresher
+    for name in ("__init__", "refresh", "finish"):
+        assert str(inspect.signature(getattr(ours, name))) == str(inspect.signature(getattr(its, name)))
+
+
+def test_pairs_of_runs_differ_in_the_losses_alone_and_their_order_turns() -> None:
+    cases = source_losses.cases(2, 9, gpu=False)
+    assert [case["name"] for case in cases] == ["without_0", "with_0", "with_1", "without_1", "counted"]
+    assert len({json.dumps({**case, "name": "", "no_source_losses": 0}) for case in cases[:-1]}) == 1
+    seconds = {"with_0": 1.02, "without_0": 1.0, "with_1": 0.99, "without_1": 1.0, "counted": 1.0}
+    found = {name: {"cpu_seconds_a_step": value, "counted_seconds_a_step": 0.002} for name, value in seconds.items()}
+    *_, median, inside = source_losses.table(found, 2, "cpu_seconds_a_step").splitlines()
+    assert median.split() == ["median", "+0.50%"] and inside.endswith(" 0.002000 of 1.0000, 0.200%")
 
 
 def test_every_case_can_be_rehearsed_and_named_once() -> None:
