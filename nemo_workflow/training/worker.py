@@ -17,9 +17,9 @@ from typing import TextIO
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
-from nemo_workflow.run_dir.stopping import grace_seconds
+from nemo_workflow.run_dir.stopping import grace_seconds, tell_orphaned
 from nemo_workflow.training import liveness
-from nemo_workflow.utils import startup
+from nemo_workflow.utils import scratch, startup
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 from nemo_workflow.utils.libraries import collector_paused
 
@@ -38,7 +38,12 @@ def train(plan: str, attempt: str) -> None:
         if problems := startup.settle():
             raise Refusal(problems)
         startup.keep_caches_out_of_home()
-        liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
+        scratch.keep_sockets()
+        liveness.stop_with_launcher(
+            partial(grace_seconds, read),
+            partial(save_under_way, read.folder / "checkpoints"),
+            partial(tell_orphaned, folder),
+        )
         _train(read, folder, rank, console)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.run_dir.stopping import ASKED, grace_seconds
+from nemo_workflow.run_dir.stopping import SIGNAL, grace_seconds
 from tests import forked
 from tests.e2e.run.harness import processes_of
 
@@ -109,7 +109,7 @@ def test_every_end(way: str, grace: int, send: list[int], code: int, word: str, 
     said = tmp_path / "said"  # not a pipe: whoever is left behind would hold it open
     with said.open("w") as stream:
         process = forked.start(["-c", LAUNCHER, tmp_path, way, grace], stream, stream)
-    for number, sign in zip(send, ("ready", ASKED), strict=False):  # the second when the first has been taken
+    for number, sign in zip(send, ("ready", SIGNAL), strict=False):  # the second when the first has been taken
         while not (tmp_path / sign).exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(number)

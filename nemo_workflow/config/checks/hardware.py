@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from nemo_workflow.backends.patching import installed_problems
@@ -99,6 +100,14 @@ def _tokens_a_step(run: Run) -> int:
 def _parameters(run: Run, recipe: Recipe) -> int:
     vocabulary = padded_vocabulary(run.sizes, run.vocab_size)
     return count(recipe.family, recipe.model_class, run.sizes, vocabulary).total
+
+
+def cores_short_of(run: Run) -> int | None:
+    """This machine's cores, where a run on its CPU has more processes than that; else None."""
+    if run.accelerator != "cpu" or run.settings.executor != "local" or run.layout is None:
+        return None
+    cores = len(os.sched_getaffinity(0))
+    return cores if run.layout.ranks_per_node > cores else None
 
 
 def fp8_output_layer(run: Run) -> Iterator[str]:
