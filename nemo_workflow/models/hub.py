@@ -85,8 +85,10 @@ def fetch(
             raise Refusal(
                 f"{named}: {no_folder}not in the Hub's cache, and HF_HUB_OFFLINE is set; {download}"
             ) from None
+        answered = isinstance(cause, HfHubHTTPError) and cause.response is not None
+        why = "the Hub answers with an error" if answered else "the Hub can't be reached"
         raise Refusal(
-            f"{named}: {no_folder}not in the Hub's cache, and the Hub can't be reached; {download} (the Hub's client says:"
+            f"{named}: {no_folder}not in the Hub's cache, and {why}; {download} (the Hub's client says:"
             f" {_short(cause or error)})"
         ) from None
     return Path(found)

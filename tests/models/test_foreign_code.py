@@ -175,8 +175,8 @@ ANSWERS = {
         "the Hub has disabled this model",
     ),
     "org/other": (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision v9: take a branch, tag or commit"),
-    "org/forbidden": (403, {"X-Error-Message": "not for you"}, "the Hub's client says: 403 Forbidden: not for you"),
-    "org/broken": (500, {}, "the Hub's client says: 500 Server Error"),
+    "org/forbidden": (403, {"X-Error-Message": "not for you"}, "the Hub answers with an error; "),
+    "org/broken": (500, {}, "the Hub answers with an error; "),
 }
 PROGRAM = """
 import sys

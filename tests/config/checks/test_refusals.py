@@ -76,7 +76,7 @@ FLAGS = [
     (ONE + "--optimizer-precision bf16 --optim-cpu-offloading", "--optimizer-precision bf16: the optimizer on the host computes in fp32; leave it or --optim-cpu-offloading out"),
     (ONE + "--optimizer-precision bf16 --precision 32", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 32; leave one of them out"),
     (ONE + "--optimizer-precision bf16 --precision 16-mixed", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 16-mixed; leave one of them out"),
-    (ONE + "--optimizer-precision bf16 --fp8", "--optimizer-precision bf16: not proven with weights in fp8; leave it or --fp8 out"),
+    (ONE + "--optimizer-precision bf16 --fp8", "--optimizer-precision bf16: trains wrongly with weights in fp8 on several GPUs; leave it or --fp8 out"),
     (GPU + "-N 128 -gbs 1024 -M deepseek_v3 --seq-length 128 -TP 2 -SP -PP 16 -EP 64 --disable-dist-optim", "--disable-dist-optim: deepseek_v3 keeps Adam's moments in bf16, which needs the distributed optimizer; leave it out or add --optimizer-precision fp32"),
     # sample
     ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"),
@@ -93,7 +93,7 @@ FLAGS = [
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
-    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; llama31_8b has one of its own, and such a model diverged; leave it out"),
+    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; llama31_8b has an output matrix of its own; leave it out"),
     ("--fp8-output-layer", "--fp8-output-layer: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
     (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is not a multiple of 16; change --seq-length or --micro-batch-size"),
