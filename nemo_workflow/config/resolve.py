@@ -154,6 +154,7 @@ def suggestion(settings: Settings, command: Sequence[str] = ()) -> str:
     elif settings.max_steps and run.recipe:
         run.schedule = make_schedule(settings, run.recipe, 0, 0)
     problems += list(smallest_values(run))
+    problems = problems or [problem for rule in checks.LAYOUTLESS_RULES for problem in rule(run)]
     if problems or run.recipe is None:
         raise Refusal(dict.fromkeys(problems))
     card = card_of(settings, "gpu", run.layout.ranks_per_node)

@@ -76,7 +76,7 @@ FLAGS = [
     (ONE + "--optimizer-precision bf16 --optim-cpu-offloading", "--optimizer-precision bf16: the optimizer on the host computes in fp32; leave it or --optim-cpu-offloading out"),
     (ONE + "--optimizer-precision bf16 --precision 32", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 32; leave one of them out"),
     (ONE + "--optimizer-precision bf16 --precision 16-mixed", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 16-mixed; leave one of them out"),
-    (ONE + "--optimizer-precision bf16 --fp8", "--optimizer-precision bf16: not proven with weights in fp8; leave it or --fp8 out"),
+    (ONE + "--optimizer-precision bf16 --fp8", "--optimizer-precision bf16: trains wrongly with weights in fp8 on several GPUs; leave it or --fp8 out"),
     (GPU + "-N 128 -gbs 1024 -M deepseek_v3 --seq-length 128 -TP 2 -SP -PP 16 -EP 64 --disable-dist-optim", "--disable-dist-optim: deepseek_v3 keeps Adam's moments in bf16, which needs the distributed optimizer; leave it out or add --optimizer-precision fp32"),
     # sample
     ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"),
@@ -93,7 +93,7 @@ FLAGS = [
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
-    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; llama31_8b has one of its own, and such a model diverged; leave it out"),
+    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; llama31_8b has an output matrix of its own; leave it out"),
     ("--fp8-output-layer", "--fp8-output-layer: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
     (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is not a multiple of 16; change --seq-length or --micro-batch-size"),
@@ -338,6 +338,11 @@ def test_a_pair_may_be_named_by_either_of_its_files(shared: Place, ending: str) 
             "nowhere",
             f"nowhere: no such folder or pair{HERE}; give a folder of .bin/.idx files, or a pair without its ending",
         ),
+        (
+            "README.md",
+            "README.md: is text, and training reads what preprocessing makes of it: bash preprocess_data.sh --tokenizer DIR_OR_ID"
+            " --input README.md --output-dir DIR, then --dataset-dir DIR",
+        ),
         ("nowhere --document 0", "--document: a document is only printed with --tokenizer; add it or leave this out"),
         ("nowhere --tokeniser x", "unrecognized arguments: --tokeniser x; did you mean --tokenizer? (see --help)"),
     ],
@@ -472,7 +477,7 @@ def test_a_longer_sequence_than_a_checkpoint_is_made_for_says_what_it_needs(plac
     ("flags", "more"),
     [
         ("-G 8 -gbs 16 -mbs 8", ", or keep it and use --micro-batch-size 2; this machine has 2 cores, on which 8 processes take turns:"
-         " --num-gpus 2 is faster, and nothing else need change"),
+         " --num-gpus 2 is faster, and nothing else has to change"),
         ("-G 8 -gbs 15 -mbs 8", "; this machine has 2 cores, on which 8 processes take turns"),
         ("-G 2 -gbs 6 -mbs 2", ", or keep it and use --micro-batch-size 1"),
     ],
@@ -501,6 +506,12 @@ def test_a_file_as_dataset_is_told_what_it_is(place: Place) -> None:
     file.write_text("{}")
     (problem,) = refusal(place, dataset_dir=str(file))
     assert problem == f"--dataset-dir {file}: is one file of a pair; give the pair, without an ending: {place.data}"
+
+
+def test_a_tokenizer_and_data_that_are_swapped_are_both_named(place: Place) -> None:
+    problems = refusal(place, dataset_dir=str(place.hf), hf_model_id=str(place.data.parent))
+    assert any(f"--dataset-dir {place.hf}: is a tokenizer, which goes with --hf-model-id" in one for one in problems)
+    assert any(one.endswith("; it holds data, which goes with --dataset-dir") for one in problems), problems
 
 
 def test_what_the_file_of_config_sets_is_refused_with_its_place(place: Place) -> None:
