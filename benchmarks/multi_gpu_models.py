@@ -1,4 +1,4 @@
-"""What multi_gpu.py trains: a corpus, a tokenizer and two tiny models with fixed weights, made on the spot.
+"""What multi_gpu.py trains: a corpus, a tokenizer and tiny models with fixed weights, made on the spot.
 
 Every layout starts from the same imported weights, since with random ones each layout draws others.
 """
@@ -30,6 +30,11 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 0,
     "torch_dtype": "bfloat16",
 }
+LATENT = {  # DeepSeek V3's layers: latent attention, one dense layer, then experts in groups
+    "num_key_value_heads": 8, "head_dim": 16, "moe_intermediate_size": 128, "n_routed_experts": 8, "n_shared_experts": 1,
+    "n_group": 4, "topk_group": 2, "num_experts_per_tok": 4, "first_k_dense_replace": 1, "q_lora_rank": 64, "kv_lora_rank": 32,
+    "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32,
+}  # fmt: skip
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 384, "sliding_window": None}
 
 
@@ -58,6 +63,8 @@ def make_model(name: str, folder: Path, tokenizer: Path) -> None:
     torch.manual_seed(0)
     if name == "dense":
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
+    elif name == "latent":
+        model = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**{**SIZES, **LATENT}))
     else:
         model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**{**SIZES, **EXPERTS}))
     model.to(torch.bfloat16).save_pretrained(folder)

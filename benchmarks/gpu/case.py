@@ -8,6 +8,8 @@ FOLDER/result.json. With `ranks` in the case it is one of that many processes th
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -32,17 +34,18 @@ PLAIN = {  # word of a case -> the parts of backends/gpu that it does without
 
 def main() -> None:
     case, folder, data = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    from nemo_workflow.config import command_line
+    from nemo_workflow.config import checks, command_line
     from nemo_workflow.config.resolve import make_plan
     from nemo_workflow.launch import local
     from nemo_workflow.training import resume, worker
     from nemo_workflow.utils.files import write_json
 
-    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer"), "{model}": str(data / "dense")}
-    flags = [places.get(word, word) for word in case["flags"]]
+    flags = [turn.placed(word, data, folder.parent) for word in case["flags"]]
     flags += ["--output-dir", str(folder.parent / case.get("again", case["name"]))]
     ranks = case.get("ranks", 1)
     flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", str(ranks)]
+    if case.get("unchecked"):
+        checks.RULES = tuple(rule for rule in checks.RULES if rule.__name__ not in case["unchecked"])
     plan = make_plan(command_line.parse(flags))
 
     from nemo_workflow.backends import cpu, gpu, memory_pool
@@ -60,6 +63,8 @@ def main() -> None:
         gpu.install()
     else:
         cpu.install()
+    if case.get("plain_save"):
+        save_as_megatron_does()
     from nemo_workflow.training import callbacks as training
     from nemo_workflow.training import checkpointing as saving
     from nemo_workflow.training import recipe
@@ -92,12 +97,17 @@ def main() -> None:
 
 def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: Any) -> None:
     """Lay the case's fields over the recipe, count steps, and don't save where the case doesn't ask for it."""
-    from nemo_workflow.training import gpu_settings, nonfinite
+    from nemo_workflow.training import gpu_settings, nonfinite, source_losses
 
     if case.get("stock"):
         gpu_settings.apply = lambda *a: []
     if case.get("no_guard"):
         nonfinite.NanGuard.on_train_start = lambda *a: None
+    if case.get("no_source_losses"):
+        source_losses.of = lambda plan: None
+    if case.get("count_source_losses"):
+        for name in ("on_megatron_microbatch_end", "taken", "losses"):
+            setattr(source_losses.SourceLosses, name, watch.counted(getattr(source_losses.SourceLosses, name)))
     build = recipe.build
 
     def build_case(plan: Any, resume_from: str | None = None) -> Any:
@@ -123,10 +133,19 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: 
     training.RunLog.on_train_batch_end = ended
 
 
+def save_as_megatron_does() -> None:
+    """Without optimizer_gather.py and shard_writer.py."""
+    from nemo_workflow.backends import optimizer_gather
+    from nemo_workflow.training import shard_writer
+
+    optimizer_gather.install = shard_writer.install = lambda: None
+    shard_writer.processes = lambda ranks: 2
+
+
 class NoReport:
     """In the report's place: it holds up a run's end by seconds."""
 
-    def __init__(self, folder: Path): ...
+    def __init__(self, folder: Path, wait: float = 0.0): ...
     def refresh(self) -> None: ...
     def finish(self, seconds: float) -> None: ...
 
@@ -139,6 +158,8 @@ class Watch:
         self.warm_up = case.get("warm_up", FIRST)
         self.ready = self.go = self.first = self.begin = self.end = 0.0
         self.begin_step = self.end_step = 0
+        self.cpu_seconds = 0.0  # of this process and its threads, in the timed steps
+        self.counted_seconds = 0.0  # of them those inside what is counted
         self.profiler: Any = None
         self.profile: dict[str, Any] = {}
 
@@ -153,9 +174,24 @@ class Watch:
         if since == self.warm_up:
             synchronize()
             self.begin, self.begin_step = time.perf_counter(), step
+            self.cpu_seconds, self.counted_seconds = -time.process_time(), 0.0
         if step == last:
             synchronize()
             self.end, self.end_step = time.perf_counter(), step
+            self.cpu_seconds += time.process_time()
+
+    def counted(self, call: Any) -> Any:
+        """The same call, its CPU seconds added up."""
+
+        @functools.wraps(call)
+        def counting(*arguments: Any, **named: Any) -> Any:
+            began = time.process_time()
+            try:
+                return call(*arguments, **named)
+            finally:
+                self.counted_seconds += time.process_time() - began
+
+        return counting
 
     def record(self, since: int) -> None:
         """Profile the sixth step."""
@@ -186,7 +222,10 @@ class Watch:
         result = {
             "tok_s": statistics.median(e["tokens_per_second"] for e in timed),
             "outside_tok_s": tokens * (self.end_step - self.begin_step) / max(1e-9, self.end - self.begin),
+            "cpu_seconds_a_step": self.cpu_seconds / max(1, self.end_step - self.begin_step),
+            "counted_seconds_a_step": self.counted_seconds / max(1, self.end_step - self.begin_step),
             "mfu": statistics.median(e.get("mfu", 0) for e in timed),
+            "planned": planned_memory(plan),
             **memory_used(),
             "loss": steps[-1]["loss"],
             "losses": {e["step"]: e["loss"] for e in steps},
@@ -196,7 +235,12 @@ class Watch:
             "setup": next(event["setup_seconds"] for event in reversed(history) if event["event"] == "start"),
             "first_step_after": round(self.first - self.go, 2),
             "micro_batch": plan.settings.micro_batch_size,
+            "layout": dataclasses.asdict(plan.layout),
+            "recomputed": [plan.settings.recompute_method, plan.settings.recompute_num_layers],
         }
+        if saves := [event for event in history[begin:] if event["event"] == "checkpoint"]:
+            names = ("step", "bytes", "seconds", "held_up")
+            result["saves"] = [{name: event.get(name) for name in names} for event in saves]
         if self.profile:
             result["profile"] = self.profile
         if self.case["flags"].count("--profile"):
@@ -209,6 +253,15 @@ def synchronize() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def planned_memory(plan: Any) -> float:
+    """GiB that tensors take at most by the plan: without what PyTorch's allocator doesn't see."""
+    from nemo_workflow.config import memory
+    from nemo_workflow.models import catalog
+
+    usage = memory.fullest(memory.job_of(plan, catalog.find(plan.model_name)))
+    return (usage.total - usage.libraries) / GIB
 
 
 def memory_used() -> dict[str, Any]:

@@ -42,20 +42,34 @@ def memory(name: str, flags: str, model: str = ONE_B, batch: int = 4, **more: An
 
 
 def tests_part() -> list[Case]:
-    from tests.e2e.gpu.cases import all_cases
+    from tests.e2e.gpu.cases import all_cases, training
 
     same = (
         "-mbs 2 --seq-length 256 --lr 1e-3 --save-every 30 --nemo-model {model}"  # as multi_gpu.py's one rank on a CPU
     )
-    return [*all_cases(), {**ours("from_weights", "llama_tiny", same, steps=30), "small": True}]
+    latent = ["-mbs", "4", "--nemo-model", "{latent}", "-EP", "1", "--lr-schedule", "constant", "--lr", "1e-3"]
+    whole = training("latent", latent, "deepseek_v3")
+    again = training("latent_again", latent, "deepseek_v3", again="latent", forget=12)
+    branch = ["--decay-from", "{out}/latent/run/checkpoints/step_00000006", "--decay-steps", "6"]
+    decayed = training("latent_decayed", [*latent, *branch], "deepseek_v3", after="latent_again")
+    weights = {**ours("from_weights", "llama_tiny", same, steps=30), "small": True}
+    return [*all_cases(), weights, whole, again, decayed]
 
 
 def first_part() -> list[Case]:
     command = ["-M", ONE_B, *DATA, "-E", "command", "-gbs", "16", "--max-steps", "8", "--val-check-interval", "8"]
     long = {"seconds": 60, "timeout": 300}  # its checkpoint of 16 GiB can take 100 s
+    saves = "-mbs 4 --save-every 6 --keep-checkpoints 2"  # with --out in memory, beside two older ones
+    one = ours("saves", flags=saves, batch=16, steps=12, save=True, **long)
+    two = ours("saves", flags=saves, batch=32, steps=12, save=True, ranks=2, **long)
     return [
         {"name": "command", "kind": "launch", "flags": command, **long},
         {"name": "command_again", "kind": "launch", "flags": command, **long},  # with compiled kernels on disk
+        one,
+        {**one, "name": "saves_again", "again": "saves", "forget": 12},
+        {**one, "name": "saves_plain", "plain_save": True},
+        {**two, "name": "saves_dp2"},
+        {**two, "name": "saves_dp2_plain", "plain_save": True},
     ]
 
 
@@ -130,6 +144,8 @@ def fourth_part() -> list[Case]:
         ours("losses_fp8", flags=f"{short} --fp8", batch=8, steps=500, **long),
         ours("losses_fp8_output_layer", flags=f"{short} --fp8 --fp8-output-layer", batch=8, steps=500, **long),
         ours("losses_bf16_second", flags=short, batch=8, steps=500, **long),  # what the order of additions does alone
+        ours("moments_fp32", flags="-mbs 2", steps=20, timeout=120, seconds=40),
+        ours("moments_bf16", flags="-mbs 2 --optimizer-precision bf16", steps=20, timeout=120, seconds=40),
         ours("losses_stock", flags=short, batch=8, steps=200, stock=True, timeout=150, seconds=80),
         memory("m_optim1", "-mbs 2 --optim-cpu-offloading"),
         memory("m_optim05", "-mbs 2 --optim-cpu-offloading --optim-cpu-offloading-frac 0.5"),

@@ -24,13 +24,12 @@ STEPS = 4  # after which the start is written down
 
 def main() -> None:
     case, folder, data = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    places = {"{data}": str(data / "dataset"), "{tokenizer}": str(data / "tokenizer")}
-    flags = [places.get(word, word) for word in case["flags"]]
+    flags = [turn.placed(word, data, folder.parent) for word in case["flags"]]
     if case.get("rehearse"):
         flags += ["--accelerator", "cpu"]
     turn.wait(folder)
     began = time.time()
-    command = [sys.executable, "pretrain_llm.py", *flags, "-G", "1", "--output-dir", str(folder)]
+    command = [sys.executable, "pretrain_llm.py", *flags, "-G", str(case.get("ranks", 1)), "--output-dir", str(folder)]
     process = subprocess.Popen(command, cwd=REPOSITORY)
     while process.poll() is None:  # the start is known before the save at the run's end, which can take minutes
         time.sleep(0.2)

@@ -17,9 +17,9 @@ from typing import TextIO
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
-from nemo_workflow.run_dir.stopping import grace_seconds
+from nemo_workflow.run_dir.stopping import grace_seconds, tell_orphaned
 from nemo_workflow.training import liveness
-from nemo_workflow.utils import startup
+from nemo_workflow.utils import scratch, startup
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 from nemo_workflow.utils.libraries import collector_paused
 
@@ -38,7 +38,12 @@ def train(plan: str, attempt: str) -> None:
         if problems := startup.settle():
             raise Refusal(problems)
         startup.keep_caches_out_of_home()
-        liveness.stop_with_launcher(partial(grace_seconds, read), partial(save_under_way, read.folder / "checkpoints"))
+        scratch.keep_sockets()
+        liveness.stop_with_launcher(
+            partial(grace_seconds, read),
+            partial(save_under_way, read.folder / "checkpoints"),
+            partial(tell_orphaned, folder),
+        )
         _train(read, folder, rank, console)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
@@ -53,7 +58,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     with collector_paused():
         import fiddle as fdl
 
-        from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments
+        from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments, optimizer_gather
         from nemo_workflow.backends.patching import RANK
 
         deferred.install(RANK, plan.accelerator)
@@ -62,6 +67,7 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         else:
             gpu.install()
         optimizer_arguments.install()
+        optimizer_gather.install()
         from nemo_workflow.training import (
             callbacks,
             exports,
@@ -71,11 +77,14 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
             profiling,
             recipe,
             sample_order,
+            shard_writer,
             teardown,
             validation_sets,
         )
         from nemo_workflow.training.checkpointing import Checkpoints
         from nemo_workflow.training.recipe_check import check_recipe
+
+        shard_writer.install()
         from nemo_workflow.training.resume import choose_checkpoint, identity_for
 
     log = callbacks.RunLog(plan, console, started=time.time(), heartbeat=liveness.Heartbeat(folder))
