@@ -38,6 +38,7 @@ OFFICIAL = {
     "launch.slurm.script:check_tunnel": "paramiko's handler, on a tunnel that is only tried",
     "training.sample_order:arrange": "dataset_cls: NeMo's data module takes a class there",
     "training.source_losses:attach": "training_data_step: NeMo looks for a step of that name before its own",
+    "utils.help_screen:__call__": "formatter_class: argparse's parser has it for that",
     "conversion.local_specs:deepseek": "a layer's specification, which is there to be filled in",
     "conversion.compare_logits:megatron_forward": "activation_func: a field of NeMo's config",
     "conversion.compare_logits:weights_on_demand": "forward of one module that this process made",
