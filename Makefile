@@ -71,14 +71,15 @@ demo: install
 test: install-dev
 	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2
 
+# three processes on two cores: some of the tests wait
 test-fast: install-dev
-	$(BIN)/python -m pytest -m "not e2e and not slow and not slurm and not gpu and not soak" -q -n 2
+	$(BIN)/python -m pytest -m "not e2e and not slow and not slurm and not gpu and not soak" -q -n 3 --ignore tests/e2e
 
 # beside the environment, not in it: its own dependencies are not the project's
 mutants: install-dev
 	test -d .mutmut || $(BIN)/pip install --disable-pip-version-check --no-deps --target .mutmut -r requirements/mutants.txt
-	PYTHONPATH=.mutmut $(BIN)/python -m mutmut run --max-children 2
-	PYTHONPATH=.mutmut $(BIN)/python -m mutmut results
+	PYTHONPATH=$(CURDIR)/.mutmut $(BIN)/python -m mutmut run --max-children 2
+	PYTHONPATH=$(CURDIR)/.mutmut $(BIN)/python -m mutmut results
 
 check: install-dev
 	$(BIN)/ruff check .

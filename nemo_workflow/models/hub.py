@@ -95,7 +95,9 @@ def fetch(
 
 
 def _short(error: BaseException) -> str:
-    """The first sentence of what a library says, for behind our own words."""
+    """The first sentence of what a library says, for behind our own words; of nested errors that of the system alone."""
+    if found := re.search(r"\[Errno -?\d+\] (\w[\w ]+)", str(error)):
+        return found[1]
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return textwrap.shorten(re.split(r"(?<=[a-z]{3})\. ", line, maxsplit=1)[0], 120, placeholder=" …").rstrip(".")
 
