@@ -38,7 +38,7 @@ $(VENV)/installed: requirements.txt requirements/common.txt constraints.txt | $(
 	@set -o pipefail; $(PIP) -r requirements.txt | $(FAR)
 	@echo "compiling them"
 	@# pip would compile on one core, for a minute; what a package keeps for another Python does not compile, as with pip
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib nemo_workflow >/dev/null 2>&1 || true
 	$(BIN)/pip check
 	@# `python -m nemo_workflow.runs` from any folder, once the environment is active
 	@echo "$(CURDIR)" > "$$(echo $(VENV)/lib/python3.*/site-packages)/nemo_workflow_here.pth"
@@ -71,14 +71,15 @@ demo: install
 test: install-dev
 	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2
 
+# three processes on two cores: some of the tests wait
 test-fast: install-dev
-	$(BIN)/python -m pytest -m "not e2e and not slow and not slurm and not gpu and not soak" -q -n 2
+	$(BIN)/python -m pytest -m "not e2e and not slow and not slurm and not gpu and not soak" -q -n 3 --ignore tests/e2e
 
 # beside the environment, not in it: its own dependencies are not the project's
 mutants: install-dev
 	test -d .mutmut || $(BIN)/pip install --disable-pip-version-check --no-deps --target .mutmut -r requirements/mutants.txt
-	PYTHONPATH=.mutmut $(BIN)/python -m mutmut run --max-children 2
-	PYTHONPATH=.mutmut $(BIN)/python -m mutmut results
+	PYTHONPATH=$(CURDIR)/.mutmut $(BIN)/python -m mutmut run --max-children 2
+	PYTHONPATH=$(CURDIR)/.mutmut $(BIN)/python -m mutmut results
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -106,7 +106,7 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: 
     if case.get("no_source_losses"):
         source_losses.of = lambda plan: None
     if case.get("count_source_losses"):
-        for name in ("attach", "on_megatron_microbatch_end", "taken", "losses"):
+        for name in ("on_megatron_microbatch_end", "taken", "losses"):
             setattr(source_losses.SourceLosses, name, watch.counted(getattr(source_losses.SourceLosses, name)))
     build = recipe.build
 
