@@ -59,8 +59,9 @@ def _train(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
         import fiddle as fdl
 
         from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments, optimizer_gather
+        from nemo_workflow.backends.patching import RANK
 
-        deferred.install()
+        deferred.install(RANK, plan.accelerator)
         if plan.accelerator == "cpu":
             cpu.install()
         else:
