@@ -166,6 +166,16 @@ def test_an_unset_batch_is_named_as_the_default_and_the_recipes_own_told(shared:
     )
 
 
+def test_a_short_text_is_told_a_batch_that_fits_it(place: Place) -> None:
+    """Lowering the batch alone would lead to a second refusal, of the micro batch."""
+    write_pair(place.data, [739])
+    flags = ("--split", "1,0,0", "--seq-length", "256")
+    (problem,) = refusal(place, *flags, "-mbs", "8")
+    assert problem.endswith("lower --global-batch-size or --seq-length, or add data (-gbs 2 -mbs 2 would do)"), problem
+    assert place.plan(*flags, "-mbs", "2", global_batch_size="2").schedule.max_steps == 1
+    assert refusal(place, *flags, "-mbs", "2")[0].endswith("or add data")
+
+
 def test_one_document_is_told_how_to_do_without_a_validation(place: Place) -> None:
     """Only one problem: the test part is as empty, and the same --split sees to both."""
     write_pair(place.data, [300_000])
