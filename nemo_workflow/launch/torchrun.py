@@ -30,8 +30,8 @@ from nemo_workflow.utils import startup
 from nemo_workflow.utils.processes import die_with_parent, outlive_parent
 
 FRESH_RANKS = "NEMO_WORKFLOW_FRESH_RANKS"  # environment variable
-# for the imports, and not for the ranks: NumPy would start threads, and torch.cuda.is_available() CUDA
-ONLY_HERE = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+# for the imports, and not for the ranks: NumPy and numexpr would start threads, and torch.cuda.is_available() CUDA
+ONLY_HERE = {"OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 HARMLESS_THREADS = {"jemalloc_bg_thd"}  # of libraries that start them again after a fork
 WAIT_SECONDS = 0.05  # between two looks at a rank that is waited for
 # module -> the variable that its rank_zero_only.rank has been read from as it was imported

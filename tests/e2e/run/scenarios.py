@@ -160,7 +160,7 @@ def kills_on_two_ranks(place: Place) -> Any:
 def signals(place: Place) -> Any:
     """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in folders with odd names; then more steps, without docstrings.
 
-    The save after the first is asked to end once more, as Slurm does at the time limit. The tokenizer's folder holds code and a pickle that must not run.
+    The save after the first is asked to end once more, as Slurm does at the time limit. The last's rank is not forked. The tokenizer's folder holds code and a pickle that must not run.
     """
     corpus = place.folder / f"corpus {ODD_NAME}"
     shutil.copytree(place.corpus, corpus)
@@ -173,7 +173,7 @@ def signals(place: Place) -> Any:
             fault = "save.manifest 0 0 term" if number == signal.SIGTERM else None
             start = run.start(when=at_step(step), send=number, slow=0.3, record=record, fault=fault)
         else:
-            start = run.start(fault="validation 8 0 usr1", record=record)
+            start = run.start(fault="validation 8 0 usr1", record=record, prefix=("env", f"{FRESH_RANKS}=1"))
         seen.codes.append(start.code)
         seen.outputs.append(start.output)
         seen.whole.append(run.whole())
