@@ -281,6 +281,7 @@ OTHER_PATCHES = (
         signature=OWN,
         where=LAUNCHER,
         optional=True,
+        needs=lambda settings: settings.executor == "slurm",
         reason="Half of nemo_run's import is for writing torch.dtype into YAML, which we never do: torch is hidden from it.",
     ),
     Patch(

@@ -15,6 +15,7 @@ from typing import Any
 
 from nemo_workflow.data.indexed_dataset import read_pair
 from nemo_workflow.data.splits import parse_split, parts_of
+from nemo_workflow.launch.torchrun import FRESH_RANKS
 from nemo_workflow.run_dir import metrics
 from tests.e2e.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_left
 from tests.utils.hostile import write_code
