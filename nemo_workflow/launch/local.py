@@ -94,7 +94,7 @@ def wait_for_old_ranks(plan: Plan) -> None:
             continue
         raise Refusal(
             f"--experiment {plan.folder.name}: ranks of an earlier start still run and write to {plan.folder}; end"
-            " them (ps ax | grep nemo_workflow.launch.torchrun), or choose another name"
+            " them (ps ax | grep nemo_workflow/launch/torchrun), or choose another name"
         )
 
 

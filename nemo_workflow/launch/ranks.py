@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from nemo_workflow import PACKAGE
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.utils.processes import import_path
 
@@ -26,7 +27,8 @@ def start(plan: Plan, attempt: Path, code: Path) -> subprocess.Popen[bytes]:
     logs = attempt / "launcher"
     logs.mkdir(parents=True, exist_ok=True)
     command = [
-        sys.executable, "-m", "nemo_workflow.launch.torchrun",
+        # a path and no -m: torchrun asks `inspect` for its callers' modules, which takes a second where one is runpy's
+        sys.executable, str(code / PACKAGE.name / "launch" / "torchrun.py"),
         "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{LOOPBACK}:0", "--rdzv-id", attempt.name, "--local-addr", LOOPBACK,
         "--nnodes", "1", "--nproc-per-node", str(plan.layout.ranks_per_node), "--tee", "3", "--log-dir", str(logs / "torchelastic"),
         "-m", "nemo_workflow.training.rank", str(attempt),

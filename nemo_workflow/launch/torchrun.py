@@ -1,4 +1,4 @@
-"""`python -m nemo_workflow.launch.torchrun ARGUMENTS`: torchrun, whose ranks are forked with NeMo imported.
+"""`python torchrun.py ARGUMENTS`: torchrun, whose ranks are forked with NeMo imported.
 
 Importing torch, NeMo and Megatron takes most of a start, and each rank would do it. So this process does it once, and then is
 torchrun as torch has it, but for one function: where that would start another Python, it forks itself.
@@ -56,8 +56,10 @@ def main(arguments: list[str]) -> None:
     else:
         _restore(os.environ, given)
     outlive_parent()
+    code = 0
     if liveness.launcher_alive(os.environ[liveness.LAUNCHER]):
-        torchrun(arguments)
+        code = _code_of(functools.partial(torchrun, arguments))
+    _leave(code)  # taking NeMo's modules apart takes a second
 
 
 def _restore(variables: Any, given: dict[str, str | None]) -> None:
@@ -193,14 +195,9 @@ def _be_rank(
         sys.argv = list(words[words.index("-m") + 1 :])
         _unlike_the_others()
         code = _code_of(functools.partial(rank.main, words[-1]))
-        threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends a forked process
-        atexit._run_exitfuncs()
     except BaseException:  # noqa: BLE001 - nothing may go on into torchrun's own code
         traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    _leave(code)
 
 
 def _code_of(run: Callable[[], None]) -> int:
@@ -216,6 +213,17 @@ def _code_of(run: Callable[[], None]) -> int:
         sys.excepthook(*sys.exc_info())
         return 1
     return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process as Python would, but leave all in memory as it is."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends a forked process
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
 
 
 def _let_go(kept: set[int]) -> None:
