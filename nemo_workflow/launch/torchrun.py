@@ -4,7 +4,8 @@ Importing torch, NeMo and Megatron takes most of a start, and each rank would do
 torchrun as torch has it, but for one function: where that would start another Python, it forks itself.
 
 A fork takes along no other thread and no CUDA. Where the imports have started one, or fail, the ranks are started as torchrun
-starts them, and say themselves what is wrong. NEMO_WORKFLOW_FRESH_RANKS=1 asks for that.
+starts them, and say themselves what is wrong. So they are on a GPU, where it was not tried what Transformer Engine starts as it
+is imported. NEMO_WORKFLOW_FRESH_RANKS=1 asks for that elsewhere, 0 for a fork on a GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from nemo_workflow.training import liveness, rank, worker
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.processes import die_with_parent, outlive_parent
 
-FRESH_RANKS = "NEMO_WORKFLOW_FRESH_RANKS"  # environment variable
+FRESH_RANKS = "NEMO_WORKFLOW_FRESH_RANKS"  # environment variable: "1" or "0"
 # for the imports, and not for the ranks: NumPy and numexpr would start threads, and torch.cuda.is_available() CUDA
 ONLY_HERE = {"OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 HARMLESS_THREADS = {"jemalloc_bg_thd"}  # of libraries that start them again after a fork
@@ -48,7 +49,9 @@ def main(arguments: list[str]) -> None:
     die_with_parent(os.getppid())  # until there are ranks: they save when the launcher dies
     given = {name: os.environ.get(name) for name in ONLY_HERE}
     os.environ.update({name: ONLY_HERE[name] for name, value in given.items() if value is None})
-    forks = FRESH_RANKS not in os.environ and _import(Path(arguments[-1]))
+    plan = Plan.from_json((Path(arguments[-1]) / rank.PLAN).read_text(encoding="utf-8"))
+    fresh = os.environ.get(FRESH_RANKS) or ("0" if plan.accelerator == "cpu" else "1")
+    forks = fresh == "0" and _import(plan.accelerator)
     from torch.distributed.run import main as torchrun
 
     if forks:
@@ -71,14 +74,13 @@ def _restore(variables: Any, given: dict[str, str | None]) -> None:
 # -- before the fork --------------------------------------------------------------------------------------------------
 
 
-def _import(attempt: Path) -> bool:
-    """Import what the ranks of a start need; returns whether they can be forked then. Says on stderr why not."""
+def _import(accelerator: str) -> bool:
+    """Import what the ranks need; returns whether they can be forked then. Says on stderr why not."""
     if startup.settle():
         return False
     startup.keep_caches_out_of_home()
     try:
-        plan = Plan.from_json((attempt / rank.PLAN).read_text(encoding="utf-8"))
-        worker.load(plan.accelerator)
+        worker.load(accelerator)
     except Exception:  # noqa: BLE001 - a rank meets it again, and tells the user
         traceback.print_exc()
         return False

@@ -140,15 +140,13 @@ def test_what_a_fork_would_lose_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_ranks_are_not_forked_where_the_imports_fail(
     fails: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / rank.PLAN).write_text("{}")
-    monkeypatch.setattr(torchrun.Plan, "from_json", lambda text: type("Plan", (), {"accelerator": "cpu"}))
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
 
     def load(accelerator: str) -> Any:
         raise fails
 
     monkeypatch.setattr(torchrun.worker, "load", load)
-    assert not torchrun._import(tmp_path)
+    assert not torchrun._import("cpu")
     assert str(fails) in capsys.readouterr().err
 
 
@@ -173,20 +171,24 @@ import os, subprocess, sys, time
 torchrun = '''
 import os, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from nemo_workflow.launch import torchrun
-def imports(attempt):
-    (attempt / str(os.getpid())).touch()
+def imports(accelerator):
+    Path(sys.argv[1], "importing").write_text(str(os.getpid()))
+    Path(sys.argv[1], "importing").rename(sys.argv[1] + "/imports")
     time.sleep(1000)
 torchrun._import = imports
+torchrun.Plan.from_json = lambda text: SimpleNamespace(accelerator="cpu")
 torchrun.main([sys.argv[1]])
 '''
 subprocess.run([sys.executable, "-c", torchrun, sys.argv[1]])
 """
+    (tmp_path / rank.PLAN).touch()
     launcher = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=REPOSITORY)
     end = time.monotonic() + 60
-    while not (begun := list(tmp_path.iterdir())) and time.monotonic() < end:
+    while not (imports := tmp_path / "imports").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    mark = liveness.mark_of(int(begun[0].name))
+    mark = liveness.mark_of(int(imports.read_text()))
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
     while liveness.launcher_alive(mark) and time.monotonic() < end:
