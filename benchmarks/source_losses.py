@@ -24,39 +24,22 @@ sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks import multi_gpu_models  # noqa: E402
 
-NAMES = ("with", "without")
+NAMES, COUNTED = ("with", "without"), "counted"
 ON_A_CPU = "--model-name llama_tiny --seq-length 256 -gbs 8 -mbs 2"
 ON_A_GPU = "--model-name llama32_1b --seq-length 2048 -gbs 8 -mbs 4"
 
 
 def cases(pairs: int, steps: int, gpu: bool) -> list[dict[str, Any]]:
-    """The runs, the order within a pair turned round each time."""
+    """The runs, the order within a pair turned round each time, and one in which the losses' own code is timed."""
     flags = [*(ON_A_GPU if gpu else ON_A_CPU).split(), "--hf-model-id", "{tokenizer}", "--dataset-dir", "{two}"]
-    flags += [
-        "-E",
-        "run",
-        "--max-steps",
-        str(steps),
-        "--val-check-interval",
-        str(steps),
-        "--log-every",
-        "1",
-        "--seed",
-        "1234",
-    ]
-    where = {} if gpu else {"accelerator": "cpu"}
-    return [
-        {
-            "name": f"{name}_{number}",
-            "flags": flags,
-            "no_source_losses": name == "without",
-            "warm_up": 5,
-            "timeout": 600,
-            **where,
-        }
+    flags += ["-E", "run", "--max-steps", str(steps), "--val-check-interval", str(steps), "--log-every", "1"]
+    case = {"flags": flags, "warm_up": 5, "timeout": 600} | ({} if gpu else {"accelerator": "cpu"})
+    found = [
+        {"name": f"{name}_{number}", **case, "no_source_losses": name == "without"}
         for number in range(pairs)
         for name in NAMES[:: 1 if number % 2 else -1]
     ]
+    return [*found, {"name": COUNTED, **case, "count_source_losses": True}]
 
 
 def two_sources(data: Path) -> None:
@@ -103,13 +86,17 @@ def main() -> None:
 
 
 def table(found: dict[str, dict[str, Any]], pairs: int, what: str) -> str:
-    """A line a pair, and the median of their differences: how much more a step takes with the losses."""
+    """A line a pair and the median of their differences; and the share of a step's CPU time inside the losses' own code."""
     lines, more = [f"{what:>20} {'with':>12} {'without':>12} {'more':>8}"], []
     for number in range(pairs):
         ours, bare = (found[f"{name}_{number}"][what] for name in NAMES)
         more.append((bare / ours if what.endswith("tok_s") else ours / bare) - 1)
         lines.append(f"{number:20} {ours:12.6g} {bare:12.6g} {more[-1]:+8.2%}")
-    return "\n".join([*lines, f"{'median':>20} {'':12} {'':12} {statistics.median(more):+8.2%}"])
+    lines.append(f"{'median':>20} {'':12} {'':12} {statistics.median(more):+8.2%}")
+    inside, whole = (found[COUNTED][name] for name in ("counted_seconds_a_step", "cpu_seconds_a_step"))
+    return "\n".join(
+        [*lines, f"CPU seconds a step inside the losses' own code: {inside:.6f} of {whole:.4f}, {inside / whole:.3%}"]
+    )
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def write_corpus(path: Path, limit: int = CORPUS_BYTES, least: int = 0) -> None:
 
 def train_tokenizer(corpus: Path, folder: Path, vocabulary: int = VOCABULARY) -> None:
     """Train a byte-level BPE tokenizer on the corpus and write it as a Hugging Face folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     with corpus.open(encoding="utf-8") as lines:
         train((json.loads(line)["text"] for line in lines), folder, vocabulary)
 

@@ -8,6 +8,7 @@ FOLDER/result.json. With `ranks` in the case it is one of that many processes th
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -59,6 +60,8 @@ def main() -> None:
         gpu.install()
     else:
         cpu.install()
+    if case.get("plain_save"):
+        save_as_megatron_does()
     from nemo_workflow.training import callbacks as training
     from nemo_workflow.training import checkpointing as saving
     from nemo_workflow.training import recipe
@@ -99,6 +102,9 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: 
         nonfinite.NanGuard.on_train_start = lambda *a: None
     if case.get("no_source_losses"):
         source_losses.of = lambda plan: None
+    if case.get("count_source_losses"):
+        for name in ("attach", "on_megatron_microbatch_end", "taken", "losses"):
+            setattr(source_losses.SourceLosses, name, watch.counted(getattr(source_losses.SourceLosses, name)))
     build = recipe.build
 
     def build_case(plan: Any, resume_from: str | None = None) -> Any:
@@ -124,6 +130,15 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: 
     training.RunLog.on_train_batch_end = ended
 
 
+def save_as_megatron_does() -> None:
+    """Without optimizer_gather.py and shard_writer.py."""
+    from nemo_workflow.backends import optimizer_gather
+    from nemo_workflow.training import shard_writer
+
+    optimizer_gather.install = shard_writer.install = lambda: None
+    shard_writer.processes = lambda ranks: 2
+
+
 class NoReport:
     """In the report's place: it holds up a run's end by seconds."""
 
@@ -141,6 +156,7 @@ class Watch:
         self.ready = self.go = self.first = self.begin = self.end = 0.0
         self.begin_step = self.end_step = 0
         self.cpu_seconds = 0.0  # of this process and its threads, in the timed steps
+        self.counted_seconds = 0.0  # of them those inside what is counted
         self.profiler: Any = None
         self.profile: dict[str, Any] = {}
 
@@ -155,11 +171,24 @@ class Watch:
         if since == self.warm_up:
             synchronize()
             self.begin, self.begin_step = time.perf_counter(), step
-            self.cpu_seconds = -time.process_time()
+            self.cpu_seconds, self.counted_seconds = -time.process_time(), 0.0
         if step == last:
             synchronize()
             self.end, self.end_step = time.perf_counter(), step
             self.cpu_seconds += time.process_time()
+
+    def counted(self, call: Any) -> Any:
+        """The same call, its CPU seconds added up."""
+
+        @functools.wraps(call)
+        def counting(*arguments: Any, **named: Any) -> Any:
+            began = time.process_time()
+            try:
+                return call(*arguments, **named)
+            finally:
+                self.counted_seconds += time.process_time() - began
+
+        return counting
 
     def record(self, since: int) -> None:
         """Profile the sixth step."""
@@ -191,6 +220,7 @@ class Watch:
             "tok_s": statistics.median(e["tokens_per_second"] for e in timed),
             "outside_tok_s": tokens * (self.end_step - self.begin_step) / max(1e-9, self.end - self.begin),
             "cpu_seconds_a_step": self.cpu_seconds / max(1, self.end_step - self.begin_step),
+            "counted_seconds_a_step": self.counted_seconds / max(1, self.end_step - self.begin_step),
             "mfu": statistics.median(e.get("mfu", 0) for e in timed),
             "planned": planned_memory(plan),
             **memory_used(),
@@ -203,6 +233,9 @@ class Watch:
             "first_step_after": round(self.first - self.go, 2),
             "micro_batch": plan.settings.micro_batch_size,
         }
+        if saves := [event for event in history[begin:] if event["event"] == "checkpoint"]:
+            names = ("step", "bytes", "seconds", "held_up")
+            result["saves"] = [{name: event.get(name) for name in names} for event in saves]
         if self.profile:
             result["profile"] = self.profile
         if self.case["flags"].count("--profile"):

@@ -59,9 +59,17 @@ def tests_part() -> list[Case]:
 def first_part() -> list[Case]:
     command = ["-M", ONE_B, *DATA, "-E", "command", "-gbs", "16", "--max-steps", "8", "--val-check-interval", "8"]
     long = {"seconds": 60, "timeout": 300}  # its checkpoint of 16 GiB can take 100 s
+    saves = "-mbs 4 --save-every 6 --keep-checkpoints 2"  # with --out in memory, beside two older ones
+    one = ours("saves", flags=saves, batch=16, steps=12, save=True, **long)
+    two = ours("saves", flags=saves, batch=32, steps=12, save=True, ranks=2, **long)
     return [
         {"name": "command", "kind": "launch", "flags": command, **long},
         {"name": "command_again", "kind": "launch", "flags": command, **long},  # with compiled kernels on disk
+        one,
+        {**one, "name": "saves_again", "again": "saves", "forget": 12},
+        {**one, "name": "saves_plain", "plain_save": True},
+        {**two, "name": "saves_dp2"},
+        {**two, "name": "saves_dp2_plain", "plain_save": True},
     ]
 
 

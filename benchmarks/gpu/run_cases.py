@@ -12,7 +12,9 @@ CASES.json holds a list of objects in the order of their worth:
   set, none          recipe fields laid over the recipe; those that may be set to null
   stock              nothing of ours
   plain_head, plain_elementwise, plain_attention   without the fused output layer, the element-wise kernels, FlashAttention 4
+  plain_save         a save as megatron-core makes it
   no_guard, no_source_losses   without the look at each gradient; without the sums of each source's losses
+  count_source_losses   the CPU seconds inside the code of these sums are measured
   profile, save      torch profiler on the sixth step; checkpoints are written
   warm_up            steps that are not timed (default 4)
   again, forget      the run of that case goes on, its checkpoint of step `forget` gone

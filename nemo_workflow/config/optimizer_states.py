@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nemo_workflow.backends.gpu.optimizer_update import PIECE
+from nemo_workflow.backends import UPDATE_PIECE
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.parameters import Model
@@ -35,7 +35,7 @@ def update_bytes(share: float, largest: int) -> float:
         share: parameters whose states are on this GPU.
         largest: parameters of the largest tensor.
     """
-    return 10 * min(share, max(PIECE, largest))
+    return 10 * min(share, max(UPDATE_PIECE, largest))
 
 
 def checkpoint_bytes(model: Model, precision: str = "bf16-mixed", sgd: bool = False) -> int:

@@ -34,6 +34,7 @@ class Beside:
     def __init__(self, tokenizer: Path | None, kept: Path | None):
         self.tokenizer, self.notes = tokenizer, list[str]()
         self._kept = [folder for folder in (kept, tokenizer) if folder]
+        self._said = dict[str, Config]()  # each file is read once
 
     def kept(self, name: str) -> Path | None:
         """config.json or generation_config.json, as the model came with it."""
@@ -55,12 +56,18 @@ class Beside:
 
     def read(self, name: str, keep: tuple[str, ...] = ()) -> Config:
         """Such a file without what names code of the model's own, which is not exported, but for `keep`; {} where there is none."""
-        path = self.kept(name)
-        said = read_json(path) if path else {}
+        said = self.said(name)
         if found := [key for key in code_named(said) if key not in keep]:
             note = f"{name} {', '.join(found)} is left out: it names code that came with the model and is not exported"
             self.notes += [note] if note not in self.notes else []
         return {**without_code(said), **{key: said[key] for key in keep if key in said}} if found else said
+
+    def said(self, name: str) -> Config:
+        """Such a file as it is; {} where there is none."""
+        if name not in self._said:
+            path = self.kept(name)
+            self._said[name] = read_json(path) if path else {}
+        return self._said[name]
 
     @cached_property
     def loaded(self) -> Any:
@@ -241,8 +248,8 @@ def _write_generation(folder: Path, config: Config, beside: Beside) -> None:
 
     came = beside.kept("generation_config.json")
     if came is not None:
-        said, kept = read_json(came), beside.read(came.name)
-        if said == kept:
+        kept = beside.read(came.name)
+        if kept == beside.said(came.name):
             shutil.copyfile(came, folder / came.name)
         else:
             write_json(folder / came.name, kept)

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import EnumType
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.distributed.checkpoint import FileSystemWriter, SavePlan, SavePlanner
 from torch.distributed.checkpoint import save as dcp_save
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -34,12 +35,16 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
+from nemo_workflow.conversion.boxes import Box
 from nemo_workflow.conversion.buffers import mapped
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.safe_pickle import ENUMS, GETATTR, NAMES
 
 PREFIX = "module."
+FILE = "__0_0.distcp"  # as torch calls the first file of the first rank
 
 # what a .metadata file of torch or Megatron is made of: plain data, of the names that training allows
 DATA = (
@@ -209,23 +214,35 @@ class NemoReader:
             raise Refusal(f"{self.weights}: {key}{list(lead)} is not whole in this checkpoint")
         return whole
 
-    def places(self, key: str) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """(offsets, sizes) of each piece of a tensor, as it was written."""
-        return sorted((tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in self.tensors[key].chunks)
+    def pieces(self, key: str) -> list[Box]:
+        """The pieces of a tensor, as they were written."""
+        return sorted(Box(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in self.tensors[key].chunks)
 
-    def read_piece(self, key: str, offsets: tuple[int, ...]) -> torch.Tensor:
-        """The piece of a tensor at these offsets, mapped, not copied."""
-        return self._load(key, offsets)
+    def read_box(self, key: str, piece: Box, box: Box) -> torch.Tensor:
+        """The part `box` of a piece, both in the tensor's own numbering: of the file no more is mapped than from its first number to its last."""
+        path, begin, shell = self._found(key, piece.offsets)
+        if not shell.is_contiguous():
+            whole = self._load(key, piece.offsets).reshape(piece.shape)
+            return whole[box.within(piece)]
+        shell = shell.view(piece.shape)[box.within(piece)]
+        begin += shell.storage_offset() * shell.itemsize
+        last = sum((size - 1) * stride for size, stride in zip(shell.shape, shell.stride(), strict=True))
+        flat = mapped(path, begin, (last + 1) * shell.itemsize).view(shell.dtype)
+        return flat.as_strided(shell.shape, shell.stride())
 
     def _load(self, key: str, offsets: tuple[int, ...]) -> torch.Tensor:
+        path, begin, shell = self._found(key, offsets)
+        flat = mapped(path, begin, shell.untyped_storage().nbytes()).view(shell.dtype)
+        return flat.as_strided(shell.shape, shell.stride(), shell.storage_offset())
+
+    def _found(self, key: str, offsets: tuple[int, ...]) -> tuple[Path, int, torch.Tensor]:
+        """The file of a piece, the place in it where its numbers begin, and a tensor without any that says how they lie there."""
         info = self._storage[key, offsets]
         path = self.weights / info.relative_path
         with _Slice(path, info.offset, info.length) as stream:
             shell: torch.Tensor = torch.load(stream, map_location="meta", weights_only=True)
-        storage = shell.untyped_storage()
-        begin = info.offset + storage._checkpoint_offset  # type: ignore[attr-defined]  # torch's notes on serialization
-        flat = mapped(path, begin, storage.nbytes()).view(shell.dtype)
-        return flat.as_strided(shell.shape, shell.stride(), shell.storage_offset())
+        begin = shell.untyped_storage()._checkpoint_offset  # type: ignore[attr-defined]  # torch's notes on serialization
+        return path, info.offset + begin, shell
 
 
 @dataclass(frozen=True)
@@ -295,7 +312,36 @@ class _StreamingPlanner(SavePlanner):
             raise AssertionError(f"{chunk.key}: {tensor.dtype} came where {chunk.dtype} was planned")
         with self._lock:
             self.on_bytes(tensor.nbytes)
-        return tensor.reshape(chunk.shape).contiguous()
+        tensor = tensor.reshape(chunk.shape).contiguous()
+        # torch.save writes a view's whole storage
+        return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+class _Writer(FileSystemWriter):
+    """torch's, with one tensor in memory at a time: its own keeps the last piece of each until the file ends (torch 2.13)."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        objects = [item for item in plan.items if item.type == WriteItemType.BYTE_IO]
+        tensors = [item for item in plan.items if item.type != WriteItemType.BYTE_IO]
+        written = []
+        with (Path(self.path) / FILE).open("wb") as stream:
+            for item in objects + tensors:
+                begin = stream.tell()
+                _put(planner.resolve_data(item), stream)
+                length = stream.tell() - begin
+                written.append(WriteResult(item.index, length, _StorageInfo(FILE, begin, length)))
+            stream.flush()
+            os.fsync(stream.fileno())
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(written)
+        return done
+
+
+def _put(data: torch.Tensor | io.BytesIO, stream: BinaryIO) -> None:
+    if isinstance(data, io.BytesIO):
+        stream.write(data.getbuffer())
+    else:
+        torch.save(data, stream)
 
 
 def write_weights(
@@ -310,7 +356,7 @@ def write_weights(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "torch.distributed is disabled": it is meant to be
         try:
-            dcp_save({}, storage_writer=FileSystemWriter(weights, sync_files=True), planner=planner, no_dist=True)
+            dcp_save({}, storage_writer=_Writer(weights), planner=planner, no_dist=True)
         except CheckpointException as error:  # torch wraps whatever happened in a BaseException of its own
             raise _cause(error) from error
     common = {

@@ -13,7 +13,7 @@ from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here
 
 SECONDS = 15.0  # for the Hub to answer
-# known to be gated: without a network the Hub can't say it
+# known to be gated, where the Hub can't be asked (GatedRepoError); owners change it, so of all others "if it is gated" is said
 GATED = re.compile(r"meta-llama/.+|google/(code|pali|shield|med)?gemma.*|bigcode/starcoder(base.*|plus)?")
 TOKENIZER_ALONE = " --include '*.json' '*token*' '*.txt'"
 
@@ -42,11 +42,13 @@ def fetch(
     """
     from huggingface_hub import constants, snapshot_download  # a third of a second
     from huggingface_hub.errors import (
+        DisabledRepoError,
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     named = f"{flag} {hub_id}"
@@ -70,12 +72,19 @@ def fetch(
             f"{named}: {no_folder}the Hub has no such model, or it is private: check the name, or `hf auth login` (or set"
             " HF_TOKEN)"
         ) from None
+    except RevisionNotFoundError:
+        raise Refusal(
+            f"{named}: has no revision {revision or 'main'}: take a branch, tag or commit that https://huggingface.co/{hub_id} has"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+        if isinstance(cause, DisabledRepoError):
+            raise Refusal(f"{named}: the Hub has disabled this model; use another") from None
         if constants.HF_HUB_OFFLINE:
             raise Refusal(
                 f"{named}: {no_folder}not in the Hub's cache, and HF_HUB_OFFLINE is set; {download}"
             ) from None
-        why = (str(error).splitlines() or [type(error).__name__])[0]
+        why = (str(cause or error).strip().splitlines() or [type(error).__name__])[0]
         raise Refusal(
             f"{named}: {no_folder}not in the Hub's cache, and the Hub can't be reached ({why}); {download}"
         ) from None

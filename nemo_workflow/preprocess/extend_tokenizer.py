@@ -22,7 +22,7 @@ COUNTED = 1 << 20  # characters over which the two tokenizers are compared
 
 
 def extend(source: Path, documents: Iterable[str], folder: Path, entries: int) -> tuple[int, float, float]:
-    """Write the tokenizer of `source` with up to `entries` more tokens to `folder`.
+    """Write the tokenizer of `source` with up to `entries` more tokens to `folder`, which is there.
 
     Returns:
         Tokens added, and tokens per character of the text with the old tokenizer and with the new one.
@@ -42,7 +42,6 @@ def extend(source: Path, documents: Iterable[str], folder: Path, entries: int) -
         )
     old["model"]["vocab"] |= added
     old["model"]["merges"] += merges if _pairs(old) else [" ".join(pair) for pair in merges]
-    folder.mkdir(parents=True, exist_ok=True)
     for name in BESIDE:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

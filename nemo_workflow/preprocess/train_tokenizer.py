@@ -119,7 +119,7 @@ def first(documents: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def train(documents: Iterable[str], folder: Path, vocabulary: int) -> int:
-    """Write the tokenizer of these texts to `folder`; returns its entries. Raises Refusal when there is no text."""
+    """Write the tokenizer of these texts to `folder`, which is there; returns its entries. Raises Refusal when there is no text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -134,7 +134,6 @@ def train(documents: Iterable[str], folder: Path, vocabulary: int) -> int:
     tokenizer.train_from_iterator(documents, trainer)
     if tokenizer.get_vocab_size() < SMALLEST + 1:
         raise Refusal("--input: no text in it to learn from; --json-key names the key of the text in JSON lines")
-    folder.mkdir(parents=True, exist_ok=True)
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     write_json(folder / "special_tokens_map.json", special)
     write_json(

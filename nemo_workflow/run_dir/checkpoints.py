@@ -25,6 +25,9 @@ UNFINISHED = "-unfinished"  # NeMo's marker beside the folder
 REMOVING = ".removing-"  # prefix of a folder that is being removed
 DAMAGED = "damaged"  # folder that damaged checkpoints are moved to
 HASH = "xxh3_128"
+NOTE = (
+    ".hash"  # ending of a file beside a shard, with its hash by the process that wrote it; the manifest takes its place
+)
 CHUNK = 1 << 22
 SPACE_MARGIN = 1.02  # a checkpoint may be a little larger than the one before
 
@@ -135,9 +138,28 @@ def describe_files(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]
         }
 
 
+def note_hash(file: Path) -> None:
+    """Leave size and hash of a file that this process has written for the rank, which then needn't read it."""
+    entry = {"bytes": file.stat().st_size, HASH: hash_file(file)}
+    write_json(file.with_name(file.name + NOTE), entry)
+
+
+def describe_written(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """As describe_files, by the notes that the writers of these files left, which are removed."""
+    known = {}
+    for name in (names := list(names)):
+        note = path / f"{name}{NOTE}"
+        if note.is_file():
+            known[name] = json.loads(note.read_text(encoding="utf-8"))
+            note.unlink()
+    return known | describe_files(path, [name for name in names if name not in known])
+
+
 def files_of(path: Path) -> list[str]:
-    """Names, relative to the checkpoint's folder, of all its files but the manifest."""
-    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
+    """Names, relative to the checkpoint's folder, of all its files but the manifest and the writers' notes."""
+    # NFS may still show a note that another rank has removed
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST and file.suffix != NOTE)
+    return sorted(str(file.relative_to(path)) for file in files)
 
 
 def write_manifest(path: Path, known: dict[str, dict[str, Any]] | None = None, **more: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
-from nemo_workflow.run_dir.stopping import asked_by_launcher
+from nemo_workflow.run_dir.stopping import launchers_signal
 from nemo_workflow.utils.processes import signal_name
 
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
@@ -127,7 +127,7 @@ class RunFolder:
 
     def _last_word(self) -> str:
         """What is known of a start that wrote no end."""
-        number = asked_by_launcher(self.attempts[-1]) if self.attempts else None
+        number = launchers_signal(self.attempts[-1]) if self.attempts else None
         what = f"ended after {signal_name(number)}, before it had saved" if number else "ended from outside"
         return f"{what}; the same command continues it"
 

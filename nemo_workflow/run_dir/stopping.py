@@ -9,7 +9,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
 
-ASKED = "asked"  # in an attempt's folder: the number of the signal
+SIGNAL = "signal"  # in an attempt's folder: the number of the one that the launcher got
 GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
 STEPS = 2.0  # of the run's last step's time that the grace time has at least: the step may just have begun
 
@@ -17,13 +17,13 @@ STEPS = 2.0  # of the run's last step's time that the grace time has at least: t
 def tell_signal(attempt: Path, number: int) -> None:
     """Write down the signal that the launcher got: what it sends its ranks is SIGTERM."""
     with contextlib.suppress(OSError):  # a full disk: the ranks say SIGTERM then
-        (attempt / ASKED).write_text(str(number))
+        (attempt / SIGNAL).write_text(str(number))
 
 
-def asked_by_launcher(attempt: Path) -> int | None:
+def launchers_signal(attempt: Path) -> int | None:
     """The signal that the launcher got, None where it wrote none down."""
     try:
-        return int((attempt / ASKED).read_text())
+        return int((attempt / SIGNAL).read_text())
     except (OSError, ValueError):
         return None
 

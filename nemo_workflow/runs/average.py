@@ -1,11 +1,13 @@
 """`runs average`: the mean of several checkpoints of a run, a NeMo 2 checkpoint that exports and starts runs as any other.
 
-Tensors are read, averaged in fp32 and written one at a time, a piece as it lies in the newest checkpoint. Only weights
-are averaged: a run that starts from the result (--nemo-model) begins with an optimizer of its own.
+Tensors are averaged in fp32 and written one at a time, a piece as it lies in the newest checkpoint, and read in bands: one
+piece of the result is in memory. Only weights are averaged: a run that starts from the result (--nemo-model) begins with an
+optimizer of its own.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -14,12 +16,13 @@ from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.flags import BY_ATTRIBUTE
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import left_of_decay
+from nemo_workflow.conversion.boxes import Box
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint, free_bytes, list_checkpoints, problem_of
 from nemo_workflow.runs import control
@@ -27,8 +30,14 @@ from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json
 
+if TYPE_CHECKING:
+    import torch
+
+    from nemo_workflow.conversion.nemo_folder import Chunk, NemoReader
+
 FOLDER = "averaged"  # in the run's folder
 FACTS = "average.json"  # in the result: what it is the mean of
+BAND = 1 << 20  # numbers that are averaged at once
 KNOWN = 20  # steps that a refusal names
 STYLES = BY_ATTRIBUTE["decay_style"].choices
 
@@ -132,7 +141,7 @@ def write_average(chosen: Sequence[Checkpoint], shares: Sequence[float], output:
     return size
 
 
-def _chunks(readers: Sequence[Any], shares: Sequence[float], key: str) -> list[Any]:
+def _chunks(readers: Sequence[NemoReader], shares: Sequence[float], key: str) -> list[Chunk]:
     """The pieces of a tensor as they lie in the newest checkpoint, each the mean of all."""
     from nemo_workflow.conversion.nemo_folder import Chunk
 
@@ -143,28 +152,40 @@ def _chunks(readers: Sequence[Any], shares: Sequence[float], key: str) -> list[A
         raise Refusal(
             f"{other.weights}: {key} has another shape than in {newest.weights}: not of one model; leave it out"
         )
-    alike = all(reader.places(key) == newest.places(key) for reader in readers)
-    pieces = newest.places(key) if alike else [((0,) * len(info.size), tuple(info.size))]
-
-    def mean(offsets: tuple[int, ...], shape: tuple[int, ...]) -> Any:
-        import torch
-
-        def part(reader: Any) -> torch.Tensor:
-            return (reader.read_piece(key, offsets) if alike else reader.read(key)).reshape(shape)
-
-        if not info.properties.dtype.is_floating_point:
-            return part(newest)
-        total = torch.zeros(shape, dtype=torch.float32)
-        for reader, share in zip(readers, shares, strict=True):
-            total.add_(part(reader), alpha=share)
-        return total.to(info.properties.dtype)
-
+    dtype = info.properties.dtype
+    # what is no weight can't be averaged
+    parts = list(zip(readers, shares, strict=True)) if dtype.is_floating_point else [(newest, 1.0)]
+    pieces = [(reader, share, reader.pieces(key)) for reader, share in parts]
     return [
         Chunk(
-            key, tuple(info.size), offsets, shape, info.properties.dtype, lambda o=offsets, s=shape: mean(o, s)  # type: ignore[misc]
+            key, tuple(info.size), box.offsets, box.shape, dtype, lambda box=box: _mean(pieces, key, box, dtype)  # type: ignore[misc]
         )
-        for offsets, shape in pieces
+        for box in newest.pieces(key)
     ]  # fmt: skip
+
+
+def _mean(parts: Sequence[tuple[NemoReader, float, list[Box]]], key: str, box: Box, dtype: torch.dtype) -> torch.Tensor:
+    """The weighted mean of one part of a tensor: in memory are the result, and a band of it in fp32 beside what is added to it."""
+    import torch
+
+    there = []
+    for reader, share, pieces in parts:
+        overlaps = [(box, box)] if box in pieces else [(p, c) for p in pieces if (c := p.common(box))]
+        there.append((reader, share, overlaps))
+        if sum(math.prod(common.shape) for _, common in overlaps) != math.prod(box.shape):
+            raise Refusal(f"{reader.weights}: {key} is not whole in this checkpoint; leave it out")
+    whole = torch.empty(math.prod(box.shape), dtype=dtype)
+    at = 0
+    for band in box.cut(BAND):
+        total = torch.zeros(band.shape, dtype=torch.float32 if dtype.is_floating_point else dtype)
+        for reader, share, overlaps in there:
+            for piece, _ in overlaps:
+                if common := piece.common(band):
+                    part = reader.read_box(key, piece, common)
+                    total[common.within(band)].add_(part, alpha=share if dtype.is_floating_point else 1)
+        whole[at : at + total.numel()] = total.flatten()
+        at += total.numel()
+    return whole.view(box.shape)
 
 
 def _evaluate(plan: Plan, chosen: Sequence[Checkpoint], output: Path) -> None:

@@ -25,7 +25,7 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.metric_table import SOURCE_LOSSES
 from nemo_workflow.run_dir.report_process import LEAST_SECONDS, Refresher
 from nemo_workflow.run_dir.speed import SpeedCheck
-from nemo_workflow.run_dir.stopping import asked_by_launcher
+from nemo_workflow.run_dir.stopping import launchers_signal
 from nemo_workflow.training import loggers, source_losses
 from nemo_workflow.training.checkpointing import Checkpoints
 from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
@@ -316,7 +316,7 @@ class Stopper(pl.Callback):
         if not int(asked):
             return
         self.run_log.write_pending()
-        number = asked_by_launcher(self.attempt) or int(asked)
+        number = launchers_signal(self.attempt) or int(asked)
         self.run_log.event("stopping", step=trainer.global_step, signal=number)
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()  # a validation under way starts again from the beginning
         saver = trainer.checkpoint_callback

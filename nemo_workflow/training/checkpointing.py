@@ -21,7 +21,7 @@ from nemo_workflow.run_dir.checkpoints import (
     UNFINISHED,
     Checkpoint,
     bytes_of_one,
-    describe_files,
+    describe_written,
     files_of,
     free_bytes,
     list_checkpoints,
@@ -58,6 +58,7 @@ class Checkpoints(nl.ModelCheckpoint):
     group: Any = None
     expected: int = 0  # bytes of the next checkpoint
     last_save: bool = False  # the run ends after it: if it fails, the run fails
+    held_up: float | None = None  # seconds for which the training stood still for a save that goes on in the background
 
     def attach(self, plan: Plan, log: Any, identity: dict[str, Any], resumed_from: Path | None) -> None:
         """What NeMo's own arguments have no place for."""
@@ -108,6 +109,7 @@ class Checkpoints(nl.ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         self.run_log.write_pending()
+        began, self.held_up = time.perf_counter(), None
         problem = self._space_missing(trainer)
         try:
             if problem:
@@ -116,6 +118,7 @@ class Checkpoints(nl.ModelCheckpoint):
             with _step_counted(trainer):
                 super()._save_checkpoint(trainer, filepath)
             self._check_context(trainer, filepath)
+            self.held_up = time.perf_counter() - began
         except (Exception, CheckpointException) as error:  # noqa: BLE001 (torch derives its own from BaseException)
             self._failed(trainer, filepath, error)
         finally:
@@ -189,8 +192,9 @@ class Checkpoints(nl.ModelCheckpoint):
                 self.expected = int(size)
             inner()  # waits for all ranks, then removes the mark
             if trainer.is_global_zero:
-                seconds = round(time.perf_counter() - began, 2)
-                self.run_log.event("checkpoint", step=global_step, path=str(path), bytes=size, seconds=seconds)
+                seconds = time.perf_counter() - began
+                times = {"seconds": round(seconds, 2), "held_up": round(self.held_up or seconds, 2)}
+                self.run_log.event("checkpoint", step=global_step, path=str(path), bytes=size, **times)
                 self._prune(path.parent)
                 if self.exports:
                     self.exports.saved(path, global_step)
@@ -206,7 +210,7 @@ class Checkpoints(nl.ModelCheckpoint):
     def _hash_own_files(self, trainer: pl.Trainer, path: Path) -> dict[str, dict[str, Any]]:
         """Entries of all ranks' shards on rank 0; a rank's files are named __<rank>_<n>.distcp."""
         own = [name for name in files_of(path) if name.startswith(f"weights/__{trainer.global_rank}_")]
-        entries = describe_files(path, own)
+        entries = describe_written(path, own)
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, entries, group=self.group)
         return {name: entry for part in gathered for name, entry in part.items()}

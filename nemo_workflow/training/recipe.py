@@ -26,7 +26,7 @@ from nemo_workflow.models.architecture import ARCHITECTURE, as_nemo
 from nemo_workflow.models.pretrained import NemoModel, no_such_class, read_nemo_model
 from nemo_workflow.run_dir.checkpoints import FILENAME
 from nemo_workflow.run_dir.staged_tokenizer import source_of
-from nemo_workflow.training import gpu_settings, loggers, sample_order
+from nemo_workflow.training import gpu_settings, loggers, sample_order, shard_writer
 from nemo_workflow.utils.errors import Refusal
 
 BUILT_IN = "nemo_workflow.models.recipes"
@@ -178,6 +178,8 @@ def _set_trainer(recipe: run.Partial, plan: Plan) -> None:
     if "ckpt_optim_fully_reshardable" in inspect.signature(trainer.strategy.__fn_or_cls__).parameters:
         # a checkpoint that any other TP, PP and DP can go on from; NeMo's default fits another DP only
         trainer.strategy.ckpt_optim_fully_reshardable = True
+    if plan.accelerator == "gpu":
+        trainer.strategy.ckpt_torch_dist_multiproc = shard_writer.processes(plan.layout.ranks_per_node)
     trainer.enable_progress_bar = False  # ours reads the metrics file instead
     trainer.strategy.replace_progress_bar = False
 

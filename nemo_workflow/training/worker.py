@@ -56,7 +56,7 @@ def load(accelerator: str) -> Callable[[Plan, Path, int, TextIO], None]:
     """Patch and import all that a rank needs, whichever rank it is; returns what trains."""
     _quieten()
     with collector_paused():
-        from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments
+        from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments, optimizer_gather
 
         deferred.install()
         if accelerator == "cpu":
@@ -64,7 +64,10 @@ def load(accelerator: str) -> Callable[[Plan, Path, int, TextIO], None]:
         else:
             gpu.install()
         optimizer_arguments.install()
-        from nemo_workflow.training import session
+        optimizer_gather.install()
+        from nemo_workflow.training import session, shard_writer
+
+        shard_writer.install()
     return session.run
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nemo_workflow.backends.gpu.optimizer_update import PIECE
+from nemo_workflow.backends import UPDATE_PIECE
 from nemo_workflow.config import step_time
 from nemo_workflow.config.memory import fullest
 from nemo_workflow.config.recipe_fields import field_values
@@ -29,7 +29,7 @@ def test_an_update_holds_fp32_copies_of_a_piece() -> None:
     assert fp32.update == fp32.weights + fp32.gradients + fp32.optimizer
     bf16 = fullest(job(1, bf16_moments=True))
     embedding = 128_256 * 2048
-    assert embedding > PIECE
+    assert embedding > UPDATE_PIECE
     assert bf16.update - bf16.weights - bf16.gradients - bf16.optimizer == 10 * embedding
     shared = fullest(on(job(1, bf16_moments=True), data=64))  # of a share that is smaller than the embedding, all
     assert shared.update - shared.weights - shared.gradients - shared.optimizer == 10 * bf16.parameters // 64

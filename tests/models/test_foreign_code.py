@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,65 @@ def test_a_mistyped_folder_is_not_sent_to_the_hub(
     said = str(refusal.value)
     assert said.startswith(f"--tokenizer {name}: no such folder (relative to the current folder, {tmp_path}), and")
     assert said.endswith(f"organisation/name, such as {such_as}") and "hf download" not in said
+
+
+# path of a model -> status and headers of the Hub's answer, as huggingface_hub's hf_raise_for_status reads them
+ANSWERS = {
+    "org/gated": (403, {"X-Error-Code": "GatedRepo"}, "gated: accept the licence at https://huggingface.co/org/gated"),
+    "org/no-token": (
+        401,
+        {"X-Error-Code": "GatedRepo"},
+        "gated: accept the licence at https://huggingface.co/org/no-token",
+    ),
+    "org/missing": (401, {"X-Error-Code": "RepoNotFound"}, "the Hub has no such model, or it is private"),
+    "org/disabled": (
+        403,
+        {"X-Error-Message": "Access to this resource is disabled."},
+        "the Hub has disabled this model",
+    ),
+    "org/other": (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision v9: take a branch, tag or commit"),
+    "org/forbidden": (403, {"X-Error-Message": "not for you"}, "the Hub can't be reached (403 Forbidden: not for you"),
+    "org/broken": (500, {}, "the Hub can't be reached (500 Server Error"),
+}
+PROGRAM = """
+import sys
+from nemo_workflow.models import hub
+from nemo_workflow.utils.errors import Refusal
+for name in sys.argv[1:]:
+    try:
+        hub.fetch(name, "--source", ["*.json"], revision="v9")
+    except Refusal as refusal:
+        print(refusal.problems[0])
+"""
+
+
+def test_each_answer_of_the_hub_is_said_as_what_it_is(tmp_path: Path) -> None:
+    """A server on this machine stands for the Hub: the real huggingface_hub reads its answers."""
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = "/".join(self.path.split("/")[3:5])
+            status, headers, _ = ANSWERS[name]
+            self.send_response(status)
+            for key, value in headers.items():
+                self.send_header(key, value)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "0",
+        }
+        words = [sys.executable, "-c", PROGRAM, *ANSWERS]
+        done = subprocess.run(
+            words, cwd=REPOSITORY, env=os.environ | place, capture_output=True, text=True, check=False
+        )
+        server.shutdown()
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(ANSWERS), done.stderr
+    for line, (name, (_, _, said)) in zip(lines, ANSWERS.items(), strict=True):
+        assert line.startswith(f"--source {name}: ") and said in line

@@ -21,6 +21,7 @@ CHINESE = "從前有一個國王，他有三個女兒。國王的女兒們住在
 def old(tmp_path: Path) -> Path:
     """A byte-level tokenizer of English, merges that never come up beside the others."""
     folder = tmp_path / "old"
+    folder.mkdir()
     train_tokenizer.train([ENGLISH], folder, 300)
     return folder
 
@@ -50,6 +51,7 @@ def test_merges_as_strings_and_as_pairs_are_continued_as_they_are(old: Path, tmp
     for name, merges in (("pairs", pairs), ("strings", [" ".join(pair) for pair in pairs])):
         content["model"]["merges"] = merges
         (old / "tokenizer.json").write_text(json.dumps(content))
+        (tmp_path / name).mkdir()
         extend(old, [CHINESE], tmp_path / name, 20)
         found = json.loads((tmp_path / name / "tokenizer.json").read_text())["model"]["merges"]
         assert len({type(merge) for merge in found}) == 1 and len(found) > len(pairs)
@@ -65,6 +67,7 @@ def test_sentencepiece_with_letters_that_it_lacks(tmp_path: Path) -> None:
     place.mkdir()
     sentencepiece_folders.save(place, "LlamaTokenizer")
     AutoTokenizer.from_pretrained(place).save_pretrained(tmp_path / "old")
+    (tmp_path / "new").mkdir()
     added, before, after = extend(tmp_path / "old", [CHINESE], tmp_path / "new", 30)
     assert added == 30 and after < before / 2
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "new")

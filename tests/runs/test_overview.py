@@ -111,7 +111,7 @@ def test_compare_shows_flags_that_differ_and_losses_side_by_side(folder: Path, t
     assert [line.split()[0] for line in flags.splitlines()] == ["FLAG", "lr"]
     assert flags.splitlines()[1].split() == ["lr", "0.001", "0.0005"]
     assert losses.splitlines()[1].split()[0] == "3" and losses.splitlines()[-2].split()[0] == "30"
-    assert "done training loss" in page.read_text() and "dead training loss" in page.read_text()
+    assert "done: training loss" in page.read_text() and "dead: training loss" in page.read_text()
 
 
 def test_a_name_that_is_not_there_is_refused(folder: Path) -> None:

@@ -148,3 +148,15 @@ def test_without_the_plotting_library_there_is_a_word(run: RunFolder, tmp_path: 
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
     assert done.returncode == 1 and "pip install bokeh" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_legend_wider_than_its_chart_is_in_two_columns() -> None:
+    """Bokeh wraps no line: four curves of two runs began left of the page's text."""
+
+    def run(name: str) -> SimpleNamespace:
+        events = {"step": [{"step": 1, "loss": 2.0}], "validation": [{"step": 1, "val_loss": 2.0}]}
+        return SimpleNamespace(name=name, tokens_a_step=1, of_kind=lambda kind: events.get(kind, []))
+
+    one, two = (charts._chart(runs, *charts.CHARTS[0]) for runs in ([run("mixed")], [run("chinese"), run("mixed")]))
+    assert one.legend[0].ncols == "auto" and two.legend[0].ncols == 2
+    assert two.legend[0].items[0].label.value == "chinese: training loss"

@@ -10,10 +10,10 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+from nemo_workflow import backends
 from nemo_workflow.backends.registry import find
 
 NAME = "the optimizer's update in pieces"
-PIECE = 1 << 26  # numbers whose moments are in fp32 at once, or one tensor's where it has more
 
 
 def install() -> None:
@@ -47,11 +47,11 @@ def in_pieces(step: Any) -> Any:
 
 
 def pieces(parameters: list[Any]) -> Iterator[list[Any]]:
-    """Parts of a list of tensors, in its order, of up to PIECE numbers; a larger tensor is one of its own."""
+    """Parts of a list of tensors, in its order, of up to UPDATE_PIECE numbers; a larger tensor is one of its own."""
     part: list[Any] = []
     size = 0
     for parameter in parameters:
-        if part and size + parameter.numel() > PIECE:
+        if part and size + parameter.numel() > backends.UPDATE_PIECE:
             yield part
             part, size = [], 0
         part.append(parameter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#eab308")
 GREY = "#7c7c7c"  # text on either background
 MOST_POINTS = 1600
 HEIGHT = 300
+WIDTH, SIGN = 80, 6  # letters of a legend's line beside each other, and what the sign of a curve takes of them
 MEAN_OF = 50  # parts of a run, each with a mean of its own
 SHORT_NUMBERS = """
 for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
@@ -84,6 +85,7 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     if spec.from_zero:
         chart.y_range = DataRange1d(start=0)
     lines: list[Any] = []
+    labels: dict[str, None] = {}
     for number, run in enumerate(runs):
         factor = run.tokens_a_step if axis == "tokens" else 1
         for offset, (name, kind, value) in enumerate(series):
@@ -92,7 +94,8 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
                 continue
             x, y = zip(*thinned(points), strict=True)
             colour = COLOURS[(number if len(runs) > 1 else offset) % len(COLOURS)]
-            legend = name if len(runs) == 1 else f"{run.name} {name}"
+            legend = name if len(runs) == 1 else f"{run.name}: {name}"
+            labels[legend] = None
             dash = "dashed" if len(runs) > 1 and offset else "solid"
             means = running_means(points) if spec.noisy and kind == "step" else []
             alpha = 0.45 if means else 1.0
@@ -116,7 +119,9 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     if len(lines) == 1:
         chart.legend.visible = False
     chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
-    chart.legend.update(padding=2, spacing=12, label_text_font_size="12px", orientation="horizontal", ncols="auto")
+    chart.legend.update(
+        padding=2, spacing=12, label_text_font_size="12px", orientation="horizontal", ncols=_columns(labels)
+    )
     chart.add_layout(chart.legend[0], "above")  # inside it would lie on a curve sooner or later
     chart.xaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
     if not spec.from_zero:
@@ -124,6 +129,11 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     else:
         chart.yaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
     return chart
+
+
+def _columns(labels: Iterable[str]) -> Any:
+    """How many entries of a legend stand beside each other. Bokeh wraps no line: a long one would begin left of the chart."""
+    return "auto" if sum(len(label) + SIGN for label in labels) <= WIDTH else 2
 
 
 def _style(chart: Any) -> None:

@@ -14,7 +14,7 @@ SIZES = (3, 5, 40, 2, 2, 9)
 
 
 def test_no_piece_is_larger_than_the_limit_but_of_one_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer_update, "PIECE", 8)
+    monkeypatch.setattr("nemo_workflow.backends.UPDATE_PIECE", 8)
     found = [[t.numel() for t in part] for part in optimizer_update.pieces([torch.zeros(size) for size in SIZES])]
     assert found == [[3, 5], [40], [2, 2], [9]]
     assert list(optimizer_update.pieces([])) == []
@@ -37,7 +37,7 @@ class Counting:
 
 
 def test_pieces_step_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer_update, "PIECE", 8)
+    monkeypatch.setattr("nemo_workflow.backends.UPDATE_PIECE", 8)
     whole, parts = (Counting([torch.zeros(size) for size in SIZES]) for _ in range(2))
     groups = parts.param_groups
     for _ in range(3):
@@ -62,7 +62,7 @@ def test_the_groups_are_back_after_an_error() -> None:
 
 
 def test_torchs_adam_makes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer_update, "PIECE", 8)
+    monkeypatch.setattr("nemo_workflow.backends.UPDATE_PIECE", 8)
     generator = torch.Generator().manual_seed(1)
     begun = [torch.randn(size, generator=generator) for size in SIZES]
     whole, parts = ([tensor.clone().requires_grad_() for tensor in begun] for _ in range(2))

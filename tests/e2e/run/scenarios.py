@@ -218,9 +218,11 @@ def disk(place: Place) -> Any:
     return SimpleNamespace(**json.loads((kept / "facts.json").read_text(encoding="utf-8")))
 
 
-def _continued(place: Place, name: str, keep: int, *more: str, ranks: int, **keywords: Any) -> Any:
-    """The one-rank run's checkpoint of step `keep`, continued with other flags."""
-    reference = place.result_of("one_rank").run
+def _continued(
+    place: Place, name: str, keep: int, *more: str, ranks: int, of: str = "one_rank", **keywords: Any
+) -> Any:
+    """The checkpoint of step `keep` of the scenario `of`, continued with other flags."""
+    reference = place.result_of(of).run
     run = place.experiment(name=name, ranks=ranks)
     shutil.copytree(reference.folder, run.folder, ignore=shutil.ignore_patterns("attempts", "step_*", ".*.lock"))
     shutil.copytree(reference.checkpoints / f"step_{keep:08d}", run.checkpoints / f"step_{keep:08d}")
@@ -237,6 +239,12 @@ def other_layouts(place: Place) -> Any:
         "TP2": _continued(place, "TP2", 8, "-TP", "2", ranks=2),
         "PP2": _continued(place, "PP2", 8, "-PP", "2", ranks=2),
     }
+
+
+@scenario("two_ranks")
+def fewer_ranks(place: Place) -> Any:
+    """The checkpoint of two data-parallel ranks, which each wrote a half of the optimizer's state, continued on one."""
+    return _continued(place, "DP1", 8, ranks=1, of="two_ranks")
 
 
 def write_validation_part(dataset: Path, target: Path) -> None:
@@ -275,9 +283,16 @@ def decay(place: Place) -> Any:
     flags = ("--config", str(run.folder / "config.yaml"), "-TP", "2")
     split = place.experiment(name="split", steps=8, flags=flags, ranks=2)
     must(split.start("--decay-from", str(run.checkpoints / "step_00000004"), record=place.folder / "split", fault=None))
+    wsd = ("--deterministic", "--lr-schedule", "wsd", "--decay-steps", "4", "-PP", "2")
+    stages = place.experiment(name="stages", steps=8, flags=wsd, ranks=2)
+    must(stages.start(record=place.folder / "stages"))
+    flags = ("--config", str(stages.folder / "config.yaml"), "-PP", "1")
+    spread = place.experiment(name="spread", steps=8, flags=flags, ranks=2)
+    from_stages = str(stages.checkpoints / "step_00000004")
+    must(spread.start("--decay-from", from_stages, record=place.folder / "spread", fault=None))
     return SimpleNamespace(
-        run=run, output=output, branch=branch, start=start, again=again, split=split,
-        records={name: place.folder / name for name in ("whole", "branch", "split")},
+        run=run, output=output, branch=branch, start=start, again=again, split=split, stages=stages, spread=spread,
+        records={name: place.folder / name for name in ("whole", "branch", "split", "stages", "spread")},
     )  # fmt: skip
 
 

@@ -86,6 +86,14 @@ def test_another_layout_goes_on_with_the_same_losses_and_samples(other_layouts: 
     assert samples(went_on.record)["train"] == [row for row in samples(one_rank.record)["train"] if row[0] >= 32]
 
 
+def test_two_ranks_go_on_as_one(fewer_ranks: Any, two_ranks: Any) -> None:
+    assert fewer_ranks.start.code == 0, fewer_ranks.start.output
+    assert fewer_ranks.run.resumed_after() == 8
+    for ours, reference in zip(fewer_ranks.history["steps"], two_ranks.history["steps"], strict=True):
+        assert ours[0] == reference[0] and ours[4] == reference[4]
+        assert ours[1] == pytest.approx(reference[1], abs=0.01)
+
+
 def test_another_global_batch_sees_the_next_samples_once(other_batch: Any, one_rank: Any) -> None:
     assert other_batch.start.code == 0, other_batch.start.output
     assert "--global-batch-size (4 -> 8)" in other_batch.start.output

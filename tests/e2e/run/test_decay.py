@@ -37,11 +37,16 @@ def test_a_branch_remembers_where_it_comes_from_and_names_no_module_of_ours(deca
     assert decay.run.whole() == [4, 8]
 
 
-def test_a_branch_on_another_layout_makes_the_same_steps(decay: Any) -> None:
-    """Two tensor parallel ranks from the checkpoint of one: the same samples and rates, losses up to rounding."""
-    whole, split = decay.run.history(), decay.split.history()
-    ours = samples(decay.records["split"])["train"]
-    assert ours == samples(decay.records["whole"])["train"][16:]
+@pytest.mark.parametrize(("parent", "name"), [("whole", "split"), ("stages", "spread")])
+def test_a_branch_on_another_layout_makes_the_same_steps(decay: Any, parent: str, name: str) -> None:
+    """Two tensor parallel ranks from the checkpoint of one; two data parallel ones from that of two pipeline stages.
+
+    The same samples and rates, losses up to rounding.
+    """
+    left = {"whole": decay.run, "stages": decay.stages}[parent]
+    whole, split = left.history(), getattr(decay, name).history()
+    ours = samples(decay.records[name])["train"]
+    assert ours == samples(decay.records[parent])["train"][16:]
     for mine, theirs in zip(split["steps"], whole["steps"][4:], strict=True):
         assert (mine[0], mine[2], mine[4]) == (theirs[0], theirs[2], theirs[4])
         assert mine[1] == pytest.approx(theirs[1], abs=0.01)
