@@ -4,8 +4,8 @@ Importing torch, NeMo and Megatron takes most of a start, and each rank would do
 torchrun as torch has it, but for one function: where that would start another Python, it forks itself.
 
 A fork takes along no other thread and no CUDA. Where the imports have started one, or fail, the ranks are started as torchrun
-starts them, and say themselves what is wrong. So they are on a GPU, where it was not tried what Transformer Engine starts as it
-is imported. NEMO_WORKFLOW_FRESH_RANKS=1 asks for that elsewhere, 0 for a fork on a GPU.
+starts them, and say themselves what is wrong. So they are on a GPU: there megatron-core's import loads torch's compiler, which
+starts CUDA and 60 threads (seen on an H200). NEMO_WORKFLOW_FRESH_RANKS=1 asks for that elsewhere, 0 for a try on a GPU.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     os.environ.update({name: ONLY_HERE[name] for name, value in given.items() if value is None})
     plan = Plan.from_json((Path(arguments[-1]) / rank.PLAN).read_text(encoding="utf-8"))
     fresh = os.environ.get(FRESH_RANKS) or ("0" if plan.accelerator == "cpu" else "1")
-    forks = fresh == "0" and _import(plan.accelerator)
+    forks = fresh == "0" and _import(plan)
     from torch.distributed.run import main as torchrun
 
     if forks:
@@ -74,13 +74,16 @@ def _restore(variables: Any, given: dict[str, str | None]) -> None:
 # -- before the fork --------------------------------------------------------------------------------------------------
 
 
-def _import(accelerator: str) -> bool:
+def _import(plan: Plan) -> bool:
     """Import what the ranks need; returns whether they can be forked then. Says on stderr why not."""
     if startup.settle():
         return False
     startup.keep_caches_out_of_home()
     try:
-        worker.load(accelerator)
+        worker.load(plan.accelerator)
+        from nemo_workflow.training import recipe
+
+        recipe.stock(plan)  # imports what the model needs
     except Exception:  # noqa: BLE001 - a rank meets it again, and tells the user
         traceback.print_exc()
         return False

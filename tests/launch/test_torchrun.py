@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,7 +147,7 @@ def test_ranks_are_not_forked_where_the_imports_fail(
         raise fails
 
     monkeypatch.setattr(torchrun.worker, "load", load)
-    assert not torchrun._import("cpu")
+    assert not torchrun._import(SimpleNamespace(accelerator="cpu"))  # type: ignore[arg-type]
     assert str(fails) in capsys.readouterr().err
 
 
@@ -173,7 +174,7 @@ import os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from nemo_workflow.launch import torchrun
-def imports(accelerator):
+def imports(plan):
     Path(sys.argv[1], "importing").write_text(str(os.getpid()))
     Path(sys.argv[1], "importing").rename(sys.argv[1] + "/imports")
     time.sleep(1000)
