@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -246,8 +245,7 @@ def _unlike_the_others() -> None:
     """Give this rank the chance numbers of its own, and the rank, that it would have had from its imports."""
     import numpy
 
-    random.seed()
-    numpy.random.seed()
+    numpy.random.seed()  # Python's own are new after each fork
     for name, variable in READ_AT_IMPORT.items():
         if name in sys.modules:
             sys.modules[name].rank_zero_only.rank = int(os.environ[variable])
