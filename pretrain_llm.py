@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from nemo_workflow.config import command_line
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.utils.errors import run_command
 
 
@@ -17,6 +18,11 @@ def main() -> int:
 
         print(completion.script(settings.completion))
         return 0
+    with command_line.places_named(settings):
+        return _run(settings)
+
+
+def _run(settings: Settings) -> int:
     if settings.list_models is not None:
         from nemo_workflow.models.catalog import listing
 

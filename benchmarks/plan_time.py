@@ -2,7 +2,7 @@
 """Is the layout that the plan calls fastest the fastest? The suggestion's best, run beside each other on cards.
 
     python benchmarks/plan_time.py cases CASES.json --gpus 4 --gpu h200      the cases: any machine, a second
-    python benchmarks/gpu/run_cases.py CASES.json --data DATA --out OUT      on the machine with the GPUs
+    python benchmarks/gpu/run_cases.py CASES.json --cards 0,1,2,3 --data DATA --out OUT      on the machine with the GPUs
     python benchmarks/plan_time.py table CASES.json OUT/results.jsonl        planned against seen, as Markdown
 
 The cases of what is run first come first: an earlier end costs the rest only.
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MODELS = {"llama31_8b": 8, "llama32_1b": 16, "llama32_3b": 8, "qwen25_1p5b": 32}  # sequences a GPU and step
-STEPS, WARM_UP = 6, 2
+MODELS = {"llama31_8b": 4, "llama32_1b": 8, "llama32_3b": 4, "qwen25_1p5b": 16}  # sequences a GPU and step
+STEPS, WARM_UP = 4, 1
 DATA = ["--hf-model-id", "{tokenizer}", "--dataset-dir", "{data}", "--seed", "1234"]
 
 
@@ -44,7 +44,9 @@ def case(model: str, ranks: int, batch: int, place: int, row: dict[str, Any]) ->
     """As run_cases.py takes it; `planned` and `place` are for the table."""
     name = f"{model}_{ranks}_{place}"
     flags = ["--model-name", model, *DATA, "-E", name, "-gbs", str(batch), "--max-steps", str(STEPS)]
-    flags += ["--val-check-interval", str(STEPS), *row["words"][4:]]  # without -N and -G, which run_cases.py sets
+    flags += ["--val-check-interval", str(STEPS)]
+    # the first as a user asks for it; the others' words without -N and -G, which run_cases.py sets
+    flags += ["--layout", "auto"] if place == 1 else row["words"][4:]
     seconds = STEPS * row["step_seconds"] + 20
     about = {
         "planned": row["tokens_per_second_per_gpu"],

@@ -8,6 +8,7 @@ FOLDER/result.json. With `ranks` in the case it is one of that many processes th
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -33,7 +34,7 @@ PLAIN = {  # word of a case -> the parts of backends/gpu that it does without
 
 def main() -> None:
     case, folder, data = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    from nemo_workflow.config import command_line
+    from nemo_workflow.config import checks, command_line
     from nemo_workflow.config.resolve import make_plan
     from nemo_workflow.launch import local
     from nemo_workflow.training import resume, worker
@@ -43,6 +44,8 @@ def main() -> None:
     flags += ["--output-dir", str(folder.parent / case.get("again", case["name"]))]
     ranks = case.get("ranks", 1)
     flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", str(ranks)]
+    if case.get("unchecked"):
+        checks.RULES = tuple(rule for rule in checks.RULES if rule.__name__ not in case["unchecked"])
     plan = make_plan(command_line.parse(flags))
 
     from nemo_workflow.backends import cpu, gpu, memory_pool
@@ -103,7 +106,7 @@ def patch(case: dict[str, Any], recipe: Any, training: Any, saving: Any, watch: 
     if case.get("no_source_losses"):
         source_losses.of = lambda plan: None
     if case.get("count_source_losses"):
-        for name in ("attach", "on_megatron_microbatch_end", "taken", "losses"):
+        for name in ("on_megatron_microbatch_end", "taken", "losses"):
             setattr(source_losses.SourceLosses, name, watch.counted(getattr(source_losses.SourceLosses, name)))
     build = recipe.build
 
@@ -232,6 +235,8 @@ class Watch:
             "setup": next(event["setup_seconds"] for event in reversed(history) if event["event"] == "start"),
             "first_step_after": round(self.first - self.go, 2),
             "micro_batch": plan.settings.micro_batch_size,
+            "layout": dataclasses.asdict(plan.layout),
+            "recomputed": [plan.settings.recompute_method, plan.settings.recompute_num_layers],
         }
         if saves := [event for event in history[begin:] if event["event"] == "checkpoint"]:
             names = ("step", "bytes", "seconds", "held_up")

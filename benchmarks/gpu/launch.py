@@ -29,7 +29,7 @@ def main() -> None:
         flags += ["--accelerator", "cpu"]
     turn.wait(folder)
     began = time.time()
-    command = [sys.executable, "pretrain_llm.py", *flags, "-G", "1", "--output-dir", str(folder)]
+    command = [sys.executable, "pretrain_llm.py", *flags, "-G", str(case.get("ranks", 1)), "--output-dir", str(folder)]
     process = subprocess.Popen(command, cwd=REPOSITORY)
     while process.poll() is None:  # the start is known before the save at the run's end, which can take minutes
         time.sleep(0.2)

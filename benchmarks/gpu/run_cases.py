@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Run training cases on one GPU, as many as the time allows, and print a table.
+"""Run training cases on a machine's GPUs, as many as the time allows, and print a table.
 
     python benchmarks/gpu/run_cases.py CASES.json --data DATA --out OUT [--limit SECONDS] [--only PATTERN]
+    python benchmarks/gpu/run_cases.py CASES.json --cards 0,1,2,3 …         several at once: each case takes as many cards as it has ranks
     python benchmarks/gpu/run_cases.py CASES.json --rehearse        every case with the tiny model on a CPU, two steps
 
 CASES.json holds a list of objects in the order of their worth:
   name, flags        what pretrain_llm.py would be given; {data} is dataset/ in --data, {tokenizer} and other names their folders there;
                      {out} is --out
   kind               "train" (default), "stock" for NeMo's recipe without us, "peer" for transformers with torch.compile,
-                     "check" for the kernels by themselves, "launch" for pretrain_llm.py with its own launcher
+                     "check" for the kernels by themselves, "launch" for pretrain_llm.py with its own launcher,
+                     "command" for any other line of `command`, which bash runs in the repository
   set, none          recipe fields laid over the recipe; those that may be set to null
   stock              nothing of ours
   plain_head, plain_elementwise, plain_attention   without the fused output layer, the element-wise kernels, FlashAttention 4
@@ -23,6 +25,7 @@ CASES.json holds a list of objects in the order of their worth:
   ranks              GPUs of one run, by torchrun (default 1)
   small              may run beside other small ones: its speed says nothing
   seconds, timeout   what it needs at least to be started before the limit; when it is killed
+  unchecked          names of rules of config/checks that the case may break
   module             a Python module that is imported before the training, to try a patch
   first              nothing else is run when it fails
 
@@ -35,8 +38,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import itertools
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -62,6 +67,7 @@ GPU_FLAGS = {  # not for a rehearsal on a CPU -> how many words follow
     "--cpu-offloading-layers": 1, "--cpu-offloading-activations": 0, "--cpu-offloading-weights": 0, "--precision": 1, "--optimizer-precision": 1,
     "--seq-length": 1, "-mbs": 1, "-gbs": 1, "--max-steps": 1, "--val-check-interval": 1, "--save-every": 1, "--warmup-steps": 1,
 }  # fmt: skip
+PORTS = itertools.count(12_000 + os.getpid() % 1000 * 20)  # other lists of cases may run on this machine
 Case = dict[str, Any]
 
 
@@ -71,6 +77,7 @@ class Running:
 
     case: Case
     process: subprocess.Popen[bytes]
+    cards: tuple[str, ...]
     began: float = field(default_factory=time.monotonic)  # of the process, later of the training
     training: bool = False
     ready: bool = False  # has imported: its time counts from here
@@ -84,6 +91,7 @@ class Runner:
         self.running: list[Running] = []
         self.results: dict[str, dict[str, Any]] = {}
         self.order = [case["name"] for case in cases]
+        self.busy_until = dict.fromkeys(options.cards, 0.0)  # by the seconds that the cases need at least
 
     def run(self) -> list[dict[str, Any]]:
         while self.waiting or self.running:
@@ -100,20 +108,32 @@ class Runner:
             if self.waiting[0].get("after") in {item.case["name"] for item in self.running}:
                 return
             case = self.waiting.pop(0)
-            self.running.append(Running(case, start(case, self.options)))
+            cards = self.cards_for(case)
+            self.running.append(Running(case, start(case, self.options, cards), cards))
+
+    def cards_for(self, case: Case) -> tuple[str, ...]:
+        """The cards that are free first."""
+        count = case.get("ranks", 1) if len(self.busy_until) > 1 else 1
+        cards = tuple(sorted(self.busy_until, key=lambda card: self.busy_until[card])[:count])
+        end = max(self.busy_until[card] for card in cards) + case.get("seconds", SECONDS)
+        self.busy_until.update(dict.fromkeys(cards, end))
+        return tuple(sorted(cards))
 
     def let_go(self) -> None:
-        """Let the next cases train: one alone, or small ones together, in their order."""
+        """Let the next cases of each card train: one alone, or small ones together, in their order."""
+        awaited: set[str] = set()  # cards that an earlier case waits for
         for item in [item for item in self.running if not item.training]:
-            case, busy = item.case, [other for other in self.running if other.training]
+            case = item.case
+            busy = [other for other in self.running if other.training and set(other.cards) & set(item.cards)]
             if self.end - time.monotonic() < case.get("seconds", SECONDS):
                 self.give_up(item, "not run: out of time")
                 continue
             if case.get("again") in {other.case["name"] for other in self.running}:
                 continue
             together = case.get("small") and all(other.case.get("small") for other in busy)
-            if busy and (not together or len(busy) >= BESIDE):
-                return
+            if awaited & set(item.cards) or (busy and (not together or len(busy) >= BESIDE)):
+                awaited |= set(item.cards)
+                continue
             item.training, item.began = True, time.monotonic()
             if item.process.stdin:
                 with contextlib.suppress(BrokenPipeError):  # it died in its imports: its log says why
@@ -147,12 +167,14 @@ class Runner:
             self.end = 0.0
 
 
-def start(case: Case, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+def start(case: Case, options: argparse.Namespace, cards: tuple[str, ...]) -> subprocess.Popen[bytes]:
     """The case's process: imports, then waits for a line on its standard input."""
     folder = (options.out / case["name"]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / turn.READY).unlink(missing_ok=True)
     environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ, "PYTHONUNBUFFERED": "1", **case.get("env", {})}
+    if len(options.cards) > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
     environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     environment["STARTED_AT"] = str(time.time())
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
@@ -160,17 +182,16 @@ def start(case: Case, options: argparse.Namespace) -> subprocess.Popen[bytes]:
     environment["MASTER_PORT"] = str(free_port())
     kind = case.get("kind", "train")
     ranks = case.get("ranks", 1)
-    if ranks > 1 and environment["CUDA_VISIBLE_DEVICES"] == "0":
+    if ranks > 1 and len(options.cards) == 1 and environment["CUDA_VISIBLE_DEVICES"] == "0":
         del environment["CUDA_VISIBLE_DEVICES"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    words = [
-        sys.executable,
-        *(torchrun if ranks > 1 else []),
-        str(HERE / SCRIPTS.get(kind, "launch.py")),
-        json.dumps(case),
-        str(folder),
-        str(options.data),
-    ]
+    if kind == "command":
+        ready, result = (shlex.quote(str(folder / name)) for name in (turn.READY, "result.json"))
+        words = ["bash", "-c", f"touch {ready}; read -r _; {{ {case['command']}; }} && echo '{{}}' >{result}"]
+    else:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        script = str(HERE / SCRIPTS.get(kind, "launch.py"))
+        words = [sys.executable, *(torchrun if ranks > 1 else []), script]
+        words += [json.dumps(case), str(folder), str(options.data)]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
             words,
@@ -184,10 +205,12 @@ def start(case: Case, options: argparse.Namespace) -> subprocess.Popen[bytes]:
 
 
 def free_port() -> int:
-    """Another list of cases may run on this machine's other GPU."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
+    """A port below those that the system gives away: the case takes it only when it trains, and other cases start meanwhile."""
+    for port in PORTS:
+        with socket.socket() as server, contextlib.suppress(OSError):
+            server.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -273,6 +296,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("/tmp/data"), help="folder with dataset/ and tokenizer/")
     parser.add_argument("--out", type=Path, default=Path("gpu_cases"))
     parser.add_argument("--limit", type=float, default=1e9, help="seconds after which everything is over")
+    parser.add_argument(
+        "--cards", type=lambda text: text.split(","), default=["0"], help="GPUs to share out among the cases"
+    )
     parser.add_argument("--ahead", type=int, default=6, help="processes that import while others train")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, to run every line once")
     options = parser.parse_args()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         meanings=MEANINGS,
     )
+    made.may_be_empty = {option.attribute for option in TABLE if option.may_be_empty}
+    made.refused_without = {option.attribute for option in TABLE if option.required and not option.unless}
     made.secret = {f"--{option.name}" for option in TABLE if option.secret}
     made.add_argument("-h", "--help", action=Help)
     groups = {name: made.add_argument_group(name) for name in GROUPS}
@@ -64,7 +68,24 @@ def parse(argv: Sequence[str]) -> Settings:
     if missing and not _stops_early(values):
         raise Refusal([f"--{o.name}{f' (or --{o.unless})' if o.unless else ''} is required: {o.help}" for o in missing])
     typed = {name: value for name, value in values.items() if value is not None}  # a required flag may be left out
-    return Settings(**typed, given=frozenset(given))
+    return Settings(**typed, given=frozenset(given), from_file=frozenset(from_file.keys() - flags.keys()))
+
+
+@contextlib.contextmanager
+def places_named(settings: Settings) -> Iterator[None]:
+    """What is refused inside says of a flag that nobody typed where it is set: in the file of --config."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise Refusal([f"{problem}{_place(problem, settings)}" for problem in refusal.problems]) from None
+
+
+def _place(problem: str, settings: Settings) -> str:
+    named = [_attribute_of(name) for name in re.findall(r"--([a-z][\w-]*)", problem.partition(": ")[0])]
+    keys = [BY_ATTRIBUTE[name].name for name in dict.fromkeys(named) if name in settings.from_file]
+    if not keys:
+        return ""
+    return f" ({' and '.join(keys)} {'is' if len(keys) == 1 else 'are'} set in --config {settings.config})"
 
 
 def _stops_early(values: dict[str, Any]) -> bool:

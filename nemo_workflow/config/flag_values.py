@@ -14,6 +14,7 @@ class FlagValues:
     """Base of Settings: which flags the user gave, and the ways in and out of JSON."""
 
     given: frozenset[str] = field(default=frozenset(), kw_only=True)  # attribute names of the flags that the user gave
+    from_file: frozenset[str] = field(default=frozenset(), kw_only=True)  # those of them that stand in --config alone
 
     def of(self, option: Option) -> Any:
         """The value of a row of the table, for code that walks over the table."""
@@ -27,9 +28,10 @@ class FlagValues:
     @classmethod
     def from_public(cls, values: dict[str, Any], given: Collection[str] = ()) -> Self:
         """Back from public(). A flag that is newer than the file has its default, one that is gone is passed over."""
-        known = {one.name for one in fields(cls)} - {"given"}
+        known = {one.name for one in fields(cls)} - {"given", "from_file"}
         kept = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return cls(**{name: value for name, value in kept.items() if name in known}, given=frozenset(given))
+        values = {name: value for name, value in kept.items() if name in known}
+        return cls(**values | {"given": frozenset(given)})
 
 
 def _for_json(value: Any) -> Any:

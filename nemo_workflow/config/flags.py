@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_workflow.utils import gpus, startup
-from nemo_workflow.utils.arguments import empty_value
+from nemo_workflow.utils.arguments import no_value
 from nemo_workflow.utils.errors import Refusal
 
 STRATEGY = "trainer.strategy"
@@ -71,7 +71,7 @@ class Option:
     def from_command_line(self, text: str) -> Any:
         """Convert a value of the command line; raises Refusal with what was expected."""
         if not text.strip() and not self.may_be_empty:
-            raise Refusal(empty_value(f"--{self.name}"))
+            raise Refusal(no_value(f"--{self.name}", "an empty value", not self.required))
         try:
             return self._converted(text)
         except ValueError:
@@ -94,6 +94,8 @@ class Option:
     def _one(self, value: Any) -> Any:
         if not isinstance(value, str):
             raise ValueError(f"expected {self.form}")
+        if not value.strip() and not self.may_be_empty:
+            raise ValueError("an empty value; give one, or take the line out")
         if why := startup.no_home(value):
             raise ValueError(why)
         try:
@@ -226,7 +228,7 @@ GROUPS = (
 # fmt: off
 _GUIDE = [
     Option("executor", EXECUTION, "where to run: this machine, or a Slurm cluster", default="local", choices=("local", "slurm")),
-    Option("experiment", EXECUTION, "name of the experiment and of its folder below --output-dir", default="pretraining", short=("-E",), may_be_empty=True),
+    Option("experiment", EXECUTION, "name of the experiment and of its folder below --output-dir", default="pretraining", short=("-E",)),
     Option("account", SLURM, "Slurm account", default="root", short=("-A",)),
     Option("partition", SLURM, "Slurm partition", default="defq", short=("-P",)),
     Option("container-image", SLURM, "NeMo container image", default="nvcr.io/nvidia/nemo:dev", short=("-I",)),
@@ -324,7 +326,7 @@ _OURS = [
     Option("max-restarts", EXECUTION, "how many times to restart all ranks automatically, from the newest checkpoint, after a signal, a CUDA or NCCL error or a hang; only if a checkpoint was saved since the last restart; not with --executor slurm", type=int, default=0, least=0),
     Option("timeout-minutes", EXECUTION, "minutes without a step after which all ranks' stacks are written to their logs and the run ends (on Slurm --requeue brings it back); 0: never", type=float, default=30.0, least=0),
     Option("grace-seconds", EXECUTION, "seconds to finish the step when asked to stop, before the ranks are ended; a save under way is waited for; unset: twice the last step's time, 8 on a CPU and 60 on GPUs at least", type=float, least=0),
-    Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it continues TEXT", metavar="TEXT", may_be_empty=True),
+    Option("sample", LOGGING, "after training, export the newest checkpoint to hf_model/ in the run's folder and print how it continues TEXT", metavar="TEXT"),
     Option("profile", LOGGING, "steps (5-7, or 5) to record with torch's profiler on rank 0: a trace in profile/ of the run's folder, the costliest kernels in the report; on a GPU each rank also leaves a memory snapshot when it runs out of memory", type=step_range, metavar="STEPS"),
     Option("export-hf", LOGGING, "export a verified Hugging Face model to hf_model/ in the run's folder: the last checkpoint (end), or also those saved during training (save; a save is skipped while another export is running)", choices=("end", "save")),
     Option("push-to-hub", LOGGING, "with --export-hf: upload the last exported model to the Hugging Face Hub as ORG/NAME, private unless it is there already; HF_TOKEN is read from the environment", metavar="ID"),

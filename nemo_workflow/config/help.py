@@ -10,9 +10,9 @@ from typing import Any
 
 from nemo_workflow.config import flags
 from nemo_workflow.config.flags import GROUPS, TABLE, Option, type_name
+from nemo_workflow.utils import help_screen
+from nemo_workflow.utils.help_screen import WIDTH
 
-WIDTH = 100
-COLUMN = 34  # where the texts begin
 ALL = "all"
 TOPICS = {
     "run": flags.EXECUTION,
@@ -93,14 +93,7 @@ def _short() -> Iterator[str]:
 
 def _rows(options: Iterable[Option]) -> Iterator[str]:
     for option in options:
-        names = "  ".join([f"* {_names(option)}" if option.required else f"  {_names(option)}"])
-        lines = textwrap.wrap(described(option), WIDTH - COLUMN, break_long_words=False, break_on_hyphens=False)
-        if len(names) < COLUMN - 1:
-            yield f"{names:{COLUMN}}{lines[0]}"
-        else:
-            yield names
-            yield " " * COLUMN + lines[0]
-        yield from (" " * COLUMN + line for line in lines[1:])
+        yield from help_screen.row(_names(option), described(option), option.required)
 
 
 def _names(option: Option) -> str:

@@ -34,6 +34,7 @@ class Plan:
     command: tuple[str, ...] = ()  # as typed, secrets replaced
     sizes: dict[str, Any] = field(default_factory=dict)  # the model's: the recipe's under those of --nemo-model
     vocab_size: int = 0  # entries of the tokenizer, unpadded
+    vocab_from: str = ""  # whose they are, where the tokenizer isn't here yet
     card: PlannedCard | None = None  # None on a CPU
     validation_sets: tuple[ValidationSet, ...] = ()  # of --validation-dir
     branch: Branch | None = None  # of --decay-from

@@ -20,6 +20,7 @@ from nemo_workflow.config.schedule import Branch, Schedule, make_schedule
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.data import blend
 from nemo_workflow.data.blend import Source
+from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.data.splits import Part, parse_split, parts_of
 from nemo_workflow.models import catalog, hub, parameters, pretrained
 from nemo_workflow.models.catalog import Recipe
@@ -72,6 +73,7 @@ def make_plan(settings: Settings, command: Sequence[str] = (), branch: Branch | 
         run_dir=str(Path(settings.output_dir).expanduser().absolute() / settings.experiment),
         sizes=run.sizes,
         vocab_size=run.vocab_size,
+        vocab_from=run.vocab_from,
         card=card,
         branch=run.branch,
         validation_sets=run.validation_sets,
@@ -152,6 +154,7 @@ def suggestion(settings: Settings, command: Sequence[str] = ()) -> str:
     elif settings.max_steps and run.recipe:
         run.schedule = make_schedule(settings, run.recipe, 0, 0)
     problems += list(smallest_values(run))
+    problems = problems or [problem for rule in checks.LAYOUTLESS_RULES for problem in rule(run)]
     if problems or run.recipe is None:
         raise Refusal(dict.fromkeys(problems))
     card = card_of(settings, "gpu", run.layout.ranks_per_node)
@@ -187,7 +190,7 @@ def _gather_model(settings: Settings, problems: list[str]) -> Run:
     if run.recipe:
         run.sizes = _sizes(run, run.recipe)
         run.seq_length = settings.seq_length or run.recipe.fields["data.seq_length"]
-    run.vocab_size = _vocab_size(run)
+    run.vocab_size, run.vocab_from = _vocab_size(run)
     return run
 
 
@@ -195,6 +198,7 @@ def _gather_data(run: Run, problems: list[str]) -> None:
     """The part of it that says on what and for how long."""
     settings = run.settings
     run.sources = _sources(settings, problems)
+    _vocab_size_of_data(run)
     run.parts = _parts(run, problems)
     run.validation_sets = blend.validation_sets(settings.validation_dir, problems)
     if run.recipe and run.parts:
@@ -259,11 +263,21 @@ def _sizes(run: Run, recipe: Recipe) -> dict[str, Any]:
     return recipe.sizes | {name: value for name, value in saved.items() if not name.startswith(OF_THE_RUN)}
 
 
-def _vocab_size(run: Run) -> int:
-    """Entries of the tokenizer; else of the Hugging Face model; else of the family's usual tokenizer."""
+def _vocab_size(run: Run) -> tuple[int, str]:
+    """Entries of the tokenizer; else of the Hugging Face model; else of the family's usual tokenizer. And whose they are."""
     if run.tokenizer and run.tokenizer.vocab_size:
-        return int(run.tokenizer.vocab_size)
-    return int(run.hf_config.get("vocab_size") or (run.recipe.reference_vocab if run.recipe else 0))
+        return int(run.tokenizer.vocab_size), ""
+    if run.hf_config.get("vocab_size"):
+        return int(run.hf_config["vocab_size"]), "its config.json"
+    return run.recipe.reference_vocab if run.recipe else 0, "recipe"
+
+
+def _vocab_size_of_data(run: Run) -> None:
+    """Where the tokenizer isn't here yet: the entries of one of its name, as preprocessing wrote them beside the data."""
+    known = (figures(source.pair) for source in run.sources)
+    sizes = [one.get("vocabulary_size") for one in known if one.get("tokenizer") == run.settings.hf_model_id]
+    if run.vocab_from == "recipe" and sizes and isinstance(sizes[0], int):
+        run.vocab_size, run.vocab_from = sizes[0], "the tokenizer of its name that the data was preprocessed with"
 
 
 def _sources(settings: Settings, problems: list[str]) -> tuple[Source, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from nemo_workflow.config import containers
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.hardware import LONG_STEP_SECONDS, cpu_libraries, cpu_step_seconds
+from nemo_workflow.config.checks.hardware import LONG_STEP_SECONDS, cores_short_of, cpu_libraries, cpu_step_seconds
 from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
 from nemo_workflow.config.plan import Plan
@@ -29,11 +29,7 @@ def add(run: Run) -> None:
     _secrets(run)
     _wandb_key(run)
     if run.tokenizer is None:
-        named = run.settings.hf_model_id
-        run.notes.append(
-            f"the tokenizer of {named} is not on this machine, so it was not checked; the run fetches it. Where that has no"
-            f" network: {hub.by_hand(named, '--hf-model-id')}"
-        )
+        _no_tokenizer_yet(run)
     else:
         _no_end_of_documents(run)
     if run.recipe and run.nemo_model:
@@ -46,8 +42,49 @@ def add(run: Run) -> None:
     _long_steps(run)
     _end_of_branch(run)
     _often_seen(run)
+    _longer_than_trained(run)
+    _without_effect(run)
     if run.schedule and not run.schedule.limit_val_batches:
         run.notes.append("no validation: --split leaves nothing for it")
+
+
+def _no_tokenizer_yet(run: Run) -> None:
+    """What can't be known before the tokenizer is here, and what the data tells of theirs."""
+    named = run.settings.hf_model_id
+    whose = "the recipe's usual tokenizer" if run.vocab_from == "recipe" else run.vocab_from
+    run.notes.append(
+        f"the tokenizer of {named} is not on this machine: vocabulary, parameters and all that follows from them are those of"
+        f" {whose}, and it was not checked; the run fetches it. Where that has no network:"
+        f" {hub.by_hand(named, '--hf-model-id')}"
+    )
+    others = {
+        Path(source.pair.prefix).name: str(made_with)
+        for source in run.every_source
+        if (made_with := figures(source.pair).get("tokenizer")) not in (None, named)
+    }
+    if others:
+        run.notes.append(
+            f"{and_more(list(others))}: preprocessed with {and_more(list(dict.fromkeys(others.values())))}; whether that is the"
+            f" tokenizer of {named} is compared when it has been fetched, and data of another is refused then"
+        )
+
+
+def _longer_than_trained(run: Run) -> None:
+    """A checkpoint's own length, which its positions were trained up to: those behind it are new to it."""
+    trained = run.nemo_model.sizes.get("seq_length") if run.nemo_model else None
+    if isinstance(trained, int) and run.seq_length > trained:
+        run.notes.append(
+            f"--seq-length {run.seq_length:,}: the checkpoint of --nemo-model was made for {trained:,} tokens; it has to learn"
+            f" the positions behind them first, and its loss may begin higher"
+        )
+
+
+def _without_effect(run: Run) -> None:
+    """Flags that change nothing in this plan, though they would in another with the same file."""
+    if run.layout and run.layout.nodes == 1 and run.settings.suggest is None and run.given("node_bandwidth"):
+        run.notes.append("--node-bandwidth: has no effect on one node: nothing is sent between nodes")
+    if run.schedule and not run.schedule.limit_val_batches and run.given("val_check_interval"):
+        run.notes.append("--val-check-interval: has no effect, since --split leaves nothing for a validation")
 
 
 def _end_of_branch(run: Run) -> None:
@@ -102,10 +139,8 @@ def _batch_of_the_guide(run: Run) -> None:
 
 
 def _more_processes_than_cores(run: Run) -> None:
-    if run.accelerator != "cpu" or run.settings.executor != "local" or run.layout is None:
-        return
-    cores = len(os.sched_getaffinity(0))
-    if run.layout.ranks_per_node > cores:
+    cores = cores_short_of(run)
+    if cores is not None and run.layout is not None:
         run.notes.append(
             f"--num-gpus {run.layout.ranks_per_node}: more processes than the {counted(cores, 'core')} of this machine, which"
             f" take turns; -G {cores} is faster"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +19,7 @@ from nemo_workflow.models.tokenizer_files import CONFIG, copy_back, files_of, wi
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
 from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.scratch import scratch_folder
 from nemo_workflow.utils.silence import quiet
 
 
@@ -45,7 +45,7 @@ def _shared(parser: argparse.ArgumentParser, output_required: bool) -> None:
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison of all tensors and of the logits")
 
 
-def import_parser() -> argparse.ArgumentParser:
+def import_parser() -> Parser:
     """Flags of convert_from_hf_to_nemo2.py."""
     parser = Parser(
         description="Convert a Hugging Face model to a NeMo 2 checkpoint (context/ and weights/) and verify it. Needs no GPU.",
@@ -71,12 +71,13 @@ def import_parser() -> argparse.ArgumentParser:
         help="folder or Hub id of a tokenizer that has the model's tokens and more: the checkpoint gets it, and rows for the"
         " new tokens, each the mean of the rows of its old pieces",
     )
+    parser.refused_without = {"output_path"}
     parser.add_argument("--revision", help="branch, tag or commit of the Hub id")
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
     return parser
 
 
-def export_parser() -> argparse.ArgumentParser:
+def export_parser() -> Parser:
     """Flags of convert_from_nemo2_to_hf.py."""
     parser = Parser(
         description="Convert a NeMo 2 checkpoint (any TP/PP/VPP/DP layout) to a Hugging Face folder and verify it. Needs no GPU.",
@@ -115,10 +116,10 @@ def import_main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         return look(args, _token(args), lambda job, scratch: _extended(job, args, scratch))
     if args.output_path is None:
-        parser.error("the following arguments are required: --output-path (or --dry-run)")
+        parser.error("--output-path (or --dry-run) is required")
     _large_pages()
-    with tempfile.TemporaryDirectory() as scratch:
-        return _import(_checked_import(args, Path(scratch) / "extended"), args)
+    with scratch_folder() as scratch:
+        return _import(_checked_import(args, scratch / "extended"), args)
 
 
 def _import(job: Import, args: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from nemo_workflow.models.foreign_code import code_named
 from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.scratch import scratch_folder
 
 
 @dataclass
@@ -99,8 +99,8 @@ def look(args: argparse.Namespace, token: str | None, extend: Callable[[Import, 
     """
     folder = inputs.fetch(args.source, args.revision, token, weights=False)
     job = checked(folder, args, config_alone=not weights_of_any_kind(folder) and not _is_split(folder))
-    with tempfile.TemporaryDirectory() as scratch:
-        lines = list(_lines(extend(job, Path(scratch) / "extended"), folder))
+    with scratch_folder() as scratch:
+        lines = list(_lines(extend(job, scratch / "extended"), folder))
     for name, text in lines:
         print(f"{name:11}{text}")
     for note in job.notes:

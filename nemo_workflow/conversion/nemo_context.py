@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from nemo_workflow.models.tokenizer_files import check_ids, copy_for_nemo, files
 from nemo_workflow.models.tokenizer_loading import first_line
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.libraries import collector_paused
+from nemo_workflow.utils.scratch import scratch_folder
 
 TOKENIZER = "nemo_tokenizer"  # the name that NeMo's importers use
 
@@ -34,8 +34,8 @@ def write_context(folder: Path, family: Family, config_class: str, fields: Confi
 
     generation, notes = _generation_config(source)
     config = build_config(family, config_class, fields, generation)
-    with tempfile.TemporaryDirectory() as scratch:
-        staged = Path(scratch) / TOKENIZER
+    with scratch_folder() as scratch:
+        staged = scratch / TOKENIZER
         copied = copy_for_nemo(source, staged)
         tokenizer, more = _nemo_tokenizer(staged)
         notes += more

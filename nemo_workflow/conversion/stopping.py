@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from nemo_workflow.utils.processes import handled
+from nemo_workflow.utils.processes import handled, signal_name
 
 
 class _Stopped(BaseException):
@@ -34,8 +34,10 @@ def until_stopped(work: Callable[[], int], what: str) -> int:
         with handled(stop, *SIGNALS):
             return work()
     except _Stopped as stopped:
-        name = signal.Signals(stopped.number).name
-        print(f"{what} stopped by {name}: what it had written is removed, all else is as it was", file=sys.stderr)
+        print(
+            f"{what} stopped by {signal_name(stopped.number)}: what it had written is removed, all else is as it was",
+            file=sys.stderr,
+        )
         return 128 + stopped.number
 
 

@@ -23,6 +23,7 @@ VERSION = 1
 HEADER = struct.Struct("<9sQBQQ")
 RUN_DIR_PREFIX = ".preprocess-"  # a preprocessing run's own folder beside the pairs it is to replace
 OUTPUT_NAME = "preprocessed"  # the folder that preprocessing writes into
+TEXTS = (".txt", ".md", ".json", ".ndjson", ".parquet", ".arrow")  # what preprocessing reads; also packed
 COMMIT_NAME = "commit.json"  # in it while files are renamed
 DTYPES = {
     1: ("uint8", 1),
@@ -114,6 +115,8 @@ def find_prefixes(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if folder.suffix in (".bin", ".idx") and folder.is_file():
         return [folder.with_suffix("").absolute()]
+    if folder.is_file():
+        raise Refusal(f"--dataset-dir {folder}: {_what_file(folder)}")
     if not folder.is_dir():
         raise Refusal(
             f"--dataset-dir {folder}: no such folder or pair{from_here(folder)}; run preprocess_data.sh, or correct the path"
@@ -126,6 +129,18 @@ def find_prefixes(folder: str | Path) -> list[Path]:
     raise Refusal(
         f"--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"
     )
+
+
+def _what_file(path: Path) -> str:
+    """What to do with a file where a folder of pairs is expected."""
+    if path.with_suffix(".idx").is_file():
+        return f"is one file of a pair; give the pair, without an ending: {path.with_suffix('')}"
+    if any(ending in path.name.lower() for ending in TEXTS):
+        return (
+            "is text, and training reads what preprocessing makes of it: bash preprocess_data.sh --tokenizer DIR_OR_ID --input"
+            f" {path} --output-dir DIR, then --dataset-dir DIR"
+        )
+    return "is a file; give the --output-dir of preprocess_data.sh, another folder of .bin/.idx files, or a pair without its ending"
 
 
 def _pairs_in(folder: Path) -> Iterator[Path]:

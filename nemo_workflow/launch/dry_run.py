@@ -82,6 +82,7 @@ def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "layers": len(count.layers),
         "hidden_size": plan.sizes["hidden_size"],
         "vocabulary": plan.vocab_size,
+        "vocabulary_from": plan.vocab_from,
         "padded_vocabulary": job.vocabulary,
     }
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +24,12 @@ from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.restarts import Restarts
 from nemo_workflow.run_dir import metrics, staged_tokenizer
-from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, save_under_way
+from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.run_dir.stopping import grace_seconds, tell_signal, what_is_saved
 from nemo_workflow.training import liveness, rank, resume
+from nemo_workflow.utils import scratch
 from nemo_workflow.utils.console import Meter, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json, written_aside
@@ -167,7 +167,10 @@ class _Local:
             adopting(),  # so that no rank is lost sight of whose torchrun has died
             _plain_path(self.attempt) as place,
         ):
-            self._start(place)
+            try:
+                self._start(place)
+            finally:
+                scratch.sweep()  # a rank that was killed has left its folder
             self.monitor.update()
             self.monitor.close()
             if not self.insisted:
@@ -221,12 +224,13 @@ class _Local:
         if self.monitor.saving or save_under_way(self.plan.folder / "checkpoints"):
             self.patience.renew()  # the grace time begins when the save is done
         grace = grace_seconds(self.plan)
+        where = "in the middle of a step" if self.monitor.asked_after is None else "before its save was done"
         if self.insisted:
-            self._stop_at_once(" at once, in the middle of a step")
+            self._stop_at_once(f" at once, {where}")
         elif not self.monitor.started:
             self._stop_at_once(" before the first step")
         elif self.patience.seconds() > grace:
-            self._stop_at_once(f" in the middle of a step, which did not end within {grace:.0f} s (--grace-seconds)")
+            self._stop_at_once(f" {where}, which did not end within {grace:.0f} s (--grace-seconds)")
 
     def _stop_at_once(self, how: str) -> None:
         self.stopped_early = self.stopped_early or how
@@ -279,14 +283,14 @@ class _Local:
     def _verdict(self) -> int:
         """0 only for a run that has its end. Raises Failure for one that ended by itself without it."""
         finished = self.monitor.end == "finished"
-        if finished and (self.torchrun == 0 or (self.torchrun is None and not self.stopped_early)):
+        if finished and self.torchrun in (0, None) and not self.insisted:
             return 0
         saved = what_is_saved(self.plan.folder, self.monitor.last_step)
         asked = self.asked or (self.monitor.stopped_by if self.monitor.end == "stopped" else 0)
         if asked:
             if any(self.attempt.glob("rank*.error")):
                 Meter(sys.stderr, outlive=True).note(f"while stopping: {explain_failure(self.attempt)}")
-            self.monitor.note(f"stopped{self.stopped_early}: {saved}")
+            self.monitor.note(f"stopped{'' if self._saved_when_asked() else self.stopped_early}: {saved}")
             return 128 + asked
         if self.monitor.started:
             self.monitor.note(saved)
@@ -298,6 +302,12 @@ class _Local:
         if self.torchrun == 0:
             raise Failure(f"the ranks ended without an error before the last step; logs: {self.attempt}")
         raise Failure(explain_failure(self.attempt))
+
+    def _saved_when_asked(self) -> bool:
+        """Whether the step that the ranks stopped after is saved: who ended them then only ended their leaving."""
+        asked_after = self.monitor.asked_after
+        newest, _ = newest_whole(self.plan.folder / "checkpoints")
+        return asked_after is not None and newest is not None and newest.step >= asked_after
 
 
 def _send(processes: list[psutil.Process], number: int) -> None:
@@ -318,8 +328,8 @@ def _plain_path(folder: Path) -> Iterator[Path]:
     if re.fullmatch(r"[A-Za-z0-9_./+=@-]+", str(folder)):
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="nemo-workflow-") as place:
-        link = Path(place) / "attempt"
+    with scratch.scratch_folder() as place:
+        link = place / "attempt"
         link.symlink_to(folder)
         yield link
 

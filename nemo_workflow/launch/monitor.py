@@ -61,6 +61,7 @@ class Monitor:
         self.last_step = 0
         self.end = ""
         self.stopped_by = 0
+        self.asked_after: int | None = None  # the step after which the ranks began to stop
         self.began = time.monotonic()
         self.waits = self.began  # since when there has been no step
         self.told = 0  # how often that was said
@@ -104,7 +105,8 @@ class Monitor:
         self.started = self.started or kind in ("start", "step")  # a follower may come after the start
         self.saving = kind == "stopping"
         self.last_step = event["step"] if kind in ("start", "step") else self.last_step
-        self.stopped_by = event["signal"] if kind == "stopping" else self.stopped_by
+        if kind == "stopping":
+            self.stopped_by, self.asked_after = event["signal"], event["step"]
         if kind == "validation":
             self.val_loss = event["val_loss"]
         if kind == "start":

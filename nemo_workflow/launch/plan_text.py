@@ -42,9 +42,12 @@ def _model_text(plan: dict[str, Any]) -> list[str]:
     model = plan["model"]
     active = model["active_parameters"]
     partly = f", {human_count(active)} of them used for a token" if active != model["parameters"] else ""
+    # nothing is known yet of the tokenizer that the run will have
+    assumed = " of the recipe's usual tokenizer" if model["vocabulary_from"] == "recipe" else ""
+    about = "about " if assumed else ""
     return [
-        f"Model: {model['name']} ({model['class']} of NeMo {model['nemo']}), {model['parameters']:,} parameters{partly}",
-        f"  {model['layers']} layers, hidden size {model['hidden_size']}, vocabulary {model['vocabulary']:,}"
+        f"Model: {model['name']} ({model['class']} of NeMo {model['nemo']}), {about}{model['parameters']:,} parameters{partly}",
+        f"  {model['layers']} layers, hidden size {model['hidden_size']}, vocabulary {model['vocabulary']:,}{assumed}"
         f" (padded to {model['padded_vocabulary']:,}); starts from {model['start']}",
     ]
 

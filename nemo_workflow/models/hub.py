@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,11 +85,17 @@ def fetch(
             raise Refusal(
                 f"{named}: {no_folder}not in the Hub's cache, and HF_HUB_OFFLINE is set; {download}"
             ) from None
-        why = (str(cause or error).strip().splitlines() or [type(error).__name__])[0]
         raise Refusal(
-            f"{named}: {no_folder}not in the Hub's cache, and the Hub can't be reached ({why}); {download}"
+            f"{named}: {no_folder}not in the Hub's cache, and the Hub can't be reached; {download} (the Hub's client says:"
+            f" {_short(cause or error)})"
         ) from None
     return Path(found)
+
+
+def _short(error: BaseException) -> str:
+    """The first sentence of what a library says, for behind our own words."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return textwrap.shorten(re.split(r"(?<=[a-z]{3})\. ", line, maxsplit=1)[0], 120, placeholder=" …").rstrip(".")
 
 
 def fetch_tokenizer(hub_id: str) -> bool:

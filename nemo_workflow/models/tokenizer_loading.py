@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,9 @@ from nemo_workflow.models.tokenizer_files import (
     json_of,
 )
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.scratch import scratch_folder
+
+LONGEST = 160  # characters of a library's words in a message
 
 
 def load(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -25,9 +27,9 @@ def load(folder: Path, trust_remote_code: bool = False) -> Any:
     config = json_of(folder / CONFIG)
     if trust_remote_code or in_older_words(config) == config:
         return _load(folder, folder, trust_remote_code)
-    with tempfile.TemporaryDirectory() as scratch:
-        copy_for_nemo(folder, Path(scratch) / "copy")
-        return _load(Path(scratch) / "copy", folder, False)
+    with scratch_folder() as scratch:
+        copy_for_nemo(folder, scratch / "copy")
+        return _load(scratch / "copy", folder, False)
 
 
 def _load(place: Path, folder: Path, trust_remote_code: bool) -> Any:
@@ -39,13 +41,19 @@ def _load(place: Path, folder: Path, trust_remote_code: bool) -> Any:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a tokenizer's file or code raises; a panic in Rust is no Exception
+        said = first_line(error)
         if json_of(folder / CONFIG).get("auto_map") and not trust_remote_code:
-            hint = "; it comes with code of its own (auto_map), which is not run"
-        else:
-            hint = "; save it again with transformers 4.57, or give another folder"
-        raise Refusal(f"{folder}: transformers can't load the tokenizer: {first_line(error)}{hint}") from None
+            why = "" if "custom code" in said else f" ({said})"
+            raise Refusal(
+                f"{folder}: the tokenizer can't be loaded without code of its own (auto_map in {CONFIG}), which is not run{why};"
+                " give a folder with a tokenizer.json; preprocessing alone runs such code, with --trust-remote-code"
+            ) from None
+        raise Refusal(
+            f"{folder}: transformers can't load the tokenizer; save it again with transformers 4.57, or give another folder"
+            f" ({said})"
+        ) from None
 
 
 def first_line(error: BaseException) -> str:
     """What an error says, short enough for a message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]

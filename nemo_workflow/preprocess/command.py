@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nemo_workflow.preprocess.sources import not_utf8
+from nemo_workflow.models.tokenizer_files import CONFIG
+from nemo_workflow.preprocess.sources import not_utf8, stem_of
+from nemo_workflow.utils import help_screen
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
 DESCRIPTION = """\
-Turn JSON lines into the .bin/.idx pairs that pretrain_llm.py reads:
+Turn text (.txt, .md, JSON lines, Parquet, Arrow) into .bin/.idx pairs that pretrain_llm.py reads:
 <output-dir>/preprocessed/<prefix>_text_document.bin, .idx and .json (its figures).
 """
 
@@ -30,6 +32,22 @@ def with_hyphens(argv: Sequence[str]) -> list[str]:
         flag, equals, value = word.partition("=")
         words.append(flag.replace("_", "-") + equals + value if flag.startswith("--") else word)
     return words
+
+
+USAGE = "--tokenizer DIR_OR_ID --input PATH … --output-dir DIR [FLAG …]"
+FIRST = (
+    "* --input", "* --tokenizer", "* --output-dir", "--join", "--json-keys", "--input-dir", "--data-prefix", "--on-error",
+    "--overwrite", "--workers", "--executor",
+)  # fmt: skip
+EXAMPLES = (
+    "PROGRAM --tokenizer my_tokenizer --input my_text.txt --output-dir my_data",
+    "PROGRAM --tokenizer Qwen/Qwen3-0.6B-Base --input my_texts --output-dir my_data",
+)
+
+
+def _called(program: str) -> str:
+    """As it is typed: a script of the shell by bash."""
+    return f"bash {program}" if program.endswith(".sh") else program
 
 
 MAX_BAD = 5.0  # per cent
@@ -51,10 +69,12 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(
         prog=program,
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
         meanings=MEANINGS,
     )
+    help_screen.add_help(p, USAGE, FIRST, [example.replace("PROGRAM", _called(program)) for example in EXAMPLES])
     p.may_be_empty.add("separator")
+    p.needed = [("input", "input_dir"), ("tokenizer",), ("output_dir",)]
     group = p.add_argument_group("input")
     group.add_argument(
         "--input-dir",
@@ -125,7 +145,6 @@ def parser() -> argparse.ArgumentParser:
         "--hf-tokenizer",
         "--ht-tokenizer",
         metavar="DIR_OR_ID",
-        required=True,
         help="folder with a Hugging Face tokenizer, or a Hub id (HF_TOKEN from the environment)",
     )
     group.add_argument(
@@ -153,9 +172,7 @@ def parser() -> argparse.ArgumentParser:
         "--trust-remote-code", action="store_true", help="run the Python code that comes with the tokenizer"
     )
     group = p.add_argument_group("output and work")
-    group.add_argument(
-        "--output-dir", metavar="DIR", required=True, help="the files are written to its folder preprocessed/"
-    )
+    group.add_argument("--output-dir", metavar="DIR", help="the files are written to its folder preprocessed/")
     group.add_argument(
         "--overwrite",
         action="store_true",
@@ -211,15 +228,13 @@ def run(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> None:
     """Set what was left out and read the keys; raises Refusal with every problem."""
     problems = []
-    if not args.input and not args.input_dir:
-        problems.append("--input-dir or --input: one of them must say where the text is")
     if args.input and (args.input_dir or args.data_prefix):
         problems.append("--input: can't be combined with --input-dir or --data-prefix; leave --input out, or those")
     if args.workers is None:
         args.workers = len(os.sched_getaffinity(0))
     elif args.workers < 1:
         problems.append(f"--workers {args.workers}: at least 1")
-    problems += [*_check_bad(args), *_check_keys(args)]
+    problems += [*_check_bad(args), *_check_keys(args), *_swapped(args)]
     for flag, name in (("--output-dir", args.output_dir), ("--tokenizer", args.tokenizer)):
         if not_utf8(Path(name).absolute()):
             problems.append(f"{flag} {name}: the path is not UTF-8; rename what is not")
@@ -228,6 +243,31 @@ def check(args: argparse.Namespace) -> None:
         problems.append(f"--output-dir {args.output_dir}: a file; give a folder")
     if problems:
         raise Refusal(problems)
+
+
+def _swapped(args: argparse.Namespace) -> Iterator[str]:
+    """A tokenizer where the text is expected, and text where the tokenizer is."""
+    flag, names = ("--input", args.input) if args.input else ("--input-dir", args.input_dir)
+    tokenizer = Path(args.tokenizer).expanduser()
+    try:
+        swapped = len(names) == 1 and _holds_text(tokenizer) and _is_tokenizer(Path(names[0]).expanduser())
+    except OSError:  # what can't be looked at is refused with its own name later
+        swapped = False
+    if swapped:
+        yield (
+            f"--tokenizer {args.tokenizer}, {flag} {names[0]}: look swapped, the first is text and the second a tokenizer; use"
+            f" --tokenizer {names[0]} {flag} {args.tokenizer}"
+        )
+
+
+def _is_tokenizer(place: Path) -> bool:
+    return place.name == "tokenizer.json" or any((place / name).is_file() for name in ("tokenizer.json", CONFIG))
+
+
+def _holds_text(place: Path) -> bool:
+    if place.is_dir():
+        return not _is_tokenizer(place) and any(stem_of(path) for path in place.iterdir())
+    return place.is_file() and stem_of(place) is not None and not _is_tokenizer(place)
 
 
 def _check_bad(args: argparse.Namespace) -> Iterator[str]:

@@ -17,6 +17,7 @@ from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import write_json, written_aside
 
 END_OF_TEXT = "<|endoftext|>"
+VOCABULARY = 4096
 SMALLEST = 257  # the 256 bytes and the end of a text
 PIECE = 1 << 16  # characters that the trainer gets at once
 
@@ -40,8 +41,7 @@ def main() -> int:
         "--vocabulary",
         metavar="N",
         type=int,
-        default=4096,
-        help="size of the vocabulary; with --extend, the tokens added (default %(default)s)",
+        help=f"size of the vocabulary; with --extend, the tokens added (default {VOCABULARY})",
     )
     parser.add_argument(
         "--extend",
@@ -59,6 +59,8 @@ def main() -> int:
         help="train on this many MB of the text, from its beginning (default %(default)s)",
     )
     arguments = parser.parse_args()
+    asked = arguments.vocabulary is not None
+    arguments.vocabulary = arguments.vocabulary if asked else VOCABULARY
     folder: Path = arguments.output_dir.expanduser()
     if arguments.extend and arguments.vocabulary < 1:
         raise Refusal(f"--vocabulary {arguments.vocabulary}: add at least one token")
@@ -87,7 +89,10 @@ def main() -> int:
     entries = train(documents, folder, arguments.vocabulary)
     print(f"{folder}: {entries:,} entries, {human_time(time.monotonic() - began)}")
     if entries < arguments.vocabulary:
-        print(f"note: the text holds no more than {entries:,} entries of the {arguments.vocabulary:,} asked for")
+        whose = "asked for (--vocabulary)" if asked else "that a longer text gives by default"
+        print(
+            f"note: a short text: its vocabulary has {entries:,} entries, fewer than the {arguments.vocabulary:,} {whose}"
+        )
     return 0
 
 

@@ -7,8 +7,9 @@ checkpoint it would continue from: some things may change freely, some change an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.models import catalog
 from nemo_workflow.models.pretrained import hf_folder
 from nemo_workflow.models.tokenizer_files import files_of
+from nemo_workflow.utils.console import and_more
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import from_here_if_below
 
+DIGEST = re.compile(r"(\d+-)?[0-9a-f]{32}")  # nobody can tell two of them apart
 WHOLE = 1 << 30  # files up to this size are hashed whole
 PIECES, PIECE = 1024, 1 << 18  # larger ones in as many evenly spaced pieces of so many bytes
 
@@ -157,13 +161,39 @@ def first_tokenizer_digest(hf_model_id: str) -> str:
     return hasher.hexdigest()
 
 
-def compare(now: dict[str, Any], then: dict[str, Any], allowed: tuple[str, ...], where: str) -> list[str]:
-    """Changes to be told, a line each; raises Refusal with those that are not allowed. `where` names the checkpoint."""
+@dataclass(frozen=True)
+class Named:
+    """What a run calls its data and its tokenizer: an identity holds digests alone."""
+
+    sources: tuple[str, ...]
+    tokenizer: str
+
+    @classmethod
+    def of(cls, plan: dict[str, Any]) -> Named | None:
+        """From plan.json; None where that tells nothing."""
+        try:
+            sources = tuple(from_here_if_below(source["pair"]["prefix"]) for source in plan["sources"])
+            return cls(sources, from_here_if_below(plan["settings"]["hf_model_id"]))
+        except (KeyError, TypeError):
+            return None
+
+
+def compare(
+    now: dict[str, Any],
+    then: dict[str, Any],
+    allowed: tuple[str, ...],
+    where: str,
+    names: tuple[Named | None, Named | None] = (None, None),
+) -> list[str]:
+    """Changes to be told, a line each; raises Refusal with those that are not allowed. `where` names the checkpoint.
+
+    `names` are this start's and those of the start that wrote it.
+    """
     problems, told = [], []
     for name in (*NEVER, *REFUSED, *TOLD):
         if name not in then or now[name] == then[name]:
             continue
-        difference = "; ".join(_differences(now[name], then[name]))
+        difference = "; ".join(_by_name(name, *names) or _differences(now[name], then[name], _sources_of(*names)))
         if name in NEVER:
             problems.append(f"{name} differs from {where} ({difference}): {NEVER[name]}")
         elif name in REFUSED and name not in allowed:
@@ -178,18 +208,35 @@ def compare(now: dict[str, Any], then: dict[str, Any], allowed: tuple[str, ...],
     return told
 
 
-def _differences(now: Any, then: Any) -> Iterator[str]:
+def _by_name(name: str, now: Named | None, then: Named | None) -> list[str]:
+    """The change in words where other data or another tokenizer was named; nothing where it has the same name."""
+    if now is None or then is None:
+        return []
+    if name == "dataset" and now.sources != then.sources:
+        return [f"then {and_more(list(then.sources))}, now {and_more(list(now.sources))}"]
+    if name == "tokenizer" and now.tokenizer != then.tokenizer:
+        return [f"then {then.tokenizer}, now {now.tokenizer}"]
+    return []
+
+
+def _sources_of(now: Named | None, then: Named | None) -> tuple[str, ...]:
+    """The names of the sources, where both starts have the same."""
+    return now.sources if now and then and now.sources == then.sources else ()
+
+
+def _differences(now: Any, then: Any, names: tuple[str, ...] = ()) -> Iterator[str]:
+    """In words; `names` are those of the entries of a list."""
     if isinstance(now, dict) and isinstance(then, dict):
         for key in {**then, **now}:
             if now.get(key) != then.get(key):
-                yield f"{key} {then.get(key)} -> {now.get(key)}"
+                yield from (f"{key} {change}" for change in _differences(now.get(key), then.get(key)))
     elif isinstance(now, list) and isinstance(then, list):
         if len(now) != len(then):
             yield f"{len(then)} -> {len(now)} sources"
         for number, (new, old) in enumerate(zip(now, then, strict=False), 1):
             for change in _differences(new, old):
-                yield f"source {number}: {change}"
-    elif isinstance(now, str) and len(now) >= 32:
+                yield f"{names[number - 1] if names else f'source {number}'}: {change}"
+    elif any(isinstance(one, str) and DIGEST.fullmatch(one) for one in (now, then)):
         yield "other content"
     else:
         yield f"{then} -> {now}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
-from nemo_workflow.run_dir.stopping import launchers_signal
+from nemo_workflow.run_dir.stopping import launchers_signal, orphaned, what_is_saved
 from nemo_workflow.utils.processes import signal_name
 
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
@@ -32,11 +32,19 @@ class State:
 
 
 class RunFolder:
-    """A run by its files. `locked` asks whether a process of this machine holds the run; None: nobody does."""
+    """A run by its files. `locked` asks which process of this machine holds the run, `ranks` which one of its ranks lives.
 
-    def __init__(self, path: Path, locked: Callable[[Path], int | None] | None = None):
+    None: nobody does.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        locked: Callable[[Path], int | None] | None = None,
+        ranks: Callable[[Path], int | None] | None = None,
+    ):
         self.path = path.absolute()
-        self._locked = locked
+        self._locked, self._ranks = locked, ranks
 
     @property
     def name(self) -> str:
@@ -107,6 +115,8 @@ class RunFolder:
             return State("failed", error)
         if begun_again:
             return State("running")
+        if self._ranks is not None and self._ranks(self.path) is not None:
+            return State("running", "its launcher was killed: its ranks save and stop")
         if not self.last:
             return State("new", "no step was made")
         here = start is not None and start.get("machine", {}).get("host") == platform.node()
@@ -121,15 +131,20 @@ class RunFolder:
     def _ended(self, end: dict[str, Any]) -> State:
         if end["reason"] == "finished":
             return State("finished", f"reached step {end['step']}")
+        if self.attempts and orphaned(self.attempts[-1]):
+            return State("stopped", f"its launcher was killed: {what_is_saved(self.path, self.step)}")
         asked = self.last.get("stopping")
         number = asked["signal"] if asked and asked["time"] >= end["time"] - 3600 else None
         return State("stopped", f"asked to ({signal_name(number)})" if number else "asked to")
 
     def _last_word(self) -> str:
         """What is known of a start that wrote no end."""
-        number = launchers_signal(self.attempts[-1]) if self.attempts else None
-        what = f"ended after {signal_name(number)}, before it had saved" if number else "ended from outside"
-        return f"{what}; the same command continues it"
+        newest = self.attempts[-1] if self.attempts else None
+        number = launchers_signal(newest) if newest else None
+        what = f"ended after {signal_name(number)}" if number else "ended from outside"
+        if newest and orphaned(newest):
+            what = "its launcher was killed"
+        return f"{what}: {what_is_saved(self.path, self.step)}"
 
     def _failed_now(self) -> bool:
         """Whether the newest start has left errors: its launcher may still be ending it."""

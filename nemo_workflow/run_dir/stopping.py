@@ -10,6 +10,7 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
 
 SIGNAL = "signal"  # in an attempt's folder: the number of the one that the launcher got
+ORPHANED = "launcher_died"  # in an attempt's folder: its ranks stopped because their launcher was gone
 GRACE_SECONDS = {"cpu": 8.0, "gpu": 60.0}
 STEPS = 2.0  # of the run's last step's time that the grace time has at least: the step may just have begun
 
@@ -26,6 +27,17 @@ def launchers_signal(attempt: Path) -> int | None:
         return int((attempt / SIGNAL).read_text())
     except (OSError, ValueError):
         return None
+
+
+def tell_orphaned(attempt: Path) -> None:
+    """Write down that ranks stop because their launcher has died, and nobody asked them to."""
+    with contextlib.suppress(OSError):  # a full disk
+        (attempt / ORPHANED).touch()
+
+
+def orphaned(attempt: Path) -> bool:
+    """Whether the ranks of a start stopped because their launcher had died."""
+    return (attempt / ORPHANED).exists()
 
 
 def grace_seconds(plan: Plan) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import SUPPRESS
 
+from nemo_workflow.utils import scratch
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import run_command
 
@@ -27,7 +28,8 @@ def main() -> int:
         command.add_argument("--output-dir", default=SUPPRESS, metavar="DIR", help=HELP)
     arguments = parser.parse_args()
     if arguments.command is None:
-        parser.error(f"COMMAND is missing: give one of {', '.join(commands.choices)}")
+        parser.error(f"COMMAND is required{parser.taken()}: one of {', '.join(commands.choices)}")
+    scratch.sweep()  # a run that was killed as a whole has left its folders for temporary files
     return arguments.run(arguments)
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.launch.slurm.ending import why_ended
 from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
+from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
@@ -72,10 +74,15 @@ def _plan(run: Path) -> Plan:
     return Plan.from_json((run / "plan.json").read_text(encoding="utf-8"))
 
 
-def holder(run: Path) -> int | None:
+def opened(run: Path) -> RunFolder:
+    """A run's folder, with eyes for the processes of this machine that work on it."""
+    return RunFolder(run, holder, partial(holder, lock=liveness.RANKS_LOCK))
+
+
+def holder(run: Path, lock: str = liveness.RUN_LOCK) -> int | None:
     """The process of this machine that holds the run's lock, or None. Needs no change to the lock itself."""
     try:
-        found = (run / liveness.RUN_LOCK).stat()
+        found = (run / lock).stat()
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
@@ -98,7 +105,9 @@ def _status(arguments: Any) -> int:
         print(f"  {_job_line(job)}")
     if not slurm_jobs.latest(run):
         pid = holder(run)
-        print("  not running" if pid is None else f"  running on this machine, process {pid}")
+        state = opened(run).state
+        said = f"{state.name}: {state.why}" if state.why else state.name
+        print(f"  {said}" if pid is None else f"  running on this machine, process {pid}")
     if corpus:
         return 0
     print(f"  {_progress(_plan(run))}")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.models import catalog, families
@@ -14,6 +12,7 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.report.page import FILE as REPORT
+from nemo_workflow.utils.files import from_here_if_below
 
 
 def last_words(plan: Plan) -> Iterator[str]:
@@ -25,30 +24,33 @@ def last_words(plan: Plan) -> Iterator[str]:
     yield f"  {', '.join(said)}"
     newest, _ = newest_whole(plan.folder / "checkpoints")
     if newest:
-        yield f"  checkpoint  {_near(newest.path)}"
+        yield f"  checkpoint  {from_here_if_below(newest.path)}"
     if (plan.folder / REPORT).is_file():
-        yield f"  report      {_near(plan.folder / REPORT)}"
+        yield f"  report      {from_here_if_below(plan.folder / REPORT)}"
     if newest and plan.settings.sample is None and plan.settings.export_hf is None and _exportable(plan):
-        command = ["python", "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", _near(newest.path)]
-        yield f"  export      {shlex.join([*command, '--output-path', _near(plan.folder / EXPORTED)])}"
+        command = ["python", "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", from_here_if_below(newest.path)]
+        yield f"  export      {shlex.join([*command, '--output-path', from_here_if_below(plan.folder / EXPORTED)])}"
 
 
 def after_export(plan: Plan) -> Iterator[str]:
     """What to type next, once the model of a run is exported."""
-    model = _near(plan.folder / EXPORTED)
+    model = from_here_if_below(plan.folder / EXPORTED)
     words = ["python", "-m", "nemo_workflow.sample", "--hf-model", model, "another text"]
     if plan.settings.sample:
         yield f"  more text   {shlex.join(words)}"
     if plan.schedule.limit_val_batches:
-        words = ["python", "-m", "nemo_workflow.evaluate", "--hf-model", model, "--run", _near(plan.folder)]
+        words = [
+            "python",
+            "-m",
+            "nemo_workflow.evaluate",
+            "--hf-model",
+            model,
+            "--run",
+            from_here_if_below(plan.folder),
+        ]
         yield f"  proof       {shlex.join(words)}"
     yield f"  train on    the same command with a larger --max-steps than {plan.schedule.max_steps}"
 
 
 def _exportable(plan: Plan) -> bool:
     return catalog.find(plan.model_name).model_class in {family.model_class for family in families.FAMILIES}
-
-
-def _near(path: Path) -> str:
-    found = os.path.relpath(path)
-    return str(path) if found.startswith("..") else found

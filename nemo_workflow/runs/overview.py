@@ -53,22 +53,26 @@ def open_run(output_dir: str, name: str) -> RunFolder:
     """A run by its folder, or by a name below `output_dir`; raises Refusal."""
     folder = Path(name).expanduser()
     if (folder / "plan.json").is_file() or (folder / metrics.FILE).is_file():
-        return RunFolder(folder, control.holder)
-    return RunFolder(control.find_run(output_dir, name), control.holder)
+        return control.opened(folder)
+    return control.opened(control.find_run(output_dir, name))
 
 
 # -- list -------------------------------------------------------------------------------------------------------------
 
 
 def _list(arguments: Any) -> int:
+    from nemo_workflow.runs.report.page import write_again_if_stale
+
     root = Path(arguments.output_dir).expanduser().absolute()
     if not root.is_dir():
         raise Refusal(f"--output-dir {root}: no such folder; give the one that the runs were started with")
-    runs = [RunFolder(path.parent, control.holder) for path in root.glob("*/plan.json")]
+    runs = [control.opened(path.parent) for path in root.glob("*/plan.json")]
     if not runs:
         print(f"no runs in {root}")
         return 0
     runs.sort(key=lambda run: run.changed or 0, reverse=True)
+    for run in runs:
+        write_again_if_stale(run)
     head = ("NAME", "STATE", "STEP", "LOSS", "VAL LOSS", "TOKENS/S", "WHEN", "WHY")
     print_table([head, *map(_row, runs)], right=(2, 3, 4, 5))
     return 0
@@ -117,9 +121,10 @@ def print_table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> Non
 
 
 def _show(arguments: Any) -> int:
-    from nemo_workflow.runs.report.page import plan_rows
+    from nemo_workflow.runs.report.page import plan_rows, write_again_if_stale
 
     run = open_run(arguments.output_dir, arguments.name)
+    write_again_if_stale(run)
     print(run.path)
     print_table([(f"  {key}", value) for key, value in [*_standing(run), *plan_rows(run.plan)]])
     if run.starts():

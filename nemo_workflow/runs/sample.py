@@ -28,8 +28,6 @@ def main() -> int:
     parser.add_argument("text", help="how the text begins")
     arguments = parser.parse_args()
     check_exported(arguments.hf_model)
-    if not arguments.text.strip():
-        raise Refusal("TEXT is empty: give the model some text to continue")
     if arguments.tokens < 1 or arguments.temperature < 0:
         raise Refusal("--tokens must be at least 1, and --temperature not below 0")
     refuse_code("--hf-model", arguments.hf_model)

@@ -28,11 +28,11 @@ from nemo_workflow.run_dir.speed import SpeedCheck
 from nemo_workflow.run_dir.stopping import launchers_signal
 from nemo_workflow.training import loggers, source_losses
 from nemo_workflow.training.checkpointing import Checkpoints
-from nemo_workflow.training.liveness import LAUNCHER, Heartbeat
+from nemo_workflow.training.liveness import Heartbeat, without_launcher
 from nemo_workflow.training.spikes import SpikeWarner
 from nemo_workflow.training.step_clock import Finished, StepClock
 from nemo_workflow.training.step_metrics import StepMetrics, peak_memory
-from nemo_workflow.utils import machine
+from nemo_workflow.utils import machine, scratch
 from nemo_workflow.utils.errors import STOPPED
 
 LAST_REPORT_SECONDS = 15.0  # that the end of a run may be held up for its report
@@ -197,7 +197,7 @@ class RunLog(pl.Callback):
         self.event("end", step=self._last.get("step"), reason=reason)
         if int(os.environ.get("RANK", "0")) == 0:
             metrics.write_summary(self.plan, reason)
-            if LAUNCHER not in os.environ:  # a launcher on this machine writes the last report itself
+            if without_launcher():  # one on this machine writes the last report itself
                 self.report.finish(LAST_REPORT_SECONDS)
         if reason != "finished":
             self._close_loggers(functools.partial(print, file=self.console, flush=True))
@@ -326,4 +326,5 @@ class Stopper(pl.Callback):
         saver.wait(trainer)
         self.run_log.finish("stopped")
         dist.barrier(group=self.group)
+        scratch.leave_sockets()
         os._exit(STOPPED)  # no destructor may hang on a collective whose peers are gone

@@ -18,6 +18,7 @@ from typing import TextIO
 import psutil
 
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.utils import scratch
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import flock
 from nemo_workflow.utils.processes import die_with_parent
@@ -43,6 +44,12 @@ def launcher_mark() -> str:
 def mark_of(pid: int) -> str:
     """The number of a process and when it began, in the kernel's ticks since boot: a clock that is set changes nothing."""
     return f"{pid} {_stat(pid)[19]}"
+
+
+def without_launcher() -> bool:
+    """Whether this rank has none that will write the run's last report: a Slurm job, or one whose launcher was killed."""
+    mark = os.environ.get(LAUNCHER)
+    return not mark or not launcher_alive(mark)
 
 
 def launcher_alive(mark: str) -> bool:
@@ -181,10 +188,12 @@ def end_children_with_rank() -> None:
     os.register_at_fork(before=before, after_in_child=in_child)
 
 
-def stop_with_launcher(grace_seconds: Callable[[], float], saving: Callable[[], bool]) -> None:
+def stop_with_launcher(
+    grace_seconds: Callable[[], float], saving: Callable[[], bool], tell: Callable[[], None]
+) -> None:
     """Ask this rank to stop when the launcher dies, and end it when it has not stopped after `grace_seconds` without a save.
 
-    Both are asked when it comes to it: the grace time follows the steps.
+    Both are asked when it comes to it: the grace time follows the steps. `tell` writes down that it came to it.
 
     A rank whose own parent (torchrun) died ends at once: its peers can't be told any more.
     """
@@ -192,16 +201,19 @@ def stop_with_launcher(grace_seconds: Callable[[], float], saving: Callable[[], 
     if not mark:
         return  # a Slurm job: the ranks live on the cluster, the launcher may go
     threading.Thread(
-        target=_follow, args=(mark, os.getppid(), grace_seconds, saving), name="launcher watch", daemon=True
+        target=_follow, args=(mark, os.getppid(), grace_seconds, saving, tell), name="launcher watch", daemon=True
     ).start()
 
 
-def _follow(mark: str, parent: int, grace_seconds: Callable[[], float], saving: Callable[[], bool]) -> None:
+def _follow(
+    mark: str, parent: int, grace_seconds: Callable[[], float], saving: Callable[[], bool], tell: Callable[[], None]
+) -> None:
     while launcher_alive(mark):
         if os.getppid() != parent:
             _leave("torchrun, this rank's parent, has died: leaving at once")
         time.sleep(1)
     print("the launcher has died: stopping as after SIGTERM", file=sys.stderr, flush=True)
+    tell()
     os.kill(os.getpid(), signal.SIGTERM)
     grace = left = grace_seconds()
     end = time.monotonic() + SAVE_SECONDS
@@ -217,6 +229,7 @@ def _follow(mark: str, parent: int, grace_seconds: Callable[[], float], saving: 
 
 def _leave(why: str) -> None:
     print(why, file=sys.stderr, flush=True)
+    scratch.leave_sockets()
     os._exit(1)
 
 

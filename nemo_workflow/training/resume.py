@@ -20,7 +20,7 @@ from nemo_workflow.run_dir.checkpoints import (
     newest_whole,
     set_aside,
 )
-from nemo_workflow.run_dir.fingerprint import compare, identity_of, in_todays_words
+from nemo_workflow.run_dir.fingerprint import Named, compare, identity_of, in_todays_words
 from nemo_workflow.run_dir.metrics import validated
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure
@@ -45,7 +45,16 @@ def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
         now_only = {"branch": now["branch"]}  # the parent is none itself, or another's
         then = then | now_only
     then = in_todays_words(then, now, plan)
-    return now, compare(now, then, tuple(plan.settings.allow_change or ()), f"checkpoint {newest.path.name}")
+    names = Named.of(json.loads(plan.to_json())), Named.of(_plan_of(newest))
+    return now, compare(now, then, tuple(plan.settings.allow_change or ()), f"checkpoint {newest.path.name}", names)
+
+
+def _plan_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """plan.json of the start before this one; empty where it is missing or damaged."""
+    try:
+        return dict(json.loads((checkpoint.path.parents[1] / "plan.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def finished_already(plan: Plan) -> bool:

@@ -18,9 +18,9 @@ from typing import TextIO
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.checkpoints import save_under_way
-from nemo_workflow.run_dir.stopping import grace_seconds
+from nemo_workflow.run_dir.stopping import grace_seconds, tell_orphaned
 from nemo_workflow.training import liveness
-from nemo_workflow.utils import startup
+from nemo_workflow.utils import scratch, startup
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 from nemo_workflow.utils.libraries import collector_paused
 
@@ -39,8 +39,11 @@ def train(plan: str, attempt: str) -> None:
         if problems := startup.settle():
             raise Refusal(problems)
         startup.keep_caches_out_of_home()
+        scratch.keep_sockets()
         liveness.stop_with_launcher(
-            functools.partial(grace_seconds, read), functools.partial(save_under_way, read.folder / "checkpoints")
+            functools.partial(grace_seconds, read),
+            functools.partial(save_under_way, read.folder / "checkpoints"),
+            functools.partial(tell_orphaned, folder),
         )
         load(read.accelerator)(read, folder, rank, console)
     except BaseException as error:

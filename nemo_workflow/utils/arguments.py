@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from nemo_workflow.utils import startup
@@ -22,6 +22,7 @@ class Parser(argparse.ArgumentParser):
 
     # What this command line has given so far, by destination: a subcommand's flag may set what one before it set.
     given: ClassVar[dict[str, tuple[str, Any]]] = {}
+    words: ClassVar[Sequence[str]] = ()  # of this command line
 
     def __init__(self, *args: Any, meanings: Mapping[str, str] | None = None, **keywords: Any):
         """`meanings`: what to say to a flag of another tool; `secret` flags are never proposed."""
@@ -29,14 +30,35 @@ class Parser(argparse.ArgumentParser):
         self.meanings = meanings or {}
         self.secret: set[str] = set()
         self.may_be_empty: set[str] = set()  # destinations for which nothing is a value too
+        self.needed: list[tuple[str, ...]] = []  # destinations of which one must be given
+        self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
         for name in (None, "store"):
             self.register("action", name, _Store)
         self.register("action", argparse.BooleanOptionalAction, _Switch)
 
     def error(self, message: str) -> NoReturn:
-        if message.endswith("expected one argument"):
-            message += "; give it a value (a shell variable after it may be unset)"
+        if found := re.fullmatch(r"argument (\S+): expected (one|at least one|\d+) arguments?", message):
+            action = next(action for action in _actions(self) if "/".join(action.option_strings) == found[1])
+            raise Refusal(no_value(_long(action), "no value", not self._is_needed(action)))
+        if found := re.fullmatch(r"the following arguments are required: (.+)", message):
+            names = [name.split("/")[0] for name in found[1].split(", ")]
+            # an argument as the help shows it: TEXT, not the name of its destination
+            shown = [name if name.startswith("-") else name.upper() for name in names]
+            message = f"{', '.join(shown)} {'is' if len(shown) == 1 else 'are'} required{self.taken()}"
         raise Refusal(f"{message} (see --help)")
+
+    def taken(self) -> str:
+        """What to say where the last word went to the flag before it: an unset variable leaves no word for the flag."""
+        *_, flag, word = ["", "", *Parser.words]
+        takes = [action for action in _actions(self) if flag in action.option_strings and action.nargs != 0]
+        if not takes or word.startswith("-"):
+            return ""
+        return f": {flag} has taken {word!r} for its own value; a shell variable between them may be unset"
+
+    def _is_needed(self, action: argparse.Action) -> bool:
+        """Whether a command without this flag or argument would be refused."""
+        dests = {dest for one in self.needed for dest in one} | self.refused_without
+        return action.required or action.dest in dests
 
     def _get_option_tuples(self, option_string: str) -> Any:
         """argparse lets -m stand for -mbs whatever allow_abbrev says; a value that follows at once (-N2) stays."""
@@ -49,27 +71,26 @@ class Parser(argparse.ArgumentParser):
             value = self._get_value(action, "--")
             self._check_value(action, value)
             return value
-        # other types have refusals of their own
-        plain = (
-            action.type in (None, str, Path) and action.nargs != argparse.PARSER
-        )  # a subcommand's parser looks at its own
-        if plain and action.dest not in self.may_be_empty:
+        # a subcommand's parser, or the command that the rest is for, looks at its own
+        if action.nargs not in (argparse.PARSER, argparse.REMAINDER) and action.dest not in self.may_be_empty:
             self._refuse_empty(action, arg_strings)
         return super()._get_values(action, arg_strings)
 
-    @staticmethod
-    def _refuse_empty(action: argparse.Action, words: Sequence[str]) -> None:
+    def _refuse_empty(self, action: argparse.Action, words: Sequence[str]) -> None:
         """An empty path would be the current folder, and another empty value as good as none, both in silence."""
         if any(not word.strip() for word in words):
-            longs = (name for name in action.option_strings if name.startswith("--"))
-            flag = next(longs, str(action.metavar or action.dest).upper())
-            raise Refusal(empty_value(flag))
+            raise Refusal(no_value(_long(action), "an empty value", not self._is_needed(action)))
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         Parser.given.clear()
+        Parser.words = sys.argv[1:] if args is None else args
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+        missing = [dests for dests in self.needed if not any(vars(found).get(dest) for dest in dests)]
+        if missing:
+            flags = [" or ".join(f"--{dest.replace('_', '-')}" for dest in dests) for dests in missing]
+            self.error(f"{', '.join(flags)} {'is' if len(flags) == 1 else 'are'} required")
         for name, value in vars(found).items():
             for text in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(text, str) and (why := startup.no_home(text)):
@@ -117,9 +138,24 @@ def _as_typed(dest: str, flag: str, value: Any) -> str:
     return f"{flag} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
-def empty_value(flag: str) -> str:
-    """What to say of a flag with an empty value."""
-    return f"{flag}: an empty value; a shell variable may be unset: give a value{', or leave the flag out' if flag.startswith('-') else ''}"
+def no_value(flag: str, what: str, optional: bool) -> str:
+    """What to say of a flag with `what`: an empty value, or none. One that is not `optional` can't be left out."""
+    return f"{flag}: {what}; a shell variable may be unset: give a value{', or leave the flag out' if optional else ''}"
+
+
+def _long(action: argparse.Action) -> str:
+    """The flag's long name, or the word that stands for an argument."""
+    longs = (name for name in action.option_strings if name.startswith("--"))
+    return next(longs, str(action.metavar or action.dest).upper())
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Those of a parser and of its subcommands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _actions(command)
 
 
 def nearest(flag: str, known: Iterable[str]) -> str:
@@ -130,8 +166,5 @@ def nearest(flag: str, known: Iterable[str]) -> str:
 
 def _spellings(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Every flag of a parser and its subcommands, with hyphens."""
-    for action in parser._actions:
+    for action in _actions(parser):
         yield from (name for name in action.option_strings if "_" not in name)
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from _spellings(command)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.utils import startup
+from nemo_workflow.utils.libraries import importable
 
 STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
 HUNG = 124  # exit code of a Slurm job whose ranks made no step for --timeout-minutes (as timeout(1) says it)
@@ -94,7 +96,22 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
     package = PACKAGES.get(error.name or "")
     if package is None:
         return None
+    if not importable("nemo"):  # the one that all the others came with
+        return f"{package} and other packages are not installed for {sys.executable}; {how_to_install()}"
     return f"the package {package} is not installed; pip install {package}, or all with pip install -r requirements.txt"
+
+
+def how_to_install() -> str:
+    """What to type where this Python has none of our packages."""
+    environment = REPOSITORY / ".venv"
+    if (environment / "bin" / "activate").is_file():
+        return f"type `source {environment}/bin/activate`, or, if that doesn't help, `make install` in {REPOSITORY}"
+    if not (REPOSITORY / "Makefile").is_file():
+        return "pip install -r requirements.txt installs all of them"
+    return (
+        f"type `make install` in {REPOSITORY} (or pip install -r requirements.txt there), then"
+        f" `source {environment}/bin/activate`"
+    )
 
 
 def run_command(main: Callable[[], int | None] | str, program: str | None = None) -> None:

@@ -71,6 +71,12 @@ def _umask() -> int:
     return mask
 
 
+def from_here_if_below(path: str | Path) -> str:
+    """A path as it is told from the current folder where it lies below it, else as it is."""
+    found = os.path.relpath(path) if Path(path).is_absolute() else str(path)
+    return str(path) if found.startswith("..") else found
+
+
 def from_here(path: str | Path) -> str:
     """' (relative to the current folder, …)' for a relative path, as a refusal of one that isn't there says it; else ''."""
     if Path(path).is_absolute() or str(path).startswith("~"):

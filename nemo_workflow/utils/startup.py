@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow import REPOSITORY
+from nemo_workflow.utils import scratch
 from nemo_workflow.utils.machine import user_name
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")  # where getpass looks before it asks passwd
-SOCKET_PATH = 107  # bytes of a unix socket's path, linux/un.h
-SOCKET_NAME = len("/pymp-12345678/listener-12345678")  # what multiprocessing puts below the folder for temporary files
-SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 HOMELESS = "NEMO_WORKFLOW_HOMELESS"  # environment variable: HOME is only our stand-in for one
 
 
@@ -127,22 +125,12 @@ def short_sockets() -> Iterator[str]:
     """
     if not any(len(os.fsencode(os.environ.get(name, ""))) > 60 for name in ("TMPDIR", "TEMP", "TMP")):
         return  # without an import
-    place = tempfile.gettempdir()
-    if len(os.fsencode(place)) + SOCKET_NAME <= SOCKET_PATH:
-        return
-    from multiprocessing import process, util
-
-    for short in (os.environ.get("XDG_RUNTIME_DIR", ""), *SHORT_PLACES):
-        if short and len(os.fsencode(short)) + SOCKET_NAME <= SOCKET_PATH and os.access(short, os.W_OK | os.X_OK):
-            import shutil
-
-            # what multiprocessing.util.get_temp_dir does the first time that it is asked
-            folder = tempfile.mkdtemp(prefix="pymp-", dir=short)
-            util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
-            process.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
-            return
-    yield (
-        f"TMPDIR {place}: {len(os.fsencode(place))} bytes are too long for the unix sockets of the processes that save"
-        f" checkpoints, and none of {', '.join(SHORT_PLACES)} can be written; set TMPDIR to a path of at most"
-        f" {SOCKET_PATH - SOCKET_NAME} bytes"
-    )
+    place, short = tempfile.gettempdir(), scratch.socket_place()
+    if short is None:
+        yield (
+            f"TMPDIR {place}: {len(os.fsencode(place))} bytes are too long for the unix sockets of the processes that save"
+            f" checkpoints, and none of {', '.join(scratch.SHORT_PLACES)} can be written; set TMPDIR to a path of at most"
+            f" {scratch.SOCKET_PATH - scratch.SOCKET_NAME} bytes"
+        )
+    elif short != place:
+        scratch.keep_sockets()

@@ -47,8 +47,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(run_cases.SCRIPTS, "train", str(script))
     monkeypatch.setattr(run_cases, "SECONDS", 0.1)
 
-    def run(*cases: dict[str, Any], limit: float = 60) -> dict[str, dict[str, Any]]:
-        options = argparse.Namespace(out=tmp_path / "out", data=tmp_path, limit=limit, ahead=6)
+    def run(*cases: dict[str, Any], limit: float = 60, cards: str = "0") -> dict[str, dict[str, Any]]:
+        options = argparse.Namespace(out=tmp_path / "out", data=tmp_path, limit=limit, ahead=6, cards=cards.split(","))
         options.stop_after_first = bool(cases[0].get("first"))
         (tmp_path / "out").mkdir()
         results = run_cases.Runner(list(cases), options).run()
@@ -75,6 +75,21 @@ def test_trainings_never_overlap_but_small_ones(run: Any) -> None:
     times += [(found["last"]["began"], found["last"]["ended"])]
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(times))
     assert max(found[f"small{n}"]["began"] for n in range(3)) < min(found[f"small{n}"]["ended"] for n in range(3))
+
+
+def test_cards_are_shared_out_by_ranks_and_each_has_one_training(run: Any, tmp_path: Path) -> None:
+    sizes = {"a": 1, "b": 1, "c": 1, "wide": 3, "d": 1, "e": 1}
+    words = "sleep 0.3; python3 -c 'import json, os, time; print(json.dumps([os.environ[\"CUDA_VISIBLE_DEVICES\"], time.time()]))'"
+    cases = [
+        {"name": name, "kind": "command", "ranks": ranks, "seconds": 0.3, "command": words}
+        for name, ranks in sizes.items()
+    ]
+    assert not any("error" in found for found in run(*cases, cards="0,1,2").values())
+    ended = {name: json.loads((tmp_path / "out" / name / "log").read_text()) for name in sizes}
+    assert ended["wide"][0] == "0,1,2"
+    assert {ended[name][0] for name in "abc"} == {"0", "1", "2"}
+    assert max(ended[name][1] for name in "abc") + 0.3 <= ended["wide"][1]
+    assert ended["d"][0] != ended["e"][0]
 
 
 def test_a_run_gone_on_with_waits_for_its_first_part(run: Any) -> None:

@@ -5,7 +5,7 @@ Where a page gives several runs of one thing, a row is their mean. The page's ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_workflow.config.memory import Job
@@ -52,8 +52,14 @@ ONE_B, EIGHT_B = "llama32_1b", "llama31_8b"
 NATIVE = {"cross_entropy": "native"}
 BLOCK_8 = {"recompute_granularity": "full", "recompute_method": "block", "recompute_layers": 8}
 EVERY_LAYER = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_layers": 1}
-BLOCK_7, BLOCK_21 = ({**BLOCK_8, "recompute_layers": layers} for layers in (7, 21))
-BLOCK_5 = {**BLOCK_8, "recompute_layers": 5}
+
+
+def _block(layers: int) -> dict[str, Any]:
+    return {**BLOCK_8, "recompute_layers": layers}
+
+
+BLOCK_7, BLOCK_21 = _block(7), _block(21)
+BLOCK_5 = _block(5)
 SEVENTY_B = {"tensor": 4, "sequence_parallel": True, "pipeline": 8, "virtual_pipeline": 5, "data": 2, "fp8": True}
 
 RUNS = (
@@ -183,4 +189,87 @@ BLIND = (
     Measured("Qwen 1.5B, DP 2", "h200", job("qwen25_1p5b", 8, 64, 4096, data=2), 54_864),
     Measured("Qwen 1.5B, DP 2, micro batch 4", "h200", job("qwen25_1p5b", 4, 64, 4096, data=2), 54_124),
     Measured("Qwen 1.5B, CP 2", "h200", job("qwen25_1p5b", 16, 64, 4096, context=2), 50_841),
+)
+
+# the lists of four H200s on an evening, half the batch a GPU; the first of each list as --layout auto
+EVENING = (
+    Measured("1B, 1 GPU, micro batch 8", "h200", job(ONE_B, 8, 8), 61_520),
+    Measured("1B, 1 GPU, micro batch 4", "h200", job(ONE_B, 4, 8), 60_730),
+    Measured("1B, 1 GPU, micro batch 2", "h200", job(ONE_B, 2, 8), 60_854),
+    Measured("1B, 1 GPU, micro batch 1", "h200", job(ONE_B, 1, 8), 59_165),
+    Measured("3B, 1 GPU, micro batch 2", "h200", job("llama32_3b", 2, 4), 23_825),
+    Measured("3B, 1 GPU, micro batch 1", "h200", job("llama32_3b", 1, 4), 23_940),
+    Measured("3B, 1 GPU, micro batch 4, 7 layers recomputed", "h200", job("llama32_3b", 4, 4, **_block(7)), 22_348),
+    Measured("Qwen 1.5B, 1 GPU, micro batch 8", "h200", job("qwen25_1p5b", 8, 16, 4096), 55_095),
+    Measured("Qwen 1.5B, 1 GPU, micro batch 4", "h200", job("qwen25_1p5b", 4, 16, 4096), 52_149),
+    Measured("Qwen 1.5B, 1 GPU, micro batch 2", "h200", job("qwen25_1p5b", 2, 16, 4096), 50_688),
+    Measured(
+        "Qwen 1.5B, 1 GPU, micro batch 16, 14 layers recomputed",
+        "h200",
+        job("qwen25_1p5b", 16, 16, 4096, **_block(14)),
+        48_188,
+    ),
+    Measured("8B, 2 GPUs, micro batch 1", "h200", job(EIGHT_B, 1, 8, data=2), 11_301),
+    Measured(
+        "8B, 2 GPUs, PP 2, VPP 16, micro batch 1", "h200", job(EIGHT_B, 1, 8, pipeline=2, virtual_pipeline=16), 10_650
+    ),
+    Measured("8B, 2 GPUs, CP 2, micro batch 2", "h200", job(EIGHT_B, 2, 8, context=2), 10_660),
+    Measured(
+        "8B, 2 GPUs, PP 2, VPP 8, micro batch 1", "h200", job(EIGHT_B, 1, 8, pipeline=2, virtual_pipeline=8), 10_676
+    ),
+    Measured(
+        "8B, 2 GPUs, PP 2, VPP 4, micro batch 1", "h200", job(EIGHT_B, 1, 8, pipeline=2, virtual_pipeline=4), 10_538
+    ),
+    Measured("1B, 2 GPUs, micro batch 8", "h200", job(ONE_B, 8, 16, data=2), 59_935),
+    Measured("1B, 2 GPUs, micro batch 4", "h200", job(ONE_B, 4, 16, data=2), 60_293),
+    Measured("1B, 2 GPUs, micro batch 2", "h200", job(ONE_B, 2, 16, data=2), 60_455),
+    Measured("1B, 2 GPUs, micro batch 1", "h200", job(ONE_B, 1, 16, data=2), 57_355),
+    Measured("1B, 2 GPUs, CP 2, micro batch 16", "h200", job(ONE_B, 16, 16, context=2), 54_851),
+    Measured("3B, 2 GPUs, micro batch 4", "h200", job("llama32_3b", 4, 8, data=2), 23_716),
+    Measured("3B, 2 GPUs, micro batch 2", "h200", job("llama32_3b", 2, 8, data=2), 23_690),
+    Measured("3B, 2 GPUs, micro batch 1", "h200", job("llama32_3b", 1, 8, data=2), 22_955),
+    Measured("3B, 2 GPUs, CP 2, micro batch 8", "h200", job("llama32_3b", 8, 8, context=2), 22_307),
+    Measured("3B, 2 GPUs, CP 2, micro batch 4", "h200", job("llama32_3b", 4, 8, context=2), 22_267),
+    Measured("Qwen 1.5B, 2 GPUs, micro batch 8", "h200", job("qwen25_1p5b", 8, 32, 4096, data=2), 52_815),
+    Measured("Qwen 1.5B, 2 GPUs, micro batch 4", "h200", job("qwen25_1p5b", 4, 32, 4096, data=2), 52_917),
+    Measured("Qwen 1.5B, 2 GPUs, micro batch 2", "h200", job("qwen25_1p5b", 2, 32, 4096, data=2), 48_186),
+    Measured("Qwen 1.5B, 2 GPUs, CP 2, micro batch 16", "h200", job("qwen25_1p5b", 16, 32, 4096, context=2), 49_910),
+    Measured("Qwen 1.5B, 2 GPUs, CP 2, micro batch 8", "h200", job("qwen25_1p5b", 8, 32, 4096, context=2), 48_118),
+    Measured("8B, 4 GPUs, micro batch 1", "h200", job(EIGHT_B, 1, 16, data=4), 11_328),
+    Measured(
+        "8B, 4 GPUs, PP 2, VPP 16, micro batch 2",
+        "h200",
+        job(EIGHT_B, 2, 16, data=2, pipeline=2, virtual_pipeline=16),
+        10_407,
+    ),
+    Measured(
+        "8B, 4 GPUs, micro batch 2, 8 layers recomputed", "h200", job(EIGHT_B, 2, 16, data=4, **_block(8)), 10_524
+    ),
+    Measured(
+        "8B, 4 GPUs, PP 2, VPP 16, micro batch 1",
+        "h200",
+        job(EIGHT_B, 1, 16, data=2, pipeline=2, virtual_pipeline=16),
+        10_645,
+    ),
+    Measured("1B, 4 GPUs, micro batch 8", "h200", job(ONE_B, 8, 32, data=4), 58_996),
+    Measured("1B, 4 GPUs, micro batch 4", "h200", job(ONE_B, 4, 32, data=4), 60_303),
+    Measured("1B, 4 GPUs, micro batch 2", "h200", job(ONE_B, 2, 32, data=4), 60_627),
+    Measured("1B, 4 GPUs, micro batch 1", "h200", job(ONE_B, 1, 32, data=4), 58_442),
+    Measured("3B, 4 GPUs, micro batch 4", "h200", job("llama32_3b", 4, 16, data=4), 23_558),
+    Measured("3B, 4 GPUs, micro batch 2", "h200", job("llama32_3b", 2, 16, data=4), 23_623),
+    Measured("3B, 4 GPUs, micro batch 1", "h200", job("llama32_3b", 1, 16, data=4), 23_310),
+    Measured("3B, 4 GPUs, CP 2, micro batch 8", "h200", job("llama32_3b", 8, 16, data=2, context=2), 22_038),
+    Measured("Qwen 1.5B, 4 GPUs, micro batch 8", "h200", job("qwen25_1p5b", 8, 64, 4096, data=4), 53_411),
+    Measured("Qwen 1.5B, 4 GPUs, micro batch 4", "h200", job("qwen25_1p5b", 4, 64, 4096, data=4), 52_631),
+    Measured("Qwen 1.5B, 4 GPUs, micro batch 2", "h200", job("qwen25_1p5b", 2, 64, 4096, data=4), 47_033),
+    Measured(
+        "Qwen 1.5B, 4 GPUs, CP 2, micro batch 16", "h200", job("qwen25_1p5b", 16, 64, 4096, data=2, context=2), 49_373
+    ),
+)
+
+_UNEVEN = {"data": 2, "pipeline": 2, "virtual_pipeline": 8, "fp32_grad_reduce": False}
+# stages of 17 and 15 layers, gradients reduced in bf16, on the same four
+UNEVEN = (
+    Measured("8B", "h200", replace(job(EIGHT_B, 1, 64, bf16_moments=True, **_UNEVEN), stages=(17, 15)), 11_457),
+    Measured("8B, fp8", "h200", replace(job(EIGHT_B, 1, 64, fp8=True, **_UNEVEN), stages=(17, 15)), 15_868),
 )

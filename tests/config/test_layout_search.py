@@ -199,6 +199,26 @@ def test_the_fewest_gpus_that_make_a_deadline_come_first() -> None:
         suggested("-M llama31_8b --suggest --deadline 24")
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--fp8 --optimizer-precision bf16", "--optimizer-precision bf16: trains wrongly with weights in fp8"),
+        ("--fp8-output-layer", "--fp8-output-layer: does nothing without --fp8"),
+        ("--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32"),
+        ("--optim-cpu-offloading --disable-dist-optim", "--optim-cpu-offloading: needs the distributed optimizer"),
+    ],
+)
+def test_no_command_is_suggested_that_a_start_refuses(flags: str, said: str) -> None:
+    with pytest.raises(Refusal, match=said):
+        suggested(f"-M llama31_8b --suggest 1 -G 4 -gbs 32 {flags}")
+
+
+def test_no_layout_is_suggested_that_a_start_refuses() -> None:
+    """The output layer in fp8 is whole on each GPU."""
+    for row in rows("-M llama32_1b --suggest 40 -G 4 -gbs 32 --fp8 --fp8-output-layer"):
+        assert row["flags"]["tensor_model_parallel_size"] == 1
+
+
 def test_flags_of_a_suggestion_alone_are_refused(shared: Place) -> None:
     with pytest.raises(Refusal) as caught:
         shared.plan("--deadline", "24h", "--max-memory", "40", "--gpu", "h100")

@@ -40,7 +40,7 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("--input my.txt", "text is preprocessed first"),
         ("--lora", "there are no adapters"),
         ("--max-step 3", "did you mean --max-steps?"),
-        ("--hf-model-id", "a shell variable after it may be unset"),
+        ("--hf-model-id", "--hf-model-id: no value; a shell variable may be unset: give a value"),
     ],
 )
 def test_a_flag_of_another_tool(words: str, said: str) -> None:

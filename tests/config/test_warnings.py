@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from tests.places import Place
+from nemo_workflow.config.plan import Plan
+from nemo_workflow.launch import dry_run
+from tests.places import Place, write_nemo_model
 
 EIGHT_B = {"model_name": "llama31_8b", "accelerator": "gpu", "num_gpus": "4", "micro_batch_size": "1"}
 
@@ -66,3 +71,59 @@ def test_text_that_repeats_often_has_a_remedy_that_is_there(shared: Place) -> No
     """With one source there are no others to take from."""
     said = "\n".join(shared.plan("--dry-run", "--max-steps", "5000").notes)
     assert "more text, or a smaller --max-steps" in said and "other sources" not in said
+
+
+def without_a_tokenizer(place: Place, **change: str | None) -> tuple[Plan, str]:
+    """A plan for a Hub id that isn't here, and its notes."""
+    plan = place.plan("--dry-run", **{"hf_model_id": "org/absent"} | change)
+    return plan, "\n".join(plan.notes)
+
+
+def test_what_follows_from_a_tokenizer_that_is_not_here_is_said_to_be_a_guess(place: Place) -> None:
+    plan, said = without_a_tokenizer(place)
+    known = dry_run.render(place.plan("--dry-run"), "text")
+    guessed = dry_run.render(plan, "text")
+    assert "vocabulary, parameters and all that follows from them are those of the recipe's usual tokenizer" in said
+    assert ", about 5,245,184 parameters" in guessed and "vocabulary 4,096 of the recipe's usual tokenizer (" in guessed
+    assert ", 5,245,184 parameters" in known and "usual tokenizer" not in known
+
+
+def test_the_data_tells_of_its_tokenizer_where_that_is_not_here(place: Place) -> None:
+    figures = {"tokens": 300_000, "largest_token_id": 7, "vocabulary_size": 50_000}
+    Path(f"{place.data}.json").write_text(json.dumps(figures | {"tokenizer": "org/absent"}))
+    plan, said = without_a_tokenizer(place)
+    assert (
+        plan.vocab_size == 50_000 and "those of the tokenizer of its name that the data was preprocessed with" in said
+    )
+    assert "about" not in dry_run.render(plan, "text").splitlines()[0]
+    Path(f"{place.data}.json").write_text(json.dumps(figures | {"tokenizer": "org/other"}))
+    plan, said = without_a_tokenizer(place)
+    assert plan.vocab_size == 4096
+    assert (
+        "d_text_document: preprocessed with org/other; whether that is the tokenizer of org/absent is compared" in said
+    )
+
+
+def test_a_sequence_longer_than_the_checkpoints_is_said(place: Place) -> None:
+    sizes = {"num_layers": 2, "hidden_size": 64, "vocab_size": 4096, "seq_length": 128}
+    folder = str(write_nemo_model(place.root / "m", **sizes))
+    said = "the checkpoint of --nemo-model was made for 128 tokens"
+    assert said in "\n".join(place.plan(nemo_model=folder, seq_length="256").notes)
+    assert said not in "\n".join(place.plan(nemo_model=folder, seq_length="128").notes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("-G 1 --node-bandwidth 50", "--node-bandwidth: has no effect on one node"),
+        ("-G 1 -N 2 --node-bandwidth 50 --executor slurm --no-container", None),
+        (
+            "-G 1 --split 1,0,0 --val-check-interval 5",
+            "--val-check-interval: has no effect, since --split leaves nothing",
+        ),
+        ("-G 1 --val-check-interval 5", None),
+    ],
+)
+def test_a_flag_without_effect_is_said(shared: Place, flags: str, said: str | None) -> None:
+    found = "\n".join(shared.plan("--dry-run", *flags.split(), accelerator="gpu").notes)
+    assert said in found if said else "no effect" not in found

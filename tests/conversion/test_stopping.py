@@ -15,6 +15,7 @@ import pytest
 from nemo_workflow import REPOSITORY
 from nemo_workflow.conversion import output_dir
 from nemo_workflow.conversion.output_dir import whole_folder
+from nemo_workflow.utils.processes import signal_name
 
 # a conversion whose work is to wait: real processes, signals and folders
 WAITING = """
@@ -92,7 +93,9 @@ def test_it_says_so_and_leaves_nothing(number: signal.Signals, code: int, everyo
     begun, writers = started([sys.executable, "-c", WAITING, str(tmp_path / "out")], tmp_path)
     (os.killpg if everyone else os.kill)(begun.pid, number)
     _, said = begun.communicate(timeout=30)
-    assert begun.returncode == code and f"the import stopped by {number.name}" in said and "Traceback" not in said
+    assert (
+        begun.returncode == code and f"the import stopped by {signal_name(number)}" in said and "Traceback" not in said
+    )
     assert list(tmp_path.iterdir()) == [] and gone(writers)
 
 

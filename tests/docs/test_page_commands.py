@@ -23,7 +23,7 @@ NOT_RUN = {
     "apptainer build": "needs NVIDIA's container",
     "python -m nemo_workflow.tokenizer": "tests/e2e/demo/test_readme.py runs it",
     "bash preprocess_data.sh --executor slurm": "tests/e2e/slurm/test_corpus.py runs it",
-    "bash preprocess_data.sh --tokenizer my_tokenizer": "tests/e2e/demo/test_readme.py runs it",
+    "bash preprocess_data.sh --tokenizer texts_tokenizer": "tests/e2e/demo/test_readme.py runs it",
     "python pretrain_llm.py --config examples/": "tests/docs/test_examples.py plans it, tests/e2e/demo/test_readme.py runs it",
     "python ckpt_conversion": "tests/e2e/demo/test_readme.py runs it",
     "python -m nemo_workflow.sample": "tests/e2e/demo/test_demo.py runs it",
@@ -75,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pair(root / "data" / "preprocessed" / "wiki_text_document", [3000] * 4000, "int32")
     write_pair(root / "demo_output" / "dataset" / "preprocessed" / "stdlib_text_document", [300] * 1000)
     write_tokenizer(root / "demo_output" / "tokenizer")
-    for name in ("my_run", "other_run"):
+    for name in ("my_run", "other_run", "on_slurm"):
         fake_runs.write_run(root / "nemo_experiments" / name)
     for command in ("pretrain_llm.py", "preprocess_data.sh"):
         (root / command).symlink_to(REPOSITORY / command)
@@ -111,11 +111,11 @@ def test_trainings_are_accepted(place: Path, page: str, command: str) -> None:
 def test_light_commands_work(place: Path, page: str, command: str) -> None:
     done = shell(command.replace(" --follow", ""), place)
     assert done.returncode == 0, done.stderr
-    assert any(word in done.stdout + done.stderr for word in ("my_run", "step", "tokens"))
+    assert any(word in done.stdout + done.stderr for word in ("my_run", "on_slurm", "step", "tokens"))
 
 
 COMMANDS_WITH_FLAGS = (
-    ["-m", "nemo_workflow.preprocess"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.tokenizer"], ["-m", "nemo_workflow.sample"],
+    ["-m", "nemo_workflow.preprocess", "--help", "all"], ["-m", "nemo_workflow.dataset"], ["-m", "nemo_workflow.tokenizer"], ["-m", "nemo_workflow.sample"],
     ["-m", "nemo_workflow.evaluate"], ["-m", "nemo_workflow.export"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"],
     ["ckpt_conversion/convert_from_nemo2_to_hf.py"], ["download_example_data/download_wiki.py"],
     *(["-m", "nemo_workflow.runs", name] for name in ("report", "compare", "logs", "cancel", "average")), ["-m", "nemo_workflow.runs"],
@@ -134,7 +134,12 @@ def test_every_flag_on_a_page_is_a_flag() -> None:
     known = set(" ".join(OTHERS_FLAGS.values()).split()) | {"--help"}
     known |= set(re.findall(r"--[a-z][\w-]*", help_page.text("all"))) | {"--dataset-path"}
     for words in COMMANDS_WITH_FLAGS:
-        done = subprocess.run([sys.executable, *words, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, *words, *([] if "--help" in words else ["--help"])],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         known |= set(re.findall(r"--[a-z][\w-]*", done.stdout))
     pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs" / f"{page}.md" for page in PAGES)]

@@ -19,6 +19,7 @@ from nemo_workflow.launch import local as launch
 from nemo_workflow.run_dir import metrics as events
 from nemo_workflow.training import liveness
 from tests.e2e.run.harness import REPOSITORY
+from tests.run_dir.test_checkpoints import make
 
 
 @pytest.fixture
@@ -206,3 +207,27 @@ def test_a_launcher_that_was_frozen_gives_the_ranks_their_grace_time(
         now[0] += seconds
         local._stop_if_asked()
         assert bool(ended) == ends, now
+
+
+@pytest.mark.parametrize(
+    ("asked_after", "saved", "end", "said", "code"),
+    [
+        (None, 4, "", "stopped in the middle of a step: step 4 is saved, step 5 is not", 143),
+        (5, 5, "", "stopped: step 5 is saved", 143),  # killed before it wrote its end
+        (5, 5, "stopped", "stopped: step 5 is saved", 143),  # a rank was slow to leave
+        (5, 4, "", "stopped in the middle of a step: step 4 is saved, step 5 is not", 143),
+        (None, 5, "finished", "", 0),
+    ],
+)
+def test_the_end_is_told_from_what_is_saved(
+    local: Any, asked_after: int | None, saved: int, end: str, said: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from whether the ranks left in time: a busy machine lets a rank that has saved take longer than its grace."""
+    make(local.plan.folder / "checkpoints", saved)
+    told: list[str] = []
+    monkeypatch.setattr(local.monitor, "note", told.append)
+    local.asked, local.stopped_early = signal.SIGTERM, " in the middle of a step"
+    local.monitor.started, local.monitor.last_step, local.monitor.end = True, 5, end
+    local.monitor.asked_after = asked_after
+    assert local._verdict() == code
+    assert [text.partition(";")[0] for text in told] == ([said] if said else [])

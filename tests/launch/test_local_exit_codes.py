@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.run_dir.stopping import ASKED, grace_seconds
+from nemo_workflow.run_dir.stopping import SIGNAL, grace_seconds
 from tests.e2e.run.harness import REPOSITORY, processes_of
 
 LAUNCHER = """
@@ -113,7 +113,7 @@ def test_every_end(way: str, grace: int, send: list[int], code: int, word: str, 
             [sys.executable, "-W", "ignore", "-c", LAUNCHER, str(tmp_path), way, str(grace)],
             cwd=REPOSITORY, text=True, stdout=stream, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    for number, sign in zip(send, ("ready", ASKED), strict=False):  # the second when the first has been taken
+    for number, sign in zip(send, ("ready", SIGNAL), strict=False):  # the second when the first has been taken
         while not (tmp_path / sign).exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(number)

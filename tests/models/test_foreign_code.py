@@ -83,6 +83,8 @@ def test_a_hub_id_that_is_not_here_is_refused_before_a_rank_starts(
     done = subprocess.run(words, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and said in done.stderr and "hf download" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and not (place.root / "out").exists()
+    remedy, _, library = done.stderr.partition("(the Hub's client says:")
+    assert "hf download" in remedy and len(library) < 140  # what to do comes first
 
 
 COMMANDS = {
@@ -146,6 +148,23 @@ def test_a_mistyped_folder_is_not_sent_to_the_hub(
     assert said.endswith(f"organisation/name, such as {such_as}") and "hf download" not in said
 
 
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (
+            OSError("An error happened while looking. Please check your connection.\nmore"),
+            "An error happened while looking",
+        ),
+        (OSError("one " * 100), ("one " * 30).strip()[:117] + "…"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_what_the_hubs_client_says_is_cut_short(error: Exception, short: str) -> None:
+    said = hub._short(error)
+    assert said[:20] == short[:20] and len(said) <= 120
+    assert "Please" not in said
+
+
 # path of a model -> status and headers of the Hub's answer, as huggingface_hub's hf_raise_for_status reads them
 ANSWERS = {
     "org/gated": (403, {"X-Error-Code": "GatedRepo"}, "gated: accept the licence at https://huggingface.co/org/gated"),
@@ -161,8 +180,8 @@ ANSWERS = {
         "the Hub has disabled this model",
     ),
     "org/other": (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision v9: take a branch, tag or commit"),
-    "org/forbidden": (403, {"X-Error-Message": "not for you"}, "the Hub can't be reached (403 Forbidden: not for you"),
-    "org/broken": (500, {}, "the Hub can't be reached (500 Server Error"),
+    "org/forbidden": (403, {"X-Error-Message": "not for you"}, "the Hub's client says: 403 Forbidden: not for you"),
+    "org/broken": (500, {}, "the Hub's client says: 500 Server Error"),
 }
 PROGRAM = """
 import sys

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow
@@ -389,7 +388,7 @@ def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
         ("--input-dir", tmp_path / "nowhere", "--data-prefix", "x"): "nowhere: no such folder",
         ("--input-dir", tmp_path / "empty"): "no input files in it",
         ("--input", tmp_path / "no.jsonl"): "no such file",
-        (): "--input-dir or --input",
+        (): "--input or --input-dir is required",
         ("--input", "x", "--data-prefix", "y"): "--input: can't be combined with --input-dir",
         ("--input", tmp_path / "in/docs.json", "--workers", "0"): "--workers 0: at least 1",
         ("--input", tmp_path / "in/docs.json", "--max-bad", "101"): "--max-bad 101",
@@ -516,11 +515,15 @@ def test_engine_that_differs_is_left_loudly(go, tmp_path, monkeypatch):
 
 
 def test_help_is_light_and_quick(preprocess):
-    began = time.process_time()
     done = preprocess("--help")
     assert done.code == 0
-    assert "--hf-tokenizer" in done.out
-    assert began is not None
+    lines = done.out.splitlines()
+    assert len(lines) <= 50 and max(map(len, lines)) <= 100
+    assert [line.split()[1] for line in lines if line.startswith("* ")] == ["--input", "--tokenizer", "--output-dir"]
+    assert "--help all" in done.out and "--input my_text.txt" in done.out
+    everything = preprocess("--help", "all").out
+    assert "--hf-tokenizer" in everything and "--max-bad" in everything and "--max-bad" not in done.out
+    assert preprocess("--help", "slurm").code == 2
 
 
 def test_loading_begins_before_numpy_is_imported():
@@ -601,3 +604,18 @@ def test_report_names_damage(go, tmp_path):
     assert "but its .idx describes" in report(f"{stem}.idx").stderr
     bin_.unlink()
     assert "missing, though docs_text_document.idx is there" in report(tmp_path / "out").stderr
+
+
+@pytest.mark.parametrize("flag", ["--input", "--input-dir"])
+def test_text_and_tokenizer_that_are_swapped_are_told(flag, preprocess, tmp_path, tokenizers_dir):
+    text = tmp_path / "in" / "docs.jsonl"
+    write_jsonl(text, TEXTS)
+    text = text if flag == "--input" else text.parent
+    tokenizer = tokenizers_dir / "unigram"
+    done = preprocess("--tokenizer", text, flag, tokenizer, "--output-dir", tmp_path / "out")
+    assert done.code == 2
+    assert (
+        f"look swapped, the first is text and the second a tokenizer; use --tokenizer {tokenizer} {flag} {text}"
+        in done.err
+    )
+    assert nothing_written(tmp_path / "out")

@@ -57,4 +57,6 @@ def test_pairs_of_two_tokenizers(tmp_path):
         [sys.executable, "-m", "nemo_workflow.dataset", "join", tmp_path / "out"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.startswith("python -m nemo_workflow.dataset: error: the following")
+    assert done.returncode == 2 and done.stderr.startswith(
+        "python -m nemo_workflow.dataset: error: DIR_OR_PREFIX is required"
+    )

@@ -45,8 +45,11 @@ def test_text_of_any_kind_comes_back_whole(tmp_path: Path, name: str) -> None:
 
 def test_a_text_with_few_words_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abc abd " * 5)
-    done = run("--input", tmp_path / "a.txt", "--output-dir", tmp_path / "t")
-    assert done.returncode == 0 and "note: the text holds no more than" in done.stdout
+    words = ("--input", tmp_path / "a.txt", "--output-dir")
+    done = run(*words, tmp_path / "t")
+    assert done.returncode == 0 and "fewer than the 4,096 that a longer text gives by default" in done.stdout
+    asked = run(*words, tmp_path / "u", "--vocabulary", "300")
+    assert asked.returncode == 0 and "fewer than the 300 asked for (--vocabulary)" in asked.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from nemo_workflow.config.flags import BY_ATTRIBUTE
 from nemo_workflow.run_dir import fingerprint
-from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, compare, digest, tokenizer_digest
+from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, Named, compare, digest, tokenizer_digest
 from nemo_workflow.utils.errors import Refusal
 from tests.places import Place, hub_snapshot
 
@@ -132,3 +134,33 @@ def test_a_checkpoint_from_before_optimizer_precision_is_of_the_recipes_own(plac
     then["optimizer"]["optimizer_precision"] = "bf16"
     with pytest.raises(Refusal, match=r"optimizer_precision.*bf16 -> fp32.*--optimizer-precision back"):
         compare(now, fingerprint.in_todays_words(then, now, plan), (), "checkpoint x")
+
+
+def test_what_was_named_is_told_and_no_digest() -> None:
+    """Other data under the same --experiment, as a quick start's second try has it."""
+    then, now = Named(("one/a", "one/b"), "tok"), Named(("two/a",), "tok2")
+    changes = changed("tokenizer") | {"dataset": THEN["dataset"][:1]}
+    with pytest.raises(Refusal) as refused:
+        compare(changes, THEN, (), "checkpoint x", (now, then))
+    text = "\n".join(refused.value.problems)
+    assert "(then one/a and one/b, now two/a)" in text and "(then tok, now tok2)" in text
+    assert not re.search("[0-9a-f]{32}", text)
+
+
+def test_changed_content_of_the_same_name_is_told_by_that_name() -> None:
+    named = Named(("one/a", "one/b"), "tok")
+    other = copy.deepcopy(THEN)
+    other["dataset"] = [THEN["dataset"][0], THEN["dataset"][1] | {"bin": "9-" + "f" * 32}]
+    for names, said in (
+        ((named, named), "(one/b: bin other content)"),
+        ((None, None), "(source 2: bin other content)"),
+    ):
+        with pytest.raises(Refusal) as refused:
+            compare(other, THEN, (), "checkpoint x", names)
+        assert said in str(refused.value)
+
+
+def test_a_plan_tells_its_names(shared: Place) -> None:
+    found = Named.of(json.loads(shared.plan().to_json()))
+    assert found == Named((str(shared.data),), str(shared.hf))
+    assert Named.of({}) is None and Named.of({"sources": [{}]}) is None

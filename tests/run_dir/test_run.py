@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.run_dir.run import QUIET_SECONDS, RunFolder
-from tests.runs.fake_runs import append, make_plan, step_event
+from nemo_workflow.run_dir.run import QUIET_SECONDS, RunFolder, State
+from nemo_workflow.run_dir.stopping import tell_orphaned, tell_signal
+from tests.run_dir.test_checkpoints import make
+from tests.runs.fake_runs import append, end_event, make_plan, step_event, write_run
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,30 @@ def test_a_quiet_run_of_another_machine(quiet: float, steps: bool, saves: bool, 
     if saves:
         (plan.folder / "checkpoints" / "step_00000001-unfinished").touch()  # NeMo's mark
     assert RunFolder(plan.folder).state.name == state
+
+
+def test_a_run_whose_launcher_was_killed_has_one_state_while_its_ranks_save_and_one_after(tmp_path: Path) -> None:
+    plan = write_run(tmp_path / "run", upto=30, reason=None)
+    ranks: list[int | None] = [1]
+
+    def state() -> State:
+        return RunFolder(plan.folder, lambda path: None, lambda path: ranks[0]).state
+
+    assert state() == State("running", "its launcher was killed: its ranks save and stop")
+    tell_orphaned(max((plan.folder / "attempts").iterdir()))
+    append(plan, [{"event": "stopping", "time": time.time(), "step": 30, "signal": 15}])
+    make(plan.folder / "checkpoints", 30)
+    assert state().name == "running"
+    append(plan, [end_event(30, time.time(), "stopped")])
+    over = State("stopped", "its launcher was killed: step 30 is saved; the same command continues from there")
+    assert state() == over  # the ranks leave
+    ranks[0] = None
+    assert state() == over == RunFolder(plan.folder).state
+
+
+def test_a_killed_run_says_what_is_saved(tmp_path: Path) -> None:
+    plan = write_run(tmp_path / "run", upto=30, reason=None)
+    make(plan.folder / "checkpoints", 30)
+    tell_signal(max((plan.folder / "attempts").iterdir()), 2)
+    said = "ended after Ctrl-C: step 30 is saved; the same command continues from there"
+    assert RunFolder(plan.folder).state == State("killed", said)

@@ -73,7 +73,7 @@ def test_status_logs_and_cancel(run: Path, launcher: subprocess.Popen[str]) -> N
 def test_nothing_runs(run: Path) -> None:
     (run / liveness.RUN_LOCK).touch()
     assert control.holder(run) is None
-    assert "not running" in call(run, "status", "local").stdout
+    assert "killed: ended from outside: no checkpoint yet" in call(run, "status", "local").stdout
     done = call(run, "cancel", "local")
     assert (done.returncode, "nothing to cancel" in done.stderr) == (2, True)
     done = call(run, "logs", "local", "--rank", "7")

@@ -18,6 +18,7 @@ from nemo_workflow.launch import local
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
+from nemo_workflow.runs.report.page import state_shown, write_report
 from nemo_workflow.utils.errors import run_command
 from tests.runs import fake_runs
 
@@ -76,6 +77,18 @@ def test_a_run_whose_lock_is_held_is_running(tmp_path: Path) -> None:
     assert table(in_a_process("--output-dir", tmp_path, "list"))["old"][0] == "stopped"
     with local.locked(plan.folder):
         assert table(in_a_process("--output-dir", tmp_path, "list"))["old"][0] == "running"
+
+
+@pytest.mark.slow
+def test_a_report_that_says_running_of_a_run_that_was_killed_is_written_again(tmp_path: Path) -> None:
+    plan = fake_runs.write_run(tmp_path / "run", upto=30, reason=None)
+    report = write_report(RunFolder(plan.folder, lambda path: 1))
+    assert state_shown(report) == "running"
+    runs("--output-dir", tmp_path, "list")
+    assert state_shown(report) == "killed"
+    written = report.stat().st_mtime_ns
+    runs("--output-dir", tmp_path, "show", "run")
+    assert report.stat().st_mtime_ns == written
 
 
 def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:

@@ -150,6 +150,19 @@ def test_without_the_plotting_library_there_is_a_word(run: RunFolder, tmp_path: 
     assert done.returncode == 1 and "pip install bokeh" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "names", [["a", "b"], ["my_first_run", "my_second_run", "third"], ["x" * 80 + "_1", "x" * 80 + "_2"]]
+)
+def test_the_legend_of_a_comparison_stays_within_its_chart(names: list[str]) -> None:
+    labels = [f"{charts.shortened(name, charts.LONGEST_NAME)}: validation loss" for name in names]
+    assert len(set(labels)) == len(names)  # runs of a series differ at the end
+    columns = charts.columns_that_fit(labels)
+    assert 1 <= columns <= len(labels)
+    width = columns * (max(map(len, labels)) * charts.CHARACTER + charts.SWATCH)
+    assert width <= charts.LEGEND or columns == 1
+    assert max(map(len, labels)) * charts.CHARACTER + charts.SWATCH <= charts.LEGEND
+
+
 def test_a_legend_wider_than_its_chart_is_in_two_columns() -> None:
     """Bokeh wraps no line: four curves of two runs began left of the page's text."""
 
@@ -158,5 +171,5 @@ def test_a_legend_wider_than_its_chart_is_in_two_columns() -> None:
         return SimpleNamespace(name=name, tokens_a_step=1, of_kind=lambda kind: events.get(kind, []))
 
     one, two = (charts._chart(runs, *charts.CHARTS[0]) for runs in ([run("mixed")], [run("chinese"), run("mixed")]))
-    assert one.legend[0].ncols == "auto" and two.legend[0].ncols == 2
+    assert one.legend[0].ncols == 2 and two.legend[0].ncols == 2
     assert two.legend[0].items[0].label.value == "chinese: training loss"

@@ -29,7 +29,7 @@ watch.dump_stacks_on_signal(sys.stderr)
 # not print: it can't be called within itself, and the signal may come while "ready" is being written
 signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"asked to stop\\n"))
 lock = watch.hold_ranks_lock(Path(sys.argv[2]))
-watch.stop_with_launcher(lambda: float(sys.argv[3]), lambda: os.path.exists(sys.argv[2] + "/saving"))
+watch.stop_with_launcher(lambda: float(sys.argv[3]), lambda: os.path.exists(sys.argv[2] + "/saving"), Path(sys.argv[2], "told").touch)
 print("ready", flush=True)
 while True:
     time.sleep(0.1)
@@ -54,6 +54,7 @@ def test_a_rank_stops_when_its_launcher_is_killed(tmp_path: Path) -> None:
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output == "asked to stop\n"  # first politely
+    assert (tmp_path / "told").exists()
     assert "the launcher has died" in errors and "not stopped within 1 s" in errors
     assert liveness.ranks_gone(tmp_path, 0)
 

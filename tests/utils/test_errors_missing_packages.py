@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.utils.errors import PACKAGES
-from tests.places import Place
+from tests.places import Place, write_nemo_model
 from tools import demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -105,3 +106,49 @@ def test_no_command_ends_in_a_traceback(block: Path, package: str, command: tupl
 def test_wandb_is_asked_for_before_a_start(block: Path, place: Place) -> None:
     done = run(block, "wandb", "pretrain_llm.py", *place.flags("--wandb"))
     assert done.returncode == 2 and "--wandb: the package wandb is not installed; pip install wandb" in done.stderr
+
+
+COMMANDS = (
+    ("pretrain_llm.py", "--dry-run", "--hf-model-id", ".", "--dataset-dir", "."),
+    ("bash", "preprocess_data.sh", "--tokenizer", "TOKENIZER", "--input", "README.md", "--output-dir", "OUT"),
+    ("ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", "CHECKPOINT", "--output-path", "OUT"),
+    ("download_example_data/download_wiki.py", "--base-url", "http://127.0.0.1:9"),
+    ("-m", "nemo_workflow.tokenizer", "--input", "README.md", "--output-dir", "OUT"),
+    ("-m", "nemo_workflow.runs", "compare", "a", "b"),
+    ("-m", "nemo_workflow.dataset", "DATA"),
+)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone, and a Python that has nothing: bare/bin/python."""
+    folder = tmp_path_factory.mktemp("clone")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "bare")], check=True)
+    for name in ("nemo_workflow", "ckpt_conversion", "download_example_data"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pretrain_llm.py", "preprocess_data.sh", "Makefile", "README.md"):
+        shutil.copy(REPOSITORY / name, folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words[:2]))
+def test_where_nothing_is_installed_one_command_is_named(
+    bare: Path, command: tuple[str, ...], text: Path, place: Place, tmp_path: Path
+) -> None:
+    """Not one package after the other."""
+    places = {"TOKENIZER": str(text / "tokenizer"), "OUT": str(bare / "out"), "DATA": str(place.data)}
+    places |= {
+        "CHECKPOINT": str(write_nemo_model(tmp_path / "nemo", num_layers=2, hidden_size=64)),
+    }
+    words = [places.get(word, word) for word in command]
+    words = words if words[0] == "bash" else [str(bare / "bare" / "bin" / "python"), *words]
+    path = f"{bare / 'bare' / 'bin'}:/usr/bin:/bin"
+    done = subprocess.run(
+        words, cwd=bare, env={"PATH": path, "HOME": str(bare)}, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    if done.returncode == 2 and "not installed" in done.stderr:
+        assert f"type `make install` in {bare} (or pip install -r requirements.txt there)" in done.stderr
+        assert f"`source {bare}/.venv/bin/activate`" in done.stderr
+    else:
+        pytest.fail(f"{done.returncode}: {done.stdout}{done.stderr}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow import REPOSITORY
-from nemo_workflow.utils import startup
+from nemo_workflow.utils import scratch, startup
 
 RUNS = [sys.executable, "-m", "nemo_workflow.runs"]
 ELSEWHERE = dict(os.environ, PYTHONPATH=str(REPOSITORY))
@@ -167,7 +167,7 @@ def test_a_long_folder_for_temporary_files_without_a_shorter_one(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", f"/{'x' * 90}")
     monkeypatch.setenv("TMPDIR", f"/{'x' * 90}")
-    monkeypatch.setattr(startup, "SHORT_PLACES", (str(tmp_path / "gone"),))
+    monkeypatch.setattr(scratch, "SHORT_PLACES", (str(tmp_path / "gone"),))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     (problem,) = startup.short_sockets()
     assert problem.endswith("set TMPDIR to a path of at most 75 bytes")

@@ -69,8 +69,18 @@ RULES = (
     profiled_steps,
 )
 
-LAYOUT_RULES = (rank_split, tensor_split, pipeline_split, sequence_length, recompute, precision_flags, lacking_fields)
-
+LAYOUT_RULES = (
+    rank_split,
+    tensor_split,
+    pipeline_split,
+    sequence_length,
+    recompute,
+    precision_flags,
+    fp8_output_layer,
+    lacking_fields,
+)
+# what --suggest refuses too: no layout makes flags go together that don't
+LAYOUTLESS_RULES = (fp8_output_layer, precision_flags, lacking_fields, optimizer_offloading, optimizer_precision)
 
 MOST = 10  # problems of one rule that are printed
 

@@ -25,6 +25,7 @@ class Run:
     sizes: dict[str, Any] = field(default_factory=dict)
     seq_length: int = 0
     vocab_size: int = 0
+    vocab_from: str = ""  # whose entries were counted, where it isn't the tokenizer that will be used
     hf_folder: Path | None = None
     hf_config: dict[str, Any] = field(default_factory=dict)
     tokenizer: Tokenizer | None = None

@@ -68,8 +68,6 @@ def sample_text(run: Run) -> Iterator[str]:
     text = run.settings.sample
     if text is None:
         return
-    if not text.strip():
-        yield "--sample: give the text that the model should continue, or leave it out"
     if run.settings.executor == "slurm":
         yield (
             "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with"

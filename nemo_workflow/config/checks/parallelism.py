@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.checks.hardware import cores_short_of
 from nemo_workflow.config.parallelism import Layout, layers_a_stage
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils.console import counted
@@ -33,8 +34,40 @@ def rank_split(run: Run) -> Iterator[str]:
     if settings.global_batch_size % each:
         yield (
             f"--global-batch-size {run.batch_words}: not a multiple of micro batch size x data parallel size ="
-            f" {settings.micro_batch_size} x {layout.data} = {each}; use {_near_multiples(settings.global_batch_size, each)}"
+            f" {settings.micro_batch_size} x {layout.data} = {each}; {_what_helps(run, layout, each)}"
         )
+
+
+def _what_helps(run: Run, layout: Layout, each: int) -> str:
+    """All of it at once: who follows the first message mustn't meet a second."""
+    batch = f"use {_near_multiples(run.settings.global_batch_size, each)}"
+    return f"{batch}{_smaller_micro_batch(run, layout)}{_as_many_as_cores(run, layout)}"
+
+
+def _smaller_micro_batch(run: Run, layout: Layout) -> str:
+    """The micro batch with which the batch may stay as it is, where there is one."""
+    per_rank, rest = divmod(run.settings.global_batch_size, layout.data)
+    if rest or not per_rank:
+        return ""
+    size = next(size for size in range(min(per_rank, run.settings.micro_batch_size), 0, -1) if per_rank % size == 0)
+    return f", or keep it and use --micro-batch-size {size}"
+
+
+def _as_many_as_cores(run: Run, layout: Layout) -> str:
+    """More processes than a CPU has cores are seldom meant: the number with which nothing else need change."""
+    cores = cores_short_of(run)
+    if cores is None:
+        return ""
+    others = layout.ranks_per_node // layout.data if layout.nodes == 1 else layout.ranks_per_node
+    fits = (
+        ranks
+        for ranks in range(cores, 0, -1)
+        if ranks % others == 0
+        and run.settings.global_batch_size % (run.settings.micro_batch_size * (ranks // others)) == 0
+    )
+    best = next(fits, None)
+    said = f"; this machine has {counted(cores, 'core')}, on which {layout.ranks_per_node} processes take turns"
+    return said + (f": --num-gpus {best} is faster, and nothing else need change" if best else "")
 
 
 def _near_multiples(value: int, step: int) -> str:

@@ -62,7 +62,9 @@ def _why(job: Job, state: JobState | None, restart: int) -> str:
         return f"cancelled by {cancelled_mark(job.attempt).read_text(encoding='utf-8').strip()} with `runs cancel`"
     if state and name == "CANCELLED":
         return f"cancelled by {user_described(state.by)}" if state.by is not None else "cancelled"
-    if name in SAVED and code == STOPPED:  # the signal that goes before the end was time enough
+    if name in SAVED and (
+        code == STOPPED or _saved_when_asked(job)
+    ):  # the signal that goes before the end was time enough
         return SAVED[name]
     if name in ENDS:
         return ENDS[name][0]
@@ -82,6 +84,13 @@ def _why_stopped(job: Job, restart: int) -> str:
     if asked and asked[-1].get("signal") == signal.SIGUSR1:
         return "stopped before its time limit (--stop-before)"
     return ""
+
+
+def _saved_when_asked(job: Job) -> bool:
+    """Whether the ranks of the last start saved and said so, though their script was ended before it could."""
+    last = metrics.last(job.attempt.parent.parent / metrics.FILE)
+    end, start = last.get("end"), last.get("start")
+    return bool(end and end["reason"] == "stopped" and (start is None or end["time"] >= start["time"]))
 
 
 def _a_step_ran_out_of_memory(job: Job) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,9 @@ COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#eab308")
 GREY = "#7c7c7c"  # text on either background
 MOST_POINTS = 1600
 HEIGHT = 300
-WIDTH, SIGN = 80, 6  # letters of a legend's line beside each other, and what the sign of a curve takes of them
+# pixels: of a legend in the narrowest of two charts beside each other, of a letter of its labels, and of what stands before one
+LEGEND, CHARACTER, SWATCH = 390, 6, 34
+LONGEST_NAME = 32  # of a run in a legend
 MEAN_OF = 50  # parts of a run, each with a mean of its own
 SHORT_NUMBERS = """
 for (const [size, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
@@ -94,8 +96,7 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
                 continue
             x, y = zip(*thinned(points), strict=True)
             colour = COLOURS[(number if len(runs) > 1 else offset) % len(COLOURS)]
-            legend = name if len(runs) == 1 else f"{run.name}: {name}"
-            labels[legend] = None
+            legend = name if len(runs) == 1 else f"{shortened(run.name, LONGEST_NAME)}: {name}"
             dash = "dashed" if len(runs) > 1 and offset else "solid"
             means = running_means(points) if spec.noisy and kind == "step" else []
             alpha = 0.45 if means else 1.0
@@ -104,10 +105,12 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
                     x, y, color=colour, line_width=1.6, alpha=alpha, legend_label=legend, line_dash=dash, name=legend
                 )
             )
+            labels[legend] = None
             if means:
                 x, y = zip(*thinned(means), strict=True)
                 mean = f"mean of {width_of_mean(points)} steps"
                 label = mean if len(runs) == 1 else legend  # of several runs the name shows and hides both
+                labels[label] = None
                 lines.append(chart.line(x, y, color=colour, line_width=2, legend_label=label, name=f"{legend}, {mean}"))
             if kind == "validation":
                 chart.scatter(x, y, color=colour, size=6, legend_label=legend)
@@ -119,9 +122,8 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     if len(lines) == 1:
         chart.legend.visible = False
     chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
-    chart.legend.update(
-        padding=2, spacing=12, label_text_font_size="12px", orientation="horizontal", ncols=_columns(labels)
-    )
+    chart.legend.update(padding=2, spacing=12, label_text_font_size="12px", orientation="horizontal")
+    chart.legend.ncols = columns_that_fit(list(labels))
     chart.add_layout(chart.legend[0], "above")  # inside it would lie on a curve sooner or later
     chart.xaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
     if not spec.from_zero:
@@ -131,9 +133,15 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
     return chart
 
 
-def _columns(labels: Iterable[str]) -> Any:
-    """How many entries of a legend stand beside each other. Bokeh wraps no line: a long one would begin left of the chart."""
-    return "auto" if sum(len(label) + SIGN for label in labels) <= WIDTH else 2
+def shortened(name: str, most: int) -> str:
+    """A long name without its middle: runs of one series differ at the end."""
+    return name if len(name) <= most else f"{name[: most // 3]}…{name[len(name) - (most - most // 3 - 1) :]}"
+
+
+def columns_that_fit(labels: list[str]) -> int:
+    """Columns of a legend in which no label reaches past the narrowest chart."""
+    widest = max(len(label) for label in labels) * CHARACTER + SWATCH
+    return max(1, min(len(labels), LEGEND // widest))
 
 
 def _style(chart: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shlex
 import statistics
 import time
@@ -21,6 +23,7 @@ from nemo_workflow.utils.console import counted, every, human_bytes, human_count
 from nemo_workflow.utils.files import written_aside
 
 FILE = "report.html"
+SHOWN = re.compile(r'class="state (\w+)"')
 RELOAD_SECONDS = 60  # a page of a running run reloads itself
 SIZES = {
     "num_layers": "layers",
@@ -35,6 +38,24 @@ def write_report(run: RunFolder, path: Path | None = None) -> Path:
     path = path or run.path / FILE
     _write(path, _content(run), [run])
     return path
+
+
+def state_shown(path: Path) -> str:
+    """The state that a report says its run has; empty where there is no report."""
+    try:
+        found = SHOWN.search(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def write_again_if_stale(run: RunFolder) -> None:
+    """Write the report again where it shows another state than the run has: whoever would have written it was killed."""
+    path = run.path / FILE
+    if run.state.name == "running" or state_shown(path) in ("", run.state.name):
+        return
+    with contextlib.suppress(OSError, ModuleNotFoundError):  # another's folder; no Bokeh here
+        write_report(run)
 
 
 def write_comparison(runs: list[RunFolder], differences: list[tuple[str, ...]], path: Path) -> Path:

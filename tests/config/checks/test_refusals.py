@@ -31,7 +31,7 @@ def refusal(place: Place, *more: str, **change: str | None) -> list[str]:
 FLAGS = [
     # layout
     ("-gbs 15 -G 2", "--global-batch-size 15: not a multiple of micro batch size x data parallel size = 1 x 2 = 2; use 14 or 16"),
-    ("-gbs 2 -mbs 4", "--global-batch-size 2: not a multiple of micro batch size x data parallel size = 4 x 1 = 4; use 4"),
+    ("-gbs 2 -mbs 4", "--global-batch-size 2: not a multiple of micro batch size x data parallel size = 4 x 1 = 4; use 4, or keep it and use --micro-batch-size 2"),
     (GPU + "-G 6 -TP 4", "--num-gpus 6 x --num-nodes 1: 6 ranks are not a multiple of TP x PP x CP = 4 x 1 x 1 = 4; change the ranks or the parallel sizes"),
     (GPU + "-TP 8", "--tensor-model-parallel-size 8: doesn't divide the 4 groups of keys and values of llama_tiny; use a divisor of 4"),
     ("-G 3 -TP 3 -gbs 3", "--tensor-model-parallel-size 3: doesn't divide the 8 attention heads of llama_tiny; use a divisor of 8"),
@@ -76,11 +76,11 @@ FLAGS = [
     (ONE + "--optimizer-precision bf16 --optim-cpu-offloading", "--optimizer-precision bf16: the optimizer on the host computes in fp32; leave it or --optim-cpu-offloading out"),
     (ONE + "--optimizer-precision bf16 --precision 32", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 32; leave one of them out"),
     (ONE + "--optimizer-precision bf16 --precision 16-mixed", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 16-mixed; leave one of them out"),
-    (ONE + "--optimizer-precision bf16 --fp8", "--optimizer-precision bf16: not proven with weights in fp8; leave it or --fp8 out"),
+    (ONE + "--optimizer-precision bf16 --fp8", "--optimizer-precision bf16: trains wrongly with weights in fp8 on several GPUs; leave it or --fp8 out"),
     (GPU + "-N 128 -gbs 1024 -M deepseek_v3 --seq-length 128 -TP 2 -SP -PP 16 -EP 64 --disable-dist-optim", "--disable-dist-optim: deepseek_v3 keeps Adam's moments in bf16, which needs the distributed optimizer; leave it out or add --optimizer-precision fp32"),
     # sample
     ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"),
-    ("--sample=", "--sample: give the text that the model should continue, or leave it out"),
+    ("--sample=", "--sample: an empty value; a shell variable may be unset: give a value, or leave the flag out"),
     (ONE + "-M mamba2_130m --sample x", "--sample: mamba2_130m can't be exported to Hugging Face: Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name; leave it out"),
     (GPU + "-N 8 -M llama4_e16 --seq-length 128 --sample x", "--sample: llama4_e16 can't be exported to Hugging Face: its text part's layers are Transformer Engine's alone in NeMo, so nothing that runs without a GPU can prove it; on GPUs NeMo's own llm.import_ckpt imports it, and -M llama4_e16 or llama4_e128 with --nemo-model starts from what that writes; leave it out"),
     # CPU
@@ -93,7 +93,7 @@ FLAGS = [
     ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
-    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; llama31_8b has one of its own, and such a model diverged; leave it out"),
+    (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; llama31_8b has an output matrix of its own; leave it out"),
     ("--fp8-output-layer", "--fp8-output-layer: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --precision 32", "--fp8: goes with bf16-mixed or 16-mixed, not with --precision 32; leave one of them out"),
     (ONE + "--fp8 --seq-length 100", "--fp8: 100 tokens per rank is not a multiple of 16; change --seq-length or --micro-batch-size"),
@@ -117,7 +117,7 @@ FLAGS = [
     # experiment, machine, Slurm, wandb
     ("-E a/b", "--experiment 'a/b': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
     ("-E ..", "--experiment '..': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
-    ("-E=", "--experiment '': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
+    ("-E=", "--experiment: an empty value; a shell variable may be unset: give a value, or leave the flag out"),
     ("-A team -P long", "--partition: only for --executor slurm; leave it out, or add --executor slurm"),
     ("--executor slurm --no-container --mail-user me@example.org", "--mail-user: Slurm mails of nothing without --mail-type; add it (END,FAIL), or leave this out"),
     ("--gpu-memory 80", "--gpu-memory: this run trains on CPU ranks; leave it out, or plan for GPUs with --accelerator gpu --dry-run"),
@@ -466,3 +466,49 @@ def test_a_longer_sequence_than_a_checkpoint_is_made_for_says_what_it_needs(plac
     (problem,) = refusal(place, "--seq-length", "8193", nemo_model=str(folder))
     assert problem.startswith("--seq-length 8193: llama_tiny is made for at most 8192 tokens; lower it, or let its")
     assert "raise max_position_embeddings and rope_theta" in problem and "--nemo-model and --hf-model-id" in problem
+
+
+@pytest.mark.parametrize(
+    ("flags", "more"),
+    [
+        ("-G 8 -gbs 16 -mbs 8", ", or keep it and use --micro-batch-size 2; this machine has 2 cores, on which 8 processes take turns:"
+         " --num-gpus 2 is faster, and nothing else need change"),
+        ("-G 8 -gbs 15 -mbs 8", "; this machine has 2 cores, on which 8 processes take turns"),
+        ("-G 2 -gbs 6 -mbs 2", ", or keep it and use --micro-batch-size 1"),
+    ],
+)  # fmt: skip
+def test_a_batch_that_the_processes_can_not_share_is_told_all_that_helps(
+    shared: Place, flags: str, more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `-G 8` beside examples/laptop.yaml: following a first message mustn't lead to a second."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    (problem,) = refusal(shared, *flags.split(), global_batch_size=None)
+    assert problem.endswith(more), problem
+    if size := re.search(r"use --micro-batch-size (\d+)", problem):
+        assert shared.plan(*flags.split(), "-mbs", size[1], global_batch_size=None)
+
+
+def test_a_file_as_dataset_is_told_what_it_is(place: Place) -> None:
+    for name, said in {
+        "a.txt": "is text, and training reads what preprocessing makes of it: bash preprocess_data.sh",
+        "a.JSONL.gz": "is text, and training reads what preprocessing makes of it: bash preprocess_data.sh",
+        "a.npy": "is a file; give the --output-dir of preprocess_data.sh, another folder of .bin/.idx files, or a pair",
+    }.items():
+        (place.root / name).write_text("x")
+        (problem,) = refusal(place, dataset_dir=str(place.root / name))
+        assert problem.startswith(f"--dataset-dir {place.root / name}: {said}"), problem
+    file = place.data.parent / "d_text_document.json"
+    file.write_text("{}")
+    (problem,) = refusal(place, dataset_dir=str(file))
+    assert problem == f"--dataset-dir {file}: is one file of a pair; give the pair, without an ending: {place.data}"
+
+
+def test_what_the_file_of_config_sets_is_refused_with_its_place(place: Place) -> None:
+    """Nobody typed it: the file and the key are named; a flag of the command line is not said to be there."""
+    file = place.root / "run.yaml"
+    file.write_text("num_nodes: 2\nwandb-name: x\n")
+    for words, places in (((), 2), (("-N", "4"), 1), (("-N", "4", "--wandb-name", "y"), 0)):
+        settings = command_line.parse(place.flags("--config", str(file), *words))
+        with pytest.raises(Refusal) as caught, command_line.places_named(settings):
+            make_plan(settings)
+        assert sum(f"--config {file}" in problem for problem in caught.value.problems) == places

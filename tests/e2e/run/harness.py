@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,7 @@ from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FAULTS = Path(__file__).parent / "faults"
+FONTS = f"{tempfile.gettempdir()}/nemo-workflow-{os.getuid()}/matplotlib"  # listed once for all
 SECONDS = 600  # that a start may take on a busy machine
 
 
@@ -30,7 +35,7 @@ class Start:
     output: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Experiment:
     """One experiment: its folder and the command that starts it."""
 
@@ -85,6 +90,7 @@ class Experiment:
         environment = {key: value for key, value in os.environ.items() if key not in asked}
         environment |= {key: str(value) for key, value in asked.items() if value is not None}
         environment["PYTHONPATH"] = str(FAULTS)
+        environment |= {"TMPDIR": self.temporary, "MPLCONFIGDIR": FONTS}
         tail = metrics.Tail(self.folder / metrics.FILE, from_end=True)
         process = subprocess.Popen(
             [*prefix, *self.command(*more, steps=steps)], cwd=REPOSITORY, env=environment, text=True,
@@ -103,6 +109,13 @@ class Experiment:
             process.kill()
         return Start(process.returncode, output)
 
+    @functools.cached_property
+    def temporary(self) -> str:
+        """The TMPDIR of all starts: not pytest's, whose path is too long for sockets."""
+        folder = tempfile.mkdtemp(dir="/tmp")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
+
     # -- what it left ---------------------------------------------------------------------------------------------
 
     def events(self) -> list[dict[str, Any]]:
@@ -120,6 +133,10 @@ class Experiment:
             ],
             "validations": [[e["step"], e["val_loss"]] for e in kept if e["event"] == "validation"],
         }
+
+    def left_in_temporary(self) -> list[str]:
+        """Our folders and multiprocessing's among the temporary files."""
+        return sorted(path.name for kind in ("pymp-*", "nemo-????????") for path in Path(self.temporary).glob(kind))
 
     def whole(self) -> list[int]:
         """Steps of the checkpoints that are whole."""

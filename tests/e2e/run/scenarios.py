@@ -126,6 +126,7 @@ def kills_on_one_rank(place: Place) -> Any:
     seen.validation = must(run.start(record=record))
     seen.again = must(run.start())
     seen.last = must(run.start("--split", "800,150,50", "--allow-change", "split", steps=13))
+    seen.temporary = run.left_in_temporary()
     seen.history = {name: [row for row in rows if row[0] < 13] for name, rows in run.history().items()}
     seen.at_the_end = sorted(path.name for path in run.checkpoints.iterdir())
     return seen
@@ -178,6 +179,7 @@ def signals(place: Place) -> Any:
         seen.codes.append(start.code)
         seen.outputs.append(start.output)
         seen.whole.append(run.whole())
+    seen.temporary = run.left_in_temporary()
     must(run.start(record=record))
     seen.history = run.history()
     seen.again = must(run.start())

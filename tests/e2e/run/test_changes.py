@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def test_refused_unless_allowed(one_rank: Any, flags: tuple[str, ...], name: str
 def test_another_dataset_is_refused(one_rank: Any, other_corpus: Path) -> None:
     flags = ("--dataset-dir", str(other_corpus / "dataset"), "--allow-change", "tokenizer")
     text = refused(one_rank.run, *flags)
-    assert "--allow-change dataset" in text and "1 -> 2 sources" in text
+    assert "--allow-change dataset" in text and "dataset/preprocessed" in text
+    assert re.search(r"\(then \S*dataset/\S+, now \S*dataset/\S+ and 1 more|\(then \S+, now \S+ and \S+\)", text), text
 
 
 def test_changed_data_of_equal_size_is_refused(one_rank: Any, corpus: Path) -> None:
@@ -54,7 +56,8 @@ def test_changed_data_of_equal_size_is_refused(one_rank: Any, corpus: Path) -> N
         text = refused(one_rank.run)
     finally:
         file.write_bytes(whole)
-    assert "--allow-change dataset" in text and "source 1: bin " in text
+    assert "--allow-change dataset" in text and "text_text_document: bin other content" in text
+    assert not re.search(r"[0-9a-f]{32}", text)
 
 
 def test_another_tokenizer_is_refused(one_rank: Any, other_corpus: Path) -> None:

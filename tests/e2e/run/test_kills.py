@@ -44,6 +44,10 @@ def test_ranks_whose_launcher_was_killed_save_and_end(kills_on_one_rank: Any) ->
     assert kills_on_one_rank.before_save == steps
 
 
+def test_killed_runs_leave_no_temporary_files_after_the_next_start(kills_on_one_rank: Any) -> None:
+    assert kills_on_one_rank.temporary == []
+
+
 def test_killed_before_the_last_validation_the_same_command_makes_it(kills_on_one_rank: Any) -> None:
     said = kills_on_one_rank.validation.output
     assert "resuming after step 12 of 12" in said and "step 12: validation loss" in said

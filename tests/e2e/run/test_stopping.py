@@ -23,6 +23,10 @@ def test_each_signal_has_its_exit_code_and_a_checkpoint(signals: Any) -> None:
         assert "Traceback" not in output
 
 
+def test_a_stopped_run_leaves_no_temporary_files(signals: Any) -> None:
+    assert signals.temporary == []
+
+
 def test_a_run_stopped_three_times_equals_one_that_was_not(signals: Any, one_rank: Any) -> None:
     assert signals.history == one_rank.history  # the validation after step 8 was left and made again
 
