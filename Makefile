@@ -71,8 +71,9 @@ demo: install
 test: install-dev
 	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2
 
+# three processes on two cores: some of the tests wait
 test-fast: install-dev
-	$(BIN)/python -m pytest -m "not e2e and not slow and not slurm and not gpu and not soak" -q -n 2
+	$(BIN)/python -m pytest -m "not e2e and not slow and not slurm and not gpu and not soak" -q -n 3 --ignore tests/e2e
 
 # beside the environment, not in it: its own dependencies are not the project's
 mutants: install-dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # with a CUDA build of torch and nvcc, but no GPU, megatron-core's own build at import ends in an IndexError
 memory_pool.leave_out()
+
+# Some containers set PYTHONDONTWRITEBYTECODE: each of the hundreds of starts would compile our modules again, each pytest the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # a shell's background job ignores Ctrl-C, and one under nohup SIGHUP, and so would all that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,13 +50,25 @@ FIRST = (
     "e2e/run", "e2e/slurm", "e2e/demo/test_demo", "preprocess", "e2e/conversion/test_trained_families", "e2e/conversion/test_layouts",
     "e2e/logs/test_loggers", "e2e/parity/test_parity", "e2e/conversion/test_families", "e2e/runs/test_sample",
     "e2e/versions/test_matrix", "e2e/install/test_wheel", "e2e/versions/test_oldest_python", "e2e/plan/test_recipe",
-    "e2e/demo/test_readme", "config", "wikipedia",
+    "e2e/demo/test_readme", "importing", "config", "wikipedia",
+)  # fmt: skip
+
+
+# Files whose tests import torch, transformers or nemo_run into pytest's own process, for seconds and a gigabyte: one process's, so that
+# the others stay small. One that is missing here costs time and nothing else.
+IMPORTING = (
+    "backends/cpu/test_products", "backends/gpu/test_aside", "backends/gpu/test_attention", "backends/gpu/test_optimizer_update",
+    "backends/test_patching", "backends/test_vector_math", "conversion/test_buffers", "conversion/test_checks", "conversion/test_hf_config",
+    "conversion/test_folder_checks", "conversion/test_vocabulary", "docs/test_readme", "launch/slurm/test_apptainer", "launch/slurm/test_script", "launch/slurm/test_script_setup_file",
+    "models/test_tokenizer_files", "run_dir/test_metric_table", "utils/test_safe_pickle",
 )  # fmt: skip
 
 
 def group_of(nodeid: str) -> str:
     """What one process takes as a whole: a folder, or a file."""
     name = nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py")
+    if name in IMPORTING:
+        return "importing"
     folder = next((folder for folder in TOGETHER if name.startswith(f"{folder}/")), name)
     return "preprocess" if folder == "e2e/preprocess" else folder
 

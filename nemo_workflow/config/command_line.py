@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         meanings=MEANINGS,
     )
     made.may_be_empty = {option.attribute for option in TABLE if option.may_be_empty}
-    made.refused_without = {option.attribute for option in TABLE if option.required and not option.unless}
+    made.refused_without = {option.attribute for option in TABLE if option.required}
     made.secret = {f"--{option.name}" for option in TABLE if option.secret}
     made.add_argument("-h", "--help", action=Help)
     groups = {name: made.add_argument_group(name) for name in GROUPS}

@@ -54,7 +54,7 @@ def _no_tokenizer_yet(run: Run) -> None:
     whose = "the recipe's usual tokenizer" if run.vocab_from == "recipe" else run.vocab_from
     run.notes.append(
         f"the tokenizer of {named} is not on this machine: vocabulary, parameters and all that follows from them are those of"
-        f" {whose}, and it was not checked; the run fetches it. Where that has no network:"
+        f" {whose}, and it was not checked; the run fetches it. If the run has no network:"
         f" {hub.by_hand(named, '--hf-model-id')}"
     )
     others = {

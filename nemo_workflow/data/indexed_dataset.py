@@ -116,7 +116,7 @@ def find_prefixes(folder: str | Path) -> list[Path]:
     if folder.suffix in (".bin", ".idx") and folder.is_file():
         return [folder.with_suffix("").absolute()]
     if folder.is_file():
-        raise Refusal(f"--dataset-dir {folder}: {_what_file(folder)}")
+        raise Refusal(f"--dataset-dir {folder}: {what_file(folder)}")
     if not folder.is_dir():
         raise Refusal(
             f"--dataset-dir {folder}: no such folder or pair{from_here(folder)}; run preprocess_data.sh, or correct the path"
@@ -126,12 +126,16 @@ def find_prefixes(folder: str | Path) -> list[Path]:
         names = sorted({*_pairs_in(place), *below})
         if names:
             return [name.absolute() for name in names]
+    if (folder / "tokenizer.json").is_file():
+        raise Refusal(
+            f"--dataset-dir {folder}: is a tokenizer, which goes with --hf-model-id; here the --output-dir of preprocess_data.sh is wanted"
+        )
     raise Refusal(
         f"--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"
     )
 
 
-def _what_file(path: Path) -> str:
+def what_file(path: Path) -> str:
     """What to do with a file where a folder of pairs is expected."""
     if path.with_suffix(".idx").is_file():
         return f"is one file of a pair; give the pair, without an ending: {path.with_suffix('')}"

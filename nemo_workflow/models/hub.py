@@ -85,15 +85,19 @@ def fetch(
             raise Refusal(
                 f"{named}: {no_folder}not in the Hub's cache, and HF_HUB_OFFLINE is set; {download}"
             ) from None
+        answered = isinstance(cause, HfHubHTTPError) and cause.response is not None
+        why = "the Hub answers with an error" if answered else "the Hub can't be reached"
         raise Refusal(
-            f"{named}: {no_folder}not in the Hub's cache, and the Hub can't be reached; {download} (the Hub's client says:"
+            f"{named}: {no_folder}not in the Hub's cache, and {why}; {download} (the Hub's client says:"
             f" {_short(cause or error)})"
         ) from None
     return Path(found)
 
 
 def _short(error: BaseException) -> str:
-    """The first sentence of what a library says, for behind our own words."""
+    """The first sentence of what a library says, for behind our own words; of nested errors that of the system alone."""
+    if found := re.search(r"\[Errno -?\d+\] (\w[\w ]+)", str(error)):
+        return found[1]
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return textwrap.shorten(re.split(r"(?<=[a-z]{3})\. ", line, maxsplit=1)[0], 120, placeholder=" …").rstrip(".")
 

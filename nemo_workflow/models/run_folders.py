@@ -27,10 +27,12 @@ def meant_checkpoint(folder: Path) -> str:
 
 
 def meant_tokenizer(folder: Path) -> str:
-    """'; it is a run's folder …' with the tokenizer that the run was trained with, or nothing."""
+    """'; it is a run's folder …' with the tokenizer that the run was trained with, or that it holds data; else nothing."""
     try:
         settings = json_of(folder / "plan.json").get("settings")
     except Refusal:
         return ""
+    if any(folder.glob("*.idx")) or any(folder.glob("preprocessed/**/*.idx")):
+        return "; it holds data, which goes with --dataset-dir"
     named = settings.get("hf_model_id") if isinstance(settings, dict) else None
     return f"; it is a run's folder, and the run was trained with {named}" if named else ""

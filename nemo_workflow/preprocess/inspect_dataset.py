@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_workflow.data.index_check import Index, blocks_of, check_index
-from nemo_workflow.data.indexed_dataset import DTYPES, Pair, find_prefixes, read_pair
+from nemo_workflow.data.indexed_dataset import DTYPES, Pair, find_prefixes, read_pair, what_file
 from nemo_workflow.utils import console
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise Refusal(f"--{idle[0]}: a document is only printed with --tokenizer; add it or leave this out")
     if path.is_dir():
         prefixes = find_prefixes(path)
+    elif path.is_file() and path.suffix not in (".bin", ".idx"):
+        raise Refusal(f"{path}: {what_file(path)}")
     else:
         prefixes = [path.with_suffix("") if path.suffix in (".bin", ".idx") else path]
     problems: list[str] = []

@@ -154,11 +154,13 @@ def _wrong_lines(head: bytes) -> str | None:
     head = head.removeprefix(_BOM).lstrip()
     first = head.partition(b"\n")[0].rstrip()
     if head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b""):
-        return "one JSON array, not one object per line; convert it first: jq -c '.[]'"
+        return "one JSON array, not one object per line; convert it first: `jq -c '.[]' OLD.json > NEW.jsonl`"
     if first == b"{":
-        return "one object over several lines, not one object per line; convert it first: jq -c ."
+        return (
+            "one object over several lines, not one object per line; convert it first: `jq -c . OLD.json > NEW.jsonl`"
+        )
     if b"\n" not in head and b"}\r" in head.rstrip():
-        return "its lines end with CR alone; convert it first: tr '\\r' '\\n'"
+        return "its lines end with CR alone; convert it first: `tr '\\r' '\\n' < OLD > NEW`"
     return None
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from nemo_workflow.config import command_line
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.utils.errors import Refusal
-from tests.e2e.run.harness import REPOSITORY
+from tests import forked
 from tests.e2e.run.scenarios import ODD_NAME
 from tests.places import Place
 
@@ -35,10 +33,7 @@ def test_any_text_makes_a_path(tmp_path: Path) -> None:
     plan = place.plan()
     assert plan.folder == tmp_path / ODD_NAME / "out" / "pretraining"
     assert Plan.from_json(plan.to_json()) == plan
-    done = subprocess.run(
-        [sys.executable, "pretrain_llm.py", *place.flags("--dry-run")], cwd=REPOSITORY, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    done = forked.run(["pretrain_llm.py", *place.flags("--dry-run")])
     assert done.returncode == 0, done.stderr
 
 
@@ -51,10 +46,7 @@ def test_a_path_that_is_no_text_is_refused(tmp_path: Path) -> None:
         "--dataset-dir": {"dataset_dir": str(bad.data.parent)},
     }
     for flag, change in changes.items():
-        done = subprocess.run(
-            [sys.executable, "pretrain_llm.py", *place.flags(**change)], cwd=REPOSITORY, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
+        done = forked.run(["pretrain_llm.py", *place.flags(**change)])
         assert done.returncode == 2, done.stderr
         assert f"{flag} {tmp_path}/not \\udcff utf8" in done.stderr and "not valid UTF-8; rename it" in done.stderr
         assert "Traceback" not in done.stderr

@@ -23,6 +23,7 @@ from nemo_workflow.conversion.output_dir import _here, check_output, whole_folde
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.models.families import FAMILIES, by_model_type, reads
 from nemo_workflow.utils.errors import Failure, Refusal
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -515,7 +516,7 @@ def offline(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it, with a Hub cache and no network."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     script = str(ROOT / "ckpt_conversion" / "convert_from_hf_to_nemo2.py")
-    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, env=environment)
+    return forked.run([script, *arguments], env=environment)
 
 
 def test_hub_id_is_found_in_the_cache(folder: Path) -> None:

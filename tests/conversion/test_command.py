@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nemo_workflow import REPOSITORY
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.utils.errors import Refusal
+from tests import forked
 
 # the command, and whether it imported what takes seconds
 PROGRAM = """
@@ -27,10 +25,7 @@ finally:
 
 
 def look(folder: Path, *more: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "--source", str(folder), "--dry-run", *more], cwd=REPOSITORY,
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    done = forked.run(["-c", PROGRAM, "--source", folder, "--dry-run", *more], timeout=60)
     assert "heavy: []" in done.stdout
     return done.returncode, done.stdout, done.stderr
 
@@ -75,10 +70,7 @@ def test_a_tokenizer_that_no_training_takes_is_said(folder: Path) -> None:
 
 
 def test_without_it_the_output_is_required(folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "ckpt_conversion/convert_from_hf_to_nemo2.py", "--source", folder], cwd=REPOSITORY,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = forked.run(["ckpt_conversion/convert_from_hf_to_nemo2.py", "--source", folder])
     assert done.returncode == 2 and "--output-path (or --dry-run)" in done.stderr
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config import help as help_page
+from tests import forked
 from tests.places import write_pair, write_tokenizer
 from tests.runs import fake_runs
 
@@ -57,15 +58,24 @@ def test_every_command_is_accounted_for() -> None:
     assert len(PLANNED) > 8 and len(RUN) > 8  # the search for commands finds some
 
 
-def shell(command: str, place: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
+def world(place: Path) -> dict[str, str]:
+    """The variables that the pages' commands use."""
+    return os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1",
         "HF_HUB_CACHE": str(place / "hub"), "PROCESSED_DATASET_DIR": str(place / "data"),
         "HF_MODEL_DIR": str(place / "demo_output" / "tokenizer"), "DATASET_DIR": str(place / "raw"), "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
     }  # fmt: skip
-    return subprocess.run(
-        ["bash", "-euc", command], cwd=place, env=environment, capture_output=True, text=True, check=False
-    )
+
+
+def shell(command: str, place: Path) -> subprocess.CompletedProcess[str]:
+    words = ["bash", "-euc", command]
+    return subprocess.run(words, cwd=place, env=world(place), capture_output=True, text=True, check=False)
+
+
+def words_of(command: str, place: Path) -> list[str]:
+    """What the shell makes of a command of `python`: the words after it."""
+    done = shell(f"""python() {{ printf '%s\\0' "$@"; }}; {command}""", place)
+    return done.stdout.split("\0")[:-1]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +111,7 @@ def test_trainings_are_accepted(place: Path, page: str, command: str) -> None:
         command = command.replace("/data/wiki", "${PROCESSED_DATASET_DIR}")
     if "-gbs" not in command:
         command += " -gbs 64"  # the default is made for more data than a test has
-    done = shell(f"{command}{accelerator} --dry-run", place)
+    done = forked.run(words_of(f"{command}{accelerator} --dry-run", place), cwd=place, env=world(place))
     assert done.returncode == 0, done.stderr
     assert "tokens" in done.stdout
 

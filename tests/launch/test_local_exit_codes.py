@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import pytest
 
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.run_dir.stopping import SIGNAL, grace_seconds
-from tests.e2e.run.harness import REPOSITORY, processes_of
+from tests import forked
+from tests.e2e.run.harness import processes_of
 
 LAUNCHER = """
 import subprocess, sys
@@ -109,10 +108,7 @@ LOST = "no checkpoint yet, so steps 1 to 2 are lost"
 def test_every_end(way: str, grace: int, send: list[int], code: int, word: str, tmp_path: Path) -> None:
     said = tmp_path / "said"  # not a pipe: whoever is left behind would hold it open
     with said.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", LAUNCHER, str(tmp_path), way, str(grace)],
-            cwd=REPOSITORY, text=True, stdout=stream, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        process = forked.start(["-c", LAUNCHER, tmp_path, way, grace], stream, stream)
     for number, sign in zip(send, ("ready", SIGNAL), strict=False):  # the second when the first has been taken
         while not (tmp_path / sign).exists() and process.poll() is None:
             time.sleep(0.05)

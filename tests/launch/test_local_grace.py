@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.run.harness import REPOSITORY
+from tests import forked
 
 # a launcher with a "torchrun" and a "rank" that doesn't hear SIGTERM; the monitor is a stand-in that says what we want
 LAUNCHER = """
@@ -47,14 +45,8 @@ print(json.dumps({"alive": alive, "waited": waited, "gone": torchrun.wait(10) is
 
 @pytest.mark.parametrize("state", ["saving", "saving since before", "in a step"])
 def test_a_deaf_rank_is_ended_after_the_grace_time_unless_it_saves(state: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, state, tmp_path],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    done = forked.run(["-c", LAUNCHER, state, tmp_path])
+    assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["alive"] == (state != "in a step") and told["gone"]
     assert told["waited"] >= 1

@@ -17,6 +17,7 @@ from nemo_workflow.models import pretrained, tokenizer_files
 from nemo_workflow.preprocess.tokenizer import resolve_folder
 from nemo_workflow.run_dir import staged_tokenizer
 from nemo_workflow.utils.errors import Refusal
+from tests import forked
 from tests.e2e.run.harness import REPOSITORY
 from tests.places import Place, hub_snapshot
 from tests.utils.hostile import write_code
@@ -117,11 +118,8 @@ def test_preprocessing_refuses_it_too(place: Place, make: Callable[[Place], None
     make(place)
     documents = place.root / "in.jsonl"
     documents.write_text('{"text": "a b"}\n')
-    done = subprocess.run(
-        [sys.executable, "-m", "nemo_workflow.preprocess", "--input", documents, "--tokenizer", place.hf,
-         "--output-dir", place.root / "out"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    words = ["--input", documents, "--tokenizer", place.hf, "--output-dir", place.root / "out"]
+    done = forked.run(["-m", "nemo_workflow.preprocess", *words], timeout=60)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and str(place.hf) in done.stderr
     assert not (place.root / "out").exists() and not (place.root / "it ran").exists()

@@ -22,6 +22,7 @@ from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.engines import FastokensEngine
 from nemo_workflow.preprocess.inspect_dataset import check_pair, document_ids
 from nemo_workflow.utils.errors import Refusal
+from tests import forked
 from tests.preprocess.helpers import ROOT, figures, nothing_written, pair_bytes, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 
@@ -563,10 +564,7 @@ def test_hot_path_imports_nothing_heavy(tokenizers_dir, tmp_path):
 
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "nemo_workflow.dataset", *map(str, arguments)]
-    return subprocess.run(
-        line, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
+    return forked.run(["-m", "nemo_workflow.dataset", *arguments])
 
 
 def test_report_checks_and_decodes(go, tokenizers_dir, tmp_path):

@@ -26,6 +26,7 @@ def old(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_language_in_bytes_gets_tokens_of_its_own(old: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -59,6 +60,7 @@ def test_merges_as_strings_and_as_pairs_are_continued_as_they_are(old: Path, tmp
     assert json.loads(first)["model"]["vocab"] == json.loads(second)["model"]["vocab"]
 
 
+@pytest.mark.slow
 def test_sentencepiece_with_letters_that_it_lacks(tmp_path: Path) -> None:
     """No pre-tokenizer, a sign for a space: whole texts would be single words."""
     from transformers import AutoTokenizer

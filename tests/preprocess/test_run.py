@@ -147,6 +147,7 @@ def test_one_pair_a_top_folder(go, tree, tokenizers_dir, reference, tmp_path):
 # --- kinds and fields -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_more_kinds_of_files(go, tmp_path):
     plain = write_jsonl(tmp_path / "in" / "plain.jsonl", TEXTS).read_bytes()
     (tmp_path / "in" / "b.jsonl.bz2").write_bytes(bz2.compress(plain[:999]) + bz2.compress(plain[999:]))
@@ -371,7 +372,7 @@ def test_a_bad_last_file_throws_nothing_away(join, go, encoded, tmp_path):
         assert pair_bytes(tmp_path / "out", name) == pair_bytes(tmp_path / "fresh", name)
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet", "arrow"])
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet", pytest.param("arrow", marks=pytest.mark.slow)])
 def test_a_run_stopped_within_a_file(kind, go, encoded, tmp_path, monkeypatch):
     """Stopped twice within it; what was written when it stopped is not done again, and the pairs are the same."""
     texts = [f"{number} {text}" for number in range(8) for text in TEXTS]

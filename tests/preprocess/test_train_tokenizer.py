@@ -4,22 +4,22 @@ import gzip
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.preprocess import train_tokenizer
+from tests import forked
 
 TEXT = "Es war einmal ein König, der hatte drei Töchter. 從前有一個國王。\n" * 40
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nemo_workflow.tokenizer", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return forked.run(["-m", "nemo_workflow.tokenizer", *words])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl", "a.jsonl.gz", "a.parquet"])
 def test_text_of_any_kind_comes_back_whole(tmp_path: Path, name: str) -> None:
     source, folder = tmp_path / name, tmp_path / "tokenizer"
@@ -84,19 +84,8 @@ def test_one_document_is_one(tmp_path: Path) -> None:
     """What a newcomer sees first: a single file, whose text holds the end-of-document token once."""
     (tmp_path / "a.txt").write_text(TEXT + "<|endoftext|>")
     assert run("--input", tmp_path / "a.txt", "--output-dir", tmp_path / "t", "--vocabulary", 300).returncode == 0
-    command = [
-        sys.executable,
-        "-m",
-        "nemo_workflow.preprocess",
-        "--tokenizer",
-        "t",
-        "--input",
-        "a.txt",
-        "--output-dir",
-        "p",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    words = ["-m", "nemo_workflow.preprocess", "--tokenizer", "t", "--input", "a.txt", "--output-dir", "p"]
+    done = forked.run(words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     assert done.returncode == 0, done.stderr
     assert "a_text_document: 1 document, " in done.stdout and "1 time a text holds" in done.stderr
     assert "MB/s" not in done.stdout  # the progress line has the speed, of the encoding alone

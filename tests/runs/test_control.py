@@ -14,6 +14,7 @@ import pytest
 from nemo_workflow.runs import control
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.errors import Refusal
+from tests import forked
 from tests.launch.slurm import plans
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,8 +55,7 @@ def launcher(run: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def call(run: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nemo_workflow.runs", "--output-dir", str(run.parent), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=REPOSITORY)
+    return forked.run(["-m", "nemo_workflow.runs", "--output-dir", run.parent, *words], timeout=60)
 
 
 def test_status_logs_and_cancel(run: Path, launcher: subprocess.Popen[str]) -> None:

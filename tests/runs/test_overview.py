@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
 from nemo_workflow.runs.report.page import state_shown, write_report
 from nemo_workflow.utils.errors import run_command
+from tests import forked
 from tests.runs import fake_runs
 
 
@@ -35,8 +35,7 @@ def runs(*words: str | Path, code: int = 0) -> str:
 
 
 def in_a_process(*words: str | Path) -> str:
-    command = [sys.executable, "-m", "nemo_workflow.runs", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return forked.run(["-m", "nemo_workflow.runs", *words]).stdout
 
 
 def table(text: str) -> dict[str, list[str]]:

@@ -1,7 +1,6 @@
 """run_command: what a person sees and which exit code a shell sees."""
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Refusal, few_of_a_kind
+from tests import forked
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nemo_workflow"
 
@@ -65,18 +65,15 @@ def modules() -> list[str]:
 
 @pytest.mark.parametrize("module", [m.removesuffix(".__main__") for m in modules()])
 def test_an_error_begins_with_the_command_as_it_was_typed(module):
-    command = [sys.executable, "-m", module]
     words = {"runs": ["show", "x"], "sample": ["--hf-model", "x", "y"], "evaluate": ["--hf-model", "x", "--run", "y"],
              "report": ["x"], "dataset": ["x"], "preprocess": ["--input", "x"], "tokenizer": ["--input"], "patches": ["x"], "export": ["x"]}[module.rpartition(".")[2]]  # fmt: skip
-    done = subprocess.run([*command, *words], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    done = forked.run(["-m", module, *words])
     assert done.returncode == 2 and done.stderr.startswith(f"python -m {module}: error: "), done.stderr
 
 
 @pytest.mark.parametrize("module", [m.removesuffix(".__main__") for m in modules()])
 def test_help_is_printed_and_nothing_done(module, tmp_path):
-    command = [sys.executable, "-m", module, "--help"]
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = forked.run(["-m", module, "--help"], cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
     assert list(tmp_path.iterdir()) == []
 

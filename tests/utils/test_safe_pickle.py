@@ -7,8 +7,6 @@ import importlib
 import io
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ import pytest
 
 from nemo_workflow.utils import safe_pickle
 from nemo_workflow.utils.errors import Refusal
-from tests.e2e.run.harness import REPOSITORY
+from tests import forked
 from tests.later import later
 from tests.utils.hostile import Call
 
@@ -107,10 +105,8 @@ def test_the_command_refuses_with_exit_code_2(tmp_path: Path, trap: Path) -> Non
     model = nemo_model(tmp_path / "a model", Call(os.system, f"touch '{trap}'"))
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
-    done = subprocess.run(
-        [sys.executable, "pretrain_llm.py", "--hf-model-id", tokenizer, "--nemo-model", model, "--dataset-dir", tmp_path],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    words = ["--hf-model-id", tokenizer, "--nemo-model", model, "--dataset-dir", tmp_path]
+    done = forked.run(["pretrain_llm.py", *words])
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "system" in done.stderr and ".metadata" in done.stderr
@@ -129,13 +125,7 @@ def test_the_command_refuses_with_exit_code_2(tmp_path: Path, trap: Path) -> Non
 def test_a_hostile_config_runs_nothing(tmp_path: Path, trap: Path, text: str) -> None:
     config = tmp_path / "it's a config.yaml"
     config.write_text(text.replace("TRAP", f'"{trap}"'))
-    done = subprocess.run(
-        [sys.executable, "pretrain_llm.py", "--config", config],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run(["pretrain_llm.py", "--config", config])
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert not trap.exists()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from nemo_workflow.wikipedia import command, http
+from nemo_workflow.wikipedia import command, extract, http
 from tests.wikipedia.dump import write_dump
 from tests.wikipedia.dump_site import DumpSite
 from tests.wikipedia.generator import Page, pages
@@ -44,6 +46,17 @@ def site(site_root: Path) -> Iterator[DumpSite]:
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back off for hundredths of a second instead of seconds."""
     monkeypatch.setattr(http, "FIRST_WAIT", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers forked from a process that has imported what they need; started from nothing, each takes a third of a second.
+
+    So starts the `downloaded` of test_local_dump.py, and all in tests/e2e/wikipedia.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nemo_workflow.wikipedia.extract"])
+    monkeypatch.setattr(extract, "multiprocessing", SimpleNamespace(get_context=lambda method: context))
 
 
 @pytest.fixture

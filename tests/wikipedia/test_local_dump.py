@@ -6,7 +6,6 @@ import bz2
 import gzip
 import lzma
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.wikipedia import command, local_dump, run
 from nemo_workflow.wikipedia.local_dump import LocalDump
 from tests.wikipedia.conftest import ARTICLES, NAME, WIKI
+from tests.wikipedia.dump_site import DumpSite
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,19 @@ def xml(site_root: Path) -> bytes:
     return bz2.decompress((site_root / WIKI / "20250101" / ARTICLES).read_bytes())
 
 
+@pytest.fixture(scope="module")
+def fetched(site_root: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    site, folder = DumpSite(site_root), tmp_path_factory.mktemp("fetched")
+    command.main(["--base-url", site.url, "--workers", "1", "--output-dir", str(folder)])
+    site.close()
+    return (folder / f"{NAME}.jsonl").read_bytes()
+
+
 @pytest.fixture
-def downloaded(wiki: Callable[..., Path]) -> bytes:
-    return (wiki("--output-dir", "fetched") / "fetched" / f"{NAME}.jsonl").read_bytes()
+def downloaded(fetched: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What the same dump gave when it came from the site; the current folder is an empty one."""
+    monkeypatch.chdir(tmp_path)
+    return fetched
 
 
 def other_streams(xml: bytes) -> bytes:

@@ -67,7 +67,7 @@ def _as_many_as_cores(run: Run, layout: Layout) -> str:
     )
     best = next(fits, None)
     said = f"; this machine has {counted(cores, 'core')}, on which {layout.ranks_per_node} processes take turns"
-    return said + (f": --num-gpus {best} is faster, and nothing else need change" if best else "")
+    return said + (f": --num-gpus {best} is faster, and nothing else has to change" if best else "")
 
 
 def _near_multiples(value: int, step: int) -> str:

@@ -338,6 +338,11 @@ def test_a_pair_may_be_named_by_either_of_its_files(shared: Place, ending: str) 
             "nowhere",
             f"nowhere: no such folder or pair{HERE}; give a folder of .bin/.idx files, or a pair without its ending",
         ),
+        (
+            "README.md",
+            "README.md: is text, and training reads what preprocessing makes of it: bash preprocess_data.sh --tokenizer DIR_OR_ID"
+            " --input README.md --output-dir DIR, then --dataset-dir DIR",
+        ),
         ("nowhere --document 0", "--document: a document is only printed with --tokenizer; add it or leave this out"),
         ("nowhere --tokeniser x", "unrecognized arguments: --tokeniser x; did you mean --tokenizer? (see --help)"),
     ],
@@ -472,7 +477,7 @@ def test_a_longer_sequence_than_a_checkpoint_is_made_for_says_what_it_needs(plac
     ("flags", "more"),
     [
         ("-G 8 -gbs 16 -mbs 8", ", or keep it and use --micro-batch-size 2; this machine has 2 cores, on which 8 processes take turns:"
-         " --num-gpus 2 is faster, and nothing else need change"),
+         " --num-gpus 2 is faster, and nothing else has to change"),
         ("-G 8 -gbs 15 -mbs 8", "; this machine has 2 cores, on which 8 processes take turns"),
         ("-G 2 -gbs 6 -mbs 2", ", or keep it and use --micro-batch-size 1"),
     ],
@@ -501,6 +506,12 @@ def test_a_file_as_dataset_is_told_what_it_is(place: Place) -> None:
     file.write_text("{}")
     (problem,) = refusal(place, dataset_dir=str(file))
     assert problem == f"--dataset-dir {file}: is one file of a pair; give the pair, without an ending: {place.data}"
+
+
+def test_a_tokenizer_and_data_that_are_swapped_are_both_named(place: Place) -> None:
+    problems = refusal(place, dataset_dir=str(place.hf), hf_model_id=str(place.data.parent))
+    assert any(f"--dataset-dir {place.hf}: is a tokenizer, which goes with --hf-model-id" in one for one in problems)
+    assert any(one.endswith("; it holds data, which goes with --dataset-dir") for one in problems), problems
 
 
 def test_what_the_file_of_config_sets_is_refused_with_its_place(place: Place) -> None:
