@@ -78,8 +78,8 @@ test-fast: install-dev
 # beside the environment, not in it: its own dependencies are not the project's
 mutants: install-dev
 	test -d .mutmut || $(BIN)/pip install --disable-pip-version-check --no-deps --target .mutmut -r requirements/mutants.txt
-	PYTHONPATH=.mutmut $(BIN)/python -m mutmut run --max-children 2
-	PYTHONPATH=.mutmut $(BIN)/python -m mutmut results
+	PYTHONPATH=$(CURDIR)/.mutmut $(BIN)/python -m mutmut run --max-children 2
+	PYTHONPATH=$(CURDIR)/.mutmut $(BIN)/python -m mutmut results
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ ALLOWED_ATTENTION = {
 }
 
 FULL_LAYERS = "nemo.collections.nlp"
+DEEP_EP = "deep_ep"
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,20 @@ def follow_attention_variables(config: Any) -> str | None:
     chosen = next(name for name, uses in ALLOWED_ATTENTION.items() if not uses & off)
     config.attention_backend = type(own)[chosen]
     return f"attention: {chosen}, as {' and '.join(f'{name}=0' for name in sorted(off))} say"
+
+
+def without_deep_ep(recipe: Any) -> str | None:
+    """Take NeMo's DeepEPCallback out where its package isn't installed; returns what is to be said about it.
+
+    On any Ampere or Hopper GPU it turns on a dispatcher that megatron-core can't build without the package: "DeepEP is not
+    installed". The recipes' own way of sending tokens to their experts is all-to-all.
+    """
+    callbacks = recipe.trainer.callbacks or []
+    others = [one for one in callbacks if one.__fn_or_cls__.__name__ != "DeepEPCallback"]
+    if len(others) == len(callbacks) or find_spec(DEEP_EP) is not None:
+        return None
+    recipe.trainer.callbacks = others
+    return f"experts: tokens travel by all-to-all, as {DEEP_EP} isn't installed, which the recipe would use"
 
 
 def _installed(distribution: str) -> bool:

@@ -44,6 +44,8 @@ def run(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if (said := gpu_settings.follow_attention_variables(made.model.config)) and plan.accelerator == "gpu":
         log.note(said)
     if plan.accelerator == "gpu":
+        if said := gpu_settings.without_deep_ep(made):
+            log.note(said)
         gpu.speed_up(log.note, plan.settings.fp8_output_layer)
         gpu.complete_checkpoints(plan.settings.optim_cpu_offloading)
         gpu.update_in_pieces(made.optim.config)

@@ -172,4 +172,5 @@ def test_a_legend_wider_than_its_chart_is_in_two_columns() -> None:
 
     one, two = (charts._chart(runs, *charts.CHARTS[0]) for runs in ([run("mixed")], [run("chinese"), run("mixed")]))
     assert one.legend[0].ncols == 2 and two.legend[0].ncols == 2
+    assert two.height == one.height + charts.LEGEND_ROW  # its second row takes nothing from the curves
     assert two.legend[0].items[0].label.value == "chinese: training loss"

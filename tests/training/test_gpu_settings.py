@@ -83,6 +83,25 @@ def test_layers_that_this_nemo_has_lost_are_made_as_every_other_recipe_makes_the
     assert "use_transformer_engine_full_layer_spec" not in applied(use_transformer_engine_full_layer_spec=True)
 
 
+def test_experts_do_without_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSeek's recipes turn it on for any Hopper GPU, and megatron-core fails without it."""
+    there: dict[str, object] = {}
+    monkeypatch.setattr(gpu_settings, "find_spec", there.get)
+
+    def callback(name: str) -> SimpleNamespace:
+        return SimpleNamespace(__fn_or_cls__=SimpleNamespace(__name__=name))
+
+    def recipe(*names: str) -> SimpleNamespace:
+        return SimpleNamespace(trainer=SimpleNamespace(callbacks=[callback(name) for name in names] or None))
+
+    deepseek = recipe("TimingCallback", "DeepEPCallback")
+    assert "all-to-all, as deep_ep isn't installed" in (gpu_settings.without_deep_ep(deepseek) or "")
+    assert [one.__fn_or_cls__.__name__ for one in deepseek.trainer.callbacks] == ["TimingCallback"]
+    assert gpu_settings.without_deep_ep(recipe()) is None
+    there[gpu_settings.DEEP_EP] = object()
+    assert gpu_settings.without_deep_ep(recipe("DeepEPCallback")) is None
+
+
 def test_fp16_keeps_the_loss_in_fp32() -> None:
     assert "cross_entropy_fusion_impl" not in applied(precision="16-mixed")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ MOST_POINTS = 1600
 HEIGHT = 300
 # pixels: of a legend in the narrowest of two charts beside each other, of a letter of its labels, and of what stands before one
 LEGEND, CHARACTER, SWATCH = 390, 6, 34
+LEGEND_ROW = 32  # its height, which a second one mustn't take from the curves
 LONGEST_NAME = 32  # of a run in a legend
 MEAN_OF = 50  # parts of a run, each with a mean of its own
 SHORT_NUMBERS = """
@@ -123,7 +125,8 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
         chart.legend.visible = False
     chart.legend.update(background_fill_alpha=0, border_line_alpha=0, label_text_color=GREY, click_policy="hide")
     chart.legend.update(padding=2, spacing=12, label_text_font_size="12px", orientation="horizontal")
-    chart.legend.ncols = columns_that_fit(list(labels))
+    chart.legend.ncols = columns = columns_that_fit(list(labels))
+    chart.height = HEIGHT + LEGEND_ROW * (math.ceil(len(labels) / columns) - 1)
     chart.add_layout(chart.legend[0], "above")  # inside it would lie on a curve sooner or later
     chart.xaxis.formatter = CustomJSTickFormatter(code=SHORT_NUMBERS)
     if not spec.from_zero:
