@@ -38,7 +38,7 @@ $(VENV)/installed: requirements.txt requirements/common.txt constraints.txt | $(
 	@set -o pipefail; $(PIP) -r requirements.txt | $(FAR)
 	@echo "compiling them"
 	@# pip would compile on one core, for a minute; what a package keeps for another Python does not compile, as with pip
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib nemo_workflow >/dev/null 2>&1 || true
 	$(BIN)/pip check
 	@# `python -m nemo_workflow.runs` from any folder, once the environment is active
 	@echo "$(CURDIR)" > "$$(echo $(VENV)/lib/python3.*/site-packages)/nemo_workflow_here.pth"

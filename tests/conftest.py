@@ -22,6 +22,9 @@ __all__ = ["large", "no_outside", "place", "preprocess", "reference", "shared", 
 # a thread of OpenMP's that waits for another gives its core to the tests beside it, instead of spinning
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# the tests start hundreds of commands, and each would compile our sources again: a third of a dry run
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # with a CUDA build of torch and nvcc, but no GPU, megatron-core's own build at import ends in an IndexError
 memory_pool.leave_out()
 

@@ -1,63 +1,40 @@
-"""Packages that libraries import and a pretraining never uses: loaded when somebody first asks for what they hold.
-
-Importing such a package gives the module without running its body, and the first look at a name that it lacks runs it, as with
-importlib.util.LazyLoader. Unlike there, the import system's own looks (at `__path__`) run nothing. So modules of the package
-that don't need its body (`Package.alone`) can be imported, and what lies in them can be taken from the package
-(`Package.names`). Any other module of it runs the body first, as it would have been. What is imported is the same; only when
-is not.
-"""
+"""Packages that libraries import and a pretraining or a conversion never uses: loaded when somebody first asks for what they hold."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import logging
-import sys
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any, cast
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
-from nemo_workflow.backends.patching import fits
-from nemo_workflow.backends.registry import find
+from nemo_workflow.backends import transformers_models
+from nemo_workflow.backends.deferral import Package, collected, defer, has_run, with_stand_ins
+from nemo_workflow.backends.patching import LAUNCHER, RANK, fits
+from nemo_workflow.backends.registry import DEFERRED
 from nemo_workflow.utils.libraries import version
 
-_STATE = "_nemo_workflow_deferred"  # in a deferred module's __dict__, until its body has run
 
+def install(*places: str) -> None:
+    """Defer what nemo_run brings, and what has these places in its row (RANK, CPU), in this process; imports none of it.
 
-@dataclass(frozen=True)
-class Package:
-    """One package to be deferred.
-
-    Attributes:
-        name: its full name.
-        alone: its modules that need nothing of its body.
-        first: the one of `alone` that must be imported before the others.
-        names: names that need nothing of its body, and what gives each.
+    A package of another version than its row's is imported as ever.
     """
-
-    name: str
-    alone: frozenset[str] = frozenset()
-    first: str = ""
-    names: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-
-
-def install() -> None:
-    """Defer them in this process, as far as the installed versions are those of the registry. Imports none of them."""
-    rows = (find("backends.deferred:torchmetrics"), find("backends.deferred:wandb"))
-    defer(row.maker()() for row in rows if version(row.library) is not None and fits(row))
+    rows = [row for row in DEFERRED if row.where in (LAUNCHER, *places)]
+    here = [row for row in rows if version(row.library) is not None and fits(row)]
+    defer(package for row in here for package in row.maker()())
+    if RANK in places:
+        transformers_models.read_once()
 
 
-def torchmetrics() -> Package:
-    """Lightning takes four names of it, which need neither SciPy nor matplotlib's figures nor transformers."""
+def torchmetrics() -> list[Package]:
+    """Lightning takes four names of it, which need neither SciPy nor matplotlib nor transformers."""
     taken = {"Metric": "metric", "MetricCollection": "collections", "__version__": "__about__"}
     names: dict[str, Callable[[], Any]] = {
         name: lambda name=name, module=module: getattr(importlib.import_module(f"torchmetrics.{module}"), name)  # type: ignore[misc]
         for name, module in taken.items()
     }
-    return Package(
+    whole = Package(
         "torchmetrics",
         alone=frozenset(
             f"torchmetrics.{name}" for name in ("__about__", "aggregation", "collections", "metric", "utilities")
@@ -65,151 +42,123 @@ def torchmetrics() -> Package:
         first="torchmetrics.utilities",  # which imports metric, which imports its parts
         names=names | {"_logger": lambda: logging.getLogger("torchmetrics")},
     )
+    plot = with_stand_ins("torchmetrics.utilities.plot", "_AX_TYPE", "_PLOT_OUT_TYPE", "plot_single_or_multi_val")
+    return [whole, plot]
 
 
-def wandb() -> Package:
+def wandb() -> list[Package]:
     """Megatron and Lightning only look whether it is there."""
-    return Package("wandb")
+    return [Package("wandb")]
 
 
-# -- how ----------------------------------------------------------------------------------------------------------
+def scikit_learn() -> list[Package]:
+    """transformers takes one function of it, which only the generation with an assistant model calls."""
+    return [Package("sklearn", alone=frozenset({"sklearn.metrics"})), with_stand_ins("sklearn.metrics", "roc_curve")]
 
 
-class _State:
-    def __init__(self, package: Package, loader: importlib.abc.Loader):
-        self.package = package
-        self.loader = loader
-        self.lock = threading.RLock()
-        self.running = False
+def pandas() -> list[Package]:
+    """NeMo's tokenizers import it, to read tables that one of them is trained with."""
+    return [Package("pandas")]
 
 
-class _Deferred(ModuleType):
-    """A module whose body has not run."""
+def compiler() -> list[Package]:
+    """Lightning and transformers take a class of it, and torch asks it to leave its own functions as they are."""
+    name = "torch._dynamo"
 
-    def __getattr__(self, name: str) -> Any:
-        state: _State | None = self.__dict__.get(_STATE)
-        if state is not None and not state.running:
-            if (part := f"{self.__name__}.{name}") in state.package.alone:  # `from package import part`
-                return importlib.import_module(part)
-            if name in state.package.names:
-                value = state.package.names[name]()
-                self.__dict__.setdefault(name, value)
-                return self.__dict__[name]
-        if not run(self):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}: it is being imported")
-        return getattr(self, name)
+    def disable(fn: Any = None, *arguments: Any, **options: Any) -> Any:
+        if has_run(name):
+            return importlib.import_module(name).disable(fn, *arguments, **options)
+        return (lambda function: function) if fn is None else fn
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not _by_import_system(self, name, value):
-            run(self)  # or its body would overwrite the value later
-        ModuleType.__setattr__(self, name, value)  # not by super(): it is a plain module by now
-
-    def __delattr__(self, name: str) -> None:
-        run(self)
-        ModuleType.__delattr__(self, name)
-
-    def __dir__(self) -> Iterable[str]:
-        run(self)
-        return ModuleType.__dir__(self)
+    nothing_traced = SimpleNamespace(clear_lru_cache=lambda: None)  # torch.distributed asks for it at its start
+    names = {"disable": lambda: disable, "trace_rules": lambda: nothing_traced}
+    tracing = f"{name}._trace_wrapped_higher_order_op"
+    stand_in = with_stand_ins(name, "OptimizedModule")
+    return [
+        Package(name, alone=frozenset({tracing}), names={**stand_in.names, **names}),
+        with_stand_ins(tracing, "TransformGetItemToIndex"),
+    ]
 
 
-def _by_import_system(module: ModuleType, name: str, value: Any) -> bool:
-    return name in ("__spec__", "__loader__", "__class__") or (
-        isinstance(value, ModuleType) and value.__name__ == f"{module.__name__}.{name}"
-    )
+def nemo_llm() -> list[Package]:
+    """NeMo's language models: one of them is trained, and the package imports all, their recipes and their data."""
+    below = ("gpt.model", "gpt.data", "bert.model", "bert.data", "t5.model", "t5.data", "recipes", "inference")
+    llm = "nemo.collections.llm"
+    tuning = with_stand_ins(f"{llm}.gpt.data.core", "create_sft_dataset", "get_dataset_root")  # imports Datasets
+    return [collected(llm), *(collected(f"{llm}.{name}") for name in below), tuning]
 
 
-def run(module: ModuleType) -> bool:
-    """Run a deferred module's body, once; returns False where this thread is just running it. Raises what the body raises."""
-    state: _State | None = module.__dict__.get(_STATE)
-    if state is None:
-        return True
-    with state.lock:  # another thread waits here until the whole body has run
-        if state.running:
-            return False
-        if _STATE in module.__dict__:
-            state.running = True
-            try:
-                state.loader.exec_module(module)
-            finally:
-                state.running = False
-            object.__setattr__(module, "__class__", ModuleType)
-            del module.__dict__[_STATE]
-    return True
+def modelopt() -> list[Package]:
+    """NeMo asks it at each save and load whether it has converted the model, which it can't have where it has not run."""
+    parts = ("distill", "export", "opt", "prune", "quantization", "speculative")
+    whole = Package("modelopt.torch", alone=frozenset(f"modelopt.torch.{part}" for part in parts))
+    state = Package("modelopt.torch.opt", names={"ModeloptStateManager": lambda: _NotConverted})
+    distill = with_stand_ins("modelopt.torch.distill", "DistillationModel", "DistillationLossBalancer")
+    others = [Package(f"modelopt.torch.{part}") for part in parts if part not in ("opt", "distill")]
+    return [whole, state, distill, *others, *_nemo_modelopt()]
 
 
-class _Loader(importlib.abc.Loader):
-    """Makes the module as its own loader does, and runs nothing."""
-
-    def __init__(self, package: Package, loader: importlib.abc.Loader):
-        self.package = package
-        self.loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        cast(ModuleSpec, module.__spec__).loader = self.loader
-        module.__loader__ = self.loader
-        module.__dict__[_STATE] = _State(self.package, self.loader)
-        object.__setattr__(module, "__class__", _Deferred)
+def networkx() -> list[Package]:
+    """nemo_run sorts jobs with it that depend on each other, and ours never do."""
+    return [Package("networkx")]
 
 
-class _AlreadyThere(importlib.abc.Loader):
-    """For a module that the body of its package has imported meanwhile."""
-
-    def __init__(self, module: ModuleType):
-        self.module = module
-        self.spec = module.__spec__
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return self.module
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Defers the packages that it knows, and runs a package's body before any module of it that may need that."""
-
-    def __init__(self) -> None:
-        self.packages: dict[str, Package] = {}
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        parent = sys.modules.get(fullname.rpartition(".")[0])
-        if isinstance(parent, _Deferred) and (there := _before(parent, fullname)):
-            return ModuleSpec(fullname, _AlreadyThere(there))
-        package = self.packages.get(fullname)
-        if package is None:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(fullname, path, target)
-            if spec is not None:
-                if spec.loader is not None:
-                    spec.loader = _Loader(package, spec.loader)
-                return spec
-        return None
+def leptonai() -> list[Package]:
+    """nemo_run's executor for a cloud takes classes of it, for its functions and their annotations."""
+    types = {
+        "affinity": ("LeptonResourceAffinity",),
+        "common": ("Metadata", "LeptonVisibility"),
+        "dedicated_node_group": ("DedicatedNodeGroup",),
+        "deployment": ("EnvVar", "EnvValue", "LeptonContainer", "Mount", "QueueConfig"),
+        "job": ("LeptonJob", "LeptonJobState", "LeptonJobUserSpec", "ReservationConfig"),
+        "replica": ("Replica",),
+    }
+    api = "leptonai.api"
+    within = {
+        "leptonai": (api,),
+        api: (f"{api}.v1", f"{api}.v2"),
+        f"{api}.v1": (f"{api}.v1.types",),
+        f"{api}.v1.types": tuple(f"{api}.v1.types.{name}" for name in types),
+        f"{api}.v2": (f"{api}.v2.client",),
+    }
+    return [
+        *(Package(name, alone=frozenset(parts)) for name, parts in within.items()),
+        *(with_stand_ins(f"{api}.v1.types.{name}", *names) for name, names in types.items()),
+        with_stand_ins(f"{api}.v2.client", "APIClient"),
+    ]
 
 
-def _before(parent: _Deferred, fullname: str) -> ModuleType | None:
-    """Import what must come before a module of a deferred package; returns the module if it came along."""
-    package = cast(_State, parent.__dict__[_STATE]).package
-    if fullname not in package.alone:
-        run(parent)
-    elif package.first and fullname != package.first and package.first not in sys.modules:
-        importlib.import_module(package.first)
-    return sys.modules.get(fullname)
+def _nemo_modelopt() -> list[Package]:
+    """NeMo's own modules about it, whose classes have its classes as their bases."""
+    ours = "nemo.collections.llm.modelopt"
+    places = {
+        "distill.model": ("DistillationGPTModel",),
+        "model_utils": ("set_modelopt_spec_if_exists_in_ckpt", "setup_trainer_and_restore_model_with_modelopt_spec"),
+        "prune.pruner": ("PruningConfig", "prune_language_model", "save_pruned_model"),
+        "quantization.quantizer": ("ExportConfig", "QuantizationConfig", "Quantizer"),
+    }
+    elsewhere = {name: f"{ours}.{place}" for place, names in places.items() for name in names}
+    losses = ("HiddenStateCosineLoss", "LogitsAndIntermediatesLossBalancer", "LogitsKLLoss", "ProjectionLayer")
+    return [
+        with_stand_ins(ours, **elsewhere),
+        collected(f"{ours}.distill"),
+        collected(f"{ours}.prune"),
+        collected(f"{ours}.quantization"),
+        with_stand_ins(f"{ours}.distill.loss", *losses),
+    ]
 
 
-_finder = _Finder()
+class _NotConverted:
+    """modelopt's ModeloptStateManager, until modelopt has run."""
 
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Any:
+        return cls._real()(*arguments, **keywords)
 
-def defer(packages: Iterable[Package]) -> None:
-    """Defer packages that are not imported yet, in this process."""
-    if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)
-    for package in packages:
-        if package.name not in sys.modules:
-            _finder.packages[package.name] = package
+    @staticmethod
+    def _real() -> Any:
+        return importlib.import_module("modelopt.torch.opt.conversion").ModeloptStateManager
+
+    @classmethod
+    def is_converted(cls, model: Any, is_root: bool = False) -> bool:
+        """Whether modelopt has changed the model."""
+        return has_run("modelopt.torch.opt") and bool(cls._real().is_converted(model, is_root))

@@ -6,6 +6,7 @@ Imports no library: what is patched is imported only when a patch is checked or 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -90,9 +91,9 @@ def check(patches: Iterable[Patch]) -> None:
 
 def installed_problems(patches: Iterable[Patch]) -> list[str]:
     """The libraries that are not of the patches' versions, and those that must not be there. Imports none of them."""
-    return list(
-        dict.fromkeys([*(text for patch in patches for text in version_problems(patch)), *_gpu_only_problems()])
-    )
+    versions = {(patch.library, patch.versions): patch for patch in patches}
+    problems = (text for patch in versions.values() for text in version_problems(patch))
+    return list(dict.fromkeys([*problems, *_gpu_only_problems()]))
 
 
 def fitting(patches: Iterable[Patch]) -> list[Patch]:
@@ -200,6 +201,13 @@ def version_problems(patch: Patch) -> list[str]:
     found = version(patch.library)
     if found is None:
         return [f"{patch.library}: expected version {wanted(patch)}, found not installed"]
+    judged, known = _judged(found, patch.versions)
+    return [] if known else [f"{patch.library}: expected version {wanted(patch)}, found {judged}"]
+
+
+@functools.cache
+def _judged(found: str, versions: str) -> tuple[str, bool]:
+    """(an installed version as it is compared, whether it is one of `versions`)."""
     # here: a Python without our packages must come as far as the word for it
     from packaging.specifiers import SpecifierSet
     from packaging.version import InvalidVersion, Version
@@ -207,11 +215,10 @@ def version_problems(patch: Patch) -> list[str]:
     try:
         # "2.13.0+cpu" is 2.13.0, and "0.16.0rc0" is judged as 0.16.0 in a range, but is no pinned version
         exact = Version(found)
-        judged = exact.public if patch.versions.startswith("==") else exact.base_version
-        known = SpecifierSet(patch.versions).contains(judged, prereleases=True)
+        judged = exact.public if versions.startswith("==") else exact.base_version
+        return judged, SpecifierSet(versions).contains(judged, prereleases=True)
     except InvalidVersion:
-        judged, known = found, False
-    return [] if known else [f"{patch.library}: expected version {wanted(patch)}, found {judged}"]
+        return found, False
 
 
 def wanted(patch: Patch) -> str:

@@ -5,7 +5,7 @@ What each replacement does is in the file of cpu/ that is named after the librar
 
 from __future__ import annotations
 
-from nemo_workflow.backends.patching import ABSENT, BUILTIN, CPU, VALUE, Patch
+from nemo_workflow.backends.patching import ABSENT, BUILTIN, CPU, MORE, Patch
 
 # those that requirements.txt pins
 TORCH_PINNED, MEGATRON_PINNED, NEMO_PINNED = "==2.13.0", "==0.15.3", "==2.7.3"
@@ -103,10 +103,10 @@ CPU_PATCHES = (
         "backends.cpu.torch:disable_compile",
         "torch",
         TORCH_PINNED,
-        ("torch._dynamo.config:disable",),
-        signature=VALUE,
+        ("torch:compile",),
+        signature=f"model, fullgraph, dynamic, backend, mode, options, {MORE}",
         where=CPU,
-        reason="megatron-core's `jit_fuser` is torch.compile: on a CPU it needs a C++ compiler, starts a pool of compiling processes, and takes longer than a tiny model's whole training.",
+        reason="megatron-core's `jit_fuser` is torch.compile: on a CPU it needs a C++ compiler, starts a pool of compiling processes, and takes longer than a tiny model's whole training. Its import alone takes 3 s, so it is replaced before megatron-core is imported.",
     ),
     Patch(
         "backends.cpu.megatron_random:get_rng_state",

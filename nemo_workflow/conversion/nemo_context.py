@@ -98,12 +98,13 @@ def prepare() -> None:
     Transformer Engine computes on a GPU only, and its products there are TF32, too coarse to tell a wrong
     model from rounding.
     """
-    from nemo_workflow.backends import cpu
-    from nemo_workflow.backends.patching import GPU_ONLY
+    from nemo_workflow.backends import cpu, deferred
+    from nemo_workflow.backends.patching import CPU, GPU_ONLY, RANK
 
     for module in GPU_ONLY:
         if sys.modules.setdefault(module, None) is not None:  # type: ignore[arg-type]  # None: it can't be imported
             return  # this process uses the GPU already
+    deferred.install(RANK, CPU)
     cpu.install(strict=False)
 
 

@@ -134,8 +134,11 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
 
 
 def copy_code(attempt: Path) -> None:
-    """So that the workers run what was launched, whatever becomes of the sources meanwhile."""
-    shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    """So that the workers run what was launched, whatever becomes of the sources meanwhile.
+
+    With what Python has compiled of them, but for a file that it is just writing: each process would compile them again.
+    """
+    shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("*.pyc.*"))
 
 
 class _Local:

@@ -13,6 +13,7 @@ from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.silence import quiet
 
 TOLERANCE = 0.01  # relative
@@ -66,6 +67,11 @@ def last_validation(plan: Plan) -> float:
 def validation_samples(plan: Plan, count: int) -> list[Any]:
     """The `count` samples that every validation of a run sees: int64 tensors of seq_length + 1."""
     import torch
+
+    from nemo_workflow.backends import deferred
+    from nemo_workflow.backends.patching import CPU, GPU, RANK
+
+    deferred.install(RANK, GPU if torch.cuda.is_available() else CPU)
     from transformers import AutoTokenizer
 
     from nemo_workflow.models.pretrained import hf_folder
@@ -85,11 +91,12 @@ def validation_samples(plan: Plan, count: int) -> list[Any]:
 
 
 def sample_order() -> Any:
-    """training/sample_order.py, whose import of megatron-core no worker has prepared here."""
-    from nemo_workflow.backends import memory_pool
+    """training/sample_order.py, whose import of megatron-core no worker has prepared here. Its data needs no compiler."""
+    from nemo_workflow.backends import cpu, memory_pool
 
     memory_pool.leave_out()
-    from nemo_workflow.training import sample_order as module
+    with cpu.compiler_left_out(), collector_paused():
+        from nemo_workflow.training import sample_order as module
 
     return module
 

@@ -16,6 +16,7 @@ from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.libraries import collector_paused
 
 
 def main() -> int:
@@ -68,12 +69,18 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
     """`text` and up to `tokens` tokens after it; on the GPUs where there are any. The same seed gives the same text."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    with collector_paused():
+        import torch
 
-    from nemo_workflow.backends.cpu import products
-    from nemo_workflow.models.tokenizer_loading import load
+        from nemo_workflow.backends import deferred
+        from nemo_workflow.backends.patching import CPU, GPU, RANK
+
+        deferred.install(RANK, GPU if torch.cuda.is_available() else CPU)
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        from nemo_workflow.backends.cpu import products
+        from nemo_workflow.models.tokenizer_loading import load
 
     if not torch.cuda.is_available():
         products.use_fastest()

@@ -60,8 +60,9 @@ def load(accelerator: str) -> Callable[[Plan, Path, int, TextIO], None]:
     _quieten()
     with collector_paused():
         from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments, optimizer_gather
+        from nemo_workflow.backends.patching import RANK
 
-        deferred.install()
+        deferred.install(RANK, accelerator)
         if accelerator == "cpu":
             cpu.install()
         else:

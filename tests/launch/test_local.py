@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import py_compile
 import signal
 import subprocess
 import sys
@@ -207,6 +208,22 @@ def test_a_launcher_that_was_frozen_gives_the_ranks_their_grace_time(
         now[0] += seconds
         local._stop_if_asked()
         assert bool(ended) == ends, now
+
+
+def test_the_ranks_code_comes_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "one.py").write_text("number = 1\n")
+    py_compile.compile(str(package / "one.py"))
+    compiled = next((package / "__pycache__").iterdir())
+    compiled.with_name(f"{compiled.name}.1407").touch()  # Python writes it under such a name first
+    monkeypatch.setattr(launch, "PACKAGE", package)
+    launch.copy_code(tmp_path / "attempt")
+    copy = tmp_path / "attempt" / "code" / "package"
+    assert [path.name for path in (copy / "__pycache__").iterdir()] == [compiled.name]
+    code = f"import sys; sys.path.insert(0, {str(copy)!r}); import one; print(one.__cached__)"
+    done = subprocess.run([sys.executable, "-v", "-c", code], capture_output=True, text=True, check=True)
+    assert f"{copy / '__pycache__' / compiled.name} matches" in done.stderr
 
 
 @pytest.mark.parametrize(

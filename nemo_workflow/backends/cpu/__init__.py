@@ -10,10 +10,13 @@ Call `install` once in every worker, before a recipe is built and before `torch.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 from nemo_workflow.backends import memory_pool, one_logger, vector_math
-from nemo_workflow.backends.patching import apply, check, fitting
+from nemo_workflow.backends.patching import apply, check, fitting, problems_of, replaced
+from nemo_workflow.backends.registry import find
 from nemo_workflow.backends.registry_cpu import CPU_PATCHES
 
 _installed = False
@@ -37,8 +40,18 @@ def install(strict: bool = True) -> None:
     )
     one_logger.leave_out()
     memory_pool.leave_out()  # with a CUDA build of torch its compilation fails here, and megatron-core's import with it
-    if strict:
-        check(CPU_PATCHES)
-    apply(CPU_PATCHES if strict else fitting(CPU_PATCHES))
+    with compiler_left_out():
+        if strict:
+            check(CPU_PATCHES)
+        patches = CPU_PATCHES if strict else fitting(CPU_PATCHES)
+    apply(patches)
     vector_math.settle()
     _installed = True
+
+
+@contextlib.contextmanager
+def compiler_left_out() -> Iterator[None]:
+    """For a block that imports megatron-core, which compiles functions meanwhile: leave them as they are, if that patch fits."""
+    row = find("backends.cpu.torch:disable_compile")
+    with contextlib.nullcontext() if problems_of(row) else replaced(row):
+        yield
