@@ -37,6 +37,7 @@ def main() -> None:
     from nemo_workflow.config import checks, command_line
     from nemo_workflow.config.resolve import make_plan
     from nemo_workflow.launch import local
+    from nemo_workflow.run_dir.branching import branch_of
     from nemo_workflow.training import resume, worker
     from nemo_workflow.utils.files import write_json
 
@@ -46,7 +47,8 @@ def main() -> None:
     flags += ["--accelerator", case.get("accelerator", "gpu"), "--num-gpus", str(ranks)]
     if case.get("unchecked"):
         checks.RULES = tuple(rule for rule in checks.RULES if rule.__name__ not in case["unchecked"])
-    plan = make_plan(command_line.parse(flags))
+    settings = command_line.parse(flags)
+    plan = make_plan(settings, branch=branch_of(settings))
 
     from nemo_workflow.backends import cpu, gpu, memory_pool
     from nemo_workflow.launch import ranks

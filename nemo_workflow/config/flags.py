@@ -301,6 +301,7 @@ _OURS = [
     Option("seed", TRAINING, "seed of weights, dropout and data order", type=int, default=1234, sets=("data.seed",), least=0),
     Option("optimizer", OPTIMIZER, "adam or sgd; unset: the recipe's", choices=("adam", "sgd"), sets=(f"{OPTIM}.optimizer",)),
     Option("optimizer-precision", OPTIMIZER, "precision of Adam's two moments; bf16 takes 4 bytes per parameter less, with --precision bf16-mixed on a GPU; unset: the recipe's (fp32 but in deepseek_v3)", choices=("fp32", "bf16")),
+    Option("grad-reduce-in-bf16", OPTIMIZER, "sum gradients over micro batches and GPUs in bf16, as NVIDIA's performance recipes do: 2 bytes per parameter less, and half the traffic; with --precision bf16-mixed", switch=True, default=False),
     Option("lr", OPTIMIZER, "highest learning rate; unset: the recipe's", type=float, sets=(f"{OPTIM}.lr",), above=0),
     Option("min-lr", OPTIMIZER, "learning rate at the end of the decay; unset: the recipe's, never above a tenth of --lr", type=float, sets=(f"{SCHEDULE}.min_lr",), least=0),
     Option("warmup-steps", OPTIMIZER, "steps of linear warm-up; unset: the recipe's, at most a tenth of the run", type=int, sets=(f"{SCHEDULE}.warmup_steps",), least=0),

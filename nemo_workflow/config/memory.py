@@ -120,8 +120,7 @@ def job_with(
         micro_batches=layout.micro_batches(settings.global_batch_size, settings.micro_batch_size),
         stages=tuple(layers_a_stage(sizes, recipe.layout, layout)),
         precision=precision,
-        # of NeMo's own plugins only those for fp16 reduce gradients in 16 bits
-        fp32_grad_reduce=precision != "16-mixed" if settings.precision else recipe.fp32_grad_reduce,
+        fp32_grad_reduce=not settings.grad_reduce_in_bf16 and _fp32_grad_reduce(settings, recipe),
         fp8=settings.fp8 or (settings.precision is None and bool(recipe.precision["fp8"])),
         fp8_output_layer=settings.fp8_output_layer,
         distributed_optimizer=not settings.disable_dist_optim,
@@ -137,6 +136,11 @@ def job_with(
         cross_entropy="te" if sizes.get("cross_entropy_loss_fusion") and precision != "16-mixed" else "native",
         score_matrices=precision == "32" and accelerator == "gpu",
     )
+
+
+def _fp32_grad_reduce(settings: Settings, recipe: Recipe) -> bool:
+    """Of NeMo's own plugins only those for fp16 reduce gradients in 16 bits; without --precision the recipe's own counts."""
+    return settings.precision != "16-mixed" if settings.precision else recipe.fp32_grad_reduce
 
 
 def fullest(job: Job) -> Usage:

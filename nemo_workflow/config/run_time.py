@@ -1,7 +1,7 @@
 """What a run takes: its steps by step_time.py, its validations, saves and start.
 
 A validation batch is a step's forward pass: a third of a step's work. A save stops the run while each GPU copies its part to
-the host, and is written while the run goes on; the last one is waited for. Both rates and the start are those of docs/performance.md
+the host, and is written while the run goes on; the last one is waited for. The rates and the start are those of docs/performance.md
 and benchmarks/multi_gpu.md. On a CPU: operations over a rate for each core.
 """
 
@@ -22,8 +22,9 @@ from nemo_workflow.utils import machine
 
 START_SECONDS = 55.0  # from the command to the first step's end, on a GPU
 CPU_START_SECONDS = 20.0
-DISK_RATE = 0.6e9  # bytes per second that a node writes: 16.1 GiB in 19 to 33 s
-TO_HOST = 5e9  # bytes per second of a GPU's part of a checkpoint
+DISK_RATE = 0.6e9  # bytes per second that a node writes to a disk; into memory 2e9 to 6.2e9 were seen
+FIRST_TO_HOST = 2.2e9  # bytes per second of a GPU's part of a run's first checkpoint, for which host memory is pinned
+TO_HOST = 28e9  # of any later one
 WORTH = 0.02  # of a step's time: what a flag must bring to be named
 
 
@@ -73,8 +74,9 @@ def run_seconds(job: Job, step: float, schedule: Schedule, start: float = START_
     validations = schedule.steps // schedule.val_check_interval if schedule.limit_val_batches else 0
     saves = -(-schedule.steps // schedule.save_every)
     size = optimizer_states.checkpoint_bytes(memory.model_of(job), job.precision, job.sgd)
-    copy, write = size / job.layout.ranks / TO_HOST, size / job.layout.nodes / DISK_RATE
-    return start + schedule.steps * step + validations * schedule.limit_val_batches * step / 3 + saves * copy + write
+    copies = size / job.layout.ranks * (min(saves, 1) / FIRST_TO_HOST + max(saves - 1, 0) / TO_HOST)
+    write = size / job.layout.nodes / DISK_RATE
+    return start + schedule.steps * step + validations * schedule.limit_val_batches * step / 3 + copies + write
 
 
 def helpful(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:

@@ -69,6 +69,7 @@ class Settings(FlagValues):
     deterministic: bool = False
     optimizer: str | None = None
     optimizer_precision: str | None = None
+    grad_reduce_in_bf16: bool = False
     lr: float | None = None
     min_lr: float | None = None
     warmup_steps: int | None = None

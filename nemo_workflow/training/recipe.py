@@ -48,6 +48,7 @@ def build(plan: Plan, resume_from: str | None = None) -> run.Partial:
     for path, value in field_values(plan).items():
         set_field(recipe, path, value, plan.model_name)
     _set_precision(recipe, plan)
+    _set_gradients(recipe, plan)
     _set_optimizer_states(recipe, plan)
     if plan.layout.pipeline > 1:
         recipe.trainer.strategy.pipeline_dtype = torch.float32 if plan.settings.precision == "32" else torch.bfloat16
@@ -153,6 +154,16 @@ def _set_precision(recipe: run.Partial, plan: Plan) -> None:
     recipe.trainer.plugins = [*others, plugin] if isinstance(others, list) else plugin
     set_field(recipe, "optim.config.bf16", short == "bf16", plan.model_name)
     set_field(recipe, "optim.config.fp16", short == "fp16", plan.model_name)
+
+
+def _set_gradients(recipe: run.Partial, plan: Plan) -> None:
+    """--grad-reduce-in-bf16: NeMo's plugin has the word over the recipe's DDP."""
+    if not plan.settings.grad_reduce_in_bf16:
+        return
+    plugins = recipe.trainer.plugins
+    for plugin in plugins if isinstance(plugins, list) else [plugins]:
+        if plugin.__fn_or_cls__ is MegatronMixedPrecision:
+            plugin.grad_reduce_in_fp32 = False
 
 
 def _set_optimizer_states(recipe: run.Partial, plan: Plan) -> None:

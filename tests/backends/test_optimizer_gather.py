@@ -12,11 +12,11 @@ HERE = Path(__file__).resolve().parent
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("ranks", "buckets"), [(1, "even"), (2, "even"), (2, "padded")])
-def test_a_checkpoint_holds_what_the_optimizer_has(tmp_path: Path, ranks: int, buckets: str) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_checkpoint_holds_what_the_optimizer_has(tmp_path: Path, ranks: int) -> None:
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.backends.gather_ranks", str(rank), str(ranks), str(tmp_path), buckets],
+            [sys.executable, "-m", "tests.backends.gather_ranks", str(rank), str(ranks), str(tmp_path)],
             cwd=HERE.parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for rank in range(ranks)

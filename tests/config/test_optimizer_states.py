@@ -37,6 +37,13 @@ def test_an_update_holds_fp32_copies_of_a_piece() -> None:
     assert few.total == few.update + few.libraries > few.setup + few.libraries
 
 
+def test_gradients_in_bf16_take_two_bytes_a_parameter_less(place: Place) -> None:
+    words = ["--accelerator", "gpu", "--dry-run", "-G", "1", "--gpu", "h100"]
+    plain, bf16 = (place.plan(*words, *more) for more in ([], ["--grad-reduce-in-bf16"]))
+    told = [dry_run.describe(plan)["memory"] for plan in (plain, bf16)]
+    assert told[0]["gradients"] - told[1]["gradients"] == 2 * told[0]["parameters_on_gpu"]
+
+
 def test_the_plan_has_it(place: Place) -> None:
     words = ["--accelerator", "gpu", "--dry-run", "-G", "1", "--gpu", "h100"]
     plain, bf16 = (place.plan(*words, *more) for more in ([], ["--optimizer-precision", "bf16"]))

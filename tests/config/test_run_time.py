@@ -64,7 +64,8 @@ def test_a_run_takes_its_steps_validations_saves_and_start(schedule: Schedule, v
         10
         + schedule.steps * 6
         + validations * schedule.limit_val_batches * 2
-        + saves * size / 16 / 5e9
+        + size / 16 / 2.2e9
+        + (saves - 1) * size / 16 / 28e9
         + size / 2 / 0.6e9
     )
     assert found == pytest.approx(wanted, rel=1e-12)
@@ -209,5 +210,5 @@ def test_a_save_is_of_what_the_optimizer_keeps(change: dict[str, Any], bytes_per
     changed = replace(TINY, **change)
     size = optimizer_states.checkpoint_bytes(memory.model_of(changed), changed.precision, changed.sgd)
     found = run_time.run_seconds(changed, 0.0, SCHEDULE, start=0.0)
-    assert found == pytest.approx(2 * size / 5e9 + size / 0.6e9)
+    assert found == pytest.approx(size / 2.2e9 + size / 28e9 + size / 0.6e9)
     assert size / memory.model_of(changed).total == pytest.approx(bytes_per_parameter, rel=0.01)

@@ -15,7 +15,11 @@ from tools import generate_checks_doc, generate_settings
 
 def test_settings_have_the_fields_of_the_table() -> None:
     assert generate_settings.FILE.read_text(encoding="utf-8") == generate_settings.text(), "run `make generate`"
-    assert [field.name for field in dataclasses.fields(Settings)] == ["given", *(option.attribute for option in TABLE)]
+    assert [field.name for field in dataclasses.fields(Settings)] == [
+        "given",
+        "from_file",
+        *(option.attribute for option in TABLE),
+    ]
 
 
 def test_settings_come_back_from_json() -> None:

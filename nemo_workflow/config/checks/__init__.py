@@ -27,6 +27,7 @@ from nemo_workflow.config.checks.outputs import hugging_face, output_folder, pro
 from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
 from nemo_workflow.config.checks.training import (
     checkpoint_fits,
+    gradients_precision,
     lacking_fields,
     optimizer_flags,
     optimizer_offloading,
@@ -58,6 +59,7 @@ RULES = (
     cpu_offloading,
     optimizer_offloading,
     optimizer_precision,
+    gradients_precision,
     enough_data,
     sound_pairs,
     tokenizer_fits,
@@ -80,7 +82,14 @@ LAYOUT_RULES = (
     lacking_fields,
 )
 # what --suggest refuses too: no layout makes flags go together that don't
-LAYOUTLESS_RULES = (fp8_output_layer, precision_flags, lacking_fields, optimizer_offloading, optimizer_precision)
+LAYOUTLESS_RULES = (
+    fp8_output_layer,
+    precision_flags,
+    lacking_fields,
+    optimizer_offloading,
+    optimizer_precision,
+    gradients_precision,
+)
 
 MOST = 10  # problems of one rule that are printed
 

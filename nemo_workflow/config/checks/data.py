@@ -27,7 +27,7 @@ def enough_data(run: Run) -> Iterator[str]:
     if run.samples(0) < batch:
         yield (
             f"--global-batch-size {run.batch_words}: the training split holds {run.samples(0)} samples of {run.seq_length} tokens,"
-            f" less than one step; lower --global-batch-size or --seq-length, or add data{_own_batch(run)}"
+            f" less than one step; lower --global-batch-size or --seq-length, or add data{_batch_that_fits(run)}{_own_batch(run)}"
         )
     names = Counter(Path(source.pair.prefix).name for source in run.sources)
     for index, name in enumerate(PARTS):
@@ -47,6 +47,15 @@ def _told_apart(prefix: str, names: Counter[str]) -> str:
     """Its name, with its folder's where others are called so too."""
     path = Path(prefix)
     return path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}"
+
+
+def _batch_that_fits(run: Run) -> str:
+    """The largest batch of a small text, where lowering it alone would only lead to a refusal of the micro batch."""
+    micro = run.settings.micro_batch_size
+    if run.layout is None or not isinstance(micro, int) or run.samples(0) >= micro * run.layout.data:
+        return ""
+    per_rank = run.samples(0) // run.layout.data
+    return f" (-gbs {per_rank * run.layout.data} -mbs {per_rank} would do)" if per_rank else ""
 
 
 def _own_batch(run: Run) -> str:

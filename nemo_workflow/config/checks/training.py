@@ -125,6 +125,18 @@ def optimizer_precision(run: Run) -> Iterator[str]:
         yield f"{name}: trains wrongly with weights in fp8 on several GPUs; leave it or --fp8 out"
 
 
+def gradients_precision(run: Run) -> Iterator[str]:
+    """Megatron's gradient buffers are in bf16 or fp32; the optimizer on the host was never tried with the former."""
+    settings, recipe = run.settings, run.recipe
+    if not settings.grad_reduce_in_bf16 or recipe is None:
+        return
+    precision = settings.precision or recipe.precision["precision"]
+    if precision != "bf16-mixed":
+        yield f"--grad-reduce-in-bf16: goes with --precision bf16-mixed, not with {precision}; leave one of them out"
+    if settings.optim_cpu_offloading:
+        yield "--grad-reduce-in-bf16: not proven with an optimizer on the host; leave it or --optim-cpu-offloading out"
+
+
 def lacking_fields(run: Run) -> Iterator[str]:
     """Fiddle raises in the ranks for a field that the recipe's class of configuration lacks."""
     if run.recipe is None:

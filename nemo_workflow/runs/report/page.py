@@ -249,6 +249,8 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if settings.optimizer_precision == "bf16":
         rows.append(("optimizer", "Adam's moments in bf16"))
+    if settings.grad_reduce_in_bf16:
+        rows.append(("gradients", "summed in bf16"))
     if container := containers.described(settings):
         rows.append(("container", container))
     return rows + [("note", note) for note in plan.get("notes", [])]

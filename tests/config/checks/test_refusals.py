@@ -77,6 +77,9 @@ FLAGS = [
     (ONE + "--optimizer-precision bf16 --precision 32", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 32; leave one of them out"),
     (ONE + "--optimizer-precision bf16 --precision 16-mixed", "--optimizer-precision bf16: goes with --precision bf16-mixed, not with 16-mixed; leave one of them out"),
     (ONE + "--optimizer-precision bf16 --fp8", "--optimizer-precision bf16: trains wrongly with weights in fp8 on several GPUs; leave it or --fp8 out"),
+    (ONE + "--grad-reduce-in-bf16 --precision 32", "--grad-reduce-in-bf16: goes with --precision bf16-mixed, not with 32; leave one of them out"),
+    (ONE + "--grad-reduce-in-bf16 --precision 16-mixed", "--grad-reduce-in-bf16: goes with --precision bf16-mixed, not with 16-mixed; leave one of them out"),
+    (ONE + "--grad-reduce-in-bf16 --optim-cpu-offloading", "--grad-reduce-in-bf16: not proven with an optimizer on the host; leave it or --optim-cpu-offloading out"),
     (GPU + "-N 128 -gbs 1024 -M deepseek_v3 --seq-length 128 -TP 2 -SP -PP 16 -EP 64 --disable-dist-optim", "--disable-dist-optim: deepseek_v3 keeps Adam's moments in bf16, which needs the distributed optimizer; leave it out or add --optimizer-precision fp32"),
     # sample
     ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"),
@@ -164,6 +167,16 @@ def test_an_unset_batch_is_named_as_the_default_and_the_recipes_own_told(shared:
         "--global-batch-size 2048 (the default): not a multiple"
         in refusal(shared, "-G", "3", global_batch_size=None)[0]
     )
+
+
+def test_a_short_text_is_told_a_batch_that_fits_it(place: Place) -> None:
+    """Lowering the batch alone would lead to a second refusal, of the micro batch."""
+    write_pair(place.data, [739])
+    flags = ("--split", "1,0,0", "--seq-length", "256")
+    (problem,) = refusal(place, *flags, "-mbs", "8")
+    assert problem.endswith("lower --global-batch-size or --seq-length, or add data (-gbs 2 -mbs 2 would do)"), problem
+    assert place.plan(*flags, "-mbs", "2", global_batch_size="2").schedule.max_steps == 1
+    assert refusal(place, *flags, "-mbs", "2")[0].endswith("or add data")
 
 
 def test_one_document_is_told_how_to_do_without_a_validation(place: Place) -> None:

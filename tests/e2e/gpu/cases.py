@@ -12,6 +12,7 @@ FLAGS = {
     "fp8": ["--fp8"],
     "fp8_tensorwise": ["--fp8", "--fp8-recipe", "tensorwise"],
     "optimizer_bf16": ["--optimizer-precision", "bf16"],
+    "gradients_bf16": ["--grad-reduce-in-bf16"],
     "optimizer_offload": ["--optim-cpu-offloading"],
     "half_optimizer_offload": ["--optim-cpu-offloading", "--optim-cpu-offloading-frac", "0.5"],
     "activations_offload": ["--cpu-offloading", "--cpu-offloading-layers", "2", "--cpu-offloading-activations"],

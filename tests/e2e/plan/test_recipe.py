@@ -159,6 +159,24 @@ def test_the_optimizers_states_are_in_the_type_asked_for(large: Place) -> None:
         assert config.store_param_remainders == (kind == torch.float32)
 
 
+@pytest.mark.parametrize("more", [[], ["--precision", "bf16-mixed"], ["--fp8"]])
+@pytest.mark.parametrize("name", ["llama32_1b", "nemotronh_8b"])  # the second has a list of plugins
+def test_gradients_are_reduced_in_what_is_asked_for(large: Place, name: str, more: list[str]) -> None:
+    from nemo.lightning.pytorch.plugins import MegatronMixedPrecision
+
+    from nemo_workflow.training.recipe import build
+
+    words = [*own_flags(name), "--seq-length", "128", "--max-steps", "91", *more]
+    for asked in ([], ["--grad-reduce-in-bf16"]):
+        plugins = build(large.plan(*words, *asked, model_name=name, accelerator=None)).trainer.plugins
+        (mixed,) = [
+            plugin
+            for plugin in (plugins if isinstance(plugins, list) else [plugins])
+            if plugin.__fn_or_cls__ is MegatronMixedPrecision
+        ]
+        assert mixed.grad_reduce_in_fp32 is not bool(asked)
+
+
 def assert_precision(recipe: Any, plan: Plan) -> None:
     plugin = recipe.trainer.plugins
     plugin = plugin[0] if isinstance(plugin, list) else plugin
