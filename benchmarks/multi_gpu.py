@@ -32,6 +32,7 @@ import multi_gpu_models  # noqa: E402
 import run_cases  # noqa: E402
 
 from nemo_workflow.run_dir import checkpoints, metrics  # noqa: E402
+from nemo_workflow.training import rank  # noqa: E402
 
 BATCH = 16
 TOLERANCE = 0.02  # of a loss in bf16, over other orders of summation
@@ -276,8 +277,8 @@ def ranks_of(launcher: int) -> list[psutil.Process]:
     found: dict[int, tuple[int, psutil.Process]] = {}
     for child in psutil.Process(launcher).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "LOCAL_RANK" in child.environ():
-                found[child.pid] = (int(child.environ()["LOCAL_RANK"]), child)
+            if (number := rank.number(child)) >= 0:
+                found[child.pid] = (number, child)
     parents = {pid: child.ppid() for pid, (_, child) in found.items()}
     ranks = [entry for pid, entry in found.items() if parents[pid] not in found]
     return [child for _, child in sorted(ranks, key=lambda entry: entry[0])]

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.training import rank
 from tests.e2e.run.harness import FAULTS, REPOSITORY, SECONDS, Experiment
 from tests.e2e.slurm import daemons
 
@@ -136,7 +137,7 @@ class Way:
         with contextlib.suppress(psutil.NoSuchProcess):
             top = psutil.Process(launcher)
             below = top.children(recursive=True)
-            ranks = [one for one in below if "fdl_runner" in " ".join(_cmdline(one)) and "RANK" in _environ(one)]
+            ranks = [one for one in below if rank.number(one) >= 0]
             torchrun = [one for one in top.children() if ranks]
             chosen = {"rank": _one(ranks, chance), "ranks": ranks, "torchrun": torchrun, "launcher": [top]}
             _kill_all(chosen.get(victim) or [top, *below])

@@ -29,10 +29,10 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.utils.processes import PR_SET_CHILD_SUBREAPER
 from tests.e2e.run.conftest import make_corpus
 
-KINDS = {  # of a process, by a word of its command; the first that fits
+KINDS = {  # of a process, by a word of its name and command; the first that fits
     "report": "nemo_workflow.report",
+    "rank": "rank ",
     "torchrun": "torchrun",
-    "rank": "fdl_runner",
     "launcher": "pretrain_llm.py",
 }
 LOOK_SECONDS = (
@@ -100,7 +100,7 @@ def follow(process: subprocess.Popen[bytes]) -> tuple[dict[int, tuple[str, float
     while True:
         for one in psutil.Process().children(recursive=True):
             try:
-                times, words = one.cpu_times(), " ".join(one.cmdline())
+                times, words = one.cpu_times(), " ".join([one.name(), *one.cmdline()])
             except psutil.Error:
                 continue
             kind = next((kind for kind, word in KINDS.items() if word in words), seconds.get(one.pid, ("", 0.0))[0])

@@ -51,10 +51,10 @@ def main() -> None:
     plan = make_plan(settings, branch=branch_of(settings))
 
     from nemo_workflow.backends import cpu, gpu, memory_pool
-    from nemo_workflow.launch import executors
+    from nemo_workflow.launch import ranks
 
     if plan.accelerator == "gpu":
-        for name, value in executors.GPU_VARIABLES.items():
+        for name, value in ranks.GPU_VARIABLES.items():
             os.environ.setdefault(name, value)
     if case.get("stock"):
         gpu.install = memory_pool.leave_out  # the import only: nothing of the training

@@ -1,13 +1,13 @@
-"""The experiment: start the ranks through nemo_run, follow them, stop them, and tell the truth about the end."""
+"""The experiment: start the ranks under torchrun, follow them, stop them, and tell the truth about the end."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ import psutil
 from nemo_workflow import PACKAGE
 from nemo_workflow.config import micro_batch, resolve
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.launch import ranks
 from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.monitor import Monitor
-from nemo_workflow.launch.nemo_run_import import import_nemo_run
 from nemo_workflow.launch.restarts import Restarts
 from nemo_workflow.run_dir import metrics, staged_tokenizer
 from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.run_dir.stopping import grace_seconds, tell_signal, what_is_saved
-from nemo_workflow.training import liveness, resume
+from nemo_workflow.training import liveness, rank, resume
 from nemo_workflow.utils import scratch
 from nemo_workflow.utils.console import Meter, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -38,8 +38,8 @@ from nemo_workflow.utils.processes import adopting, handled
 OLD_RANKS_SECONDS = (
     60.0  # ranks of a launcher that was killed need so long at most to notice, beside their grace time and a save
 )
-LOOK_SECONDS = 2.0  # between two looks at which processes there are
-GONE_SECONDS = 10.0  # without any process, after which the run has ended whatever nemo_run says
+LOOK_SECONDS = 0.2  # between two looks at how the ranks are
+GONE_SECONDS = 10.0  # for processes that were killed to go
 REPORT_SECONDS = 15.0  # that the last report may hold up the end
 STOPPED_REPORT_SECONDS = 3.0  # the same where the user waits for a stop; the writer goes on by itself
 TITLE = "pretrain"
@@ -94,7 +94,7 @@ def wait_for_old_ranks(plan: Plan) -> None:
             continue
         raise Refusal(
             f"--experiment {plan.folder.name}: ranks of an earlier start still run and write to {plan.folder}; end"
-            " them (ps ax | grep fdl_runner), or choose another name"
+            " them (ps ax | grep nemo_workflow/launch/torchrun), or choose another name"
         )
 
 
@@ -127,6 +127,8 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
         stream.write(plan.to_json())
     staged_tokenizer.stage(plan)
     copy_code(attempt)
+    with written_aside(attempt / rank.PLAN) as stream:
+        stream.write(plan.to_json())
     write_json(attempt / metrics.VERSIONS, metrics.versions())
     return attempt
 
@@ -150,6 +152,7 @@ class _Local:
         self.asked: int | None = None  # signal that asked us to stop
         self.patience = liveness.Patience()  # with ranks that were asked
         self.told = False  # that the ranks were asked
+        self.process: subprocess.Popen[bytes] | None = None  # torchrun
         self.torchrun: int | None = (
             None  # its exit code, negative for a signal; None while it runs, or where it was ended here
         )
@@ -157,12 +160,9 @@ class _Local:
         self.stopped_early = ""  # how, where the ranks did not get to their save
         self.hung = ""  # what was found when no step was made for too long
         self.silence = liveness.Silence(attempt, plan.folder)
-        self.looked = 0.0
-        self.last_seen: float | None = None  # when a process of the run was last there
         self.before: set[psutil.Process] = (
             set()
         )  # children of ours that are not this start's: a report is being written
-        self.torchruns: list[psutil.Process] = []
 
     def run(self) -> int:
         with (
@@ -184,62 +184,25 @@ class _Local:
         """Start the ranks and follow them to their end; `place` leads to the attempt's folder."""
         self.before = set(psutil.Process().children())
         os.environ[liveness.LAUNCHER] = liveness.launcher_mark()
-        os.environ["PATH"] = os.pathsep.join(filter(None, [str(_torchrun_folder(place)), os.environ.get("PATH")]))
-        run = import_nemo_run(place / "launcher")
-
-        from nemo_workflow.launch import executors
-        from nemo_workflow.training.worker import train
-
-        experiment = run.Experiment(
-            TITLE,
-            base_dir=str(place / "launcher"),
-            clean_mode=True,
-            enable_goodbye_message=False,
-            skip_status_at_exit=True,
-            log_level="ERROR",
-        )
         for change in self.changes:
             self.monitor.note(change)
-        with experiment:
-            experiment.add(
-                run.Partial(train, plan=self.plan.to_json(), attempt=str(self.attempt)),
-                executor=executors.local(self.plan, place / "code"),
-                name="train",
-            )
-            try:
-                if self.asked is None:
-                    with executors.rendezvous_by_address():
-                        experiment.run()
-                    self._follow(experiment)
-            finally:  # after an error too: nemo_run would wait for the whole run, with nobody to stop it
-                self._leave_nothing_running()
+        try:
+            if self.asked is None:
+                self.process = ranks.start(self.plan, self.attempt, place / "code")
+                self._follow(self.process)
+        finally:  # after an error too: nobody would stop them
+            self._leave_nothing_running()
 
-    def _follow(self, experiment: Any) -> None:
-        """Return when nemo_run's job has ended, or when no process of it is left."""
-        from torchx.specs import is_terminal
-
-        job = experiment.jobs[0]
-        self.torchruns = self._launchers()
-        while True:
-            if self.torchruns and not self.stopped_early and not self.hung:
-                self._note_exit(self.torchruns[0].pid)
-            if is_terminal(job.status(experiment._runner)) or self._all_gone():
-                return
+    def _follow(self, torchrun: subprocess.Popen[bytes]) -> None:
+        """Return when torchrun has ended."""
+        while (code := torchrun.poll()) is None:
             self.monitor.update()
             self._tell_if_asked()
             self._stop_if_asked()
             self._stop_if_hung()
-            time.sleep(0.2)
-
-    def _note_exit(self, pid: int) -> None:
-        """Keep torchrun's exit code before torchx looks: subprocess, which it asks, says 0 of one that was reaped elsewhere.
-
-        torchrun is left to be reaped by torchx.
-        """
-        with contextlib.suppress(ChildProcessError):
-            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended:
-                self.torchrun = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+            time.sleep(LOOK_SECONDS)
+        if not self.stopped_early and not self.hung:
+            self.torchrun = code
 
     # -- stopping -------------------------------------------------------------------------------------------------
 
@@ -276,14 +239,6 @@ class _Local:
         self.stopped_early = self.stopped_early or how
         self._leave_nothing_running()
 
-    def _all_gone(self) -> bool:
-        """Whether the processes that were there have ended, though nemo_run has not noticed: on a full disk it can't."""
-        if time.monotonic() - self.looked > LOOK_SECONDS:
-            self.looked = time.monotonic()
-            if self._alive():
-                self.last_seen = time.monotonic()
-        return self.last_seen is not None and time.monotonic() - self.last_seen > GONE_SECONDS
-
     def _stop_if_hung(self) -> None:
         """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
         limit = 60 * float(self.plan.settings.timeout_minutes or 0)
@@ -300,15 +255,11 @@ class _Local:
 
     def _ranks(self) -> list[psutil.Process]:
         """The training processes in the order of their ranks: children of torchrun."""
-        found = []
-        for launcher in self._launchers():
+        found: list[psutil.Process] = []
+        if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
-                found += launcher.children()
-        return sorted(found, key=_rank)
-
-    def _launchers(self) -> list[psutil.Process]:
-        """torchrun; later children of ours are ranks that have lost theirs."""
-        return self.torchruns or [child for child in psutil.Process().children() if child not in self.before]
+                found = psutil.Process(self.process.pid).children()
+        return sorted(found, key=rank.number)
 
     def _alive(self) -> list[psutil.Process]:
         """torchrun, the ranks and what they forked, as far as they have not ended; those too whose parent has."""
@@ -325,11 +276,10 @@ class _Local:
             for process in alive:
                 liveness.send(process, signal.SIGKILL)
             time.sleep(0.05)
-        if self.torchruns:  # which is for torchx to reap
-            for child in psutil.Process().children():
-                if child not in self.before and child not in self.torchruns:
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitpid(child.pid, os.WNOHANG)
+        for child in psutil.Process().children():
+            if child not in self.before and (self.process is None or child.pid != self.process.pid):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(child.pid, os.WNOHANG)  # a rank that has outlived torchrun
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -368,13 +318,6 @@ def _send(processes: list[psutil.Process], number: int) -> None:
         liveness.send(process, number)
 
 
-def _rank(process: psutil.Process) -> int:
-    try:
-        return int(process.environ().get("RANK", -1))
-    except (psutil.Error, OSError):
-        return -1
-
-
 def _status(process: psutil.Process) -> str:
     try:
         return process.status()
@@ -382,24 +325,9 @@ def _status(process: psutil.Process) -> str:
         return ""
 
 
-def _torchrun_folder(place: Path) -> Path:
-    """Where nemo_run finds torchrun: beside this Python, or, where torch is another environment's, made below `place`."""
-    beside = Path(sys.executable).parent
-    if (beside / "torchrun").exists():
-        return beside
-    made = place / "launcher" / "bin"
-    made.mkdir(parents=True, exist_ok=True)
-    script = made / "torchrun"
-    script.write_text(
-        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m torch.distributed.run "$@"\n', encoding="utf-8"
-    )
-    script.chmod(0o755)
-    return made
-
-
 @contextlib.contextmanager
 def _plain_path(folder: Path) -> Iterator[Path]:
-    """A path to `folder` of plain letters: nemo_run and PYTHONPATH trip over quotes, colons and the like in a path."""
+    """A path to `folder` of plain letters: PYTHONPATH ends a path at a colon."""
     if re.fullmatch(r"[A-Za-z0-9_./+=@-]+", str(folder)):
         yield folder
         return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # linux/prctl.h
 
 
 def import_path(first: Path) -> str:
@@ -43,6 +43,16 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
+
+
+def outlive_parent() -> None:
+    """Take that back."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+
+
+def name_process(name: str) -> None:
+    """What `ps` and `top` show for this process, 15 letters at most; to be called in its main thread."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
 @contextlib.contextmanager

@@ -192,7 +192,7 @@ def test_a_run_takes_those_of_its_accelerator_and_settings(accelerator: str, oth
     assert {row.where for row in taken} >= {accelerator, "rank", "launcher"}
     assert not any(row.where == other for row in taken)
     names = {row.name for row in taken}
-    assert "with_address" in names and not names & {
+    assert "forking" in names and not names & {
         "noted",
         "only_the_number",
         "without_classes",

@@ -178,18 +178,18 @@ def test_the_ranks_are_asked_before_anything_is_said(local: Any, monkeypatch: py
     assert len(sent) == 2 and sent[1].startswith("stopping")
 
 
-def test_the_writer_of_the_last_report_is_not_taken_for_torchrun(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_writer_of_the_last_report_is_not_taken_for_a_rank(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --max-restarts it may still be at work when the ranks start again."""
-    monkeypatch.setattr(launch, "import_nemo_run", lambda home: 1 / 0)
-    monkeypatch.setitem(os.environ, "PATH", os.environ["PATH"])
+    monkeypatch.undo()
+    monkeypatch.setattr(launch.ranks, "start", lambda *_: 1 / 0)
     monkeypatch.setitem(os.environ, liveness.LAUNCHER, "")
     writer = subprocess.Popen(["sleep", "1000"])
     with pytest.raises(ZeroDivisionError):
         local._start(local.attempt)
-    assert local._launchers() == [] and local._alive() == []
-    torchrun = subprocess.Popen(["sleep", "1000"])
-    assert [process.pid for process in local._launchers()] == [torchrun.pid]
-    for process in (writer, torchrun):
+    assert writer.poll() is None and local._ranks() == [] and local._alive() == []
+    left = subprocess.Popen(["sleep", "1000"])  # a rank that has lost torchrun
+    assert [process.pid for process in local._alive()] == [left.pid]
+    for process in (writer, left):
         process.kill()
         process.wait()
 

@@ -225,7 +225,7 @@ def variables(plan: Plan | CorpusPlan) -> dict[str, str]:
     """Variables that every rank gets, none of them secret; the submitter's own travel by sbatch's --export=ALL."""
     if plan.accelerator == "cpu":
         return {"TOKENIZERS_PARALLELISM": "false"}
-    from nemo_workflow.launch.executors import GPU_VARIABLES
+    from nemo_workflow.launch.ranks import GPU_VARIABLES
 
     return {"TOKENIZERS_PARALLELISM": "false", **GPU_VARIABLES}
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from nemo_workflow.data.indexed_dataset import read_pair
 from nemo_workflow.data.splits import parse_split, parts_of
+from nemo_workflow.launch.torchrun import FRESH_RANKS
 from nemo_workflow.run_dir import metrics
 from tests.e2e.run.harness import REPOSITORY, Experiment, Start, flip_a_byte, none_left
 from tests.utils.hostile import write_code
@@ -161,7 +162,7 @@ def kills_on_two_ranks(place: Place) -> Any:
 def signals(place: Place) -> Any:
     """SIGTERM, SIGINT and SIGUSR1, each followed by the same command, in folders with odd names; then more steps, without docstrings.
 
-    The save after the first is asked to end once more, as Slurm does at the time limit. The tokenizer's folder holds code and a pickle that must not run.
+    The save after the first is asked to end once more, as Slurm does at the time limit. The last's rank is not forked. The tokenizer's folder holds code and a pickle that must not run.
     """
     corpus = place.folder / f"corpus {ODD_NAME}"
     shutil.copytree(place.corpus, corpus)
@@ -174,7 +175,7 @@ def signals(place: Place) -> Any:
             fault = "save.manifest 0 0 term" if number == signal.SIGTERM else None
             start = run.start(when=at_step(step), send=number, slow=0.3, record=record, fault=fault)
         else:
-            start = run.start(fault="validation 8 0 usr1", record=record)
+            start = run.start(fault="validation 8 0 usr1", record=record, prefix=("env", f"{FRESH_RANKS}=1"))
         seen.codes.append(start.code)
         seen.outputs.append(start.output)
         seen.whole.append(run.whole())

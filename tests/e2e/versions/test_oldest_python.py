@@ -43,14 +43,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The oldest Python in an environment of its own, which has this environment's packages and torchrun."""
+    """The oldest Python in an environment of its own, which has this environment's packages."""
     made = tmp_path_factory.mktemp("environment")
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", made], check=True)
     (packages,) = made.glob("lib/python3.*/site-packages")
     (packages / "these.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    torchrun = made / "bin" / "torchrun"
-    torchrun.write_text(f"#!{made}/bin/python\nfrom torch.distributed.run import main\nmain()\n")
-    torchrun.chmod(0o755)
     return made / "bin" / "python"
 
 

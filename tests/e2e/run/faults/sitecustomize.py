@@ -40,6 +40,7 @@ from pathlib import Path
 
 from old_cpu import AVX2_ONLY
 
+TORCHRUN = "nemo_workflow/launch/torchrun.py"  # whose ranks are forked: what they import is imported there
 SECONDS = 300.0  # that a rank waits at most for what an action brings about
 _TOLD: list[int] = []  # signals that the rank was asked to stop by
 
@@ -303,7 +304,14 @@ _POINTS = {
 
 if "nemo_workflow.report" in sys.orig_argv and "REPORT" not in os.environ:
     os._exit(0)
+if "OLD_CPU" in os.environ:
+    os.environ["NEMO_WORKFLOW_FRESH_RANKS"] = "1"
 if "RANK" in os.environ and os.environ.get("OLD_CPU") == os.environ["RANK"]:  # before torch is imported
     os.environ |= AVX2_ONLY
-if "RANK" in os.environ and {"FAULT", "RECORD", "SLOW", "ASYNC"} & os.environ.keys():
+if ("RANK" in os.environ or any(word.endswith(TORCHRUN) for word in sys.orig_argv)) and {
+    "FAULT",
+    "RECORD",
+    "SLOW",
+    "ASYNC",
+} & os.environ.keys():
     _install_in_worker()

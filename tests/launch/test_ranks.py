@@ -14,7 +14,7 @@ from tests.places import Place
 def test_a_rank_takes_its_share_of_the_cores_unless_the_user_says_how_many(
     shared: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nemo_workflow.launch.executors import worker_environment
+    from nemo_workflow.launch.ranks import worker_environment
 
     plan = shared.plan()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
