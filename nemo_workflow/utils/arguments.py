@@ -100,9 +100,23 @@ class Parser(argparse.ArgumentParser):
     def _meant(self, unknown: Sequence[str]) -> str:
         """'; did you mean --X?' for words that are another tool's flags or look like ours, or nothing."""
         flags = [word.partition("=")[0].replace("_", "-") for word in unknown if word.startswith("-")]
+        if not flags:
+            return self._without_flag(unknown[0])
         known = set(_spellings(self)) - self.secret
         said = [self.meanings.get(flag) or nearest(flag, known) for flag in flags]
         return "".join(f"; {text}" for text in dict.fromkeys(said) if text)
+
+    def _without_flag(self, word: str) -> str:
+        """What helps where a word follows the value of a flag: a second value, or the rest of one that isn't quoted."""
+        *_, flag, _value = ["", "", *Parser.words[: list(Parser.words).index(word)]]
+        many = [
+            action
+            for action in _actions(self)
+            if flag in action.option_strings and isinstance(action, argparse._AppendAction)
+        ]
+        if many:
+            return f"; give {flag} again for each further one: {flag} {word}"
+        return "; each value follows its flag, and one with spaces stands in quotes"
 
 
 class _Store(argparse._StoreAction):

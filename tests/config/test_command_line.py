@@ -266,6 +266,10 @@ def test_slurm_time_limits(limit: str, right: bool) -> None:
         ("--lr 0,001", "--lr 0,001: expected a number without a unit, such as 80, 0.001 or 1e-3"),
         ("--max-steps 1e3", "--max-steps 1e3: expected a whole number in digits, such as 1000"),
         ("--max-step 10", "unrecognized arguments: --max-step 10; did you mean --max-steps? (see --help)"),
+        (
+            "--validation-dir a b",
+            "unrecognized arguments: b; give --validation-dir again for each further one: --validation-dir b (see --help)",
+        ),
     ],
 )
 def test_a_value_of_another_form_is_refused_with_the_form(flags: str, message: str) -> None:

@@ -24,7 +24,7 @@ NOT_RUN = {
     "apptainer build": "needs NVIDIA's container",
     "python -m nemo_workflow.tokenizer": "tests/e2e/demo/test_readme.py runs it",
     "bash preprocess_data.sh --executor slurm": "tests/e2e/slurm/test_corpus.py runs it",
-    "bash preprocess_data.sh --tokenizer texts_tokenizer": "tests/e2e/demo/test_readme.py runs it",
+    "bash preprocess_data.sh --tokenizer my_texts_tokenizer": "tests/e2e/demo/test_readme.py runs it",
     "python pretrain_llm.py --config examples/": "tests/docs/test_examples.py plans it, tests/e2e/demo/test_readme.py runs it",
     "python ckpt_conversion": "tests/e2e/demo/test_readme.py runs it",
     "python -m nemo_workflow.sample": "tests/e2e/demo/test_demo.py runs it",

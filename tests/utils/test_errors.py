@@ -124,6 +124,14 @@ def test_a_subcommands_flag_does_not_replace_the_one_before_it_in_silence(capsys
         ("--num_node=2", "unrecognized arguments: --num_node=2; did you mean --num-nodes? (see --help)"),
         ("-mb 2", "unrecognized arguments: -mb 2; did you mean -mbs? (see --help)"),
         ("--zzz", "unrecognized arguments: --zzz (see --help)"),
+        (
+            "--output-dir my run",
+            "unrecognized arguments: run; each value follows its flag, and one with spaces stands in quotes (see --help)",
+        ),
+        (
+            "my_data",
+            "unrecognized arguments: my_data; each value follows its flag, and one with spaces stands in quotes (see --help)",
+        ),
         ("-N x", "argument -N/--num-nodes: invalid int value: 'x' (see --help)"),
     ],
 )
