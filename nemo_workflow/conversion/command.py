@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from nemo_workflow.backends.patching import CPU, RANK
 from nemo_workflow.conversion import checks, config_fields, hf_folder, inputs
 from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.import_job import Import, checked, look
@@ -19,6 +20,7 @@ from nemo_workflow.models.tokenizer_files import CONFIG, copy_back, files_of, wi
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
 from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.scratch import scratch_folder
 from nemo_workflow.utils.silence import quiet
 
@@ -108,6 +110,13 @@ def _large_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read when torch is first used
 
 
+def _spare_imports() -> None:
+    """Have libraries imported without what a conversion doesn't use; before the first of them is."""
+    from nemo_workflow.backends import deferred
+
+    deferred.install(RANK, CPU)
+
+
 # --- Hugging Face -> NeMo ---------------------------------------------------------------------------------------------
 def import_main(argv: list[str] | None = None) -> int:
     """Run convert_from_hf_to_nemo2.py."""
@@ -157,6 +166,7 @@ def _extended(job: Import, args: argparse.Namespace, scratch: Path) -> Import:
     if args.extend_vocabulary is None:
         return job
     # takes transformers, which takes seconds
+    _spare_imports()
     from nemo_workflow.conversion.vocabulary import extended
 
     return extended(job, args, _token(args), scratch)
@@ -167,7 +177,8 @@ def _token(args: argparse.Namespace) -> str | None:
 
 
 def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: bool) -> None:
-    with quiet():
+    _spare_imports()
+    with quiet(), collector_paused():
         from nemo_workflow.conversion import convert, nemo_context
         from nemo_workflow.conversion.compare_logits import prove
         from nemo_workflow.conversion.compare_tensors import Comparison
@@ -211,7 +222,8 @@ def export_main(argv: list[str] | None = None) -> int:
 
 
 def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Meter) -> None:
-    with quiet():
+    _spare_imports()
+    with quiet(), collector_paused():
         from nemo_workflow.conversion import convert, hf_config, nemo_context
         from nemo_workflow.conversion.compare_logits import prove
         from nemo_workflow.conversion.compare_tensors import Comparison

@@ -277,3 +277,26 @@ def test_lightning_asks_for_neither() -> None:
     words = [sys.executable, "-c", program]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+# nemo_run as the launcher imports it, then the executor's classes, some of which hold others
+LAUNCHER = """
+import sys
+from pathlib import Path
+from nemo_workflow.launch.nemo_run_import import import_nemo_run
+run = import_nemo_run(Path(sys.argv[1]))
+print(*sorted({"fastapi", "httpx", "leptonai.photon", "networkx.classes"} & {*sys.modules}))
+from nemo_run.core.execution import lepton
+value = lepton.EnvVar(name="a", value_from=lepton.EnvValue(secret_name_ref="b"))
+print(type(value).__module__, value.value_from.secret_name_ref, lepton.LeptonJobState.Running.value)
+import networkx
+print(networkx.DiGraph([(1, 2)]).number_of_edges())
+"""
+
+
+@pytest.mark.slow
+def test_the_launcher_runs_none_of_what_nemo_run_brings_and_each_works_when_it_is_asked(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", LAUNCHER, str(tmp_path)]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["", "leptonai.api.v1.types.deployment b Running", "1"]

@@ -250,3 +250,16 @@ def test_a_median_is_of_the_last_100_steps_and_has_four_decimals() -> None:
     assert metrics._median(steps, "mfu") == 0.3333
     assert metrics._median([step(n, mfu=float(n)) for n in range(101)], "mfu") == 50.5
     assert metrics._median(steps, "none") is None
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ({}, "step 4: exported and verified in 12 s: /runs/a/hf_model"),
+        ({"hub": "org/a"}, "step 4: exported and verified in 12 s: /runs/a/hf_model, and uploaded to org/a"),
+        ({"problem": "the disk is full"}, "step 4: not exported to Hugging Face: the disk is full"),
+    ],
+)
+def test_an_export_says_where_it_is_or_why_there_is_none(more: dict[str, str], line: str) -> None:
+    event = {"event": "export", "step": 4, "seconds": 12.0, "path": "/runs/a/hf_model", "hub": None, "problem": ""}
+    assert metrics.plain({**event, **more}, 9, 1) == line

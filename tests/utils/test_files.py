@@ -110,3 +110,12 @@ def test_the_users_umask_counts_and_stays(tmp_path):
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
+
+
+def test_a_path_is_told_from_the_current_folder_where_it_lies_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = files.from_here_if_below
+    assert told(tmp_path / "runs" / "a") == "runs/a" and told("runs/a") == "runs/a"
+    assert told(tmp_path.parent / "b") == str(tmp_path.parent / "b") and told("../b") == "../b"
