@@ -140,11 +140,16 @@ def recipes() -> list[tuple[str, str]]:
 
 def from_nemo() -> dict[str, Any]:
     """NeMo's version, its model classes, and its config classes with model class and sizes. Imports NeMo."""
+    from nemo_workflow.backends.deferral import run
     from nemo_workflow.conversion.nemo_context import prepare
 
     prepare()
     import nemo
     import nemo.collections.llm.gpt.model as package
+    from nemo.collections import llm
+
+    for deferred in (llm, package):  # each of their models registers itself as it is imported
+        run(deferred)
     from megatron.core.transformer.transformer_config import TransformerConfig
     from nemo.lightning.io.mixin import ConnectorMixin
 

@@ -21,6 +21,8 @@ from tests.conversion.larger_tokenizers import SPECIAL, WORD, add_pieces
 from tests.conversion.tiny_models import TOKENIZER_SIZE, save_tokenizer
 from tests.models import sentencepiece_folders
 
+pytestmark = pytest.mark.slow  # transformers
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:

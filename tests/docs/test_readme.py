@@ -30,6 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return make_world(tmp_path_factory.mktemp("readme"))
 
 
+@pytest.mark.slow
 def test_the_training_command_is_accepted(world):
     """It asks for 8 GPUs and more data than a test has: planned, with a smaller batch."""
     done = shell(block_of("bash preprocess_data.sh"), world, " --overwrite")

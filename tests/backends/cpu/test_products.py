@@ -56,6 +56,7 @@ def test_they_are_fp32s_rounded_once_and_fp32_stays_as_it_was(old_cpu: Any) -> N
     assert old_cpu["wrong"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("late", "waits", "slow"), [(0.0, 0.0, set()), (0.015, 0.0, {"bf16"}), (0.0, 0.03, set())])
 def test_a_measurement_chooses_and_no_name_of_a_cpu(
     late: float, waits: float, slow: set[str], monkeypatch: pytest.MonkeyPatch

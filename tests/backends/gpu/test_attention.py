@@ -64,6 +64,7 @@ def tensors(heads: int = 4, groups: int = 2, kind: Any = None) -> list[Any]:
     return [torch.randn(shape, dtype=kind or torch.float64).requires_grad_() for shape in shapes]
 
 
+@pytest.mark.slow
 def test_output_and_gradients_are_attentions(stand_in: None) -> None:
     ours, exact = tensors(), tensors()
     out = attention.Attention.apply(*ours, SCALE)

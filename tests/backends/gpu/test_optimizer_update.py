@@ -61,6 +61,7 @@ def test_the_groups_are_back_after_an_error() -> None:
     assert optimizer.param_groups is groups
 
 
+@pytest.mark.slow
 def test_torchs_adam_makes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nemo_workflow.backends.UPDATE_PIECE", 8)
     generator = torch.Generator().manual_seed(1)
