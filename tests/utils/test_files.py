@@ -119,3 +119,8 @@ def test_a_path_is_told_from_the_current_folder_where_it_lies_below_it(
     told = files.from_here_if_below
     assert told(tmp_path / "runs" / "a") == "runs/a" and told("runs/a") == "runs/a"
     assert told(tmp_path.parent / "b") == str(tmp_path.parent / "b") and told("../b") == "../b"
+
+
+def test_a_refusal_names_the_current_folder_of_a_relative_path_alone(tmp_path: Path) -> None:
+    assert files.from_here("a") == f" (relative to the current folder, {Path.cwd()})"
+    assert files.from_here("~/a") == files.from_here(tmp_path) == ""
