@@ -1,4 +1,4 @@
-"""The experiment: start the ranks under torchrun, follow them, stop them, and tell the truth about the end."""
+"""The experiment: start the ranks through nemo_run, follow them, stop them, and tell the truth about the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -42,7 +41,6 @@ LOOK_SECONDS = 0.2  # between two looks at how the ranks are
 GONE_SECONDS = 10.0  # for processes that were killed to go
 REPORT_SECONDS = 15.0  # that the last report may hold up the end
 STOPPED_REPORT_SECONDS = 3.0  # the same where the user waits for a stop; the writer goes on by itself
-TITLE = "pretrain"
 
 
 def run_local(plan: Plan) -> int:
@@ -152,7 +150,7 @@ class _Local:
         self.asked: int | None = None  # signal that asked us to stop
         self.patience = liveness.Patience()  # with ranks that were asked
         self.told = False  # that the ranks were asked
-        self.process: subprocess.Popen[bytes] | None = None  # torchrun
+        self.process: ranks.Torchrun | None = None
         self.torchrun: int | None = (
             None  # its exit code, negative for a signal; None while it runs, or where it was ended here
         )
@@ -186,14 +184,15 @@ class _Local:
         os.environ[liveness.LAUNCHER] = liveness.launcher_mark()
         for change in self.changes:
             self.monitor.note(change)
-        try:
-            if self.asked is None:
-                self.process = ranks.start(self.plan, self.attempt, place / "code")
-                self._follow(self.process)
-        finally:  # after an error too: nobody would stop them
-            self._leave_nothing_running()
+        with contextlib.ExitStack() as stack:
+            try:
+                if self.asked is None:
+                    self.process = stack.enter_context(ranks.started(self.plan, self.attempt, place))
+                    self._follow(self.process)
+            finally:  # after an error too: nobody would stop them
+                self._leave_nothing_running()
 
-    def _follow(self, torchrun: subprocess.Popen[bytes]) -> None:
+    def _follow(self, torchrun: ranks.Torchrun) -> None:
         """Return when torchrun has ended."""
         while (code := torchrun.poll()) is None:
             self.monitor.update()
@@ -327,7 +326,7 @@ def _status(process: psutil.Process) -> str:
 
 @contextlib.contextmanager
 def _plain_path(folder: Path) -> Iterator[Path]:
-    """A path to `folder` of plain letters: PYTHONPATH ends a path at a colon."""
+    """A path to `folder` of plain letters: nemo_run and PYTHONPATH trip over quotes, colons and the like."""
     if re.fullmatch(r"[A-Za-z0-9_./+=@-]+", str(folder)):
         yield folder
         return

@@ -6,9 +6,12 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from nemo_workflow.backends import deferred
 from nemo_workflow.utils.libraries import collector_paused
+
+TITLE = "pretrain"  # of all experiments of nemo_run's, and of Slurm jobs
 
 
 def import_nemo_run(home: Path) -> ModuleType:
@@ -25,3 +28,10 @@ def import_nemo_run(home: Path) -> ModuleType:
         if hidden:
             del sys.modules["torch"]
     return nemo_run
+
+
+def quiet_experiment(run: ModuleType, home: Path, identity: str | None = None) -> Any:
+    """A nemo_run.Experiment that says nothing on the screen, with its files in `home`."""
+    return run.Experiment(
+        TITLE, id=identity, base_dir=str(home), clean_mode=True, enable_goodbye_message=False, skip_status_at_exit=True, log_level="ERROR"
+    )  # fmt: skip

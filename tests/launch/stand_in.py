@@ -24,7 +24,7 @@ def launcher(
     folder: Path, max_steps: int, start: Callable[[], subprocess.Popen[Any]], **settings: Any
 ) -> launch._Local:
     """A start in `folder` whose torchrun is the process that `start` starts."""
-    launch.ranks = SimpleNamespace(start=lambda *_: start())  # type: ignore[assignment]
+    launch.ranks = SimpleNamespace(started=lambda *_: start())  # type: ignore[assignment]
     launch.Refresher = lambda folder: SimpleNamespace(finish=lambda seconds: None)  # type: ignore[assignment,misc]
     plan: Any = SimpleNamespace(
         folder=folder, settings=Settings(timeout_minutes=0, global_batch_size=4, **settings), accelerator="cpu", to_json=str,

@@ -181,7 +181,7 @@ def test_the_ranks_are_asked_before_anything_is_said(local: Any, monkeypatch: py
 def test_the_writer_of_the_last_report_is_not_taken_for_a_rank(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --max-restarts it may still be at work when the ranks start again."""
     monkeypatch.undo()
-    monkeypatch.setattr(launch.ranks, "start", lambda *_: 1 / 0)
+    monkeypatch.setattr(launch.ranks, "started", lambda *_: 1 / 0)
     monkeypatch.setitem(os.environ, liveness.LAUNCHER, "")
     writer = subprocess.Popen(["sleep", "1000"])
     with pytest.raises(ZeroDivisionError):

@@ -14,8 +14,8 @@ from nemo_workflow.config import containers
 from nemo_workflow.config.checks.slurm import is_below, needed_folders, slurm_arguments
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.corpus_plan import CorpusPlan
-from nemo_workflow.launch.local import TITLE, new_attempt
-from nemo_workflow.launch.nemo_run_import import import_nemo_run
+from nemo_workflow.launch.local import new_attempt
+from nemo_workflow.launch.nemo_run_import import TITLE, import_nemo_run
 from nemo_workflow.launch.slurm import apptainer, login
 from nemo_workflow.run_dir.slurm_jobs import TASK
 from nemo_workflow.utils.errors import HUNG, STOPPED, Refusal

@@ -22,6 +22,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local
 from nemo_workflow.launch.corpus_plan import CorpusPlan
+from nemo_workflow.launch.nemo_run_import import quiet_experiment
 from nemo_workflow.launch.slurm import preflight, script
 from nemo_workflow.launch.slurm.cluster import UNKNOWN, Cluster, JobState, cluster_name, state_of, without_slurm
 from nemo_workflow.launch.slurm.script import Link
@@ -147,15 +148,7 @@ def _submit(plan: Plan | CorpusPlan, attempt: Path, link: Link) -> Job:
     import nemo_run as run
 
     home = script.launcher_home(plan)
-    experiment = run.Experiment(
-        local.TITLE,
-        id=script.experiment_id(attempt),
-        base_dir=str(home),
-        clean_mode=True,
-        enable_goodbye_message=False,
-        skip_status_at_exit=True,
-        log_level="ERROR",
-    )
+    experiment = quiet_experiment(run, home, script.experiment_id(attempt))
     entrypoint, path, *arguments = script.command(plan)
     cluster = Cluster(plan.settings.ssh)
     numbers: list[Submitted] = []
