@@ -28,6 +28,7 @@ HASH = "xxh3_128"
 NOTE = (
     ".hash"  # ending of a file beside a shard, with its hash by the process that wrote it; the manifest takes its place
 )
+NOTES_SECONDS = 10.0  # for which the writers of a save that failed may still hash what they have written
 CHUNK = 1 << 22
 SPACE_MARGIN = 1.02  # a checkpoint may be a little larger than the one before
 
@@ -136,6 +137,14 @@ def describe_files(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]
             name: {"bytes": (path / name).stat().st_size, HASH: digest}
             for name, digest in zip(names, hashes, strict=True)
         }
+
+
+def remove_half_written(place: Path) -> None:
+    """Remove a checkpoint of this very process. A writer that did not fail may still be leaving a note beside its file."""
+    end = time.monotonic() + NOTES_SECONDS
+    while place.exists() and time.monotonic() < end:
+        shutil.rmtree(place, ignore_errors=True)
+        time.sleep(0.05)
 
 
 def note_hash(file: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from nemo_workflow.run_dir.checkpoints import (
     list_checkpoints,
     problem_of,
     prune,
+    remove_half_written,
     set_aside,
     write_manifest,
 )
@@ -147,7 +147,7 @@ class Checkpoints(nl.ModelCheckpoint):
         together = isinstance(error, SaveFailed | CheckpointException) or dist.get_world_size() == 1
         reason = self._shared_reason(error) if together else self._reason(error)
         if trainer.is_global_zero:
-            shutil.rmtree(place, ignore_errors=True)  # half written by this very process
+            remove_half_written(place)
             place.with_name(place.name + UNFINISHED).unlink(missing_ok=True)
         self._last_global_step_saved = -1  # so that the end of the run tries once more
         with contextlib.suppress(Exception):  # NeMo's telemetry takes the save for one still under way; 2.5 has none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -192,3 +193,23 @@ def test_leftovers_that_can_not_be_removed_are_named(tmp_path: Path, monkeypatch
     monkeypatch.setattr(checkpoints.shutil, "rmtree", busy)
     (told,) = clean_leftovers(tmp_path)
     assert "can't be removed: Directory not empty" in told
+
+
+def test_a_half_written_checkpoint_goes_though_a_writer_leaves_its_note_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a writer does that had finished when another found the disk full. The moment is made: real ones are rare."""
+    place = tmp_path / "step_00000008"
+    place.mkdir()
+    notes = iter([place / "shard.note"])
+    real = shutil.rmtree
+
+    def removed_beside_a_writer(path: Path, ignore_errors: bool) -> None:
+        real(path, ignore_errors)
+        for note in notes:
+            path.mkdir()
+            note.touch()
+
+    monkeypatch.setattr(shutil, "rmtree", removed_beside_a_writer)
+    checkpoints.remove_half_written(place)
+    assert not place.exists()
