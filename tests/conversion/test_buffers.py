@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -44,12 +46,14 @@ def test_scratch_gives_its_memory_again() -> None:
     assert larger.numel() == 7 and larger.data_ptr() != second.data_ptr()
 
 
-def test_the_collector_rests_during_imports() -> None:
+def test_the_collector_rests_during_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = gc.get_freeze_count()
     with collector_paused():
         assert not gc.isenabled()
         with collector_paused():
             pass
         assert not gc.isenabled()  # the inner block found it at rest
+        assert gc.get_freeze_count() == frozen  # nothing was imported in it
+        monkeypatch.setitem(sys.modules, "imported_here", ModuleType("imported_here"))
     assert gc.isenabled() and gc.get_freeze_count() > frozen
     gc.unfreeze()

@@ -44,7 +44,9 @@ def _attribute(target: str) -> object:
     return vars(owner).get(name, getattr(owner, name, None))
 
 
-ORIGINALS = {target: _attribute(target) for patch in PATCHES for target in patch.targets}
+with cpu.compiler_left_out():  # megatron-core takes torch.compile as it is imported, and a rank patches that before
+    ORIGINALS = {target: _attribute(target) for patch in PATCHES for target in patch.targets}
+ORIGINALS["torch:compile"] = torch.compile
 cpu.install()
 products.use_fastest()
 
