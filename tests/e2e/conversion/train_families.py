@@ -7,6 +7,7 @@ launcher is left out, which costs 20 s a start; test_trained_families.py sends o
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import struct
@@ -16,6 +17,8 @@ from array import array
 from collections.abc import Callable
 from pathlib import Path
 
+from nemo_workflow.backends import deferral, deferred
+from nemo_workflow.backends.patching import RANK
 from nemo_workflow.config.command_line import parse
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import local
@@ -51,6 +54,13 @@ RECIPES = {
 GPU_ONLY = ("deepseek", "gemma2", "gemma3")
 # NeMo has no recipe to pretrain it
 NO_RECIPE = ("gpt_oss",)
+
+
+# what each model's processes would import for themselves, as a checkpoint that is gone on from has NeMo ask modelopt
+IMPORTED = (
+    "pandas", "sklearn.metrics", "torch._dynamo", "torch.onnx", "transformers.loss.loss_utils", "transformers.quantizers", "datasets",
+    "peft", "modelopt.torch.opt",
+)  # fmt: skip
 
 
 def recipe_of(name: str) -> str:
@@ -177,12 +187,13 @@ def main() -> None:
     )
     from nemo_workflow.models.families import FAMILIES
 
+    deferred.install(RANK, "cpu")  # what a rank imports only when it needs it
     nemo_context.prepare()
     for family in FAMILIES:
         nemo_context.import_nemo(family)
-    from nemo_workflow.training import (
-        callbacks,  # noqa: F401
-    )
+    worker.load("cpu")
+    for module in IMPORTED:
+        deferral.run(importlib.import_module(module))
 
     data = write_data(folder / "data")
     for name in names:
