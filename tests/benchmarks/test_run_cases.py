@@ -66,6 +66,7 @@ def test_a_case_that_fails_or_hangs_costs_only_itself(run: Any) -> None:
     assert found["good"]["tok_s"] == 5
 
 
+@pytest.mark.slow
 def test_trainings_never_overlap_but_small_ones(run: Any) -> None:
     alone = [{"name": f"alone{n}", "sleep": 0.2} for n in range(3)]
     small = [{"name": f"small{n}", "sleep": 0.7, "small": True} for n in range(3)]
@@ -77,6 +78,7 @@ def test_trainings_never_overlap_but_small_ones(run: Any) -> None:
     assert max(found[f"small{n}"]["began"] for n in range(3)) < min(found[f"small{n}"]["ended"] for n in range(3))
 
 
+@pytest.mark.slow
 def test_cards_are_shared_out_by_ranks_and_each_has_one_training(run: Any, tmp_path: Path) -> None:
     sizes = {"a": 1, "b": 1, "c": 1, "wide": 3, "d": 1, "e": 1}
     words = "sleep 0.3; python3 -c 'import json, os, time; print(json.dumps([os.environ[\"CUDA_VISIBLE_DEVICES\"], time.time()]))'"
@@ -97,6 +99,7 @@ def test_a_run_gone_on_with_waits_for_its_first_part(run: Any) -> None:
     assert found["one"]["ended"] <= found["again"]["began"]
 
 
+@pytest.mark.slow
 def test_the_limit_ends_what_runs_and_starts_nothing_that_needs_longer(run: Any) -> None:
     began = time.monotonic()
     found = run({"name": "long", "sleep": 60}, {"name": "next", "seconds": 9}, limit=1.5)
@@ -158,6 +161,7 @@ time.sleep(100)
 """
 
 
+@pytest.mark.slow
 def test_no_rank_in_a_session_of_its_own_outlives_its_case() -> None:
     """torchrun starts ranks so: one that was left held the memory of all cases after it."""
     with subprocess.Popen(
@@ -169,6 +173,7 @@ def test_no_rank_in_a_session_of_its_own_outlives_its_case() -> None:
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 def test_a_cases_time_begins_when_it_has_imported(run: Any) -> None:
     found = run(
         {"name": "slow", "imports": 1.5, "sleep": 0.2, "timeout": 1.0}, {"name": "late", "sleep": 3, "timeout": 1.0}

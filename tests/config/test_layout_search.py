@@ -173,6 +173,7 @@ def test_each_command_of_the_table_is_the_plan_of_its_row(large: Place) -> None:
         assert plan.time["run_seconds"] == pytest.approx(row["run_seconds"])
 
 
+@pytest.mark.slow
 def test_without_gpus_it_says_what_the_model_needs() -> None:
     found = rows("-M llama31_8b --suggest -gbs 128")
     assert [row["nodes"] * row["gpus_per_node"] for row in found] == [1, 2, 4, 8, 16, 32, 64]

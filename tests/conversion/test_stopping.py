@@ -115,6 +115,7 @@ def test_what_has_its_name_is_not_said_to_be_removed(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "") and (tmp_path / "out").is_dir()
 
 
+@pytest.mark.slow
 def test_nobody_writes_on_after_a_kill(tmp_path: Path) -> None:
     begun, writers = started([sys.executable, "-c", WAITING, str(tmp_path / "out")], tmp_path)
     begun.kill()

@@ -44,6 +44,7 @@ def test_a_clock_that_is_set_is_no_hang(local: Any, hours: int) -> None:
     assert not local.hung
 
 
+@pytest.mark.slow
 def test_no_step_for_too_long_is_a_hang(local: Any) -> None:
     local.plan.settings.timeout_minutes = 0.5 / 60
     local._stop_if_hung()

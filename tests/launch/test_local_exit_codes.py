@@ -84,6 +84,7 @@ run_command(launcher(folder, 3, torchrun, grace_seconds=float(grace), log_every=
 LOST = "no checkpoint yet, so steps 1 to 2 are lost"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "grace", "send", "code", "word"),
     [

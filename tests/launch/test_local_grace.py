@@ -43,6 +43,7 @@ print(json.dumps({"alive": alive, "waited": waited, "gone": torchrun.wait(10) is
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["saving", "saving since before", "in a step"])
 def test_a_deaf_rank_is_ended_after_the_grace_time_unless_it_saves(state: str, tmp_path: Path) -> None:
     done = forked.run(["-c", LAUNCHER, state, tmp_path])

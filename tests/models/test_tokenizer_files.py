@@ -101,6 +101,7 @@ def of_version_5(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_5_is_read(of_version_5: Path) -> None:
     loaded = tokenizer_loading.load(of_version_5)
     assert type(loaded).__name__ == "PreTrainedTokenizerFast"

@@ -305,6 +305,7 @@ def test_too_many_bad_lines_are_refused(go, with_bad_lines, tmp_path):
     assert nothing_written(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_bad_lines_all_at_the_beginning(go, tmp_path):
     """3.6 % of the lines, longer than the rest, and more than 5 % of each beginning."""
     bad, good = b'{"text": 5, "more": "%s"}\n' % (b"x" * 180) * 9_000, b'{"text": "a"}\n' * 241_000
@@ -315,6 +316,7 @@ def test_bad_lines_all_at_the_beginning(go, tmp_path):
     assert figures(tmp_path / "out", "packed")["bad_lines"] == {"not a string": 9_000}
 
 
+@pytest.mark.slow
 def test_hopeless_input_is_refused_early(go, tmp_path):
     (tmp_path / "docs.jsonl").write_bytes(b'{"text": 5, "more": "%s"}\n' % (b"x" * 100) * 200_000)
     code, err = go("--input", tmp_path / "docs.jsonl", "--on-error", "skip")
@@ -331,6 +333,7 @@ def test_two_columns_of_one_name(go, tmp_path):
     assert "t.parquet: 2 columns are named 'text'; rename all but one" in err
 
 
+@pytest.mark.slow
 def test_bad_row_of_parquet(go, tmp_path):
     values = pyarrow.array([b"fine", b"bad \xff", None, b"good"], pyarrow.binary())
     text = pyarrow.Array.from_buffers(pyarrow.string(), 4, values.buffers(), values.null_count)
@@ -377,6 +380,7 @@ def test_input_that_is_no_input(name, data, message, go, tmp_path):
     assert nothing_written(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_missing_things_are_refused(go, tmp_path, tokenizers_dir):
     write_jsonl(tmp_path / "in" / "docs.jsonl", TEXTS)
     (tmp_path / "in" / "docs.json").write_text('{"text": "a"}')

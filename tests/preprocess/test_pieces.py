@@ -78,6 +78,7 @@ def test_a_part_is_gone_on_with(tmp_path: Path) -> None:
     assert list(line_ranges(path, 1000, whole[3][1], part)) == whole[4:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -145,6 +146,7 @@ def test_a_bad_line_ends_all_machines(two, tmp_path: Path) -> None:
     assert not two.finished.exists()
 
 
+@pytest.mark.slow
 def test_bad_lines_are_judged_together(two, tmp_path: Path) -> None:
     """A piece of bad lines alone refuses nothing; too many in all do."""
     path = write_jsonl(tmp_path / "in" / "a.jsonl", TEXTS)

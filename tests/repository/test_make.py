@@ -65,6 +65,7 @@ def test_the_install_tells_packages_and_megabytes(tmp_path: Path) -> None:
     assert output.splitlines()[-1] == "3 packages, 209 MB; installed 0 of 3"
 
 
+@pytest.mark.slow
 def test_an_install_on_a_terminal_shows_one_line_that_changes(tmp_path: Path) -> None:
     """What was said before the minute without a word of pip's is there while it lasts."""
     ours, theirs = os.openpty()

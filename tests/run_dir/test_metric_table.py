@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from nemo_workflow.models import catalog
 from nemo_workflow.run_dir.metric_table import METRICS, words
 from tests.runs import fake_runs
@@ -16,6 +18,7 @@ def test_names_are_unique() -> None:
     assert len({metric.name for metric in METRICS}) == len({metric.logger for metric in METRICS}) == len(METRICS)
 
 
+@pytest.mark.slow
 def test_a_rank_computes_every_row(tmp_path: Path) -> None:
     from nemo_workflow.training.step_clock import Finished
     from nemo_workflow.training.step_metrics import StepMetrics

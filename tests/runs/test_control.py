@@ -110,6 +110,7 @@ while len(told) < 2:
 """
 
 
+@pytest.mark.slow
 def test_a_busy_launcher_hears_twice_that_it_shall_end_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True)
     assert launcher.stdout and launcher.stdout.readline() == "ready\n"
@@ -119,6 +120,7 @@ def test_a_busy_launcher_hears_twice_that_it_shall_end_now(tmp_path: Path, monke
     assert launcher.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_launcher_whose_ranks_save_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = subprocess.Popen(["sleep", "2"], stdout=subprocess.PIPE)
     monkeypatch.setattr(control.os, "kill", lambda pid, number: None)  # it saves before it ends

@@ -116,6 +116,7 @@ def test_everything_works_on_a_copied_folder(folder: Path, tmp_path: Path) -> No
     assert (copy / "report.html").stat().st_size < 3_000_000
 
 
+@pytest.mark.slow
 def test_compare_shows_flags_that_differ_and_losses_side_by_side(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "both.html"
     text = runs("--output-dir", folder, "compare", "done", "dead", "-o", page)

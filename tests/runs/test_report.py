@@ -79,6 +79,7 @@ def test_a_comparison_speaks_of_means_only_where_it_draws_some(tmp_path: Path) -
         assert ("running means" in text) == said
 
 
+@pytest.mark.slow
 def test_slurms_jobs_nodes_and_restarts_are_told(tmp_path: Path) -> None:
     plan = fake_runs.write_run(tmp_path / "job", killed_at=60, slurm={"job": "4711", "nodes": "node[03-04]"})
     attempt = plan.folder / "attempts" / "20260528-202640"

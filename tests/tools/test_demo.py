@@ -35,6 +35,7 @@ run_command(lambda: demo.run(["bash", "-c", '"$0" -c "$1" "$2"; exit $?', *sys.a
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_demo_ends_with_what_it_has_started(number: signal.Signals, code: int, tmp_path: Path) -> None:
     demo = subprocess.Popen(

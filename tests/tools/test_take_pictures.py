@@ -68,6 +68,7 @@ def test_the_live_line_is_todays() -> None:
     assert labels(shown) == labels(today)
 
 
+@pytest.mark.slow
 def test_the_plan_is_todays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line of a plan for the picture's command begins as one of the picture's."""
     write_pair(tmp_path / "my_data" / "preprocessed" / "sources_text_document", [4000] * 12000, "int32")

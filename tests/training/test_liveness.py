@@ -45,6 +45,7 @@ def rank(folder: Path, mark: str, grace: float = 1.0) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_rank_stops_when_its_launcher_is_killed(tmp_path: Path) -> None:
     launcher = subprocess.Popen(["sleep", "100"])
     process = rank(tmp_path, liveness.mark_of(launcher.pid))
@@ -162,6 +163,7 @@ def test_a_start_is_refused_while_old_ranks_do_not_end(tmp_path: Path, monkeypat
     local.wait_for_old_ranks(plan)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_old_ranks_that_save_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a start on this machine, and by rank 0 of a Slurm job."""
     from types import SimpleNamespace
@@ -201,6 +203,7 @@ time.sleep(1000)
 """
 
 
+@pytest.mark.slow
 def test_a_hung_rank_that_gets_no_core_for_seconds_shows_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a busy machine: the signal that asks for it waits."""
     monkeypatch.setattr(liveness, "STACK_SECONDS", 0.2)
@@ -212,6 +215,7 @@ def test_a_hung_rank_that_gets_no_core_for_seconds_shows_its_stack(monkeypatch: 
     assert "most recent call first" in process.communicate(timeout=60)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("comes", [True, False])
 def test_a_nodes_watcher_waits_for_the_others(comes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network disk shows them late that nothing has happened; one that is lost is not waited for for ever."""

@@ -48,6 +48,7 @@ def started(how: str) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_leaves_nothing(place: Path) -> None:
     process = started("end")
     assert len(list(place.iterdir())) == 2 and not list(place.glob("pymp-*"))
@@ -63,6 +64,7 @@ def test_a_process_that_leaves_by_os_exit_leaves_no_sockets(place: Path) -> None
     assert process.returncode == 75 and list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_has_left_goes_with_the_next_command(place: Path) -> None:
     (place / "nemo-another8").mkdir()  # not made here
     alive, killed = started("end"), started("end")

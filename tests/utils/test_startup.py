@@ -173,6 +173,7 @@ def test_a_long_folder_for_temporary_files_without_a_shorter_one(
     assert problem.endswith("set TMPDIR to a path of at most 75 bytes")
 
 
+@pytest.mark.slow
 def test_a_python_without_nemo_goes_on_in_the_environment_that_make_has_made(tmp_path: Path) -> None:
     """Nobody has to activate .venv: a bare environment stands for the system's Python."""
     bare, home = tmp_path / "bare", tmp_path / "home"

@@ -62,6 +62,7 @@ def test_again_does_nothing(wiki: Wiki, site: DumpSite, capsys: pytest.CaptureFi
     assert not any(asked.path.endswith(".bz2") for asked in site.asked)
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_then_overwrite(wiki: Wiki, site: DumpSite, made: list[Page]) -> None:
     output = wiki("--output-dir", "o") / "o" / f"{NAME}.jsonl"
     before = output.read_bytes()
@@ -200,6 +201,7 @@ def test_all_problems_at_once(wiki: Wiki) -> None:
     assert len(refused.value.problems) == 3
 
 
+@pytest.mark.slow
 def test_a_second_call_in_the_same_folder(wiki: Wiki, site: DumpSite, tmp_path: Path) -> None:
     site.faults[ARTICLES] = [Fault(slow=0.02)]
     first = threading.Thread(target=wiki)

@@ -51,6 +51,7 @@ PACKED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PACKED)
 def test_every_packing(
     name: str, xml: bytes, downloaded: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -74,6 +75,7 @@ def test_a_multistream_without_its_index(
     assert "already there, whole" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one.xml", ARTICLES])
 def test_goes_on(
     name: str,

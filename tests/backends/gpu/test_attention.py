@@ -137,6 +137,7 @@ def attention_class(stand_in: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     return TEDotProductAttention
 
 
+@pytest.mark.slow
 def test_megatrons_call_takes_this_way_where_it_fits(attention_class: Any) -> None:
     query, key, value = tensors(kind=torch.bfloat16)
     call = {"attn_mask_type": CAUSAL, "attention_bias": None, "packed_seq_params": None}

@@ -124,6 +124,7 @@ git clone ssh://git@example.org/hf_tokenizers_and_models; python train_hf_tokeni
     assert problems("--executor", "slurm", "--setup-file", str(path)) == []
 
 
+@pytest.mark.slow
 def test_an_abbreviation_is_no_way_round_what_is_ours() -> None:
     """sbatch takes every beginning of a name that is no other's; each of each option of ours is refused."""
     for name in (*slurm.OWNED, *slurm.OURS):

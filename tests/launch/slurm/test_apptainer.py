@@ -72,6 +72,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     return Job(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_rank_is_started_by_the_images_python(job: Job) -> None:
     """With the job's environment, but not with what would lead the image's Python astray."""
     done = job.run(PYTHONPATH="/home/me/lib", HF_TOKEN="hf_secret", ODD="a b'\"$HOME;`x`", LD_PRELOAD="")

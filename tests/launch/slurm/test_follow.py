@@ -38,6 +38,7 @@ def monitor(plan: Plan) -> Iterator[Monitor]:
     made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "left", "code"),
     [

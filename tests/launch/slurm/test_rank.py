@@ -22,6 +22,7 @@ def train(plan, attempt):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sees_the_end", "code"), [("0", 0), ("1", 7)])
 def test_rank_0_alone_decides_whether_the_training_is_finished(sees_the_end: str, code: int, tmp_path: Path) -> None:
     plan = dataclasses.replace(plans.plan("no_container"), run_dir=str(tmp_path))
