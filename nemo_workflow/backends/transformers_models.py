@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.abc
-import importlib.machinery
 import sys
-import types
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.backends.one_module import when_imported
 from nemo_workflow.backends.patching import replace
 from nemo_workflow.backends.registry import find
 from nemo_workflow.utils.libraries import version
@@ -21,9 +19,8 @@ NAME = "transformers.utils.import_utils"
 
 def read_once() -> None:
     """For this process, from the moment that transformers is imported; nothing is done where it has been, or isn't there."""
-    there = NAME in sys.modules or any(isinstance(finder, _Finder) for finder in sys.meta_path)
-    if not there and version("transformers") is not None:
-        sys.meta_path.insert(0, _Finder())
+    if NAME not in sys.modules and version("transformers") is not None:
+        when_imported(NAME, _then_remember)
 
 
 def remembered(original: Any) -> Any:
@@ -41,24 +38,6 @@ def remembered(original: Any) -> Any:
     return structure
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the one module where Python's own finder does."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != NAME:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Remembering(spec.loader)
-        return spec
-
-
-class _Remembering(importlib.abc.Loader):
-    def __init__(self, loader: Any):
-        self.loader = loader
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        self.loader.exec_module(module)
-        replace(find("backends.transformers_models:remembered"))
+def _then_remember(run: Callable[[], None]) -> None:
+    run()
+    replace(find("backends.transformers_models:remembered"))

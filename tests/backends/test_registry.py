@@ -34,7 +34,7 @@ ALLOWED = "backends.patching"  # the one module that may
 OFFICIAL = {
     "backends.cpu.torch:disable_compile": "torch._dynamo.config: torch's own switch",
     "backends.deferral:defer": "sys.meta_path: where Python takes import hooks; what they defer has rows",
-    "backends.transformers_models:read_once": "sys.meta_path too: what its hook replaces has a row",
+    "backends.one_module:when_imported": "sys.meta_path too: what is replaced as the module runs has a row",
     "launch.slurm.script:check_tunnel": "paramiko's handler, on a tunnel that is only tried",
     "training.sample_order:arrange": "dataset_cls: NeMo's data module takes a class there",
     "training.source_losses:attach": "training_data_step: NeMo looks for a step of that name before its own",
@@ -121,8 +121,7 @@ def modules() -> Iterator[tuple[str, str]]:
 
 
 def test_nothing_is_replaced_but_by_the_registry() -> None:
-    # the import hook of the memory pool's row, which replaces `load_inline` for the time of one import
-    own = {row.make for row in PATCHES if row.signature == OWN} | {"backends.memory_pool:leave_out"}
+    own = {row.make for row in PATCHES if row.signature == OWN}
     found = [
         f"{module}:{function}: {code}"
         for module, source in modules()
