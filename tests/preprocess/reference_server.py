@@ -11,6 +11,8 @@ import sys
 from functools import cache
 from typing import Any
 
+from nemo_workflow.backends import memory_pool
+
 
 @cache
 def tokenizer_of(folder: str, slow: bool) -> Any:
@@ -34,6 +36,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    memory_pool.leave_out()  # torch for CUDA, nvcc and no GPU: megatron-core's import would fail
     answers = sys.stdout
     sys.stdout = sys.stderr  # what libraries print is no answer
     for line in iter(sys.stdin.readline, "\n"):
