@@ -11,9 +11,8 @@ from typing import Any
 from nemo_workflow.config import flags
 from nemo_workflow.config.flags import GROUPS, TABLE, Option, type_name
 from nemo_workflow.utils import help_screen
-from nemo_workflow.utils.help_screen import WIDTH
+from nemo_workflow.utils.help_screen import ALL, WIDTH
 
-ALL = "all"
 TOPICS = {
     "run": flags.EXECUTION,
     "slurm": flags.SLURM,
