@@ -82,9 +82,9 @@ def fetch(
             raise Refusal(
                 f"{named}: {no_folder}not in the Hub's cache, and HF_HUB_OFFLINE is set; {download}"
             ) from None
-        answered = isinstance(cause, HfHubHTTPError) and cause.response is not None
-        why = "the Hub answers with an error" if answered else "the Hub can't be reached"
-        if answered and cause.response.status_code in (401, 403) and not GATED.fullmatch(hub_id):
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) and cause.response is not None else 0
+        why = "the Hub answers with an error" if status else "the Hub can't be reached"
+        if status in (401, 403) and not GATED.fullmatch(hub_id):
             download += f"; if it is gated, {LICENCE.format(hub_id)}"
         raise Refusal(
             f"{named}: {no_folder}not in the Hub's cache, and {why}; {download} (the Hub's client says:"
