@@ -13,6 +13,7 @@ import pytest
 from nemo_workflow.backends import memory_pool
 from tests.places import large, no_outside, place, shared
 from tests.preprocess.fixtures import preprocess, reference, tokenizers_dir
+from tests.waiting import WHOLE
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
@@ -77,6 +78,9 @@ def group_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(WHOLE))
     if hasattr(config, "workerinput"):  # a process of xdist's
         places = {name: place for place, name in enumerate(FIRST)}
         items.sort(key=lambda item: places.get(group_of(item.nodeid), len(places)))
