@@ -51,10 +51,10 @@ TOGETHER = ("e2e/run", "e2e/slurm", "e2e/preprocess", "preprocess", "wikipedia",
 # What takes longest goes first, so that no process is left with it at the end; the preprocessing before what imports torch and
 # NeMo into pytest's own processes, which it forks.
 FIRST = (
-    "e2e/run", "e2e/slurm", "e2e/demo/test_demo", "preprocess", "e2e/conversion/test_trained_families", "e2e/conversion/test_layouts",
-    "e2e/logs/test_loggers", "e2e/parity/test_parity", "e2e/conversion/test_families", "e2e/runs/test_sample",
-    "e2e/versions/test_matrix", "e2e/install/test_wheel", "e2e/versions/test_oldest_python", "e2e/plan/test_recipe",
-    "e2e/demo/test_readme", "importing", "config", "wikipedia",
+    "e2e/run", "e2e/slurm", "e2e/demo/test_demo", "preprocess", "e2e/conversion/test_trained_families", "e2e/versions/test_matrix",
+    "e2e/parity/test_parity", "e2e/versions/test_oldest_python", "e2e/runs/test_sample", "e2e/logs/test_loggers",
+    "e2e/install/test_wheel", "e2e/plan/test_recipe", "e2e/conversion/test_families", "e2e/demo/test_readme",
+    "e2e/conversion/test_layouts", "importing", "config", "wikipedia",
 )  # fmt: skip
 
 

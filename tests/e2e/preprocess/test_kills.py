@@ -31,11 +31,21 @@ STEM = "docs_text_document"
 
 @pytest.fixture(scope="module")
 def docs(tmp_path_factory) -> Path:
-    """About 40 MB, so that a run works for a while after it started."""
+    """About 20 MB, so that a run works for a while after it started."""
     folder = tmp_path_factory.mktemp("kills")
     path = write_jsonl(folder / "docs.jsonl", training_texts(200, seed=4))
-    path.write_bytes(path.read_bytes() * 200)
+    path.write_bytes(path.read_bytes() * 100)
     return path
+
+
+@pytest.fixture(scope="module")
+def whole(docs: Path, tokenizers_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of them makes that nobody disturbs."""
+    out = tmp_path_factory.mktemp("whole")
+    process = start(docs, tokenizers_dir, out)
+    _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, err
+    return out
 
 
 def start(docs: Path, tokenizers_dir: Path, out: Path, *more: object) -> subprocess.Popen[str]:
@@ -96,15 +106,12 @@ def stages(out: Path, size: int) -> dict[str, Callable[[], bool]]:
     return {"lock": files.pop("lock"), **parts, **files}
 
 
-def test_parent_killed_at_every_stage(docs, tokenizers_dir, tmp_path):
+def test_parent_killed_at_every_stage(docs, whole, tokenizers_dir, tmp_path):
     out, folder = tmp_path / "out", tmp_path / "out" / "preprocessed"
     small = write_jsonl(tmp_path / "docs.jsonl", training_texts(5))
     assert start(small, tokenizers_dir, out).wait(LIMIT) == 0
     old = pair_now(out)
-    process = start(docs, tokenizers_dir, tmp_path / "whole")
-    _, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, err
-    new = pair_now(tmp_path / "whole")
+    new = pair_now(whole)
     seen = set()
     for stage in stages(out, len(new[0])):
         reached = stages(out, len(new[0]))[stage]
@@ -129,12 +136,9 @@ def test_parent_killed_at_every_stage(docs, tokenizers_dir, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [f"{STEM}.{e}" for e in ("bin", "idx", "json")]
 
 
-def test_killed_runs_go_on(docs, tokenizers_dir, tmp_path):
+def test_killed_runs_go_on(docs, whole, tokenizers_dir, tmp_path):
     """Without --overwrite, each start goes on where the one before it was killed; the pair is that of one run."""
-    process = start(docs, tokenizers_dir, tmp_path / "whole")
-    _, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, err
-    whole, out = pair_now(tmp_path / "whole"), tmp_path / "out"
+    new, out = pair_now(whole), tmp_path / "out"
 
     def journaled() -> int:
         lines = [read_journal(folder) for folder in (out / "preprocessed").glob(".preprocess-*")]
@@ -148,12 +152,12 @@ def test_killed_runs_go_on(docs, tokenizers_dir, tmp_path):
         process.kill()
         process.communicate(timeout=LIMIT)
         assert all_gone(workers)
-        assert journaled() > before or pair_now(out) == whole
+        assert journaled() > before or pair_now(out) == new
         before = journaled()
     process = start(docs, tokenizers_dir, out)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0 and ("continuing a run that was stopped" in err or "already complete" in err)
-    assert pair_now(out) == whole
+    assert pair_now(out) == new
     assert [path.name for path in (out / "preprocessed").glob(".*")] == []
 
 
@@ -248,7 +252,7 @@ def test_full_disk(docs, tokenizers_dir, tmp_path):
     """A real small file system; needs the right to mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("no right to mount a small file system")
     try:
@@ -297,12 +301,9 @@ def test_pool_reports_what_its_workers_raise():
         run([1, 7, 2])
 
 
-def test_figures_are_those_of_the_pair(docs, tokenizers_dir, tmp_path):
-    process = start(docs, tokenizers_dir, tmp_path / "out")
-    _, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, err
-    made = json.loads((tmp_path / "out" / "preprocessed" / f"{STEM}.json").read_text())
-    pair = read_pair(tmp_path / "out" / "preprocessed" / STEM)
+def test_figures_are_those_of_the_pair(whole):
+    made = json.loads((whole / "preprocessed" / f"{STEM}.json").read_text())
+    pair = read_pair(whole / "preprocessed" / STEM)
     figures = check_pair(pair)
     assert (made["tokens"], made["documents"], made["dtype"]) == (pair.tokens, pair.documents, pair.dtype)
     assert (made["longest_document"], made["largest_token_id"]) == (figures.longest, figures.largest_id)
