@@ -41,10 +41,14 @@ VARIABLES = {name: value for name, value in os.environ.items() if name != "PYTHO
 
 
 def run(
-    words: Sequence[object], cwd: Path | str = REPOSITORY, env: Mapping[str, str] | None = None, timeout: float = 120
+    words: Sequence[object],
+    cwd: Path | str = REPOSITORY,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 120,
+    loaded: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run` of Python with these words: a script and its arguments, -m with a module, or -c with a program."""
-    return completed(functools.partial(start, words, cwd=cwd, env=env), words, timeout)
+    return completed(functools.partial(start, words, cwd=cwd, env=env, loaded=loaded), words, timeout)
 
 
 def completed(
@@ -74,7 +78,10 @@ def start(
     ours, theirs = socket.socketpair()
     with Path(os.devnull).open() as nothing, theirs, server.lock:
         _send(server.socket, order, [theirs.fileno(), nothing.fileno(), out.fileno(), err.fileno()])
-    return Forked(ours, int(_receive(ours)[0]["pid"]))
+    try:
+        return Forked(ours, int(_receive(ours)[0]["pid"]))
+    except EOFError as error:
+        raise EOFError(f"{error}: {server.last_words()}") from None
 
 
 class Process(Protocol):
@@ -130,7 +137,11 @@ class _Server:
         self.lock = threading.Lock()
         self.socket, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno()), *(["loaded"] if loaded else [])]
-        self.process = subprocess.Popen(command, env=VARIABLES, cwd=REPOSITORY, pass_fds=[theirs.fileno()])
+        # what the imports complain of is nobody's; it is told where they fail
+        self.said = tempfile.TemporaryFile() if loaded else None  # noqa: SIM115 - lives as long as we
+        self.process = subprocess.Popen(
+            command, env=VARIABLES, cwd=REPOSITORY, pass_fds=[theirs.fileno()], stderr=self.said
+        )
         theirs.close()
         atexit.register(self.end, os.getpid())
 
@@ -141,6 +152,12 @@ class _Server:
             if who not in cls._of:
                 cls._of[who] = cls(loaded)
             return cls._of[who]
+
+    def last_words(self) -> str:
+        if self.said is None:
+            return ""
+        self.said.seek(0)
+        return self.said.read().decode(errors="replace")[-1000:]
 
     def end(self, owner: int) -> None:
         """So that the CPU time of what it has forked counts as this process's."""

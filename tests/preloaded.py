@@ -71,10 +71,20 @@ def start(
     """Start it with these streams, forked where that is the same."""
     words = [*map(str, command)]
     variables = dict(os.environ if env is None else env)
-    if why := unfit(words, variables, cwd, [forked.VARIABLES]):
+    if why := unfit(words, variables, cwd, [forked.VARIABLES]) or _why_none():
         _tell(why, words)
         return subprocess.Popen(words, cwd=cwd, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
     return forked.start(words[1:], out, err, cwd, variables, loaded=True)
+
+
+@functools.cache
+def _why_none() -> str:
+    """Why no command can be forked on this machine: with CUDA, imports start threads."""
+    try:
+        forked.run(["-c", ""], loaded=True)
+    except EOFError as error:
+        return str(error)
+    return ""
 
 
 def unfit(words: list[str], variables: Mapping[str, str], cwd: Path | str, known: Sequence[Mapping[str, str]]) -> str:
@@ -86,9 +96,7 @@ def unfit(words: list[str], variables: Mapping[str, str], cwd: Path | str, known
     for name in {*variables, *(name for each in known for name in each)}:
         given = variables.get(name)
         if name in FRESH or (
-            AT_IMPORT.fullmatch(name)
-            and not AGAIN.fullmatch(name)
-            and given not in [each.get(name) for each in known]
+            AT_IMPORT.fullmatch(name) and not AGAIN.fullmatch(name) and given not in [each.get(name) for each in known]
         ):
             return f"{name}={given}"
     places = [place for place in variables.get("PYTHONPATH", "").split(os.pathsep) if place]
@@ -217,7 +225,7 @@ def fork_or_execute(
     variables = dict(os.environ) if pairs is None else {name: value for name, _, value in pairs}
     known = [_Loaded.given, _Loaded.given | _Loaded.set_by_rank]
     why = "a folder or user to be refused" if not os.path.isdir(folder) or (gid, gids, uid) != (None,) * 3 else ""  # noqa: PTH112
-    why = why or ("threads of a library's" if len(os.listdir("/proc/self/task")) > threading.active_count() else "")  # noqa: PTH208
+    why = why or _threads()
     why = why or unfit(words, variables, folder, known)
     if why:
         _tell(why, words)
@@ -251,6 +259,16 @@ def fork_or_execute(
     except BaseException:  # noqa: BLE001 - nothing may go on into the parent's code
         traceback.print_exc()
     os._exit(1)
+
+
+def _threads() -> str:
+    """What a fork would not know of; a thread of Python's that has just ended may still be seen."""
+    end = time.monotonic() + 0.2
+    while len(os.listdir("/proc/self/task")) > threading.active_count():  # noqa: PTH208 - by the hundred
+        if time.monotonic() > end:
+            return "threads of a library's"
+        time.sleep(0.005)
+    return ""
 
 
 def _outlast(thread: int) -> None:
