@@ -28,6 +28,10 @@ from types import ModuleType
 from typing import IO, Any, ClassVar, Protocol
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(REPOSITORY)
+from tests.waiting import LIMIT  # noqa: E402 - found there
+
 # what the commands import on their way to a plan or a refusal
 LIGHT = (
     "nemo_workflow.config.completion", "nemo_workflow.config.resolve", "nemo_workflow.conversion.command",
@@ -44,7 +48,7 @@ def run(
     words: Sequence[object],
     cwd: Path | str = REPOSITORY,
     env: Mapping[str, str] | None = None,
-    timeout: float = 120,
+    timeout: float = LIMIT,
     loaded: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """As `subprocess.run` of Python with these words: a script and its arguments, -m with a module, or -c with a program."""
@@ -116,7 +120,7 @@ class Forked:
             self._told.close()
         return self.returncode
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = LIMIT) -> int:
         """Its exit code, less than 0 for a signal; it is killed where it takes longer."""
         if self.returncode is None and not select.select([self._told], [], [], timeout)[0]:
             os.kill(self.pid, signal.SIGKILL)
@@ -294,7 +298,6 @@ if __name__ == "__main__":
     ended: list[int] = []
     atexit.register(_leave, ended)  # before whatever registers more: it is called after that
     own = sys.path[1:]
-    sys.path[0] = str(REPOSITORY)
     order = _main(own)
     try:
         execute(order["words"])

@@ -35,6 +35,7 @@ from typing import IO, Any, NoReturn
 
 from tests import forked
 from tests.forked import REPOSITORY
+from tests.waiting import LIMIT
 
 FAULTS = REPOSITORY / "tests" / "e2e" / "run" / "faults"  # its sitecustomize is run in each process, as Python would
 # read by a library as it is imported or loaded; those of AGAIN are read again here, or while a command runs
@@ -55,7 +56,10 @@ EXECUTE = subprocess._fork_exec  # type: ignore[attr-defined]
 
 
 def run(
-    command: Sequence[object], cwd: Path | str = REPOSITORY, env: Mapping[str, str] | None = None, timeout: float = 600
+    command: Sequence[object],
+    cwd: Path | str = REPOSITORY,
+    env: Mapping[str, str] | None = None,
+    timeout: float = LIMIT,
 ) -> subprocess.CompletedProcess[str]:
     """As subprocess.run of a command that begins with this Python's path; its output is kept, and no exit code raises."""
     return forked.completed(functools.partial(start, command, cwd=cwd, env=env), command, timeout)

@@ -12,7 +12,7 @@ from nemo_workflow.config import containers, memory, optimizer_states, run_time
 from nemo_workflow.config.memory import Usage
 from nemo_workflow.config.parallelism import layers_a_stage
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.config.recipe_fields import field_values
+from nemo_workflow.config.recipe_fields import PIECES, field_values
 from nemo_workflow.config.schedule import rate_at
 from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.data.splits import parse_split, parts_of
@@ -234,7 +234,7 @@ def _time(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
 def differences(plan: Plan, recipe: Recipe) -> list[dict[str, Any]]:
     """Recipe fields that the plan sets to something else than the stock recipe does: field, stock, ours."""
     ours = field_values(plan)
-    stock = recipe.fields | {field: recipe.layout[name] for name, field in LAYOUT_FIELDS.items()}
+    stock = recipe.fields | {field: recipe.layout[name] for name, field in LAYOUT_FIELDS.items()} | {PIECES: None}
     ours[LAYOUT_FIELDS["virtual_pipeline"]] = plan.layout.virtual_pipeline
     return [
         {"field": field, "stock": stock[field], "ours": ours[field]}

@@ -11,7 +11,7 @@ from nemo_workflow.preprocess.input_files import find_sources
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
 from nemo_workflow.preprocess.tables import open_table
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import write_json, written_aside
@@ -19,6 +19,17 @@ from nemo_workflow.utils.files import write_json, written_aside
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 4096
 SMALLEST = 257  # the 256 bytes and the end of a text
+# what tokenizers, sentencepiece, litgpt and transformers call our flags
+MEANINGS = called(
+    {
+        "--vocabulary": "vocab-size vocabulary-size vocab num-tokens n-vocab size num-merges",
+        "--input": "files file input-file input-dir input-files data corpus text train-file",
+        "--output-dir": "output out output-path out-dir save save-dir model-prefix model-name",
+        "--json-key": "json-keys text-key text-field text-column key field",
+        "--extend": "tokenizer hf-tokenizer base-tokenizer from-tokenizer",
+        "--max-mb": "max-bytes max-size input-sentence-size limit",
+    }
+)
 PIECE = 1 << 16  # characters that the trainer gets at once
 
 
@@ -28,6 +39,7 @@ def main() -> int:
         prog="python -m nemo_workflow.tokenizer",
         description="Train a byte-level BPE tokenizer on your own text: for a small model, or a language that published"
         " tokenizers cut into single bytes. It takes any text, and needs no network. --extend adds to a model's own instead.",
+        meanings=MEANINGS,
     )
     parser.add_argument(
         "--input",

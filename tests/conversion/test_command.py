@@ -11,6 +11,7 @@ import pytest
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
+from tests.waiting import LIMIT
 
 # the command, and whether it imported what takes seconds
 PROGRAM = """
@@ -25,7 +26,7 @@ finally:
 
 
 def look(folder: Path, *more: str) -> tuple[int, str, str]:
-    done = forked.run(["-c", PROGRAM, "--source", folder, "--dry-run", *more], timeout=60)
+    done = forked.run(["-c", PROGRAM, "--source", folder, "--dry-run", *more], timeout=LIMIT)
     assert "heavy: []" in done.stdout
     return done.returncode, done.stdout, done.stderr
 

@@ -191,6 +191,25 @@ def test_layout_of_many(shared: Place) -> None:
     )
 
 
+def test_stages_with_unlike_numbers_of_layers(shared: Place) -> None:
+    def changed(words: str, model: str = "llama31_8b") -> tuple[list[int], dict[str, object]]:
+        flags = f"--executor slurm --dry-run -gbs 32 --seq-length 128 --max-steps 5 {words}"
+        described = dry_run.describe(shared.plan(*flags.split(), model_name=model, accelerator=None))
+        fields = {entry["field"].partition("strategy.")[2]: entry["ours"] for entry in described["differences"]}
+        names = ("num_layers", "account_for", "pipeline_model_parallel_layout")
+        return described["layout"]["layers_a_stage"], {k: v for k, v in fields.items() if k.startswith(names)}
+
+    last = {"num_layers_in_last_pipeline_stage": 15}
+    assert changed("-G 4 -PP 2 --last-stage-layers 15") == ([17, 15], last)
+    spelled = {"pipeline_model_parallel_layout": "Ettttt|tttt|tttt|tttL"}
+    assert changed("-G 4 -PP 2 -VPP 2 --first-stage-layers 9 --last-stage-layers 7", "llama32_1b") == ([9, 7], spelled)
+    # megatron-core takes one way alone: what the recipe says of its own goes
+    uncounted = {"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False}
+    found = changed("-G 8 -TP 4 -SP -PP 2 --last-stage-layers 62", "llama31_405b")
+    assert found == ([64, 62], uncounted | {"num_layers_in_last_pipeline_stage": 62})
+    assert changed("-G 8 -TP 4 -SP -PP 2", "llama31_405b") == ([63, 63], {})
+
+
 def test_differences_name_every_field_that_a_flag_changes(shared: Place) -> None:
     plan = shared.plan(
         "--adam-beta2", "0.9", "--seed", "7", "--clip-grad", "1.0", "-G", "2", "-TP", "2", "--disable-dist-optim"

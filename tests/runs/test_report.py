@@ -19,6 +19,7 @@ from nemo_workflow.runs.report.page import write_comparison, write_report
 from nemo_workflow.utils import machine
 from tests.later import later
 from tests.runs import fake_runs
+from tests.waiting import LIMIT
 
 charts = later("nemo_workflow.runs.report.charts")
 
@@ -120,7 +121,7 @@ def test_a_training_is_not_held_up(run: RunFolder) -> None:
     assert first is not None and first.poll() is None  # it returned before the page was written
     refresher.refresh()
     assert refresher.process is first
-    assert first.wait(300) == 0 and (run.path / "report.html").stat().st_mtime_ns > before
+    assert first.wait(LIMIT) == 0 and (run.path / "report.html").stat().st_mtime_ns > before
     refresher.finish(60)
     assert not list(run.path.glob(".report.html*"))
 

@@ -15,6 +15,7 @@ import pytest
 from nemo_workflow.utils import console
 from nemo_workflow.utils.console import Meter, human_count
 from tests.e2e.run.harness import REPOSITORY
+from tests.waiting import LIMIT
 
 PROGRAM = """
 import sys
@@ -44,7 +45,7 @@ def test_a_closed_pipe_ends_only_what_is_made_to_be_seen(kind: str, code: int, t
     process.stdin.write("\n")
     process.stdin.close()
     errors = process.stderr.read()
-    assert process.wait(30) == code and errors == told
+    assert process.wait(LIMIT) == code and errors == told
 
 
 def test_a_log_on_a_full_disk_goes_on_when_there_is_room() -> None:

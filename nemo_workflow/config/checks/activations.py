@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.parallelism import layers_a_stage
+from nemo_workflow.config.parallelism import chunks_of, layers_a_stage
 
 
 def recompute(run: Run) -> Iterator[str]:
@@ -30,7 +30,8 @@ def recompute(run: Run) -> Iterator[str]:
             yield f"--recompute-granularity full: needs {' and '.join(missing)} too, e.g. {_recompute_example(missing)}"
     if settings.recompute_num_layers and run.layout and run.recipe:
         try:
-            stage = max(layers_a_stage(run.sizes, run.recipe.layout, run.layout)) // run.layout.virtual_pipeline
+            stages = layers_a_stage(run.sizes, run.recipe.layout, run.layout)
+            stage = chunks_of(max(stages), run.layout.virtual_pipeline)[0]
         except ValueError:
             return  # said by the pipeline's own rule
         if settings.recompute_num_layers > stage:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.checks.hardware import cores_short_of
-from nemo_workflow.config.parallelism import Layout, layers_a_stage
+from nemo_workflow.config.parallelism import Layout, ends_of, enough_for_chunks, layers_a_stage, left_for_others
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils.console import counted
 
@@ -138,6 +138,8 @@ def pipeline_split(run: Run) -> Iterator[str]:
     try:
         stages = layers_a_stage(run.sizes, recipe.layout, layout)
     except ValueError as error:
+        if _named_ends(layout):
+            return  # said by stage_ends
         even = _even_stages(run, layout, recipe)
         yield f"--pipeline-model-parallel-size {layout.pipeline}: can't split {error} of {recipe.name} evenly; use {even}"
         return
@@ -163,7 +165,11 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
         yield f"{named}: the models of {recipe.name} can't be split into virtual stages; leave it out"
         return
     each = (sum(stages) + recipe.layout["embedding_counts"] + recipe.layout["loss_counts"]) // layout.pipeline
-    if each % layout.virtual_pipeline:
+    if any(ends_of(recipe.layout, layout)):
+        if not enough_for_chunks(stages, layout.virtual_pipeline):
+            split = ", ".join(map(str, stages))
+            yield f"{named}: stages of {split} layers have none for each of their {layout.virtual_pipeline} chunks; lower it"
+    elif each % layout.virtual_pipeline:
         yield f"{named}: doesn't divide the {counted(each, 'layer')} of a stage; use a divisor of it"
     micro = layout.micro_batches(run.settings.global_batch_size, run.settings.micro_batch_size)
     if micro % layout.pipeline:
@@ -171,6 +177,52 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
             f"{named}: the {counted(micro, 'micro batch')} of a step {'is' if micro == 1 else 'are'} not a multiple of"
             f" --pipeline-model-parallel-size {layout.pipeline}; change --global-batch-size"
         )
+
+
+def stage_ends(run: Run) -> Iterator[str]:
+    """TransformerConfig.__post_init__ (megatron-core 0.15.3): what the first and the last stage leave divides over the
+    other stages.
+    """
+    layout, recipe = run.layout, run.recipe
+    if layout is None or recipe is None or not _named_ends(layout):
+        return
+    named = ", ".join(_named_ends(layout))
+    if layout.pipeline == 1:
+        yield f"{named}: needs --pipeline-model-parallel-size 2 or more; leave it out"
+    elif recipe.family != "gpt":
+        yield f"{named}: the models of {recipe.name} have as many layers in each stage; leave it out"
+    else:
+        try:
+            layers_a_stage(run.sizes, recipe.layout, layout)
+        except ValueError:
+            yield f"{named}: {_what_ends_leave(run, layout, recipe)}"
+
+
+def _named_ends(layout: Layout) -> list[str]:
+    """The flags that give an end of the pipeline a number of layers, as typed."""
+    ends = {"--first-stage-layers": layout.first_stage_layers, "--last-stage-layers": layout.last_stage_layers}
+    return [f"{flag} {layers}" for flag, layers in ends.items() if layers]
+
+
+def _what_ends_leave(run: Run, layout: Layout, recipe: Recipe) -> str:
+    """Why no split has these ends, and what has."""
+    layers, (first, last) = run.sizes["num_layers"], ends_of(recipe.layout, layout)
+    left, others = left_for_others(layers, layout.pipeline, first, last)
+    model = f"the {layers} layers of {recipe.name}"
+    if not others:
+        return f"the two stages don't add up to {model}; leave one of the flags out"
+    other_stages = "1 other stage" if others == 1 else f"{others} other stages"
+    name = "last" if layout.last_stage_layers else "first"
+    fits = []
+    for size in range(1, layers):
+        trial = replace(layout, last_stage_layers=size) if name == "last" else replace(layout, first_stage_layers=size)
+        with contextlib.suppress(ValueError):
+            layers_a_stage(run.sizes, recipe.layout, trial)
+            fits.append(size)
+    asked = layout.last_stage_layers or layout.first_stage_layers or 0
+    near = sorted(sorted(fits, key=lambda size: abs(size - asked))[:2])
+    mend = f"--{name}-stage-layers {' or '.join(map(str, near))} would do" if near else "lower them"
+    return f"of {model} {left if left > 0 else 'none'} {'is' if left == 1 else 'are'} left for the {other_stages}, which must have as many each; {mend}"
 
 
 # A rotary base of our own would have to be proved through the export: an import with another config.json is.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import shutil
@@ -22,11 +21,11 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
 from tests import preloaded
 from tests.forked import Process
+from tests.waiting import LIMIT, until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FAULTS = Path(__file__).parent / "faults"
 FONTS = f"{tempfile.gettempdir()}/nemo-workflow-{os.getuid()}/matplotlib"  # listed once for all
-SECONDS = 600  # that a start may take on a busy machine
 
 
 @dataclass
@@ -112,13 +111,13 @@ class Experiment:
     ) -> None:
         try:
             if when is not None:
-                end = time.monotonic() + SECONDS
+                end = time.monotonic() + LIMIT
                 while process.poll() is None and time.monotonic() < end:
                     if any(when(event) for event in tail.new()):
                         process.send_signal(send)
                         break
                     time.sleep(0.02)
-            process.wait(timeout=SECONDS)
+            process.wait(timeout=LIMIT)
         finally:
             process.kill()
 
@@ -208,13 +207,9 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def none_left(folder: Path, seconds: float = 60) -> bool:
-    """Whether all processes of a run are gone, at the latest after `seconds`."""
-    for _ in itertools.takewhile(lambda n: n < seconds * 5, itertools.count()):
-        if not processes_of(folder):
-            return True
-        time.sleep(0.2)
-    return False
+def none_left(folder: Path) -> bool:
+    """Wait until all processes of a run are gone."""
+    return bool(until(lambda: not processes_of(folder), 0.2))
 
 
 def manifest(checkpoint: Path) -> dict[str, Any]:

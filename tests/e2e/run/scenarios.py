@@ -243,11 +243,11 @@ def _continued(
 
 @scenario("one_rank")
 def other_layouts(place: Place) -> Any:
-    """The checkpoint of one rank continued on two: data, tensor and pipeline parallel."""
+    """The checkpoint of one rank continued on two: data, tensor and pipeline parallel, the last with stages of three layers and one."""
     return {
         "DP2": _continued(place, "DP2", 8, ranks=2),
         "TP2": _continued(place, "TP2", 8, "-TP", "2", ranks=2),
-        "PP2": _continued(place, "PP2", 8, "-PP", "2", ranks=2),
+        "PP2": _continued(place, "PP2", 8, "-PP", "2", "--first-stage-layers", "3", ranks=2),
     }
 
 
