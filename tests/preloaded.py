@@ -38,13 +38,15 @@ from tests.forked import REPOSITORY
 from tests.waiting import LIMIT
 
 FAULTS = REPOSITORY / "tests" / "e2e" / "run" / "faults"  # its sitecustomize is run in each process, as Python would
-# read by a library as it is imported or loaded; those of AGAIN are read again here, or while a command runs
+# Read by a library as it is imported or loaded; those of AGAIN are read again here, or while a command runs. torch's compiler,
+# which pytest's own imports set variables for, compiles nothing here.
 AT_IMPORT = re.compile(
     r"(ATEN|GOMP|HF|HUGGINGFACE|HUGGING_FACE|KMP|LC|LD|LIGHTNING|MALLOC|MKL|NEMO|NUMEXPR|OMP|OPENBLAS|PL|PYTHON|PYTORCH|TORCH"
     r"|TRANSFORMERS|XDG)_?.*|HOME|LANG|PATH_INFO|USE_.*"
 )
 AGAIN = re.compile(
-    r"OMP_NUM_THREADS|NEMORUN_HOME|NEMO_WORKFLOW_LAUNCHER|PYTHON(PATH|UNBUFFERED|SAFEPATH|DONTWRITEBYTECODE)|TORCH(X|ELASTIC)_.*"
+    r"OMP_NUM_THREADS|NEMORUN_HOME|NEMO_WORKFLOW_LAUNCHER|PYTHON(PATH|UNBUFFERED|SAFEPATH|DONTWRITEBYTECODE)"
+    r"|TORCH(X|ELASTIC|INDUCTOR|_COMPILE)_.*"
 )
 # imported beside what a rank needs: by the launcher, torchrun, conversions, samples, evaluations
 MODULES = (
