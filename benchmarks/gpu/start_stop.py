@@ -41,11 +41,12 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--model", default="llama32_1b")
     parser.add_argument("--accelerator", default="gpu")
+    parser.add_argument("--until", default="step,save,end", help="what each start is stopped in")
     parser.add_argument("--flags", default="", help="more of pretrain_llm.py's, in one word")
     options = parser.parse_args()
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
-    right = [one_start(options, until, code) for until, code in (("step", 130), ("save", 130), ("", 0))]
+    right = [one_start(options, until, 0 if until == "end" else 130) for until in options.until.split(",")]
     steps = [event["step"] for event in launch.steps_of(launch.history_of(options.out))]
     print(f"steps: {steps}")
     return 0 if all(right) and steps == list(range(1, STEPS + 1)) else 1
@@ -79,14 +80,14 @@ def one_start(options: argparse.Namespace, until: str, expected: int) -> bool:
         process = subprocess.Popen(command, cwd=HERE.parents[1], stdout=screen, stderr=screen)
     asked = None
     while process.poll() is None:
-        if asked is None and until and due(options.out, done, until):
+        if asked is None and until != "end" and due(options.out, done, until):
             time.sleep(0.3)
             asked = time.time()
             process.send_signal(signal.SIGINT)
         time.sleep(0.05)
     ended = time.time()
     history = launch.history_of(options.out)[done:]
-    told: dict[str, Any] = {"ranks": options.ranks, "until": until or "end", "exit_code": process.returncode}
+    told: dict[str, Any] = {"ranks": options.ranks, "until": until, "exit_code": process.returncode}
     with contextlib.suppress(StopIteration, IndexError):  # it has not got so far
         told |= start(options.out, history, began)
         last = launch.steps_of(history)[-1]["time"]

@@ -99,7 +99,7 @@ def fill(shards: Iterable[Any]) -> None:
             continue
         if shard.data.is_meta:
             wanted.setdefault(_storage(shard.data), []).append(Part(shard))
-        elif shard.data.is_cuda and type(shard.data) in (torch.Tensor, torch.nn.Parameter):
+        elif shard.data.is_cuda:  # those in fp8 too, which copy_ turns into numbers of their nominal kind
             numbers = shard.data.detach()
             shard.data = _host_memory(numbers.numel(), numbers.dtype).view(numbers.shape)
             shard.data.copy_(numbers, non_blocking=True)

@@ -10,13 +10,11 @@ starts CUDA and 60 threads (seen on an H200). NEMO_WORKFLOW_FRESH_RANKS=1 asks f
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -60,8 +58,8 @@ def main(arguments: list[str]) -> None:
     outlive_parent()
     code = 0
     if liveness.launcher_alive(os.environ[liveness.LAUNCHER]):
-        code = _code_of(functools.partial(torchrun, arguments))
-    _leave(code)  # taking NeMo's modules apart takes a second
+        code = rank.code_of(functools.partial(torchrun, arguments))
+    rank.leave(code)
 
 
 def _restore(variables: Any, given: dict[str, str | None]) -> None:
@@ -198,36 +196,10 @@ def _be_rank(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         sys.argv = list(words[words.index("-m") + 1 :])
         _unlike_the_others()
-        code = _code_of(functools.partial(rank.main, words[-1]))
+        code = rank.code_of(functools.partial(rank.main, words[-1]))
     except BaseException:  # noqa: BLE001 - nothing may go on into torchrun's own code
         traceback.print_exc()
-    _leave(code)
-
-
-def _code_of(run: Callable[[], None]) -> int:
-    """The exit code of a Python that runs this."""
-    try:
-        run()
-    except SystemExit as error:
-        if error.code is None or isinstance(error.code, int):
-            return (error.code or 0) & 0xFF
-        print(error.code, file=sys.stderr)
-        return 1
-    except BaseException:  # noqa: BLE001
-        sys.excepthook(*sys.exc_info())
-        return 1
-    return 0
-
-
-def _leave(code: int) -> NoReturn:
-    """End this process as Python would, but leave all in memory as it is."""
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends a forked process
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
+    rank.leave(code)
 
 
 def _let_go(kept: set[int]) -> None:
