@@ -42,6 +42,8 @@ $(VENV)/installed: requirements.txt requirements/common.txt constraints.txt | $(
 	$(BIN)/pip check
 	@# `python -m nemo_workflow.runs` from any folder, once the environment is active
 	@echo "$(CURDIR)" > "$$(echo $(VENV)/lib/python3.*/site-packages)/nemo_workflow_here.pth"
+	@# Ctrl-C while this Python starts one of our commands; the name has it read before other packages' files
+	@cp tools/ctrl_c.pth "$$(echo $(VENV)/lib/python3.*/site-packages)/_nemo_workflow_ctrl_c.pth"
 	@touch $@
 
 $(VENV)/installed-dev: requirements/dev.txt requirements/docs.txt $(VENV)/installed

@@ -1,5 +1,9 @@
 """Pretrain a language model with NVIDIA NeMo 2.0: plan, train, resume, convert."""
 
+import os
+import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -7,3 +11,27 @@ REPOSITORY = PACKAGE.parent
 
 # `python -m nemo_workflow.dataset` and its kin: the commands that are not a package of their own
 __path__.append(str(PACKAGE / "runs" / "commands"))
+
+# what a user types, beside `python -m nemo_workflow.NAME`
+COMMANDS = (
+    "pretrain_llm.py", "convert_from_hf_to_nemo2.py", "convert_from_nemo2_to_hf.py", "list_supported_model_config.py",
+    "download_wiki.py", "pretrain-llm", "preprocess-data", "convert-hf-to-nemo2", "convert-nemo2-to-hf", "download-wiki",
+    "nemo-runs",
+)  # fmt: skip
+
+
+def is_a_command(words: Sequence[str]) -> bool:
+    """Whether Python was started with these words (sys.orig_argv without its first) to run one of our commands."""
+    program = [word for word in words if word == "-m" or not word.startswith("-")]
+    if program[:1] == ["-m"]:
+        return program[1:2] != [] and program[1].rpartition(".")[0] == "nemo_workflow"
+    return program != [] and Path(program[0]).name in COMMANDS
+
+
+def leave(*_: object) -> None:
+    """On Ctrl-C while nothing has begun, or all is done: Python would show a traceback through its imports."""
+    os._exit(130)
+
+
+if is_a_command(sys.orig_argv[1:]) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, leave)  # until errors.run_command, which catches it

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nemo_workflow.backends import memory_pool
+from tests import forked
 from tests.places import large, no_outside, place, shared
 from tests.preprocess.fixtures import preprocess, reference, tokenizers_dir
+from tests.waiting import WHOLE
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadScopeScheduling
@@ -32,6 +34,9 @@ memory_pool.leave_out()
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# before a test changes any
+forked.VARIABLES = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
 # a shell's background job ignores Ctrl-C, and one under nohup SIGHUP, and so would all that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -50,10 +55,10 @@ TOGETHER = ("e2e/run", "e2e/slurm", "e2e/preprocess", "preprocess", "wikipedia",
 # What takes longest goes first, so that no process is left with it at the end; the preprocessing before what imports torch and
 # NeMo into pytest's own processes, which it forks.
 FIRST = (
-    "e2e/run", "e2e/slurm", "e2e/demo/test_demo", "preprocess", "e2e/conversion/test_trained_families", "e2e/conversion/test_layouts",
-    "e2e/logs/test_loggers", "e2e/parity/test_parity", "e2e/conversion/test_families", "e2e/runs/test_sample",
-    "e2e/versions/test_matrix", "e2e/install/test_wheel", "e2e/versions/test_oldest_python", "e2e/plan/test_recipe",
-    "e2e/demo/test_readme", "importing", "config", "wikipedia",
+    "e2e/run", "e2e/slurm", "e2e/demo/test_demo", "preprocess", "e2e/conversion/test_trained_families", "e2e/versions/test_matrix",
+    "e2e/parity/test_parity", "e2e/versions/test_oldest_python", "e2e/runs/test_sample", "e2e/logs/test_loggers",
+    "e2e/install/test_wheel", "e2e/plan/test_recipe", "e2e/conversion/test_families", "e2e/demo/test_readme",
+    "e2e/conversion/test_layouts", "importing", "config", "wikipedia",
 )  # fmt: skip
 
 
@@ -77,6 +82,9 @@ def group_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(WHOLE))
     if hasattr(config, "workerinput"):  # a process of xdist's
         places = {name: place for place, name in enumerate(FIRST)}
         items.sort(key=lambda item: places.get(group_of(item.nodeid), len(places)))

@@ -28,8 +28,9 @@ FLAGS = {
     "micro_batch": "micro_batch_size",
     "recompute": "recompute_granularity",
 }
+STAGES = ("first_stage_layers", "last_stage_layers")
 RECOMPUTE = ("recompute_granularity", "recompute_method", "recompute_num_layers")
-NEUTRAL: dict[str, Any] = dict.fromkeys(FLAGS.values(), 1) | {"recompute_granularity": None}
+NEUTRAL: dict[str, Any] = dict.fromkeys(FLAGS.values(), 1) | dict.fromkeys((*STAGES, "recompute_granularity"))
 
 
 def splits_of(settings: Settings) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def splits_of(settings: Settings) -> dict[str, Any]:
         "tensor": settings.tensor_model_parallel_size,
         "pipeline": settings.pipeline_model_parallel_size,
         "virtual_pipeline": settings.virtual_pipeline_model_parallel_size,
+        "stages": (settings.first_stage_layers, settings.last_stage_layers),
         "context": settings.context_parallel_size,
         "expert": settings.expert_model_parallel_size,
         "micro_batch": settings.micro_batch_size,
@@ -50,9 +52,11 @@ def free_splits(settings: Settings, accelerator: str) -> frozenset[str]:
     whole = settings.layout == WHOLE
     free = set()
     for name, value in splits_of(settings).items():
-        given = RECOMPUTE if name == "recompute" else (FLAGS[name],)
+        given = {"recompute": RECOMPUTE, "stages": STAGES}.get(name) or (FLAGS[name],)
         if value is AUTO or value == WHOLE or (whole and not any(one in settings.given for one in given)):
             free.add(name)
+    if "pipeline" in free and not settings.given.intersection(STAGES):
+        free.add("stages")
     if free - {"micro_batch"} and micro_batch.is_ours(settings, accelerator):
         free.add("micro_batch")
     return frozenset(free)
@@ -61,7 +65,8 @@ def free_splits(settings: Settings, accelerator: str) -> frozenset[str]:
 def neutral(settings: Settings) -> Settings:
     """The settings with every split that is left to us at one rank, so that all else can be worked out."""
     free = free_splits(settings, "gpu")
-    values: dict[str, Any] = {FLAGS[name]: NEUTRAL[FLAGS[name]] for name in free}
+    flags = {flag for name in free for flag in (STAGES if name == "stages" else (FLAGS[name],))}
+    values: dict[str, Any] = {flag: NEUTRAL[flag] for flag in flags}
     if settings.micro_batch_size is AUTO:
         values["micro_batch_size"] = 1
     return replace(settings, **values)
@@ -125,8 +130,10 @@ def values_of(job: Job, free: frozenset[str]) -> dict[str, Any]:
     """The flags' values that give a job's free splits."""
     layout = job.layout
     values: dict[str, Any] = {
-        FLAGS[name]: getattr(layout, name) for name in free if name not in ("micro_batch", "recompute")
+        FLAGS[name]: getattr(layout, name) for name in free if name not in ("micro_batch", "recompute", "stages")
     }
+    if "stages" in free:
+        values |= {name: getattr(layout, name) for name in STAGES}
     if "tensor" in free:
         values["sequence_parallel"] = layout.sequence_parallel
     if "expert" in free and not job.sizes.get("num_moe_experts"):
@@ -184,6 +191,8 @@ def described(choice: Choice) -> str:
     layout, job = choice.job.layout, choice.job
     text = f"TP {layout.tensor} x PP {layout.pipeline} x CP {layout.context} x DP {layout.data}"
     text += f", VPP {layout.virtual_pipeline}" if layout.virtual_pipeline > 1 else ""
+    if layout.first_stage_layers or layout.last_stage_layers:
+        text += f", stages of {'-'.join(map(str, job.stages))} layers"
     text += f", EP {layout.expert}" if layout.expert > 1 else ""
     again = choice.recompute
     return f"{text}, micro batch {job.micro_batch}" + ("" if again == "none" else f", {again} recomputed")

@@ -291,6 +291,8 @@ _OURS = [
     Option("precision", TRAINING, "precision of the training; unset: the recipe's (bf16-mixed in all of NeMo's)", choices=("bf16-mixed", "16-mixed", "32")),
     Option("fp8-recipe", TRAINING, "with --fp8: how scaling factors are found, in NeMo's names (tensorwise is current scaling); unset: delayed", choices=("delayed", "tensorwise", "blockwise", "mxfp8")),
     Option("fp8-output-layer", TRAINING, "with --fp8: the output layer's products in fp8 too, for models with tied embeddings", switch=True, default=False),
+    Option("first-stage-layers", PARALLEL, "layers of the first pipeline stage; unset: as many as the others", type=int, least=1),
+    Option("last-stage-layers", PARALLEL, "layers of the last pipeline stage, which has the output layer too; unset: as many as the others", type=int, least=1),
     Option("expert-model-parallel-size", PARALLEL, "split the experts of a mixture over this many ranks; unset: the recipe's", type=int_or_auto, short=("-EP",), sets=(f"{STRATEGY}.expert_model_parallel_size",), least=1),
     Option("layout", PARALLEL, "auto: choose -TP -PP -VPP -CP -EP, micro batch and recomputation by the plan, the fastest that fits; flags that are given keep their value. Each of these flags also takes auto", choices=("auto",)),
     Option("blend", DATA, "file with one line `WEIGHT PATH` per source, instead of --dataset-dir; PATH is a folder or a prefix, WEIGHT a number or `tokens`; max-epochs=N may come between them", metavar="FILE"),

@@ -13,13 +13,15 @@ from typing import Any
 from nemo_workflow.config import memory, step_time
 from nemo_workflow.config.memory import Job
 from nemo_workflow.config.micro_batch import ENOUGH_TOKENS
-from nemo_workflow.config.parallelism import Layout, layers_a_stage
+from nemo_workflow.config.parallelism import Layout, chunks_of, enough_for_chunks, layers_a_stage
 from nemo_workflow.config.step_time import Cluster, Memo, StepTime
 from nemo_workflow.models import parameters
 from nemo_workflow.models.catalog import Recipe
+from nemo_workflow.utils.console import counted
 
-SPLITS = ("tensor", "pipeline", "virtual_pipeline", "context", "expert", "micro_batch", "recompute")
+SPLITS = ("tensor", "pipeline", "virtual_pipeline", "stages", "context", "expert", "micro_batch", "recompute")
 LEAST_TOKENS = 2048  # a rank gets no shorter piece of a sequence: the host can't keep up then (docs/performance.md)
+UNEVEN_TRIED = 6  # of the fastest splits, with stages that have unlike numbers of layers
 EXPERT_SIZES = 4  # of expert parallelism that are tried beside 1: the largest, since experts are what takes the memory
 
 
@@ -36,7 +38,7 @@ class Choice:
         """'none', 'all layers', or the number of layers per (virtual) stage."""
         if self.job.recompute_granularity != "full":
             return "none"
-        return "all layers" if self.job.recompute_method == "uniform" else f"{self.job.recompute_layers} layers"
+        return "all layers" if self.job.recompute_method == "uniform" else counted(self.job.recompute_layers, "layer")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ def best(problem: Problem, cluster: Cluster, nodes: int, count: int = 1) -> list
     for least in _splits(problem, cluster, nodes):
         if _least_bytes(problem, least) <= problem.limit:
             found += _fitting_sizes(problem, cluster, least, memo)
-    found.sort(key=lambda choice: (choice.time.total, choice.bytes))
+    found.sort(key=_rank)
+    if "stages" not in problem.fixed and problem.base.family == "gpt":
+        split = [choice for choice in found if choice.job.layout.pipeline > 1][:UNEVEN_TRIED]
+        found += [better for choice in split if (better := _uneven(problem, cluster, choice, memo))]
+        found.sort(key=_rank)
     kept: list[Choice] = []
     for choice in found:
         if len(kept) == count:
@@ -67,6 +73,34 @@ def best(problem: Problem, cluster: Cluster, nodes: int, count: int = 1) -> list
         if problem.legal(choice.job):
             kept.append(choice)
     return kept
+
+
+def _rank(choice: Choice) -> tuple[float, int]:
+    return choice.time.total, choice.bytes
+
+
+def _uneven(problem: Problem, cluster: Cluster, even: Choice, memo: Memo) -> Choice | None:
+    """The same split with fewer layers where the output layer is, if that is faster."""
+    best = even
+    for ends in _ends(even.job):
+        layout = replace(even.job.layout, **ends)
+        stages = tuple(layers_a_stage(even.job.sizes, problem.recipe.layout, layout))
+        if enough_for_chunks(stages, layout.virtual_pipeline):
+            choice = _fitting(problem, cluster, replace(even.job, layout=layout, stages=stages), memo)
+            if choice and _rank(choice) < _rank(best):
+                best = choice
+    return None if best is even else best
+
+
+def _ends(job: Job) -> Iterator[dict[str, Any]]:
+    """Ends with which the other stages divide still: a smaller last one, and where there are more than two, a larger first one beside it."""
+    layers, stages = sum(job.stages), job.layout.pipeline
+    for more in (1, 2, 3):
+        others = layers // stages + more
+        if (last := layers - others * (stages - 1)) > 0:
+            yield {"last_stage_layers": last}
+        if stages > 2 and layers % stages == 0 and more < layers // stages:
+            yield {"first_stage_layers": layers // stages + more, "last_stage_layers": layers // stages - more}
 
 
 def smallest(problem: Problem, cluster: Cluster, nodes: int) -> int | None:
@@ -105,9 +139,12 @@ def _fitting(problem: Problem, cluster: Cluster, job: Job, memo: Memo) -> Choice
 def _splits(problem: Problem, cluster: Cluster, nodes: int) -> Iterator[Job]:
     """Every split of the ranks, with the smallest micro batch and without virtual stages."""
     ranks = nodes * cluster.gpus_per_node
+    ends = problem.fixed.get("stages", (None, None))
     for tensor in _options(problem, "tensor", _tensor_sizes(problem, cluster.gpus_per_node)):
         for context in _options(problem, "context", _context_sizes(problem, ranks // tensor)):
             for pipeline in _options(problem, "pipeline", _divisors(ranks // (tensor * context))):
+                if pipeline == 1 and any(ends):
+                    continue
                 for expert in _options(problem, "expert", _expert_sizes(problem, ranks // pipeline, tensor)):
                     layout = Layout(
                         nodes=nodes,
@@ -119,6 +156,8 @@ def _splits(problem: Problem, cluster: Cluster, nodes: int) -> Iterator[Job]:
                         expert=expert,
                         sequence_parallel=_sequence_parallel(problem, tensor),
                         expert_tensor=problem.recipe.layout["expert_tensor"],
+                        first_stage_layers=ends[0],
+                        last_stage_layers=ends[1],
                     )
                     job = _least(problem, layout) if ranks % (tensor * context * pipeline) == 0 else None
                     if job:
@@ -166,10 +205,11 @@ def _recomputed(problem: Problem, job: Job) -> Iterator[Job]:
         yield job
         return
     yield replace(job, recompute_granularity=None, recompute_method=None, recompute_layers=0)
-    layers = max(job.stages) // job.layout.virtual_pipeline
+    layers = chunks_of(max(job.stages), job.layout.virtual_pipeline)[0]
+    uneven = job.layout.first_stage_layers or job.layout.last_stage_layers
     for quarter in (1, 2, 3):
         number = layers * quarter // 4
-        if number and layers % 4 == 0:
+        if number and (uneven or layers % 4 == 0):
             yield replace(job, recompute_granularity="full", recompute_method="block", recompute_layers=number)
     yield replace(job, recompute_granularity="full", recompute_method="uniform", recompute_layers=1)
 
@@ -222,4 +262,6 @@ def _virtual_sizes(problem: Problem, job: Job) -> list[int]:
         return [1]
     each = (sum(job.stages) + stock["embedding_counts"] + stock["loss_counts"]) // layout.pipeline
     sizes = _divisors(each)
-    return [1, *sizes[1:4], each] if len(sizes) > 4 else sizes
+    if layout.first_stage_layers or layout.last_stage_layers:
+        sizes = [size for size in sizes if enough_for_chunks(job.stages, size)]
+    return [1, *sizes[1:4], sizes[-1]] if len(sizes) > 4 else sizes

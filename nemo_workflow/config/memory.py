@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_workflow.config import optimizer_states
-from nemo_workflow.config.parallelism import Layout, layers_a_stage
+from nemo_workflow.config.parallelism import Layout, chunks_of, layers_a_stage
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.models import parameters
@@ -279,7 +279,7 @@ def _activations(job: Job, stage: int) -> tuple[float, float]:
         for size in [tokens * activation_bytes(job, start + first)] * alike
     ]
     entry = _element(job) * tokens * job.sizes["hidden_size"] / (layout.tensor if layout.sequence_parallel else 1)
-    kept, working = _kept(job, each, entry)
+    kept, working = _kept(job, stage, each, entry)
     if job.offloaded_layers:
         kept = sum(sorted(each)[: max(0, len(each) - job.offloaded_layers)])
     in_flight = _in_flight(job, stage)
@@ -290,7 +290,7 @@ def _activations(job: Job, stage: int) -> tuple[float, float]:
     return kept * in_flight + ends, working
 
 
-def _kept(job: Job, each: list[float], entry: float) -> tuple[float, float]:
+def _kept(job: Job, stage: int, each: list[float], entry: float) -> tuple[float, float]:
     """(bytes kept of one micro batch, bytes of the group at work). `each` holds bytes per layer, `entry` its input's."""
     if not each:
         return 0.0, 0.0
@@ -300,8 +300,14 @@ def _kept(job: Job, each: list[float], entry: float) -> tuple[float, float]:
     if job.recompute_method == "uniform":
         groups = -(-len(each) // number)
         return groups * entry, sum(sorted(each)[-number:]) + max(each)
-    recomputed = min(len(each), number * job.layout.virtual_pipeline)
+    recomputed = recomputed_of(job, stage)
     return recomputed * entry + sum(each[recomputed:]), max(each) * (2 if recomputed else 1)
+
+
+def recomputed_of(job: Job, stage: int) -> int:
+    """Layers of a stage that the method `block` recomputes: the first of each of its chunks."""
+    layers = len(stage_layers(job, stage))
+    return sum(min(job.recompute_layers or 1, chunk) for chunk in chunks_of(layers, job.layout.virtual_pipeline))
 
 
 def _in_flight(job: Job, stage: int) -> float:

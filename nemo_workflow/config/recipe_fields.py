@@ -9,12 +9,14 @@ from typing import Any
 
 from nemo_workflow.config import optimizer_states
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
+from nemo_workflow.config.parallelism import ends_of, layers_a_stage, pieces
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.models import catalog
 from nemo_workflow.models.catalog import LAYOUT_FIELDS
 
 STRATEGY = "trainer.strategy"
 MODEL = "model.config"
+PIECES = f"{STRATEGY}.pipeline_model_parallel_layout"
 
 
 def field_values(plan: Plan) -> dict[str, Any]:
@@ -38,10 +40,25 @@ def _layout_values(plan: Plan) -> dict[str, Any]:
         ]: layout.sequence_parallel,  # the guide's default is off, whatever the recipe's
         LAYOUT_FIELDS["virtual_pipeline"]: layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
     }
-    if layout.pipeline != stock["pipeline"]:  # an uneven split holds for the recipe's own number of stages only
-        for end in ("first", "last"):
-            if stock[f"{end}_stage_layers"]:
-                values[f"{STRATEGY}.num_layers_in_{end}_pipeline_stage"] = None
+    return values | _stage_values(plan, stock)
+
+
+def _stage_values(plan: Plan, stock: dict[str, Any]) -> dict[str, Any]:
+    """Stages with another number of layers, which megatron-core 0.15.3 wants spelled out where a stage has several chunks.
+
+    What the recipe has of its own goes where the plan has another: megatron-core takes one of the three ways alone.
+    """
+    layout, ends = plan.layout, ends_of(stock, plan.layout)
+    values: dict[str, Any] = {}
+    if any(ends):
+        values = {LAYOUT_FIELDS[name]: False for name in ("embedding_counts", "loss_counts") if stock[name]}
+        if layout.virtual_pipeline > 1:
+            stages = layers_a_stage(plan.sizes, stock, layout)
+            values[PIECES] = pieces(stages, layout.virtual_pipeline, plan.sizes.get("mtp_num_layers") or 0)
+            ends = (None, None)
+    for name, layers in zip(("first_stage_layers", "last_stage_layers"), ends, strict=True):
+        if layers != stock[name]:
+            values[LAYOUT_FIELDS[name]] = layers
     return values
 
 

@@ -93,7 +93,9 @@ def helpful(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
     time = step_time.estimate(now, cluster).total
     found: list[tuple[float, str]] = []
     for name in layout_search.SPLITS:
-        if name == "recompute" and now.recompute_granularity is None:
+        if (name == "recompute" and now.recompute_granularity is None) or (
+            name == "stages" and now.layout.pipeline == 1
+        ):
             continue
         fixed = {other: _value(now, other) for other in layout_search.SPLITS if other != name}
         problem = replace(whole, fixed={**fixed, "sequence_parallel": now.layout.sequence_parallel})
@@ -111,6 +113,8 @@ def helpful(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
 def _value(job: Job, name: str) -> Any:
     if name == "micro_batch":
         return job.micro_batch
+    if name == "stages":
+        return job.layout.first_stage_layers, job.layout.last_stage_layers
     return None if name == "recompute" else getattr(job.layout, name)
 
 
@@ -122,5 +126,10 @@ def _flags(name: str, job: Job) -> str:
         if job.recompute_granularity is None:
             return "no recomputation"
         return f"--recompute-method {job.recompute_method} --recompute-num-layers {job.recompute_layers}"
+    if name == "stages":
+        ends = {"--first-stage-layers": layout.first_stage_layers, "--last-stage-layers": layout.last_stage_layers}
+        return (
+            " ".join(f"{flag} {layers}" for flag, layers in ends.items() if layers) or "stages with as many layers each"
+        )
     short = {"tensor": "-TP", "pipeline": "-PP", "virtual_pipeline": "-VPP", "context": "-CP", "expert": "-EP"}[name]
     return f"{short} {getattr(layout, name)}" + (" -SP" if name == "tensor" and layout.sequence_parallel else "")

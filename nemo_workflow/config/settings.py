@@ -88,6 +88,8 @@ class Settings(FlagValues):
     virtual_pipeline_model_parallel_size: int = 1
     context_parallel_size: int = 1
     sequence_parallel: bool = False
+    first_stage_layers: int | None = None
+    last_stage_layers: int | None = None
     expert_model_parallel_size: int | None = None
     layout: str | None = None
     suggest: int | None = None

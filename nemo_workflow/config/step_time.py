@@ -133,7 +133,7 @@ def _stage(job: Job, device: Device, stage: int, memo: Memo) -> _Stage:
             memo[key] = kernel_time.layer(job, device, numbers[start])
         layers += memo[key] * times
     ends = kernel_time.ends(job, device, first, last)
-    again = layers.forward * _recomputed_share(job, len(numbers))
+    again = layers.forward * _recomputed_share(job, stage)
     run = layers + ends
     forward, backward = run.forward, run.backward + again
     offload = _offload_seconds(job, device, numbers)
@@ -161,12 +161,13 @@ def _stage(job: Job, device: Device, stage: int, memo: Memo) -> _Stage:
     return _Stage(max(gpu, host), parts, gpu_forward, gpu_backward, max(0.0, first_host - max(gpu, host)))
 
 
-def _recomputed_share(job: Job, layers: int) -> float:
+def _recomputed_share(job: Job, stage: int) -> float:
     """Share of a stage's layers that run forward once more."""
+    layers = len(memory.stage_layers(job, stage))
     if job.recompute_granularity != "full" or not layers:
         return 0.0
     if job.recompute_method == "block":
-        return min(1.0, (job.recompute_layers or 1) * job.layout.virtual_pipeline / layers)
+        return memory.recomputed_of(job, stage) / layers
     return 1.0
 
 

@@ -29,6 +29,8 @@ _OF: dict[str, str] = {
     "--tensor-model-parallel-size": "tp tensor-parallel-size tensor-parallel parallelism.tensor-parallel-degree",
     "--pipeline-model-parallel-size": "pp pipeline-parallel-size pipeline-parallel parallelism.pipeline-parallel-degree",
     "--virtual-pipeline-model-parallel-size": "vpp virtual-pipeline-parallel-size num-virtual-stages-per-pipeline-rank",
+    "--first-stage-layers": "decoder-first-pipeline-num-layers num-layers-in-first-pipeline-stage",
+    "--last-stage-layers": "decoder-last-pipeline-num-layers num-layers-in-last-pipeline-stage",
     "--context-parallel-size": "cp context-parallel parallelism.context-parallel-degree",
     "--expert-model-parallel-size": "ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
     "--output-dir": "out-dir log-dir save checkpoint-dir save-dir dump-folder job.dump-folder logging-dir results-dir",
@@ -48,10 +50,13 @@ _OF: dict[str, str] = {
     "--adam-beta2": "beta2",
     "--sample": "prompt generate",
 }
+_EPOCHS = "epochs num-train-epochs max-epochs num-epochs train.epochs"
 _SAID = {
     "hidden-size num-layers num-hidden-layers ffn-hidden-size intermediate-size num-attention-heads num-key-value-heads"
     " num-query-groups kv-channels head-dim n-layer n-layers n-head n-heads n-embd d-model dim model-size num-experts": "sizes are the recipe's, --model-name (--list-models prints all with theirs), or those of the"
     " checkpoint of --nemo-model",
+    "pipeline-model-parallel-layout": "--first-stage-layers and --last-stage-layers say how many layers the ends have; with -VPP each"
+    " stage's layers are dealt out to its chunks",
     "input input-file text-file text train-text data-file": "text is preprocessed first (bash preprocess_data.sh); --dataset-dir"
     " takes its output",
     "lora peft adapter use-peft": "all weights are trained, there are no adapters; --nemo-model names the model to start from",
@@ -60,7 +65,7 @@ _SAID = {
     "overwrite resume-from-scratch restart from-scratch": "another --experiment starts from the beginning",
     "no-validation skip-validation eval-iters": "--split 1,0,0 trains without a validation",
     "vocab-size padded-vocab-size make-vocab-size-divisible-by": "the vocabulary is that of the tokenizer of --hf-model-id",
-    "epochs num-train-epochs max-epochs num-epochs train.epochs": "leave --max-steps out for one epoch, or give its number of steps",
+    _EPOCHS: "leave --max-steps out for one epoch, or give its number of steps",
     "resume resume-from-checkpoint load checkpoint.load resume-from auto-resume": "the same command continues from the run's newest"
     " checkpoint by itself; --nemo-model starts from another model",
     "rope-base rope-theta rotary-base rope-scaling rope-scaling-factor model.rope-theta": "a model keeps the rotary base that it was"
@@ -75,3 +80,4 @@ MEANINGS: dict[str, str] = {
     **{f"--{word}": f"did you mean {flag}?" for flag, words in _OF.items() for word in words.split()},
     **{f"--{word}": said for words, said in _SAID.items() for word in words.split()},
 }
+EPOCHS = tuple(f"--{word}" for word in _EPOCHS.split())

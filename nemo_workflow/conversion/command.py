@@ -17,12 +17,22 @@ from nemo_workflow.conversion.output_dir import check_apart, check_output, resol
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.conversion.stopping import raise_if_stopped, stop_no_more, until_stopped
 from nemo_workflow.models.tokenizer_files import CONFIG, copy_back, files_of, without_own_code, without_token_types
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.scratch import scratch_folder
 from nemo_workflow.utils.silence import quiet
+
+# what other converters call our flags
+MEANINGS = called(
+    {
+        "--source": "input input-path model-path checkpoint checkpoint-path hf-model hf-model-id hf-path nemo-model load",
+        "--output-path": "output output-dir out out-dir save save-path target output-folder",
+        "--model-name": "model model-type",
+        "--model-config-name": "config config-name model-config",
+    }
+)
 
 
 def _shared(parser: argparse.ArgumentParser, output_required: bool) -> None:
@@ -51,6 +61,7 @@ def import_parser() -> Parser:
     """Flags of convert_from_hf_to_nemo2.py."""
     parser = Parser(
         description="Convert a Hugging Face model to a NeMo 2 checkpoint (context/ and weights/) and verify it. Needs no GPU.",
+        meanings=MEANINGS,
     )
     parser.add_argument(
         "--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B"
@@ -83,6 +94,7 @@ def export_parser() -> Parser:
     """Flags of convert_from_nemo2_to_hf.py."""
     parser = Parser(
         description="Convert a NeMo 2 checkpoint (any TP/PP/VPP/DP layout) to a Hugging Face folder and verify it. Needs no GPU.",
+        meanings={flag: said for flag, said in MEANINGS.items() if not said.startswith("did you mean --model")},
     )
     parser.add_argument(
         "--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/step_*"
@@ -93,16 +105,6 @@ def export_parser() -> Parser:
     )
     parser.add_argument("--hf-token", help="Hub token (better: the environment variable HF_TOKEN)")
     return parser
-
-
-def _spell(argv: list[str] | None) -> list[str]:
-    """Long flags may be written with underscores."""
-    given = sys.argv[1:] if argv is None else argv
-    return [
-        "--" + name.replace("_", "-") + eq + value if arg.startswith("--") else arg
-        for arg in given
-        for name, eq, value in [arg.removeprefix("--").partition("=")]
-    ]
 
 
 def _large_pages() -> None:
@@ -121,7 +123,8 @@ def _spare_imports() -> None:
 def import_main(argv: list[str] | None = None) -> int:
     """Run convert_from_hf_to_nemo2.py."""
     parser = import_parser()
-    args = parser.parse_args(_spell(argv))
+    args = parser.parse_args(argv)
+    _note_idle_token(args)
     if args.dry_run:
         return look(args, _token(args), lambda job, scratch: _extended(job, args, scratch))
     if args.output_path is None:
@@ -172,6 +175,13 @@ def _extended(job: Import, args: argparse.Namespace, scratch: Path) -> Import:
     return extended(job, args, _token(args), scratch)
 
 
+def _note_idle_token(args: argparse.Namespace) -> None:
+    """Say so of a token with which nothing is downloaded."""
+    names = (vars(args).get(name) for name in ("source", "hf_tokenizer", "extend_vocabulary"))
+    if args.hf_token and all(Path(name).exists() for name in names if name):
+        print("note: --hf-token: has no effect: all that is named is on this machine", file=sys.stderr)
+
+
 def _token(args: argparse.Namespace) -> str | None:
     return args.hf_token or os.environ.get("HF_TOKEN")
 
@@ -204,7 +214,8 @@ def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: 
 # --- NeMo -> Hugging Face ---------------------------------------------------------------------------------------------
 def export_main(argv: list[str] | None = None) -> int:
     """Run convert_from_nemo2_to_hf.py."""
-    args = export_parser().parse_args(_spell(argv))
+    args = export_parser().parse_args(argv)
+    _note_idle_token(args)
     _large_pages()
     inputs.check_swapped(args.source, args.output_path, args.overwrite)
     check_output(args.output_path, args.overwrite)
@@ -286,7 +297,8 @@ def _progress(meter: Meter, verb: str, total: int) -> Callable[[int], None]:
         nonlocal done
         raise_if_stopped()
         done += count
-        meter.show(f"{verb} {human_bytes(done)} of {human_bytes(total)} ({min(1.0, done / total):.0%})")
+        # the end is always shown: in a log the line before it may be of the beginning
+        meter.show(f"{verb} {human_bytes(done)} of {human_bytes(total)} ({min(1.0, done / total):.0%})", done >= total)
 
     return on_bytes
 

@@ -13,6 +13,7 @@ from nemo_workflow.models.families import by_model_type
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.not_converted import why_not
 from nemo_workflow.models.families.wrappers import text_part
+from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
 from nemo_workflow.models.run_folders import checkpoint_in
 from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
@@ -33,8 +34,8 @@ def fetch(source: str, revision: str | None, token: str | None, flag: str = "--s
                 f"--revision {revision}: {flag} {source} is a folder here; a revision is of a Hub id. Leave it out"
             )
         return Path(source)
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise Refusal(f"{flag} {source}: there is no such folder{from_here(source)}")
+    if not is_hub_id(source):
+        raise Refusal(no_hub_id(flag, source))
     wanted = [pattern for pattern in WANTED if weights or pattern != WEIGHTS]
     return hub.fetch(source, flag, wanted, flag == "--source", revision, token)
 

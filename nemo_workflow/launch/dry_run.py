@@ -12,7 +12,7 @@ from nemo_workflow.config import containers, memory, optimizer_states, run_time
 from nemo_workflow.config.memory import Usage
 from nemo_workflow.config.parallelism import layers_a_stage
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.config.recipe_fields import field_values
+from nemo_workflow.config.recipe_fields import PIECES, field_values
 from nemo_workflow.config.schedule import rate_at
 from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.data.splits import parse_split, parts_of
@@ -101,6 +101,12 @@ def _start(plan: Plan) -> str:
     return f"{newest.path.name} of this run"
 
 
+def _done(plan: Plan) -> int:
+    """Steps that are made already: by this run's earlier starts, or by the run that it branches off."""
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    return min(newest.step, plan.schedule.max_steps) if newest else plan.schedule.first_step
+
+
 def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     layout, settings = plan.layout, plan.settings
     batches = settings.global_batch_size, settings.micro_batch_size
@@ -164,6 +170,7 @@ def _training(plan: Plan) -> dict[str, Any]:
         "tokens_a_step": batch * plan.seq_length,
         "steps": plan.schedule.max_steps,
         "first_step": plan.schedule.first_step,
+        "done": _done(plan),
         "tokens": drawn * plan.seq_length,
         "samples_an_epoch": samples,
         "epochs": round(drawn / samples, 4),
@@ -234,7 +241,7 @@ def _time(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
 def differences(plan: Plan, recipe: Recipe) -> list[dict[str, Any]]:
     """Recipe fields that the plan sets to something else than the stock recipe does: field, stock, ours."""
     ours = field_values(plan)
-    stock = recipe.fields | {field: recipe.layout[name] for name, field in LAYOUT_FIELDS.items()}
+    stock = recipe.fields | {field: recipe.layout[name] for name, field in LAYOUT_FIELDS.items()} | {PIECES: None}
     ours[LAYOUT_FIELDS["virtual_pipeline"]] = plan.layout.virtual_pipeline
     return [
         {"field": field, "stock": stock[field], "ours": ours[field]}

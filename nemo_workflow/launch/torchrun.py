@@ -4,8 +4,9 @@ Importing torch, NeMo and Megatron takes most of a start, and each rank would do
 torchrun as torch has it, but for one function: where that would start another Python, it forks itself.
 
 A fork takes along no other thread and no CUDA. Where the imports have started one, or fail, the ranks are started as torchrun
-starts them, and say themselves what is wrong. So they are on a GPU: there megatron-core's import loads torch's compiler, which
-starts CUDA and 60 threads (seen on an H200). NEMO_WORKFLOW_FRESH_RANKS=1 asks for that elsewhere, 0 for a try on a GPU.
+starts them, and say themselves what is wrong. So they are on a GPU, where megatron-core's import loads torch's compiler, which
+starts CUDA and 60 threads (seen on an H200). NEMO_WORKFLOW_FRESH_RANKS=1 asks for that elsewhere; 0 is a try on a GPU, where the
+compiler is loaded when a rank first needs it (backends/gpu/compiled_later.py).
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ from nemo_workflow.backends import patching, registry
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.training import liveness, rank, worker
 from nemo_workflow.utils import startup
-from nemo_workflow.utils.processes import die_with_parent, outlive_parent
+from nemo_workflow.utils.processes import FRESH_RANKS, die_with_parent, outlive_parent
 
-FRESH_RANKS = "NEMO_WORKFLOW_FRESH_RANKS"  # environment variable: "1" or "0"
 # for the imports, and not for the ranks: NumPy and numexpr would start threads, and torch.cuda.is_available() CUDA
 ONLY_HERE = {"OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 HARMLESS_THREADS = {"jemalloc_bg_thd"}  # of libraries that start them again after a fork
@@ -77,6 +77,10 @@ def _import(plan: Plan) -> bool:
         return False
     startup.keep_caches_out_of_home()
     try:
+        if plan.accelerator == "gpu":
+            from nemo_workflow.backends.gpu import compiled_later
+
+            compiled_later.install()
         worker.load(plan.accelerator)
         from nemo_workflow.training import recipe
 

@@ -30,6 +30,10 @@ LAYOUT_FIELDS = {
     "context": f"{STRATEGY}.context_parallel_size",
     "expert": f"{STRATEGY}.expert_model_parallel_size",
     "sequence_parallel": f"{STRATEGY}.sequence_parallel",
+    "first_stage_layers": f"{STRATEGY}.num_layers_in_first_pipeline_stage",
+    "last_stage_layers": f"{STRATEGY}.num_layers_in_last_pipeline_stage",
+    "embedding_counts": f"{STRATEGY}.account_for_embedding_in_pipeline_split",
+    "loss_counts": f"{STRATEGY}.account_for_loss_in_pipeline_split",
 }
 
 

@@ -8,25 +8,25 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_workflow.models.pretrained import example_of, hf_folder
+from nemo_workflow.models.pretrained import hf_folder
 from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here
 
+LICENCE = "accept the licence at https://huggingface.co/{}, then `hf auth login`"
 SECONDS = 15.0  # for the Hub to answer
-# known to be gated, where the Hub can't be asked (GatedRepoError); owners change it, so of all others "if it is gated" is said
+# known to be gated, where the Hub can't be asked (GatedRepoError)
 GATED = re.compile(r"meta-llama/.+|google/(code|pali|shield|med)?gemma.*|bigcode/starcoder(base.*|plus)?")
-TOKENIZER_ALONE = " --include '*.json' '*token*' '*.txt'"
+# .json, .model, .tiktoken, .txt and .jinja, no weights. One pattern: `hf` of huggingface_hub 0.36 takes the last of several
+# --include, that of 1 and 2 takes one value of each
+TOKENIZER_ALONE = " --include '*.[jmt]*[alnt]'"
 
 
 def by_hand(hub_id: str, flag: str, whole: bool = False) -> str:
     """The commands that bring a model, or its tokenizer alone, to a machine without a network. Every refusal says it so."""
-    page = f"https://huggingface.co/{hub_id}"
-    gated = f"if it is gated, accept the licence at {page} and run `hf auth login` first"
-    if GATED.fullmatch(hub_id):
-        gated = f"it is gated: accept the licence at {page}, then `hf auth login`"
+    gated = f"; it is gated: {LICENCE.format(hub_id)}" if GATED.fullmatch(hub_id) else ""
     only = "" if whole else TOKENIZER_ALONE
-    return f"`hf download {hub_id}{only} --local-dir DIR` where there is a network, then {flag} DIR; {gated}"
+    return f"`hf download {hub_id}{only} --local-dir DIR` where there is a network, then {flag} DIR{gated}"
 
 
 def fetch(
@@ -54,8 +54,6 @@ def fetch(
 
     named = f"{flag} {hub_id}"
     download = by_hand(hub_id, flag, whole)
-    if "/" not in hub_id:
-        download = f"give a folder, or a Hub id of the form organisation/name, such as {example_of(hub_id)}"
     no_folder = "" if "/" in hub_id else f"no such folder{from_here(hub_id)}, and "
     try:
         found = snapshot_download(
@@ -65,8 +63,7 @@ def fetch(
         raise Refusal(f"{named}: is neither a folder{from_here(hub_id)} nor a Hub id (organisation/name)") from None
     except GatedRepoError:
         raise Refusal(
-            f"{named}: gated: accept the licence at https://huggingface.co/{hub_id}, then `hf auth login` (or set HF_TOKEN);"
-            " Qwen/Qwen3-0.6B-Base, for one, is free to all"
+            f"{named}: gated: {LICENCE.format(hub_id)} (or set HF_TOKEN); Qwen/Qwen3-0.6B-Base, for one, is free to all"
         ) from None
     except RepositoryNotFoundError:
         raise Refusal(
@@ -85,8 +82,10 @@ def fetch(
             raise Refusal(
                 f"{named}: {no_folder}not in the Hub's cache, and HF_HUB_OFFLINE is set; {download}"
             ) from None
-        answered = isinstance(cause, HfHubHTTPError) and cause.response is not None
-        why = "the Hub answers with an error" if answered else "the Hub can't be reached"
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) and cause.response is not None else 0
+        why = "the Hub answers with an error" if status else "the Hub can't be reached"
+        if status in (401, 403) and not GATED.fullmatch(hub_id):
+            download += f"; if it is gated, {LICENCE.format(hub_id)}"
         raise Refusal(
             f"{named}: {no_folder}not in the Hub's cache, and {why}; {download} (the Hub's client says:"
             f" {_short(cause or error)})"

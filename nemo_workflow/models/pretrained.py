@@ -30,6 +30,11 @@ from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.safe_pickle import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# the models from before the Hub had organisations, which it still gives out by these names
+ALONE = re.compile(
+    r"(distil)?gpt2(-medium|-large|-xl)?|openai-gpt|t5-(small|base|large|3b|11b)|bert-(base|large)-[\w-]+|ctrl"
+    r"|(xlm-)?roberta-(base|large)[\w-]*|distil(ro)?bert-base[\w-]*|albert-\w+-v\d|xlnet-(base|large)-cased"
+)
 
 # model_type of a Hugging Face config.json -> NeMo's model class; some have a recipe and no conversion
 MODEL_CLASSES = (
@@ -96,16 +101,26 @@ def hf_folder(hf_model_id: str) -> Path | None:
     if folder.is_dir():
         return folder.absolute()
     cached = _cached_snapshot(hf_model_id)
-    if cached is None and not HUB_ID.fullmatch(hf_model_id):
-        raise Refusal(
-            f"--hf-model-id {hf_model_id}: no such folder{from_here(hf_model_id)}, and not of the form organisation/name; give a"
-            f" folder, or a Hub id such as {example_of(hf_model_id)}"
-        )
-    if cached is None and folder.parent.is_dir():
+    if cached is None and not is_hub_id(hf_model_id):
+        raise Refusal(no_hub_id("--hf-model-id", hf_model_id))
+    if cached is None and "/" in hf_model_id and folder.parent.is_dir():
         raise Refusal(
             f"--hf-model-id {hf_model_id}: {folder.parent} is a folder here and has no {folder.name}{from_here(hf_model_id)}"
         )
     return cached
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the Hub can have a model of this name; any other is a folder's, mistyped."""
+    return HUB_ID.fullmatch(name) is not None or ALONE.fullmatch(name) is not None
+
+
+def no_hub_id(flag: str, name: str) -> str:
+    """The refusal of a name that is neither a folder nor a Hub id."""
+    return (
+        f"{flag} {name}: no such folder{from_here(name)}, and not of the form organisation/name; give a folder, or a Hub id such"
+        f" as {example_of(name)}"
+    )
 
 
 def example_of(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import NoReturn
 from nemo_workflow.models.tokenizer_files import CONFIG
 from nemo_workflow.preprocess.sources import not_utf8, stem_of
 from nemo_workflow.utils import help_screen
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
@@ -23,15 +23,6 @@ DESCRIPTION = """\
 Turn text (.txt, .md, JSON lines, Parquet, Arrow) into .bin/.idx pairs that pretrain_llm.py reads:
 <output-dir>/preprocessed/<prefix>_text_document.bin, .idx and .json (its figures).
 """
-
-
-def with_hyphens(argv: Sequence[str]) -> list[str]:
-    """--data_prefix and --no_append_eod are --data-prefix and --no-append-eod."""
-    words = []
-    for word in argv:
-        flag, equals, value = word.partition("=")
-        words.append(flag.replace("_", "-") + equals + value if flag.startswith("--") else word)
-    return words
 
 
 USAGE = "--tokenizer DIR_OR_ID --input PATH … --output-dir DIR [FLAG …]"
@@ -60,7 +51,7 @@ _OF = {
     "--output-dir": "output output-path output-prefix output-folder out-dir destination-path",
     "--workers": "num-workers num-proc nproc processes num-processes tasks",
 }
-MEANINGS = {f"--{word}": f"did you mean {flag}?" for flag, words in _OF.items() for word in words.split()}
+MEANINGS = called(_OF)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -189,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, run on this machine."""
-    args = parser().parse_args(with_hyphens(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_args(argv)
     with os_errors_refused(f"--output-dir {args.output_dir}"):
         check(args)
     return run(args)

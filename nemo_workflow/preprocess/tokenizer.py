@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.models import hub
+from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
 from nemo_workflow.models.run_folders import meant_tokenizer
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
@@ -28,7 +29,6 @@ from nemo_workflow.models.tokenizer_files import (
 )
 from nemo_workflow.models.tokenizer_loading import first_line, load
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here
 
 HUB_FILES = (*TOKENIZER, "config.json")
 
@@ -102,10 +102,8 @@ def resolve_folder(name: str, trust_remote_code: bool = False) -> Path:
     if path.is_dir():
         files_of(path)  # refuses what no honest folder holds
         return path.absolute()
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or not name.strip():
-        raise Refusal(
-            f"--tokenizer {name}: no such folder{from_here(name)}; give a folder with a tokenizer.json, or a Hugging Face Hub id"
-        )
+    if not is_hub_id(name):
+        raise Refusal(no_hub_id("--tokenizer", name))
     return hub.fetch(name, "--tokenizer", [*HUB_FILES, *(["*.py"] if trust_remote_code else [])])
 
 

@@ -13,6 +13,8 @@ LAYOUT = (
     "sequence_parallel",
     "pipeline_model_parallel_size",
     "virtual_pipeline_model_parallel_size",
+    "first_stage_layers",
+    "last_stage_layers",
     "context_parallel_size",
     "recompute_granularity",
     "recompute_method",

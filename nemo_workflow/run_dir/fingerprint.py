@@ -21,12 +21,13 @@ from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.models import catalog
 from nemo_workflow.models.pretrained import hf_folder
 from nemo_workflow.models.tokenizer_files import files_of
-from nemo_workflow.utils.console import and_more
+from nemo_workflow.utils.console import and_more, counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here_if_below
 
 DIGEST = re.compile(r"(\d+-)?[0-9a-f]{32}")  # nobody can tell two of them apart
 WHOLE = 1 << 30  # files up to this size are hashed whole
+UNSET = "unset"  # of a flag
 PIECES, PIECE = 1024, 1 << 18  # larger ones in as many evenly spaced pieces of so many bytes
 
 # what --allow-change may name -> what it is
@@ -85,8 +86,14 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "layout": {
             "ranks": layout.ranks, "tensor": layout.tensor, "pipeline": layout.pipeline,
             "virtual pipeline": layout.virtual_pipeline, "context": layout.context, "expert": layout.expert,
+            "first stage": counted_or_unset(layout.first_stage_layers), "last stage": counted_or_unset(layout.last_stage_layers),
         },
     }  # fmt: skip
+
+
+def counted_or_unset(layers: int | None) -> str:
+    """A stage's layers in words."""
+    return counted(layers, "layer") if layers else UNSET
 
 
 def recipe_defaults(plan: Plan) -> dict[str, Any]:
@@ -144,6 +151,8 @@ def in_todays_words(then: dict[str, Any], now: dict[str, Any], plan: Plan) -> di
         defaults = {field.name: field.default for field in fields(Schedule) if field.name in SCHEDULE}
         missing = {name: None if default is MISSING else default for name, default in defaults.items()}
         then["schedule"] = dict.fromkeys(now["schedule"]) | missing | then["schedule"]
+    if "layout" in then:
+        then["layout"] = {"first stage": UNSET, "last stage": UNSET} | then["layout"]
     if then.get("tokenizer") == first_tokenizer_digest(plan.settings.hf_model_id):
         then["tokenizer"] = now["tokenizer"]
     return then

@@ -25,6 +25,10 @@ from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 
+AGAIN = (
+    "start a run again with its own flags; it continues where it was. A local run trains in this terminal, as pretrain_llm.py does:"
+    " Ctrl-C stops it with a checkpoint"
+)
 ENDED_BY_LOCAL_CANCEL = 120.0  # seconds that a local run may take to finish its step; a save is waited for
 
 
@@ -36,7 +40,7 @@ def add_commands(commands: Any) -> None:
     logs.add_argument("--rank", type=int, metavar="N", help="the log of rank N instead of the run's progress")
     cancel = _command(commands, "cancel", "stop a run after its step, with a checkpoint", _cancel)
     cancel.add_argument("--now", action="store_true", help="at once, without a checkpoint")
-    again = _command(commands, "resubmit", "start a run again with its own flags; it continues where it was", _resubmit)
+    again = _command(commands, "resubmit", AGAIN, _resubmit)
     again.add_argument("flags", nargs=argparse.REMAINDER, help="flags of pretrain_llm.py that replace the run's own")
 
 
@@ -275,7 +279,10 @@ def _stop_local(run: Path, pid: int, at_once: bool) -> None:
 def _resubmit(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
     script = REPOSITORY / "pretrain_llm.py"
-    past = [] if _plan(run).settings.dependency is None else ["--dependency="]  # the old job's is over
+    settings = _plan(run).settings
+    past = [] if settings.dependency is None else ["--dependency="]  # the old job's is over
     flags = [flag for flag in arguments.flags if flag != "--"]
+    if settings.executor == "local" and "slurm" not in flags:
+        print(f"{run.name} trains in this terminal; Ctrl-C stops it with a checkpoint")
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(script), "--config", str(run / "config.yaml"), *past, *flags])

@@ -10,7 +10,8 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.runs.sample import check_exported
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.libraries import collector_paused
@@ -21,9 +22,17 @@ LOGITS_BYTES = 4 * 2**30  # that the logits of a batch may take, where one sampl
 LOGITS_BYTES_PER_VALUE = 8  # fp32, and the loss's own copy
 
 
+MEANINGS = called(
+    {
+        "--hf-model": "model model-name-or-path model-path model-dir hf-model-id pretrained",
+        "--run": "run-dir run-folder experiment nemo-run",
+    }
+)
+
+
 def main() -> int:
     """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %."""
-    parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__)
+    parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__, meanings=MEANINGS)
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--run", required=True, type=Path, help="folder of the run, <output-dir>/<experiment>")
     arguments = parser.parse_args()
@@ -41,7 +50,7 @@ def main() -> int:
         hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
     print(
-        f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)"
+        f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {counted(samples, 'sample')})"
     )
     if not difference <= TOLERANCE:  # a NaN too
         raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed")

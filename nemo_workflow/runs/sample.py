@@ -13,19 +13,30 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.libraries import collector_paused
 
+# what transformers' and other tools' commands call our flags
+MEANINGS = called(
+    {
+        "--hf-model": "model model-name-or-path model-path model-dir checkpoint checkpoint-dir hf-model-id pretrained",
+        "--tokens": "max-new-tokens max-tokens num-tokens new-tokens max-length length n-predict",
+        "--temperature": "temp",
+    }
+) | dict.fromkeys(("--prompt", "--text", "--start"), 'the text stands by itself, in quotes: --hf-model DIR "TEXT"')
+
 
 def main() -> int:
     """`python -m nemo_workflow.sample --hf-model DIR TEXT`; prints the text and what the model makes of it."""
-    parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__)
+    parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__, meanings=MEANINGS)
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
-    parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument(
+        "--seed", type=int, default=1234, help="the same number gives the same text (default %(default)s)"
+    )
     parser.add_argument("text", help="how the text begins")
     arguments = parser.parse_args()
     check_exported(arguments.hf_model)

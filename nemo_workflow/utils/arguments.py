@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.secret: set[str] = set()
         self.may_be_empty: set[str] = set()  # destinations for which nothing is a value too
         self.needed: list[tuple[str, ...]] = []  # destinations of which one must be given
+        self.takes_no_word: dict[str, str] = {}  # subcommand -> what to say to a word behind it
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
         for name in (None, "store"):
             self.register("action", name, _Store)
@@ -44,8 +46,38 @@ class Parser(argparse.ArgumentParser):
             names = [name.split("/")[0] for name in found[1].split(", ")]
             # an argument as the help shows it: TEXT, not the name of its destination
             shown = [name if name.startswith("-") else name.upper() for name in names]
-            message = f"{', '.join(shown)} {'is' if len(shown) == 1 else 'are'} required{self.taken()}"
+            raise Refusal([*self._unknown_beside(), *self._required(shown)])
         raise Refusal(f"{message} (see --help)")
+
+    def _required(self, shown: Sequence[str]) -> Iterator[str]:
+        """What is missing, but for a flag that an unknown one was meant for: that has been said."""
+        meant = self._meant(self._unknown())
+        missing = [name for name in shown if not re.search(rf"{re.escape(name)}\b(?!-)", meant)]
+        if missing:
+            yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required{self.taken()} (see --help)"
+
+    def _unknown_beside(self) -> Iterator[str]:
+        """argparse leaves unknown flags unsaid where a required one is missing too: the next thing to stumble over."""
+        if unknown := self._unknown():
+            yield f"{self._unrecognized(unknown)} (see --help)"
+
+    def _unrecognized(self, unknown: Sequence[str]) -> str:
+        """The unknown flags as they were typed, with their values, or the words too many; and what was meant."""
+        words = [*Parser.words, "-"]
+        behind = {word: after for word, after in itertools.pairwise(words) if not after.startswith("-")}
+        typed = [
+            f"{word} {behind[word]}" if word in behind and word[0] == "-" and "=" not in word else word
+            for word in unknown
+        ]
+        return f"unrecognized arguments: {' '.join(typed)}{self._meant(unknown)}"
+
+    def _unknown(self) -> list[str]:
+        """The words of this command line that look like flags and are none."""
+        known = {name for action in _actions(self) for name in action.option_strings}
+        words = itertools.takewhile(lambda word: word != "--", Parser.words)
+        flags = [word for word in words if re.fullmatch(r"--?[A-Za-z][^\s=]*(=.*)?", word, re.DOTALL)]
+        unknown = [flag for flag in flags if flag.partition("=")[0] not in known]
+        return [flag for flag in unknown if flag.startswith("--") or flag[:2] not in known]
 
     def taken(self) -> str:
         """What to say where the last word went to the flag before it: an unset variable leaves no word for the flag."""
@@ -83,10 +115,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         Parser.given.clear()
-        Parser.words = sys.argv[1:] if args is None else args
-        found, unknown = self.parse_known_args(args, namespace)
+        Parser.words = self._spelled(sys.argv[1:] if args is None else args)
+        found, unknown = self.parse_known_args(Parser.words, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._meant(unknown)}")
+            self.error(self._unrecognized([word for word in unknown if word.startswith("-")] or unknown))
         missing = [dests for dests in self.needed if not any(vars(found).get(dest) for dest in dests)]
         if missing:
             flags = [" or ".join(f"--{dest.replace('_', '-')}" for dest in dests) for dests in missing]
@@ -97,18 +129,33 @@ class Parser(argparse.ArgumentParser):
                     raise Refusal(f"--{name.replace('_', '-')} {text}: {why}")
         return found
 
+    def _spelled(self, words: Sequence[str]) -> list[str]:
+        """The words with our flags as they are defined: underscores stand for hyphens in all of them."""
+        known = {name.replace("-", "_"): name for action in _actions(self) for name in action.option_strings}
+        spelled, more = [], True
+        for word in words:
+            more = more and word != "--"
+            name, equals, value = word.partition("=")
+            ours = known.get(name.replace("-", "_")) if more and name.startswith("--") and "_" in name else None
+            spelled.append(f"{ours}{equals}{value}" if ours else word)
+        return spelled
+
     def _meant(self, unknown: Sequence[str]) -> str:
         """'; did you mean --X?' for words that are another tool's flags or look like ours, or nothing."""
         flags = [word.partition("=")[0].replace("_", "-") for word in unknown if word.startswith("-")]
         if not flags:
-            return self._without_flag(unknown[0])
+            return self._without_flag(unknown[0]) if unknown else ""
         known = set(_spellings(self)) - self.secret
         said = [self.meanings.get(flag) or nearest(flag, known) for flag in flags]
         return "".join(f"; {text}" for text in dict.fromkeys(said) if text)
 
     def _without_flag(self, word: str) -> str:
         """What helps where a word follows the value of a flag: a second value, or the rest of one that isn't quoted."""
-        *_, flag, _value = ["", "", *Parser.words[: list(Parser.words).index(word)]]
+        before = Parser.words[: list(Parser.words).index(word)]
+        for name, said in self.takes_no_word.items():
+            if name in before:
+                return f"; {said}"
+        *_, flag, _value = ["", "", *before]
         many = [
             action
             for action in _actions(self)
@@ -170,6 +217,11 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 yield from _actions(command)
+
+
+def called(names: Mapping[str, str]) -> dict[str, str]:
+    """`meanings` of a parser from a table: our flag -> what other tools call it, words without their hyphens."""
+    return {f"--{word}": f"did you mean {flag}?" for flag, words in names.items() for word in words.split()}
 
 
 def nearest(flag: str, known: Iterable[str]) -> str:

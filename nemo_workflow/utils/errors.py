@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nemo_workflow import REPOSITORY
-from nemo_workflow.utils import startup
+from nemo_workflow import REPOSITORY, leave
+from nemo_workflow.utils import scratch, startup
 from nemo_workflow.utils.libraries import importable
 
 STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
@@ -122,6 +123,7 @@ def run_command(main: Callable[[], int | None] | str, program: str | None = None
     """
     program = program or program_name()
     try:
+        _on_ctrl_c(signal.default_int_handler)
         problems = startup.settle()
         if problems:
             raise Refusal(problems)
@@ -144,4 +146,12 @@ def run_command(main: Callable[[], int | None] | str, program: str | None = None
     except BrokenPipeError:  # `… | head` closed its end
         sys.stderr.close()
         code = 141
+    _on_ctrl_c(leave)
+    scratch.remove_empty()
     sys.exit(code)
+
+
+def _on_ctrl_c(do: Callable[..., None]) -> None:
+    """Set what Ctrl-C does, unless whoever started this command has it ignored (nohup, a job in the background)."""
+    if callable(signal.getsignal(signal.SIGINT)):
+        signal.signal(signal.SIGINT, do)

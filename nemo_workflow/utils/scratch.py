@@ -9,7 +9,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import getpass
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from typing import IO
 
 from nemo_workflow.utils.files import flock
 
+OWN = "nemo-workflow-{}"  # with the user's number: his folder for what stays from one command to the next
 PREFIX = "nemo-"  # as long as multiprocessing's own pymp-
 LOCK = ".nemo-workflow.lock"  # in a folder of ours
 SOCKET_PATH = 107  # bytes of a unix socket's path, linux/un.h
@@ -86,6 +89,19 @@ def _made(place: str) -> tuple[Path, IO[str]]:
         if (folder / LOCK).exists():  # else a sweep came between the two
             return folder, lock
         lock.close()
+
+
+def remove_empty() -> None:
+    """Remove the folders that libraries make when they are imported, and that nothing was written to.
+
+    torch's compiler makes the one of its cache, and our own stands ready for matplotlib's.
+    """
+    names = [OWN.format(os.getuid())]
+    with contextlib.suppress(KeyError, OSError):  # this user has no name
+        names.append("torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser()))
+    for name in names:
+        with contextlib.suppress(OSError):  # not there, or something is in it
+            (Path(tempfile.gettempdir()) / name).rmdir()
 
 
 def sweep() -> None:

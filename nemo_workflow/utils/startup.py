@@ -109,7 +109,7 @@ def keep_caches_out_of_home() -> None:
 
 def _own_folder() -> str:
     """A folder of this user's own below the one for temporary files, the same each time if nobody else has taken the name."""
-    home = Path(tempfile.gettempdir()) / f"nemo-workflow-{os.getuid()}"
+    home = Path(tempfile.gettempdir()) / scratch.OWN.format(os.getuid())
     try:
         home.mkdir(mode=0o700)
     except FileExistsError:

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     def add(name: str, **keywords: Any) -> None:
-        made.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}")), **keywords)
+        made.add_argument(f"--{name}", **keywords)
 
     add(
         "language",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import LIMIT
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -22,5 +24,5 @@ def test_a_checkpoint_holds_what_the_optimizer_has(tmp_path: Path, ranks: int) -
         for rank in range(ranks)
     ]  # fmt: skip
     for process in started:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 0 and b"the same" in out, err.decode()[-3000:]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config import calibration, command_line, layout_search, memory, step_time
+from nemo_workflow.config import calibration, command_line, layout_search, memory, run_time, step_time
 from nemo_workflow.config.layout_search import Problem
 from nemo_workflow.config.memory import GIB
 from nemo_workflow.config.resolve import make_plan, suggestion
@@ -71,6 +71,34 @@ def test_layout_auto_fits_and_says_why(shared: Place) -> None:
     guide = planned(shared, "-M llama31_8b -G 2")
     assert (guide.layout.tensor, guide.layout.pipeline, guide.layout.context) == (1, 1, 1)  # the guide's defaults
     assert any("--layout auto" in note for note in guide.notes)
+
+
+def test_the_last_stage_may_have_fewer_layers(large: Place) -> None:
+    """The output layer takes as long as two of the 8B's layers; seen on four cards: benchmarks/multi_gpu.md."""
+    words = "-M llama31_8b -G 4 -mbs 1 --grad-reduce-in-bf16 --optimizer-precision bf16"
+    (row,) = rows(f"{words} -gbs 64 --suggest 1")
+    assert (row["flags"]["last_stage_layers"], row["flags"]["first_stage_layers"]) == (15, None)
+    assert "--last-stage-layers 15" in " ".join(row["words"])
+    assert "VPP 8, stages of 17-15 layers, micro batch 1" in suggested(f"{words} -gbs 64 --suggest 1")
+    (even,) = rows(f"{words} -gbs 64 --suggest 1 -PP 2 --last-stage-layers 16")
+    assert row["step_seconds"] < 0.97 * even["step_seconds"]
+    split = ("-PP", "2", "-VPP", "8", "--seq-length", "8192")
+    plan = large.plan(*PLAN[:5], *words.split(), *split, accelerator=None, model_name=None, global_batch_size="64")
+    help_ = run_time.helpful(replace(plan, vocab_size=128_256), catalog.find("llama31_8b"))
+    assert help_ and help_["words"] == "--last-stage-layers 15"
+
+
+def test_what_was_chosen_is_written_down(large: Place) -> None:
+    plan = large.plan(*PLAN[:5], "-M", "llama31_8b", "-G", "2", "-PP", "2", accelerator=None, model_name=None)
+    chosen = replace(plan, settings=replace(plan.settings, last_stage_layers=15))
+    assert config_of(chosen)["last-stage-layers"] == 15 and "first-stage-layers" not in config_of(chosen)
+
+
+def test_ends_that_were_given_stay(shared: Place) -> None:
+    plan = planned(shared, "-M llama31_8b -G 4 --layout auto --first-stage-layers 20 --grad-reduce-in-bf16")
+    assert plan.layout.pipeline > 1 and plan.layout.first_stage_layers == 20
+    with pytest.raises(Refusal, match=r"can.t be split over 1 x 4 GPUs"):
+        planned(shared, "-M llama31_8b -G 4 -PP 4 --layout auto --first-stage-layers 20 --last-stage-layers 20")
 
 
 def test_what_was_given_stays(shared: Place) -> None:

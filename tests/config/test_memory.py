@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -198,6 +199,16 @@ def test_the_first_pipeline_stage_keeps_the_most_micro_batches() -> None:
     assert few.activations < stages[0].activations / 3
     virtual = memory.usage_of(on(job(1, micro_batches=16), pipeline=4, virtual_pipeline=2), 0)
     assert stages[0].activations < virtual.activations < 1.5 * stages[0].activations
+
+
+def test_of_unlike_stages_each_has_its_own_layers() -> None:
+    """`block` recomputes the first layer of each chunk that has one."""
+    uneven = replace(on(job(1, micro_batches=16), pipeline=2, virtual_pipeline=8), stages=(9, 7))
+    even = replace(uneven, stages=(8, 8))
+    assert memory.usage_of(uneven, 0).weights > memory.usage_of(even, 0).weights
+    assert memory.usage_of(uneven, 1).weights < memory.usage_of(even, 1).weights
+    block = {"recompute_granularity": "full", "recompute_method": "block", "recompute_layers": 1}
+    assert [memory.recomputed_of(replace(uneven, **block), stage) for stage in (0, 1)] == [8, 7]
 
 
 def test_recompute_keeps_less_the_more_it_recomputes() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nemo_workflow.config.parallelism import Layout, layers_a_stage, make_layout
+from nemo_workflow.config.parallelism import Layout, enough_for_chunks, layers_a_stage, make_layout, pieces
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.models import catalog
 
@@ -72,14 +72,29 @@ def test_a_cpu_has_one_rank_unless_more_are_asked_for(accelerator: str, given: t
         (61, 4, {"pipeline": 4, "first_stage_layers": 13}, [13, 16, 16, 16]),
         (10, 4, {"pipeline": 4, "first_stage_layers": 1, "last_stage_layers": 3}, [1, 3, 3, 3]),
         (60, 2, {"pipeline": 4, "last_stage_layers": 13}, [30, 30]),  # the recipe's ends hold for its own stages only
+        (61, 4, {"pipeline": 4, "last_stage_layers": 13, "flags": {"first_stage_layers": 16}}, [16, 16, 16, 13]),
+        (32, 2, {"flags": {"last_stage_layers": 15}}, [17, 15]),
+        (32, 2, {"flags": {"first_stage_layers": 17, "last_stage_layers": 15}}, [17, 15]),
+        (32, 4, {"flags": {"first_stage_layers": 9, "last_stage_layers": 7}}, [9, 8, 8, 7]),
+        (32, 4, {"embedding_counts": True, "loss_counts": True, "flags": {"last_stage_layers": 5}}, [9, 9, 9, 5]),
         ({"num_layers": 4, "encoder_num_layers": 4}, 4, {}, [2, 2, 2, 2]),
         ({"num_layers": 4, "encoder_num_layers": None}, 4, {}, [1, 1, 1, 1]),
     ],
 )  # fmt: skip
 def test_the_layers_of_each_stage(layers: Any, stages: int, stock: dict[str, Any], split: list[int]) -> None:
     sizes = layers if isinstance(layers, dict) else {"num_layers": layers}
-    found = layers_a_stage(sizes, STOCK | stock, replace(ONE, pipeline=stages))
+    found = layers_a_stage(sizes, STOCK | stock, replace(ONE, pipeline=stages, **stock.get("flags", {})))
     assert found == split and all(type(number) is int for number in found)
+
+
+def test_stages_are_dealt_out_to_chunks_as_megatron_writes_it() -> None:
+    """Its own class reads the words back: tests/e2e/plan/test_recipe.py."""
+    assert (
+        pieces([17, 15], 8) == "Ettt" + "|tt" * 14 + "|tL"
+    )  # as it was measured on four GPUs (benchmarks/multi_gpu.md)
+    assert pieces([3, 1], 2) == "Ett|t|t|L"
+    assert pieces([2, 2], 1, predicted=1) == "Ett|ttmL"
+    assert [enough_for_chunks(stages, 2) for stages in ([2, 2], [3, 1], [1, 3], [2, 0])] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +103,7 @@ def test_the_layers_of_each_stage(layers: Any, stages: int, stock: dict[str, Any
         (7, {}, "7 layers over 4 stages"),
         (7, {"embedding_counts": True, "loss_counts": True}, "9 layers (embedding and loss count as a layer each) over 4 stages"),
         (60, {"pipeline": 4, "last_stage_layers": 13}, "47 layers over 3 stages"),
+        (4, {"pipeline": 4, "first_stage_layers": 2, "last_stage_layers": 2}, "0 layers over 2 stages"),
         (60, {"pipeline": 4, "first_stage_layers": 7, "last_stage_layers": 2}, "51 layers over 2 stages"),
     ],
 )  # fmt: skip

@@ -136,9 +136,16 @@ SPLIT = job("llama31_8b", 2, 64, tensor=2, pipeline=4, virtual_pipeline=2, conte
         ("virtual_pipeline", {}, "-VPP 2", 2),
         ("context", {}, "-CP 3", 3),
         ("expert", {}, "-EP 5", 5),
+        (
+            "stages",
+            {"layout": replace(SPLIT.layout, first_stage_layers=9, last_stage_layers=7)},
+            "--first-stage-layers 9 --last-stage-layers 7",
+            (9, 7),
+        ),
+        ("stages", {}, "stages with as many layers each", (None, None)),
     ],
 )
-def test_a_split_as_flags(name: str, change: dict[str, Any], words: str, value: int | None) -> None:
+def test_a_split_as_flags(name: str, change: dict[str, Any], words: str, value: Any) -> None:
     changed = replace(SPLIT, **change)
     assert (run_time._flags(name, changed), run_time._value(changed, name)) == (words, value)
     sequence = replace(changed, layout=replace(changed.layout, sequence_parallel=True))

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from nemo_workflow import REPOSITORY
 from nemo_workflow.conversion import output_dir
 from nemo_workflow.conversion.output_dir import whole_folder
 from nemo_workflow.utils.processes import signal_name
+from tests.waiting import LIMIT, all_gone, until
 
 # a conversion whose work is to wait: real processes, signals and folders
 WAITING = """
@@ -73,18 +73,16 @@ sys.exit(until_stopped(work, "the import"))
 """
 
 
-def started(command: list[str], folder: Path, writers: int = 1) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+def started(command: list[str], folder: Path, writers: int = 1) -> tuple[subprocess.Popen[str], list[int]]:
     """The command, with its writer at work, and the processes that it has."""
     begun = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until = time.monotonic() + 100
-    while not list(folder.glob(".out.*.partial/*")) or len(psutil.Process(begun.pid).children()) < writers:
-        assert begun.poll() is None and time.monotonic() < until, begun.stderr and begun.stderr.read()
-        time.sleep(0.05)
-    return begun, psutil.Process(begun.pid).children()
 
+    def at_work() -> bool:
+        assert begun.poll() is None, begun.stderr and begun.stderr.read()
+        return bool(list(folder.glob(".out.*.partial/*"))) and len(psutil.Process(begun.pid).children()) >= writers
 
-def gone(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=20)[1]
+    until(at_work)
+    return begun, [child.pid for child in psutil.Process(begun.pid).children()]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
@@ -92,20 +90,20 @@ def gone(processes: list[psutil.Process]) -> bool:
 def test_it_says_so_and_leaves_nothing(number: signal.Signals, code: int, everyone: bool, tmp_path: Path) -> None:
     begun, writers = started([sys.executable, "-c", WAITING, str(tmp_path / "out")], tmp_path)
     (os.killpg if everyone else os.kill)(begun.pid, number)
-    _, said = begun.communicate(timeout=30)
+    _, said = begun.communicate(timeout=LIMIT)
     assert (
         begun.returncode == code and f"the import stopped by {signal_name(number)}" in said and "Traceback" not in said
     )
-    assert list(tmp_path.iterdir()) == [] and gone(writers)
+    assert list(tmp_path.iterdir()) == [] and all_gone(writers)
 
 
 @pytest.mark.parametrize(("where", "writers"), [("beside", 1), ("alone", 0)])
 def test_what_a_library_catches_is_raised_again(where: str, writers: int, tmp_path: Path) -> None:
     begun, processes = started([sys.executable, "-c", CAUGHT, str(tmp_path / "out"), where], tmp_path, writers)
     begun.terminate()
-    _, said = begun.communicate(timeout=30)
+    _, said = begun.communicate(timeout=LIMIT)
     assert begun.returncode == 143 and "the import stopped by SIGTERM" in said and "Traceback" not in said
-    assert list(tmp_path.iterdir()) == [] and gone(processes)
+    assert list(tmp_path.iterdir()) == [] and all_gone(processes)
 
 
 def test_what_has_its_name_is_not_said_to_be_removed(tmp_path: Path) -> None:
@@ -120,7 +118,7 @@ def test_nobody_writes_on_after_a_kill(tmp_path: Path) -> None:
     begun, writers = started([sys.executable, "-c", WAITING, str(tmp_path / "out")], tmp_path)
     begun.kill()
     begun.wait()
-    assert gone(writers)
+    assert all_gone(writers)
     with whole_folder(tmp_path / "out"):  # the next start clears up
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -118,7 +118,7 @@ def test_no_new_tokens_another_kind_and_none_are_refused(source: Path, tmp_path:
     assert "is a tokenizer of another kind (Unigram" in refusal(source, other)
     (tmp_path / "empty").mkdir()
     assert "no tokenizer files in it; --extend-vocabulary needs a tokenizer" in refusal(source, tmp_path / "empty")
-    assert "there is no such folder" in refusal(source, tmp_path / "nowhere")
+    assert "nowhere: no such folder" in refusal(source, tmp_path / "nowhere")
     for path in source.glob("*token*"):
         path.unlink()
     assert "needs the tokenizer that the model has" in refusal(source, same)

@@ -13,7 +13,7 @@ from nemo_workflow.run_dir.checkpoints import write_manifest
 from nemo_workflow.run_dir.fingerprint import identity_of
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
-from tests.places import Place
+from tests.places import Place, leave_checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_outside")
 
@@ -191,6 +191,25 @@ def test_layout_of_many(shared: Place) -> None:
     )
 
 
+def test_stages_with_unlike_numbers_of_layers(shared: Place) -> None:
+    def changed(words: str, model: str = "llama31_8b") -> tuple[list[int], dict[str, object]]:
+        flags = f"--executor slurm --dry-run -gbs 32 --seq-length 128 --max-steps 5 {words}"
+        described = dry_run.describe(shared.plan(*flags.split(), model_name=model, accelerator=None))
+        fields = {entry["field"].partition("strategy.")[2]: entry["ours"] for entry in described["differences"]}
+        names = ("num_layers", "account_for", "pipeline_model_parallel_layout")
+        return described["layout"]["layers_a_stage"], {k: v for k, v in fields.items() if k.startswith(names)}
+
+    last = {"num_layers_in_last_pipeline_stage": 15}
+    assert changed("-G 4 -PP 2 --last-stage-layers 15") == ([17, 15], last)
+    spelled = {"pipeline_model_parallel_layout": "Ettttt|tttt|tttt|tttL"}
+    assert changed("-G 4 -PP 2 -VPP 2 --first-stage-layers 9 --last-stage-layers 7", "llama32_1b") == ([9, 7], spelled)
+    # megatron-core takes one way alone: what the recipe says of its own goes
+    uncounted = {"account_for_embedding_in_pipeline_split": False, "account_for_loss_in_pipeline_split": False}
+    found = changed("-G 8 -TP 4 -SP -PP 2 --last-stage-layers 62", "llama31_405b")
+    assert found == ([64, 62], uncounted | {"num_layers_in_last_pipeline_stage": 62})
+    assert changed("-G 8 -TP 4 -SP -PP 2", "llama31_405b") == ([63, 63], {})
+
+
 def test_differences_name_every_field_that_a_flag_changes(shared: Place) -> None:
     plan = shared.plan(
         "--adam-beta2", "0.9", "--seed", "7", "--clip-grad", "1.0", "-G", "2", "-TP", "2", "--disable-dist-optim"
@@ -209,3 +228,24 @@ def test_the_list_of_models() -> None:
     assert catalog.listing("Mixtral-8x7b").splitlines()[1].split()[:3] == ["mixtral_8x7b", "46.7B", "32"]
     with pytest.raises(Refusal, match="no recipe has this in its name; did you mean"):
         catalog.listing("llamma3")
+
+
+def test_a_run_that_continues_says_from_where(place: Place) -> None:
+    plan = place.plan("--max-steps", "200")
+    assert "\n  continues" not in dry_run.render(plan, "text")
+    leave_checkpoint(plan, 60)
+    text = dry_run.render(plan, "text")
+    assert (
+        "\n  continues after step 60 of 200: 140 steps left\n" in text
+        and "starts from step_00000060 of this run" in text
+    )
+    assert described(place, "--max-steps", "200")["training"]["done"] == 60
+    assert "continues after step 60 of 61: 1 step left" in dry_run.render(place.plan("--max-steps", "61"), "text")
+
+
+def test_large_numbers_of_epochs_are_readable(shared: Place) -> None:
+    text = dry_run.render(shared.plan("--max-steps", "26753000000"), "text")
+    (epochs,) = set(re.findall(r"[\d.,]+ epochs", text))
+    assert re.fullmatch(r"\d{1,3}(,\d{3})+ epochs", epochs), epochs
+    for line in text.splitlines():
+        assert not (line.startswith(("Training:", "Checkpoints:", "Time:")) and re.search(r"\d{5}", line)), line

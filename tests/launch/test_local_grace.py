@@ -31,7 +31,7 @@ run.attempt, run.asked, run.insisted, run.stopped_early = folder, None, False, "
 run.before, run.process, run.patience = set(), torchrun, launch.liveness.Patience()
 run._ask(signal.SIGTERM, None)
 asked = time.monotonic()
-while torchrun.poll() is None and time.monotonic() - asked < (3 if saving else 60):
+while torchrun.poll() is None and time.monotonic() - asked < (3 if saving else 600):
     run._stop_if_asked()
     time.sleep(0.05)
 waited = time.monotonic() - asked
@@ -39,7 +39,7 @@ alive = torchrun.poll() is None
 if alive:  # a second signal ends everything at once
     run._ask(signal.SIGTERM, None)
     run._stop_if_asked()
-print(json.dumps({"alive": alive, "waited": waited, "gone": torchrun.wait(10) is not None}))
+print(json.dumps({"alive": alive, "waited": waited, "gone": torchrun.wait(600) is not None}))
 """
 
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 from nemo_workflow.launch import torchrun
 from nemo_workflow.training import liveness, rank
 from tests.e2e.run.harness import REPOSITORY
+from tests.waiting import LIMIT, until
 
 # two ranks, forked one after the other; each does the Python code that it is handed
 PARENT = """
@@ -49,7 +49,7 @@ for number in ("0", "1"):
     with (folder / f"out{number}").open("w") as out, (folder / f"err{number}").open("w") as err:
         words = ("python", "-u", "-m", "the.module", str(folder))
         fork = torchrun.Fork(functools.partial(torchrun._be_rank, words, variables, (out, err), opened))
-        codes.append(fork.wait(60))
+        codes.append(fork.wait(600))
 print(json.dumps(codes))
 os._exit(0)
 """
@@ -58,7 +58,7 @@ os._exit(0)
 def forked(folder: Path, code: str) -> tuple[list[int], list[str], list[str]]:
     """(exit codes, what was printed, what was complained of) of two ranks that do `code`."""
     done = subprocess.run(
-        [sys.executable, "-c", PARENT, folder, code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", PARENT, folder, code], cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.returncode == 0 and done.stderr == "", done
     out, err = ([(folder / f"{name}{number}").read_text() for number in "01"] for name in ("out", "err"))
@@ -116,9 +116,11 @@ try:
 except subprocess.TimeoutExpired:
     print(fork.poll())
 os.kill(fork.pid, 9)
-print(fork.wait(60), fork.poll())
+print(fork.wait(600), fork.poll())
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT
+    )
     assert done.stdout == "None\n-9 -9\n", done
 
 
@@ -189,15 +191,12 @@ subprocess.run([sys.executable, "-c", torchrun, sys.argv[1]])
 """
     (tmp_path / rank.PLAN).touch()
     launcher = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=REPOSITORY)
-    end = time.monotonic() + 60
-    while not (imports := tmp_path / "imports").exists() and time.monotonic() < end:
-        time.sleep(0.05)
+    imports = tmp_path / "imports"
+    until(imports.exists)
     mark = liveness.mark_of(int(imports.read_text()))
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
-    while liveness.launcher_alive(mark) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not liveness.launcher_alive(mark)
+    assert until(lambda: not liveness.launcher_alive(mark))
 
 
 def test_ranks_are_known_by_their_names() -> None:
@@ -211,4 +210,4 @@ def test_ranks_are_known_by_their_names() -> None:
 
     assert process.stdout and process.stdout.readline()
     assert (rank.number(psutil.Process(process.pid)), rank.number(psutil.Process())) == (12, -1)
-    process.communicate(b"\n", timeout=60)
+    process.communicate(b"\n", timeout=LIMIT)

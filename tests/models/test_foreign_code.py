@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import http.server
 import json
 import os
+import re
+import shlex
 import threading
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from nemo_workflow.models import hub
 from nemo_workflow.models.foreign_code import code_named, refuse_code, without_code
+from nemo_workflow.models.pretrained import is_hub_id
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
 from tests.places import Place
@@ -92,18 +96,12 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("hub_id", "gated"),
-    [
-        ("meta-llama/Llama-3.1-8B", "it is gated: accept the licence at"),
-        ("org/x", "if it is gated, accept the licence at"),
-    ],
-)
+@pytest.mark.parametrize(("hub_id", "gated"), [("meta-llama/Llama-3.1-8B", True), ("org/x", False), ("gpt2", False)])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_says_how_to_download_what_is_not_here(
-    command: str, hub_id: str, gated: str, place: Place
+    command: str, hub_id: str, gated: bool, place: Place
 ) -> None:
-    """The same words, gating among them, which nobody can look up without a network."""
+    """The same words; of gating only where it is known, for nobody can look that up without a network."""
     (place.root / "t.txt").write_text("text")
     program, *words = COMMANDS[command]
     words = [str(REPOSITORY / program) if program.endswith(".py") else program, *words, hub_id]
@@ -113,8 +111,9 @@ def test_every_command_says_how_to_download_what_is_not_here(
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place.root / "hub"), "PYTHONPATH": str(REPOSITORY)}
     done = forked.run(words, cwd=place.root, env=env)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    for said in (f"`hf download {hub_id} ", f"{gated} https://huggingface.co/{hub_id}", "`hf auth login`"):
-        assert said in done.stderr, done.stderr
+    assert f"`hf download {hub_id} " in done.stderr, done.stderr
+    for said in (f"it is gated: accept the licence at https://huggingface.co/{hub_id}", "`hf auth login`"):
+        assert (said in done.stderr) == gated, done.stderr
     assert not {"nemo", "data", "out"} & {path.name for path in place.root.iterdir() if path.name != "data"}
 
 
@@ -129,18 +128,53 @@ def test_what_is_known_to_be_gated(hub_id: str, gated: bool) -> None:
     assert ("it is gated: accept" in hub.by_hand(hub_id, "--hf-model-id")) == gated
 
 
-@pytest.mark.parametrize(("name", "such_as"), [("gpt2", "openai-community/gpt2"), ("my_tok", "Qwen/Qwen3-0.6B-Base")])
-def test_a_mistyped_folder_is_not_sent_to_the_hub(
-    name: str, such_as: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A name without an organisation, where there is no network: no command downloads it."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Refusal) as refusal:
-        hub.fetch(name, "--tokenizer", ["*.json"])
-    said = str(refusal.value)
-    assert said.startswith(f"--tokenizer {name}: no such folder (relative to the current folder, {tmp_path}), and")
-    assert said.endswith(f"organisation/name, such as {such_as}") and "hf download" not in said
+@pytest.mark.parametrize(("name", "such_as"), [("llama-3", "meta-llama/llama-3"), ("my_tok", "Qwen/Qwen3-0.6B-Base")])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_mistyped_folder_is_not_sent_to_the_hub(command: str, name: str, such_as: str, place: Place) -> None:
+    """A name without an organisation: with or without a network, no command looks for it there."""
+    (place.root / "t.txt").write_text("text")
+    program, *words = COMMANDS[command]
+    words = [str(REPOSITORY / program) if program.endswith(".py") else program, *words, name]
+    if program == "pretrain_llm.py":
+        words += place.flags(hf_model_id=None)
+    done = forked.run(words, cwd=place.root, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    here = (
+        f"{name}: no such folder (relative to the current folder, {place.root}), and not of the form organisation/name"
+    )
+    assert done.returncode == 2 and here in done.stderr, done.stderr
+    assert f"or a Hub id such as {such_as}\n" in done.stderr and "hf download" not in done.stderr
+
+
+def test_the_models_that_the_hub_has_without_an_organisation() -> None:
+    assert all(
+        map(is_hub_id, ("gpt2", "gpt2-xl", "distilgpt2", "bert-base-uncased", "t5-small", "roberta-base", "a/b"))
+    )
+    assert not any(map(is_hub_id, ("my_tokenizer", "gpt2-mine", "./gpt2", "a/b/c", "data", "")))
+
+
+def test_the_download_takes_what_a_tokenizer_is_read_from_and_no_weights() -> None:
+    """One pattern, which `hf download` of huggingface_hub 0.36, 1 and 2 understands alike."""
+    (pattern,) = re.findall(r"--include '(\S+)' --local-dir", hub.by_hand("org/x", "--hf-model-id"))
+    kept = [
+        "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "config.json", "vocab.json",
+        "merges.txt", "vocab.txt", "qwen.tiktoken", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
+    ]  # fmt: skip
+    left = [
+        "model-00001-of-00002.safetensors", "pytorch_model.bin", "original/consolidated.00.pth", "tf_model.h5", "64.tflite",
+        "flax_model.msgpack", "rust_model.ot", "onnx/decoder_model.onnx", "model-q4.gguf", "training_args.bin",
+    ]  # fmt: skip
+    assert [name for name in [*kept, *left] if fnmatch.fnmatch(name, pattern)] == kept
+
+
+def test_the_download_is_parsed_by_the_hubs_own_command(tmp_path: Path) -> None:
+    """It fails for want of a network, and not for the way it is written."""
+    command = re.findall(r"`hf (download [^`]+)`", hub.by_hand("org/x", "--hf-model-id"))[0].replace(
+        "DIR", str(tmp_path / "d")
+    )
+    program = "import sys; from huggingface_hub.cli.hf import main; sys.argv[0] = 'hf'; main()"
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = forked.run(["-c", program, *shlex.split(command)], env=env)
+    assert done.returncode == 1 and "LocalEntryNotFound" in done.stderr and "usage:" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -176,7 +210,11 @@ ANSWERS = {
         "the Hub has disabled this model",
     ),
     "org/other": (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision v9: take a branch, tag or commit"),
-    "org/forbidden": (403, {"X-Error-Message": "not for you"}, "the Hub answers with an error; "),
+    "org/forbidden": (
+        403,
+        {"X-Error-Message": "not for you"},
+        "--source DIR; if it is gated, accept the licence at https://huggingface.co/org/forbidden",
+    ),
     "org/broken": (500, {}, "the Hub answers with an error; "),
 }
 PROGRAM = """

@@ -21,6 +21,7 @@ from tests import forked
 from tests.e2e.run.harness import REPOSITORY
 from tests.places import Place, hub_snapshot
 from tests.utils.hostile import write_code
+from tests.waiting import LIMIT
 
 NATIVE = "PreTrainedTokenizerFast"  # a class that transformers has itself
 
@@ -119,7 +120,7 @@ def test_preprocessing_refuses_it_too(place: Place, make: Callable[[Place], None
     documents = place.root / "in.jsonl"
     documents.write_text('{"text": "a b"}\n')
     words = ["--input", documents, "--tokenizer", place.hf, "--output-dir", place.root / "out"]
-    done = forked.run(["-m", "nemo_workflow.preprocess", *words], timeout=60)
+    done = forked.run(["-m", "nemo_workflow.preprocess", *words], timeout=LIMIT)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and str(place.hf) in done.stderr
     assert not (place.root / "out").exists() and not (place.root / "it ran").exists()
@@ -129,7 +130,7 @@ def test_the_command_says_it_and_ends(place: Place) -> None:
     pipe(place)
     done = subprocess.run(
         [sys.executable, "pretrain_llm.py", *place.flags()], cwd=REPOSITORY, capture_output=True, text=True,
-        check=False, timeout=20,
+        check=False, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 2
     assert "tokenizer.json: is not a regular file" in done.stderr and "Traceback" not in done.stderr

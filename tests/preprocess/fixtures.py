@@ -16,6 +16,7 @@ import pytest
 
 from tests import forked
 from tests.preprocess.helpers import ROOT, Done, Reference
+from tests.waiting import LIMIT
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +52,7 @@ def preprocess() -> Callable[..., Done]:
         if within or kwargs:
             command = [*within, sys.executable, *words]
             done = subprocess.run(
-                command, capture_output=True, text=True, env=environment, timeout=120, check=False, **kwargs
+                command, capture_output=True, text=True, env=environment, timeout=LIMIT, check=False, **kwargs
             )
         else:
             done = forked.run(words, env=environment)

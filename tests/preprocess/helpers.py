@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import LIMIT
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -53,7 +55,7 @@ class Reference:
     def close(self) -> None:
         """End the server. A process forked from this one may hold the pipe, so that closing it would not be seen."""
         if self.process is not None:
-            self.process.communicate("\n", timeout=120)
+            self.process.communicate("\n", timeout=LIMIT)
 
 
 @dataclass

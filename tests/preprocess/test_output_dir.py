@@ -13,6 +13,7 @@ from nemo_workflow.preprocess.output_dir import OutputFolder
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.files import write_json
 from tests.preprocess.helpers import pair_bytes, write_jsonl
+from tests.waiting import LIMIT
 
 FILES = ("a.json", "a.bin", "a.idx")
 
@@ -82,7 +83,7 @@ def test_clean_up_leaves_a_run_that_begins(tmp_path, monkeypatch):
 
     monkeypatch.setattr(output_dir.tempfile, "mkdtemp", made)
     with OutputFolder(tmp_path, overwrite=False) as output:
-        cleaners[0].join(30)
+        cleaners[0].join(LIMIT)
         fill(output, "ours")
         output.commit([])
     assert contents(tmp_path) == dict.fromkeys(FILES, "ours")

@@ -136,6 +136,19 @@ def test_a_checkpoint_from_before_optimizer_precision_is_of_the_recipes_own(plac
         compare(now, fingerprint.in_todays_words(then, now, plan), (), "checkpoint x")
 
 
+def test_unlike_stages_are_told_and_no_older_checkpoint_has_them(place: Place) -> None:
+    plan = place.plan("-G", "2", "-PP", "2")
+    now = fingerprint.identity_of(plan)
+    old = copy.deepcopy(now)
+    for end in ("first stage", "last stage"):
+        assert old["layout"].pop(end) == "unset"
+    assert compare(now, fingerprint.in_todays_words(copy.deepcopy(old), now, plan), (), "checkpoint x") == []
+    uneven = place.plan("-G", "2", "-PP", "2", "--last-stage-layers", "1")
+    now = fingerprint.identity_of(uneven)
+    told = compare(now, fingerprint.in_todays_words(old, now, uneven), (), "checkpoint x")
+    assert told == ["changed since checkpoint x: the parallel layout (last stage unset -> 1 layer)"]
+
+
 def test_what_was_named_is_told_and_no_digest() -> None:
     """Other data under the same --experiment, as a quick start's second try has it."""
     then, now = Named(("one/a", "one/b"), "tok"), Named(("two/a",), "tok2")

@@ -16,6 +16,7 @@ from nemo_workflow.training import liveness
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
 from tests.launch.slurm import plans
+from tests.waiting import LIMIT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHER = """
@@ -55,7 +56,7 @@ def launcher(run: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def call(run: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return forked.run(["-m", "nemo_workflow.runs", "--output-dir", run.parent, *words], timeout=60)
+    return forked.run(["-m", "nemo_workflow.runs", "--output-dir", run.parent, *words], timeout=LIMIT)
 
 
 def test_status_logs_and_cancel(run: Path, launcher: subprocess.Popen[str]) -> None:
@@ -67,7 +68,7 @@ def test_status_logs_and_cancel(run: Path, launcher: subprocess.Popen[str]) -> N
     done = call(run, "cancel", "local")
     assert done.returncode == 0, done
     assert f"process {launcher.pid} ended\nlocal: no checkpoint was saved\n" == done.stdout
-    assert launcher.wait(5) == 0
+    assert launcher.wait(LIMIT) == 0
 
 
 def test_nothing_runs(run: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_busy_launcher_hears_twice_that_it_shall_end_now(tmp_path: Path, monke
     launcher = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True)
     assert launcher.stdout and launcher.stdout.readline() == "ready\n"
     monkeypatch.setattr(control, "holder", lambda run: launcher.pid if launcher.poll() is None else None)
-    monkeypatch.setattr(control, "ENDED_BY_LOCAL_CANCEL", 60.0)
+    monkeypatch.setattr(control, "ENDED_BY_LOCAL_CANCEL", LIMIT)
     control._stop_local(tmp_path, launcher.pid, at_once=True)
     assert launcher.wait() == 0
 

@@ -19,6 +19,7 @@ from nemo_workflow.runs.report.page import write_comparison, write_report
 from nemo_workflow.utils import machine
 from tests.later import later
 from tests.runs import fake_runs
+from tests.waiting import LIMIT
 
 charts = later("nemo_workflow.runs.report.charts")
 
@@ -120,7 +121,7 @@ def test_a_training_is_not_held_up(run: RunFolder) -> None:
     assert first is not None and first.poll() is None  # it returned before the page was written
     refresher.refresh()
     assert refresher.process is first
-    assert first.wait(300) == 0 and (run.path / "report.html").stat().st_mtime_ns > before
+    assert first.wait(LIMIT) == 0 and (run.path / "report.html").stat().st_mtime_ns > before
     refresher.finish(60)
     assert not list(run.path.glob(".report.html*"))
 
@@ -175,3 +176,17 @@ def test_a_legend_wider_than_its_chart_is_in_two_columns() -> None:
     assert one.legend[0].ncols == 2 and two.legend[0].ncols == 2
     assert two.height == one.height + charts.LEGEND_ROW  # its second row takes nothing from the curves
     assert two.legend[0].items[0].label.value == "chinese: training loss"
+
+
+def test_a_comparison_says_which_curves_are_dashed(tmp_path: Path) -> None:
+    runs = [RunFolder(fake_runs.write_run(tmp_path / name, upto=30).folder) for name in ("one", "two")]
+    chart = charts._chart(runs, *charts.CHARTS[0])
+    dashed = {item.label.value: bool(item.renderers[0].glyph.line_dash) for item in chart.legend[0].items}
+    assert dashed == {label: label.endswith("validation loss ┄") for label in dashed} and set(dashed.values()) == {
+        True,
+        False,
+    }
+    alone = charts._chart(runs[:1], *charts.CHARTS[0])
+    assert not any(charts.DASHED in item.label.value for item in alone.legend[0].items)
+    page = write_comparison(runs, [], tmp_path / "page.html")
+    assert "Validation losses are dashed; their labels end in ┄." in page.read_text(encoding="utf-8")

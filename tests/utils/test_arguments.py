@@ -12,6 +12,7 @@ from nemo_workflow.launch.corpus.command import main as preprocess
 from nemo_workflow.preprocess.inspect_dataset import main as dataset
 from nemo_workflow.preprocess.train_tokenizer import main as tokenizer
 from nemo_workflow.runs.__main__ import main as runs
+from nemo_workflow.runs.evaluate import main as evaluate
 from nemo_workflow.runs.sample import main as sample
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.command import main as wikipedia
@@ -73,6 +74,7 @@ def test_only_what_can_be_left_out_is_said_to(
         (sample, "hi", "--hf-model is required (see --help)"),
         (runs, "show", "NAME is required (see --help)"),
         (runs, "show --output-dir exp", "NAME is required: --output-dir has taken 'exp' for its own value"),
+        (runs, "list nosuch", "unrecognized arguments: nosuch; `list` shows every run below --output-dir; `show NAME` shows one (see --help)"),
         (runs, "--output-dir list", "COMMAND is required: --output-dir has taken 'list' for its own value"),
         (export_main, "--source --output-path x", "--source: no value; a shell variable may be unset: give a value"),
         (preprocess, "", "--input or --input-dir, --tokenizer, --output-dir are required"),
@@ -90,3 +92,72 @@ def test_a_variable_that_is_unset_is_thought_of(
 def test_an_empty_number_is_an_empty_value(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Refusal, match=r"^--workers: an empty value; a shell variable may be unset"):
         preprocess(["--tokenizer", "t", "--output-dir", "o", "--input", "a", "--workers", ""])
+
+
+def said_by(command: Callable[..., int], words: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a command refuses of these words; empty where they are well formed and what they name isn't there."""
+    monkeypatch.setattr(sys, "argv", ["command", *words.split()])
+    with pytest.raises(Refusal) as refusal:
+        command()
+    return "\n".join(refusal.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (sample, "--hf_model /nowhere --tokens=3 TEXT"),
+        (evaluate, "--hf_model /nowhere --run /nowhere"),
+        (runs, "list --output_dir /nowhere"),
+        (runs, "--output_dir=/nowhere list"),
+        (tokenizer, "--input /nowhere --output_dir /nowhere --max_mb=3 --json_key text"),
+        (preprocess, "--input /nowhere --output_dir /nowhere --tokenizer /nowhere --no_append_eod --json_keys a_b"),
+        (dataset, "/nowhere --tokenizer x --document 1"),
+        (wikipedia, "--output_dir /nowhere --keep_metadata --date nowhere"),
+        (import_main, "--source /nowhere --output_path /nowhere --no_verify"),
+        (export_main, "--source /nowhere --output_path /nowhere --hf_tokenizer x"),
+    ],
+)
+def test_flags_may_be_written_with_underscores(
+    command: Callable[..., int], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = said_by(command, words, monkeypatch)
+    assert "nowhere" in said and "unrecognized" not in said and "required" not in said, said
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (sample, "--hf-model x --max_new_tokens 9 hi", "--max_new_tokens 9; did you mean --tokens?"),
+        (sample, "--max-new-tokens=9 hi", "--max-new-tokens=9; did you mean --tokens? (see --help)\n--hf-model is required"),
+        (sample, "--hf_modell x hi", "--hf_modell x; did you mean --hf-model? (see --help)"),
+        (sample, "--hf-model x --prompt hi", '--prompt hi; the text stands by itself, in quotes: --hf-model DIR "TEXT"'),
+        (tokenizer, "--input a --output-dir b --vocab-size 9", "--vocab-size 9; did you mean --vocabulary?"),
+        (tokenizer, "--input a --vocab_size 9", "--vocab_size 9; did you mean --vocabulary? (see --help)\n--output-dir is required"),
+        (tokenizer, "--input a --output b", "--output b; did you mean --output-dir? (see --help)"),
+        (evaluate, "--model a --run b", "--model a; did you mean --hf-model? (see --help)"),
+        (import_main, "--input a --output-dir b", "--input a --output-dir b; did you mean --source?; did you mean --output-path?"),
+        (export_main, "--source a --output b", "--output b; did you mean --output-path? (see --help)"),
+        (runs, "show --outputdir x", "--outputdir x; did you mean --output-dir? (see --help)"),
+    ],
+)  # fmt: skip
+def test_an_unknown_flag_is_named_beside_a_missing_one(
+    command: Callable[..., int], words: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """argparse would only say what is missing; of a flag that the unknown one was meant for, nothing more is said."""
+    found = said_by(command, words, monkeypatch)
+    assert found.startswith(f"unrecognized arguments: {said}"), found
+    assert found.count("required") == said.count("required")
+
+
+def test_what_other_tools_call_a_flag_leads_to_one_that_is_there() -> None:
+    from nemo_workflow.conversion.command import export_parser, import_parser
+    from nemo_workflow.launch.corpus.command import parser as preprocess_parser
+
+    for made in (export_parser(), import_parser(), preprocess_parser()):
+        ours = {name for action in made._actions for name in action.option_strings}
+        assert made.meanings and not ours & made.meanings.keys()
+        assert {said.removeprefix("did you mean ").rstrip("?") for said in made.meanings.values()} <= ours
+
+
+def test_a_value_that_looks_like_a_flag_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said_by(sample, "--temperature -1", monkeypatch).startswith("--hf-model, TEXT are required")

@@ -1,13 +1,16 @@
 """run_command: what a person sees and which exit code a shell sees."""
 
 import argparse
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from nemo_workflow.utils import scratch
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Refusal, few_of_a_kind
 from tests import forked
@@ -169,3 +172,73 @@ def test_hundreds_of_problems_of_one_kind_are_few_lines() -> None:
     assert list(few_of_a_kind(alike[:4])) == alike[:4]
     different = [f"--flag-{sign}: wrong" for sign in "abcdef"]
     assert list(few_of_a_kind(different)) == different
+
+
+REPOSITORY = PACKAGE.parent
+# every command as a user types it; the first import of ours in it is met by a Ctrl-C, and then the last
+ENTRIES = [
+    ["pretrain_llm.py"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"], ["ckpt_conversion/convert_from_nemo2_to_hf.py"],
+    ["download_example_data/download_wiki.py"], *(["-m", module.removesuffix(".__main__")] for module in modules()),
+]  # fmt: skip
+INTERRUPT = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+def interrupted(words: list[str], at: str, tmp_path: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "AT": at} | more
+    return subprocess.run(
+        [sys.executable, *words], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("words", ENTRIES, ids=" ".join)
+def test_ctrl_c_among_the_first_imports_shows_no_traceback(words: list[str], tmp_path: Path) -> None:
+    """A signal in the middle of an import, as Ctrl-C gives it: the interpreter's own doing, so a process of its own."""
+    done = interrupted([*words, "--help"], "nemo_workflow.utils", tmp_path)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "", "")
+
+
+def test_ctrl_c_before_the_first_import_of_ours(tmp_path: Path) -> None:
+    """The line that `make install` puts beside its packages; another program of that Python keeps what it has."""
+    folder = tmp_path / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python3.*/site-packages")
+    shutil.copy(REPOSITORY / "tools" / "ctrl_c.pth", site / "_nemo_workflow_ctrl_c.pth")
+    (site / "_z.pth").write_text("import os, sys; os.environ.get('NOW') and os.kill(os.getpid(), 2)\n")
+    for words, quiet in (*((words, True) for words in ENTRIES), (["-c", "pass"], False), (["-m", "json.tool"], False)):
+        done = subprocess.run(
+            [folder / "bin" / "python", *words], cwd=REPOSITORY, env=os.environ | {"NOW": "1"}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert ((done.returncode, done.stderr) == (130, "")) == quiet, (words, done)
+
+
+def test_ctrl_c_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    """nohup, or a shell script's job in the background."""
+    command = f"trap '' INT; exec '{sys.executable}' pretrain_llm.py --list-models llama"
+    env = os.environ | {"PYTHONPATH": str(tmp_path), "AT": "nemo_workflow.utils"}
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "llama_tiny" in done.stdout, done.stderr
+
+
+def test_empty_folders_of_libraries_go_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's compiler makes one at its import; what is in one stays."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("LOGNAME", "me:too")
+    empty, cache = tmp_path / f"nemo-workflow-{os.getuid()}", tmp_path / "torchinductor_me_too"
+    for folder in (empty, cache):
+        folder.mkdir()
+    (cache / "kernel.py").touch()
+    scratch.remove_empty()
+    assert list(tmp_path.iterdir()) == [cache]
+    (cache / "kernel.py").unlink()
+    scratch.remove_empty()
+    assert list(tmp_path.iterdir()) == []

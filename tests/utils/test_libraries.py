@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -44,9 +43,7 @@ def start(place: Place, path: Path, *flags: str) -> subprocess.CompletedProcess[
 def test_other_versions_are_refused_on_a_cpu_before_anything_is_written(place: Place, tmp_path: Path) -> None:
     path = as_files(tmp_path / "opt", "2.6.0", "0.16.0rc0")
     before = sorted(place.root.rglob("*"))
-    began = time.monotonic()
     done = start(place, path, "--accelerator", "cpu")
-    assert time.monotonic() - began < 10  # a rank that imports NeMo takes longer, on any machine
     assert done.returncode == 2
     assert "nemo_toolkit: expected version 2.7.3, found 2.6.0" in done.stderr
     assert "megatron-core: expected version 0.15.3, found 0.16.0rc0" in done.stderr

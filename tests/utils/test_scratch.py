@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.utils import scratch
+from tests.waiting import LIMIT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROCESS = """
@@ -52,13 +53,13 @@ def started(how: str) -> subprocess.Popen[str]:
 def test_a_process_that_ends_leaves_nothing(place: Path) -> None:
     process = started("end")
     assert len(list(place.iterdir())) == 2 and not list(place.glob("pymp-*"))
-    process.communicate("go on\n", timeout=30)
+    process.communicate("go on\n", timeout=LIMIT)
     assert process.returncode == 0 and list(place.iterdir()) == []
 
 
 def test_a_process_that_leaves_by_os_exit_leaves_no_sockets(place: Path) -> None:
     process = started("leave")
-    process.communicate("go on\n", timeout=30)
+    process.communicate("go on\n", timeout=LIMIT)
     assert len(list(place.iterdir())) == 1  # the block's, which was not left
     scratch.sweep()
     assert process.returncode == 75 and list(place.iterdir()) == []
@@ -69,10 +70,10 @@ def test_what_a_killed_process_has_left_goes_with_the_next_command(place: Path) 
     (place / "nemo-another8").mkdir()  # not made here
     alive, killed = started("end"), started("end")
     killed.kill()
-    killed.communicate(timeout=30)  # until its child has gone too
+    killed.communicate(timeout=LIMIT)  # until its child has gone too
     assert len(list(place.iterdir())) == 5
     command = [sys.executable, "-m", "nemo_workflow.runs", "--output-dir", str(place), "list"]
     assert subprocess.run(command, cwd=REPOSITORY, check=False, capture_output=True).returncode == 0
     assert len(list(place.iterdir())) == 3  # the other's, and those in use
-    alive.communicate("go on\n", timeout=30)
+    alive.communicate("go on\n", timeout=LIMIT)
     assert alive.returncode == 0 and [path.name for path in place.iterdir()] == ["nemo-another8"]

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.waiting import LIMIT
+
 
 @dataclass
 class Fault:
@@ -21,6 +23,7 @@ class Fault:
     spoil: bool = False  # change a byte
     ignore_range: bool = False
     slow: float = 0.0  # seconds before each 16 KiB
+    held: threading.Event | None = None  # the answer's content waits for it
 
 
 @dataclass
@@ -114,6 +117,8 @@ class DumpSite:
                     self.wfile.write(body[: fault.cut_after])
                     self.close_connection = True
                     return
+                if fault and fault.held:
+                    fault.held.wait(LIMIT)
                 for start in range(0, len(body), 16384):
                     if fault and fault.slow:
                         time.sleep(fault.slow)

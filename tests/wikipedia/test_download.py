@@ -11,6 +11,7 @@ from nemo_workflow.utils.errors import Failure
 from nemo_workflow.wikipedia.download import Downloads, Tally, fetch
 from nemo_workflow.wikipedia.http import Client
 from nemo_workflow.wikipedia.site import RemoteFile
+from tests.waiting import LIMIT
 from tests.wikipedia.conftest import ARTICLES
 from tests.wikipedia.dump_site import DumpSite, Fault
 
@@ -131,6 +132,6 @@ def test_two_connections_at_most(site: DumpSite, tmp_path: Path) -> None:
     downloads = Downloads(tmp_path, lambda stop: Client("test", stop), Tally())
     futures = [downloads.submit(file) for file in files]
     for future in futures:
-        future.result(timeout=30)
+        future.result(timeout=LIMIT)
     assert len(files) == 6
     assert site.most_at_once == 2

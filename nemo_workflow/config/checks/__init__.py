@@ -24,7 +24,13 @@ from nemo_workflow.config.checks.hardware import (
     precision_flags,
 )
 from nemo_workflow.config.checks.outputs import hugging_face, output_folder, profiled_steps, sample_text, wandb_flags
-from nemo_workflow.config.checks.parallelism import pipeline_split, rank_split, sequence_length, tensor_split
+from nemo_workflow.config.checks.parallelism import (
+    pipeline_split,
+    rank_split,
+    sequence_length,
+    stage_ends,
+    tensor_split,
+)
 from nemo_workflow.config.checks.training import (
     checkpoint_fits,
     gradients_precision,
@@ -54,6 +60,7 @@ RULES = (
     rank_split,
     tensor_split,
     pipeline_split,
+    stage_ends,
     sequence_length,
     recompute,
     cpu_offloading,
@@ -75,6 +82,7 @@ LAYOUT_RULES = (
     rank_split,
     tensor_split,
     pipeline_split,
+    stage_ends,
     sequence_length,
     recompute,
     precision_flags,

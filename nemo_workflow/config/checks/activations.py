@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.parallelism import layers_a_stage
+from nemo_workflow.config.parallelism import chunks_of, layers_a_stage
+from nemo_workflow.utils.console import counted
 
 
 def recompute(run: Run) -> Iterator[str]:
@@ -30,13 +31,14 @@ def recompute(run: Run) -> Iterator[str]:
             yield f"--recompute-granularity full: needs {' and '.join(missing)} too, e.g. {_recompute_example(missing)}"
     if settings.recompute_num_layers and run.layout and run.recipe:
         try:
-            stage = max(layers_a_stage(run.sizes, run.recipe.layout, run.layout)) // run.layout.virtual_pipeline
+            stages = layers_a_stage(run.sizes, run.recipe.layout, run.layout)
+            stage = chunks_of(max(stages), run.layout.virtual_pipeline)[0]
         except ValueError:
             return  # said by the pipeline's own rule
         if settings.recompute_num_layers > stage:
             yield (
-                f"--recompute-num-layers {settings.recompute_num_layers}: a (virtual) pipeline stage has {stage} layers;"
-                f" use 1 to {stage}"
+                f"--recompute-num-layers {settings.recompute_num_layers}: a (virtual) pipeline stage has {counted(stage, 'layer')};"
+                f" use 1{f' to {stage}' if stage > 1 else ''}"
             )
 
 
@@ -66,7 +68,7 @@ def cpu_offloading(run: Run) -> Iterator[str]:
     if layers is None:
         yield "--cpu-offloading: needs --cpu-offloading-layers, the number of layers to offload"
     elif run.sizes and layers >= run.sizes["num_layers"]:
-        yield f"--cpu-offloading-layers {layers}: must be below the model's {run.sizes['num_layers']} layers"
+        yield f"--cpu-offloading-layers {layers}: must be below the model's {counted(run.sizes['num_layers'], 'layer')}"
     if settings.recompute_granularity:
         yield "--cpu-offloading: can't be combined with --recompute-granularity; leave one of them out"
     elif run.recompute_granularity and run.recipe:

@@ -12,6 +12,7 @@ from nemo_workflow.config.command_line import add_flag
 from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM, TABLE
 from nemo_workflow.launch.corpus_plan import EXPERIMENT
 from nemo_workflow.preprocess import command
+from nemo_workflow.utils import scratch
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
 # The flags of pretrain_llm.py that this command has too.
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, run or submit."""
-    args = parser().parse_args(command.with_hyphens(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_args(argv)
     given = {option.attribute: vars(args).pop(option.attribute) for option in FLAGS if option.attribute in vars(args)}
     slurm = given.get("executor") == "slurm"
     workers = args.workers
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def main_and_leave() -> None:
     """Everything is on disk then, and Python would take a tenth of a second to free what the tokenizer holds."""
     code = main()
+    scratch.remove_empty()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -68,6 +68,8 @@ def write_comparison(runs: list[RunFolder], differences: list[tuple[str, ...]], 
     note = "Strong lines are running means over a fiftieth of a run, faint ones the single steps."
     if not any(charts.means_drawn(run) for run in runs):
         note = ""
+    if any(run.of_kind("validation") for run in runs):
+        note = f"{note} Validation losses are dashed; their labels end in {charts.DASHED}.".strip()
     tables = [table] if differences else []
     _write(path, {"title": " / ".join(names), "lead": lead, "chart_note": note, "tables": tables}, runs)
     return path
@@ -234,13 +236,18 @@ def plan_rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     ranks = layout["nodes"] * layout["ranks_per_node"]
     data_parallel = ranks // (layout["tensor"] * layout["pipeline"] * layout["context"])
     sizes = [f"{plan['sizes'][key]} {word}" for key, word in SIZES.items() if plan.get("sizes", {}).get(key)]
+    ends = "".join(
+        f", {layout[key]} layers in the {key.partition('_')[0]} stage"
+        for key in ("first_stage_layers", "last_stage_layers")
+        if layout.get(key)
+    )
     device = "GPU" if plan["accelerator"] == "gpu" else "CPU process"
     rows = [
         ("model", ", ".join([plan["model_name"], *sizes])),
         ("vocabulary", f"{plan.get('vocab_size', 0):,}"),
         ("ranks", f"{counted(ranks, device)} on {counted(layout['nodes'], 'node')}"),
         ("layout", f"TP {layout['tensor']}, PP {layout['pipeline']}, VPP {layout['virtual_pipeline']}, "
-                   f"CP {layout['context']}, EP {layout['expert']}, DP {data_parallel}"),
+                   f"CP {layout['context']}, EP {layout['expert']}, DP {data_parallel}{ends}"),
         ("batch", f"{counted(settings.global_batch_size, 'sequence')} of {plan['seq_length']} tokens per step, "
                   f"{settings.micro_batch_size} at once"),
         ("learning rate", rate_words(schedule)),

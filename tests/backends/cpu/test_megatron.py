@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import LIMIT, all_gone
 
 # No `if __name__ == "__main__"`: a spawned helper would run this again.
 RANK = """
@@ -25,24 +25,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 - gone half way is normal
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.slow
 def test_helper_dies_with_a_killed_rank(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w") as out:  # no pipe: a helper that lives on would keep it open
-        rank = subprocess.run([sys.executable, "-c", RANK], stdout=out, timeout=60)
+        rank = subprocess.run([sys.executable, "-c", RANK], stdout=out, timeout=LIMIT)
     helpers = [int(pid) for pid in (tmp_path / "out").read_text().split()]
     assert rank.returncode == -signal.SIGKILL and len(helpers) == 1
-    deadline = time.monotonic() + 10
-    while is_running(helpers[0]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    left = is_running(helpers[0])
-    if left:
-        os.kill(helpers[0], signal.SIGKILL)
-    assert not left
+    assert all_gone(helpers)

@@ -21,8 +21,8 @@ from tests.e2e.conversion.test_families import same_tensors
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[3]
-# two data-parallel ranks: tests/e2e/demo/test_demo.py; two stages without virtual ones: tests/e2e/versions/test_matrix.py
-LAYOUTS = {"tp2": ["-TP", "2"], "vpp2": ["-PP", "2", "-VPP", "2"]}
+# two data-parallel ranks: tests/e2e/demo/test_demo.py; two stages without virtual ones, and with as many layers in each: tests/e2e/versions/test_matrix.py
+LAYOUTS = {"tp2": ["-TP", "2"], "uneven": ["-PP", "2", "-VPP", "2", "--last-stage-layers", "1"]}
 
 
 @pytest.fixture(scope="module")

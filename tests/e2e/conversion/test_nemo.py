@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import pickle
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from nemo_workflow.conversion import supported
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.config_fields import unknown
 from nemo_workflow.conversion.report import NAME
+from nemo_workflow.models.architecture import ARCHITECTURE, OF_THE_CLASS, TRAINING
 from nemo_workflow.models.families import FAMILIES
 from nemo_workflow.utils.errors import Refusal
 from tests.conversion import tiny_models as tiny
@@ -27,6 +31,25 @@ def test_lists_match_nemo(tmp_path: Path) -> None:
     for path in sorted(tmp_path.iterdir()):
         known = supported.SIZES_FILE if path.name == supported.SIZES_FILE.name else REPOSITORY / path.name
         assert path.read_text() == known.read_text(), f"{path.name}: run ckpt_conversion/list_supported_model_config.py"
+
+
+def test_every_field_of_nemos_configurations_is_in_one_list() -> None:
+    from nemo_workflow.conversion.nemo_context import prepare
+
+    prepare()
+    import nemo.collections.llm.gpt.model as package
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    fields = set()
+    for found in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        for kind in vars(module).values():
+            if isinstance(kind, type) and issubclass(kind, TransformerConfig):
+                fields |= {field.name for field in dataclasses.fields(kind)}
+    lists = {"ARCHITECTURE": ARCHITECTURE, "OF_THE_CLASS": OF_THE_CLASS, "TRAINING": TRAINING}
+    for name in fields:
+        assert len([listed for listed in lists if name in lists[listed]]) == 1, name
+    assert not (ARCHITECTURE | OF_THE_CLASS | TRAINING) - fields, "NeMo has no such field any more"
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if not f.reference], ids=lambda family: family.name)

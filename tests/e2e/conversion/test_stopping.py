@@ -5,15 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.conversion import tiny_models as tiny
 from tests.conversion.test_stopping import started
-
-
-def gone(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=20)[1]
+from tests.waiting import LIMIT, all_gone
 
 
 @pytest.mark.e2e
@@ -23,6 +19,6 @@ def test_a_real_import_too(tmp_path: Path) -> None:
     # the writer of a tiny model may be done already
     begun, writers = started([*script, "--output-path", str(tmp_path / "out")], tmp_path, writers=0)
     begun.terminate()
-    _, said = begun.communicate(timeout=60)
+    _, said = begun.communicate(timeout=LIMIT)
     assert begun.returncode == 143 and "the import stopped by SIGTERM" in said and "Traceback" not in said
-    assert [path.name for path in tmp_path.iterdir()] == ["hf"] and gone(writers)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"] and all_gone(writers)

@@ -16,7 +16,7 @@ from tools import demo as demo_module
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 STEPS = demo_module.MAX_STEPS
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e]
 
 NOISE = re.compile(r"warn|deprecat|\[NeMo|Traceback|fused_indices|one_?logger|\x1b", re.IGNORECASE)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nemo_workflow.backends.registry_cpu import CPU_PATCHES
+from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.e2e
 
@@ -144,7 +145,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
         stdout=(folder / "log").open("w"),
         stderr=subprocess.STDOUT,
-        timeout=500,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, (folder / "log").read_text()[-4000:]
     return folder

@@ -139,6 +139,24 @@ def test_every_flag_arrives_at_its_field_in_every_recipe(large: Place) -> None:
     assert arrived == {option.name for option in flags.TABLE if option.sets}
 
 
+def test_unlike_stages_arrive_as_megatron_takes_them(large: Place) -> None:
+    """In a plain pipeline as two numbers; with chunks as the words of its own layout, which its own class reads."""
+    from megatron.core.transformer.enums import LayerType
+    from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout
+
+    from nemo_workflow.training.recipe import build
+
+    words = ["-G", "4", "-PP", "2", "--last-stage-layers", "15", "--seq-length", "128", "--max-steps", "91"]
+    strategy = build(large.plan(*words, model_name="llama31_8b", accelerator=None)).trainer.strategy
+    assert strategy.num_layers_in_last_pipeline_stage == 15 and strategy.num_layers_in_first_pipeline_stage is None
+    strategy = build(large.plan(*words, "-VPP", "8", model_name="llama31_8b", accelerator=None)).trainer.strategy
+    assert strategy.num_layers_in_last_pipeline_stage is None
+    read = PipelineParallelLayerLayout.from_str(strategy.pipeline_model_parallel_layout, 2)
+    read.validate_layer_layout(32, None)
+    layers = [[chunk.count(LayerType.decoder) for chunk in stage] for stage in read.layout]
+    assert layers == [[3, 2, 2, 2, 2, 2, 2, 2], [2, 2, 2, 2, 2, 2, 2, 1]]
+
+
 def test_the_optimizers_states_are_in_the_type_asked_for(large: Place) -> None:
     """DeepSeek V3's are in bf16 unless asked; whole weights in fp32 beside them, or no checkpoint could be loaded."""
     import torch

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from nemo_workflow.preprocess.pool import Pool
 from nemo_workflow.utils.errors import Failure, Refusal
 from tests.preprocess.helpers import ROOT, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
+from tests.waiting import LIMIT, all_gone, lives, until
 
 pytestmark = pytest.mark.e2e
 STEM = "docs_text_document"
@@ -31,11 +31,21 @@ STEM = "docs_text_document"
 
 @pytest.fixture(scope="module")
 def docs(tmp_path_factory) -> Path:
-    """About 40 MB, so that a run works for a while after it started."""
+    """About 20 MB, so that a run works for a while after it started."""
     folder = tmp_path_factory.mktemp("kills")
     path = write_jsonl(folder / "docs.jsonl", training_texts(200, seed=4))
-    path.write_bytes(path.read_bytes() * 200)
+    path.write_bytes(path.read_bytes() * 100)
     return path
+
+
+@pytest.fixture(scope="module")
+def whole(docs: Path, tokenizers_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of them makes that nobody disturbs."""
+    out = tmp_path_factory.mktemp("whole")
+    process = start(docs, tokenizers_dir, out)
+    _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0, err
+    return out
 
 
 def start(docs: Path, tokenizers_dir: Path, out: Path, *more: object) -> subprocess.Popen[str]:
@@ -73,21 +83,6 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def wait_until(condition, seconds: float = 120.0):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return value
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def working(out: Path) -> bool:
     """Whether tokens are being written."""
     return any(path.stat().st_size for path in (out / "preprocessed").glob(f".preprocess-*/{STEM}.bin"))
@@ -111,24 +106,21 @@ def stages(out: Path, size: int) -> dict[str, Callable[[], bool]]:
     return {"lock": files.pop("lock"), **parts, **files}
 
 
-def test_parent_killed_at_every_stage(docs, tokenizers_dir, tmp_path):
+def test_parent_killed_at_every_stage(docs, whole, tokenizers_dir, tmp_path):
     out, folder = tmp_path / "out", tmp_path / "out" / "preprocessed"
     small = write_jsonl(tmp_path / "docs.jsonl", training_texts(5))
-    assert start(small, tokenizers_dir, out).wait(120) == 0
+    assert start(small, tokenizers_dir, out).wait(LIMIT) == 0
     old = pair_now(out)
-    process = start(docs, tokenizers_dir, tmp_path / "whole")
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    new = pair_now(tmp_path / "whole")
+    new = pair_now(whole)
     seen = set()
     for stage in stages(out, len(new[0])):
         reached = stages(out, len(new[0]))[stage]
         process = start(docs, tokenizers_dir, out, "--overwrite")
-        wait_until(lambda there=reached, run=process: there() or run.poll() is not None, 240)
+        until(lambda there=reached, run=process: there() or run.poll() is not None, 0.005)
         workers = children(process.pid)
         process.kill()
-        process.communicate(timeout=120)
-        wait_until(lambda pids=workers: not any(map(alive, pids)), 60)  # they die with it
+        process.communicate(timeout=LIMIT)
+        assert all_gone(workers)  # they die with it
         if list(folder.glob(f".preprocess-*/{COMMIT_NAME}")):  # between two renames: nobody reads the folder
             with pytest.raises(Refusal, match="killed while it renamed"):
                 pair_now(out)
@@ -138,18 +130,15 @@ def test_parent_killed_at_every_stage(docs, tokenizers_dir, tmp_path):
         seen.add(now == new)
     assert False in seen  # or the kills all came too late to mean anything
     process = start(docs, tokenizers_dir, out, "--overwrite")
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     assert pair_now(out) == new
     assert sorted(path.name for path in folder.iterdir()) == [f"{STEM}.{e}" for e in ("bin", "idx", "json")]
 
 
-def test_killed_runs_go_on(docs, tokenizers_dir, tmp_path):
+def test_killed_runs_go_on(docs, whole, tokenizers_dir, tmp_path):
     """Without --overwrite, each start goes on where the one before it was killed; the pair is that of one run."""
-    process = start(docs, tokenizers_dir, tmp_path / "whole")
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    whole, out = pair_now(tmp_path / "whole"), tmp_path / "out"
+    new, out = pair_now(whole), tmp_path / "out"
 
     def journaled() -> int:
         lines = [read_journal(folder) for folder in (out / "preprocessed").glob(".preprocess-*")]
@@ -158,27 +147,27 @@ def test_killed_runs_go_on(docs, tokenizers_dir, tmp_path):
     before = 0
     for _ in range(2):
         process = start(docs, tokenizers_dir, out)
-        wait_until(lambda run=process, far=before: journaled() > far or run.poll() is not None, 240)
+        until(lambda run=process, far=before: journaled() > far or run.poll() is not None)
         workers = children(process.pid)
         process.kill()
-        process.communicate(timeout=120)
-        wait_until(lambda pids=workers: not any(map(alive, pids)), 60)
-        assert journaled() > before or pair_now(out) == whole
+        process.communicate(timeout=LIMIT)
+        assert all_gone(workers)
+        assert journaled() > before or pair_now(out) == new
         before = journaled()
     process = start(docs, tokenizers_dir, out)
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0 and ("continuing a run that was stopped" in err or "already complete" in err)
-    assert pair_now(out) == whole
+    assert pair_now(out) == new
     assert [path.name for path in (out / "preprocessed").glob(".*")] == []
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_worker_killed(which, docs, tokenizers_dir, tmp_path):
     process = start(docs, tokenizers_dir, tmp_path / "out")
-    wait_until(lambda: working(tmp_path / "out"))
+    until(lambda: working(tmp_path / "out"))
     victim = children(process.pid)[which]
     os.kill(victim, signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
     assert f"worker process {victim} died (SIGKILL); the machine may be out of memory" in err
     assert "Traceback" not in err
@@ -188,23 +177,23 @@ def test_worker_killed(which, docs, tokenizers_dir, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped(number, code, docs, tokenizers_dir, tmp_path):
     process = start(docs, tokenizers_dir, tmp_path / "out")
-    wait_until(lambda: working(tmp_path / "out"))
+    until(lambda: working(tmp_path / "out"))
     workers = children(process.pid)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == code
     assert "Traceback" not in err
-    assert not any(map(alive, workers))
+    assert not any(map(lives, workers))
     assert list((tmp_path / "out" / "preprocessed").iterdir()) == []
 
 
 def test_live_run_beside_is_left_alone(docs, tokenizers_dir, tmp_path):
     out = tmp_path / "out"
     process = start(docs, tokenizers_dir, out)
-    wait_until(lambda: working(out))
+    until(lambda: working(out))
     other = write_jsonl(tmp_path / "other.jsonl", training_texts(5))
-    assert start(other, tokenizers_dir, out).wait(120) == 0
-    _, err = process.communicate(timeout=120)
+    assert start(other, tokenizers_dir, out).wait(LIMIT) == 0
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, err
     assert len(list((out / "preprocessed").glob("*.idx"))) == 2
 
@@ -217,7 +206,7 @@ class Killed(BaseException):
 def test_killed_between_two_renames(renames, docs, tokenizers_dir, tmp_path, monkeypatch):
     """Readers refuse the folder until the next run has finished the renames."""
     out, folder = tmp_path / "out", tmp_path / "out" / "preprocessed"
-    assert start(write_jsonl(tmp_path / "docs.jsonl", training_texts(5)), tokenizers_dir, out).wait(120) == 0
+    assert start(write_jsonl(tmp_path / "docs.jsonl", training_texts(5)), tokenizers_dir, out).wait(LIMIT) == 0
     assert (
         start(write_jsonl(tmp_path / "new" / "docs.jsonl", training_texts(9)), tokenizers_dir, tmp_path / "new").wait(
             120
@@ -263,15 +252,15 @@ def test_full_disk(docs, tokenizers_dir, tmp_path):
     """A real small file system; needs the right to mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("no right to mount a small file system")
     try:
         small = write_jsonl(tmp_path / "docs.jsonl", training_texts(5))
-        assert start(small, tokenizers_dir, disk / "out").wait(120) == 0
+        assert start(small, tokenizers_dir, disk / "out").wait(LIMIT) == 0
         old = pair_now(disk / "out")
         process = start(docs, tokenizers_dir, disk / "out", "--overwrite")
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 1
         assert "No space left on device; nothing was written" in err
         assert "Traceback" not in err
@@ -312,12 +301,9 @@ def test_pool_reports_what_its_workers_raise():
         run([1, 7, 2])
 
 
-def test_figures_are_those_of_the_pair(docs, tokenizers_dir, tmp_path):
-    process = start(docs, tokenizers_dir, tmp_path / "out")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    made = json.loads((tmp_path / "out" / "preprocessed" / f"{STEM}.json").read_text())
-    pair = read_pair(tmp_path / "out" / "preprocessed" / STEM)
+def test_figures_are_those_of_the_pair(whole):
+    made = json.loads((whole / "preprocessed" / f"{STEM}.json").read_text())
+    pair = read_pair(whole / "preprocessed" / STEM)
     figures = check_pair(pair)
     assert (made["tokens"], made["documents"], made["dtype"]) == (pair.tokens, pair.documents, pair.dtype)
     assert (made["longest_document"], made["largest_token_id"]) == (figures.longest, figures.largest_id)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.run import scenarios
 from tests.e2e.run.harness import REPOSITORY
+from tests.waiting import WHOLE
 from tools import demo
 
 AT_A_TIME = 2  # a start uses a core for 20 s before its first step
@@ -75,7 +76,7 @@ for _name in scenarios.ALL:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test may wait for the scenarios before its own: every start among them has a limit of its own (harness.SECONDS)."""
+    """A test may wait for the scenarios before its own: every start among them has a limit of its own."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.timeout(600, func_only=True))
+            item.add_marker(pytest.mark.timeout(WHOLE, func_only=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import shutil
@@ -16,15 +15,17 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
+from tests import preloaded
+from tests.forked import Process
+from tests.waiting import LIMIT, until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FAULTS = Path(__file__).parent / "faults"
 FONTS = f"{tempfile.gettempdir()}/nemo-workflow-{os.getuid()}/matplotlib"  # listed once for all
-SECONDS = 600  # that a start may take on a busy machine
 
 
 @dataclass
@@ -77,8 +78,12 @@ class Experiment:
         when: Callable[[dict[str, Any]], bool] | None = None,
         send: int = signal.SIGTERM,
         prefix: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> Start:
-        """Run the command to its end; `when` an event fits, the launcher gets the signal `send`, once."""
+        """Run the command to its end; `when` an event fits, the launcher gets the signal `send`, once.
+
+        It is forked from a process that has NeMo (tests/preloaded.py), but for a `fresh` one, and one that is to be killed or stopped.
+        """
         asked = {
             "FAULT": fault,
             "RECORD": record,
@@ -92,22 +97,29 @@ class Experiment:
         environment["PYTHONPATH"] = str(FAULTS)
         environment |= {"TMPDIR": self.temporary, "MPLCONFIGDIR": FONTS}
         tail = metrics.Tail(self.folder / metrics.FILE, from_end=True)
-        process = subprocess.Popen(
-            [*prefix, *self.command(*more, steps=steps)], cwd=REPOSITORY, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        words = [*prefix, *self.command(*more, steps=steps)]
+        start = _from_nothing if fresh or fault or when else preloaded.start
+        with tempfile.TemporaryFile() as said:
+            process = start(words, said, said, REPOSITORY, environment)
+            self._follow(process, tail, when, send)
+            said.seek(0)
+            output = said.read().decode()
+        return Start(process.returncode, output)
+
+    def _follow(
+        self, process: Process, tail: metrics.Tail, when: Callable[[dict[str, Any]], bool] | None, send: int
+    ) -> None:
         try:
             if when is not None:
-                end = time.monotonic() + SECONDS
+                end = time.monotonic() + LIMIT
                 while process.poll() is None and time.monotonic() < end:
                     if any(when(event) for event in tail.new()):
                         process.send_signal(send)
                         break
                     time.sleep(0.02)
-            output, _ = process.communicate(timeout=SECONDS)
+            process.wait(timeout=LIMIT)
         finally:
             process.kill()
-        return Start(process.returncode, output)
 
     @functools.cached_property
     def temporary(self) -> str:
@@ -151,6 +163,12 @@ class Experiment:
         return max((self.folder / "attempts").iterdir(), key=lambda path: path.stat().st_mtime)
 
 
+def _from_nothing(
+    words: list[str], out: IO[Any], err: IO[Any], cwd: Path, env: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(words, cwd=cwd, env=env, stdout=out, stderr=err)
+
+
 Sample = tuple[int, int, int, str, str]
 
 
@@ -189,13 +207,9 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def none_left(folder: Path, seconds: float = 60) -> bool:
-    """Whether all processes of a run are gone, at the latest after `seconds`."""
-    for _ in itertools.takewhile(lambda n: n < seconds * 5, itertools.count()):
-        if not processes_of(folder):
-            return True
-        time.sleep(0.2)
-    return False
+def none_left(folder: Path) -> bool:
+    """Wait until all processes of a run are gone."""
+    return bool(until(lambda: not processes_of(folder), 0.2))
 
 
 def manifest(checkpoint: Path) -> dict[str, Any]:

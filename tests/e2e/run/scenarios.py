@@ -59,6 +59,14 @@ def at_step(step: int) -> Callable[[dict[str, Any]], bool]:
 def one_rank(place: Place) -> Any:
     """The uninterrupted run on one rank, all checkpoints kept; --deterministic, as all runs that are compared with it."""
     run = place.experiment(flags=("--keep-checkpoints", "-1", "--deterministic"))
+    must(run.start(record=place.folder / "record", fresh=True))
+    return SimpleNamespace(run=run, record=place.folder / "record", history=run.history())
+
+
+@scenario()
+def one_rank_forked(place: Place) -> Any:
+    """The same, forked from a process that has imported NeMo."""
+    run = place.experiment(flags=("--keep-checkpoints", "-1", "--deterministic"))
     must(run.start(record=place.folder / "record"))
     return SimpleNamespace(run=run, record=place.folder / "record", history=run.history())
 
@@ -235,11 +243,11 @@ def _continued(
 
 @scenario("one_rank")
 def other_layouts(place: Place) -> Any:
-    """The checkpoint of one rank continued on two: data, tensor and pipeline parallel."""
+    """The checkpoint of one rank continued on two: data, tensor and pipeline parallel, the last with stages of three layers and one."""
     return {
         "DP2": _continued(place, "DP2", 8, ranks=2),
         "TP2": _continued(place, "TP2", 8, "-TP", "2", ranks=2),
-        "PP2": _continued(place, "PP2", 8, "-PP", "2", ranks=2),
+        "PP2": _continued(place, "PP2", 8, "-PP", "2", "--first-stage-layers", "3", ranks=2),
     }
 
 

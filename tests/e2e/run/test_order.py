@@ -17,6 +17,7 @@ import pytest
 import xxhash
 
 from tests.e2e.run.harness import flip_a_byte, samples
+from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.e2e  # importing Megatron takes 7 s
 
@@ -231,7 +232,7 @@ def test_two_jobs_build_once_and_a_kill_half_way_harms_nothing(tmp_path: Path) -
     killed.join()
     both = [job(cache, log, 0.5) for _ in range(2)]
     for process in both:
-        process.join(60)
+        process.join(LIMIT)
     assert [process.exitcode for process in both] == [0, 0]
     assert log.read_text() == "built\nbuilt\n"  # by the one that was killed, and by one of the two
     assert sorted(path.name for path in cache.iterdir()) == [".lock", "0123"]
@@ -275,7 +276,7 @@ def test_the_cache_of_another_user_is_read_and_added_to_elsewhere(mode: int) -> 
         process.start()
         theirs.close()
         said = answer.recv()
-        process.join(60)
+        process.join(LIMIT)
         own = root / f".index_cache-{SECOND_USER}"
         built = 2 if mode == 0o1777 else 3
         assert said == [built, [*range(5)], *[[0, 1, 2]] * 3, str(own)]

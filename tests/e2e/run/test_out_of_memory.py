@@ -15,6 +15,7 @@ import pytest
 
 from nemo_workflow.run_dir import metrics
 from tests.e2e.run.harness import FAULTS, REPOSITORY, Experiment
+from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.e2e
 PROGRAM = """
@@ -38,7 +39,7 @@ def started(corpus: Path, folder: Path, step: int) -> tuple[Experiment, subproce
     environment = {**os.environ, "PYTHONPATH": f"{FAULTS}:{REPOSITORY}", "FAULT": f"step {step} 0 oom"}
     command = [sys.executable, "-c", PROGRAM, *words]
     return run, subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=600
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT
     )
 
 

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.e2e.run.harness import REPOSITORY
+from tests.waiting import all_gone
 
 SPAWNER = """
 import os, signal, sys
@@ -33,7 +33,7 @@ def test_the_queue_of_the_shard_writers_dies_with_its_rank_on_a_gpu(tmp_path: Pa
     program.write_text(SPAWNER)
     rank = subprocess.Popen([sys.executable, program, REPOSITORY], text=True, stdout=subprocess.PIPE)
     assert rank.stdout
-    holder = psutil.Process(int(rank.stdout.readline()))
+    holder = int(rank.stdout.readline())
     rank.kill()
     rank.wait()
-    holder.wait(timeout=10)
+    assert all_gone([holder])

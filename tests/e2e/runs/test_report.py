@@ -11,6 +11,7 @@ import pytest
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.report.page import write_comparison
 from tests.runs import browser, fake_runs
+from tests.waiting import LIMIT
 
 CHARTS = ["Loss", "Loss by tokens", "Learning rate", "Gradient norm", "Speed", "Memory"]
 INKED = """
@@ -74,7 +75,7 @@ def test_a_browser_draws_the_comparison(run: RunFolder, tmp_path: Path) -> None:
 
 
 def wait_for_charts(driver: object) -> list[list[object]]:
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT
     while True:
         try:
             found = driver.execute_script(INKED)  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from nemo_workflow.launch.slurm.cluster import Cluster
 from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.slurm_jobs import Job
 from tests.e2e.slurm import daemons
+from tests.waiting import LIMIT, until
 from tools import demo
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -171,7 +172,7 @@ class Runs:
 
     def pretrain(self, name: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.words(name, *flags), capture_output=True, text=True, timeout=300, check=False,
+            self.words(name, *flags), capture_output=True, text=True, timeout=LIMIT, check=False,
             env=self.environment | variables,
         )  # fmt: skip
 
@@ -189,7 +190,7 @@ class Runs:
     def control(self, *words: str) -> subprocess.CompletedProcess[str]:
         """python -m nemo_workflow.runs."""
         command = [sys.executable, "-m", "nemo_workflow.runs", "--output-dir", str(self.out), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=REPOSITORY,
+        return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, cwd=REPOSITORY,
                               env=self.environment)  # fmt: skip
 
     def jobs(self, name: str) -> list[Job]:
@@ -231,15 +232,9 @@ def runs(corpus: Path, tmp_path: Path) -> Runs:
     return Runs(corpus, tmp_path)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
-    """The first true value of `condition()`; the limit is for a machine with several suites on it."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.1)
-    raise AssertionError(f"not true within {seconds:.0f} s")
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """The first true value of `condition()`."""
+    return until(condition, 0.1)
 
 
 def history(runs: Runs, name: str) -> list[dict[str, Any]]:
@@ -276,7 +271,7 @@ def limited(
     watcher = threading.Thread(target=_lead, args=(slurm, runs), daemon=True)
     watcher.start()
     yield runs, process
-    watcher.join(300)
+    watcher.join(LIMIT)
     process.kill()
     process.communicate()
 
@@ -301,18 +296,18 @@ def _lead(slurm: daemons.Daemons, runs: Runs) -> None:
         starts = [event["step"] for event in history(runs, "limit") if event["event"] == "start"]
         return len(starts) > start and max(losses(runs, "limit"), default=0) >= starts[start] + 2
 
-    wait_for(lambda: steps_since(0), 300)
+    wait_for(lambda: steps_since(0))
     (job,) = runs.jobs("limit")
     begun = (job.attempt / "begun-0").stat().st_mtime
     minutes = int(time.time() - begun + 40) // 60 + 1  # some 40 to 100 s are left from now
     slurm.run("scontrol", "update", f"JobId={job.job_id}", f"TimeLimit={minutes}")
-    wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 1, 200)
+    wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 1)
     slurm.run("scontrol", "update", f"JobId={job.job_id}", "TimeLimit=20")
-    wait_for(lambda: steps_since(1), 300)
+    wait_for(lambda: steps_since(1))
     slurm.lose_node(4)
     try:
         wait_for(lambda: (state := Cluster().job(job.job_id)) and state.restarts == 2)
     finally:
         slurm.start_node(4)
-    wait_for(lambda: steps_since(2), 300)
+    wait_for(lambda: steps_since(2))
     runs.control("cancel", "limit")

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.waiting import LIMIT, all_gone
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "sbatch", "srun", "sacct", "mariadbd", "mariadb-install-db")
 PACKAGES = "slurm-wlm munge slurmdbd mariadb-server"
 NODES, GPUS, CPUS = 6, 8, 8
@@ -150,12 +152,12 @@ class Daemons:
         left = [psutil.Process(pid) for pid in self.pids.values() if psutil.pid_exists(pid)]
         for process in left:
             process.kill()  # nothing of them is kept
-        psutil.wait_procs(left, timeout=3)
+        all_gone(process.pid for process in left)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def run(self, *words: str) -> str:
         """Run one of Slurm's commands; returns what it printed."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=LIMIT, check=False)
         if done.returncode:
             raise RuntimeError(f"{words}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -196,8 +198,7 @@ class Daemons:
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pids.pop(name))
             process.terminate()
-            if psutil.wait_procs([process], timeout=10)[1]:
-                process.kill()
+            all_gone([process.pid])
 
     # -- starting -----------------------------------------------------------------------------------------------------
 
@@ -263,8 +264,8 @@ class Daemons:
         self._until(lambda: path.is_file() and path.read_text().strip(), f"{name}'s pid file")
         self.pids[name] = int(path.read_text())
 
-    def _until(self, condition: Callable[[], object], what: str, seconds: float = 180.0) -> None:
-        end = time.monotonic() + seconds
+    def _until(self, condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + LIMIT
         error = ""
         while time.monotonic() < end:
             try:
@@ -274,7 +275,7 @@ class Daemons:
                 error = str(problem)
             time.sleep(0.1)
         logs = "".join(f"\n== {log}\n{log.read_text(errors='replace')[-1500:]}" for log in self.root.glob("*.log"))
-        raise RuntimeError(f"waited {seconds:.0f} s for {what}: {error}{logs}")
+        raise RuntimeError(f"waited {LIMIT:.0f} s for {what}: {error}{logs}")
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from tests.e2e.slurm.daemons import free_ports
+from tests.waiting import LIMIT
 
 PROGRAMS = ("sshd", "ssh", "ssh-keygen", "rsync")
 PACKAGES = "openssh-server openssh-client rsync"
@@ -88,7 +89,7 @@ class Login:
         return self.settings.rename(self.settings.with_name("more"))
 
     def _wait(self) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + LIMIT
         while subprocess.run(["ssh", HOST, "true"], env=self.environment, capture_output=True).returncode:
             if time.monotonic() > end:
                 raise RuntimeError(f"sshd does not answer: {(self.root / 'sshd.log').read_text()}")

@@ -25,6 +25,7 @@ from tests.e2e.slurm.conftest import REPOSITORY, Runs, wait_for
 from tests.e2e.slurm.daemons import Daemons
 from tests.launch.slurm import plans
 from tests.launch.slurm.test_script import made
+from tests.waiting import LIMIT
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("limited")]
 
@@ -93,7 +94,7 @@ def test_refusals(slurm: Daemons, runs: Runs, tmp_path: Path, under_way: Any) ->
         assert all(text in done.stderr for text in texts), done.stderr
         assert "Traceback" not in done.stderr
     words = [word for word in runs.words("x") if word != "--no-container"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 2
     assert "--container-image: this cluster's srun has no such option (the pyxis plugin is missing)" in done.stderr
     done = runs.pretrain("x", PATH=f"{Path(os.__file__).parents[2] / 'bin'}:{tmp_path}")
@@ -280,7 +281,7 @@ def through_ssh(slurm: Daemons, runs: Runs) -> None:
         assert "stand-in at step 5\n" in runs.control("logs", "far").stdout
         done = runs.control("cancel", job.job_id)
         assert (done.returncode, "is saved" in done.stdout) == (0, True), done
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=LIMIT)
         assert process.returncode == 143, out
         assert "HF_TOKEN of this shell does not travel" in out
         assert "FAILED on n" in runs.control("status", "far").stdout
@@ -396,7 +397,7 @@ def _answer(runs: Runs, name: str, reply: str) -> tuple[int, str]:
     with contextlib.suppress(AssertionError):
         read_until("\0")  # until its end
     os.close(master)
-    return process.wait(60), text
+    return process.wait(LIMIT), text
 
 
 @pytest.mark.parametrize("name", [scenario.__name__ for scenario in SCENARIOS])

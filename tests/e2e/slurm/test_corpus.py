@@ -16,8 +16,9 @@ from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.run_dir.slurm_jobs import Job
 from tests.e2e.slurm.conftest import REPOSITORY, Boxed, wait_for
 from tests.e2e.slurm.daemons import Daemons
+from tests.waiting import LIMIT
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm]
 
 LOST_SECONDS = 3.0  # for the test; a minute otherwise
 
@@ -41,7 +42,7 @@ class Corpus:
         return subprocess.run(
             ["bash", str(REPOSITORY / "preprocess_data.sh"), "--tokenizer", str(self.tokenizer), "--input-dir",
              str(self.place / tree), "--output-dir", str(self.place / out), *flags],
-            capture_output=True, text=True, timeout=200, check=False,
+            capture_output=True, text=True, timeout=LIMIT, check=False,
             env=dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}") | variables,
         )  # fmt: skip
 
@@ -125,7 +126,7 @@ def test_cancelled_and_gone_on_with(tree: Corpus) -> None:
     job = tree.job("stopped")
     wait_for(slurm_jobs.cancelled_mark(job.attempt).exists)
     os.kill(held, signal.SIGCONT)
-    assert "finished pieces are kept" in cancel.communicate(timeout=120)[0]
+    assert "finished pieces are kept" in cancel.communicate(timeout=LIMIT)[0]
     assert job.exit_code(0) == 75
     status = subprocess.run([*runs, "status", job.job_id], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert f"job {job.job_id}" in status.stdout

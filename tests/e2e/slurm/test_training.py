@@ -16,12 +16,13 @@ from nemo_workflow.launch.slurm.follow import explain
 from tests.e2e.slurm.conftest import SMALL, Boxed, Runs, history, losses, slow_steps, wait_for
 from tests.e2e.slurm.daemons import Daemons, no_memory_limits
 from tests.e2e.slurm.test_cluster import preempt, secrets_in
+from tests.waiting import LIMIT
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm]
 
 
 def at_step(runs: Runs, name: str, step: int) -> None:
-    wait_for(lambda: any(e["event"] == "step" and e["step"] >= step for e in history(runs, name)), 240)
+    wait_for(lambda: any(e["event"] == "step" and e["step"] >= step for e in history(runs, name)))
 
 
 TWO_NODES = (
@@ -47,7 +48,7 @@ class Trained:
         return self._end(self._whole)
 
     def _end(self, process: subprocess.Popen[str]) -> str:
-        out, _ = process.communicate(timeout=300)
+        out, _ = process.communicate(timeout=LIMIT)
         assert process.returncode == 0, out
         return out
 
@@ -70,7 +71,7 @@ def trained(
 def test_one_node_two_tasks(slurm: Daemons, trained: Trained, boxed: Boxed) -> None:
     """TP=2, followed to its end; the token reaches the ranks and no file."""
     runs = trained.runs
-    found = wait_for(lambda: _environments(runs, "tp2"), 240)
+    found = wait_for(lambda: _environments(runs, "tp2"))
     assert found[0]["HF_TOKEN"] == "hf_secretOfTheTest"
     out = trained.tp2()
     assert "step 10/10" in out
@@ -128,7 +129,7 @@ def test_a_time_limit_without_a_warning_is_told(out_of_time: Runs) -> None:
     said = {}
     for name in ("late", "deaf"):
         (job,) = out_of_time.jobs(name)
-        wait_for(lambda: (state := Cluster().job(job.job_id)) and state.ended, 240)  # noqa: B023 - called here
+        wait_for(lambda: (state := Cluster().job(job.job_id)) and state.ended)  # noqa: B023 - called here
         said[name] = out_of_time.control("status", name).stdout
     assert "TIMEOUT" in said["late"] and "TIMEOUT" in said["deaf"]
     assert "stopped at its time limit, and saved" in said["late"]
@@ -164,7 +165,7 @@ def test_memory_that_was_not_enough_is_told(slurm: Daemons, runs: Runs) -> None:
 def test_time_limit_and_lost_node(slurm: Daemons, limited: tuple[Runs, subprocess.Popen[str]]) -> None:
     """Slurm's own signal before the limit: saved and gone on from that step; what a lost node took is trained again."""
     runs, process = limited
-    out, _ = process.communicate(timeout=600)
+    out, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 143, out
     assert "restart 1" in out
     assert "restart 2" in out

@@ -12,6 +12,7 @@ import pytest
 
 from nemo_workflow.data.indexed_dataset import read_pair
 from nemo_workflow.run_dir import metrics
+from tests.waiting import LIMIT
 from tests.wikipedia.conftest import NAME
 from tests.wikipedia.dump_site import DumpSite
 from tools.demo import train_tokenizer
@@ -23,7 +24,7 @@ STEPS = 20
 @pytest.mark.e2e
 def test_download_preprocess_train(site: DumpSite, tmp_path: Path) -> None:
     def call(*command: object) -> None:
-        subprocess.run([str(word) for word in command], cwd=tmp_path, check=True, timeout=300)
+        subprocess.run([str(word) for word in command], cwd=tmp_path, check=True, timeout=LIMIT)
 
     call(sys.executable, ROOT / "download_example_data" / "download_wiki.py", "--base-url", site.url)
     data = tmp_path / "wiki_data_zh-classical"

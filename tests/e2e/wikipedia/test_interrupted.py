@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.waiting import LIMIT, all_gone, until
 from tests.wikipedia.dump_site import DumpSite, Fault
 
 pytestmark = pytest.mark.e2e
@@ -47,11 +49,11 @@ class Call:
         )
 
     def wait_for(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
-        while not true():
+        def seen() -> bool:
             assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < end
-            time.sleep(0.01)
+            return true()
+
+        until(seen)
 
     def at_last_part(self) -> bool:
         """Two parts are in the journal and the third is being fetched."""
@@ -62,7 +64,7 @@ class Call:
         return entry["part"] == 2 and (self.folder / "dump" / f"{LAST}.part").exists()
 
     def finish(self) -> str:
-        out, errors = self.process.communicate(timeout=120)
+        out, errors = self.process.communicate(timeout=LIMIT)
         assert self.process.returncode == 0, errors
         return out + errors
 
@@ -79,15 +81,16 @@ def whole(site: DumpSite, tmp_path: Path) -> bytes:
 
 
 def test_kill_9(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
-    site.faults[LAST] = [Fault(slow=4)]
+    held = threading.Event()
+    site.faults[LAST] = [Fault(held=held)]
     call = Call(site, tmp_path / "killed")
     call.wait_for(call.at_last_part)
     workers = psutil.Process(call.process.pid).children(recursive=True)
     assert len(workers) >= 2
     os.kill(call.process.pid, signal.SIGKILL)
     call.process.communicate()
-    gone, alive = psutil.wait_procs(workers, timeout=20)
-    assert not alive and len(gone) == len(workers)
+    assert all_gone(worker.pid for worker in workers)
+    held.set()
     assert not (tmp_path / "killed" / f"{NAME}.jsonl").exists()
     have = (tmp_path / "killed" / "dump" / f"{LAST}.part").stat().st_size
     site.asked.clear()
@@ -104,7 +107,7 @@ def test_ctrl_c(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
     call = Call(site, tmp_path / "stopped")
     call.wait_for(call.at_last_part)
     os.killpg(call.process.pid, signal.SIGINT)
-    _, errors = call.process.communicate(timeout=30)
+    _, errors = call.process.communicate(timeout=LIMIT)
     assert call.process.returncode == 130
     assert "Stopped after 300 pages; the same command continues from here." in errors
     assert "Traceback" not in errors
@@ -113,14 +116,16 @@ def test_ctrl_c(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
 
 
 def test_killed_worker(site: DumpSite, tmp_path: Path, whole: bytes) -> None:
-    site.faults[LAST] = [Fault(slow=1)]
+    held = threading.Event()
+    site.faults[LAST] = [Fault(held=held)]
     call = Call(site, tmp_path / "worker")
     call.wait_for(call.at_last_part)
     for worker in psutil.Process(call.process.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # once one is gone the pool ends the others
             if "spawn_main" in " ".join(worker.cmdline()):
                 worker.kill()
-    _, errors = call.process.communicate(timeout=60)
+    held.set()
+    _, errors = call.process.communicate(timeout=LIMIT)
     assert call.process.returncode == 1
     assert "a worker process was killed" in errors and "--workers" in errors
     assert "Traceback" not in errors

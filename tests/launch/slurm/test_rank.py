@@ -13,6 +13,7 @@ import pytest
 from nemo_workflow.launch import local
 from nemo_workflow.launch.slurm import submit
 from tests.launch.slurm import plans
+from tests.waiting import LIMIT
 
 SEES = "import os\n\n\ndef finished_already(plan):\n    return os.environ['RANK'] == os.environ['SEES_THE_END']\n"
 TRAINS = """import os, sys, time
@@ -41,4 +42,4 @@ def test_rank_0_alone_decides_whether_the_training_is_finished(sees_the_end: str
         )
         for number in range(2)
     ]  # fmt: skip
-    assert [rank.wait(60) for rank in ranks] == [code, code]
+    assert [rank.wait(LIMIT) for rank in ranks] == [code, code]

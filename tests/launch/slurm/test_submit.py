@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.run_dir import slurm_jobs
+from tests.waiting import LIMIT
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 STUBS = {
@@ -66,7 +67,7 @@ def test_a_job_that_slurm_took_is_recorded_whatever_signal_comes(
     run = tmp_path / "run"
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, run, "2"], env=stubs | {"SENT": sent}, cwd=REPOSITORY, capture_output=True,
-        text=True, check=False, timeout=60, start_new_session=True,
+        text=True, check=False, timeout=LIMIT, start_new_session=True,
     )  # fmt: skip
     assert [job.job_id for job in slurm_jobs.jobs_of(run)] == ["1", "2"], done
     assert "job 2 (link 2 of 2)" in done.stdout
