@@ -54,8 +54,7 @@ def code_of(run: Callable[[], None]) -> int:
 def leave(code: int) -> NoReturn:
     """End this process as Python would, but leave all in memory as it is.
 
-    Taking NeMo's modules apart takes a second; and a rank that fails while the others wait for it in a collective would wait there
-    for them, as NCCL's communicators are taken apart (two minutes and more on an H200).
+    Taking NeMo's modules apart takes a second, and NCCL's communicators may wait there for other ranks.
     """
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends a forked process
