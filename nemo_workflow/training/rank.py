@@ -9,9 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.utils.processes import name_process
-
-PLAN = "plan.json"  # in the attempt's folder
 
 
 def main(attempt: str) -> None:
