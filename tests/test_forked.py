@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests import forked
+from tests.waiting import all_gone
 
 ENDS = {
     "a word": ["-c", "import sys; print(sys.argv, __name__, repr(sys.path[0])); sys.exit('a word')", "-x", "y"],
@@ -32,7 +31,7 @@ def test_it_ends_as_a_process_does(end: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (real.returncode, real.stdout)
     own = Path(forked.__file__).name  # of a traceback it has the first lines
     lines = [line for line in done.stderr.splitlines() if own not in line and "exec(compile(" not in line]
-    assert [line for line in lines if "_run(order" not in line] == real.stderr.splitlines()
+    assert [line for line in lines if "execute(order" not in line] == real.stderr.splitlines()
 
 
 def test_variables_and_the_current_folder_are_the_callers(tmp_path: Path) -> None:
@@ -59,14 +58,4 @@ def test_the_process_that_forks_goes_with_its_parent() -> None:
         [sys.executable, "-c", program], cwd=forked.REPOSITORY, capture_output=True, text=True, check=True
     )
     # gone, or a zombie where nobody waits for orphans (a container without an init)
-    end = time.monotonic() + 60
-    while lives(int(real.stdout)) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not lives(int(real.stdout))
-
-
-def lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert all_gone([int(real.stdout)])

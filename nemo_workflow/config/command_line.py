@@ -6,20 +6,24 @@ import argparse
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, GROUPS, TABLE, Option
 from nemo_workflow.config.help import Help, described, metavar
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.config.synonyms import MEANINGS
+from nemo_workflow.config.synonyms import EPOCHS, MEANINGS
 from nemo_workflow.utils.arguments import Parser, nearest
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here
 
+# a flag of the command line -> the flag that it excludes: one in the file gives way, as a second value of the same flag would
+INSTEAD = {"dataset_dir": "blend", "blend": "dataset_dir"}
 
-def parser() -> argparse.ArgumentParser:
+
+def parser() -> Parser:
     """The argparse parser built from the table; every value it returns is one that the user gave."""
     made = Parser(
         prog="pretrain_llm.py",
@@ -59,9 +63,16 @@ def add_flag(group: Any, option: Option, text: str | None = None, **more: Any) -
 
 def parse(argv: Sequence[str]) -> Settings:
     """Flags over --config over the environment (secrets only) over defaults; raises Refusal."""
-    flags = vars(parser().parse_args(argv))
+    made = parser()
+    made.meanings = _meanings(argv)
+    flags = vars(made.parse_args(argv))
     flags = {name: _joined(name, value) if isinstance(value, list) else value for name, value in flags.items()}
     from_file = read_config(flags["config"]) if "config" in flags else {}
+    for name, instead in INSTEAD.items():
+        if name in flags and instead in from_file:
+            del from_file[instead]
+            replaced = f"{BY_ATTRIBUTE[instead].name} of --config {flags['config']}{_line(flags['config'], instead)}"
+            print(f"note: --{BY_ATTRIBUTE[name].name} replaces {replaced}", file=sys.stderr)
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
     missing = [o for o in TABLE if o.required and not values[o.attribute] and not (o.unless and values[o.unless])]
@@ -69,6 +80,38 @@ def parse(argv: Sequence[str]) -> Settings:
         raise Refusal([f"--{o.name}{f' (or --{o.unless})' if o.unless else ''} is required: {o.help}" for o in missing])
     typed = {name: value for name, value in values.items() if value is not None}  # a required flag may be left out
     return Settings(**typed, given=frozenset(given), from_file=frozenset(from_file.keys() - flags.keys()))
+
+
+def _meanings(argv: Sequence[str]) -> Mapping[str, str]:
+    """What other tools call our flags; of epochs, where the --config file has the steps that stand for them, in which line."""
+    words = dict(enumerate(argv))
+    asked = [word for word in argv if word.partition("=")[0].replace("_", "-") in EPOCHS]
+    files = [
+        words.get(at + 1, "") if word == "--config" else word[9:]
+        for at, word in words.items()
+        if word[:8] == "--config"
+    ]
+    try:
+        steps = read_config(files[-1]).get("max_steps") if asked and files else None
+    except Refusal:  # which is said in its own place
+        steps = None
+    if steps is None:
+        return MEANINGS
+    said = (
+        f"--config {files[-1]}{_line(files[-1], 'max_steps')} says max-steps {steps}, which --max-steps N on the command line"
+        " replaces; without that line it is one epoch"
+    )
+    return {**MEANINGS, **dict.fromkeys(EPOCHS, said)}
+
+
+def _line(path: str, attribute: str) -> str:
+    """', line 9': where a file of --config sets a flag; empty where it can't be told."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+            key, colon, _ = line.partition(":")
+            if colon and _attribute_of(key.strip().strip("'\"")) == attribute:
+                return f", line {number}"
+    return ""
 
 
 @contextlib.contextmanager
@@ -82,10 +125,12 @@ def places_named(settings: Settings) -> Iterator[None]:
 
 def _place(problem: str, settings: Settings) -> str:
     named = [_attribute_of(name) for name in re.findall(r"--([a-z][\w-]*)", problem.partition(": ")[0])]
-    keys = [BY_ATTRIBUTE[name].name for name in dict.fromkeys(named) if name in settings.from_file]
-    if not keys:
+    found = [name for name in dict.fromkeys(named) if name in settings.from_file]
+    if not found:
         return ""
-    return f" ({' and '.join(keys)} {'is' if len(keys) == 1 else 'are'} set in --config {settings.config})"
+    keys = [BY_ATTRIBUTE[name].name for name in found]
+    where = "".join(_line(str(settings.config), name) for name in found[:1]) if len(found) == 1 else ""
+    return f" ({' and '.join(keys)} {'is' if len(keys) == 1 else 'are'} set in --config {settings.config}{where})"
 
 
 def _stops_early(values: dict[str, Any]) -> bool:

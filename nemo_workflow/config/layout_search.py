@@ -17,6 +17,7 @@ from nemo_workflow.config.parallelism import Layout, chunks_of, enough_for_chunk
 from nemo_workflow.config.step_time import Cluster, Memo, StepTime
 from nemo_workflow.models import parameters
 from nemo_workflow.models.catalog import Recipe
+from nemo_workflow.utils.console import counted
 
 SPLITS = ("tensor", "pipeline", "virtual_pipeline", "stages", "context", "expert", "micro_batch", "recompute")
 LEAST_TOKENS = 2048  # a rank gets no shorter piece of a sequence: the host can't keep up then (docs/performance.md)
@@ -37,7 +38,7 @@ class Choice:
         """'none', 'all layers', or the number of layers per (virtual) stage."""
         if self.job.recompute_granularity != "full":
             return "none"
-        return "all layers" if self.job.recompute_method == "uniform" else f"{self.job.recompute_layers} layers"
+        return "all layers" if self.job.recompute_method == "uniform" else counted(self.job.recompute_layers, "layer")
 
 
 @dataclass(frozen=True)

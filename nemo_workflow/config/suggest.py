@@ -16,7 +16,7 @@ from nemo_workflow.config.layout_search import Choice
 from nemo_workflow.config.memory import GIB
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.utils.console import human_step, human_time
+from nemo_workflow.utils.console import counted, human_step, human_time
 from nemo_workflow.utils.errors import Refusal
 
 LADDER = (1, 2, 4, 8, 16, 32, 64)
@@ -65,7 +65,7 @@ def _nothing_in_time(found: Iterable[Row], limit: float) -> str:
     if not timed:
         return "no layout fits these GPUs"
     fastest = min(timed, key=lambda row: row.run_seconds or 0)
-    return f"no layout makes the run in {human_time(limit)}; {fastest.gpus} GPUs take {human_time(fastest.run_seconds or 0)}"
+    return f"no layout makes the run in {human_time(limit)}; {counted(fastest.gpus, 'GPU')} take{'s' if fastest.gpus == 1 else ''} {human_time(fastest.run_seconds or 0)}"
 
 
 def _sized(asked: Settings, nodes: int, per_node: int) -> Settings:

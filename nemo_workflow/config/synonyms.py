@@ -50,6 +50,7 @@ _OF: dict[str, str] = {
     "--adam-beta2": "beta2",
     "--sample": "prompt generate",
 }
+_EPOCHS = "epochs num-train-epochs max-epochs num-epochs train.epochs"
 _SAID = {
     "hidden-size num-layers num-hidden-layers ffn-hidden-size intermediate-size num-attention-heads num-key-value-heads"
     " num-query-groups kv-channels head-dim n-layer n-layers n-head n-heads n-embd d-model dim model-size num-experts": "sizes are the recipe's, --model-name (--list-models prints all with theirs), or those of the"
@@ -64,7 +65,7 @@ _SAID = {
     "overwrite resume-from-scratch restart from-scratch": "another --experiment starts from the beginning",
     "no-validation skip-validation eval-iters": "--split 1,0,0 trains without a validation",
     "vocab-size padded-vocab-size make-vocab-size-divisible-by": "the vocabulary is that of the tokenizer of --hf-model-id",
-    "epochs num-train-epochs max-epochs num-epochs train.epochs": "leave --max-steps out for one epoch, or give its number of steps",
+    _EPOCHS: "leave --max-steps out for one epoch, or give its number of steps",
     "resume resume-from-checkpoint load checkpoint.load resume-from auto-resume": "the same command continues from the run's newest"
     " checkpoint by itself; --nemo-model starts from another model",
     "rope-base rope-theta rotary-base rope-scaling rope-scaling-factor model.rope-theta": "a model keeps the rotary base that it was"
@@ -79,3 +80,4 @@ MEANINGS: dict[str, str] = {
     **{f"--{word}": f"did you mean {flag}?" for flag, words in _OF.items() for word in words.split()},
     **{f"--{word}": said for words, said in _SAID.items() for word in words.split()},
 }
+EPOCHS = tuple(f"--{word}" for word in _EPOCHS.split())

@@ -8,7 +8,13 @@ from pathlib import Path
 from nemo_workflow.config import containers
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.hardware import LONG_STEP_SECONDS, cores_short_of, cpu_libraries, cpu_step_seconds
+from nemo_workflow.config.checks.hardware import (
+    LONG_STEP_SECONDS,
+    cores_short_of,
+    cpu_libraries,
+    cpu_step_seconds,
+    ranks_that_fit,
+)
 from nemo_workflow.config.checks.outputs import wandb_logged_in
 from nemo_workflow.config.flags import BY_ATTRIBUTE, TABLE
 from nemo_workflow.config.plan import Plan
@@ -83,6 +89,11 @@ def _without_effect(run: Run) -> None:
     """Flags that change nothing in this plan, though they would in another with the same file."""
     if run.layout and run.layout.nodes == 1 and run.settings.suggest is None and run.given("node_bandwidth"):
         run.notes.append("--node-bandwidth: has no effect on one node: nothing is sent between nodes")
+    if run.hf_folder and run.given("hf_token") and not run.settings.push_to_hub:
+        where = "a folder of this machine" if Path(run.settings.hf_model_id).expanduser().is_dir() else "here already"
+        run.notes.append(
+            f"--hf-token: has no effect: the tokenizer of --hf-model-id is {where}, and nothing is downloaded"
+        )
     if run.schedule and not run.schedule.limit_val_batches and run.given("val_check_interval"):
         run.notes.append("--val-check-interval: has no effect, since --split leaves nothing for a validation")
 
@@ -103,7 +114,7 @@ def _often_seen(run: Run) -> None:
         Path(source.pair.prefix).name: drawn * source.weight / max(1, parts[0].samples(run.seq_length))
         for source, parts in zip(run.sources, run.parts, strict=True)
     }
-    often = [f"{name} ({count:.1f} times)" for name, count in epochs.items() if count > USEFUL_EPOCHS]
+    often = [f"{name} ({count:,.1f} times)" for name, count in epochs.items() if count > USEFUL_EPOCHS]
     remedy = f"--max-epochs-per-source {USEFUL_EPOCHS} gives the rest to other sources"
     if len(epochs) == 1:
         remedy = "more text, or a smaller --max-steps, makes better use of the time"
@@ -141,9 +152,10 @@ def _batch_of_the_guide(run: Run) -> None:
 def _more_processes_than_cores(run: Run) -> None:
     cores = cores_short_of(run)
     if cores is not None and run.layout is not None:
+        fits = ranks_that_fit(run, cores)
         run.notes.append(
             f"--num-gpus {run.layout.ranks_per_node}: more processes than the {counted(cores, 'core')} of this machine, which"
-            f" take turns; -G {cores} is faster"
+            f" take turns{f'; -G {fits} is faster' if fits else ''}"
         )
 
 

@@ -15,7 +15,7 @@ from nemo_workflow.conversion.hf_folder import TORCH_NAMES, HFReader, TensorInfo
 from nemo_workflow.models.families import FAMILIES, wrappers
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.not_converted import refused
-from nemo_workflow.utils.console import human_bytes
+from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 
 # a table that older checkpoints hold, in fp32 whatever the weights are
@@ -102,7 +102,7 @@ def notes_on(hf: Config, nemo: Config, family: Family, further: set[str]) -> lis
     if further:
         at = sorted({int(found[1]) for name in further if (found := LAYER.match(name))})
         notes.append(
-            f"left out: {len(further)} tensors of model.layers.{', '.join(map(str, at))}, which predict further tokens"
+            f"left out: {counted(len(further), 'tensor')} of model.layers.{', '.join(map(str, at))}, which predict further tokens"
             " (num_nextn_predict_layers); transformers passes over them too, and they don't come back"
         )
     if any(rule.kind == "vocab_unit" for rule in family.rules(hf)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -123,6 +124,7 @@ def import_main(argv: list[str] | None = None) -> int:
     """Run convert_from_hf_to_nemo2.py."""
     parser = import_parser()
     args = parser.parse_args(argv)
+    _note_idle_token(args)
     if args.dry_run:
         return look(args, _token(args), lambda job, scratch: _extended(job, args, scratch))
     if args.output_path is None:
@@ -173,6 +175,13 @@ def _extended(job: Import, args: argparse.Namespace, scratch: Path) -> Import:
     return extended(job, args, _token(args), scratch)
 
 
+def _note_idle_token(args: argparse.Namespace) -> None:
+    """Say so of a token with which nothing is downloaded."""
+    names = (vars(args).get(name) for name in ("source", "hf_tokenizer", "extend_vocabulary"))
+    if args.hf_token and all(Path(name).exists() for name in names if name):
+        print("note: --hf-token: has no effect: all that is named is on this machine", file=sys.stderr)
+
+
 def _token(args: argparse.Namespace) -> str | None:
     return args.hf_token or os.environ.get("HF_TOKEN")
 
@@ -206,6 +215,7 @@ def _write_nemo(job: Import, aside: Path, report: Report, meter: Meter, verify: 
 def export_main(argv: list[str] | None = None) -> int:
     """Run convert_from_nemo2_to_hf.py."""
     args = export_parser().parse_args(argv)
+    _note_idle_token(args)
     _large_pages()
     inputs.check_swapped(args.source, args.output_path, args.overwrite)
     check_output(args.output_path, args.overwrite)
@@ -287,7 +297,8 @@ def _progress(meter: Meter, verb: str, total: int) -> Callable[[int], None]:
         nonlocal done
         raise_if_stopped()
         done += count
-        meter.show(f"{verb} {human_bytes(done)} of {human_bytes(total)} ({min(1.0, done / total):.0%})")
+        # the end is always shown: in a log the line before it may be of the beginning
+        meter.show(f"{verb} {human_bytes(done)} of {human_bytes(total)} ({min(1.0, done / total):.0%})", done >= total)
 
     return on_bytes
 

@@ -14,6 +14,7 @@ from nemo_workflow.conversion.nemo_folder import Chunk, NemoReader
 from nemo_workflow.conversion.transforms import KINDS, Dims
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.mapping import Item, items
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 
 Place = tuple[str, tuple[int, ...]]
@@ -112,7 +113,7 @@ def plan_export(model: Model, reader: NemoReader) -> list[Export]:
     left = sorted(set(reader.tensors) - used)
     if left:
         raise Refusal(
-            f"{reader.weights}: {model.family.architecture} has no place for {len(left)} tensors, e.g. {left[0]}"
+            f"{reader.weights}: {model.family.architecture} has no place for {counted(len(left), 'tensor')}, e.g. {left[0]}"
         )
     return plan
 

@@ -12,6 +12,7 @@ from nemo_workflow.conversion.hf_folder import TensorInfo
 from nemo_workflow.conversion.other_weights import MERGE
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.mapping import items
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 
 # more than any model has; a larger number in a damaged file would have us count for hours
@@ -161,12 +162,12 @@ def check_names(family: Family, hf: Config, tensors: dict[str, TensorInfo], drop
     missing = sorted(carried - set(tensors))
     if missing:
         raise Refusal(
-            f"the source lacks {len(missing)} tensors of a {family.architecture}, e.g. {missing[0]}{_why_missing(missing, tensors)}"
+            f"the source lacks {counted(len(missing), 'tensor')} of a {family.architecture}, e.g. {missing[0]}{_why_missing(missing, tensors)}"
         )
     left = sorted(set(tensors) - carried - dropped)
     if left:
         raise Refusal(
-            f"the source has {len(left)} tensors that NeMo's {family.model_class} has no place for, e.g. {left[0]} "
+            f"the source has {counted(len(left), 'tensor')} that NeMo's {family.model_class} has no place for, e.g. {left[0]} "
             f"(to lose them: --allow-lossy {left[0]})"
         )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from nemo_workflow.conversion.other_weights import unnamed_shards, what_is_there
 from nemo_workflow.models.tokenizer_files import check_no_pointer
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     found = {name: _tensor_info(path, name, entry, 8 + length) for name, entry in header.items()}
     end = max((info.begin + info.nbytes for info in found.values()), default=0)
     if end > size:
-        raise Refusal(f"{path}: is truncated, {end - size} bytes are missing: download or copy it again")
+        raise Refusal(f"{path}: is truncated, {counted(end - size, 'byte')} missing: download or copy it again")
     return found
 
 
@@ -135,7 +136,7 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
                 tensors[name] = info
     unfound = sorted(set(weight_map) - set(tensors))
     if unfound:
-        raise Refusal(f"{index}: names {len(unfound)} tensors that no shard holds, e.g. {unfound[0]}")
+        raise Refusal(f"{index}: names {counted(len(unfound), 'tensor')} that no shard holds, e.g. {unfound[0]}")
     if not tensors:
         raise Refusal(f"{folder / files[0]}: holds no tensors: download or save the model again")
     return tensors

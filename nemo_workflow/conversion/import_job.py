@@ -87,7 +87,7 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         )
     if images:
         notes.append(
-            f"left out: {len(images)} tensors for images, e.g. {min(images)}; only the model's text part is converted"
+            f"left out: {counted(len(images), 'tensor')} for images, e.g. {min(images)}; only the model's text part is converted"
         )
     return Import(folder, family, hf, nemo, config_class, tensors, dropped, notes, lambda: hf_folder.HFReader(tensors))
 

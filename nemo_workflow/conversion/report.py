@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.utils.console import human_bytes
+from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.files import write_json
 
 NAME = "conversion_report.json"
@@ -78,13 +78,13 @@ class Report:
         else:
             found.append(
                 f"tensors: {tensors['compared']} ({human_bytes(tensors['bytes'])}) mapped back and compared bit for bit, "
-                f"{len(tensors['different']) or 'none'} different; {tensors['vocabulary_rows']} vocabulary rows"
+                f"{len(tensors['different']) or 'none'} different; {counted(tensors['vocabulary_rows'], 'vocabulary row')}"
                 + (f", {tensors['padded_rows_cut']} padded ones cut" if tensors["padded_rows_cut"] else "")
             )
         if logits and "largest_difference" in logits:
             found.append(
                 f"logits: largest difference {logits['largest_difference']:.3g} (logits' standard deviation "
-                f"{logits['standard_deviation']:.3g}), argmax agrees on {logits['argmax_agreement']:.1%} of {logits['tokens']} tokens"
+                f"{logits['standard_deviation']:.3g}), argmax agrees on {logits['argmax_agreement']:.1%} of {counted(logits['tokens'], 'token')}"
             )
         if self.entries.get("lossy"):
             found.append(f"lost with permission: {', '.join(self.entries['lossy'])}")

@@ -110,6 +110,12 @@ def _start(plan: Plan) -> str:
     return f"{newest.path.name} of this run"
 
 
+def _done(plan: Plan) -> int:
+    """Steps that are made already: by this run's earlier starts, or by the run that it branches off."""
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    return min(newest.step, plan.schedule.max_steps) if newest else plan.schedule.first_step
+
+
 def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     layout, settings = plan.layout, plan.settings
     batches = settings.global_batch_size, settings.micro_batch_size
@@ -173,6 +179,7 @@ def _training(plan: Plan) -> dict[str, Any]:
         "tokens_a_step": batch * plan.seq_length,
         "steps": plan.schedule.max_steps,
         "first_step": plan.schedule.first_step,
+        "done": _done(plan),
         "tokens": drawn * plan.seq_length,
         "samples_an_epoch": samples,
         "epochs": round(drawn / samples, 4),

@@ -79,7 +79,7 @@ class Monitor:
         """Before the first step of this start: it may take minutes on a CPU, and nobody should take it for dead."""
         waited = time.monotonic() - self.waits
         samples = self.plan.settings.global_batch_size
-        what = f"the first step: {samples} samples, {human_count(samples * self.plan.seq_length)} tokens"
+        what = f"the first step: {counted(samples, 'sample')}, {human_count(samples * self.plan.seq_length)} tokens"
         if not self.started:
             what = "the ranks start: they import NeMo and build the model"
         if self.meter.live:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nemo_workflow.config.memory import GIB
 from nemo_workflow.config.schedule import rate_words
-from nemo_workflow.utils.console import counted, every, human_bytes, human_count, human_step, human_time
+from nemo_workflow.utils.console import counted, every, human_bytes, human_count, human_epochs, human_step, human_time
 
 SOURCES = 10  # lines of data sources in the text
 BAR = 30  # characters of a full bar
@@ -47,7 +47,7 @@ def _model_text(plan: dict[str, Any]) -> list[str]:
     about = "about " if assumed else ""
     return [
         f"Model: {model['name']} ({model['class']} of NeMo {model['nemo']}), {about}{model['parameters']:,} parameters{partly}",
-        f"  {model['layers']} layers, hidden size {model['hidden_size']}, vocabulary {model['vocabulary']:,}{assumed}"
+        f"  {counted(model['layers'], 'layer')}, hidden size {model['hidden_size']}, vocabulary {model['vocabulary']:,}{assumed}"
         f" (padded to {model['padded_vocabulary']:,}); starts from {model['start']}",
     ]
 
@@ -81,7 +81,7 @@ def _data_text(plan: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {source['weight']:6.1%}  {source['prefix']}: {human_count(source['tokens'])} tokens, {source['dtype']}"
             + (f", {text:.2f} bytes of text per token" if text else "")
-            + f", {human_count(source['drawn_tokens'])} drawn: {source['epochs']:.2f} epochs"
+            + f", {human_count(source['drawn_tokens'])} drawn: {human_epochs(source['epochs'])}"
         )
     if len(sources) > SOURCES:
         weight = 1 - sum(source["weight"] for source in shown)
@@ -111,12 +111,12 @@ def _training_text(plan: dict[str, Any]) -> list[str]:
         "",
         f"Training: {counted(run['steps'], 'step')} of {run['global_batch_size']:,} x {run['seq_length']:,} ="
         f" {human_count(run['tokens_a_step'])} tokens; {human_count(run['tokens'])} tokens in all,"
-        f" {run['epochs']:.2f} epochs ({seen})",
+        f" {human_epochs(run['epochs'])} ({seen})",
         *(
             [
-                f"  of these the first {run['first_step']:,} steps are made: {run['steps'] - run['first_step']:,} are left"
+                f"  continues after step {run['done']:,} of {run['steps']:,}: {counted(run['steps'] - run['done'], 'step')} left"
             ]
-            if run["first_step"]
+            if run["done"]
             else []
         ),
     ]
@@ -144,7 +144,7 @@ def _checkpoint_text(plan: dict[str, Any]) -> list[str]:
     saved = plan["checkpoints"]
     return [
         "",
-        f"Checkpoints: {every(saved['every'])}, {saved['written']} in all, {saved['kept']} kept;"
+        f"Checkpoints: {every(saved['every'])}, {saved['written']:,} in all, {saved['kept']:,} kept;"
         f" {human_bytes(saved['bytes_each'])} each, at most {human_bytes(saved['bytes_at_most'])} on disk",
         *([f"  {_export_words(saved)}"] if saved["exported"] else []),
     ]

@@ -156,7 +156,10 @@ def document_ids(pair: Pair, number: int) -> np.ndarray:
     import numpy as np
 
     if not 0 <= number < pair.documents:
-        raise Refusal(f"--document {number}: {pair.prefix} has documents 0 to {pair.documents - 1}")
+        there = (
+            f"documents 0 to {pair.documents - 1}" if pair.documents > 1 else f"{counted(pair.documents, 'document')}"
+        )
+        raise Refusal(f"--document {number}: {pair.prefix} has {there}{', number 0' if pair.documents == 1 else ''}")
     index = Index(pair)
     first, beyond = int(index.boundaries[number]), int(index.boundaries[number + 1])
     if first == beyond:
@@ -179,6 +182,6 @@ def _decode(args: argparse.Namespace, pair: Pair, figures: Figures) -> list[str]
     number, characters = args.document or 0, 2000 if args.characters is None else args.characters
     ids = document_ids(pair, number)
     text = reference.tokenizer.decode(ids[: 4 * characters].tolist(), skip_special_tokens=False)
-    print(f"  document {number}, {len(ids):,} tokens:")
+    print(f"  document {number}, {counted(len(ids), 'token')}:")
     print(text[:characters] + (" …" if len(text) > characters else ""))
     return []

@@ -92,9 +92,9 @@ def lines_for_people(stem: str, figures: dict[str, Any], rejects: Counter[str]) 
     if figures["empty_documents"]:
         documents += f" ({figures['empty_documents']:,} empty)"
     out = [
-        f"{stem}: {documents}, {figures['tokens']:,} tokens ({figures['dtype']}, "
+        f"{stem}: {documents}, {counted(figures['tokens'], 'token')} ({figures['dtype']}, "
         f"{human_bytes(figures['bin_bytes'])}), {figures['bytes_per_token'] or 0:.2f} bytes per token",
-        f"  longest {figures['longest_document']:,} tokens; documents by tokens: "
+        f"  longest {counted(figures['longest_document'], 'token')}; documents by tokens: "
         + (", ".join(f"{k} {human_count(v)}" for k, v in figures["documents_by_tokens"].items()) or "none"),
         f"  {figures['vocabulary_used']:,} of {figures['vocabulary_size']:,} vocabulary entries used "
         f"({figures['vocabulary_coverage']:.1%})",

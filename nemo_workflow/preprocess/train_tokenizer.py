@@ -12,7 +12,7 @@ from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
 from nemo_workflow.preprocess.tables import open_table
 from nemo_workflow.utils.arguments import Parser, called
-from nemo_workflow.utils.console import human_time
+from nemo_workflow.utils.console import counted, human_time
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import write_json, written_aside
 
@@ -95,7 +95,7 @@ def main() -> int:
         from nemo_workflow.preprocess.extend_tokenizer import extend
 
         entries, before, after = extend(arguments.extend.expanduser(), documents, folder, arguments.vocabulary)
-        print(f"{folder}: {entries:,} tokens added, {human_time(time.monotonic() - began)}")
+        print(f"{folder}: {counted(entries, 'token')} added, {human_time(time.monotonic() - began)}")
         print(f"the text takes {after:.2f} tokens per character, {before:.2f} with the tokenizer of {arguments.extend}")
         return 0
     entries = train(documents, folder, arguments.vocabulary)
@@ -148,8 +148,16 @@ def train(documents: Iterable[str], folder: Path, vocabulary: int) -> int:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents, trainer)
-    if tokenizer.get_vocab_size() < SMALLEST + 1:
+    there = False
+
+    def seen() -> Iterator[str]:
+        nonlocal there
+        for text in documents:
+            there = there or bool(text.strip())
+            yield text
+
+    tokenizer.train_from_iterator(seen(), trainer)
+    if not there:
         raise Refusal("--input: no text in it to learn from; --json-key names the key of the text in JSON lines")
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     write_json(folder / "special_tokens_map.json", special)

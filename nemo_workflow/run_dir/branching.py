@@ -10,6 +10,7 @@ import xxhash
 from nemo_workflow.config.schedule import Branch, Schedule, rate_at
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.run_dir.checkpoints import MANIFEST, Checkpoint, newest_whole, problem_of
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 
 FLAG = "--decay-from"
@@ -61,7 +62,7 @@ def _begun_at(checkpoint: Checkpoint) -> Branch:
     left = _schedule_of(identity)
     if checkpoint.step < left.warmup_steps:
         raise Refusal(
-            f"{FLAG} {checkpoint.path}: its run was still in its warm-up of {left.warmup_steps} steps; give a later checkpoint"
+            f"{FLAG} {checkpoint.path}: its run was still in its warm-up of {counted(left.warmup_steps, 'step')}; give a later checkpoint"
         )
     rate = rate_at(left, checkpoint.step)
     return Branch(checkpoint.step, rate, left.lr, left.warmup_steps, left.kind, _digest(checkpoint))

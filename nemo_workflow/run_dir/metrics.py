@@ -16,7 +16,7 @@ from typing import Any
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir.metric_table import IN_LINE, METRICS, SET_LOSSES, words
-from nemo_workflow.utils.console import human_bytes, human_time
+from nemo_workflow.utils.console import counted, human_bytes, human_time
 from nemo_workflow.utils.files import write_json
 from nemo_workflow.utils.libraries import version
 from nemo_workflow.utils.processes import signal_name
@@ -117,7 +117,11 @@ def plain(event: dict[str, Any], max_steps: int, log_every: int) -> str | None:
 
 
 def _start(event: dict[str, Any], step: int) -> str:
-    return f"resuming after step {step} of {event['max_steps']}" if step else f"starting: {event['max_steps']} steps"
+    return (
+        f"resuming after step {step} of {event['max_steps']}"
+        if step
+        else f"starting: {counted(event['max_steps'], 'step')}"
+    )
 
 
 def _validation(event: dict[str, Any], step: int) -> str | None:

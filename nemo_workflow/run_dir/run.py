@@ -118,6 +118,8 @@ class RunFolder:
             return State("running")
         if self._ranks is not None and self._ranks(self.path) is not None:
             return State("running", "its launcher was killed: its ranks save and stop")
+        if not self.last and self.attempts and (number := launchers_signal(self.attempts[-1])):
+            return State("stopped", f"before the first step ({signal_name(number)}): {what_is_saved(self.path, 0)}")
         if not self.last:
             return State("new", "no step was made")
         here = start is not None and start.get("machine", {}).get("host") == platform.node()

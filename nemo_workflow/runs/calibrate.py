@@ -8,6 +8,7 @@ from nemo_workflow.models import catalog
 from nemo_workflow.run_dir import speed
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.overview import open_run
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 
 
@@ -22,7 +23,7 @@ def calibrate(output_dir: str, name: str) -> str:
     rates = _rates(run)
     if len(rates) <= speed.WARM_UP:
         raise Refusal(
-            f"--calibrate {name}: has made {len(rates)} steps since its last start; it takes more than {speed.WARM_UP}, {speed.STEPS} are better"
+            f"--calibrate {name}: has made {counted(len(rates), 'step')} since its last start; it takes more than {speed.WARM_UP}, {speed.STEPS} are better"
         )
     seen = speed.settled(rates)
     scale = time["scale"] * time["tokens_per_second"] / seen

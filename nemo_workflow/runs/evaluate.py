@@ -12,6 +12,7 @@ from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.libraries import collector_paused
@@ -50,7 +51,7 @@ def main() -> int:
         hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
     print(
-        f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {samples} samples)"
+        f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {counted(samples, 'sample')})"
     )
     if not difference <= TOLERANCE:  # a NaN too
         raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed")

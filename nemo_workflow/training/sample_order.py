@@ -38,6 +38,7 @@ from nemo_workflow.backends.registry import find
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.data.blend import ValidationSet
 from nemo_workflow.run_dir.checkpoints import Checkpoint
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.files import flock, fsync_dir, write_json
 
 LOG = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class OrderedDataset(GPTDataset):
         if self.epoch_samples < 1:
             if self.num_samples:
                 raise ValueError(
-                    f"{self.dataset_path}: the {self.index_split.name} part holds {self.epoch_tokens} tokens, fewer"
+                    f"{self.dataset_path}: the {self.index_split.name} part holds {counted(self.epoch_tokens, 'token')}, fewer"
                     f" than one sample of {self.config.sequence_length} + 1"
                 )
             return None, None, None

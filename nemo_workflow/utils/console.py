@@ -7,8 +7,10 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from typing import TextIO
 
+LONG_HOURS = 1000  # a time of more is told in days
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a log on a full disk: there may be space again later
 
 
@@ -94,8 +96,21 @@ def human_count(count: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """(1, 'step') -> '1 step', (6000, 'step') -> '6,000 steps'."""
+    """(1, 'step') -> '1 step', (6000, 'step') -> '6,000 steps', (2, 'entry') -> '2 entries'."""
+    if count != 1 and noun.endswith("ry"):
+        return f"{count:,} {noun[:-1]}ies"
     return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith(('tch', 'nch', 's')) else 's'}"
+
+
+def one_of(values: Iterable[object]) -> str:
+    """'1', '1 or 2', '1, 2 or 4'."""
+    *first, last = map(str, values)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def human_epochs(epochs: float) -> str:
+    """1.5 -> '1.50 epochs', 406091370.56 -> '406,091,371 epochs'."""
+    return f"{epochs:,.2f} epochs" if epochs < 1000 else f"{epochs:,.0f} epochs"
 
 
 def every(steps: int) -> str:
@@ -104,10 +119,12 @@ def every(steps: int) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """3725 -> '1 h 02 min', 95 -> '1 min 35 s', 8 -> '8 s'."""
+    """3725 -> '1 h 02 min', 95 -> '1 min 35 s', 8 -> '8 s', 1e8 -> '1,157 days'."""
     seconds = max(0, round(seconds))
     hours, rest = divmod(seconds, 3600)
     minutes, secs = divmod(rest, 60)
+    if hours >= LONG_HOURS:
+        return f"{hours / 24:,.0f} days"
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {secs:02d} s" if minutes else f"{secs} s"

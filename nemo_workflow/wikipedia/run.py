@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.utils.console import Meter, human_bytes, human_count, human_time
+from nemo_workflow.utils.console import Meter, counted, human_bytes, human_count, human_time
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.wikipedia.download import Downloads, Tally
 from nemo_workflow.wikipedia.extract import SPILL_PREFIX, Workers, site_of
@@ -114,7 +114,7 @@ class Work:
     def do(self) -> None:
         journal = self.journal
         if journal.open():
-            self.meter.note(f"Going on after {journal.counts.read:,} pages.")
+            self.meter.note(f"Going on after {counted(journal.counts.read, 'page')}.")
         workers: Workers | None = None
         try:
             for articles, streams, site in self.parts():
@@ -139,7 +139,9 @@ class Work:
             if not isinstance(error, OSError):  # with a full disk the last entry holds
                 journal.enter()
             if isinstance(error, KeyboardInterrupt):
-                self.meter.note(f"Stopped after {journal.counts.read:,} pages; the same command continues from here.")
+                self.meter.note(
+                    f"Stopped after {counted(journal.counts.read, 'page')}; the same command continues from here."
+                )
             raise
         finally:
             self.end()
@@ -258,11 +260,15 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _summary(journal: Journal, rules: Rules) -> None:
     counts, output = journal.counts, journal.output
-    left_out = f"{counts.redirects:,} redirects, {counts.not_articles:,} pages that are not articles, "
+    left_out = (
+        f"{counted(counts.redirects, 'redirect')}, {counted(counts.not_articles, 'page')} that are not articles, "
+    )
     left_out += f"{counts.short:,} shorter than {rules.min_chars} characters"
     if counts.broken:
         left_out += f", {counts.broken:,} broken"
-    print(f"{output}: {counts.kept:,} articles, {human_count(counts.characters)} characters (left out: {left_out})")
+    print(
+        f"{output}: {counted(counts.kept, 'article')}, {human_count(counts.characters)} characters (left out: {left_out})"
+    )
     print(
         f"Next: bash preprocess_data.sh --data-prefix {output.stem} --input-dir {output.parent} "
         "--output-dir OUTPUT_DIR --ht-tokenizer HF_MODEL_DIR"

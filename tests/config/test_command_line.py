@@ -127,7 +127,7 @@ def test_a_text_flag_of_the_file_is_taken_as_written(tmp_path: Path, written: st
     file.write_text("".join(f"{option.name}: {f'[{written}]' if option.many else written}\n" for option in text))
     settings = command_line.parse([*REQUIRED, "--config", str(file)])
     plain = written.strip("'\"")
-    for option in (option for option in text if option.name not in ("hf-model-id", "dataset-dir")):
+    for option in (option for option in text if option.name not in ("hf-model-id", "dataset-dir", "blend")):
         assert settings.of(option) == ((plain,) if option.many else plain), option.name
 
 

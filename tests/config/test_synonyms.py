@@ -59,3 +59,32 @@ def test_a_key_of_another_tool_in_a_config_file(tmp_path: Path) -> None:
     file.write_text("tokenizer: x\n")
     with pytest.raises(Refusal, match=r"unknown key 'tokenizer'; did you mean hf-model-id\?"):
         command_line.parse(["--hf-model-id", "x", "--dataset-dir", "y", "--config", str(file)])
+
+
+def test_epochs_beside_a_file_that_has_the_steps_names_the_line(tmp_path: Path) -> None:
+    """'Leave --max-steps out' is no help to who hasn't typed it."""
+    file = tmp_path / "run.yaml"
+    file.write_text("# a comment: with a colon\nmodel-name: llama_tiny\nmax_steps: 200\n")
+    with pytest.raises(
+        Refusal, match=rf"--epochs 3; --config {file}, line 3 says max-steps 200, which --max-steps N on the"
+    ) as said:
+        command_line.parse(["--config", str(file), "--epochs", "3"])
+    assert "leave --max-steps out" not in str(said.value)
+    file.write_text("model-name: llama_tiny\n")
+    with pytest.raises(Refusal, match="leave --max-steps out for one epoch"):
+        command_line.parse([f"--config={file}", "--num_epochs=3"])
+
+
+def test_the_command_line_replaces_what_it_excludes_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("hf-model-id: x\ndataset-dir: my_data\n")
+    settings = command_line.parse(["--config", str(file), "--blend", "mix.txt"])
+    assert settings.blend == "mix.txt" and settings.dataset_dir == () and "dataset_dir" not in settings.given
+    assert capsys.readouterr().err == f"note: --blend replaces dataset-dir of --config {file}, line 2\n"
+    file.write_text("hf-model-id: x\nblend: mix.txt\n")
+    settings = command_line.parse(["--config", str(file), "--dataset-dir", "my_data"])
+    assert settings.blend is None and settings.dataset_dir == ("my_data",)
+    command_line.parse(["--config", str(file), "--lr", "1"])
+    assert "dataset-dir replaces blend" in (err := capsys.readouterr().err) and err.count("note") == 1

@@ -127,3 +127,10 @@ def test_a_sequence_longer_than_the_checkpoints_is_said(place: Place) -> None:
 def test_a_flag_without_effect_is_said(shared: Place, flags: str, said: str | None) -> None:
     found = "\n".join(shared.plan("--dry-run", *flags.split(), accelerator="gpu").notes)
     assert said in found if said else "no effect" not in found
+
+
+def test_a_token_that_nothing_is_downloaded_with_is_said(shared: Place) -> None:
+    said = "\n".join(shared.plan("--dry-run", "--hf-token", "hf_x").notes)
+    assert "--hf-token: has no effect: the tokenizer of --hf-model-id is a folder of this machine" in said
+    _, absent = without_a_tokenizer(shared, hf_token="hf_x")
+    assert "no effect" not in absent and "no effect" not in "\n".join(shared.plan("--dry-run").notes)

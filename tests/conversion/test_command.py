@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from nemo_workflow.conversion import command
 from nemo_workflow.conversion.command import export_main, import_main
+from nemo_workflow.utils.console import Meter
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
 from tests.waiting import LIMIT
@@ -97,3 +100,25 @@ def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
     code, _, err = look(tmp_path / "model", "--revision", "main")
     assert code == 2
     assert f"--revision main: --source {tmp_path / 'model'} is a folder here; a revision is of a Hub id" in err
+
+
+def test_a_log_shows_the_end_of_the_work_too() -> None:
+    """A small model is written within the seconds between two lines of a log, which ended with '(3%)'."""
+    stream = io.StringIO()
+    on_bytes = command._progress(Meter(stream), "writing", 300)
+    for _ in range(30):
+        on_bytes(10)
+    assert stream.getvalue() == "writing 10 B of 300 B (3%)\nwriting 300 B of 300 B (100%)\n"
+
+
+@pytest.mark.parametrize("main", [import_main, export_main])
+def test_a_token_that_nothing_is_downloaded_with_is_said(
+    main: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Refusal):
+        main(["--source", str(tmp_path), "--output-path", str(tmp_path / "out"), "--hf-token", "hf_secret"])
+    said = capsys.readouterr().err
+    assert said == "note: --hf-token: has no effect: all that is named is on this machine\n"
+    with pytest.raises(Refusal):
+        main(["--source", "nowhere", "--output-path", str(tmp_path / "out"), "--hf-token", "hf_secret"])
+    assert capsys.readouterr().err == ""

@@ -13,7 +13,7 @@ from nemo_workflow.run_dir.checkpoints import write_manifest
 from nemo_workflow.run_dir.fingerprint import identity_of
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
-from tests.places import Place
+from tests.places import Place, leave_checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_outside")
 
@@ -240,3 +240,24 @@ def test_the_list_of_models() -> None:
     assert catalog.listing("Mixtral-8x7b").splitlines()[1].split()[:3] == ["mixtral_8x7b", "46.7B", "32"]
     with pytest.raises(Refusal, match="no recipe has this in its name; did you mean"):
         catalog.listing("llamma3")
+
+
+def test_a_run_that_continues_says_from_where(place: Place) -> None:
+    plan = place.plan("--max-steps", "200")
+    assert "\n  continues" not in dry_run.render(plan, "text")
+    leave_checkpoint(plan, 60)
+    text = dry_run.render(plan, "text")
+    assert (
+        "\n  continues after step 60 of 200: 140 steps left\n" in text
+        and "starts from step_00000060 of this run" in text
+    )
+    assert described(place, "--max-steps", "200")["training"]["done"] == 60
+    assert "continues after step 60 of 61: 1 step left" in dry_run.render(place.plan("--max-steps", "61"), "text")
+
+
+def test_large_numbers_of_epochs_are_readable(shared: Place) -> None:
+    text = dry_run.render(shared.plan("--max-steps", "26753000000"), "text")
+    (epochs,) = set(re.findall(r"[\d.,]+ epochs", text))
+    assert re.fullmatch(r"\d{1,3}(,\d{3})+ epochs", epochs), epochs
+    for line in text.splitlines():
+        assert not (line.startswith(("Training:", "Checkpoints:", "Time:")) and re.search(r"\d{5}", line)), line

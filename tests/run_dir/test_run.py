@@ -62,3 +62,14 @@ def test_a_killed_run_says_what_is_saved(tmp_path: Path) -> None:
     tell_signal(max((plan.folder / "attempts").iterdir()), 2)
     said = "ended after Ctrl-C: step 30 is saved; the same command continues from there"
     assert RunFolder(plan.folder).state == State("killed", said)
+
+
+def test_a_run_stopped_before_its_first_step_is_said_to_be_as_on_the_screen(tmp_path: Path) -> None:
+    """The screen: 'stopped before the first step: no checkpoint yet; …'."""
+    plan = make_plan(tmp_path / "run")
+    attempt = plan.folder / "attempts" / "20261127-120000"
+    attempt.mkdir(parents=True)
+    assert RunFolder(plan.folder).state == State("new", "no step was made")
+    tell_signal(attempt, 2)
+    said = "before the first step (Ctrl-C): no checkpoint yet; the same command starts again from the beginning"
+    assert RunFolder(plan.folder).state == State("stopped", said)

@@ -176,3 +176,17 @@ def test_a_legend_wider_than_its_chart_is_in_two_columns() -> None:
     assert one.legend[0].ncols == 2 and two.legend[0].ncols == 2
     assert two.height == one.height + charts.LEGEND_ROW  # its second row takes nothing from the curves
     assert two.legend[0].items[0].label.value == "chinese: training loss"
+
+
+def test_a_comparison_says_which_curves_are_dashed(tmp_path: Path) -> None:
+    runs = [RunFolder(fake_runs.write_run(tmp_path / name, upto=30).folder) for name in ("one", "two")]
+    chart = charts._chart(runs, *charts.CHARTS[0])
+    dashed = {item.label.value: bool(item.renderers[0].glyph.line_dash) for item in chart.legend[0].items}
+    assert dashed == {label: label.endswith("validation loss ┄") for label in dashed} and set(dashed.values()) == {
+        True,
+        False,
+    }
+    alone = charts._chart(runs[:1], *charts.CHARTS[0])
+    assert not any(charts.DASHED in item.label.value for item in alone.legend[0].items)
+    page = write_comparison(runs, [], tmp_path / "page.html")
+    assert "Validation losses are dashed; their labels end in ┄." in page.read_text(encoding="utf-8")

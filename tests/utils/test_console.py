@@ -176,3 +176,13 @@ def test_a_stream_that_is_gone_leads_nowhere(tmp_path: Path, number: int, kept: 
 )  # fmt: skip
 def test_numbers_for_people(call: Callable[[], str], said: str) -> None:
     assert call() == said
+
+
+def test_counts_and_large_numbers_are_said_as_people_write_them() -> None:
+    assert [console.counted(1, "entry"), console.counted(2, "entry"), console.counted(1200, "key")] == [
+        "1 entry",
+        "2 entries",
+        "1,200 keys",
+    ]
+    assert [console.one_of([1]), console.one_of([1, 2]), console.one_of([1, 2, 4])] == ["1", "1 or 2", "1, 2 or 4"]
+    assert console.human_epochs(1.5) == "1.50 epochs" and console.human_epochs(406091370.56) == "406,091,371 epochs"

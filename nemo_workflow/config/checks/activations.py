@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.parallelism import chunks_of, layers_a_stage
+from nemo_workflow.utils.console import counted
 
 
 def recompute(run: Run) -> Iterator[str]:
@@ -36,8 +37,8 @@ def recompute(run: Run) -> Iterator[str]:
             return  # said by the pipeline's own rule
         if settings.recompute_num_layers > stage:
             yield (
-                f"--recompute-num-layers {settings.recompute_num_layers}: a (virtual) pipeline stage has {stage} layers;"
-                f" use 1 to {stage}"
+                f"--recompute-num-layers {settings.recompute_num_layers}: a (virtual) pipeline stage has {counted(stage, 'layer')};"
+                f" use 1{f' to {stage}' if stage > 1 else ''}"
             )
 
 
@@ -67,7 +68,7 @@ def cpu_offloading(run: Run) -> Iterator[str]:
     if layers is None:
         yield "--cpu-offloading: needs --cpu-offloading-layers, the number of layers to offload"
     elif run.sizes and layers >= run.sizes["num_layers"]:
-        yield f"--cpu-offloading-layers {layers}: must be below the model's {run.sizes['num_layers']} layers"
+        yield f"--cpu-offloading-layers {layers}: must be below the model's {counted(run.sizes['num_layers'], 'layer')}"
     if settings.recompute_granularity:
         yield "--cpu-offloading: can't be combined with --recompute-granularity; leave one of them out"
     elif run.recompute_granularity and run.recipe:

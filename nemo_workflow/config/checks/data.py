@@ -10,6 +10,7 @@ from pathlib import Path
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.data.dataset_stats import figures, token_range, vouched_for
 from nemo_workflow.data.index_check import SAMPLES, Index, check_index
+from nemo_workflow.data.indexed_dataset import Pair
 from nemo_workflow.data.splits import PARTS, Part
 from nemo_workflow.models.run_folders import meant_tokenizer
 from nemo_workflow.models.tokenizer_files import files_of
@@ -26,10 +27,12 @@ def enough_data(run: Run) -> Iterator[str]:
     batch = run.settings.global_batch_size
     if run.samples(0) < batch:
         yield (
-            f"--global-batch-size {run.batch_words}: the training split holds {run.samples(0)} samples of {run.seq_length} tokens,"
+            f"--global-batch-size {run.batch_words}: the training split holds {counted(run.samples(0), 'sample')} of"
+            f" {counted(run.seq_length, 'token')},"
             f" less than one step; lower --global-batch-size or --seq-length, or add data{_batch_that_fits(run)}{_own_batch(run)}"
         )
     names = Counter(Path(source.pair.prefix).name for source in run.sources)
+    lacking: dict[str, list[str]] = {}  # of parts that are empty alike, as of a single document, one problem is enough
     for index, name in enumerate(PARTS):
         # Megatron builds every part of every source, and never ends on one without tokens
         needed = 1 if name == "validation" else 0
@@ -40,7 +43,10 @@ def enough_data(run: Run) -> Iterator[str]:
         ]
         if small:
             without = _without_part(run, index) if index else None
-            yield f"--split {run.settings.split}: no {name} sample in {_named(small, len(run.sources), without)}"
+            lacking.setdefault(_named(small, len(run.sources), without), []).append(name)
+    default = "" if run.given("split") else " (the default)"
+    for said, parts in lacking.items():
+        yield f"--split {run.settings.split}{default}: no {' and no '.join(parts)} sample in {said}"
 
 
 def _told_apart(prefix: str, names: Counter[str]) -> str:
@@ -62,6 +68,12 @@ def _own_batch(run: Run) -> str:
     """The recipe's own batch for who has given none, where the data has enough for it."""
     own = run.recipe.fields["data.global_batch_size"] if run.recipe else 0
     if "global_batch_size" in run.settings.given or not 0 < own <= run.samples(0) or run.recipe is None:
+        return ""
+    if (
+        run.layout
+        and isinstance(run.settings.micro_batch_size, int)
+        and own % (run.settings.micro_batch_size * run.layout.data)
+    ):
         return ""
     return f": {run.recipe.name}'s own is -gbs {own}"
 
@@ -112,14 +124,9 @@ def sound_pairs(run: Run) -> Iterator[str]:
 
 
 def made_with_this_tokenizer(run: Run) -> Iterator[str]:
-    """The hash of tokenizer.json that preprocessing left beside a pair: ids of another tokenizer train nothing of use."""
-    file = run.tokenizer.folder / "tokenizer.json" if run.tokenizer else None
-    known = [(source.pair, figures(source.pair).get("tokenizer_sha256")) for source in run.every_source]
-    if file is None or not file.is_file() or not any(found for _, found in known):
-        return
-    ours = hashlib.sha256(file.read_bytes()).hexdigest()
-    others = [pair for pair, found in known if found not in (None, ours)]
-    if others and "tokenizer" not in run.settings.allow_change:
+    """Ids of another tokenizer train nothing of use."""
+    others = _of_another_tokenizer(run)
+    if others:
         made_with = figures(others[0])
         yield (
             f"--hf-model-id {run.settings.hf_model_id}: {and_more([Path(pair.prefix).name for pair in others])}"
@@ -127,6 +134,21 @@ def made_with_this_tokenizer(run: Run) -> Iterator[str]:
             f" ({made_with.get('tokenizer_path') or made_with.get('tokenizer')}): preprocess with this one, give the other one, or"
             " add --allow-change tokenizer if you know that its ids are the same"
         )
+
+
+def _of_another_tokenizer(run: Run) -> list[Pair]:
+    """The pairs beside which preprocessing left the hash of another tokenizer.json; none where that is allowed."""
+    file = run.tokenizer.folder / "tokenizer.json" if run.tokenizer else None
+    known = [(source.pair, figures(source.pair).get("tokenizer_sha256")) for source in run.every_source]
+    if (
+        file is None
+        or not file.is_file()
+        or "tokenizer" in run.settings.allow_change
+        or not any(found for _, found in known)
+    ):
+        return []
+    ours = hashlib.sha256(file.read_bytes()).hexdigest()
+    return [pair for pair, found in known if found not in (None, ours)]
 
 
 def tokenizer_fits(run: Run) -> Iterator[str]:
@@ -149,22 +171,23 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
     model = f"--nemo-model {run.settings.nemo_model}" if run.nemo_model else f"--model-name {run.settings.model_name}"
     if rows and tokenizer.vocab_size > rows:
         yield (
-            f"--hf-model-id {name}: the tokenizer has {tokenizer.vocab_size} entries, but the embedding of {model} has"
-            f" {rows} rows; give the model's own tokenizer, or give the model rows for this one's tokens:"
+            f"--hf-model-id {name}: the tokenizer has {counted(tokenizer.vocab_size, 'entry')}, but the embedding of {model} has"
+            f" {counted(rows, 'row')}; give the model's own tokenizer, or give the model rows for this one's tokens:"
             " convert_from_hf_to_nemo2.py --extend-vocabulary"
         )
+    others = _of_another_tokenizer(run)  # which is said of them in one line
     for source in run.every_source:
-        found = token_range(source.pair)
+        found = token_range(source.pair) if source.pair not in others else None
         largest = None if found is None else found[1]
         if largest is not None and rows and run.recipe and largest >= rows:
             yield (
                 f"{source.pair.prefix}.bin: holds token id {largest}, but the embedding of {model} has"
-                f" {rows} rows; preprocess it with the model's own tokenizer, or train another model"
+                f" {counted(rows, 'row')}; preprocess it with the model's own tokenizer, or train another model"
             )
         elif largest is not None and largest >= tokenizer.vocab_size:
             yield (
                 f"{source.pair.prefix}.bin: holds token id {largest}, but the tokenizer of --hf-model-id {name} has"
-                f" {tokenizer.vocab_size} entries; preprocess it with this tokenizer or give the one it was made with"
+                f" {counted(tokenizer.vocab_size, 'entry')}; preprocess it with this tokenizer or give the one it was made with"
             )
 
 
@@ -180,6 +203,6 @@ def validation_sets(run: Run) -> Iterator[str]:
     trained = {source.pair.prefix for source in run.sources}
     for one in run.validation_sets:
         if run.seq_length and not one.samples(run.seq_length):
-            yield f"{flag} {one.name}: no sample of {run.seq_length} tokens in it; add text, or lower --seq-length"
+            yield f"{flag} {one.name}: no sample of {counted(run.seq_length, 'token')} in it; add text, or lower --seq-length"
         if both := [source.pair.prefix for source in one.sources if source.pair.prefix in trained]:
             yield f"{flag} {one.name}: {both[0]} is trained on too; name text that no step sees"

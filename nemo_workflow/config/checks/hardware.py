@@ -13,7 +13,7 @@ from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.flops import flops_a_token
 from nemo_workflow.models.parameters import count, padded_vocabulary
 from nemo_workflow.utils import machine
-from nemo_workflow.utils.console import human_count, human_time
+from nemo_workflow.utils.console import counted, human_count, human_time
 
 LARGE_ON_A_CPU = 500_000_000  # parameters
 LONG_STEP_SECONDS = 1800.0
@@ -31,8 +31,9 @@ def machine_size(run: Run) -> Iterator[str]:
         return  # a plan may be for another machine
     found = machine.gpu_count() if machine.has_gpu() else 0
     if found is not None and run.layout and run.layout.ranks_per_node > found:
-        remedy = f"--num-gpus {found}" if found else "--accelerator cpu"
-        yield f"--num-gpus {run.layout.ranks_per_node}: this machine has {found} GPUs available; use {remedy}"
+        fits = ranks_that_fit(run, found) if found else None
+        remedy = f"--num-gpus {fits or found}" if found else "--accelerator cpu"
+        yield f"--num-gpus {run.layout.ranks_per_node}: this machine has {counted(found, 'GPU')} available; use {remedy}"
 
 
 def cpu_limits(run: Run) -> Iterator[str]:
@@ -108,6 +109,20 @@ def cores_short_of(run: Run) -> int | None:
         return None
     cores = len(os.sched_getaffinity(0))
     return cores if run.layout.ranks_per_node > cores else None
+
+
+def ranks_that_fit(run: Run, most: int) -> int | None:
+    """The largest number of ranks per node up to `most` with which nothing else of the layout and the batch has to change."""
+    layout, settings = run.layout, run.settings
+    if layout is None or layout.nodes > 1:
+        return None
+    others = layout.tensor * layout.pipeline * layout.context
+    fits = (
+        ranks
+        for ranks in range(most, 0, -1)
+        if ranks % others == 0 and settings.global_batch_size % (settings.micro_batch_size * (ranks // others)) == 0
+    )
+    return next(fits, None)
 
 
 def fp8_output_layer(run: Run) -> Iterator[str]:

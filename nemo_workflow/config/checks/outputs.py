@@ -12,6 +12,7 @@ from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flag_values import profiled
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
+from nemo_workflow.utils.console import counted
 
 
 def output_folder(run: Run) -> Iterator[str]:
@@ -49,7 +50,7 @@ def profiled_steps(run: Run) -> Iterator[str]:
         return
     first, last = profiled(steps)
     if last > run.schedule.max_steps:
-        yield f"--profile {steps}: the run has {run.schedule.max_steps} steps; choose some of them"
+        yield f"--profile {steps}: the run has {counted(run.schedule.max_steps, 'step')}; choose some of them"
     if last - first >= MOST_PROFILED:
         yield f"--profile {steps}: {last - first + 1} steps make too large a trace; choose {MOST_PROFILED} at most"
 

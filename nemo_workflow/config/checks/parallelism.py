@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.hardware import cores_short_of
+from nemo_workflow.config.checks.hardware import cores_short_of, ranks_that_fit
 from nemo_workflow.config.parallelism import Layout, ends_of, enough_for_chunks, layers_a_stage, left_for_others
 from nemo_workflow.models.catalog import Recipe
-from nemo_workflow.utils.console import counted
+from nemo_workflow.utils.console import counted, one_of
 
 
 def rank_split(run: Run) -> Iterator[str]:
@@ -23,7 +24,7 @@ def rank_split(run: Run) -> Iterator[str]:
     size = layout.tensor * layout.pipeline * layout.context
     if layout.ranks % size:
         yield (
-            f"--num-gpus {layout.ranks_per_node} x --num-nodes {layout.nodes}: {layout.ranks} ranks are not a multiple of"
+            f"--num-gpus {layout.ranks_per_node} x --num-nodes {layout.nodes}: {_ranks_are(layout)} not a multiple of"
             f" TP x PP x CP = {layout.tensor} x {layout.pipeline} x {layout.context} = {size};"
             " change the ranks or the parallel sizes"
         )
@@ -39,40 +40,47 @@ def rank_split(run: Run) -> Iterator[str]:
 
 
 def _what_helps(run: Run, layout: Layout, each: int) -> str:
-    """All of it at once: who follows the first message mustn't meet a second."""
-    batch = f"use {_near_multiples(run.settings.global_batch_size, each)}"
-    return f"{batch}{_smaller_micro_batch(run, layout)}{_as_many_as_cores(run, layout)}"
+    """All of it at once: who follows the first message mustn't meet a second, of too few samples for one."""
+    most = run.samples(0) if run.parts and run.seq_length else None
+    batches = _near_multiples(run.settings.global_batch_size, each, most)
+    ways = [f"use {' or '.join(map(str, batches))}"] if batches else []
+    if size := _smaller_micro_batch(run, layout, most):
+        ways.append(f"keep it and use --micro-batch-size {size}")
+    if not ways and most is not None and (per_rank := most // layout.data):
+        ways.append(f"use -gbs {per_rank * layout.data} -mbs {per_rank}, for the data has {counted(most, 'sample')}")
+    if not ways:
+        few = f"the training split holds {counted(most or 0, 'sample')}, fewer than that"
+        ways.append(f"{few}; lower --num-gpus or --seq-length, or add data")
+    return f"{', or '.join(ways)}{_as_many_as_cores(run, layout, most)}"
 
 
-def _smaller_micro_batch(run: Run, layout: Layout) -> str:
-    """The micro batch with which the batch may stay as it is, where there is one."""
+def _smaller_micro_batch(run: Run, layout: Layout, most: int | None) -> int | None:
+    """The micro batch with which the batch may stay as it is, where there is one; `most` are the samples that there are."""
     per_rank, rest = divmod(run.settings.global_batch_size, layout.data)
-    if rest or not per_rank:
-        return ""
-    size = next(size for size in range(min(per_rank, run.settings.micro_batch_size), 0, -1) if per_rank % size == 0)
-    return f", or keep it and use --micro-batch-size {size}"
+    if rest or not per_rank or (most is not None and run.settings.global_batch_size > most):
+        return None
+    return next(size for size in range(min(per_rank, run.settings.micro_batch_size), 0, -1) if per_rank % size == 0)
 
 
-def _as_many_as_cores(run: Run, layout: Layout) -> str:
+def _as_many_as_cores(run: Run, layout: Layout, most: int | None) -> str:
     """More processes than a CPU has cores are seldom meant: the number with which nothing else need change."""
     cores = cores_short_of(run)
     if cores is None:
         return ""
-    others = layout.ranks_per_node // layout.data if layout.nodes == 1 else layout.ranks_per_node
-    fits = (
-        ranks
-        for ranks in range(cores, 0, -1)
-        if ranks % others == 0
-        and run.settings.global_batch_size % (run.settings.micro_batch_size * (ranks // others)) == 0
-    )
-    best = next(fits, None)
+    best = None if most is not None and run.settings.global_batch_size > most else ranks_that_fit(run, cores)
     said = f"; this machine has {counted(cores, 'core')}, on which {layout.ranks_per_node} processes take turns"
     return said + (f": --num-gpus {best} is faster, and nothing else has to change" if best else "")
 
 
-def _near_multiples(value: int, step: int) -> str:
+def _near_multiples(value: int, step: int, most: int | None) -> list[int]:
+    """The multiples of `step` beside `value`, none above `most`; the largest up to `most` where both are."""
     below = value // step * step
-    return f"{below} or {below + step}" if below else f"{step}"
+    near = [number for number in (below, below + step) if number and (most is None or number <= most)]
+    return near or [number for number in ((most or 0) // step * step,) if number]
+
+
+def _ranks_are(layout: Layout) -> str:
+    return f"{counted(layout.ranks, 'rank')} {'is' if layout.ranks == 1 else 'are'}"
 
 
 def _expert_split(run: Run, layout: Layout) -> Iterator[str]:
@@ -91,7 +99,7 @@ def _expert_split(run: Run, layout: Layout) -> Iterator[str]:
     size = layout.pipeline * layout.expert * (layout.expert_tensor or layout.tensor)
     if layout.expert > 1 and layout.ranks % size:
         yield (
-            f"{named}: {layout.ranks} ranks are not a multiple of PP x EP x the ranks an expert is split over = {size};"
+            f"{named}: {_ranks_are(layout)} not a multiple of PP x EP x the ranks an expert is split over = {size};"
             " lower it or use more GPUs"
         )
     if experts and layout.tensor > 1 and not layout.sequence_parallel:
@@ -118,12 +126,21 @@ def tensor_split(run: Run) -> Iterator[str]:
         parts = {"Mamba heads": heads, "Mamba groups": sizes["mamba_num_groups"]}
         if "*" in sizes["hybrid_override_pattern"]:
             parts["groups of keys and values"] = sizes["num_query_groups"] or sizes["num_attention_heads"]
-    for what, number in parts.items():
-        if number and number % tensor:
-            yield (
-                f"--tensor-model-parallel-size {tensor}: doesn't divide the {number} {what} of {run.recipe.name};"
-                f" use a divisor of {number}"
-            )
+    divided = {what: number for what, number in parts.items() if number}
+    wrong = [f"{number} {what}" for what, number in divided.items() if number % tensor]
+    if wrong:
+        # a divisor of one alone may not divide the next
+        yield (
+            f"--tensor-model-parallel-size {tensor}: doesn't divide the {' and the '.join(wrong)} of {run.recipe.name};"
+            f" use {_divisors(math.gcd(*divided.values()), run.layout.ranks // run.layout.pipeline // run.layout.context)}"
+        )
+
+
+def _divisors(whole: int, ranks: int) -> str:
+    """'1, 2 or 4': the divisors of `whole`, those that divide the ranks too where that is more than 1."""
+    every = [number for number in range(1, whole + 1) if whole % number == 0]
+    fitting = [number for number in every if ranks % number == 0]
+    return one_of(fitting if len(fitting) > 1 else every)
 
 
 def pipeline_split(run: Run) -> Iterator[str]:
@@ -148,13 +165,15 @@ def pipeline_split(run: Run) -> Iterator[str]:
 
 
 def _even_stages(run: Run, layout: Layout, recipe: Recipe) -> str:
-    """The numbers of stages that the layers can be split into: '1, 2 or 4'."""
-    found = []
+    """The numbers of stages that the layers can be split into, those that divide the ranks too where there are any: '1, 2 or 4'."""
+    found: list[int] = []
     for stages in range(1, run.sizes["num_layers"] + 1):
         with contextlib.suppress(ValueError):
             if min(layers_a_stage(run.sizes, recipe.layout, replace(layout, pipeline=stages))) > 0:
-                found.append(str(stages))
-    return " or ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+                found.append(stages)
+    others = layout.ranks // (layout.tensor * layout.context)
+    fitting = [stages for stages in found if others % stages == 0]
+    return one_of(fitting if len(fitting) > 1 else found)
 
 
 def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], named: str) -> Iterator[str]:
@@ -170,7 +189,7 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
             split = ", ".join(map(str, stages))
             yield f"{named}: stages of {split} layers have none for each of their {layout.virtual_pipeline} chunks; lower it"
     elif each % layout.virtual_pipeline:
-        yield f"{named}: doesn't divide the {counted(each, 'layer')} of a stage; use a divisor of it"
+        yield f"{named}: doesn't divide the {counted(each, 'layer')} of a stage; use {_divisors(each, each)}"
     micro = layout.micro_batches(run.settings.global_batch_size, run.settings.micro_batch_size)
     if micro % layout.pipeline:
         yield (
@@ -246,7 +265,7 @@ def sequence_length(run: Run) -> Iterator[str]:
         )
     elif layout.sequence_parallel and length // layout.context % layout.tensor:
         yield (
-            f"--seq-length {length}: the {length // layout.context} tokens of a context parallel rank are not a multiple of"
+            f"--seq-length {length}: the {length // layout.context:,} tokens of a context parallel rank are not a multiple of"
             f" --tensor-model-parallel-size {layout.tensor}, as --sequence-parallel needs; use one"
         )
     exact = _exact_up_to(run)

@@ -15,6 +15,7 @@ from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.slurm import login, time_limits
 from nemo_workflow.launch.slurm.cluster import Answer, Cluster
 from nemo_workflow.launch.slurm.time_limits import QOS_FIELDS, Limits, read_limits
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.machine import user_name
 
@@ -181,7 +182,7 @@ def _partition(plan: Plan | CorpusPlan, name: str, fields: dict[str, str], names
         yield f"--partition {name}: its state is {fields['State']}; choose another, there are: {names}"
     most = fields.get("MaxNodes", "")
     if most.isdigit() and plan.layout.nodes > int(most):
-        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {most} nodes per job"
+        yield f"--num-nodes {plan.layout.nodes}: partition {name} allows {counted(int(most), 'node')} per job"
 
 
 def _admission(plan: Plan | CorpusPlan, name: str, fields: dict[str, str]) -> Iterator[str]:
@@ -203,13 +204,13 @@ def _nodes(plan: Plan | CorpusPlan, name: str, answer: Answer) -> Iterator[str]:
             gpus_of[node] = gpu_count(gres)
     needed = plan.layout.nodes
     if len(gpus_of) < needed:
-        yield f"--num-nodes {needed}: partition {name} has {len(gpus_of)} usable nodes; lower it or choose another"
+        yield f"--num-nodes {needed}: partition {name} has {counted(len(gpus_of), 'usable node')}; lower it or choose another"
     elif plan.accelerator == "gpu":
         gpus = plan.layout.ranks_per_node
         fitting = sum(count >= gpus for count in gpus_of.values())
         if fitting < needed:
             yield (
-                f"--num-gpus {gpus}: {fitting} usable nodes of partition {name} have that many GPUs, and --num-nodes is"
+                f"--num-gpus {gpus}: {counted(fitting, 'usable node')} of partition {name} {'has' if fitting == 1 else 'have'} that many GPUs, and --num-nodes is"
                 f" {needed}; the largest has {max(gpus_of.values())}"
             )
 

@@ -23,6 +23,7 @@ HEIGHT = 300
 # pixels: of a legend in the narrowest of two charts beside each other, of a letter of its labels, and of what stands before one
 LEGEND, CHARACTER, SWATCH = 390, 6, 34
 LEGEND_ROW = 32  # its height, which a second one mustn't take from the curves
+DASHED = "┄"  # behind the label of a dashed curve
 LONGEST_NAME = 32  # of a run in a legend
 MEAN_OF = 50  # parts of a run, each with a mean of its own
 SHORT_NUMBERS = """
@@ -100,6 +101,8 @@ def _chart(runs: list[RunFolder], spec: Chart, axis: str, series: list[tuple[str
             colour = COLOURS[(number if len(runs) > 1 else offset) % len(COLOURS)]
             legend = name if len(runs) == 1 else f"{shortened(run.name, LONGEST_NAME)}: {name}"
             dash = "dashed" if len(runs) > 1 and offset else "solid"
+            if dash == "dashed":  # a legend's piece of line is too short to show it
+                legend += f" {DASHED}"
             means = running_means(points) if spec.noisy and kind == "step" else []
             alpha = 0.45 if means else 1.0
             lines.append(

@@ -68,6 +68,8 @@ def write_comparison(runs: list[RunFolder], differences: list[tuple[str, ...]], 
     note = "Strong lines are running means over a fiftieth of a run, faint ones the single steps."
     if not any(charts.means_drawn(run) for run in runs):
         note = ""
+    if any(run.of_kind("validation") for run in runs):
+        note = f"{note} Validation losses are dashed; their labels end in {charts.DASHED}.".strip()
     tables = [table] if differences else []
     _write(path, {"title": " / ".join(names), "lead": lead, "chart_note": note, "tables": tables}, runs)
     return path

@@ -15,10 +15,12 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
+from tests import preloaded
+from tests.forked import Process
 from tests.waiting import LIMIT, until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -76,8 +78,12 @@ class Experiment:
         when: Callable[[dict[str, Any]], bool] | None = None,
         send: int = signal.SIGTERM,
         prefix: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> Start:
-        """Run the command to its end; `when` an event fits, the launcher gets the signal `send`, once."""
+        """Run the command to its end; `when` an event fits, the launcher gets the signal `send`, once.
+
+        It is forked from a process that has NeMo (tests/preloaded.py), but for a `fresh` one, and one that is to be killed or stopped.
+        """
         asked = {
             "FAULT": fault,
             "RECORD": record,
@@ -91,10 +97,18 @@ class Experiment:
         environment["PYTHONPATH"] = str(FAULTS)
         environment |= {"TMPDIR": self.temporary, "MPLCONFIGDIR": FONTS}
         tail = metrics.Tail(self.folder / metrics.FILE, from_end=True)
-        process = subprocess.Popen(
-            [*prefix, *self.command(*more, steps=steps)], cwd=REPOSITORY, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        words = [*prefix, *self.command(*more, steps=steps)]
+        start = _from_nothing if fresh or fault or when else preloaded.start
+        with tempfile.TemporaryFile() as said:
+            process = start(words, said, said, REPOSITORY, environment)
+            self._follow(process, tail, when, send)
+            said.seek(0)
+            output = said.read().decode()
+        return Start(process.returncode, output)
+
+    def _follow(
+        self, process: Process, tail: metrics.Tail, when: Callable[[dict[str, Any]], bool] | None, send: int
+    ) -> None:
         try:
             if when is not None:
                 end = time.monotonic() + LIMIT
@@ -103,10 +117,9 @@ class Experiment:
                         process.send_signal(send)
                         break
                     time.sleep(0.02)
-            output, _ = process.communicate(timeout=LIMIT)
+            process.wait(timeout=LIMIT)
         finally:
             process.kill()
-        return Start(process.returncode, output)
 
     @functools.cached_property
     def temporary(self) -> str:
@@ -148,6 +161,12 @@ class Experiment:
     def attempt(self) -> Path:
         """Folder of the last start."""
         return max((self.folder / "attempts").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def _from_nothing(
+    words: list[str], out: IO[Any], err: IO[Any], cwd: Path, env: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(words, cwd=cwd, env=env, stdout=out, stderr=err)
 
 
 Sample = tuple[int, int, int, str, str]

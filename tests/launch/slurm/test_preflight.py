@@ -72,7 +72,7 @@ def test_one_partition_of_several_that_takes_the_job_is_enough(partition: str, m
 def test_what_stands_against_each_of_several_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused("batch,nope", "two_nodes", monkeypatch) == ["--partition nope: no such partition on this cluster"]
     assert refused("closed,down", "two_nodes", monkeypatch) == [
-        "--num-nodes 2: partition closed has 1 usable nodes",
+        "--num-nodes 2: partition closed has 1 usable node",
         "--account a1: partition closed admits only others",
         "--partition down: its state is DOWN",
         "--partition closed,down: account a1 may use only batch",
@@ -84,7 +84,7 @@ def test_nodes_that_come_back_by_themselves_are_usable(monkeypatch: pytest.Monke
     allowed = "--partition odd: account a1 may use only batch"
     assert refused("odd", "two_nodes", monkeypatch) == [allowed]
     monkeypatch.setitem(NODES, "odd", NODES["odd"][1:])
-    assert refused("odd", "two_nodes", monkeypatch) == ["--num-nodes 2: partition odd has 1 usable nodes", allowed]
+    assert refused("odd", "two_nodes", monkeypatch) == ["--num-nodes 2: partition odd has 1 usable node", allowed]
 
 
 @pytest.mark.parametrize(

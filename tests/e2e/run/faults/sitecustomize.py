@@ -55,6 +55,11 @@ def _install_in_worker() -> None:
         return choose(*arguments, **keywords)
 
     resume.choose_checkpoint = choose_checkpoint
+    session = sys.modules.get(
+        "nemo_workflow.training.session"
+    )  # it is there in a process that tests/preloaded.py has forked
+    if session is not None:
+        session.choose_checkpoint = choose_checkpoint
 
 
 def _install() -> None:
@@ -74,6 +79,19 @@ def _install() -> None:
             point, step, rank, action = fault.split()
             if int(rank) == int(os.environ["RANK"]):
                 _POINTS[point](int(step), action)
+
+
+def _count_silence_from_the_first_step() -> None:
+    """In the launcher: importing takes minutes where several suites share the cores, and is no hang."""
+    sys.path.append(str(Path(__file__).resolve().parents[4]))  # the script's own folder comes after this module
+    from nemo_workflow.training import liveness
+
+    def seconds(silence) -> None:
+        events = silence._paths[-1]
+        if not events.exists() or '"event": "step"' not in events.read_text(encoding="utf-8"):
+            silence._patience.renew()
+
+    _wrap(liveness.Silence, "seconds", before=seconds)
 
 
 def _act(action: str) -> None:
@@ -308,6 +326,8 @@ if "OLD_CPU" in os.environ:
     os.environ["NEMO_WORKFLOW_FRESH_RANKS"] = "1"
 if "RANK" in os.environ and os.environ.get("OLD_CPU") == os.environ["RANK"]:  # before torch is imported
     os.environ |= AVX2_ONLY
+if os.environ.get("FAULT", "").endswith(" stop") and any(word.endswith("pretrain_llm.py") for word in sys.orig_argv):
+    _count_silence_from_the_first_step()
 if ("RANK" in os.environ or any(word.endswith(TORCHRUN) for word in sys.orig_argv)) and {
     "FAULT",
     "RECORD",
