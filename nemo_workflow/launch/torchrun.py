@@ -24,6 +24,7 @@ from typing import IO, Any, NoReturn
 
 from nemo_workflow.backends import patching, registry
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.training import liveness, rank, worker
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.processes import FRESH_RANKS, die_with_parent, outlive_parent
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> None:
     die_with_parent(os.getppid())  # until there are ranks: they save when the launcher dies
     given = {name: os.environ.get(name) for name in ONLY_HERE}
     os.environ.update({name: ONLY_HERE[name] for name, value in given.items() if value is None})
-    plan = Plan.from_json((Path(arguments[-1]) / rank.PLAN).read_text(encoding="utf-8"))
+    plan = Plan.from_json((Path(arguments[-1]) / PLAN).read_text(encoding="utf-8"))
     fresh = os.environ.get(FRESH_RANKS) or ("0" if plan.accelerator == "cpu" else "1")
     forks = fresh == "0" and _import(plan)
     from torch.distributed.run import main as torchrun

@@ -14,9 +14,8 @@ from typing import NoReturn
 
 import psutil
 
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.utils.processes import name_process
-
-PLAN = "plan.json"  # in the attempt's folder
 
 
 def main(attempt: str) -> None:
