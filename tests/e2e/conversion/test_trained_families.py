@@ -15,6 +15,7 @@ from nemo_workflow.models.families import FAMILIES, by_model_type
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from tests.conversion import tiny_models as tiny
 from tests.e2e.conversion import train_families
+from tests.e2e.run.harness import FAULTS
 from tests.places import hub_snapshot
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders hf, nemo, runs and back of every model; one process has imported NeMo for all of them."""
     folder = tmp_path_factory.mktemp("families")
     script = Path(train_families.__file__)
-    path = os.pathsep.join([str(ROOT), str(script.parent)])
+    path = os.pathsep.join([str(ROOT), str(script.parent), str(FAULTS)])  # by the last no report.html is written
     # as a model built before leaves it, or a user's shell: Gemma's configuration asks for another
     attention = {"NVTE_FLASH_ATTN": "1", "NVTE_FUSED_ATTN": "1", "NVTE_UNFUSED_ATTN": "1"}
     environment = {**os.environ, **attention, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}

@@ -7,6 +7,7 @@ launcher is left out, which costs 20 s a start; test_trained_families.py sends o
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import socket
@@ -195,6 +196,8 @@ def main() -> None:
     for module in IMPORTED:
         deferral.run(importlib.import_module(module))
 
+    gc.collect()
+    gc.freeze()  # or every fork would look through all that has been imported for rubbish, again and again
     data = write_data(folder / "data")
     for name in names:
         place = folder / name
