@@ -45,7 +45,7 @@ AT_IMPORT = re.compile(
     r"|TRANSFORMERS|XDG)_?.*|HOME|LANG|PATH_INFO|USE_.*"
 )
 AGAIN = re.compile(
-    r"OMP_NUM_THREADS|NEMORUN_HOME|NEMO_WORKFLOW_LAUNCHER|PYTHON(PATH|UNBUFFERED|SAFEPATH|DONTWRITEBYTECODE)"
+    r"OMP_NUM_THREADS|NEMORUN_HOME|NEMO_WORKFLOW_LAUNCHER|PYTHON(PATH|UNBUFFERED|SAFEPATH|DONTWRITEBYTECODE)|HF_HUB_OFFLINE"
     r"|TORCH(X|ELASTIC|INDUCTOR|_COMPILE)_.*"
 )
 # imported beside what a rank needs: by the launcher, torchrun, conversions, samples, evaluations
@@ -73,14 +73,17 @@ def start(
     err: IO[Any],
     cwd: Path | str = REPOSITORY,
     env: Mapping[str, str] | None = None,
+    typed: IO[Any] | None = None,
 ) -> forked.Process:
     """Start it with these streams, forked where that is the same."""
     words = [*map(str, command)]
     variables = dict(os.environ if env is None else env)
     if why := unfit(words, variables, cwd, [forked.VARIABLES]) or _why_none():
         _tell(why, words)
-        return subprocess.Popen(words, cwd=cwd, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-    return forked.start(words[1:], out, err, cwd, variables, loaded=True)
+        return subprocess.Popen(
+            words, cwd=cwd, env=variables, stdin=typed or subprocess.DEVNULL, stdout=out, stderr=err
+        )
+    return forked.start(words[1:], out, err, cwd, variables, loaded=True, typed=typed)
 
 
 @functools.cache
@@ -205,6 +208,7 @@ def settle(words: list[str]) -> None:
         for name in list(logging.Logger.manager.loggerDict):
             if name.startswith("torch.distributed.") and "LOGLEVEL" in os.environ:
                 logging.getLogger(name).setLevel(os.environ["LOGLEVEL"])
+    _set_offline(os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"))
     subprocess._fork_exec = fork_or_execute  # type: ignore[attr-defined]
     for name in ("sitecustomize", "old_cpu"):
         sys.modules.pop(name, None)
@@ -217,6 +221,14 @@ def _set_threads(count: int) -> None:
     maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     for library in set(re.findall(r"/\S*libgomp\S*", maps)):
         ctypes.CDLL(library).omp_set_num_threads(count)
+
+
+def _set_offline(offline: bool) -> None:
+    """As HF_HUB_OFFLINE would have: the libraries keep it under these names."""
+    for module in list(sys.modules.values()):
+        for name in ("HF_HUB_OFFLINE", "_is_offline_mode"):
+            if isinstance(vars(module).get(name), bool):
+                setattr(module, name, offline)
 
 
 def fork_or_execute(
