@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -150,11 +151,11 @@ class _Loaded:
 
 def load(path: list[str]) -> None:
     """Import what the commands need; raises RuntimeError where that has started threads or CUDA, which a fork would lose."""
-    from nemo_workflow.launch import torchrun
-
     _Loaded.path, _Loaded.given = path, dict(os.environ)
     register = atexit.register
     atexit.register = _noted(register)  # type: ignore[assignment]
+    from nemo_workflow.launch import torchrun
+
     os.environ.update(torchrun.ONLY_HERE)
     before = dict(os.environ)
     from nemo_workflow.training import worker
@@ -319,6 +320,8 @@ def _leave_behind(close_fds: bool, keep: set[int]) -> None:
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # the parent's to do
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
     for function, arguments, keywords in _Loaded.at_exit:
         atexit.register(function, *arguments, **keywords)
     sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__
