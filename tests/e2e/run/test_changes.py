@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import rate_at
-from tests.e2e.run.harness import REPOSITORY, Experiment, lines_of, samples
+from tests import forked
+from tests.e2e.run.harness import Experiment, lines_of, samples
 
 pytestmark = pytest.mark.e2e
 
@@ -19,9 +19,7 @@ pytestmark = pytest.mark.e2e
 def refused(experiment: Experiment, *flags: str) -> str:
     """The refusal of a start; it must come before anything is launched."""
     attempts = sorted((experiment.folder / "attempts").iterdir())
-    done = subprocess.run(
-        experiment.command(*flags, steps=20), cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    done = forked.run(experiment.command(*flags, steps=20)[1:])
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert sorted((experiment.folder / "attempts").iterdir()) == attempts
