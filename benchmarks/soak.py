@@ -55,7 +55,7 @@ def main() -> int:
         shutil.rmtree(arguments.folder, ignore_errors=True)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     corpus = arguments.folder / "corpus"
-    if not (corpus / "dataset" / "text_text_document.idx").exists():
+    if not (corpus / "dataset" / "preprocessed" / "text_text_document.idx").exists():
         make_corpus(corpus)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it has started is ended too
     ways = [soak_ways.WAYS[name](corpus, arguments.folder, arguments.ranks) for name in arguments.over.split(",")]

@@ -329,7 +329,7 @@ def _leave_behind(close_fds: bool, keep: set[int]) -> None:
 
 def _be(order: dict[str, Any]) -> NoReturn:
     """Run a command to its end, and end as Python would; what has been imported is not taken apart."""
-    from nemo_workflow.launch import torchrun
+    from nemo_workflow.training import rank
 
     forked.become(order, _Loaded.path)
     settle(order["words"])
@@ -343,10 +343,10 @@ def _be(order: dict[str, Any]) -> NoReturn:
             interrupted = True
             raise
 
-    code = torchrun._code_of(main)
+    code = rank.code_of(main)
     if interrupted:
         atexit.register(_end_by_interrupt)
-    torchrun._leave(code)
+    rank.leave(code)
 
 
 def _end_by_interrupt() -> None:

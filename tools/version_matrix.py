@@ -106,12 +106,15 @@ def slurm_script(stack: Stack, corpus: Path, folder: Path) -> str:
     return text.partition("Job script:\n")[2]
 
 
-def train(stack: Stack, corpus: Path, folder: Path) -> dict[str, Any]:
-    """Six steps at TP 2, two more from there at PP 2, the export of the end: losses by step, steps resumed after, the report."""
+def train(stack: Stack, corpus: Path, folder: Path, stops: tuple[int, ...] = (STEPS // 2,)) -> dict[str, Any]:
+    """Six steps at TP 2, two more from there at PP 2, the export of the end: losses by step, steps resumed after, the report.
+
+    The six are stopped after each of `stops`, and gone on with.
+    """
     script = REPOSITORY / "pretrain_llm.py"
     flags = [*_flags(corpus, folder, "run"), "--accelerator", "cpu", "--num-gpus", "2", "--save-every", "3"]
-    stack.run(script, *flags, "--max-steps", str(STEPS // 2), "-TP", "2")
-    stack.run(script, *flags, "--max-steps", str(STEPS), "-TP", "2")
+    for steps in (*stops, STEPS):
+        stack.run(script, *flags, "--max-steps", str(steps), "-TP", "2")
     stack.run(script, *flags, "--max-steps", str(STEPS + 2), "-PP", "2")
     events = metrics.read(folder / "run" / metrics.FILE)
     newest = max((folder / "run" / "checkpoints").glob("step_*"))

@@ -43,7 +43,9 @@ _waiting: list[Waiting] = []
 
 
 def without_storage(gather: Any) -> Any:
-    """`DistributedOptimizer.get_parameter_state_dp_zero` for a save of a fully reshardable checkpoint; any other goes to the original.
+    """`DistributedOptimizer.get_parameter_state_dp_zero` for a fully reshardable checkpoint; any other goes to the original.
+
+    For a load it gives host memory, into which every number is read. The original fills 12 bytes for each parameter with zeros first.
 
     Its tensors have the padding between buckets, as the slices have that megatron-core takes of them; the original leaves it out,
     which moves every parameter behind such padding (with 3 or 6 ranks, say) out of its place.
@@ -53,15 +55,17 @@ def without_storage(gather: Any) -> Any:
     def gathered_later(
         optimizer: Any, use_gloo_comm: bool = True, empty_data: bool = False, return_on_all_ranks: bool = False
     ) -> Any:
-        if use_gloo_comm or empty_data or not return_on_all_ranks:
+        if use_gloo_comm or not return_on_all_ranks:
             return gather(optimizer, use_gloo_comm, empty_data, return_on_all_ranks)
         import torch
 
+        place = "cpu" if empty_data else "meta"
         _waiting[:] = [one for one in _waiting if one.optimizer is not optimizer]  # left by a save that failed
         state: dict[Any, Any] = {"buckets_coalesced": True}
         for number, (ranges, buffer) in enumerate(zip(optimizer.gbuf_ranges, optimizer.buffers, strict=True)):
-            tensors = {key: torch.empty(buffer.numel, dtype=torch.float32, device="meta") for key in KEYS}
-            _waiting.append(Waiting(optimizer, number, tensors))
+            tensors = {key: torch.empty(buffer.numel, dtype=torch.float32, device=place) for key in KEYS}
+            if not empty_data:
+                _waiting.append(Waiting(optimizer, number, tensors))
             state[number] = {kind: {**tensors, "numel_unpadded": buffer.numel_unpadded} for kind in ranges}
         return state
 
@@ -99,7 +103,7 @@ def fill(shards: Iterable[Any]) -> None:
             continue
         if shard.data.is_meta:
             wanted.setdefault(_storage(shard.data), []).append(Part(shard))
-        elif shard.data.is_cuda and type(shard.data) in (torch.Tensor, torch.nn.Parameter):
+        elif shard.data.is_cuda:  # those in fp8 too, which copy_ turns into numbers of their nominal kind
             numbers = shard.data.detach()
             shard.data = _host_memory(numbers.numel(), numbers.dtype).view(numbers.shape)
             shard.data.copy_(numbers, non_blocking=True)

@@ -84,7 +84,10 @@ def _uneven(problem: Problem, cluster: Cluster, even: Choice, memo: Memo) -> Cho
     best = even
     for ends in _ends(even.job):
         layout = replace(even.job.layout, **ends)
-        stages = tuple(layers_a_stage(even.job.sizes, problem.recipe.layout, layout))
+        try:
+            stages = tuple(layers_a_stage(even.job.sizes, problem.recipe.layout, layout))
+        except ValueError:  # beside an end that the recipe has of its own
+            continue
         if enough_for_chunks(stages, layout.virtual_pipeline):
             choice = _fitting(problem, cluster, replace(even.job, layout=layout, stages=stages), memo)
             if choice and _rank(choice) < _rank(best):

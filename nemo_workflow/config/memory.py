@@ -318,7 +318,12 @@ def _in_flight(job: Job, stage: int) -> float:
     if virtual == 1:
         return min(pipeline - stage, job.micro_batches)
     chunks = (pipeline - stage - 1) * 2 + (virtual - 1) * pipeline + 1  # forward passes before the first backward
-    return min(chunks / virtual, job.micro_batches)
+    layers = len(stage_layers(job, stage))
+    each, larger = divmod(layers, virtual)  # the first `larger` chunks have a layer more
+    # of an early chunk twice as many micro batches are under way at some time, when none of as many late ones are
+    twice = min(larger, virtual // 2)
+    more = pipeline * (2 * twice + max(0, min(larger, virtual - twice) - twice))
+    return min((each * chunks + more) / layers, job.micro_batches)
 
 
 def activation_bytes(job: Job, number: int) -> float:

@@ -36,8 +36,10 @@ OF_THE_RUN = ("recompute_", "cross_entropy_")  # fields of a saved model that sa
 def make_plan(settings: Settings, command: Sequence[str] = (), branch: Branch | None = None) -> Plan:
     """Work out the run and check it; raises one Refusal that holds every problem.
 
-    `command` is sys.argv, `branch` what run_dir.branching has read of --decay-from.
+    `command` is sys.argv, `branch` what run_dir.branching has read of --decay-from; ValueError where that was forgotten.
     """
+    if settings.decay_from and branch is None:
+        raise ValueError("--decay-from: make_plan needs the branch that run_dir.branching.branch_of reads of it")
     problems: list[str] = []
     asked = settings
     settings = auto_layout.neutral(asked)

@@ -135,8 +135,8 @@ def write_hf(folder: Path, model: Model, reader: NemoReader, plan: list[Export],
         for item, key, lead, _ in plan:
             parts = KINDS[item.kind].split(reader.read(key, lead), model.dims)
             for name, part in zip(item.hf, parts, strict=True):
+                on_bytes(part.nbytes)  # before it is handed on: nobody asks for more after the last one
                 yield name, _finite(name, part)
-                on_bytes(part.nbytes)
 
     hf_folder.write_tensors(folder, [entry for *_, entries in plan for entry in entries], values())
 

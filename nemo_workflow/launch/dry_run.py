@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from nemo_workflow.backends import registry
+from nemo_workflow.backends.patching import Patch
 from nemo_workflow.config import containers, memory, optimizer_states, run_time
 from nemo_workflow.config.memory import Usage
 from nemo_workflow.config.parallelism import layers_a_stage
@@ -61,10 +63,17 @@ def describe(plan: Plan) -> dict[str, Any]:
         "memory": _memory(plan, recipe),
         "time": _time(plan, recipe),
         "differences": differences(plan, recipe),
-        "patches": [registry.described(patch) for patch in registry.that_apply(plan.settings, plan.accelerator)],
+        "patches": [registry.described(patch) for patch in _patches(plan, recipe)],
         "run_dir": plan.run_dir,
         "notes": list(plan.notes),
     }
+
+
+def _patches(plan: Plan, recipe: Recipe) -> list[Patch]:
+    """The patches that the run takes: those for moments in bf16 also where it is the recipe that has them so."""
+    bf16 = optimizer_states.bf16_moments(plan.settings, recipe)
+    settings = replace(plan.settings, optimizer_precision="bf16") if bf16 else plan.settings
+    return registry.that_apply(settings, plan.accelerator)
 
 
 def _model(plan: Plan, recipe: Recipe) -> dict[str, Any]:

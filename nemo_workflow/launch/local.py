@@ -22,6 +22,7 @@ from nemo_workflow.launch import ranks
 from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.restarts import Restarts
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics, staged_tokenizer
 from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
@@ -121,12 +122,13 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
     attempt.mkdir(parents=True)
     with written_aside(plan.folder / "config.yaml") as stream:
         stream.write(config_text(plan))
-    with written_aside(plan.folder / "plan.json") as stream:
-        stream.write(plan.to_json())
+    written = plan.to_json()
+    with written_aside(plan.folder / PLAN) as stream:
+        stream.write(written)
     staged_tokenizer.stage(plan)
     copy_code(attempt)
-    with written_aside(attempt / rank.PLAN) as stream:
-        stream.write(plan.to_json())
+    with written_aside(attempt / PLAN) as stream:
+        stream.write(written)
     write_json(attempt / metrics.VERSIONS, metrics.versions())
     return attempt
 

@@ -11,13 +11,11 @@ compiler is loaded when a rank first needs it (backends/gpu/compiled_later.py).
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from typing import IO, Any, NoReturn
 
 from nemo_workflow.backends import patching, registry
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.training import liveness, rank, worker
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.processes import FRESH_RANKS, die_with_parent, outlive_parent
@@ -48,7 +47,7 @@ def main(arguments: list[str]) -> None:
     die_with_parent(os.getppid())  # until there are ranks: they save when the launcher dies
     given = {name: os.environ.get(name) for name in ONLY_HERE}
     os.environ.update({name: ONLY_HERE[name] for name, value in given.items() if value is None})
-    plan = Plan.from_json((Path(arguments[-1]) / rank.PLAN).read_text(encoding="utf-8"))
+    plan = Plan.from_json((Path(arguments[-1]) / PLAN).read_text(encoding="utf-8"))
     fresh = os.environ.get(FRESH_RANKS) or ("0" if plan.accelerator == "cpu" else "1")
     forks = fresh == "0" and _import(plan)
     from torch.distributed.run import main as torchrun
@@ -60,8 +59,8 @@ def main(arguments: list[str]) -> None:
     outlive_parent()
     code = 0
     if liveness.launcher_alive(os.environ[liveness.LAUNCHER]):
-        code = _code_of(functools.partial(torchrun, arguments))
-    _leave(code)  # taking NeMo's modules apart takes a second
+        code = rank.code_of(functools.partial(torchrun, arguments))
+    rank.leave(code)
 
 
 def _restore(variables: Any, given: dict[str, str | None]) -> None:
@@ -202,36 +201,10 @@ def _be_rank(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         sys.argv = list(words[words.index("-m") + 1 :])
         _unlike_the_others()
-        code = _code_of(functools.partial(rank.main, words[-1]))
+        code = rank.code_of(functools.partial(rank.main, words[-1]))
     except BaseException:  # noqa: BLE001 - nothing may go on into torchrun's own code
         traceback.print_exc()
-    _leave(code)
-
-
-def _code_of(run: Callable[[], None]) -> int:
-    """The exit code of a Python that runs this."""
-    try:
-        run()
-    except SystemExit as error:
-        if error.code is None or isinstance(error.code, int):
-            return (error.code or 0) & 0xFF
-        print(error.code, file=sys.stderr)
-        return 1
-    except BaseException:  # noqa: BLE001
-        sys.excepthook(*sys.exc_info())
-        return 1
-    return 0
-
-
-def _leave(code: int) -> NoReturn:
-    """End this process as Python would, but leave all in memory as it is."""
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends a forked process
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
+    rank.leave(code)
 
 
 def _let_go(kept: set[int]) -> None:

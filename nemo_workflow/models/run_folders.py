@@ -7,6 +7,8 @@ from pathlib import Path
 from nemo_workflow.models.tokenizer_files import json_of
 from nemo_workflow.utils.errors import Refusal
 
+PLAN = "plan.json"  # in a run's folder, and in that of each of its starts
+
 
 def checkpoint_in(folder: Path) -> Path | None:
     """The newest NeMo 2 checkpoint of a run's folder, or of its checkpoints/, that was written to its end."""
@@ -29,7 +31,7 @@ def meant_checkpoint(folder: Path) -> str:
 def meant_tokenizer(folder: Path) -> str:
     """'; it is a run's folder …' with the tokenizer that the run was trained with, or that it holds data; else nothing."""
     try:
-        settings = json_of(folder / "plan.json").get("settings")
+        settings = json_of(folder / PLAN).get("settings")
     except Refusal:
         return ""
     if any(folder.glob("*.idx")) or any(folder.glob("preprocessed/**/*.idx")):

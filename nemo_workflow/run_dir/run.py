@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
 from nemo_workflow.run_dir.stopping import launchers_signal, orphaned, what_is_saved
@@ -53,7 +54,7 @@ class RunFolder:
     @cached_property
     def plan(self) -> dict[str, Any]:
         """plan.json, or {} where it is missing or damaged."""
-        return _json(self.path / "plan.json")
+        return _json(self.path / PLAN)
 
     @cached_property
     def summary(self) -> dict[str, Any]:

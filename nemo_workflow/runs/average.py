@@ -23,6 +23,7 @@ from nemo_workflow.config.flags import BY_ATTRIBUTE
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import left_of_decay
 from nemo_workflow.conversion.boxes import Box
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint, free_bytes, list_checkpoints, problem_of
 from nemo_workflow.runs import control
@@ -72,7 +73,7 @@ def _average(arguments: Any) -> int:
     for checkpoint, share in zip(chosen, shares, strict=True):
         print(f"  {share:6.1%}  {checkpoint.path.name}")
     if arguments.evaluate:
-        _evaluate(Plan.from_json((run / "plan.json").read_text(encoding="utf-8")), chosen, output)
+        _evaluate(Plan.from_json((run / PLAN).read_text(encoding="utf-8")), chosen, output)
     return 0
 
 

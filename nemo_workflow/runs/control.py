@@ -17,6 +17,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.launch.slurm.ending import why_ended
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
 from nemo_workflow.run_dir.run import RunFolder
@@ -57,9 +58,9 @@ def _command(commands: Any, name: str, text: str, function: Any) -> Any:
 def find_run(output_dir: str, name: str) -> Path:
     """The folder of a run by its experiment's name, a job id or an experiment id; raises Refusal."""
     root = Path(output_dir).expanduser().absolute()
-    if (root / name / "plan.json").is_file() or corpus_jobs(root / name):
+    if (root / name / PLAN).is_file() or corpus_jobs(root / name):
         return root / name
-    runs = sorted({*(path.parent for path in root.glob("*/plan.json")), *filter(corpus_jobs, root.glob("*"))})
+    runs = sorted({*(path.parent for path in root.glob(f"*/{PLAN}")), *filter(corpus_jobs, root.glob("*"))})
     for run in runs:
         if any(name in (job.job_id, job.experiment_id) for job in slurm_jobs.jobs_of(run)):
             return run
@@ -69,13 +70,13 @@ def find_run(output_dir: str, name: str) -> Path:
 
 def corpus_jobs(run: Path) -> list[Job]:
     """The jobs of a folder that preprocess_data.sh --executor slurm made."""
-    return [] if (run / "plan.json").is_file() else slurm_jobs.jobs_of(run)
+    return [] if (run / PLAN).is_file() else slurm_jobs.jobs_of(run)
 
 
 def _plan(run: Path) -> Plan:
     if corpus_jobs(run):
         raise Refusal(f"{run.name}: a preprocessing job; run the command that submitted it again, and it continues")
-    return Plan.from_json((run / "plan.json").read_text(encoding="utf-8"))
+    return Plan.from_json((run / PLAN).read_text(encoding="utf-8"))
 
 
 def opened(run: Path) -> RunFolder:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.foreign_code import refuse_code
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser, called
@@ -37,12 +38,12 @@ def main() -> int:
     parser.add_argument("--run", required=True, type=Path, help="folder of the run, <output-dir>/<experiment>")
     arguments = parser.parse_args()
     check_exported(arguments.hf_model)
-    if not (arguments.run / "plan.json").is_file():
+    if not (arguments.run / PLAN).is_file():
         raise Refusal(
-            f"--run {arguments.run}: no plan.json there{from_here(arguments.run)}; give a run's folder, <output-dir>/<experiment>"
+            f"--run {arguments.run}: no {PLAN} there{from_here(arguments.run)}; give a run's folder, <output-dir>/<experiment>"
         )
     refuse_code("--hf-model", arguments.hf_model)
-    plan = Plan.from_json((arguments.run / "plan.json").read_text(encoding="utf-8"))
+    plan = Plan.from_json((arguments.run / PLAN).read_text(encoding="utf-8"))
     nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size

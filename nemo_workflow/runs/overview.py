@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.flags import TABLE
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics, speed
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs import control
@@ -52,7 +53,7 @@ def _command(commands: Any, name: str, text: str, function: Any) -> argparse.Arg
 def open_run(output_dir: str, name: str) -> RunFolder:
     """A run by its folder, or by a name below `output_dir`; raises Refusal."""
     folder = Path(name).expanduser()
-    if (folder / "plan.json").is_file() or (folder / metrics.FILE).is_file():
+    if (folder / PLAN).is_file() or (folder / metrics.FILE).is_file():
         return control.opened(folder)
     return control.opened(control.find_run(output_dir, name))
 
@@ -66,7 +67,7 @@ def _list(arguments: Any) -> int:
     root = Path(arguments.output_dir).expanduser().absolute()
     if not root.is_dir():
         raise Refusal(f"--output-dir {root}: no such folder; give the one that the runs were started with")
-    runs = [control.opened(path.parent) for path in root.glob("*/plan.json")]
+    runs = [control.opened(path.parent) for path in root.glob(f"*/{PLAN}")]
     if not runs:
         print(f"no runs in {root}")
         return 0

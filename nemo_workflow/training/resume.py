@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir.branching import parent_of
 from nemo_workflow.run_dir.checkpoints import (
     Checkpoint,
@@ -52,7 +53,7 @@ def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
 def _plan_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """plan.json of the start before this one; empty where it is missing or damaged."""
     try:
-        return dict(json.loads((checkpoint.path.parents[1] / "plan.json").read_text(encoding="utf-8")))
+        return dict(json.loads((checkpoint.path.parents[1] / PLAN).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 

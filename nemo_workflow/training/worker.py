@@ -6,6 +6,7 @@ what stays on the launcher's stream are our plain lines.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import sys
@@ -49,6 +50,7 @@ def train(plan: str, attempt: str) -> None:
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in (0, STOPPED)):
             _leave_error(folder, rank, error)
+            _leave_groups()
         raise
     finally:
         lock.close()
@@ -92,6 +94,16 @@ def _quieten() -> None:
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
         warnings.simplefilter("ignore", category)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # NeMo forks data loader workers
+
+
+def _leave_groups() -> None:
+    """Don't let Lightning destroy NCCL's process groups as this process ends.
+
+    That waits for the other ranks, which may be in a collective and wait for this one: the run would never end (seen on H200s).
+    """
+    distributed = sys.modules.get("lightning.fabric.utilities.distributed")
+    if destroy := getattr(distributed, "_destroy_dist_connection", None):
+        atexit.unregister(destroy)
 
 
 def _leave_error(folder: Path, rank: int, error: BaseException) -> None:

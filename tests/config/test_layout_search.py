@@ -79,10 +79,10 @@ def test_the_last_stage_may_have_fewer_layers(large: Place) -> None:
     (row,) = rows(f"{words} -gbs 64 --suggest 1")
     assert (row["flags"]["last_stage_layers"], row["flags"]["first_stage_layers"]) == (15, None)
     assert "--last-stage-layers 15" in " ".join(row["words"])
-    assert "VPP 8, stages of 17-15 layers, micro batch 1" in suggested(f"{words} -gbs 64 --suggest 1")
+    assert "VPP 16, stages of 17-15 layers, micro batch 1" in suggested(f"{words} -gbs 64 --suggest 1")
     (even,) = rows(f"{words} -gbs 64 --suggest 1 -PP 2 --last-stage-layers 16")
     assert row["step_seconds"] < 0.97 * even["step_seconds"]
-    split = ("-PP", "2", "-VPP", "8", "--seq-length", "8192")
+    split = ("-PP", "2", "-VPP", "16", "--seq-length", "8192")
     plan = large.plan(*PLAN[:5], *words.split(), *split, accelerator=None, model_name=None, global_batch_size="64")
     help_ = run_time.helpful(replace(plan, vocab_size=128_256), catalog.find("llama31_8b"))
     assert help_ and help_["words"] == "--last-stage-layers 15"

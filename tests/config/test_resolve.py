@@ -291,3 +291,8 @@ def test_many_small_sources_are_told_in_few_lines(place: Place) -> None:
     assert len([line for line in text.splitlines() if "_text_document: " in line]) == 10
     assert "51 more (all of them: --dry-run=json)" in text
     assert len(json.loads(dry_run.render(plan, "json"))["data"]["sources"]) == 61
+
+
+def test_a_branch_is_never_left_out_in_silence(shared: Place) -> None:
+    with pytest.raises(ValueError, match="make_plan needs the branch"):
+        shared.plan("--decay-from", str(shared.root), "--decay-steps", "4")

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,10 @@ from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.utils.console import Meter
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
+from tests.later import later
 from tests.waiting import LIMIT
+
+torch = later("torch")
 
 # the command, and whether it imported what takes seconds
 PROGRAM = """
@@ -122,3 +126,20 @@ def test_a_token_that_nothing_is_downloaded_with_is_said(
     with pytest.raises(Refusal):
         main(["--source", "nowhere", "--output-path", str(tmp_path / "out"), "--hf-token", "hf_secret"])
     assert capsys.readouterr().err == ""
+
+
+def test_an_export_counts_the_last_tensor_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log ended short of 100 %. Stand-ins for the checkpoint and its rules; the real writer of the files."""
+    from nemo_workflow.conversion import convert, hf_folder
+
+    tensor = torch.ones(4, 2)
+    kind = SimpleNamespace(split=lambda whole, dims: [whole])
+    monkeypatch.setattr(convert, "KINDS", {"as it is": kind})
+    plan = [
+        (SimpleNamespace(kind="as it is", hf=[name]), name, None, [hf_folder.Planned(name, "float32", (4, 2))])
+        for name in ("a", "b", "c")
+    ]
+    counts: list[int] = []
+    reader = SimpleNamespace(read=lambda key, lead: tensor)
+    convert.write_hf(tmp_path, SimpleNamespace(dims=None), reader, plan, counts.append)
+    assert counts == [32, 32, 32] and (tmp_path / "model.safetensors").is_file()

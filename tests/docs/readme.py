@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +40,18 @@ def make_world(place: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-Bash = Callable[[str, Path, dict[str, str]], subprocess.CompletedProcess[str]]
-
-
-def bash(block: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-euc", block], cwd=cwd, env=env, capture_output=True, text=True, check=False)
-
-
 def shell(
-    block: str, world: dict[str, Any], tail: str = "", where: Path = REPOSITORY, run: Bash = bash
+    block: str, world: dict[str, Any], tail: str = "", where: Path = REPOSITORY
 ) -> subprocess.CompletedProcess[str]:
-    """Run a block in this world; `run` is what runs it."""
     environment = os.environ | {name: str(value) for name, value in world.items() if name != "place"}
-    return run(block.rstrip() + tail, where, environment)
+    return subprocess.run(
+        ["bash", "-euc", block.rstrip() + tail],
+        cwd=where,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def block_of(start: str) -> str:

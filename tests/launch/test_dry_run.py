@@ -210,6 +210,18 @@ def test_stages_with_unlike_numbers_of_layers(shared: Place) -> None:
     assert changed("-G 8 -TP 4 -SP -PP 2", "llama31_405b") == ([63, 63], {})
 
 
+def test_the_patch_for_moments_in_bf16_is_named_where_the_recipe_has_them(large: Place) -> None:
+    def named(*words: str, model: str) -> bool:
+        flags = ("--executor", "slurm", "--dry-run", "--seq-length", "128", "--max-steps", "5", *words)
+        plan = large.plan(*flags, model_name=model, accelerator=None, global_batch_size="1024")
+        return any(patch["name"] == "in_pieces" for patch in dry_run.describe(plan)["patches"])
+
+    own = ("-N", "128", "-G", "8", "-TP", "2", "-SP", "-PP", "16")
+    assert named(*own, model="deepseek_v3")
+    assert not named(*own, "--optimizer-precision", "fp32", model="deepseek_v3")
+    assert named("--optimizer-precision", "bf16", model="llama32_1b") and not named(model="llama32_1b")
+
+
 def test_differences_name_every_field_that_a_flag_changes(shared: Place) -> None:
     plan = shared.plan(
         "--adam-beta2", "0.9", "--seed", "7", "--clip-grad", "1.0", "-G", "2", "-TP", "2", "--disable-dist-optim"

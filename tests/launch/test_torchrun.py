@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from nemo_workflow.launch import torchrun
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.training import liveness, rank
 from tests.e2e.run.harness import REPOSITORY
 from tests.waiting import LIMIT, until
@@ -189,7 +190,7 @@ torchrun.main([sys.argv[1]])
 '''
 subprocess.run([sys.executable, "-c", torchrun, sys.argv[1]])
 """
-    (tmp_path / rank.PLAN).touch()
+    (tmp_path / PLAN).touch()
     launcher = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=REPOSITORY)
     imports = tmp_path / "imports"
     until(imports.exists)

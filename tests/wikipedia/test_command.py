@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ import pytest
 
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.wikipedia import command
+from tests.waiting import until
 from tests.wikipedia.conftest import ARTICLES, INDEX, NAME
 from tests.wikipedia.dump import write_dump
 from tests.wikipedia.dump_site import DumpSite, Fault
@@ -203,13 +203,16 @@ def test_all_problems_at_once(wiki: Wiki) -> None:
 
 @pytest.mark.slow
 def test_a_second_call_in_the_same_folder(wiki: Wiki, site: DumpSite, tmp_path: Path) -> None:
-    site.faults[ARTICLES] = [Fault(slow=0.02)]
+    go_on = threading.Event()
+    site.faults[ARTICLES] = [Fault(held=go_on)]
     first = threading.Thread(target=wiki)
     first.start()
-    while not site.ranges(ARTICLES):
-        time.sleep(0.01)
-    with pytest.raises(Refusal, match=r"another download_wiki\.py works there"):
-        wiki()
+    until(lambda: site.ranges(ARTICLES))
+    try:
+        with pytest.raises(Refusal, match=r"another download_wiki\.py works there"):
+            wiki()
+    finally:
+        go_on.set()
     first.join()
     assert list(tmp_path.glob("*/*.jsonl"))
 

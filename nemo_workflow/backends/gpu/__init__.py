@@ -47,6 +47,14 @@ def _install(module: str, **more: bool) -> None:
     importlib.import_module(f"{__name__}.{module}").install(**more)
 
 
+def sort_tokens(config: Any) -> None:
+    """Where the configuration asks for Transformer Engine's kernels that sort tokens by experts, let Triton compile them."""
+    from nemo_workflow.backends.gpu import aside, permutation
+
+    if getattr(config, "moe_permute_fusion", False):
+        aside.optional(permutation.NAME, permutation.install)
+
+
 def update_in_pieces(optimizer: Any) -> None:
     """Where the configuration asks for moments in bf16, their fp32 copies are made some at a time. Imports Transformer Engine."""
     from nemo_workflow.backends.gpu import aside, optimizer_update

@@ -13,6 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the package lies beside this file
 
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir.slurm_jobs import done_mark, restart_folder, stopped_mark
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 
@@ -41,7 +42,7 @@ def main(attempt: Path) -> int:
         from nemo_workflow.preprocess.claims import LOST_SECONDS, Claims
         from nemo_workflow.preprocess.node import Job, Node
 
-        values = json.loads((attempt / "plan.json").read_text(encoding="utf-8"))
+        values = json.loads((attempt / PLAN).read_text(encoding="utf-8"))
         claims = Claims(folder / "claims", f"rank{rank}", values.get("lost_seconds", LOST_SECONDS))
         node = Node(Job.from_json(values), claims, rank, count)
         print(f"{node.name} is {socket.gethostname()}, process {os.getpid()}", flush=True)

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the package lies beside this file
 
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.run_dir.slurm_jobs import hung_mark, restart_folder, stopped_mark
 from nemo_workflow.utils.errors import Refusal, missing_package
@@ -38,7 +39,7 @@ def main(attempt: Path) -> None:
     restart = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: _leave_before_training(attempt, restart))
-    text = (attempt / "plan.json").read_text(encoding="utf-8")
+    text = (attempt / PLAN).read_text(encoding="utf-8")
     plan = Plan.from_json(text)
     liveness.dump_stacks_on_signal(sys.stderr)
     if os.environ["LOCAL_RANK"] == "0" and plan.settings.timeout_minutes:

@@ -26,6 +26,7 @@ from nemo_workflow.launch.nemo_run_import import quiet_experiment
 from nemo_workflow.launch.slurm import preflight, script
 from nemo_workflow.launch.slurm.cluster import UNKNOWN, Cluster, JobState, cluster_name, state_of, without_slurm
 from nemo_workflow.launch.slurm.script import Link
+from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import resume
@@ -228,7 +229,7 @@ def _submitted(cluster: Cluster, said: str, attempt: Path) -> Submitted:
 
 def write_attempt(plan: Plan | CorpusPlan, attempt: Path) -> None:
     """Put into the attempt what the job reads besides the copy of our code: its plan, the ranks' start, --setup-file."""
-    with written_aside(attempt / "plan.json") as stream:
+    with written_aside(attempt / PLAN) as stream:
         stream.write(plan.to_json())
     kind = "corpus" if isinstance(plan, CorpusPlan) else "slurm"
     shutil.copyfile(Path(__file__).parents[1] / kind / "rank.py", attempt / "code" / "rank.py")

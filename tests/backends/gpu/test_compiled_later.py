@@ -45,7 +45,14 @@ def test_megatron_is_imported_without_the_compiler() -> None:
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
     # one graph: a compiled function inside another is part of the other's
-    assert seen == {"compiled": True, "loaded": False, "threads": 1, "nested": True, "graphs": 1, "same": True}
+    assert seen == {
+        "compiled": True,
+        "loaded": False,
+        "threads": 1,
+        "nested": True,
+        "graphs": 1,
+        "same": True,
+    }
 
 
 def test_a_function_is_compiled_once_with_its_options_and_everything_else_at_once() -> None:

@@ -52,7 +52,7 @@ def test_the_plan_names_each_set_and_its_batches(held_out: Place) -> None:
         (["x=@english", "x=@chinese"], [], "a second set called x"),
         (["@data"], [], "d_text_document is trained on too"),
         (["@english"], ["--split", "9,0,1"], "leaves nothing for validation"),
-        (["@english"], ["--seq-length", "4096", "-gbs", "1"], "english: no sample of 4096 tokens"),
+        (["@english"], ["--seq-length", "4096", "-gbs", "1"], "english: no sample of 4,096 tokens"),
     ],
 )
 def test_what_is_no_set_is_refused(held_out: Place, words: list[str], more: list[str], said: str) -> None:

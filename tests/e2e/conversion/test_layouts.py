@@ -16,7 +16,6 @@ import pytest
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.conversion.report import NAME
 from nemo_workflow.run_dir.checkpoints import newest_whole
-from tests import preloaded
 from tests.conversion import tiny_models as tiny
 from tests.e2e.conversion.test_families import same_tensors
 
@@ -51,7 +50,7 @@ def test_a_layout_exports_what_it_was_given(name: str, made: Path) -> None:
         "--output-dir", made / "runs", "--seq-length", "64", "--max-steps", "1", "--global-batch-size", "2", "--lr", "1e-30",
         "--min-lr", "0", "--weight-decay", "0", "--warmup-steps", "0", "--val-check-interval", "1", *LAYOUTS[name],
     ]  # fmt: skip
-    done = preloaded.run(command)
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     checkpoint, _ = newest_whole(made / "runs" / name / "checkpoints")
     assert checkpoint is not None, done.stdout[-2000:]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests import shell as forking
 from tests.docs.readme import OWN_TEXT, REPOSITORY, RUN, block_of, make_world, shell
 
 
@@ -21,7 +20,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.e2e
 def test_the_pipelines_commands_run_as_printed(world):
     for start in RUN:
-        done = shell(block_of(start), world, run=forking.run)
+        done = shell(block_of(start), world)
         assert done.returncode == 0, f"{start}: {done.stderr[-2000:]}"
     assert (world["place"] / "processed" / "preprocessed" / "stdlib_text_document.idx").is_file()
     assert sorted(path.name for path in world["NEMO2_MODEL_DIR"].iterdir() if path.is_dir()) == ["context", "weights"]
@@ -36,7 +35,7 @@ def test_own_text_becomes_a_model_that_writes(world, tmp_path):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     lines = (world["place"] / "raw" / "stdlib.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "my_text.txt").write_text("\n".join(json.loads(line)["text"] for line in lines), encoding="utf-8")
-    done = shell(block_of(OWN_TEXT), world | {"PYTHONPATH": REPOSITORY}, " --max-steps 3", tmp_path, forking.run)
+    done = shell(block_of(OWN_TEXT), world | {"PYTHONPATH": REPOSITORY}, " --max-steps 3", tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "Once upon a time" in done.stdout.splitlines()[-1] or "\nOnce upon a time" in done.stdout
     assert (tmp_path / "nemo_experiments" / "my_run" / "hf_model" / "config.json").is_file()

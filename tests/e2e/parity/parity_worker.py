@@ -108,12 +108,12 @@ def train(
     ddp: dict | None = None,
     config: dict | None = None,
     comm_overlap: bool = False,
-    max_steps: int = 20,
+    max_steps: int = 12,
     experiment: str | None = None,
     copy_of: str | None = None,
     start: str | None = "start",
 ) -> dict:
-    """Train from the weights in folder/<start>; with an experiment, save into it every 10 steps and continue what it has.
+    """Train from the weights in folder/<start>; with an experiment, save into it every 6 steps and continue what it has.
 
     `copy_of` fills the experiment with a copy of another first. Returns what this rank saw.
     """
@@ -142,7 +142,7 @@ def train(
     )
     # not as an argument: NeMo writes those to a file, and a store can't be
     trainer.strategy.store = torch.distributed.PrefixStore(name, store)
-    checkpoints = nl.ModelCheckpoint(save_last=True, save_top_k=0, every_n_train_steps=10, save_optim_on_train_end=True)
+    checkpoints = nl.ModelCheckpoint(save_last=True, save_top_k=0, every_n_train_steps=6, save_optim_on_train_end=True)
     llm.pretrain(
         model=llm.LlamaModel(make_config(**(config or {})), tokenizer=tokenizer),
         data=llm.PreTrainingDataModule(
@@ -307,6 +307,8 @@ def stale_references() -> list[str]:
 
 
 def main() -> None:
+    gc.collect()
+    gc.freeze()  # or each case's end would look through all that has been imported for rubbish
     folder = Path(sys.argv[1])
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)

@@ -16,7 +16,8 @@ from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.e2e
 
-TOLERANCE = 0.01  # nats, at each of the 20 steps
+STEPS, SAVED = 12, 6
+TOLERANCE = 0.01  # nats, at each of the steps
 SHARDED = {"use_distributed_optimizer": True}
 PP2 = {"pipeline_model_parallel_size": 2}
 VPP2 = {**PP2, "virtual_pipeline_model_parallel_size": 2}
@@ -71,8 +72,13 @@ FAILS_WITHOUT: dict[str, dict[str, Any]] = {
     "tensors_stay": {},
     "synchronize": {"experiment": "synchronize", "max_steps": 2},
     "leave_step_out": {"ddp": SHARDED, "experiment": "leave_step_out", "max_steps": 2},
-    "state_dict_before_the_first_step": {"ddp": SHARDED, "experiment": "before", "copy_of": "sharded", "max_steps": 11},
-    "keep_step": {"ddp": SHARDED, "experiment": "keep_step", "copy_of": "sharded", "max_steps": 11},
+    "state_dict_before_the_first_step": {
+        "ddp": SHARDED,
+        "experiment": "before",
+        "copy_of": "sharded",
+        "max_steps": SAVED + 1,
+    },
+    "keep_step": {"ddp": SHARDED, "experiment": "keep_step", "copy_of": "sharded", "max_steps": SAVED + 1},
 }
 # patches whose want is silent or shows otherwise: each has a test below
 OTHERWISE_TESTED = {"one_step_a_parameter", "local_parameter_names", "plain_norm", "seed_streams"}
@@ -107,17 +113,23 @@ def _steps() -> list[Any]:
         ],
         *_pairs([*one_rank, {"name": "moe", "start": None, "config": MOE}]),
         *two_ranks,
-        {"name": "resumed_a", "max_steps": 10, **resumed},
+        {"name": "resumed_a", "max_steps": SAVED, **resumed},
         {"name": "resumed_b", **resumed},
         {"name": "vpp2_defaults", "ranks": 2, "strategy": VPP2},
-        [{"name": "sharded", "max_steps": 10, "ddp": SHARDED, "experiment": "sharded"}],
+        [{"name": "sharded", "max_steps": SAVED, "ddp": SHARDED, "experiment": "sharded"}],
         *_pairs(
             [
-                {"name": "sharded_on", "max_steps": 12, "ddp": SHARDED, "experiment": "on", "copy_of": "sharded"},
+                {
+                    "name": "sharded_on",
+                    "max_steps": SAVED + 2,
+                    "ddp": SHARDED,
+                    "experiment": "on",
+                    "copy_of": "sharded",
+                },
                 {
                     "name": "without_one_step_a_parameter",
                     "without": "one_step_a_parameter",
-                    "max_steps": 12,
+                    "max_steps": SAVED + 2,
                     "ddp": SHARDED,
                     "experiment": "steps",
                     "copy_of": "sharded",
@@ -162,14 +174,14 @@ def losses(folder: Path, name: str, rank: int = 0) -> dict[int, float]:
 
 
 def largest_difference(one: dict[int, float], other: dict[int, float]) -> float:
-    assert one.keys() == other.keys() and len(one) == 20
+    assert one.keys() == other.keys() and len(one) == STEPS
     return max(abs(one[step] - other[step]) for step in one)
 
 
 def test_one_rank_learns(folder: Path) -> None:
     for name in ("one", "one_tied", "dropout", "moe"):
         found = losses(folder, name)
-        assert found[20] < found[1] - 0.5, f"{name}: {found}"
+        assert found[STEPS] < found[1] - 0.5, f"{name}: {found}"
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -184,7 +196,7 @@ def test_layout_agrees_with_one_rank(folder: Path, name: str) -> None:
 def test_every_step_has_the_whole_models_gradient_norm(folder: Path, name: str) -> None:
     expected = result(folder, "one")["grad_norms"]
     found = result(folder, name)["grad_norms"]
-    assert found.keys() == expected.keys() and len(found) == 20
+    assert found.keys() == expected.keys() and len(found) == STEPS
     for step in found:
         assert found[step] == pytest.approx(expected[step], rel=0.03)
 
@@ -222,7 +234,7 @@ def test_unpatched_import_loses_the_norms(folder: Path) -> None:
 
 
 def test_unpatched_steps_are_counted_wrong(folder: Path) -> None:
-    assert losses(folder, "sharded_on")[12] != losses(folder, "without_one_step_a_parameter")[12]
+    assert losses(folder, "sharded_on")[SAVED + 2] != losses(folder, "without_one_step_a_parameter")[SAVED + 2]
 
 
 @pytest.mark.parametrize("patch", FAILS_WITHOUT)

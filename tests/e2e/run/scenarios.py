@@ -124,7 +124,7 @@ def kills_on_one_rank(place: Place) -> Any:
     seen.after_first_save = run.whole()
     seen.second = must(run.start(fault="save.mark 4 0 kill", record=record), 1)
     seen.before_the_mark = run.whole()
-    must(run.start(fault="step 5 0 launcher", slow=0.5, record=record), -signal.SIGKILL)
+    must(run.start(fault="step 5 0 launcher", slow=1.0, record=record), -signal.SIGKILL)
     seen.left_by_launcher = run.start(fault="load 0 0 kill", record=record)  # at once: the ranks may still be saving
     seen.ranks_gone = none_left(run.folder)
     must(run.start(fault="save.before 8 0 group", record=record), -signal.SIGKILL)
@@ -148,7 +148,7 @@ def kills_on_two_ranks(place: Place) -> Any:
     """
     run = place.experiment(ranks=2)
     seen = SimpleNamespace(run=run)
-    seen.hung = must(run.start("--timeout-minutes", "1", fault="validation 4 1 stop"), 1)
+    seen.hung = must(run.start("--timeout-minutes", "0.5", fault="validation 4 1 stop"), 1)
     seen.hung_gone, seen.hung_attempt = none_left(run.folder), run.attempt()
     seen.hung_steps = [e["step"] for e in run.events() if e["event"] == "step"]
     seen.in_save = must(run.start(fault="save.shards 8 1 kill", background=True), 1)

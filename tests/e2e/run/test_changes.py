@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import pytest
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import rate_at
-from tests import forked
-from tests.e2e.run.harness import Experiment, lines_of, samples
+from tests.e2e.run.harness import REPOSITORY, Experiment, lines_of, samples
 
 pytestmark = pytest.mark.e2e
 
@@ -19,7 +19,9 @@ pytestmark = pytest.mark.e2e
 def refused(experiment: Experiment, *flags: str) -> str:
     """The refusal of a start; it must come before anything is launched."""
     attempts = sorted((experiment.folder / "attempts").iterdir())
-    done = forked.run(experiment.command(*flags, steps=20)[1:])
+    done = subprocess.run(
+        experiment.command(*flags, steps=20), cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert sorted((experiment.folder / "attempts").iterdir()) == attempts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 
 from nemo_workflow.run_dir import metrics
-from tests import shell
 from tests.e2e.run.harness import REPOSITORY
 
 pytestmark = pytest.mark.e2e
@@ -37,7 +37,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for block in re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         for printed, fewer in FEWER.items():
             block = block.replace(printed, fewer)
-        done = shell.run(block, place, environment)
+        done = subprocess.run(
+            ["bash", "-euc", block], cwd=place, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{block}{done.stdout[-3000:]}{done.stderr[-3000:]}"
         said.append(done.stdout)
     return SimpleNamespace(place=place, runs=place / "nemo_experiments", said=said)

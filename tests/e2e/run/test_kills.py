@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,23 @@ def export(source: Path, output: Path) -> list[str]:
     ]  # fmt: skip
 
 
+# the command that follows, killed as it opens its next file when one beside it has been written
+KILLED_HALF_WAY = """
+import os, runpy, signal, sys
+from pathlib import Path
+command = os.getpid()
+def look(event, values):
+    if event == "open" and isinstance(values[0], (str, bytes)) and ".partial/" in os.fsdecode(values[0]):
+        beside = Path(os.fsdecode(values[0])).parent.iterdir()
+        if any(file.name.endswith(".safetensors") and file.stat().st_size for file in beside):
+            os.kill(command, signal.SIGKILL)  # a process of its own may write
+sys.addaudithook(look)
+del sys.argv[0]
+sys.path[0] = str(Path(sys.argv[0]).parent)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_an_export_killed_half_way_is_made_whole_by_the_same_command(signals: Any, tmp_path: Path) -> None:
     """From and to folders with odd names."""
     source = signals.run.checkpoints / "step_00000016"
@@ -97,15 +114,12 @@ def test_an_export_killed_half_way_is_made_whole_by_the_same_command(signals: An
     folder = tmp_path / ODD_NAME
     folder.mkdir()
     output = folder / "killed"
-    process = subprocess.Popen(
-        export(source, output), cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    python, *words = export(source, output)
+    killed = subprocess.run(
+        [python, "-c", KILLED_HALF_WAY, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
-    while not any(file.stat().st_size for file in folder.glob(".killed.*/*")):
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
-    assert not output.exists()
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not output.exists() and list(folder.glob(".killed.*.partial/*"))
     subprocess.run(export(source, output), cwd=REPOSITORY, check=True, capture_output=True)
     for file in (tmp_path / "whole").glob("*.safetensors"):
         assert file.read_bytes() == (output / file.name).read_bytes()

@@ -6,6 +6,7 @@ old_runs/run_of_daff424.tar.xz was made by that commit's own commands (old_runs/
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.training import resume
 from nemo_workflow.utils.errors import Refusal
-from tests import preloaded
+from tests.e2e.run.harness import REPOSITORY
 
 KEPT = Path(__file__).parent / "old_runs" / "run_of_daff424.tar.xz"
 
@@ -57,7 +58,7 @@ def test_another_tokenizer_is_still_refused(old: Path) -> None:
 
 
 def run(*words: str) -> None:
-    done = preloaded.run([sys.executable, *words])
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

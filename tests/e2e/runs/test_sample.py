@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from nemo_workflow.training import wandb_file
+from tests import forked
 from tests.e2e.run.conftest import make_corpus
 from tests.e2e.run.harness import Experiment, Start
 from tests.runs import fake_hub
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e]
+WANDB_KEY = "wandb-secret" + "0" * 28
 TEXT = "def read(self, size=-1):"
 
 
@@ -23,12 +27,20 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.fixture(scope="module")
 def trained(experiment: Experiment) -> Start:
-    """Exported beside the training too, and uploaded to a stand-in of the Hub."""
+    """Exported beside the training too, uploaded to a stand-in of the Hub, and logged to W&B's files."""
     with fake_hub.running() as hub, pytest.MonkeyPatch.context() as patch:
-        patch.delenv("HF_HUB_OFFLINE", raising=False)
-        for name, value in (("HF_ENDPOINT", hub.url), ("HF_TOKEN", fake_hub.TOKEN), ("HF_HUB_DISABLE_XET", "1")):
+        for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
+            patch.delenv(name, raising=False)
+        set_to = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "WANDB_MODE": "offline",
+            "WANDB_API_KEY": WANDB_KEY,
+        }
+        for name, value in set_to.items():
             patch.setenv(name, value)
         more = ("--export-hf", "save", "--save-every", "2", "--push-to-hub", "me/tiny", "--profile", "2-3")
+        more += ("--hf-token", fake_hub.TOKEN, "--wandb", "--wandb-project", "tests")
         start = experiment.start("--sample", TEXT, "--tensor-model-parallel-size", "2", *more, report=True)
     (experiment.output / "hub.json").write_text(json.dumps({"files": sorted(hub.files), "commits": hub.commits}))
     return start
@@ -56,8 +68,21 @@ def test_the_model_is_uploaded_and_no_step_waited(experiment: Experiment, traine
     last = [event for event in experiment.events() if event["event"] == "export"][-1]
     assert (last["step"], last["problem"], last["hub"]) == (4, None, "me/tiny")
     assert "Hugging Face exports" in (experiment.folder / "report.html").read_text()
-    files = [path for path in experiment.folder.rglob("*") if path.is_file() and path.stat().st_size < 1_000_000]
-    assert not [path for path in files if fake_hub.TOKEN.encode() in path.read_bytes()]
+
+
+def test_wandb_has_the_runs_losses_and_nothing_has_its_secrets(experiment: Experiment, trained: Start) -> None:
+    (file,) = experiment.folder.rglob("run-*.wandb")
+    logged = [row["reduced_train_loss"] for row in wandb_file.history(file) if "reduced_train_loss" in row]
+    assert logged == pytest.approx([event["loss"] for event in experiment.events() if event["event"] == "step"])
+    assert "--hf-token" in trained.output and "HF_TOKEN" in trained.output  # the safer way is named
+    for secret in (fake_hub.TOKEN, WANDB_KEY):
+        assert secret not in trained.output
+        for path in experiment.folder.rglob("*"):
+            assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+    words = ["pretrain_llm.py", "--config", experiment.folder / "config.yaml", "--dry-run=json"]
+    again = forked.run(words, env=os.environ | {"WANDB_MODE": "offline", "HF_TOKEN": fake_hub.TOKEN})
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["training"]["steps"] == 4
 
 
 def test_the_costliest_kernels_of_a_real_rank_are_in_the_report(experiment: Experiment, trained: Start) -> None:

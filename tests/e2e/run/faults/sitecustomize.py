@@ -81,6 +81,19 @@ def _install() -> None:
                 _POINTS[point](int(step), action)
 
 
+def _count_silence_from_the_first_step() -> None:
+    """In the launcher: importing takes minutes where several suites share the cores, and is no hang."""
+    sys.path.append(str(Path(__file__).resolve().parents[4]))  # the script's own folder comes after this module
+    from nemo_workflow.training import liveness
+
+    def seconds(silence) -> None:
+        events = silence._paths[-1]
+        if not events.exists() or '"event": "step"' not in events.read_text(encoding="utf-8"):
+            silence._patience.renew()
+
+    _wrap(liveness.Silence, "seconds", before=seconds)
+
+
 def _act(action: str) -> None:
     if action != "once" and "ONCE" in os.environ:
         Path(os.environ["ONCE"]).touch()
@@ -313,6 +326,8 @@ if "OLD_CPU" in os.environ:
     os.environ["NEMO_WORKFLOW_FRESH_RANKS"] = "1"
 if "RANK" in os.environ and os.environ.get("OLD_CPU") == os.environ["RANK"]:  # before torch is imported
     os.environ |= AVX2_ONLY
+if os.environ.get("FAULT", "").endswith(" stop") and any(word.endswith("pretrain_llm.py") for word in sys.orig_argv):
+    _count_silence_from_the_first_step()
 if ("RANK" in os.environ or any(word.endswith(TORCHRUN) for word in sys.orig_argv)) and {
     "FAULT",
     "RECORD",

@@ -1,0 +1,45 @@
+"""How a rank ends that has failed. NCCL, whose process groups wait for each other, can't be had here: gloo's stand for them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.e2e.run.harness import REPOSITORY
+from tests.places import Place
+from tests.waiting import LIMIT
+
+RANK = """
+import atexit, functools, sys
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities import distributed
+from nemo_workflow.training import rank, worker
+
+def be(*_):
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    torch.distributed.destroy_process_group = lambda: print("waits for the others", flush=True)
+    atexit.register(distributed._destroy_dist_connection)  # as Lightning does with NCCL
+    exec(sys.argv[2])
+
+worker.load = lambda accelerator: be
+rank.leave(rank.code_of(functools.partial(worker.train, Path(sys.argv[1]).read_text(), str(Path(sys.argv[1]).parent))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "code", "waits"), [("1 / 0", 1, False), ("pass", 0, True), ("sys.exit(0)", 0, True)])
+def test_a_rank_that_failed_waits_for_no_other(place: Place, end: str, code: int, waits: bool) -> None:
+    plan = place.plan("--accelerator", "cpu")
+    attempt = plan.folder / "attempts" / "first"
+    attempt.mkdir(parents=True)
+    (attempt / "plan.json").write_text(plan.to_json())
+    words = [sys.executable, "-c", RANK, attempt / "plan.json", end]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT)
+    log = (attempt / "rank0.log").read_text()
+    assert done.returncode == code, (done, log)
+    assert ("waits for the others" in log) == waits
+    assert (attempt / "rank0.error").exists() == (code != 0)
