@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -211,8 +212,15 @@ def run(args: argparse.Namespace) -> int:
     loading.load(beside="nemo_workflow.preprocess.run")
     from nemo_workflow.preprocess.run import Run
 
-    for line in Run(args, todo, asked.recipe, asked.keys, asked.folder, loading, meter).execute(began):
-        print(line)
+    new = [folder for folder in (asked.folder, asked.folder.parent) if not folder.exists()]
+    try:
+        for line in Run(args, todo, asked.recipe, asked.keys, asked.folder, loading, meter).execute(began):
+            print(line)
+    except Refusal:
+        for folder in new:
+            with contextlib.suppress(OSError):  # something is in it that is worth keeping
+                folder.rmdir()
+        raise
     return 0
 
 

@@ -31,6 +31,10 @@ NO_DATA = ("readme", "license", "licence", "notice", "changelog", "sha256sum", "
 OF_DATASETS = ("dataset_info.json", "state.json", "dataset_dict.json")
 
 
+# for who has a text of the commonest of the older encodings
+TO_UTF8 = "if it is Latin-1, iconv -f LATIN1 -t UTF-8 converts it"
+
+
 @dataclass(frozen=True)
 class Source:
     """One input file. `prefix` names its outputs, `top` the top folder below what was given as input.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import codecs
+import contextlib
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nemo_workflow.preprocess.documents import parse_lines
 from nemo_workflow.preprocess.input_files import find_sources
-from nemo_workflow.preprocess.sources import Source
+from nemo_workflow.preprocess.sources import TO_UTF8, Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
 from nemo_workflow.preprocess.tables import open_table
 from nemo_workflow.utils.arguments import Parser, called
@@ -25,7 +29,7 @@ MEANINGS = called(
         "--vocabulary": "vocab-size vocabulary-size vocab num-tokens n-vocab size num-merges",
         "--input": "files file input-file input-dir input-files data corpus text train-file",
         "--output-dir": "output out output-path out-dir save save-dir model-prefix model-name",
-        "--json-key": "json-keys text-key text-field text-column key field",
+        "--json-key": "text-key text-field text-column key field",
         "--extend": "tokenizer hf-tokenizer base-tokenizer from-tokenizer",
         "--max-mb": "max-bytes max-size input-sentence-size limit",
     }
@@ -62,7 +66,9 @@ def main() -> int:
         help="Hugging Face folder of a model: write its tokenizer with more tokens, learnt from the text, for"
         " convert_from_hf_to_nemo2.py --extend-vocabulary; old tokens keep their ids",
     )
-    parser.add_argument("--json-key", metavar="KEY", default="text", help="key of the text in JSON lines and tables")
+    parser.add_argument(
+        "--json-key", "--json-keys", metavar="KEY", default="text", help="key of the text in JSON lines and tables"
+    )
     parser.add_argument(
         "--max-mb",
         metavar="MB",
@@ -88,7 +94,19 @@ def main() -> int:
             raise Refusal(f"--output-dir {folder}: is a file, not a folder; choose a folder")
         if (folder / "tokenizer.json").exists():
             raise Refusal(f"--output-dir {folder}: exists already; choose another folder, or remove it first")
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _write(arguments, folder, sources, asked)
+    except Refusal:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _write(arguments: argparse.Namespace, folder: Path, sources: Iterable[Source], asked: bool) -> int:
+    """Learn, write, and say what was learnt; `asked`: the size was asked for."""
     began = time.monotonic()
     documents = first(texts(sources, arguments.json_key), arguments.max_mb << 20)
     if arguments.extend:
@@ -109,8 +127,12 @@ def main() -> int:
 
 
 def texts(sources: Iterable[Source], key: str) -> Iterator[str]:
-    """Every document of the inputs; bad lines, which the preprocessing refuses by name, are passed over."""
+    """Every document of the inputs. Bad lines, which preprocessing may leave out, are passed over with a note.
+
+    Raises Refusal for a text that is not UTF-8.
+    """
     for source in sources:
+        bad, first_bad, line = 0, "", 0
         if source.is_table:
             with open_table(source.path, (key,)) as table:
                 for columns, _, _ in table.batches(BLOCK):
@@ -118,11 +140,22 @@ def texts(sources: Iterable[Source], key: str) -> Iterator[str]:
             continue
         with damage_refused(source.path), open_text(source.path) as stream:
             if source.is_text:
-                while piece := stream.read(BLOCK):
-                    yield piece.decode("utf-8", "replace")
+                decoder = codecs.getincrementaldecoder("utf-8")()
+                try:
+                    while piece := stream.read(BLOCK):
+                        yield decoder.decode(piece)
+                    decoder.decode(b"", True)
+                except UnicodeDecodeError:
+                    raise Refusal(f"--input {source.path}: not UTF-8; {TO_UTF8}") from None
                 continue
             while lines := stream.readlines(BLOCK):
-                yield from parse_lines(b"".join(lines), (key,))[0][0]
+                columns, rejects, count = parse_lines(b"".join(lines), (key,))
+                if rejects and not bad:
+                    first_bad = f"{source.path}:{line + rejects[0].line}: {rejects[0].reason}: {rejects[0].detail}"
+                bad, line = bad + len(rejects), line + count
+                yield from columns[0]
+        if bad:
+            print(f"note: {counted(bad, 'bad line')} passed over, the first {first_bad}", file=sys.stderr)
 
 
 def first(documents: Iterable[str], limit: int) -> Iterator[str]:

@@ -89,3 +89,24 @@ def test_one_document_is_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "a_text_document: 1 document, " in done.stdout and "1 time a text holds" in done.stderr
     assert "MB/s" not in done.stdout  # the progress line has the speed, of the encoding alone
+
+
+def test_a_text_that_preprocessing_refuses_is_refused(tmp_path: Path) -> None:
+    """Half of a character at the end of one piece is none of that."""
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 100)
+    done = run("--input", tmp_path / "latin.txt", "--output-dir", tmp_path / "t")
+    said = "latin.txt: not UTF-8; if it is Latin-1, iconv -f LATIN1 -t UTF-8 converts it"
+    assert done.returncode == 2 and said in done.stderr and not (tmp_path / "t").exists(), done.stderr
+    (tmp_path / "long.txt").write_text("x" + "é" * train_tokenizer.BLOCK)
+    assert run("--input", tmp_path / "long.txt", "--output-dir", tmp_path / "t", "--vocabulary", 270).returncode == 0
+
+
+def test_bad_lines_are_noted_and_the_key_has_preprocessings_name_too(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "' + "abc abd " * 50 + '"}\nnot json\n{"other": 1}\n')
+    done = run(
+        "--input", tmp_path / "a.jsonl", "--output-dir", tmp_path / "t", "--json-keys", "body", "--vocabulary", 260
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"note: 2 bad lines passed over, the first {tmp_path / 'a.jsonl'}:2: broken JSON" in done.stderr
+    done = run("--input", tmp_path / "a.jsonl", "--output-dir", tmp_path / "u")
+    assert done.returncode == 2 and "no 'text' among 'body'" in done.stderr and not (tmp_path / "u").exists()

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-# rows whose target is there with Transformer Engine only
-NEED_A_GPU = {"install", "apply_rotary", "forward", "in_pieces"}
+# rows whose target is there with Transformer Engine, or a torch for GPUs, only
+NEED_A_GPU = {"install", "apply_rotary", "forward", "in_pieces", "for_kernels"}
 PROGRAM = """
 from nemo_workflow.backends import memory_pool, one_logger
 one_logger.leave_out()
