@@ -74,14 +74,15 @@ def start(
     cwd: Path | str = REPOSITORY,
     env: Mapping[str, str] | None = None,
     loaded: bool = False,
+    typed: IO[Any] | None = None,
 ) -> Forked:
-    """Start it, from the process that has NeMo where `loaded` asks for it. Nothing comes from its standard input."""
+    """Start it, from the process that has NeMo where `loaded` asks for it. Nothing comes from its standard input but what is `typed`."""
     variables = dict(os.environ if env is None else env)
     order = {"words": [*map(str, words)], "cwd": str(cwd), "env": variables}
     server = _Server.of_this_process(loaded)
     ours, theirs = socket.socketpair()
     with Path(os.devnull).open() as nothing, theirs, server.lock:
-        _send(server.socket, order, [theirs.fileno(), nothing.fileno(), out.fileno(), err.fileno()])
+        _send(server.socket, order, [theirs.fileno(), (typed or nothing).fileno(), out.fileno(), err.fileno()])
     try:
         return Forked(ours, int(_receive(ours)[0]["pid"]))
     except EOFError as error:

@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -45,7 +46,7 @@ AT_IMPORT = re.compile(
     r"|TRANSFORMERS|XDG)_?.*|HOME|LANG|PATH_INFO|USE_.*"
 )
 AGAIN = re.compile(
-    r"OMP_NUM_THREADS|NEMORUN_HOME|NEMO_WORKFLOW_LAUNCHER|PYTHON(PATH|UNBUFFERED|SAFEPATH|DONTWRITEBYTECODE)"
+    r"OMP_NUM_THREADS|NEMORUN_HOME|NEMO_WORKFLOW_LAUNCHER|PYTHON(PATH|UNBUFFERED|SAFEPATH|DONTWRITEBYTECODE)|HF_HUB_OFFLINE"
     r"|TORCH(X|ELASTIC|INDUCTOR|_COMPILE)_.*"
 )
 # imported beside what a rank needs: by the launcher, torchrun, conversions, samples, evaluations
@@ -73,14 +74,17 @@ def start(
     err: IO[Any],
     cwd: Path | str = REPOSITORY,
     env: Mapping[str, str] | None = None,
+    typed: IO[Any] | None = None,
 ) -> forked.Process:
     """Start it with these streams, forked where that is the same."""
     words = [*map(str, command)]
     variables = dict(os.environ if env is None else env)
     if why := unfit(words, variables, cwd, [forked.VARIABLES]) or _why_none():
         _tell(why, words)
-        return subprocess.Popen(words, cwd=cwd, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-    return forked.start(words[1:], out, err, cwd, variables, loaded=True)
+        return subprocess.Popen(
+            words, cwd=cwd, env=variables, stdin=typed or subprocess.DEVNULL, stdout=out, stderr=err
+        )
+    return forked.start(words[1:], out, err, cwd, variables, loaded=True, typed=typed)
 
 
 @functools.cache
@@ -147,11 +151,11 @@ class _Loaded:
 
 def load(path: list[str]) -> None:
     """Import what the commands need; raises RuntimeError where that has started threads or CUDA, which a fork would lose."""
-    from nemo_workflow.launch import torchrun
-
     _Loaded.path, _Loaded.given = path, dict(os.environ)
     register = atexit.register
     atexit.register = _noted(register)  # type: ignore[assignment]
+    from nemo_workflow.launch import torchrun
+
     os.environ.update(torchrun.ONLY_HERE)
     before = dict(os.environ)
     from nemo_workflow.training import worker
@@ -205,6 +209,7 @@ def settle(words: list[str]) -> None:
         for name in list(logging.Logger.manager.loggerDict):
             if name.startswith("torch.distributed.") and "LOGLEVEL" in os.environ:
                 logging.getLogger(name).setLevel(os.environ["LOGLEVEL"])
+    _set_offline(os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"))
     subprocess._fork_exec = fork_or_execute  # type: ignore[attr-defined]
     for name in ("sitecustomize", "old_cpu"):
         sys.modules.pop(name, None)
@@ -217,6 +222,14 @@ def _set_threads(count: int) -> None:
     maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     for library in set(re.findall(r"/\S*libgomp\S*", maps)):
         ctypes.CDLL(library).omp_set_num_threads(count)
+
+
+def _set_offline(offline: bool) -> None:
+    """As HF_HUB_OFFLINE would have: the libraries keep it under these names."""
+    for module in list(sys.modules.values()):
+        for name in ("HF_HUB_OFFLINE", "_is_offline_mode"):
+            if isinstance(vars(module).get(name), bool):
+                setattr(module, name, offline)
 
 
 def fork_or_execute(
@@ -307,6 +320,8 @@ def _leave_behind(close_fds: bool, keep: set[int]) -> None:
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # the parent's to do
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
     for function, arguments, keywords in _Loaded.at_exit:
         atexit.register(function, *arguments, **keywords)
     sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__
@@ -314,7 +329,7 @@ def _leave_behind(close_fds: bool, keep: set[int]) -> None:
 
 def _be(order: dict[str, Any]) -> NoReturn:
     """Run a command to its end, and end as Python would; what has been imported is not taken apart."""
-    from nemo_workflow.launch import torchrun
+    from nemo_workflow.training import rank
 
     forked.become(order, _Loaded.path)
     settle(order["words"])
@@ -328,10 +343,10 @@ def _be(order: dict[str, Any]) -> NoReturn:
             interrupted = True
             raise
 
-    code = torchrun._code_of(main)
+    code = rank.code_of(main)
     if interrupted:
         atexit.register(_end_by_interrupt)
-    torchrun._leave(code)
+    rank.leave(code)
 
 
 def _end_by_interrupt() -> None:

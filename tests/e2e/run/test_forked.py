@@ -16,6 +16,7 @@ pytestmark = pytest.mark.e2e
 def test_losses_samples_weights_and_files_are_the_same(one_rank: Any, one_rank_forked: Any) -> None:
     assert one_rank_forked.history == one_rank.history
     assert samples(one_rank_forked.record) == samples(one_rank.record)
+    assert one_rank_forked.run.left_in_temporary() == one_rank.run.left_in_temporary() == []
     first, second = (files(seen.run.folder) for seen in (one_rank, one_rank_forked))
     assert first.keys() == second.keys()
     weights = [name for name in first if name.endswith(".distcp")]
