@@ -24,7 +24,7 @@ def is_a_command(words: Sequence[str]) -> bool:
     """Whether Python was started with these words (sys.orig_argv without its first) to run one of our commands."""
     program = [word for word in words if word == "-m" or not word.startswith("-")]
     if program[:1] == ["-m"]:
-        return program[1:2] != [] and program[1].rpartition(".")[0] == "nemo_workflow"
+        return program[1:2] != [] and program[1].rpartition(".")[0] in ("nemo_workflow", "nemo_workflow.runs.commands")
     return program != [] and Path(program[0]).name in COMMANDS
 
 

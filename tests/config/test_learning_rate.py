@@ -88,7 +88,7 @@ def test_a_branch_decays_from_the_rate_that_its_checkpoint_had(place: Place) -> 
     assert Plan.from_json(stable.to_json()) == stable
     text = dry_run.render(stable, "text")
     assert "starts from" in text and "parent/checkpoints/step_00000050, with its optimizer" in text
-    assert "the first 50 steps are made: 20 are left" in text and "2e-03" not in text
+    assert "continues after step 50 of 70: 20 steps left" in text and "2e-03" not in text
     assert "learning rate 0.002 as after step 50, down to 0.0001 over the last 20 steps (minus_sqrt)  █" in text
     half_way = parent(place, 55, "--seed", "1")  # of a cosine run
     plan = branch(place, half_way, "--seed", "1")

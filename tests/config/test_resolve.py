@@ -280,7 +280,9 @@ def test_many_small_sources_are_told_in_few_lines(place: Place) -> None:
         place.plan(seq_length="512")
     problem, of_the_test = caught.value.problems
     assert ": no test sample in 30 of 61 files" in of_the_test
-    assert problem.startswith("--split 900,50,50: no validation sample in 30 of 61 files (s11_text_document, ")
+    assert problem.startswith(
+        "--split 900,50,50 (the default): no validation sample in 30 of 61 files (s11_text_document, "
+    )
     assert (
         "and 27 more; 0 tokens at most): make one pair of small files (python -m nemo_workflow.dataset join)" in problem
     )

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ from pathlib import Path
 from nemo_workflow.utils.errors import run_command
 def main():
     print(getpass.getuser(), Path.home(), os.access(Path.home(), os.W_OK))
+    (Path.home() / "of a library").touch()  # an empty one goes at the end
 run_command(main)
 """
 
@@ -146,10 +148,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("length", [60, 76, 90, 200])
 def test_a_long_folder_for_temporary_files(length: int, tmp_path: Path) -> None:
-    place = Path(f"/tmp/{'x' * (length - 5)}")
+    place = Path(tempfile.mkdtemp(dir="/tmp", prefix="x" * (length - 5 - 8)))  # 8: what mkdtemp adds
     program = tmp_path / "program.py"
     program.write_text(SOCKET)
-    place.mkdir()
+    assert len(str(place)) == length
     try:
         done = subprocess.run(
             [sys.executable, program], text=True, capture_output=True, check=False,
