@@ -321,6 +321,16 @@ RANK_PATCHES = (
         reason="torch.save spends two thirds of the writers' time on CRC32 sums, which torch.load doesn't look at; our manifest has a hash of every file, which the writers compute.",
     ),
     Patch(
+        "training.shard_writer:noticing_a_death",
+        "megatron-core",
+        MEGATRON,
+        ("megatron.core.dist_checkpointing.strategies.filesystem_async:FileSystemWriterAsync.write_preloaded_data_multiproc",),
+        signature="transform_list, use_msc, rank, write_buckets, global_results_queue",
+        where=RANK,
+        optional=True,
+        reason="A save whose writing process is killed waits for it for ever.",
+    ),
+    Patch(
         "training.callbacks:with_seed",
         "nemo_toolkit",
         NEMO,
