@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.config import containers
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flag_values import profiled
+from nemo_workflow.models import upload
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import counted
@@ -78,11 +78,8 @@ def sample_text(run: Run) -> Iterator[str]:
         yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"
 
 
-HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
-
-
 def hugging_face(run: Run) -> Iterator[str]:
-    """What --export-hf and --push-to-hub need, told before the hours of training; the Hub's own rules of names."""
+    """What --export-hf and --push-to-hub need, told before the hours of training."""
     settings, hub = run.settings, run.settings.push_to_hub
     refused = not_converted.refused(run.recipe.model_class, run.recipe.name) if run.recipe else None
     if settings.export_hf and refused and run.recipe:
@@ -91,10 +88,6 @@ def hugging_face(run: Run) -> Iterator[str]:
         return
     if not settings.export_hf:
         yield "--push-to-hub: uploads what --export-hf exports; add --export-hf end, or leave it out"
-    marks = any(part.startswith((".", "-")) or part.endswith((".", "-", ".git")) for part in hub.split("/"))
-    if not HUB_ID.fullmatch(hub) or marks or "--" in hub or ".." in hub:
-        yield f"--push-to-hub {hub}: not a valid name of a Hub model; give ORG/NAME of letters, digits and ._-"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        yield "--push-to-hub: HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it, or leave the flag out"
-    if not settings.hf_token and not settings.ssh and not settings.dry_run:
-        yield "--push-to-hub: no token; export HF_TOKEN with one that may write (made on the Hub's settings page)"
+    # a job gets the environment's token, and not the file of this machine's `hf auth login`
+    elsewhere = bool(settings.hf_token or settings.ssh or settings.dry_run)
+    yield from upload.problems(hub, elsewhere or (settings.executor == "local" and upload.token_here()))
