@@ -8,8 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from nemo_workflow.config.checks import outputs
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.models import hub, upload
+from nemo_workflow.models import hub
 from nemo_workflow.run_dir import export_process, metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint, list_checkpoints, newest_whole, problem_of
 from nemo_workflow.run_dir.export_process import EXPORTED
@@ -36,7 +37,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.beside_training:
         os.nice(19)
-    if arguments.push_to_hub and (wrong := list(upload.problems(arguments.push_to_hub, upload.token_here()))):
+    if arguments.push_to_hub and (wrong := list(outputs.upload(arguments.push_to_hub, outputs.token_here()))):
         raise Refusal(wrong)
     run = _folder(arguments.run, arguments.output_dir)
     source = _checkpoint(run, arguments.step)

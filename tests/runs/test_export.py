@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow import REPOSITORY
-from nemo_workflow.models import upload
+from nemo_workflow.config.checks import outputs
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint
 from nemo_workflow.runs import export
@@ -104,7 +104,7 @@ def exporting(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
 
 def test_an_upload_that_can_not_be_is_refused_before_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(upload, "token_here", lambda: False)
+    monkeypatch.setattr(outputs, "token_here", lambda: False)
     said = exporting(monkeypatch, "run", "--push-to-hub", "x").splitlines()
     assert (
         said[0].startswith("--push-to-hub x: not a valid name") and "; `hf auth login`, or export HF_TOKEN" in said[1]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.config import containers
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flag_values import profiled
-from nemo_workflow.models import upload
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import counted
@@ -89,5 +89,31 @@ def hugging_face(run: Run) -> Iterator[str]:
     if not settings.export_hf:
         yield "--push-to-hub: uploads what --export-hf exports; add --export-hf end, or leave it out"
     # a job gets the environment's token, and not the file of this machine's `hf auth login`
-    elsewhere = bool(settings.hf_token or settings.ssh or settings.dry_run)
-    yield from upload.problems(hub, elsewhere or (settings.executor == "local" and upload.token_here()))
+    here = settings.executor == "local"
+    given = bool(settings.hf_token or settings.ssh or settings.dry_run)
+    yield from upload(hub, given or (here and token_here()), login=here)
+
+
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+
+
+def upload(hub_id: str, token: bool, login: bool = True) -> Iterator[str]:
+    """What an upload needs before there is anything to upload; the Hub's own rules of names.
+
+    `token`: there is one, or it can't be told; `login`: that of `hf auth login` would do.
+    """
+    marks = any(part.startswith((".", "-")) or part.endswith((".", "-", ".git")) for part in hub_id.split("/"))
+    if not HUB_ID.fullmatch(hub_id) or marks or "--" in hub_id or ".." in hub_id:
+        yield f"--push-to-hub {hub_id}: not a valid name of a Hub model; give ORG/NAME of letters, digits and ._-"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        yield "--push-to-hub: HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it, or leave the flag out"
+    if not token:
+        how = "`hf auth login`, or export HF_TOKEN" if login else "export HF_TOKEN"
+        yield f"--push-to-hub: no token; {how} with one that may write (made on the Hub's settings page)"
+
+
+def token_here() -> bool:
+    """Whether HF_TOKEN is set, or `hf auth login` has left a token on this machine."""
+    from huggingface_hub import get_token  # a third of a second
+
+    return bool(get_token())
