@@ -197,7 +197,7 @@ def read_config(path: str) -> dict[str, Any]:
             try:
                 values[attribute] = option.from_yaml(value)
             except ValueError as error:
-                problems.append(f"--config {path}: {key}: {value!r}: {error}")
+                problems.append(f"--config {path}: {key}: {value!r}: {error}{_value_meant(option.name, value)}")
     if problems:
         raise Refusal(problems)
     return {name: value for name, value in values.items() if value is not None}
@@ -219,6 +219,12 @@ def _attribute_of(key: str) -> str:
         if attribute in [alias.replace("-", "_") for alias in option.aliases]:
             return option.attribute
     return attribute
+
+
+def _value_meant(name: str, value: object) -> str:
+    """'; did you mean X?' for a value that other tools give to the flag, or nothing."""
+    said = MEANINGS.get(f"--{name} {str(value).lower()}", "")
+    return f"; {said.replace(f'--{name} ', '')}" if said else ""
 
 
 def _meant(name: str) -> str:

@@ -76,8 +76,22 @@ _SAID = {
     "lr-decay-iters lr-decay-steps": "the learning rate decays over --max-steps, less --constant-steps; with"
     " --lr-schedule wsd over the last --decay-steps",
 }
+# values that others' flags of the same name take
+_VALUES = {
+    "--precision": {
+        "32": "fp32 float32 float fp32-true 32-true full",
+        "bf16-mixed": "bf16 bfloat16 bf16-true bf16_mixed",
+        "16-mixed": "fp16 16 float16 half fp16-mixed 16-true fp16_mixed",
+    }
+}
 MEANINGS: dict[str, str] = {
     **{f"--{word}": f"did you mean {flag}?" for flag, words in _OF.items() for word in words.split()},
     **{f"--{word}": said for words, said in _SAID.items() for word in words.split()},
+    **{
+        f"{flag} {word}": f"did you mean {flag} {value}?"
+        for flag, values in _VALUES.items()
+        for value, words in values.items()
+        for word in words.split()
+    },
 }
 EPOCHS = tuple(f"--{word}" for word in _EPOCHS.split())

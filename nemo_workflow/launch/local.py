@@ -220,7 +220,8 @@ class _Local:
         """Not where the signal is taken: it may have come in the middle of a line."""
         if self.asked is not None and not self.told:
             self.told = True
-            self.monitor.note("stopping: the ranks finish their step and save (once more to stop at once)")
+            what = "the ranks finish their step and save" if self.monitor.started else "the ranks are still starting"
+            self.monitor.note(f"stopping: {what} (once more to stop at once)")
 
     def _stop_if_asked(self) -> None:
         if self.asked is None:

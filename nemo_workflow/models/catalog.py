@@ -5,7 +5,6 @@ The data, catalog.json, is written by generate_catalog.py and checked against Ne
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.utils.arguments import close_to
 from nemo_workflow.utils.console import counted, human_count
 from nemo_workflow.utils.errors import Refusal
 
@@ -92,7 +92,7 @@ def find(name: str) -> Recipe:
     if name in recipes:
         return recipes[name]
     spelled = as_recipe(name)
-    close = [spelled] if spelled in recipes else difflib.get_close_matches(spelled, recipes, n=3, cutoff=0.5)
+    close = [spelled] if spelled in recipes else close_to(spelled, recipes, cutoff=0.5)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     what = (
         "a recipe's name is expected (the Hugging Face id goes with --hf-model-id)" if "/" in name else "unknown recipe"
@@ -116,7 +116,7 @@ def listing(word: str) -> str:
 
     found = [recipe for recipe in load().values() if word.lower().replace("-", "_") in recipe.name]
     if not found:
-        close = difflib.get_close_matches(word.lower(), load(), n=3, cutoff=0.4)
+        close = close_to(word.lower(), load(), cutoff=0.4)
         hint = f"; did you mean {' or '.join(close)}?" if close else "; --list-models alone prints all"
         raise Refusal(f"--list-models {word}: no recipe has this in its name{hint}")
     rows = [("recipe", "parameters", "layers", "hidden", "longest sequence", "its own layout")]

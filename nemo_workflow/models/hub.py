@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_workflow.models.pretrained import hf_folder
+from nemo_workflow.models.pretrained import hf_folder, is_hub_id
 from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here
@@ -91,6 +91,23 @@ def fetch(
             f" {_short(cause or error)})"
         ) from None
     return Path(found)
+
+
+def reason(error: BaseException) -> str:
+    """Why an upload failed: the first line of the Hub's answer, or that there was none."""
+    said = str(error).strip()
+    # an answer of the Hub has a response
+    if getattr(error, "response", None) is None and re.search(r"Max retries|timed? ?out|Connection", said):
+        return f"the Hub can't be reached ({'no answer' if 'imed' in said else _short(error)})"
+    return (said.splitlines() or [type(error).__name__])[0]
+
+
+def no_folder(flag: str, folder: Path, whole: bool = False) -> str:
+    """'no such folder …' for a flag that takes a folder alone, and how to get one where the name can be a Hub id."""
+    if folder.is_absolute() or not is_hub_id(str(folder)) or ("/" in str(folder) and folder.parent.is_dir()):
+        return f"no such folder{from_here(folder)}"
+    download = by_hand(str(folder), flag, whole)
+    return f"no such folder{from_here(folder)}; {flag} takes a folder, no Hub id: {download}"
 
 
 def _short(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.models import hub
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import written_aside
 
@@ -77,6 +78,8 @@ def new_tokens(old: dict[str, Any], learnt: dict[str, Any], entries: int) -> tup
 
 def _read(source: Path) -> dict[str, Any]:
     path = source / FILE
+    if not source.exists():
+        raise Refusal(f"--extend {source}: {hub.no_folder('--extend', source)}")
     if not path.is_file():
         raise Refusal(
             f"--extend {source}: no {FILE} in it; write one with"

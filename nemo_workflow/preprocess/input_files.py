@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ REMOTE = {
 }
 ANY_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 SHOWN = 8  # names in one line
+LOOKED_AT = 4096  # bytes of a file whose name says nothing
 
 
 @dataclass(frozen=True)
@@ -192,9 +194,25 @@ def _add_file(path: Path, root: Path, flag: str, found: _Found) -> None:
     if not path.exists():
         found.problems.append(f"{flag}: {_missing(path)}{_braces(str(path))}")
     elif stem_of(path) is None:
-        found.problems.append(f"{flag}: not a file extension that is read here ({KNOWN})")
+        found.problems.append(f"{flag}: not a file extension that is read here ({KNOWN}){_renamed(path)}")
     else:
         found.inputs.append(_Input(path, root))
+
+
+def _renamed(path: Path) -> str:
+    """What helps where a file of another extension, or of none, holds text."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        head = stream.read(LOOKED_AT)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return ""
+    if not head.strip() or b"\0" in head or head.startswith(b"%PDF"):
+        return ""
+    what, ending = ("JSON lines", ".jsonl") if head.lstrip()[:1] == b"{" else ("plain text", ".txt")
+    return f"; if it is {what}, rename it: {path.with_suffix(ending).name}"
 
 
 def _missing(path: Path) -> str:
@@ -239,7 +257,10 @@ def _check_prefixes(prefixes: Sequence[str], folders: Sequence[str], found: _Fou
     for prefix in prefixes:
         if not any(_matches(folder, prefix) for folder in there if folder.is_dir()):
             files = [path for folder in there for path in _files(folder / os.path.split(prefix)[0])]
-            have = ", ".join(str(stem_of(path)) for path in files[:SHOWN]) or "no input files"
+            stems = Counter(map(stem_of, files))
+            # two of one name have to be named whole
+            names = [str(stem_of(path)) if stems[stem_of(path)] == 1 else path.name for path in files]
+            have = _some(list(dict.fromkeys(names))) or "no input files"
             found.problems.append(
                 f"--data-prefix {prefix}: no {prefix}.jsonl (or {KNOWN}) in {' or '.join(map(str, there))}; "
                 f"it has: {have}"
@@ -351,7 +372,7 @@ def _not_hidden(name: str) -> str:
 def _without_empty(sources: list[Source], found: _Found) -> list[Source]:
     empty = [str(source.path) for source in sources if source.size == 0]
     if len(empty) == len(sources):
-        raise Refusal([f"{path}: empty; there is nothing to train on" for path in empty])
+        raise Refusal([f"{path}: empty; there is no text in it" for path in empty])
     if empty:
         files = "1 empty file" if len(empty) == 1 else f"{len(empty)} empty files"
         found.notes.append(f"skipped {files}: {_some(empty)}")

@@ -69,7 +69,7 @@ class Run:
 
     def nothing_made(self, why: list[str]) -> Exception:
         """What to raise where no pair would hold a token."""
-        return Refusal([f"{each}; there is nothing to train on" for each in why])
+        return Refusal([f"{each}; there is nothing to preprocess" for each in why])
 
     def _engine(self) -> Engine:
         """The engine that the flags and the tokenizer allow, loaded here so that the workers share its memory."""

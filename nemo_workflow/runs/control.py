@@ -25,6 +25,7 @@ from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
+from nemo_workflow.utils.files import from_here
 
 AGAIN = (
     "start a run again with its own flags; it continues where it was. A local run trains in this terminal, as pretrain_llm.py does:"
@@ -64,8 +65,18 @@ def find_run(output_dir: str, name: str) -> Path:
     for run in runs:
         if any(name in (job.job_id, job.experiment_id) for job in slurm_jobs.jobs_of(run)):
             return run
+    if "/" in name:
+        what = "no run in this folder" if Path(name).expanduser().is_dir() else f"no such folder{from_here(name)}"
+        raise Refusal(f"{name}: {what}; give a run's, <output-dir>/<experiment>")
+    if not root.is_dir():
+        raise Refusal(f"{name}: no such run; {no_output_dir(root)}")
     known = f"there are: {', '.join(run.name for run in runs)}" if runs else "it holds no runs"
     raise Refusal(f"{name}: no such run below {root} (--output-dir); {known}")
+
+
+def no_output_dir(root: Path) -> str:
+    """The refusal of a folder of the experiments that isn't there."""
+    return f"--output-dir {root}: no such folder; give the one that the runs were started with"
 
 
 def corpus_jobs(run: Path) -> list[Job]:

@@ -8,7 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from nemo_workflow.config.checks import outputs
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.models import hub
 from nemo_workflow.run_dir import export_process, metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint, list_checkpoints, newest_whole, problem_of
 from nemo_workflow.run_dir.export_process import EXPORTED
@@ -22,15 +24,24 @@ REPORT_SECONDS = 15.0
 def main() -> int:
     """`python -m nemo_workflow.export RUN`; prints what the export and the upload say."""
     parser = Parser(prog="python -m nemo_workflow.export", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("run", type=Path, help="folder of the run, or its name below --output-dir")
+    parser.add_argument(
+        "--output-dir",
+        default="nemo_experiments",
+        metavar="DIR",
+        help="folder of the experiments (default %(default)s)",
+    )
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
-    parser.add_argument("--push-to-hub", metavar="ID", help="upload it as ORG/NAME, with HF_TOKEN from the environment")
+    parser.add_argument("--push-to-hub", metavar="ID", help="upload it as ORG/NAME, with HF_TOKEN or `hf auth login`")
     parser.add_argument("--beside-training", action="store_true", help="work at the lowest priority")
     arguments = parser.parse_args()
     if arguments.beside_training:
         os.nice(19)
-    source = _checkpoint(arguments.run, arguments.step)
-    folder = arguments.run / EXPORTED
+    if arguments.push_to_hub and (wrong := list(outputs.upload(arguments.push_to_hub, outputs.token_here()))):
+        raise Refusal(wrong)
+    run = _folder(arguments.run, arguments.output_dir)
+    source = _checkpoint(run, arguments.step)
+    folder = run / EXPORTED
     if is_exported(folder, source):
         print(already(folder, source))
     else:
@@ -38,8 +49,17 @@ def main() -> int:
 
         export_main(["--source", str(source.path), "--output-path", str(folder), "--overwrite"])
     if arguments.push_to_hub:
-        print(push(folder, arguments.push_to_hub, f"step {source.step} of {arguments.run.absolute().name}"))
+        print(push(folder, arguments.push_to_hub, f"step {source.step} of {run.absolute().name}"))
     return 0
+
+
+def _folder(run: Path, output_dir: str) -> Path:
+    """A run by its folder, else by its name below `output_dir`, as `runs` takes it. Raises Refusal."""
+    if run.expanduser().is_dir():
+        return run.expanduser()
+    from nemo_workflow.runs import control
+
+    return control.find_run(output_dir, str(run))
 
 
 def _checkpoint(run: Path, step: int | None) -> Checkpoint:
@@ -74,17 +94,20 @@ def already(folder: Path, source: Checkpoint) -> str:
 def push(folder: Path, hub_id: str, message: str) -> str:
     """Upload a model's folder as one commit; a model that is new is private. Returns its address. Raises Failure.
 
-    The token is HF_TOKEN's, which huggingface_hub reads itself.
+    The token is HF_TOKEN's or that of `hf auth login`, which huggingface_hub reads itself.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import get_session
 
     api = HfApi()
     try:
+        # create_repo has no time limit of its own
+        get_session().head(constants.ENDPOINT, timeout=hub.SECONDS)
         api.create_repo(hub_id, private=True, exist_ok=True)
         done = api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message=message)
     except (HfHubHTTPError, OSError, ValueError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        why = hub.reason(error)
         raise Failure(
             f"--push-to-hub {hub_id}: not uploaded: {why}; the model is in {folder}, and"
             f" `hf upload {hub_id} {folder} .` does it later"
@@ -102,15 +125,15 @@ def after_training(plan: Plan) -> None:
     newest, _ = newest_whole(plan.folder / "checkpoints")
     if newest is None:
         raise Failure(f"{flag}: no whole checkpoint in {plan.folder / 'checkpoints'}")
-    hub, began = plan.settings.push_to_hub, time.monotonic()
-    if is_exported(plan.folder / EXPORTED, newest) and not hub:
+    hub_id, began = plan.settings.push_to_hub, time.monotonic()
+    if is_exported(plan.folder / EXPORTED, newest) and not hub_id:
         print(already(plan.folder / EXPORTED, newest), flush=True)
         return
     print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
-    words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub] if hub else []))
+    words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub_id] if hub_id else []))
     code = subprocess.run(words, env=export_process.environment(), check=False).returncode
     problem = "its own words stand in the terminal" if code else None
-    happened = export_process.event(plan.folder, newest.step, time.monotonic() - began, problem, hub)
+    happened = export_process.event(plan.folder, newest.step, time.monotonic() - began, problem, hub_id)
     metrics.event(plan.folder / metrics.FILE, "export", **happened)
     Refresher(plan.folder).finish(REPORT_SECONDS)
     if code:

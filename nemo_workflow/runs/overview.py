@@ -66,7 +66,7 @@ def _list(arguments: Any) -> int:
 
     root = Path(arguments.output_dir).expanduser().absolute()
     if not root.is_dir():
-        raise Refusal(f"--output-dir {root}: no such folder; give the one that the runs were started with")
+        raise Refusal(control.no_output_dir(root))
     runs = [control.opened(path.parent) for path in root.glob(f"*/{PLAN}")]
     if not runs:
         print(f"no runs in {root}")

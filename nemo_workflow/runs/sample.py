@@ -10,12 +10,13 @@ from pathlib import Path
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.models import hub
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.console import Meter
 from nemo_workflow.utils.errors import Failure, Refusal
-from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.libraries import collector_paused
 
 # what transformers' and other tools' commands call our flags
@@ -56,14 +57,16 @@ def check_exported(folder: Path) -> None:
     newest, _ = newest_whole(folder / "checkpoints")
     checkpoint = newest.path if newest else folder if (folder / "weights").is_dir() else "CHECKPOINT"
     what = (
-        f"no such folder{from_here(folder)}"
+        hub.no_folder("--hf-model", folder, whole=True)
         if not folder.exists()
         else "is not exported"
         if newest
         else "no config.json there"
     )
     command = f"python ckpt_conversion/convert_from_nemo2_to_hf.py --source {checkpoint} --output-path DIR"
-    raise Refusal(f"--hf-model {folder}: {what}; export a checkpoint first: {command}")
+    raise Refusal(
+        f"--hf-model {folder}: {what}; {'or ' if 'hf download' in what else ''}export a checkpoint first: {command}"
+    )
 
 
 def after_training(plan: Plan) -> None:
@@ -79,6 +82,8 @@ def after_training(plan: Plan) -> None:
 def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int) -> str:
     """`text` and up to `tokens` tokens after it; on the GPUs where there are any. The same seed gives the same text."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    meter = Meter(sys.stderr)
+    meter.show(f"loading {folder} …")
     warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
     with collector_paused():
         import torch
@@ -103,6 +108,7 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
         raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model some text to continue")
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", trust_remote_code=False, **spread).eval()
+    meter.close()
     begin = begin.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with torch.inference_mode():

@@ -17,6 +17,8 @@ from typing import Any, ClassVar, NoReturn
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import Refusal
 
+MUCH_FURTHER = 0.15  # of difflib's ratio
+
 
 class Parser(argparse.ArgumentParser):
     """Raises Refusal where argparse would print its usage and exit; the parsers of subcommands are of this class too."""
@@ -47,7 +49,17 @@ class Parser(argparse.ArgumentParser):
             # an argument as the help shows it: TEXT, not the name of its destination
             shown = [name if name.startswith("-") else name.upper() for name in names]
             raise Refusal([*self._unknown_beside(), *self._required(shown)])
-        raise Refusal(f"{message} (see --help)")
+        raise Refusal(f"{message}{self._choice_meant(message)} (see --help)")
+
+    def _choice_meant(self, message: str) -> str:
+        """'; did you mean X?' for a value, or a subcommand, that is none of those known, or nothing."""
+        found = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
+        if not found:
+            return ""
+        flag, value = found[1].split("/")[-1], found[2]
+        said = self.meanings.get(f"{flag} {value.lower()}")
+        close = close_to(value, re.findall(r"[^\s',]+", found[3]))
+        return f"; {said}" if said else f"; did you mean {close[0]}?" if close else ""
 
     def _required(self, shown: Sequence[str]) -> Iterator[str]:
         """What is missing, but for a flag that an unknown one was meant for: that has been said."""
@@ -230,7 +242,24 @@ def nearest(flag: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
+def close_to(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """Up to three of `known` that look like a word, the nearest first; none that is much further off than the nearest."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=cutoff)
+    ratios = [difflib.SequenceMatcher(None, name, word).ratio() for name in close]
+    return [name for name, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - MUCH_FURTHER]
+
+
+def _chosen(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The actions of a parser, and those of the subcommand that the command line names, or of all where it names none."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            named = [action.choices[word] for word in Parser.words if word in action.choices][:1]
+            for command in named or action.choices.values():
+                yield from _actions(command)
+
+
 def _spellings(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Every flag of a parser and its subcommands, with hyphens."""
-    for action in _actions(parser):
+    """Every flag that can stand where the command line has an unknown one, with hyphens."""
+    for action in _chosen(parser):
         yield from (name for name in action.option_strings if "_" not in name)

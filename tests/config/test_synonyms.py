@@ -40,6 +40,10 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("--input my.txt", "text is preprocessed first"),
         ("--lora", "there are no adapters"),
         ("--max-step 3", "did you mean --max-steps?"),
+        ("--precision fp32", "did you mean --precision 32? (see --help)"),
+        ("--precision bf16", "did you mean --precision bf16-mixed?"),
+        ("--precision FP16", "did you mean --precision 16-mixed?"),
+        ("--optimizer adm", "; did you mean adam?"),
         ("--hf-model-id", "--hf-model-id: no value; a shell variable may be unset: give a value"),
     ],
 )
@@ -58,6 +62,13 @@ def test_a_key_of_another_tool_in_a_config_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("tokenizer: x\n")
     with pytest.raises(Refusal, match=r"unknown key 'tokenizer'; did you mean hf-model-id\?"):
+        command_line.parse(["--hf-model-id", "x", "--dataset-dir", "y", "--config", str(file)])
+
+
+def test_a_value_of_another_tool_in_a_config_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("precision: bf16\n")
+    with pytest.raises(Refusal, match=r"expected one of bf16-mixed, 16-mixed, 32; did you mean bf16-mixed\?$"):
         command_line.parse(["--hf-model-id", "x", "--dataset-dir", "y", "--config", str(file)])
 
 

@@ -175,7 +175,10 @@ def test_the_ranks_are_asked_before_anything_is_said(local: Any, monkeypatch: py
     assert sent == [signal.SIGTERM]
     local._tell_if_asked()
     local._tell_if_asked()
-    assert len(sent) == 2 and sent[1].startswith("stopping")
+    assert sent[1:] == ["stopping: the ranks are still starting (once more to stop at once)"]
+    local.monitor.started, local.told = True, False
+    local._tell_if_asked()
+    assert sent[2:] == ["stopping: the ranks finish their step and save (once more to stop at once)"]
 
 
 def test_the_writer_of_the_last_report_is_not_taken_for_a_rank(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,7 +358,7 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.jsonl", b"", "empty; there is nothing to train on"),
+        ("a.jsonl", b"", "empty; there is no text in it"),
         ("a.jsonl", b"\n \n\n", "no documents in it"),
         ("a.jsonl", b'{"text": ""}\n', "every 'text' is empty"),
         ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "UTF-16; convert it first: iconv"),
@@ -369,7 +369,9 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("b.jsonl.zst", b'{"text": "a"}', "not what its extension says"),
         ("a.jsonl.zst", zstd(os.urandom(99_999))[:9000], "damaged"),
         ("a.parquet", b"PAR1 is not enough", "damaged"),
-        ("a.doc", b"text", "not a file extension that is read here"),
+        ("a.doc", b"\0text", "not a file extension that is read here (.json"),
+        ("a.csv", "a, é".encode(), "; if it is plain text, rename it: a.txt"),
+        ("corpus", b'{"text": "a"}', "; if it is JSON lines, rename it: corpus.jsonl"),
     ],
 )  # fmt: skip
 def test_input_that_is_no_input(name, data, message, go, tmp_path):

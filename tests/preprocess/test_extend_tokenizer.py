@@ -94,3 +94,13 @@ def test_what_cannot_be_extended_is_refused(old: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     done = run("--input", tmp_path, "--extend", old, "--vocabulary", 0, "--output-dir", tmp_path / "new")
     assert done.returncode == 2 and "--vocabulary 0: add at least one token" in done.stderr
+
+
+def test_a_hub_id_is_told_that_a_folder_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        Refusal, match=r"gpt2: no such folder.*; --extend takes a folder, no Hub id: `hf download gpt2 --include"
+    ):
+        extend(Path("gpt2"), [], tmp_path, 1)
+    with pytest.raises(Refusal, match=r"nowhere: no such folder$"):
+        extend(tmp_path / "nowhere", [], tmp_path, 1)

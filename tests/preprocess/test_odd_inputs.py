@@ -190,3 +190,15 @@ def test_separators_as_they_are_typed():
         args = parser().parse_args([*common, f"--separator={typed}"])
         check(args)
         assert args.separator == meant
+
+
+def test_what_a_folder_has_instead_is_named_once_and_counted(tmp_path):
+    for name in ["same.jsonl", "same.txt", *(f"file{number}.jsonl" for number in range(9))]:
+        (tmp_path / name).write_text("x")
+    with pytest.raises(Refusal) as caught:
+        find_sources([], [str(tmp_path)], ["nope"], tmp_path / "out")
+    assert str(caught.value).endswith("it has: file0, file1, file2, file3, file4, file5, file6, file7 and 3 more")
+    for number in range(9):
+        (tmp_path / f"file{number}.jsonl").unlink()
+    with pytest.raises(Refusal, match=r"it has: same\.jsonl, same\.txt$"):
+        find_sources([], [str(tmp_path)], ["nope"], tmp_path / "out")

@@ -96,6 +96,10 @@ def test_logs_leave_torchruns_copy_out(run: Path) -> None:
 def test_an_unknown_run_is_refused_with_those_that_are_there(run: Path) -> None:
     with pytest.raises(Refusal, match="there are: local"):
         control.find_run(str(run.parent), "other")
+    with pytest.raises(Refusal, match="none: no such folder; give the one that the runs were started with"):
+        control.find_run(str(run.parent / "none"), "other")
+    with pytest.raises(Refusal, match=r"^a/b: no such folder"):
+        control.find_run(str(run.parent), "a/b")
 
 
 BUSY = """

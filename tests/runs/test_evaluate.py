@@ -39,6 +39,9 @@ def test_a_folder_that_is_no_exported_model(
     (run / "checkpoint" / "weights").mkdir(parents=True)
     assert f"convert_from_nemo2_to_hf.py --source {run / 'checkpoint'} --output-path DIR" in said(run / "checkpoint")
     assert "no such folder; export a checkpoint first: python ckpt_conversion/" in said(tmp_path / "no")
+    monkeypatch.chdir(tmp_path)
+    for hub_id in ("gpt2", "org/some_model"):
+        assert f"; --hf-model takes a folder, no Hub id: `hf download {hub_id} --local-dir DIR`" in said(Path(hub_id))
     (run / "hf_model").mkdir()
     (run / "hf_model" / "config.json").touch()
     assert said(run).endswith(f"is a run's folder; its exported model is {run / 'hf_model'}")

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow import REPOSITORY
+from nemo_workflow.config.checks import outputs
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint
 from nemo_workflow.runs import export
 from nemo_workflow.runs.export import is_exported
+from nemo_workflow.utils.errors import Refusal
 from tests.runs import fake_hub, fake_runs
 
 PUSH = "import sys; from pathlib import Path; from nemo_workflow.runs.export import push; print(push(Path(sys.argv[1]), 'me/tiny', 'step 4 of run'))"
@@ -90,3 +92,39 @@ def test_what_is_exported_already_is_neither_done_again_nor_kept_as_an_event(
     said = capsys.readouterr().out.splitlines()
     assert said == [f"step 100 is exported already: {plan.folder / 'hf_model'}"] * 2
     assert not [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
+
+
+def exporting(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """What the command refuses."""
+    monkeypatch.setattr(sys, "argv", ["export", *words])
+    with pytest.raises(Refusal) as caught:
+        export.main()
+    return str(caught.value)
+
+
+def test_an_upload_that_can_not_be_is_refused_before_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(outputs, "token_here", lambda: False)
+    said = exporting(monkeypatch, "run", "--push-to-hub", "x").splitlines()
+    assert (
+        said[0].startswith("--push-to-hub x: not a valid name") and "; `hf auth login`, or export HF_TOKEN" in said[1]
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE is set" in exporting(monkeypatch, "run", "--push-to-hub", "me/x")
+
+
+def test_a_hub_out_of_reach_is_told_in_a_sentence(model: Path) -> None:
+    hub = fake_hub.FakeHub()
+    hub.url = "http://127.0.0.1:9"  # nobody listens there
+    done = pushed(model, hub)
+    assert done.returncode == 1
+    assert "not uploaded: the Hub can't be reached (Connection refused); the model is in" in done.stderr, done.stderr
+
+
+def test_a_run_is_taken_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "nope: no such run; --output-dir" in exporting(monkeypatch, "nope")
+    plan = fake_runs.write_run(tmp_path / "nemo_experiments" / "my_run", sample="Once")
+    assert export._folder(Path("my_run"), "nemo_experiments") == plan.folder
+    assert "nope: no such run below" in exporting(monkeypatch, "nope")
+    assert "a/nope: no such folder" in exporting(monkeypatch, "a/nope")

@@ -14,6 +14,7 @@ from nemo_workflow.preprocess.train_tokenizer import main as tokenizer
 from nemo_workflow.runs.__main__ import main as runs
 from nemo_workflow.runs.evaluate import main as evaluate
 from nemo_workflow.runs.sample import main as sample
+from nemo_workflow.utils.arguments import close_to
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.command import main as wikipedia
 
@@ -137,6 +138,8 @@ def test_flags_may_be_written_with_underscores(
         (evaluate, "--model a --run b", "--model a; did you mean --hf-model? (see --help)"),
         (import_main, "--input a --output-dir b", "--input a --output-dir b; did you mean --source?; did you mean --output-path?"),
         (export_main, "--source a --output b", "--output b; did you mean --output-path? (see --help)"),
+        (runs, "list --all", "--all (see --help)"),
+        (runs, "logs x --folow", "--folow; did you mean --follow? (see --help)"),
         (runs, "show --outputdir x", "--outputdir x; did you mean --output-dir? (see --help)"),
     ],
 )  # fmt: skip
@@ -147,6 +150,16 @@ def test_an_unknown_flag_is_named_beside_a_missing_one(
     found = said_by(command, words, monkeypatch)
     assert found.startswith(f"unrecognized arguments: {said}"), found
     assert found.count("required") == said.count("required")
+
+
+def test_a_mistyped_subcommand(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = said_by(runs, "lst", monkeypatch)
+    assert "invalid choice: 'lst'" in said and "; did you mean list? (see --help)" in said, said
+
+
+def test_guesses_much_further_off_than_the_nearest_are_left_out() -> None:
+    assert close_to("abcdf", ["abcde", "abcdeghi", "zz"]) == ["abcde"]
+    assert close_to("abcd", ["abcx", "abcy"]) == ["abcy", "abcx"] and close_to("q", ["abc"]) == []
 
 
 def test_what_other_tools_call_a_flag_leads_to_one_that_is_there() -> None:

@@ -78,11 +78,8 @@ def sample_text(run: Run) -> Iterator[str]:
         yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"
 
 
-HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
-
-
 def hugging_face(run: Run) -> Iterator[str]:
-    """What --export-hf and --push-to-hub need, told before the hours of training; the Hub's own rules of names."""
+    """What --export-hf and --push-to-hub need, told before the hours of training."""
     settings, hub = run.settings, run.settings.push_to_hub
     refused = not_converted.refused(run.recipe.model_class, run.recipe.name) if run.recipe else None
     if settings.export_hf and refused and run.recipe:
@@ -91,10 +88,32 @@ def hugging_face(run: Run) -> Iterator[str]:
         return
     if not settings.export_hf:
         yield "--push-to-hub: uploads what --export-hf exports; add --export-hf end, or leave it out"
-    marks = any(part.startswith((".", "-")) or part.endswith((".", "-", ".git")) for part in hub.split("/"))
-    if not HUB_ID.fullmatch(hub) or marks or "--" in hub or ".." in hub:
-        yield f"--push-to-hub {hub}: not a valid name of a Hub model; give ORG/NAME of letters, digits and ._-"
+    # a job gets the environment's token, and not the file of this machine's `hf auth login`
+    here = settings.executor == "local"
+    given = bool(settings.hf_token or settings.ssh or settings.dry_run)
+    yield from upload(hub, given or (here and token_here()), login=here)
+
+
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+
+
+def upload(hub_id: str, token: bool, login: bool = True) -> Iterator[str]:
+    """What an upload needs before there is anything to upload; the Hub's own rules of names.
+
+    `token`: there is one, or it can't be told; `login`: that of `hf auth login` would do.
+    """
+    marks = any(part.startswith((".", "-")) or part.endswith((".", "-", ".git")) for part in hub_id.split("/"))
+    if not HUB_ID.fullmatch(hub_id) or marks or "--" in hub_id or ".." in hub_id:
+        yield f"--push-to-hub {hub_id}: not a valid name of a Hub model; give ORG/NAME of letters, digits and ._-"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         yield "--push-to-hub: HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it, or leave the flag out"
-    if not settings.hf_token and not settings.ssh and not settings.dry_run:
-        yield "--push-to-hub: no token; export HF_TOKEN with one that may write (made on the Hub's settings page)"
+    if not token:
+        how = "`hf auth login`, or export HF_TOKEN" if login else "export HF_TOKEN"
+        yield f"--push-to-hub: no token; {how} with one that may write (made on the Hub's settings page)"
+
+
+def token_here() -> bool:
+    """Whether HF_TOKEN is set, or `hf auth login` has left a token on this machine."""
+    from huggingface_hub import get_token  # a third of a second
+
+    return bool(get_token())

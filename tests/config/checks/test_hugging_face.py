@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nemo_workflow.config.checks import outputs
 from nemo_workflow.launch import dry_run
 from nemo_workflow.utils.errors import Refusal
 from tests.places import Place
@@ -36,6 +37,7 @@ def test_names_are_the_hubs(hub_id: str, fits: bool, shared: Place, monkeypatch:
 
 def test_what_an_upload_lacks(shared: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(outputs, "token_here", lambda: False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found = refused(shared, "--push-to-hub", "me/tiny")
     assert [text.split(";")[0] for text in found] == [
@@ -43,6 +45,14 @@ def test_what_an_upload_lacks(shared: Place, monkeypatch: pytest.MonkeyPatch) ->
         "--push-to-hub: HF_HUB_OFFLINE is set, so nothing can be uploaded",
         "--push-to-hub: no token",
     ]
+
+
+def test_a_login_on_this_machine_is_a_token_here_alone(shared: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(outputs, "token_here", lambda: True)
+    shared.plan("--export-hf", "end", "--push-to-hub", "me/tiny")
+    assert "login" not in "".join(outputs.upload("me/tiny", token=False, login=False))
 
 
 def test_a_model_that_is_not_exported(shared: Place) -> None:

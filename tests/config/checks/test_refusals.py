@@ -137,7 +137,7 @@ FLAGS = [
     ("--accelerator gpu", "--num-gpus 8: this machine has 0 GPUs available; use --accelerator cpu"),
     ("--wandb-project p", "--wandb-project: does nothing without --wandb; add --wandb or leave it out"),
     # model and data
-    ("-M llama_tinny", "--model-name llama_tinny: unknown recipe; did you mean llama_tiny or llama3_8b or llama2_7b? (--list-models prints all)"),
+    ("-M llama_tinny", "--model-name llama_tinny: unknown recipe; did you mean llama_tiny? (--list-models prints all)"),
     ("-M llama-3.2-1b", "--model-name llama-3.2-1b: unknown recipe; did you mean llama32_1b? (--list-models prints all)"),
     ("-M Qwen/Qwen3-0.6B-Base", "--model-name Qwen/Qwen3-0.6B-Base: a recipe's name is expected (the Hugging Face id goes with --hf-model-id); did you mean qwen3_600m? (--list-models prints all)"),
     ("-M gpt2", "--model-name gpt2: unknown recipe; did you mean llama_125m? (--list-models prints all)"),
