@@ -324,7 +324,9 @@ RANK_PATCHES = (
         "training.shard_writer:noticing_a_death",
         "megatron-core",
         MEGATRON,
-        ("megatron.core.dist_checkpointing.strategies.filesystem_async:FileSystemWriterAsync.write_preloaded_data_multiproc",),
+        (
+            "megatron.core.dist_checkpointing.strategies.filesystem_async:FileSystemWriterAsync.write_preloaded_data_multiproc",
+        ),
         signature="transform_list, use_msc, rank, write_buckets, global_results_queue",
         where=RANK,
         optional=True,

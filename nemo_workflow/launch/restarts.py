@@ -17,7 +17,9 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
 
 # "rank 1 was ended by SIGKILL" (the host's out-of-memory killer sends it too), "no step for 30 min" of a hung rank
-ENDED = re.compile(r"(rank \d+|torchrun\b.*) was ended by SIG|no step for ")
+ENDED = re.compile(
+    r"(rank \d+|torchrun\b.*) was ended by SIG|no step for |rank \d+:\n.* the process that wrote .* was ended by SIG"
+)
 # in the last line of a rank's traceback
 BROKEN = re.compile(
     r"CUDA error|CUDA driver|ECC error|NCCL|DistBackendError|DistNetworkError|Connection (closed|reset)"
@@ -55,7 +57,9 @@ class Restarts:
             return False
         self.done, self.saved = self.done + 1, step
         last = metrics.last(self.plan.folder / metrics.FILE).get("step", {}).get("step", 0)
-        what = failure.splitlines()[-1 if "Traceback" not in failure else 0].split("; its log")[0].rstrip(":")
+        lines = failure.splitlines()
+        what = lines[0] if "Traceback" in failure or len(lines) == 1 else " ".join(lines[:-1])  # the last names the log
+        what = what.split("; its log")[0].rstrip(":")
         text = (
             f"{time.strftime('%H:%M:%S')} {what}, after step {last}; restart {self.done} of {self.most}"
             f" from {f'step {step}' if step else 'the beginning'}"

@@ -175,7 +175,9 @@ class Checkpoints(nl.ModelCheckpoint):
             seen = seen.__cause__ or seen.__context__
         if not isinstance(error, SaveFailed) and free_bytes(self._folder) < self.expected / 2:
             return NO_SPACE
-        return str(error) or type(error).__name__
+        if isinstance(error, CheckpointException):  # whose own text is that of each rank, with its calls
+            error = next((failed for failed, _ in error.failures.values()), error)
+        return str(error).removeprefix("Worker failure: ") or type(error).__name__
 
     def _get_finalize_save_checkpoint_callback(self, trainer: pl.Trainer, filepath: str, global_step: int) -> Any:
         inner = super()._get_finalize_save_checkpoint_callback(trainer, filepath, global_step)

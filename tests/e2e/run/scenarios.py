@@ -144,7 +144,7 @@ def kills_on_one_rank(place: Place) -> Any:
 def kills_on_two_ranks(place: Place) -> Any:
     """SIGSTOP of rank 1 in a validation, kill -9 of rank 1 in a save, of all; then a bit flip in the newest checkpoint.
 
-    The later starts save in the background, as on a GPU. The last one, with --max-restarts, loses rank 1 once more.
+    The later starts save in the background, as on a GPU. The last one, with --max-restarts, loses rank 1 once more, and a process that writes.
     """
     run = place.experiment(ranks=2)
     seen = SimpleNamespace(run=run)
@@ -158,7 +158,8 @@ def kills_on_two_ranks(place: Place) -> Any:
     seen.after_group = run.whole()
     flip_a_byte(run.checkpoints / "step_00000008" / "weights" / "__1_0.distcp")
     once = ("env", f"ONCE={place.folder / 'once'}")
-    seen.last = must(run.start("--max-restarts", "2", fault="step 6 1 once", background=True, prefix=once))
+    faults = "step 6 1 once; save.shards 12 0 writer"
+    seen.last = must(run.start("--max-restarts", "2", fault=faults, background=True, prefix=once))
     seen.whole_at_end = run.whole()
     seen.resumed_after = run.resumed_after()
     seen.damaged = sorted(path.name for path in (run.checkpoints / "damaged").iterdir())

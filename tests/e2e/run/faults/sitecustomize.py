@@ -12,6 +12,7 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              validation       in the validation after step STEP
              load             as a checkpoint is loaded (STEP is not looked at)
     action   kill             kill -9 of the rank
+             writer           kill -9 of a process that writes the rank's shards, once (point save.shards only; ONCE as above)
              once             kill -9 of the rank, unless the file ONCE is there: it is made then, as with any action
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
@@ -102,6 +103,9 @@ def _act(action: str) -> None:
     if action == "once" and not Path(os.environ["ONCE"]).exists():
         Path(os.environ["ONCE"]).touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "writer" and not (told := Path(os.environ["ONCE"]).with_suffix(".writer")).exists():
+        told.touch()
+        _kill_a_writer()
     if action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     if action == "term":
@@ -128,6 +132,13 @@ def _act(action: str) -> None:
         for process in others:
             process.kill()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kill_a_writer() -> None:
+    """The newest of the processes that come from this one: a save in the background has one of its own between."""
+    import psutil
+
+    max(psutil.Process().children(recursive=True), key=lambda child: (child.create_time(), child.pid)).kill()
 
 
 def _wrap(owner, name, before=None, after=None):
