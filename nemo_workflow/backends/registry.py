@@ -6,7 +6,6 @@ by patching.py, from its row here, and by nothing else. `python -m nemo_workflow
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from nemo_workflow.backends.patching import (
@@ -23,7 +22,6 @@ from nemo_workflow.backends.patching import (
 )
 from nemo_workflow.backends.registry_cpu import CPU_PATCHES
 from nemo_workflow.utils.libraries import version
-from nemo_workflow.utils.processes import FRESH_RANKS
 
 # What NVIDIA's containers 25.09 to 26.02 hold (docs/versions.md), and what requirements/common.txt pins.
 NEMO, MEGATRON, LIGHTNING, NEMO_RUN = ">=2.5,<2.8", ">=0.14,<0.17", ">=2.2.2,<2.5", ">=0.6,<0.12"
@@ -81,17 +79,6 @@ GPU_PATCHES = (
         where=GPU,
         optional=True,
         reason="flash-attn-4, where it is installed, is faster than cuDNN on a Hopper GPU.",
-    ),
-    Patch(
-        "backends.gpu.compiled_later:at_first_call",
-        "torch",
-        ">=2.8,<2.14",
-        ("torch:compile",),
-        signature=f"model, fullgraph, dynamic, backend, mode, options, {MORE}",
-        where=GPU,
-        optional=True,
-        needs=lambda settings: os.environ.get(FRESH_RANKS) == "0",
-        reason="megatron-core compiles functions as it is imported, and the compiler's own import starts CUDA and threads: ranks could not be forked then.",
     ),
     Patch(
         "backends.gpu.optimizer_update:in_pieces",

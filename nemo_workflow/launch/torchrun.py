@@ -5,8 +5,8 @@ torchrun as torch has it, but for one function: where that would start another P
 
 A fork takes along no other thread and no CUDA. Where the imports have started one, or fail, the ranks are started as torchrun
 starts them, and say themselves what is wrong. So they are on a GPU, where megatron-core's import loads torch's compiler, which
-starts CUDA and 60 threads (seen on an H200). NEMO_WORKFLOW_FRESH_RANKS=1 asks for that elsewhere; 0 is a try on a GPU, where the
-compiler is loaded when a rank first needs it (backends/gpu/compiled_later.py).
+starts CUDA and 60 threads (seen on an H200). NEMO_WORKFLOW_FRESH_RANKS=1 asks for that elsewhere. Without the compiler,
+torch 2.11's torch.cuda.is_available() starts CUDA all the same.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.training import liveness, rank, worker
 from nemo_workflow.utils import startup
-from nemo_workflow.utils.processes import FRESH_RANKS, die_with_parent, outlive_parent
+from nemo_workflow.utils.processes import die_with_parent, outlive_parent
 
+FRESH_RANKS = "NEMO_WORKFLOW_FRESH_RANKS"  # environment variable: "1", a Python for each rank
 # for the imports, and not for the ranks: NumPy and numexpr would start threads, and torch.cuda.is_available() CUDA
 ONLY_HERE = {"OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 HARMLESS_THREADS = {"jemalloc_bg_thd"}  # of libraries that start them again after a fork
@@ -48,8 +49,7 @@ def main(arguments: list[str]) -> None:
     given = {name: os.environ.get(name) for name in ONLY_HERE}
     os.environ.update({name: ONLY_HERE[name] for name, value in given.items() if value is None})
     plan = Plan.from_json((Path(arguments[-1]) / PLAN).read_text(encoding="utf-8"))
-    fresh = os.environ.get(FRESH_RANKS) or ("0" if plan.accelerator == "cpu" else "1")
-    forks = fresh == "0" and _import(plan)
+    forks = plan.accelerator == "cpu" and os.environ.get(FRESH_RANKS) != "1" and _import(plan)
     from torch.distributed.run import main as torchrun
 
     if forks:
@@ -78,10 +78,6 @@ def _import(plan: Plan) -> bool:
         return False
     startup.keep_caches_out_of_home()
     try:
-        if plan.accelerator == "gpu":
-            from nemo_workflow.backends.gpu import compiled_later
-
-            compiled_later.install()
         worker.load(plan.accelerator)
         from nemo_workflow.training import recipe
 

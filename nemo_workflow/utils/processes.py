@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # linux/prctl.h
-FRESH_RANKS = "NEMO_WORKFLOW_FRESH_RANKS"  # environment variable: "1", a Python for each rank; "0", forks of one
 
 
 def import_path(first: Path) -> str:
