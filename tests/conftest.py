@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nemo_workflow.backends import memory_pool
-from tests import forked
 from tests.places import large, no_outside, place, shared
 from tests.preprocess.fixtures import preprocess, reference, tokenizers_dir
 from tests.waiting import WHOLE
@@ -33,9 +32,6 @@ memory_pool.leave_out()
 # Some containers set PYTHONDONTWRITEBYTECODE: each of the hundreds of starts would compile our modules again, each pytest the tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-
-# before a test changes any
-forked.VARIABLES = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 # a shell's background job ignores Ctrl-C, and one under nohup SIGHUP, and so would all that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -31,7 +31,7 @@ def test_it_ends_as_a_process_does(end: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (real.returncode, real.stdout)
     own = Path(forked.__file__).name  # of a traceback it has the first lines
     lines = [line for line in done.stderr.splitlines() if own not in line and "exec(compile(" not in line]
-    assert [line for line in lines if "execute(order" not in line] == real.stderr.splitlines()
+    assert [line for line in lines if "_run(order" not in line] == real.stderr.splitlines()
 
 
 def test_variables_and_the_current_folder_are_the_callers(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ class Checkpoints(nl.ModelCheckpoint):
         missing = self._space_missing(trainer)
         if missing:
             raise SaveFailed(f"{missing}; no step was made")
+        self._tell_what_failed_in_the_background(trainer.strategy.checkpoint_io)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.last_save = True
@@ -96,6 +97,21 @@ class Checkpoints(nl.ModelCheckpoint):
                 self.save_now(trainer)
         self.wait(trainer)
 
+    def _tell_what_failed_in_the_background(self, checkpoint_io: Any) -> None:
+        """NeMo looks after every batch whether a save is done; only one rank's exception says what went wrong with it."""
+        look = getattr(checkpoint_io, "maybe_finalize_save_checkpoint", None)
+        if look is None:
+            return
+
+        def told(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                return look(*arguments, **keywords)
+            except CheckpointException as error:  # on all ranks together
+                reason = self._shared_reason(error)
+                raise SaveFailed(f"a checkpoint could not be saved: {reason}; those before it are whole") from error
+
+        checkpoint_io.maybe_finalize_save_checkpoint = told
+
     def wait(self, trainer: pl.Trainer) -> None:
         """Return when a save in the background, if any, is whole on disk; NeMo leaves one at an error, or begun at the end."""
         finalize = getattr(trainer.strategy.checkpoint_io, "maybe_finalize_save_checkpoint", None)
@@ -103,6 +119,8 @@ class Checkpoints(nl.ModelCheckpoint):
             return
         try:
             finalize(blocking=True)
+        except SaveFailed:
+            raise
         except (Exception, CheckpointException) as error:
             reason = self._reason(error)
             raise SaveFailed(f"a checkpoint could not be saved: {reason}; those before it are whole") from error

@@ -15,12 +15,10 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of
-from tests import preloaded
-from tests.forked import Process
 from tests.waiting import LIMIT, until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -78,12 +76,8 @@ class Experiment:
         when: Callable[[dict[str, Any]], bool] | None = None,
         send: int = signal.SIGTERM,
         prefix: tuple[str, ...] = (),
-        fresh: bool = False,
     ) -> Start:
-        """Run the command to its end; `when` an event fits, the launcher gets the signal `send`, once.
-
-        It is forked from a process that has NeMo (tests/preloaded.py), but for a `fresh` one, and one that is to be killed or stopped.
-        """
+        """Run the command to its end; `when` an event fits, the launcher gets the signal `send`, once."""
         asked = {
             "FAULT": fault,
             "RECORD": record,
@@ -98,16 +92,19 @@ class Experiment:
         environment |= {"TMPDIR": self.temporary, "MPLCONFIGDIR": FONTS}
         tail = metrics.Tail(self.folder / metrics.FILE, from_end=True)
         words = [*prefix, *self.command(*more, steps=steps)]
-        start = _from_nothing if fresh or fault or when else preloaded.start
         with tempfile.TemporaryFile() as said:
-            process = start(words, said, said, REPOSITORY, environment)
+            process = subprocess.Popen(words, cwd=REPOSITORY, env=environment, stdout=said, stderr=said)
             self._follow(process, tail, when, send)
             said.seek(0)
             output = said.read().decode()
         return Start(process.returncode, output)
 
     def _follow(
-        self, process: Process, tail: metrics.Tail, when: Callable[[dict[str, Any]], bool] | None, send: int
+        self,
+        process: subprocess.Popen[bytes],
+        tail: metrics.Tail,
+        when: Callable[[dict[str, Any]], bool] | None,
+        send: int,
     ) -> None:
         try:
             if when is not None:
@@ -161,12 +158,6 @@ class Experiment:
     def attempt(self) -> Path:
         """Folder of the last start."""
         return max((self.folder / "attempts").iterdir(), key=lambda path: path.stat().st_mtime)
-
-
-def _from_nothing(
-    words: list[str], out: IO[Any], err: IO[Any], cwd: Path, env: dict[str, str]
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(words, cwd=cwd, env=env, stdout=out, stderr=err)
 
 
 Sample = tuple[int, int, int, str, str]

@@ -59,14 +59,6 @@ def at_step(step: int) -> Callable[[dict[str, Any]], bool]:
 def one_rank(place: Place) -> Any:
     """The uninterrupted run on one rank, all checkpoints kept; --deterministic, as all runs that are compared with it."""
     run = place.experiment(flags=("--keep-checkpoints", "-1", "--deterministic"))
-    must(run.start(record=place.folder / "record", fresh=True))
-    return SimpleNamespace(run=run, record=place.folder / "record", history=run.history())
-
-
-@scenario()
-def one_rank_forked(place: Place) -> Any:
-    """The same, forked from a process that has imported NeMo."""
-    run = place.experiment(flags=("--keep-checkpoints", "-1", "--deterministic"))
     must(run.start(record=place.folder / "record"))
     return SimpleNamespace(run=run, record=place.folder / "record", history=run.history())
 

@@ -28,9 +28,9 @@ def main() -> None:
     found |= {"went_on": [went_on.code, went_on.output], "whole_at_end": run.whole(), "history": run.history()}
     found["failed_saves"] = [e for e in metrics.read(run.folder / metrics.FILE) if e["event"] == "save_failed"]
     fill(folder, leave=40_000_000)
-    refused = run.start(steps=16, fresh=True)
+    refused = run.start(steps=16)
     found["refused"] = [refused.code, refused.output]
-    fresh = Experiment(corpus, folder, name="fresh").start(fresh=True)
+    fresh = Experiment(corpus, folder, name="fresh").start()
     found["fresh"] = [fresh.code, fresh.output]
     (facts / "facts.json").write_text(json.dumps(found), encoding="utf-8")
 

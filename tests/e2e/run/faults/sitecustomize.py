@@ -56,11 +56,6 @@ def _install_in_worker() -> None:
         return choose(*arguments, **keywords)
 
     resume.choose_checkpoint = choose_checkpoint
-    session = sys.modules.get(
-        "nemo_workflow.training.session"
-    )  # it is there in a process that tests/preloaded.py has forked
-    if session is not None:
-        session.choose_checkpoint = choose_checkpoint
 
 
 def _install() -> None:
