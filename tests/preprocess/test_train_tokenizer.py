@@ -91,13 +91,15 @@ def test_one_document_is_one(tmp_path: Path) -> None:
     assert "MB/s" not in done.stdout  # the progress line has the speed, of the encoding alone
 
 
+@pytest.mark.slow
 def test_a_text_that_preprocessing_refuses_is_refused(tmp_path: Path) -> None:
     """Half of a character at the end of one piece is none of that."""
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 100)
     done = run("--input", tmp_path / "latin.txt", "--output-dir", tmp_path / "t")
     said = "latin.txt: not UTF-8; if it is Latin-1, iconv -f LATIN1 -t UTF-8 converts it"
     assert done.returncode == 2 and said in done.stderr and not (tmp_path / "t").exists(), done.stderr
-    (tmp_path / "long.txt").write_text("x" + "é" * train_tokenizer.BLOCK)
+    before = (train_tokenizer.BLOCK - 1) % 3  # so that the first piece ends within a character
+    (tmp_path / "long.txt").write_text("x" * before + "é " * train_tokenizer.BLOCK)
     assert run("--input", tmp_path / "long.txt", "--output-dir", tmp_path / "t", "--vocabulary", 270).returncode == 0
 
 
