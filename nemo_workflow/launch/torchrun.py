@@ -27,7 +27,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.training import liveness, rank, worker
 from nemo_workflow.utils import startup
-from nemo_workflow.utils.processes import die_with_parent, outlive_parent
+from nemo_workflow.utils.processes import die_with_parent_process, outlive_parent
 
 FRESH_RANKS = "NEMO_WORKFLOW_FRESH_RANKS"  # environment variable: "1", a Python for each rank
 # for the imports, and not for the ranks: NumPy and numexpr would start threads, and torch.cuda.is_available() CUDA
@@ -45,7 +45,7 @@ READ_AT_IMPORT = {
 
 def main(arguments: list[str]) -> None:
     """Run torchrun with these arguments. The last is the folder of the start."""
-    die_with_parent(os.getppid())  # until there are ranks: they save when the launcher dies
+    die_with_parent_process(os.getppid())  # until there are ranks: they save when the launcher dies
     given = {name: os.environ.get(name) for name in ONLY_HERE}
     os.environ.update({name: ONLY_HERE[name] for name, value in given.items() if value is None})
     plan = Plan.from_json((Path(arguments[-1]) / PLAN).read_text(encoding="utf-8"))

@@ -39,15 +39,30 @@ def handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent, the process `parent`, dies."""
+    """Ask the kernel to kill this process when its parent, the process `parent`, dies, or the thread of it that started this one does."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
 
 
+def die_with_parent_process(parent: int) -> None:
+    """End this process when the process `parent` dies; the thread of it that started this one may end before. Takes SIGUSR2."""
+
+    def look(*_: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    signal.signal(signal.SIGUSR2, look)
+    ctypes.CDLL(None).prctl(
+        PR_SET_PDEATHSIG, signal.SIGUSR2
+    )  # at the end of that thread, and of each that the kernel takes for it
+    look()
+
+
 def outlive_parent() -> None:
     """Take that back."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
 
 
 def name_process(name: str) -> None:

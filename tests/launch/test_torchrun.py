@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,7 +175,7 @@ def test_a_numa_binding_is_left_to_torchrun(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_torchrun_dies_with_a_launcher_that_is_killed_while_it_imports(tmp_path: Path) -> None:
     program = """
-import os, subprocess, sys, time
+import os, subprocess, sys, threading, time
 torchrun = '''
 import os, sys, time
 from pathlib import Path
@@ -188,13 +189,24 @@ torchrun._import = imports
 torchrun.Plan.from_json = lambda text: SimpleNamespace(accelerator="cpu")
 torchrun.main([sys.argv[1]])
 '''
-subprocess.run([sys.executable, "-c", torchrun, sys.argv[1]])
+def start():  # as nemo_run does, in a thread that ends; here not before the process has told the kernel
+    subprocess.Popen([sys.executable, "-c", torchrun, sys.argv[1]])
+    while not os.path.exists(sys.argv[1] + "/imports"):
+        time.sleep(0.01)
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+open(sys.argv[1] + "/gone", "w").close()
+time.sleep(1000)
 """
     (tmp_path / PLAN).touch()
     launcher = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=REPOSITORY)
     imports = tmp_path / "imports"
     until(imports.exists)
     mark = liveness.mark_of(int(imports.read_text()))
+    until((tmp_path / "gone").exists)
+    time.sleep(0.2)  # a signal that is to come has come
+    assert liveness.launcher_alive(mark)
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
     assert until(lambda: not liveness.launcher_alive(mark))
