@@ -147,7 +147,7 @@ def test_unlike_stages_arrive_as_megatron_takes_them(large: Place) -> None:
     from nemo_workflow.training.recipe import build
 
     words = ["-G", "4", "-PP", "2", "--last-stage-layers", "15", "--seq-length", "128", "--max-steps", "91"]
-    words += ["--accelerator", "cpu"]
+    words += ["--accelerator", "gpu", "--dry-run"]
     strategy = build(large.plan(*words, model_name="llama31_8b", accelerator=None)).trainer.strategy
     assert strategy.num_layers_in_last_pipeline_stage == 15 and strategy.num_layers_in_first_pipeline_stage is None
     strategy = build(large.plan(*words, "-VPP", "8", model_name="llama31_8b", accelerator=None)).trainer.strategy
