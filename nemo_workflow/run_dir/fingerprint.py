@@ -86,12 +86,12 @@ def identity_of(plan: Plan) -> dict[str, Any]:
         "layout": {
             "ranks": layout.ranks, "tensor": layout.tensor, "pipeline": layout.pipeline,
             "virtual pipeline": layout.virtual_pipeline, "context": layout.context, "expert": layout.expert,
-            "first stage": counted_or_unset(layout.first_stage_layers), "last stage": counted_or_unset(layout.last_stage_layers),
+            "first stage": _counted_or_unset(layout.first_stage_layers), "last stage": _counted_or_unset(layout.last_stage_layers),
         },
     }  # fmt: skip
 
 
-def counted_or_unset(layers: int | None) -> str:
+def _counted_or_unset(layers: int | None) -> str:
     """A stage's layers in words."""
     return counted(layers, "layer") if layers else UNSET
 

@@ -43,6 +43,11 @@ class SaveFailed(Failure):
     """A checkpoint could not be written; those before it are whole."""
 
 
+def _in_the_background(reason: str) -> SaveFailed:
+    """Of a save that the training did not wait for: which one is not known here."""
+    return SaveFailed(f"a checkpoint could not be saved: {reason}; those before it are whole")
+
+
 class Checkpoints(nl.ModelCheckpoint):
     """NeMo's checkpoint callback, with a manifest as the mark of a whole checkpoint and the newest N kept.
 
@@ -107,8 +112,7 @@ class Checkpoints(nl.ModelCheckpoint):
             try:
                 return look(*arguments, **keywords)
             except CheckpointException as error:  # on all ranks together
-                reason = self._shared_reason(error)
-                raise SaveFailed(f"a checkpoint could not be saved: {reason}; those before it are whole") from error
+                raise _in_the_background(self._shared_reason(error)) from error
 
         checkpoint_io.maybe_finalize_save_checkpoint = told
 
@@ -122,8 +126,7 @@ class Checkpoints(nl.ModelCheckpoint):
         except SaveFailed:
             raise
         except (Exception, CheckpointException) as error:
-            reason = self._reason(error)
-            raise SaveFailed(f"a checkpoint could not be saved: {reason}; those before it are whole") from error
+            raise _in_the_background(self._reason(error)) from error
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         self.run_log.write_pending()
