@@ -43,11 +43,6 @@ class SaveFailed(Failure):
     """A checkpoint could not be written; those before it are whole."""
 
 
-def _in_the_background(reason: str) -> SaveFailed:
-    """Of a save that the training did not wait for: which one is not known here."""
-    return SaveFailed(f"a checkpoint could not be saved: {reason}; those before it are whole")
-
-
 class Checkpoints(nl.ModelCheckpoint):
     """NeMo's checkpoint callback, with a manifest as the mark of a whole checkpoint and the newest N kept.
 
@@ -80,7 +75,6 @@ class Checkpoints(nl.ModelCheckpoint):
         missing = self._space_missing(trainer)
         if missing:
             raise SaveFailed(f"{missing}; no step was made")
-        self._tell_what_failed_in_the_background(trainer.strategy.checkpoint_io)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.last_save = True
@@ -102,20 +96,6 @@ class Checkpoints(nl.ModelCheckpoint):
                 self.save_now(trainer)
         self.wait(trainer)
 
-    def _tell_what_failed_in_the_background(self, checkpoint_io: Any) -> None:
-        """NeMo looks after every batch whether a save is done; only one rank's exception says what went wrong with it."""
-        look = getattr(checkpoint_io, "maybe_finalize_save_checkpoint", None)
-        if look is None:
-            return
-
-        def told(*arguments: Any, **keywords: Any) -> Any:
-            try:
-                return look(*arguments, **keywords)
-            except CheckpointException as error:  # on all ranks together
-                raise _in_the_background(self._shared_reason(error)) from error
-
-        checkpoint_io.maybe_finalize_save_checkpoint = told
-
     def wait(self, trainer: pl.Trainer) -> None:
         """Return when a save in the background, if any, is whole on disk; NeMo leaves one at an error, or begun at the end."""
         finalize = getattr(trainer.strategy.checkpoint_io, "maybe_finalize_save_checkpoint", None)
@@ -123,10 +103,14 @@ class Checkpoints(nl.ModelCheckpoint):
             return
         try:
             finalize(blocking=True)
-        except SaveFailed:
-            raise
         except (Exception, CheckpointException) as error:
-            raise _in_the_background(self._reason(error)) from error
+            raise self.failed_in_the_background(error) from error
+
+    def failed_in_the_background(self, error: BaseException) -> SaveFailed:
+        """Of a save that the training did not wait for: which one is not known here. NeMo looks for it after every batch too."""
+        together = isinstance(error, CheckpointException)  # only one rank's says what went wrong
+        reason = self._shared_reason(error) if together else self._reason(error)
+        return SaveFailed(f"a checkpoint could not be saved: {reason}; those before it are whole")
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         self.run_log.write_pending()

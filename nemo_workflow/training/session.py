@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 import fiddle as fdl
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_workflow.backends import gpu
 from nemo_workflow.config.plan import Plan
@@ -78,7 +79,10 @@ def run(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     saver = pretrain.keywords["log"].ckpt
     saver.attach(plan, log, identity, resumed_from=start.path if start else None)
     saver.exports = exporter if plan.settings.export_hf == "save" else None
-    pretrain()
+    try:
+        pretrain()
+    except CheckpointException as error:
+        raise saver.failed_in_the_background(error) from error
     log.finish()
     newest = newest_whole(plan.folder / "checkpoints")[0] if exporter else None
     exports.after_slurm_training(exporter, plan, folder, newest)

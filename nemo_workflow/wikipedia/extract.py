@@ -222,5 +222,8 @@ class Workers:
                 future.cancel()
 
     def stop(self) -> None:
-        """Begin nothing more; don't wait for what has begun."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        """Begin nothing more, and wait for the few streams that have begun.
+
+        Python's own end wakes the pool's thread, and fails where that is just closing its pipe: so it must have ended by then.
+        """
+        self.pool.shutdown(wait=True, cancel_futures=True)
