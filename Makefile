@@ -92,6 +92,7 @@ check: install-dev
 # what is written from a table of the code: Settings, the pages of flags and checks, the README's plans, the lists of models
 generate: install
 	$(BIN)/python -m tools.generate_settings
+	$(BIN)/python -m tools.generate_ctrl_c
 	$(BIN)/python -m tools.generate_flag_docs
 	$(BIN)/python -m tools.generate_checks_doc
 	$(BIN)/python -m tools.generate_plan_table

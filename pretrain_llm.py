@@ -12,7 +12,7 @@ from nemo_workflow.utils.errors import run_command
 
 
 def main() -> int:
-    settings = command_line.parse(sys.argv[1:])
+    settings = command_line.parse(sys.argv[1:], _steps_of)
     if settings.completion:
         from nemo_workflow.config import completion
 
@@ -20,6 +20,12 @@ def main() -> int:
         return 0
     with command_line.places_named(settings):
         return _run(settings)
+
+
+def _steps_of(settings: Settings, epochs: float) -> int | None:
+    from nemo_workflow.config.resolve import steps_of_epochs
+
+    return steps_of_epochs(settings, epochs)
 
 
 def _run(settings: Settings) -> int:

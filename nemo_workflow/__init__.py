@@ -12,19 +12,20 @@ REPOSITORY = PACKAGE.parent
 # `python -m nemo_workflow.dataset` and its kin: the commands that are not a package of their own
 __path__.append(str(PACKAGE / "runs" / "commands"))
 
-# what a user types, beside `python -m nemo_workflow.NAME`
+# what a user types, beside `python -m nemo_workflow.NAME`; `make generate` writes it into tools/ctrl_c.pth too
 COMMANDS = (
     "pretrain_llm.py", "convert_from_hf_to_nemo2.py", "convert_from_nemo2_to_hf.py", "list_supported_model_config.py",
     "download_wiki.py", "pretrain-llm", "preprocess-data", "convert-hf-to-nemo2", "convert-nemo2-to-hf", "download-wiki",
     "nemo-runs",
 )  # fmt: skip
+COMMAND_PACKAGES = ("nemo_workflow", "nemo_workflow.runs.commands")  # whose modules are run with -m
 
 
 def is_a_command(words: Sequence[str]) -> bool:
     """Whether Python was started with these words (sys.orig_argv without its first) to run one of our commands."""
     program = [word for word in words if word == "-m" or not word.startswith("-")]
     if program[:1] == ["-m"]:
-        return program[1:2] != [] and program[1].rpartition(".")[0] in ("nemo_workflow", "nemo_workflow.runs.commands")
+        return program[1:2] != [] and program[1].rpartition(".")[0] in COMMAND_PACKAGES
     return program != [] and Path(program[0]).name in COMMANDS
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from nemo_workflow.config.help import Help, described, metavar
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.config.synonyms import EPOCHS, MEANINGS
 from nemo_workflow.utils.arguments import Parser, nearest
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here
 
@@ -61,10 +64,13 @@ def add_flag(group: Any, option: Option, text: str | None = None, **more: Any) -
     group.add_argument(*option.spellings, **keywords)
 
 
-def parse(argv: Sequence[str]) -> Settings:
-    """Flags over --config over the environment (secrets only) over defaults; raises Refusal."""
+def parse(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None] | None = None) -> Settings:
+    """Flags over --config over the environment (secrets only) over defaults; raises Refusal.
+
+    `steps_of` tells who asks for epochs, as other tools let him, how many steps they are: of a run with these settings.
+    """
     made = parser()
-    made.meanings = _meanings(argv)
+    made.meanings = _meanings(argv, steps_of)
     flags = vars(made.parse_args(argv))
     flags = {name: _joined(name, value) if isinstance(value, list) else value for name, value in flags.items()}
     from_file = read_config(flags["config"]) if "config" in flags else {}
@@ -82,26 +88,50 @@ def parse(argv: Sequence[str]) -> Settings:
     return Settings(**typed, given=frozenset(given), from_file=frozenset(from_file.keys() - flags.keys()))
 
 
-def _meanings(argv: Sequence[str]) -> Mapping[str, str]:
-    """What other tools call our flags; of epochs, where the --config file has the steps that stand for them, in which line."""
+def _meanings(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None] | None) -> Mapping[str, str]:
+    """What other tools call our flags; of epochs the steps that they are, and where the --config file has others, in which line."""
     words = dict(enumerate(argv))
     asked = [word for word in argv if word.partition("=")[0].replace("_", "-") in EPOCHS]
+    if not asked:
+        return MEANINGS
+    steps_said = _epochs_as_steps(argv, steps_of) if steps_of else ""
     files = [
         words.get(at + 1, "") if word == "--config" else word[9:]
         for at, word in words.items()
         if word[:8] == "--config"
     ]
     try:
-        steps = read_config(files[-1]).get("max_steps") if asked and files else None
+        steps = read_config(files[-1]).get("max_steps") if files else None
     except Refusal:  # which is said in its own place
         steps = None
     if steps is None:
-        return MEANINGS
+        return {**MEANINGS, **dict.fromkeys(EPOCHS, steps_said)} if steps_said else MEANINGS
     said = (
         f"--config {files[-1]}{_line(files[-1], 'max_steps')} says max-steps {steps}, which --max-steps N on the command line"
-        " replaces; without that line it is one epoch"
+        f" replaces; {steps_said or 'without that line it is one epoch'}"
     )
     return {**MEANINGS, **dict.fromkeys(EPOCHS, said)}
+
+
+def _epochs_as_steps(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None]) -> str:
+    """'3 epochs of this data are 270 steps: --max-steps 270'; empty where the rest of the command line doesn't tell."""
+    rest, epochs, words = [], "", iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag.replace("_", "-") in EPOCHS:
+            epochs = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    try:
+        count = float(epochs)
+        with contextlib.redirect_stderr(io.StringIO()):  # notes, which come once more
+            steps = steps_of(parse(rest), count)
+    except (ValueError, Refusal):  # no number, or what is said in its own place
+        return ""
+    if not steps or not 0 < count < math.inf:
+        return ""
+    named = "1 epoch of this data is" if count == 1 else f"{count:g} epochs of this data are"
+    return f"{named} {counted(steps, 'step')}: --max-steps {steps}"
 
 
 def _line(path: str, attribute: str) -> str:

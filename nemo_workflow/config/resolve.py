@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,15 @@ def make_plan(settings: Settings, command: Sequence[str] = (), branch: Branch | 
     if not (searched and "micro_batch" in free) and micro_batch.is_ours(asked, run.accelerator):
         plan = micro_batch.chosen(plan)
     return with_time(_with_gpu_notes(plan, run.recipe))
+
+
+def steps_of_epochs(settings: Settings, epochs: float) -> int | None:
+    """Steps that so many epochs are; None where something of the data, or the length of a sample, isn't known."""
+    problems: list[str] = []
+    run = _gather(auto_layout.neutral(settings), problems, None)
+    if problems or not run.parts or not run.seq_length or not math.isfinite(epochs):
+        return None
+    return max(1, int(epochs * run.samples(0)) // max(1, settings.global_batch_size))
 
 
 def with_time(plan: Plan) -> Plan:

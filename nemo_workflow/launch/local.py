@@ -23,7 +23,7 @@ from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.restarts import Restarts
 from nemo_workflow.models.run_folders import PLAN
-from nemo_workflow.run_dir import metrics, staged_tokenizer
+from nemo_workflow.run_dir import metrics, staged_tokenizer, starting
 from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.run_dir.report_process import Refresher
@@ -38,6 +38,7 @@ from nemo_workflow.utils.processes import adopting, handled
 OLD_RANKS_SECONDS = (
     60.0  # ranks of a launcher that was killed need so long at most to notice, beside their grace time and a save
 )
+BEFORE_THE_FIRST_STEP = " before the first step"
 LOOK_SECONDS = 0.2  # between two looks at how the ranks are
 GONE_SECONDS = 10.0  # for processes that were killed to go
 REPORT_SECONDS = 15.0  # that the last report may hold up the end
@@ -58,6 +59,7 @@ def run_local(plan: Plan) -> int:
             try:
                 return _Local(plan, attempt, changes).run()
             except Failure as failure:
+                starting.tell_failed(attempt, str(failure))
                 smaller = micro_batch.smaller_after_failure(plan, attempt, tail.new())
                 if smaller is not None:
                     print(smaller.notes[-1], flush=True)
@@ -110,7 +112,7 @@ def check_space(plan: Plan) -> None:
 
 def new_attempt(plan: Plan | CorpusPlan) -> Path:
     """The folder that the next start will have; it doesn't exist yet."""
-    attempt = plan.folder / "attempts" / time.strftime("%Y%m%d-%H%M%S")
+    attempt = plan.folder / "attempts" / time.strftime(starting.NAME)
     while attempt.exists():  # two starts within a second
         attempt = attempt.with_name(attempt.name + "b")
     return attempt
@@ -120,6 +122,7 @@ def prepare(plan: Plan, attempt: Path | None = None) -> Path:
     """Make the folder of this start: plan, config and a copy of our code, so that the workers run what was launched."""
     attempt = attempt or new_attempt(plan)
     attempt.mkdir(parents=True)
+    starting.tell_launched(attempt)
     with written_aside(plan.folder / "config.yaml") as stream:
         stream.write(config_text(plan))
     written = plan.to_json()
@@ -141,6 +144,10 @@ def copy_code(attempt: Path) -> None:
     shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("*.pyc.*"))
 
 
+class _NotStartedError(BaseException):
+    """A signal came while nemo_run was starting torchrun; no `except Exception` of a library's may hold it."""
+
+
 class _Local:
     """One start of a run on this machine."""
 
@@ -153,6 +160,7 @@ class _Local:
         self.patience = liveness.Patience()  # with ranks that were asked
         self.told = False  # that the ranks were asked
         self.process: ranks.Torchrun | None = None
+        self.launching = False  # nemo_run is imported and starts torchrun: seconds on a busy machine
         self.torchrun: int | None = (
             None  # its exit code, negative for a signal; None while it runs, or where it was ended here
         )
@@ -172,11 +180,14 @@ class _Local:
         ):
             try:
                 self._start(place)
+            except _NotStartedError:
+                self.stopped_early = BEFORE_THE_FIRST_STEP
             finally:
                 scratch.sweep()  # a rank that was killed has left its folder
             self.monitor.update()
             self.monitor.close()
-            if not self.insisted:
+            # the report is as it was where nothing has begun
+            if not self.insisted and (self.monitor.started or self.asked is None):
                 Refresher(self.plan.folder).finish(REPORT_SECONDS if self.asked is None else STOPPED_REPORT_SECONDS)
             return self._verdict()
 
@@ -188,10 +199,13 @@ class _Local:
             self.monitor.note(change)
         with contextlib.ExitStack() as stack:
             try:
+                self.launching = True
                 if self.asked is None:
                     self.process = stack.enter_context(ranks.started(self.plan, self.attempt, place))
+                    self.launching = False
                     self._follow(self.process)
             finally:  # after an error too: nobody would stop them
+                self.launching = False
                 self._leave_nothing_running()
 
     def _follow(self, torchrun: ranks.Torchrun) -> None:
@@ -210,18 +224,21 @@ class _Local:
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked is not None:
             self.insisted = True
-            return
-        self.asked = number
-        self.patience.renew()
-        tell_signal(self.attempt, number)
-        _send(self._ranks(), signal.SIGTERM)
+        else:
+            self.asked = number
+            self.patience.renew()
+            tell_signal(self.attempt, number)
+            _send(self._ranks(), signal.SIGTERM)
+        if self.launching:  # nobody looks at `asked` before it is done
+            self._leave_nothing_running()
+            raise _NotStartedError
 
     def _tell_if_asked(self) -> None:
         """Not where the signal is taken: it may have come in the middle of a line."""
         if self.asked is not None and not self.told:
             self.told = True
-            what = "the ranks finish their step and save" if self.monitor.started else "the ranks are still starting"
-            self.monitor.note(f"stopping: {what} (once more to stop at once)")
+            more = " (once more to stop at once)" if self.monitor.started else ""
+            self.monitor.note(f"stopping: {self.monitor.cancelled}{more}")
 
     def _stop_if_asked(self) -> None:
         if self.asked is None:
@@ -233,7 +250,7 @@ class _Local:
         if self.insisted:
             self._stop_at_once(f" at once, {where}")
         elif not self.monitor.started:
-            self._stop_at_once(" before the first step")
+            self._stop_at_once(BEFORE_THE_FIRST_STEP)
         elif self.patience.seconds() > grace:
             self._stop_at_once(f" {where}, which did not end within {grace:.0f} s (--grace-seconds)")
 
@@ -244,11 +261,11 @@ class _Local:
     def _stop_if_hung(self) -> None:
         """End a run in which nothing has happened for --timeout-minutes, with every rank's stacks in its log."""
         limit = 60 * float(self.plan.settings.timeout_minutes or 0)
-        if not limit or self.hung or self.silence.seconds() < limit:
+        if not limit or self.hung or not (allowed := self.silence.too_long(limit)):
             return
         ranks = self._ranks()
         stopped = [number for number, rank in enumerate(ranks) if liveness.is_stopped(rank)]
-        self.hung = f"no step for {limit / 60:g} min"
+        self.hung = f"no step for {allowed / 60:g} min"
         if stopped:
             self.hung += f"; rank {', '.join(map(str, stopped))} was stopped (SIGSTOP)"
         self.monitor.note(f"{self.hung}: writing all ranks' stacks to their logs and ending them")

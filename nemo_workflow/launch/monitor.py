@@ -88,6 +88,15 @@ class Monitor:
             self.told += 1
             self.meter.note(f"{what} ({human_time(waited)} so far)")
 
+    @property
+    def cancelled(self) -> str:
+        """What ranks do that are asked to stop now."""
+        return (
+            "the ranks finish their step and save"
+            if self.started
+            else "the ranks are still starting, there is nothing to save"
+        )
+
     def note(self, text: str) -> None:
         self.meter.note(text)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import itertools
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +144,25 @@ def check_text(value: Any, key: str, before: int = 0) -> str:
                 f"{key!r} holds U+{ord(value[error.start]):04X} at character {before + error.start + 1}",
             ) from None
     return value
+
+
+def decoded(blocks: Iterable[bytes]) -> Iterator[str]:
+    """The text of a file that is one document, piece by piece; raises BadLine for what is no text in UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    position = 0
+    for block in itertools.chain(blocks, [b""]):
+        nul = block.find(b"\0")
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            # `object` is the block with what was left over of the one before it
+            at = position + len(block) - len(error.object) + error.start
+            if nul < 0 or at < position + nul:
+                raise BadLine("invalid UTF-8", f"byte 0x{error.object[error.start]:02x} at position {at + 1}") from None
+        if nul >= 0:
+            raise BadLine("NUL byte", f"byte 0x00 at position {position + nul + 1}, which no text has")
+        yield text
+        position += len(block)
 
 
 def _kind(value: Any) -> str:

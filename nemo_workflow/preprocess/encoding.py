@@ -19,7 +19,7 @@ from nemo_workflow.preprocess.messages import Kept, Place, Result, Task
 from nemo_workflow.preprocess.output_dir import sync_files
 from nemo_workflow.preprocess.outputs import Context, Output
 from nemo_workflow.preprocess.pool import Pool
-from nemo_workflow.preprocess.sources import TO_UTF8, Source
+from nemo_workflow.preprocess.sources import NOT_TEXT, Source
 from nemo_workflow.preprocess.work import Work
 from nemo_workflow.utils import console
 from nemo_workflow.utils.errors import Refusal
@@ -204,8 +204,8 @@ class Encoding:
         remedy = "Fix it"
         if bad.reason == "key missing":
             remedy = "Name the key of the text with --json-keys"
-        elif bad.reason == "invalid UTF-8" and source.is_text:
-            remedy = f"Convert it ({TO_UTF8})"
+        elif source.is_text:
+            remedy = NOT_TEXT.get(bad.reason, remedy)
         return Refusal(
             f"{source.path}:{number}: {bad.reason} in this {kind}: {bad.detail}; nothing was "
             f"written. {remedy}, or leave such {kind}s out with --on-error skip"

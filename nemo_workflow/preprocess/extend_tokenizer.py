@@ -15,6 +15,7 @@ from typing import Any
 from nemo_workflow.models import hub
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import written_aside
+from nemo_workflow.utils.processes import interruptible
 
 FILE = "tokenizer.json"
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -108,9 +109,8 @@ def _learn(old: dict[str, Any], documents: Iterator[str], entries: int) -> dict[
         bare.pre_tokenizer = pre_tokenizers.Sequence(split)
     letters = pre_tokenizers.ByteLevel.alphabet() if '"ByteLevel"' in json.dumps(old["pre_tokenizer"]) else []
     size = MORE * entries + len(letters)
-    bare.train_from_iterator(
-        documents, trainers.BpeTrainer(vocab_size=size, initial_alphabet=letters, show_progress=False)
-    )
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=letters, show_progress=False)
+    interruptible(lambda: bare.train_from_iterator(documents, trainer))
     learnt: dict[str, Any] = json.loads(bare.to_str())
     if not _pairs(learnt):
         learnt["model"]["merges"] = [merge.split(" ") for merge in learnt["model"]["merges"]]

@@ -18,6 +18,7 @@ from nemo_workflow.preprocess.sources import (
     TABLES,
     TEXTS,
     Source,
+    coding_of,
     looks_like_data,
     no_data,
     stem_of,
@@ -105,8 +106,9 @@ def _expanded(paths: Sequence[str], found: _Found) -> Iterator[str]:
 
 def _listed(data: bytes, flag: str, found: _Found) -> Iterator[str]:
     """File names, a line each, or between zero bytes as `find -print0` writes them; blank lines and comments are none."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        found.problems.append(f"{flag}: UTF-16; convert it first: iconv -f UTF-16 -t UTF-8")
+    # names between zero bytes are no text in UTF-32 or UTF-16
+    if coding := coding_of(data[:LOOKED_AT]):
+        found.problems.append(f"{flag}: {coding}; convert it first: iconv -f {coding} -t UTF-8")
         return
     data = data.removeprefix(b"\xef\xbb\xbf")
     if data.lstrip()[:1] in (b"{", b"["):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,8 +32,12 @@ NO_DATA = ("readme", "license", "licence", "notice", "changelog", "sha256sum", "
 OF_DATASETS = ("dataset_info.json", "state.json", "dataset_dict.json")
 
 
-# for who has a text of the commonest of the older encodings
-TO_UTF8 = "if it is Latin-1, iconv -f LATIN1 -t UTF-8 converts it"
+# what helps with a file that is one document and no text in UTF-8, by the reason that documents.decoded gives
+NOT_TEXT = {
+    # for who has a text of the commonest of the older encodings
+    "invalid UTF-8": "Convert it (if it is Latin-1, iconv -f LATIN1 -t UTF-8 converts it)",
+    "NUL byte": "Take it away if it is no text; if it is, `tr -d '\\000' < OLD > NEW` takes such bytes out",
+}
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,21 @@ _MAGIC = {
     b"ARROW1": ("Arrow", ".arrow"),
     b"PK\x03\x04": ("zip", ".zip"),
 }
+# Documents of other programs, whose text has to be taken out.
+_DOCUMENTS = {
+    b"%PDF-": ("a PDF", "pdftotext OLD NEW.txt"),
+    b"{\\rtf": ("a document in RTF", "pandoc -f rtf -t plain OLD -o NEW.txt"),
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": (
+        "a document of an older Microsoft Office",
+        "soffice --headless --convert-to txt:Text OLD",
+    ),
+}
+# What a zip file of theirs has among its first bytes.
+_ZIPPED = {
+    b"[Content_Types].xml": "a document of Microsoft Office",
+    b"mimetypeapplication/vnd.oasis": "a document of LibreOffice",
+    b"mimetypeapplication/epub+zip": "an e-book",
+}
 _POINTER = b"version https://git-lfs.github.com/"
 _BOM = b"\xef\xbb\xbf"
 
@@ -179,9 +199,13 @@ def _wrong_kind(source: Source) -> Iterator[str]:
         yield f"{source.path}: {said_of_damage(error) or f'damaged, or not what its extension says: {error}'}"
         return
     magic = next((magic for magic in _MAGIC if head.startswith(magic)), None)
-    coding = _coding(head)
+    coding = coding_of(head)
     if coding:
         yield f"{source.path}: {coding}; convert it first: iconv -f {coding} -t UTF-8"
+    elif document := _document(head):
+        yield f"{source.path}: {document[0]}, not plain text; take the text out first, for example: {document[1]}"
+    elif head[257:262] == b"ustar":
+        yield f"{source.path}: a tar archive; unpack it: tar -xf"
     elif magic:
         kind, ending = _MAGIC[magic]
         todo = "unpack it" if ending == ".zip" else "rename it"
@@ -192,14 +216,52 @@ def _wrong_kind(source: Source) -> Iterator[str]:
         yield f"{source.path}: {why}"
 
 
-def _coding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, by the byte order mark or by the zeros of its first ASCII characters."""
+def _document(head: bytes) -> tuple[str, str] | None:
+    """(what it is, the command that takes its text out) of another program's document, told by its beginning."""
+    if head.startswith(b"PK\x03\x04"):
+        what = next((what for mark, what in _ZIPPED.items() if mark in head), None)
+        return (what, "pandoc -t plain OLD -o NEW.txt") if what else None
+    return next((said for magic, said in _DOCUMENTS.items() if head.startswith(magic)), None)
+
+
+def coding_of(head: bytes) -> str | None:
+    """UTF-16 or UTF-32, by the byte order mark, or by the zero bytes among its first characters: those of a text and no others."""
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "UTF-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
-    if len(head) > 3 and head[1:4:2] == b"\0\0" and head[0] and head[2]:
-        return "UTF-16LE"
-    if len(head) > 3 and head[:4:2] == b"\0\0" and head[1] and head[3]:
-        return "UTF-16BE"
-    return None
+    if b"\0" not in head or len(head) < 4:
+        return None
+    usual = {name: _usual_share(head[: len(head) // 4 * 4], name) for name in _WITHOUT_MARK}
+    best = max(usual, key=lambda name: usual[name])
+    least = MOSTLY_USUAL if _text_but_for_zeros(head) else LEAST_USUAL
+    return best if usual[best] > least else None
+
+
+_WITHOUT_MARK = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
+LEAST_USUAL = 0.02  # of the characters of a text, Chinese too, that are letters of ASCII, blanks, line breaks or ，。、
+MOSTLY_USUAL = 0.8  # the same of an English one
+
+
+def _text_but_for_zeros(head: bytes) -> bool:
+    """Whether the zero bytes are all that keeps a beginning from being UTF-8 without a control character."""
+    text = head.replace(b"\0", b"").decode("utf-8", "replace")[:-1]  # the head may end within a character
+    return "\ufffd" not in text and not any(character < " " and character not in "\n\r" for character in text)
+
+
+def _usual_share(data: bytes, coding: str) -> float:
+    """The share of the characters that every text has, read in a coding; 0 where they are none of a text."""
+    try:
+        text = data.decode(coding)
+    except UnicodeDecodeError as error:
+        # the head may end within a pair of surrogates
+        if error.start < len(data) - 4 or not error.start:
+            return 0.0
+        text = data[: error.start].decode(coding)
+    if any(
+        unicodedata.category(character) in ("Cc", "Cn", "Co") and character not in "\t\n\r\f\ufeff"
+        for character in text
+    ):
+        return 0.0
+    usual = sum(character.isascii() or character in "\u3000\u3001\u3002\uff0c" for character in text)
+    return usual / len(text)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import codecs
-import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nemo_workflow.preprocess.documents import parse_lines
+from nemo_workflow import leave
+from nemo_workflow.preprocess.documents import BadLine, decoded, parse_lines
 from nemo_workflow.preprocess.input_files import find_sources
-from nemo_workflow.preprocess.sources import TO_UTF8, Source
+from nemo_workflow.preprocess.sources import NOT_TEXT, Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
 from nemo_workflow.preprocess.tables import open_table
 from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import counted, human_time
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
-from nemo_workflow.utils.files import write_json, written_aside
+from nemo_workflow.utils.files import nothing_half_made, write_json, written_aside
+from nemo_workflow.utils.processes import interruptible
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 4096
@@ -94,14 +94,11 @@ def main() -> int:
             raise Refusal(f"--output-dir {folder}: is a file, not a folder; choose a folder")
         if (folder / "tokenizer.json").exists():
             raise Refusal(f"--output-dir {folder}: exists already; choose another folder, or remove it first")
-        made = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
     try:
-        return _write(arguments, folder, sources, asked)
-    except Refusal:
-        if made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        with os_errors_refused(f"--output-dir {folder}"), nothing_half_made(folder):
+            return _write(arguments, folder, sources, asked)
+    except KeyboardInterrupt:
+        leave()  # whatever the library's threads are still learning
         raise
 
 
@@ -129,7 +126,7 @@ def _write(arguments: argparse.Namespace, folder: Path, sources: Iterable[Source
 def texts(sources: Iterable[Source], key: str) -> Iterator[str]:
     """Every document of the inputs. Bad lines, which preprocessing may leave out, are passed over with a note.
 
-    Raises Refusal for a text that is not UTF-8.
+    Raises Refusal for a file that is no text in UTF-8.
     """
     for source in sources:
         bad, first_bad, line = 0, "", 0
@@ -140,13 +137,11 @@ def texts(sources: Iterable[Source], key: str) -> Iterator[str]:
             continue
         with damage_refused(source.path), open_text(source.path) as stream:
             if source.is_text:
-                decoder = codecs.getincrementaldecoder("utf-8")()
                 try:
-                    while piece := stream.read(BLOCK):
-                        yield decoder.decode(piece)
-                    decoder.decode(b"", True)
-                except UnicodeDecodeError:
-                    raise Refusal(f"--input {source.path}: not UTF-8; {TO_UTF8}") from None
+                    yield from decoded(iter(lambda: stream.read(BLOCK), b""))
+                except BadLine as bad_text:
+                    remedy = NOT_TEXT[bad_text.reason]
+                    raise Refusal(f"--input {source.path}: {bad_text.reason}: {bad_text.detail}. {remedy}") from None
                 continue
             while lines := stream.readlines(BLOCK):
                 columns, rejects, count = parse_lines(b"".join(lines), (key,))
@@ -189,7 +184,7 @@ def train(documents: Iterable[str], folder: Path, vocabulary: int) -> int:
             there = there or bool(text.strip())
             yield text
 
-    tokenizer.train_from_iterator(seen(), trainer)
+    interruptible(lambda: tokenizer.train_from_iterator(seen(), trainer))
     if not there:
         raise Refusal("--input: no text in it to learn from; --json-key names the key of the text in JSON lines")
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import mmap
 import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nemo_workflow.preprocess.documents import BOM, BadLine, Reject, check_text, parse_lines, utf8_size
+from nemo_workflow.preprocess.documents import BOM, BadLine, Reject, check_text, decoded, parse_lines, utf8_size
 from nemo_workflow.preprocess.engines import Engine
 from nemo_workflow.preprocess.messages import Kept, Lines, LinesInFile, Place, Result, Rows, Task, TextFile, Tokens
 from nemo_workflow.preprocess.oversized_line import read_giant
@@ -103,8 +102,8 @@ class Encoder:
             blocks = itertools.chain([head, more], iter(lambda: stream.read(BLOCK), b""))
             try:
                 if more:
-                    return Result([self._encode_stream(_decoded(blocks))], [], 1)
-                return Result([self._encode(["".join(_decoded([head]))])], [], 1)
+                    return Result([self._encode_stream(decoded(blocks))], [], 1)
+                return Result([self._encode(["".join(decoded([head]))])], [], 1)
             except BadLine as bad:
                 return Result([self._encode([])], [Reject(1, bad.reason, bad.detail)], 1)
 
@@ -253,20 +252,6 @@ def _read(task: LinesInFile) -> bytes:
             wanted -= len(part)
     data = parts[0] if len(parts) == 1 else b"".join(parts)
     return data.removeprefix(BOM)  # at the start of a file; parse_lines takes care of others, more slowly
-
-
-def _decoded(blocks: Iterable[bytes]) -> Iterator[str]:
-    """The text of a file, piece by piece; raises BadLine."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    position = 0
-    for block in itertools.chain(blocks, [b""]):
-        try:
-            yield decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            # `object` is the block with what was left over of the one before it
-            at = position + len(block) - len(error.object) + error.start + 1
-            raise BadLine("invalid UTF-8", f"byte 0x{error.object[error.start]:02x} at position {at}") from None
-        position += len(block)
 
 
 def _row_text(value: Any, key: str) -> str:

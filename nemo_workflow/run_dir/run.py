@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.models.run_folders import PLAN
-from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir import metrics, slurm_jobs, starting
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
 from nemo_workflow.run_dir.stopping import launchers_signal, orphaned, what_is_saved
+from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.processes import signal_name
 
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
 QUIET_STEPS = 20  # for so many of its steps, or
-QUIET_SAVE_SECONDS = 3600.0  # in a save, is over
+QUIET_SAVE_SECONDS = 3600.0  # in a save, or in a start without a first step, is over
 ERROR_LINE = re.compile(r"^([\w.]+): .+")  # as Python ends a traceback
 
 
@@ -96,8 +97,28 @@ class RunFolder:
 
     @property
     def changed(self) -> float | None:
-        """When the run last wrote an event, in seconds since the epoch."""
-        return max((event["time"] for event in self.last.values()), default=None)
+        """When the run was last started or wrote an event, in seconds since the epoch."""
+        launched = [self.launched.time] if self.launched else []
+        return max((*(event["time"] for event in self.last.values()), *launched), default=None)
+
+    @cached_property
+    def launched(self) -> starting.Launch | None:
+        """When and where its newest start was launched."""
+        return starting.launch_of(self.attempts[-1]) if self.attempts else None
+
+    @cached_property
+    def trained(self) -> bool:
+        """Whether the newest start has come as far as to train; of one that left no word of its launch, whether any has."""
+        if not self.launched or not (self.attempts[-1] / starting.FILE).exists():
+            return bool(self.last)
+        return any(event["time"] >= self.launched.time for event in self.last.values())
+
+    @cached_property
+    def job(self) -> slurm_jobs.Job | None:
+        """The Slurm job of the newest start, if it is one."""
+        name = self.attempts[-1].name.partition("-restart")[0] if self.attempts else ""
+        found = slurm_jobs.jobs_of(self.path) if (self.path / "attempts" / name / slurm_jobs.FILE).is_file() else []
+        return found[-1] if found else None
 
     @cached_property
     def attempts(self) -> list[Path]:
@@ -109,7 +130,7 @@ class RunFolder:
         """Where the run stands, and why it stopped."""
         end, start, step = (self.last.get(kind) for kind in ("end", "start", "step"))
         begun_again = self._locked is not None and self._locked(self.path) is not None
-        if end and (start is None or end["time"] >= start["time"]) and not begun_again:
+        if end and (start is None or end["time"] >= start["time"]) and not begun_again and (self.trained or self.job):
             return self._ended(end)
         error = self._error() if not begun_again or self._failed_now() else None
         if error:
@@ -118,8 +139,8 @@ class RunFolder:
             return State("running")
         if self._ranks is not None and self._ranks(self.path) is not None:
             return State("running", "its launcher was killed: its ranks save and stop")
-        if not self.last and self.attempts and (number := launchers_signal(self.attempts[-1])):
-            return State("stopped", f"before the first step ({signal_name(number)}): {what_is_saved(self.path, 0)}")
+        if not self.trained and self.attempts and not (self.job and self.last):
+            return self._not_trained_yet(self.job) if self.job else self._never_trained(self.attempts[-1])
         if not self.last:
             return State("new", "no step was made")
         here = start is not None and start.get("machine", {}).get("host") == platform.node()
@@ -139,6 +160,27 @@ class RunFolder:
         asked = self.last.get("stopping")
         number = asked["signal"] if asked and asked["time"] >= end["time"] - 3600 else None
         return State("stopped", f"asked to ({signal_name(number)})" if number else "asked to")
+
+    def _never_trained(self, attempt: Path) -> State:
+        """What became of a newest start that wrote no event, whose launcher and ranks aren't seen."""
+        saved = what_is_saved(self.path, self.step)
+        if number := launchers_signal(attempt):
+            return State("stopped", f"before the first step ({signal_name(number)}): {saved}")
+        if failure := starting.failure_of(attempt):
+            return State("failed", failure)
+        host = self.launched.host if self.launched else ""
+        if host not in ("", platform.node()) and time.time() - (self.changed or 0) < QUIET_SAVE_SECONDS:
+            return State("running", f"its ranks start on {host}")
+        return State("killed", f"while its ranks were starting: {saved}")
+
+    def _not_trained_yet(self, job: slurm_jobs.Job) -> State:
+        """What is known here, without asking Slurm, of a job of a run without any event."""
+        code = job.exit_code(job.restarts)
+        if code is None:
+            return State("new", f"Slurm job {job.job_id} was submitted; no step was made")
+        if code == STOPPED:
+            return State("stopped", f"before the first step: {what_is_saved(self.path, 0)}")
+        return State("failed", f"Slurm job {job.job_id} ended with exit code {code} before the first step")
 
     def _last_word(self) -> str:
         """What is known of a start that wrote no end."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.launch.corpus.follow import KEPT
 from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.launch.slurm.ending import why_ended
@@ -261,7 +262,7 @@ def _cancel(arguments: Any) -> int:
         raise Refusal(f"{run.name}: not running, nothing to cancel")
     newest, _ = newest_whole(run / "checkpoints")
     if corpus_jobs(run):
-        print(f"{run.name}: finished pieces are kept; the same command continues with the others")
+        print(f"{run.name}: {KEPT}")
     else:
         print(f"{run.name}: step {newest.step} is saved" if newest else f"{run.name}: no checkpoint was saved")
     return 0

@@ -32,6 +32,9 @@ SAVE_SECONDS = 3600.0  # after which a save without a launcher is taken for one 
 BEAT_SECONDS = 1.0
 STACK_SECONDS = 2.0  # for all ranks to write their stacks, once each has begun to:
 HEARD_SECONDS = 30.0  # that a busy machine may take to let them
+START_SECONDS = (
+    3600.0  # that a start may take to its first step, whatever --timeout-minutes says: imports, loading, compiling
+)
 LATE_SECONDS = 5.0  # between two looks, after which whoever looks was asleep too
 GRACE_LOOK_SECONDS = 0.5  # between two looks at a rank that was asked to stop
 
@@ -260,9 +263,21 @@ class Silence:
     """
 
     def __init__(self, folder: Path, run: Path):
-        self._paths = (folder, folder / HEARTBEAT, run / metrics.FILE)
+        self._heartbeat = folder / HEARTBEAT
+        self._paths = (folder, self._heartbeat, run / metrics.FILE)
         self._signs: list[int] = []
         self._patience = Patience()
+
+    def too_long(self, limit: float) -> float:
+        """The seconds that it may last, where it has lasted longer, else 0: `limit`, but START_SECONDS where that is more before a start's first step.
+
+        A slow network disk can keep the imports, and the loading of a large checkpoint, longer than any step takes.
+        """
+        seconds = self.seconds()
+        if seconds < limit:
+            return 0.0
+        allowed = limit if self._heartbeat.exists() else max(limit, START_SECONDS)
+        return allowed if seconds >= allowed else 0.0
 
     def seconds(self) -> float:
         signs = []

@@ -38,9 +38,11 @@ def start(run: Path, folder: Path, mark: Path, limit: float) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # they mean the ranks
         silence = liveness.Silence(folder, run)
-        while silence.seconds() < limit and not mark.exists():  # one watcher's finding is all the others'
+        while (
+            not (allowed := silence.too_long(limit)) and not mark.exists()
+        ):  # one watcher's finding is all the others'
             time.sleep(LOOK_SECONDS)
-        _end(psutil.Process(rank), mark, limit)
+        _end(psutil.Process(rank), mark, allowed or limit)
     finally:
         os._exit(0)
 

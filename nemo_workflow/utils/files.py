@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,6 +55,23 @@ def written_aside(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         fsync_dir(path.parent)
     except BaseException:
         aside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def nothing_half_made(folder: Path) -> Iterator[None]:
+    """Make `folder`, and those above it, where they aren't there. On any error, Ctrl-C too, all that is new in them is removed again."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    before = set(folder.iterdir()) if folder.exists() else set()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in set(folder.iterdir()) - before:
+                path.unlink()
+            for place in made:
+                place.rmdir()
         raise
 
 

@@ -6,9 +6,12 @@ import contextlib
 import ctypes
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # linux/prctl.h
 
@@ -36,6 +39,28 @@ def handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """What `work` returns, done in a thread: Ctrl-C is taken at once, although a library looks at no signal for minutes.
+
+    The thread works on then, until the process ends.
+    """
+    returned: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            returned.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return returned[0]
 
 
 def die_with_parent(parent: int) -> None:

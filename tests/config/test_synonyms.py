@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from nemo_workflow.config import command_line
 from nemo_workflow.config.flags import TABLE
+from nemo_workflow.config.resolve import steps_of_epochs
 from nemo_workflow.config.synonyms import MEANINGS
 from nemo_workflow.utils.errors import Refusal
+from tests.places import Place
 
 OURS = {spelling for option in TABLE for spelling in option.spellings}
 
@@ -84,6 +87,34 @@ def test_epochs_beside_a_file_that_has_the_steps_names_the_line(tmp_path: Path) 
     file.write_text("model-name: llama_tiny\n")
     with pytest.raises(Refusal, match="leave --max-steps out for one epoch"):
         command_line.parse([f"--config={file}", "--num_epochs=3"])
+
+
+def test_epochs_are_told_in_steps(shared: Place, tmp_path: Path) -> None:
+    """The words of the command line that aren't about epochs, and the --config file, say which data, and how large a step."""
+    one = shared.plan().schedule.max_steps
+
+    def said(*words: str) -> str:
+        with pytest.raises(Refusal) as refusal:
+            command_line.parse(words, steps_of_epochs)
+        return str(refusal.value)
+
+    assert f"; 1 epoch of this data is {one} steps: --max-steps {one}" in said(*shared.flags("--epochs", "1"))
+    more = re.search(
+        r"2\.5 epochs of this data are (\d+) steps: --max-steps \1", said(*shared.flags("--num_train_epochs=2.5"))
+    )
+    assert more and 2.5 * one <= int(more[1]) < 2.5 * (one + 1)
+    file = tmp_path / "run.yaml"
+    file.write_text("max-steps: 7\n")
+    both = said(*shared.flags("--config", str(file), "--epochs", "1"))
+    assert "line 1 says max-steps 7, which --max-steps N on the command line replaces; 1 epoch of this data is" in both
+    for words in (
+        ["--epochs", "many"],
+        ["--epochs"],
+        ["--epochs", "inf"],
+        ["--epochs", "-1"],
+        ["--epochs=2", "--dataset-dir", "no"],
+    ):
+        assert "; leave --max-steps out for one epoch" in said(*shared.flags(*words)), words
 
 
 def test_the_command_line_replaces_what_it_excludes_in_the_file(

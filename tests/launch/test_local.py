@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import py_compile
@@ -29,7 +30,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A start whose ranks can't be ended: it would take pytest's own processes for them."""
     attempt = tmp_path / "attempts" / "1"
     attempt.mkdir(parents=True)
-    plan = SimpleNamespace(folder=tmp_path, settings=Settings(timeout_minutes=30), accelerator="cpu")
+    plan = SimpleNamespace(folder=tmp_path, settings=Settings(timeout_minutes=30), accelerator="cpu", seq_length=64)
     monkeypatch.setattr(launch._Local, "_ranks", lambda self: [])
     monkeypatch.setattr(launch._Local, "_leave_nothing_running", lambda self: None)
     monkeypatch.setattr(liveness, "STACK_SECONDS", 0)
@@ -48,6 +49,7 @@ def test_a_clock_that_is_set_is_no_hang(local: Any, hours: int) -> None:
 @pytest.mark.slow
 def test_no_step_for_too_long_is_a_hang(local: Any) -> None:
     local.plan.settings.timeout_minutes = 2.5 / 60
+    (local.attempt / liveness.HEARTBEAT).touch()
     local._stop_if_hung()
     (local.plan.folder / events.FILE).touch()
     os.utime(local.plan.folder / events.FILE, (time.time() + 3600,) * 2)  # of before the clock was put back
@@ -175,10 +177,50 @@ def test_the_ranks_are_asked_before_anything_is_said(local: Any, monkeypatch: py
     assert sent == [signal.SIGTERM]
     local._tell_if_asked()
     local._tell_if_asked()
-    assert sent[1:] == ["stopping: the ranks are still starting (once more to stop at once)"]
+    assert sent[1:] == ["stopping: the ranks are still starting, there is nothing to save"]
     local.monitor.started, local.told = True, False
     local._tell_if_asked()
     assert sent[2:] == ["stopping: the ranks finish their step and save (once more to stop at once)"]
+
+
+@pytest.mark.parametrize("held", [Exception, BaseException], ids=["Ctrl-C", "Ctrl-C twice"])
+def test_a_start_that_is_asked_to_stop_does_not_wait_for_nemo_run(
+    held: type[BaseException], local: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its import and its start of torchrun take seconds on a busy machine, and nothing is there to be saved."""
+    came: list[str] = []
+    said: list[str] = []
+    monkeypatch.setattr(local.monitor, "note", said.append)
+
+    def started(*_: object) -> None:
+        with contextlib.suppress(held):  # as libraries do
+            signal.raise_signal(signal.SIGINT)
+            came.append("went on")
+        assert held is BaseException
+        signal.raise_signal(signal.SIGINT)
+        came.append("went on")
+
+    monkeypatch.setattr(launch.ranks, "started", started)
+    monkeypatch.setattr(launch, "Refresher", None)  # no report is written: none of its figures has changed
+    monkeypatch.setitem(os.environ, liveness.LAUNCHER, "")
+    assert local.run() == 130 and came == []
+    assert said == [
+        "stopped before the first step: no checkpoint yet; the same command starts again from the beginning"
+    ]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_start_has_longer_than_a_step(trained: bool, local: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network disk may keep the imports longer than --timeout-minutes; the first step ends the allowance."""
+    local.plan.settings.timeout_minutes = 1e-9
+    if trained:
+        (local.attempt / liveness.HEARTBEAT).touch()
+    local._stop_if_hung()
+    assert local.hung == ("no step for 1e-09 min" if trained else "")
+    monkeypatch.setattr(liveness, "START_SECONDS", 1e-9)
+    local.silence.seconds()
+    local._stop_if_hung()
+    assert local.hung.startswith("no step for ")
 
 
 def test_the_writer_of_the_last_report_is_not_taken_for_a_rank(local: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ assert torchrun.stdout.readline() == "ready\\n"
 run = object.__new__(launch._Local)
 run.plan = SimpleNamespace(settings=Settings(grace_seconds=1.0), accelerator="cpu", folder=folder)
 run.monitor = SimpleNamespace(saving=sys.argv[1] == "saving", started=True, asked_after=None, note=print)
-run.attempt, run.asked, run.insisted, run.stopped_early = folder, None, False, ""
+run.attempt, run.asked, run.insisted, run.launching, run.stopped_early = folder, None, False, False, ""
 run.before, run.process, run.patience = set(), torchrun, launch.liveness.Patience()
 run._ask(signal.SIGTERM, None)
 asked = time.monotonic()

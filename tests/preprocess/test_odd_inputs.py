@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import tarfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -16,6 +20,7 @@ from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
 from nemo_workflow.preprocess.command import check, parser
 from nemo_workflow.preprocess.documents import BadLine, value_at
 from nemo_workflow.preprocess.input_files import find_sources
+from nemo_workflow.preprocess.sources import coding_of
 from nemo_workflow.preprocess.tables import _path
 from nemo_workflow.utils.errors import Refusal
 from tests.preprocess.helpers import write_jsonl
@@ -69,6 +74,7 @@ def test_a_name_that_looks_like_a_comment_or_ends_in_a_space(tmp_path, monkeypat
     [
         (b"# nothing\n\n", "no names in it"),
         ("a.jsonl\n".encode("utf-16"), "UTF-16; convert it first"),
+        ("a.jsonl\n".encode("utf-16-le"), "UTF-16LE; convert it first"),
         (b"@more.txt\n", "@more.txt: a list within a list is not read"),
         (b"-\n", "a list within a list is not read"),
     ],
@@ -114,6 +120,21 @@ def test_pairs_of_hidden_folders_that_were_named_are_found(go, tmp_path):
     assert names == ["one/a_text_document", "two/a_text_document"]
 
 
+def zipped(members: dict[str, str]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return packed.getvalue()
+
+
+def tarred() -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"))
+    return packed.getvalue()
+
+
 WRONG = {
     "bzip2": ("x.jsonl", bz2.compress(GOOD), "bzip2 data without the extension .bz2; rename it"),
     "xz": ("x.jsonl", lzma.compress(GOOD), "xz data without the extension .xz"),
@@ -126,6 +147,23 @@ WRONG = {
     "UTF-16 of the other order": ("x.jsonl", GOOD.decode().encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8"),
     "UTF-32": ("x.jsonl", GOOD.decode().encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
     "UTF-16, packed": ("x.jsonl.gz", gzip.compress(GOOD.decode().encode("utf-16")), "iconv -f UTF-16 -t UTF-8"),
+    "UTF-32 without a mark": ("x.txt", "Text.\n".encode("utf-32-le"), "iconv -f UTF-32LE -t UTF-8"),
+    "PDF": (
+        "x.txt",
+        b"%PDF-1.7\n%\xe2\xe3\n",
+        "a PDF, not plain text; take the text out first, for example: pdftotext",
+    ),
+    "RTF": ("x.txt", b"{\\rtf1\\ansi Text}", "a document in RTF, not plain text"),
+    "Word": ("x.txt", zipped({"[Content_Types].xml": "", "word/document.xml": ""}), "Microsoft Office, not plain text"),
+    "Word, called zip": ("x.md", zipped({"notes.txt": ""}), "zip data without the extension .zip; unpack it"),
+    "Word of old": (
+        "x.txt",
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504),
+        "a document of an older Microsoft Office",
+    ),
+    "e-book": ("x.txt", zipped({"mimetype": "application/epub+zip"}), "an e-book, not plain text"),
+    "tar": ("x.txt.gz", gzip.compress(tarred()), "a tar archive; unpack it"),
+    "gzip called text": ("x.txt", gzip.compress(b"Text.\n"), "gzip data without the extension .gz; rename it"),
     "array": ("x.jsonl", b"[\n" + GOOD + b"]\n", "jq -c '.[]'"),
     "array with a BOM": ("x.json", b"\xef\xbb\xbf [" + GOOD + b"]", "jq -c '.[]'"),
     "an object over lines": ("x.json", b'{\r\n "text": "a"\r\n}\r\n', "jq -c ."),
@@ -143,6 +181,47 @@ WRONG = {
 def test_files_that_are_not_what_they_are_called(name, data, said, tmp_path):
     (tmp_path / name).write_bytes(data)
     assert said in refused(tmp_path, tmp_path / name)
+
+
+TEXTS = {
+    "English": "The old house stood by the river.\nNobody lived in it.\n",
+    "Chinese": "在山的那边，有一条河。河边住着一位老人，他每天都去钓鱼。",
+    "Russian": "Старый дом стоял у реки. Никто в нём не жил.\n",
+    "Arabic": "كان البيت القديم يقف بجانب النهر\n",
+    "Hindi": "पुराना घर नदी के किनारे खड़ा था।\n",
+    "emoji": "hello 😀 world\n",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_coding_is_told_without_a_mark(text: str) -> None:
+    for coding in ("UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"):
+        for end in (4096, 4094, 40):
+            assert coding_of((200 * text).encode(coding)[:end]) == coding, end
+    assert coding_of((200 * text).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"words and\0words " * 99,
+        bytes(999),
+        b"Text." + bytes(999),
+        b"\x7fELF\2\1\1" + bytes(9) + b"\3\0>\0\1\0\0\0" * 99,
+    ],
+    ids=["some zeros", "zeros alone", "zeros at the end", "a program"],
+)
+def test_zeros_that_are_no_coding(data: bytes, go: Any, tmp_path: Path) -> None:
+    """A file cut off by a crash, or no text at all: refused with the place, and left out where bad files are."""
+    (tmp_path / "x.txt").write_bytes(data)
+    (tmp_path / "good.txt").write_text("good")
+    assert coding_of(data) is None
+    at = data.index(0) + 1
+    code, said = go("--input", tmp_path / "x.txt", tmp_path / "good.txt")
+    assert code == 2 and f"x.txt:1: NUL byte in this file: byte 0x00 at position {at:}, which no text has" in said
+    assert "`tr -d '\\000' < OLD > NEW`" in said and "--on-error skip" in said
+    code, said = go("--input", tmp_path / "x.txt", tmp_path / "good.txt", "--on-error", "skip", "--max-bad", "60")
+    assert code == 0, said
 
 
 def test_a_wide_window_in_a_later_frame(tmp_path):

@@ -1,8 +1,10 @@
 """`python -m nemo_workflow.tokenizer`: a tokenizer of any text, or a refusal before anything is written."""
 
+import contextlib
 import gzip
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,7 +12,10 @@ import pytest
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.preprocess import train_tokenizer
+from nemo_workflow.preprocess.sources import Source
+from nemo_workflow.utils.errors import Refusal
 from tests import forked
+from tests.waiting import LIMIT, until
 
 TEXT = "Es war einmal ein König, der hatte drei Töchter. 從前有一個國王。\n" * 40
 
@@ -96,11 +101,55 @@ def test_a_text_that_preprocessing_refuses_is_refused(tmp_path: Path) -> None:
     """Half of a character at the end of one piece is none of that."""
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 100)
     done = run("--input", tmp_path / "latin.txt", "--output-dir", tmp_path / "t")
-    said = "latin.txt: not UTF-8; if it is Latin-1, iconv -f LATIN1 -t UTF-8 converts it"
+    said = "latin.txt: invalid UTF-8: byte 0xe9 at position 4. Convert it (if it is Latin-1, iconv -f LATIN1 -t UTF-8 converts it)"
     assert done.returncode == 2 and said in done.stderr and not (tmp_path / "t").exists(), done.stderr
     before = (train_tokenizer.BLOCK - 1) % 3  # so that the first piece ends within a character
     (tmp_path / "long.txt").write_text("x" * before + "é " * train_tokenizer.BLOCK)
     assert run("--input", tmp_path / "long.txt", "--output-dir", tmp_path / "t", "--vocabulary", 270).returncode == 0
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "torn.txt").write_bytes(b"words " * 99 + bytes(9))
+    with pytest.raises(
+        Refusal, match=r"torn.txt: NUL byte: byte 0x00 at position 595, which no text has\. Take it away"
+    ):
+        list(train_tokenizer.texts([Source(tmp_path / "torn.txt", "torn")], "text"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("there", [False, True], ids=["a new folder", "a folder of the user's"])
+def test_ctrl_c_leaves_nothing_half_made(there: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "tokenizer"
+    (tmp_path / "a.txt").write_text("".join(f"{number * 7919:x} " for number in range(1_000_000)))  # seconds of work
+    if there:
+        folder.mkdir(parents=True)
+        (folder / "notes.txt").write_text("mine")
+    words = [
+        "-m",
+        "nemo_workflow.tokenizer",
+        "--input",
+        tmp_path / "a.txt",
+        "--output-dir",
+        folder,
+        "--vocabulary",
+        30_000,
+    ]
+    with (tmp_path / "said").open("w") as stream:
+        process = forked.start(words, stream, stream)
+    until(lambda: folder.exists() if not there else open_files(process.pid) & {str(tmp_path / "a.txt")})
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LIMIT) == 130, (tmp_path / "said").read_text()
+    assert (tmp_path / "said").read_text() == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.txt", "said", *(["new"] if there else [])])
+    assert not there or [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def open_files(pid: int) -> set[str]:
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(str(path.readlink()))
+    return found
 
 
 def test_bad_lines_are_noted_and_the_key_has_preprocessings_name_too(tmp_path: Path) -> None:

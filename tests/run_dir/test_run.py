@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from pathlib import Path
 
 import pytest
 
+from nemo_workflow.run_dir import slurm_jobs, starting
 from nemo_workflow.run_dir.run import QUIET_SECONDS, RunFolder, State
 from nemo_workflow.run_dir.stopping import tell_orphaned, tell_signal
 from tests.run_dir.test_checkpoints import make
@@ -69,7 +71,67 @@ def test_a_run_stopped_before_its_first_step_is_said_to_be_as_on_the_screen(tmp_
     plan = make_plan(tmp_path / "run")
     attempt = plan.folder / "attempts" / "20261127-120000"
     attempt.mkdir(parents=True)
-    assert RunFolder(plan.folder).state == State("new", "no step was made")
     tell_signal(attempt, 2)
     said = "before the first step (Ctrl-C): no checkpoint yet; the same command starts again from the beginning"
     assert RunFolder(plan.folder).state == State("stopped", said)
+
+
+AGAIN = "no checkpoint yet; the same command starts again from the beginning"
+
+
+def test_a_start_that_was_killed_before_its_ranks_trained_says_so_and_when(tmp_path: Path) -> None:
+    """`kill -9` of all processes while the ranks import NeMo: no event, no signal, no error is left."""
+    plan = make_plan(tmp_path / "run")
+    assert RunFolder(plan.folder).state == State("new", "no step was made")
+    attempt = plan.folder / "attempts" / "20261127-120000"
+    attempt.mkdir(parents=True)
+    killed = State("killed", f"while its ranks were starting: {AGAIN}")
+    run = RunFolder(plan.folder)  # of a version that wrote no time
+    assert run.state == killed
+    assert run.changed and time.strftime(starting.NAME, time.localtime(run.changed)) == attempt.name
+    starting.tell_launched(attempt)
+    run = RunFolder(plan.folder)
+    assert run.state == killed and run.changed and abs(run.changed - time.time()) < 60
+    assert RunFolder(plan.folder, lambda path: 1).state == State("running")
+    starting.tell_failed(attempt, "the ranks did not start:\n3 lines\nlogs: x")
+    assert RunFolder(plan.folder).state == State("failed", "the ranks did not start")
+
+
+def test_a_later_start_that_was_killed_before_its_ranks_trained_is_not_the_earlier_ones_end(tmp_path: Path) -> None:
+    plan = write_run(tmp_path / "run", upto=30, reason="stopped", began=time.time() - 300)
+    make(plan.folder / "checkpoints", 30)
+    assert RunFolder(plan.folder).state.why == "asked to"
+    attempt = plan.folder / "attempts" / "29991231-000000"
+    attempt.mkdir()
+    starting.tell_launched(attempt)
+    said = "step 30 is saved; the same command continues from there"
+    assert RunFolder(plan.folder).state == State("killed", f"while its ranks were starting: {said}")
+    tell_signal(attempt, 2)
+    assert RunFolder(plan.folder).state == State("stopped", f"before the first step (Ctrl-C): {said}")
+    here = {"host": platform.node()}
+    append(plan, [{"event": "start", "time": time.time() + 1, "step": 30, "max_steps": 100, "machine": here}])
+    assert RunFolder(plan.folder).state.why == f"ended after Ctrl-C: {said}"
+
+
+def test_a_start_on_another_machine_may_take_its_time(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "run")
+    attempt = plan.folder / "attempts" / "20261127-120000"
+    for age, state in ((60, "running"), (7200, "killed")):
+        starting.write_json(attempt / starting.FILE, {"time": time.time() - age, "host": "elsewhere"})
+        assert RunFolder(plan.folder).state.name == state
+
+
+def test_a_job_that_waits_is_neither_killed_nor_lost(tmp_path: Path) -> None:
+    """Slurm isn't asked here: what its script has left is all that is known."""
+    plan = make_plan(tmp_path / "run")
+    attempt = plan.folder / "attempts" / "20261127-120000"
+    starting.tell_launched(attempt)
+    slurm_jobs.record(slurm_jobs.Job(attempt, "7", "x", None, time.time()))
+    waits = State("new", "Slurm job 7 was submitted; no step was made")
+    assert RunFolder(plan.folder).state == waits
+    (attempt.parent / f"{attempt.name}-restart1").mkdir()
+    assert RunFolder(plan.folder).state == waits
+    (attempt / "exit-0").write_text("75")
+    assert RunFolder(plan.folder).state == State("stopped", f"before the first step: {AGAIN}")
+    (attempt / "exit-0").write_text("1")
+    assert RunFolder(plan.folder).state == State("failed", "Slurm job 7 ended with exit code 1 before the first step")

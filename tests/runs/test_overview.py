@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.launch import local
+from nemo_workflow.run_dir import starting
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
@@ -69,6 +70,17 @@ def test_list_tells_each_runs_state_and_why(folder: Path) -> None:
     assert rows["dead"][0] == "killed" and "continues" in rows["dead"][-1]
     assert rows["broken"][0] == "failed" and rows["broken"][-1] == "rank1: ValueError: loss is a pear"
     assert rows["live"][:2] == ["running", "30/100"]
+
+
+def test_a_run_without_a_step_has_the_time_of_its_start_and_its_place_among_the_others(tmp_path: Path) -> None:
+    for name, age in (("old", 3000), ("young", 30)):
+        fake_runs.write_run(tmp_path / name, upto=30, reason=None, began=time.time() - age)
+    plan = fake_runs.make_plan(tmp_path / "killed")
+    starting.write_json(plan.folder / "attempts" / "1" / starting.FILE, {"time": time.time() - 300, "host": ""})
+    (plan.folder / "plan.json").write_text(plan.to_json())
+    rows = table(runs("--output-dir", tmp_path, "list"))
+    assert list(rows)[1:] == ["young", "killed", "old"]
+    assert rows["killed"][:2] == ["killed", "0/100"] and rows["killed"][-2].startswith("5 min")
 
 
 def test_a_run_whose_lock_is_held_is_running(tmp_path: Path) -> None:

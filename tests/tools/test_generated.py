@@ -10,7 +10,7 @@ from nemo_workflow.config.flags import TABLE
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.conversion import supported
 from nemo_workflow.models import catalog
-from tools import generate_checks_doc, generate_settings
+from tools import generate_checks_doc, generate_ctrl_c, generate_settings
 
 
 def test_settings_have_the_fields_of_the_table() -> None:
@@ -32,6 +32,10 @@ def test_settings_come_back_from_json() -> None:
 def test_a_file_of_another_version_is_read() -> None:
     """A flag that is newer than the file has its default; one that is gone is passed over."""
     assert Settings.from_public({"max_steps": 7, "flag_of_old": 1}) == Settings(max_steps=7)
+
+
+def test_what_takes_ctrl_c_while_python_starts_knows_every_command() -> None:
+    assert generate_ctrl_c.FILE.read_text(encoding="utf-8") == generate_ctrl_c.text(), "run `make generate`"
 
 
 def test_the_page_of_checks_is_what_the_rules_say() -> None:

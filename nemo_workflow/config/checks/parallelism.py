@@ -94,13 +94,16 @@ def _expert_split(run: Run, layout: Layout) -> Iterator[str]:
     if layout.expert > 1 and run.recipe and not experts:
         yield f"{named}: recipe {run.recipe.name} has no experts; leave it out"
         return
+    others = layout.pipeline * (layout.expert_tensor or layout.tensor)
+    size = others * layout.expert
     if experts and experts % layout.expert:
-        yield f"{named}: doesn't divide the {experts} experts; use a divisor of {experts}"
-    size = layout.pipeline * layout.expert * (layout.expert_tensor or layout.tensor)
-    if layout.expert > 1 and layout.ranks % size:
+        yield f"{named}: doesn't divide the {experts} experts; use {_divisors(experts, layout.ranks // others)}"
+    elif layout.expert > 1 and layout.ranks % size:
+        # what the other sizes need as well
+        whole = math.lcm(size, layout.tensor * layout.pipeline * layout.context)
         yield (
             f"{named}: {_ranks_are(layout)} not a multiple of PP x EP x the ranks an expert is split over = {size};"
-            " lower it or use more GPUs"
+            f" use {_divisors(experts or 1, layout.ranks // others)}, or a multiple of {whole} GPUs"
         )
     if experts and layout.tensor > 1 and not layout.sequence_parallel:
         yield (
@@ -192,9 +195,11 @@ def _virtual_split(run: Run, layout: Layout, recipe: Recipe, stages: list[int], 
         yield f"{named}: doesn't divide the {counted(each, 'layer')} of a stage; use {_divisors(each, each)}"
     micro = layout.micro_batches(run.settings.global_batch_size, run.settings.micro_batch_size)
     if micro % layout.pipeline:
+        each = run.settings.micro_batch_size * layout.data * layout.pipeline
         yield (
             f"{named}: the {counted(micro, 'micro batch')} of a step {'is' if micro == 1 else 'are'} not a multiple of"
-            f" --pipeline-model-parallel-size {layout.pipeline}; change --global-batch-size"
+            f" --pipeline-model-parallel-size {layout.pipeline}; use --global-batch-size"
+            f" {one_of(_near_multiples(run.settings.global_batch_size, each, None))}"
         )
 
 
@@ -261,12 +266,13 @@ def sequence_length(run: Run) -> Iterator[str]:
     if layout.context > 1 and length % (2 * layout.context):
         yield (
             f"--seq-length {length}: not a multiple of 2 x --context-parallel-size = {2 * layout.context}, since each"
-            " rank takes an early and a late piece; use one"
+            f" rank takes an early and a late piece; use {one_of(_near_multiples(length, 2 * layout.context, None))}"
         )
     elif layout.sequence_parallel and length // layout.context % layout.tensor:
         yield (
             f"--seq-length {length}: the {length // layout.context:,} tokens of a context parallel rank are not a multiple of"
-            f" --tensor-model-parallel-size {layout.tensor}, as --sequence-parallel needs; use one"
+            f" --tensor-model-parallel-size {layout.tensor}, as --sequence-parallel needs; use --seq-length"
+            f" {one_of(_near_multiples(length, math.lcm(2 if layout.context > 1 else 1, layout.tensor) * layout.context, None))}"
         )
     exact = _exact_up_to(run)
     if exact and length > exact:

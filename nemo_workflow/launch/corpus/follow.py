@@ -8,7 +8,7 @@ from pathlib import Path
 from nemo_workflow.launch.slurm.follow import Follower
 from nemo_workflow.run_dir.slurm_jobs import Job
 
-KEPT = "finished pieces are kept"
+KEPT = "finished pieces are kept; the same command continues with the others"
 
 
 def follow_job(submitted: list[Job]) -> int:
@@ -23,6 +23,8 @@ def follow_job(submitted: list[Job]) -> int:
 
 class Printed:
     """What a job's nodes have written to its log."""
+
+    cancelled = "the nodes stop, and keep the pieces that are finished"
 
     def __init__(self, job: Job):
         self.job = job

@@ -13,8 +13,9 @@ from nemo_workflow.launch import local
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cancel, state_of
 from nemo_workflow.launch.slurm.ending import advice, tail, why_ended
-from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.slurm_jobs import Job
+from nemo_workflow.run_dir.stopping import what_is_saved
 from nemo_workflow.utils.errors import STOPPED, Failure
 from nemo_workflow.utils.processes import handled
 
@@ -41,12 +42,15 @@ def follow(plan: Plan, submitted: list[Job]) -> int:
 
 
 def _saved(plan: Plan) -> str:
-    newest, _ = newest_whole(plan.folder / "checkpoints")
-    return f"step {newest.step} is saved" if newest else "no checkpoint yet"
+    step = metrics.last(plan.folder / metrics.FILE).get("step", {})
+    return what_is_saved(plan.folder, int(step.get("step", 0)))
 
 
 class Shown(Protocol):
-    """What shows a job's progress."""
+    """What shows a job's progress. `cancelled` says what a job does that runs and is cancelled."""
+
+    @property
+    def cancelled(self) -> str: ...
 
     def update(self) -> None: ...
 
@@ -56,10 +60,11 @@ class Shown(Protocol):
 
 
 class Follower:
-    """Follows one job; `kept` tells what is kept of it where it ends early."""
+    """Follows one job; `kept` tells what is kept of it where it ends early, and what the same command does then."""
 
     def __init__(self, job: Job, monitor: Shown, kept: Callable[[], str]):
         self.job, self.monitor, self.kept = job, monitor, kept
+        self.state: JobState | None = None
         self.asked: int | None = None
         self.shown = ""
 
@@ -87,6 +92,7 @@ class Follower:
 
     def _poll(self) -> JobState | None:
         state = state_of(self.job)
+        self.state = state or self.state
         if state and not state.ended:
             text = f"job {self.job.job_id} {state.name.lower()}"
             text += f" on {state.nodes}" if state.nodes else ""
@@ -108,12 +114,13 @@ class Follower:
         self.monitor.close()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C answers the question: detach
         try:
-            reply = _question(job) if number == signal.SIGINT and sys.stdin.isatty() else "d"
+            reply = _question(job, self._waits) if number == signal.SIGINT and sys.stdin.isatty() else "d"
         except (KeyboardInterrupt, EOFError):
             reply = "d"
         signal.signal(signal.SIGINT, self._ask)
         if reply == "c":
-            self.monitor.note(f"cancelling job {job}: the ranks finish their step and save")
+            what = "it waits in the queue, so there is nothing to save" if self._waits else self.monitor.cancelled
+            self.monitor.note(f"cancelling job {job}: {what}")
             try:
                 cancel(self.job)
             except Failure as failure:
@@ -121,15 +128,21 @@ class Follower:
             return None
         if reply == "f":
             return None
-        self.monitor.note(f"job {job} keeps running; python -m nemo_workflow.runs shows, follows and cancels it")
+        goes_on = "stays in the queue" if self._waits else "keeps running"
+        self.monitor.note(f"job {job} {goes_on}; python -m nemo_workflow.runs shows, follows and cancels it")
         return 128 + number
 
+    @property
+    def _waits(self) -> bool:
+        """Whether the job has not begun, as far as was last seen."""
+        return self.state is not None and self.state.name == "PENDING"
 
-def _question(job_id: str) -> str:
+
+def _question(job_id: str, waits: bool) -> str:
+    what = "wait" if waits else "run"
     while True:
-        reply = (
-            input(f"\njob {job_id}: [d]etach and let it run, [c]ancel it, or keep [f]ollowing? ").strip().lower()[:1]
-        )
+        reply = input(f"\njob {job_id}: [d]etach and let it {what}, [c]ancel it, or keep [f]ollowing? ")
+        reply = reply.strip().lower()[:1]
         if reply in ("d", "c", "f"):
             return reply
 
@@ -146,14 +159,15 @@ def verdict(job: Job, state: JobState | None, monitor: Shown, kept_of: Callable[
     if (state is None or name == "COMPLETED") and code == 0:
         return 0
     kept = kept_of()
+    saved, _, _ = kept.partition(";")  # without what the same command does then
     if code == STOPPED or name == "CANCELLED":
         if name == "COMPLETED" and job.link < job.chain:
-            monitor.note(f"job {job.job_id} stopped: {kept}; the next link of the chain continues from there")
+            monitor.note(f"job {job.job_id} stopped: {saved}; the next link of the chain continues from there")
             return 0
         why = why_ended(job, state) or ("cancelled" if name == "CANCELLED" else "stopped when asked")
-        monitor.note(f"job {job.job_id} is over ({why}): {kept}; the same command continues from there")
+        monitor.note(f"job {job.job_id} is over ({why}): {kept}")
         return STOP
-    raise Failure(explain(job, state, restart, kept))
+    raise Failure(explain(job, state, restart, saved))
 
 
 def _left(job: Job, state: JobState | None) -> tuple[int, int | None]:

@@ -1,0 +1,54 @@
+"""What a start leaves in its folder before its ranks train: when and where it was launched, and why it came to nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_workflow.utils.files import write_json
+
+FILE = "launched.json"  # in an attempt's folder
+FAILED = "failed"  # in an attempt's folder: the first line of what the launcher said of a failure
+NAME = "%Y%m%d-%H%M%S"  # of an attempt's folder: the local time of its launch
+
+
+@dataclass(frozen=True)
+class Launch:
+    """When a start was launched, in seconds since the epoch, and on which machine: empty where that isn't known."""
+
+    time: float
+    host: str = ""
+
+
+def tell_launched(attempt: Path) -> None:
+    """Write down when and where the start of this folder was launched: now and here."""
+    write_json(attempt / FILE, {"time": round(time.time(), 3), "host": platform.node()})
+
+
+def launch_of(attempt: Path) -> Launch | None:
+    """What was written, else what the folder's name says; None for a folder of another name."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((attempt / FILE).read_text(encoding="utf-8"))
+        return Launch(float(found["time"]), str(found["host"]))
+    named = re.match(r"\d{8}-\d{6}", attempt.name)
+    with contextlib.suppress(ValueError, OverflowError):
+        return Launch(time.mktime(time.strptime(named[0], NAME))) if named else None
+    return None
+
+
+def tell_failed(attempt: Path, text: str) -> None:
+    """Write down why a start failed, for where no rank has."""
+    with contextlib.suppress(OSError):  # a full disk
+        (attempt / FAILED).write_text(text.strip().partition("\n")[0].rstrip(":"), encoding="utf-8")
+
+
+def failure_of(attempt: Path) -> str:
+    """The same, empty where nothing was written."""
+    with contextlib.suppress(OSError):
+        return (attempt / FAILED).read_text(encoding="utf-8", errors="replace")
+    return ""
