@@ -15,8 +15,9 @@ import psutil
 
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.training import rank
-from tests.e2e.run.harness import FAULTS, REPOSITORY, SECONDS, Experiment
+from tests.e2e.run.harness import FAULTS, REPOSITORY, Experiment
 from tests.e2e.slurm import daemons
+from tests.waiting import LIMIT
 
 STEPS, SAVE_EVERY = 60, 4
 SLOW = "0.1"
@@ -70,7 +71,7 @@ class Way:
                 begun += fault.split()[0] != "load"  # a start is told after the load
         while process.poll() is None and len(killed) < min(self.most, most):
             early = chance.random() < EARLY
-            if self._wait(process, run, begun, chance.uniform(1, starting) if early else SECONDS):
+            if self._wait(process, run, begun, chance.uniform(1, starting) if early else LIMIT):
                 time.sleep(chance.uniform(0, TRAINED))
             if process.poll() is None:
                 begun = self._starts(run)
@@ -128,7 +129,7 @@ class Way:
         return self._process
 
     def _end(self, process: subprocess.Popen[str]) -> int:
-        code = process.wait(timeout=SECONDS)
+        code = process.wait(timeout=LIMIT)
         self.said = (self.folder / f"{self.name}.log").read_text(encoding="utf-8", errors="replace")
         return code
 
@@ -190,7 +191,7 @@ class Slurm(Way):
         return self._popen([*run.command(), "--setup-file", str(setup)], self.daemons.environment)
 
     def _wait_for_no_job(self) -> None:
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + LIMIT
         while self._nodes_of_jobs() and time.monotonic() < end:
             time.sleep(0.5)
 

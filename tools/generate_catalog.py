@@ -21,13 +21,17 @@ from typing import Any
 
 import fiddle as fdl
 
-from nemo_workflow.config.flags import TABLE
-from nemo_workflow.models.catalog import FILE, LAYOUT_FIELDS
-from nemo_workflow.training.recipe_check import activation_of, fusions_off, plain
-from nemo_workflow.utils.arguments import Parser
-from nemo_workflow.utils.errors import run_command
-from nemo_workflow.utils.files import written_aside
-from nemo_workflow.utils.libraries import version
+from nemo_workflow.backends import memory_pool
+
+memory_pool.leave_out()  # before NeMo is imported
+
+from nemo_workflow.config.flags import TABLE  # noqa: E402
+from nemo_workflow.models.catalog import FILE, LAYOUT_FIELDS  # noqa: E402
+from nemo_workflow.training.recipe_check import activation_of, fusions_off, plain  # noqa: E402
+from nemo_workflow.utils.arguments import Parser  # noqa: E402
+from nemo_workflow.utils.errors import run_command  # noqa: E402
+from nemo_workflow.utils.files import written_aside  # noqa: E402
+from nemo_workflow.utils.libraries import version  # noqa: E402
 
 # Fields of the model configuration that decide parameter counts, activation sizes or rules.
 SIZES = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ PYTHON = Path(os.environ.get("OLDEST_PYTHON", "/usr/bin/python3.11"))
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not PYTHON.exists(), reason=f"{PYTHON} is not installed (.ci/install_python)"),
+    pytest.mark.skipif(
+        sys.version_info[:2] != (3, 11), reason="this environment's packages are compiled for another Python"
+    ),
 ]
 
 
