@@ -129,19 +129,13 @@ def _sessions_with_a_limit() -> Callable[[], Any]:
     What goes over Xet has limits of its own (hf_xet, HF_XET_CLIENT_READ_TIMEOUT).
     """
     import requests
-    from requests.adapters import HTTPAdapter
 
-    class Limited(HTTPAdapter):
-        def send(self, *arguments: Any, timeout: Any = None, **named: Any) -> requests.Response:
-            return super().send(*arguments, timeout=timeout or SILENT_SECONDS, **named)
+    class Limited(requests.Session):
+        def request(self, *arguments: Any, **named: Any) -> requests.Response:
+            named["timeout"] = named.get("timeout") or SILENT_SECONDS
+            return super().request(*arguments, **named)
 
-    def session() -> requests.Session:
-        made = requests.Session()
-        for scheme in ("http://", "https://"):
-            made.mount(scheme, Limited())
-        return made
-
-    return session
+    return Limited
 
 
 def after_training(plan: Plan) -> None:
