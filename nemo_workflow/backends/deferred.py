@@ -56,13 +56,18 @@ def scikit_learn() -> list[Package]:
     return [Package("sklearn", alone=frozenset({"sklearn.metrics"})), with_stand_ins("sklearn.metrics", "roc_curve")]
 
 
+def scipy() -> list[Package]:
+    """transformers takes one function of it, which only the losses of models that detect objects call."""
+    return [with_stand_ins("scipy.optimize", "linear_sum_assignment")]
+
+
 def pandas() -> list[Package]:
     """NeMo's tokenizers import it, to read tables that one of them is trained with."""
     return [Package("pandas")]
 
 
 def compiler() -> list[Package]:
-    """Lightning and transformers take a class of it, and torch asks it to leave its own functions as they are."""
+    """Lightning and transformers take a class of it, and torch and transformers mark functions of their own for it."""
     name = "torch._dynamo"
 
     def disable(fn: Any = None, *arguments: Any, **options: Any) -> Any:
@@ -70,8 +75,15 @@ def compiler() -> list[Package]:
             return importlib.import_module(name).disable(fn, *arguments, **options)
         return (lambda function: function) if fn is None else fn
 
+    def allow_in_graph(fn: Any) -> Any:
+        return importlib.import_module(name).allow_in_graph(fn) if has_run(name) else fn
+
     nothing_traced = SimpleNamespace(clear_lru_cache=lambda: None)  # torch.distributed asks for it at its start
-    names = {"disable": lambda: disable, "trace_rules": lambda: nothing_traced}
+    names = {
+        "disable": lambda: disable,
+        "allow_in_graph": lambda: allow_in_graph,
+        "trace_rules": lambda: nothing_traced,
+    }
     tracing = f"{name}._trace_wrapped_higher_order_op"
     stand_in = with_stand_ins(name, "OptimizedModule")
     return [

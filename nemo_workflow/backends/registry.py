@@ -175,6 +175,16 @@ DEFERRED = (
         reason="transformers imports it, and SciPy and pandas with it, for one function of the generation with an assistant model: a second of each start. It runs when that function is called.",
     ),
     Patch(
+        "backends.deferred:scipy",
+        "scipy",
+        ">=1.9,<2",
+        ("scipy.optimize:linear_sum_assignment",),
+        signature=OWN,
+        where=RANK,
+        optional=True,
+        reason="transformers imports its optimizers for one function of the losses of models that detect objects: a third of a second. They run when that function is called.",
+    ),
+    Patch(
         "backends.deferred:pandas",
         "pandas",
         ">=1.5,<4",

@@ -10,6 +10,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.runs.loading import loading
 from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import counted
@@ -47,7 +48,7 @@ def main() -> int:
     nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
-    with quiet():
+    with loading(arguments.hf_model, f", for the loss of {counted(samples, 'sample')}"), quiet():
         hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
     print(

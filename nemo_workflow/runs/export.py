@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nemo_workflow.config.checks import outputs
 from nemo_workflow.config.plan import Plan
@@ -16,9 +18,13 @@ from nemo_workflow.run_dir.checkpoints import Checkpoint, list_checkpoints, newe
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 
 REPORT_SECONDS = 15.0
+SILENT_SECONDS = (
+    120.0  # without a byte from the Hub, or one that it takes; the Hub may need a minute for a large commit
+)
 
 
 def main() -> int:
@@ -96,13 +102,15 @@ def push(folder: Path, hub_id: str, message: str) -> str:
 
     The token is HF_TOKEN's or that of `hf auth login`, which huggingface_hub reads itself.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi, configure_http_backend, constants
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import get_session
 
+    configure_http_backend(_sessions_with_a_limit())
     api = HfApi()
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"uploading {human_bytes(size)} to {constants.ENDPOINT}/{hub_id}", flush=True)
     try:
-        # create_repo has no time limit of its own
         get_session().head(constants.ENDPOINT, timeout=hub.SECONDS)
         api.create_repo(hub_id, private=True, exist_ok=True)
         done = api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message=message)
@@ -113,6 +121,21 @@ def push(folder: Path, hub_id: str, message: str) -> str:
             f" `hf upload {hub_id} {folder} .` does it later"
         ) from None
     return f"uploaded to {done.repo_url}"
+
+
+def _sessions_with_a_limit() -> Callable[[], Any]:
+    """What makes the Hub's client a session that waits SILENT_SECONDS at most for the network; by itself it waits for ever.
+
+    What goes over Xet has limits of its own (hf_xet, HF_XET_CLIENT_READ_TIMEOUT).
+    """
+    import requests
+
+    class Limited(requests.Session):
+        def request(self, *arguments: Any, **named: Any) -> requests.Response:
+            named["timeout"] = named.get("timeout") or SILENT_SECONDS
+            return super().request(*arguments, **named)
+
+    return Limited
 
 
 def after_training(plan: Plan) -> None:

@@ -14,8 +14,8 @@ from nemo_workflow.models import hub
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
+from nemo_workflow.runs.loading import loading
 from nemo_workflow.utils.arguments import Parser, called
-from nemo_workflow.utils.console import Meter
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.libraries import collector_paused
 
@@ -82,33 +82,33 @@ def after_training(plan: Plan) -> None:
 def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int) -> str:
     """`text` and up to `tokens` tokens after it; on the GPUs where there are any. The same seed gives the same text."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    meter = Meter(sys.stderr)
-    meter.show(f"loading {folder} …")
     warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
-    with collector_paused():
-        import torch
+    with loading(folder):
+        with collector_paused():
+            import torch
 
-        from nemo_workflow.backends import deferred
-        from nemo_workflow.backends.patching import CPU, GPU, RANK
+            from nemo_workflow.backends import deferred
+            from nemo_workflow.backends.patching import CPU, GPU, RANK
 
-        deferred.install(RANK, GPU if torch.cuda.is_available() else CPU)
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
+            deferred.install(RANK, GPU if torch.cuda.is_available() else CPU)
+            from transformers import AutoModelForCausalLM
+            from transformers.utils import logging
 
-        from nemo_workflow.backends.cpu import products
-        from nemo_workflow.models.tokenizer_loading import load
+            from nemo_workflow.backends.cpu import products
+            from nemo_workflow.models.tokenizer_loading import load
 
-    if not torch.cuda.is_available():
-        products.use_fastest()
-    logging.set_verbosity_error()
-    torch.manual_seed(seed)
-    tokenizer = load(folder)
-    begin = tokenizer(text, return_tensors="pt")
-    if not begin["input_ids"].numel():
-        raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model some text to continue")
-    spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto", trust_remote_code=False, **spread).eval()
-    meter.close()
+        if not torch.cuda.is_available():
+            products.use_fastest()
+        logging.set_verbosity_error()
+        torch.manual_seed(seed)
+        tokenizer = load(folder)
+        begin = tokenizer(text, return_tensors="pt")
+        if not begin["input_ids"].numel():
+            raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model some text to continue")
+        spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, torch_dtype="auto", trust_remote_code=False, **spread
+        ).eval()
     begin = begin.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with torch.inference_mode():

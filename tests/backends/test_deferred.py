@@ -301,3 +301,20 @@ def test_the_launcher_runs_none_of_what_nemo_run_brings_and_each_works_when_it_i
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["", "leptonai.api.v1.types.deployment b Running", "1"]
+
+
+@pytest.mark.slow
+def test_a_model_of_transformers_takes_neither_the_compiler_nor_scipys_optimizers_along() -> None:
+    """What `sample` and `evaluate` import; both work when they are asked for."""
+    code = (
+        "import sys; from nemo_workflow.backends import deferral, deferred; deferred.install('rank', 'cpu')\n"
+        "from transformers.models.llama.modeling_llama import LlamaForCausalLM\n"
+        "import torch, scipy.optimize\n"
+        "print(deferral.has_run('torch._dynamo'), deferral.has_run('scipy.optimize'), 'torch._inductor' in sys.modules)\n"
+        "from transformers.loss.loss_for_object_detection import linear_sum_assignment\n"
+        "print(linear_sum_assignment([[1, 2], [2, 1]])[1].tolist(), torch._dynamo.allow_in_graph(len) is len, torch._dynamo.config.verbose)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split("\n")[:2] == ["False False False", "[0, 1] True False"], done.stdout + done.stderr

@@ -14,7 +14,7 @@ TOKEN = "hf_tokenOfTheTest"
 
 
 class FakeHub:
-    """Repositories by id, with their files; `closed` makes it refuse everything."""
+    """Repositories by id, with their files; `closed` makes it refuse everything, and what `silent_at` is a part of is never answered."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, Any]] = {}
@@ -22,6 +22,8 @@ class FakeHub:
         self.objects: dict[str, bytes] = {}
         self.commits: list[str] = []
         self.closed = False
+        self.silent_at = ""
+        self.over = threading.Event()
         self.url = ""
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
@@ -77,6 +79,9 @@ def running() -> Iterator[FakeHub]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             known = self.command == "PUT" or self.headers.get("Authorization") == f"Bearer {TOKEN}"
             path = self.path.partition("?")[0]
+            if hub.silent_at and hub.silent_at in path:
+                hub.over.wait()
+                return
             status, said = hub.answer(self.command, path, body) if known and not hub.closed else (401, {"error": "no"})
             data = json.dumps(said).encode()
             self.send_response(status)
@@ -96,5 +101,6 @@ def running() -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        hub.over.set()
         server.shutdown()
         server.server_close()

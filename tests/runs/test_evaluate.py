@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.runs import evaluate, sample
+from nemo_workflow.runs import evaluate, loading, sample
 from nemo_workflow.utils.errors import Refusal
 from tests.runs import fake_runs
 
@@ -45,6 +47,41 @@ def test_a_folder_that_is_no_exported_model(
     (run / "hf_model").mkdir()
     (run / "hf_model" / "config.json").touch()
     assert said(run).endswith(f"is a run's folder; its exported model is {run / 'hf_model'}")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_loaded_is_said_in_a_line(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And how long it took, where that was long. A GPU and a terminal can't be had here."""
+    said = io.StringIO()
+    monkeypatch.setattr(said, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", said)
+    for gpu, limit in ((False, 600.0), (True, -1.0)):
+        monkeypatch.setattr(loading.machine, "has_gpu", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(loading, "WORTH_SAYING", limit)
+        with loading.loading(Path("hf_model"), ", for the loss of 3 samples" if gpu else ""):
+            pass
+    shown = [line.rpartition("\x1b[K")[2] for line in said.getvalue().split("\n")[:-1]]
+    on_gpu = "hf_model on the GPU, for the loss of 3 samples"
+    assert shown == [
+        "loading hf_model on the CPU …",
+        *([] if terminal else [f"loading {on_gpu} …"]),
+        f"loading {on_gpu} … done in 0 s",
+    ]
+
+
+def test_the_two_commands_say_that_they_load_before_they_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    plan = fake_runs.write_run(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
+    monkeypatch.setattr(evaluate, "refuse_code", lambda *_: None)
+    monkeypatch.setattr(evaluate, "quiet", contextlib.nullcontext)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--hf-model", str(tmp_path), "--run", str(plan.folder)])
+    for call in (evaluate.main, lambda: sample.generate(tmp_path, "the old", 1, 0, 0)):
+        with pytest.raises(ImportError):
+            call()
+        assert f"loading {tmp_path} on the " in capsys.readouterr().err
 
 
 def test_a_run_without_a_validation_is_told_what_would_make_one(tmp_path: Path) -> None:

@@ -16,10 +16,19 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint
 from nemo_workflow.runs import export
 from nemo_workflow.runs.export import is_exported
+from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Refusal
 from tests.runs import fake_hub, fake_runs
 
-PUSH = "import sys; from pathlib import Path; from nemo_workflow.runs.export import push; print(push(Path(sys.argv[1]), 'me/tiny', 'step 4 of run'))"
+PUSH = """
+import sys
+from pathlib import Path
+from nemo_workflow.runs import export
+from nemo_workflow.utils.errors import run_command
+if sys.argv[2:]:
+    export.SILENT_SECONDS = float(sys.argv[2])
+run_command(lambda: print(export.push(Path(sys.argv[1]), 'me/tiny', 'step 4 of run')), "export")
+"""
 
 
 @pytest.fixture
@@ -31,11 +40,13 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def pushed(model: Path, hub: fake_hub.FakeHub, token: str = fake_hub.TOKEN) -> subprocess.CompletedProcess[str]:
+def pushed(
+    model: Path, hub: fake_hub.FakeHub, *more: str, token: str = fake_hub.TOKEN
+) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(model.parent)}
     return subprocess.run(
-        [sys.executable, "-c", PUSH, str(model)],
+        [sys.executable, "-c", PUSH, str(model), *more],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,
@@ -48,6 +59,8 @@ def test_a_new_model_is_private_and_whole(model: Path) -> None:
     with fake_hub.running() as hub:
         done = pushed(model, hub)
     assert done.returncode == 0, done.stderr
+    size = human_bytes(sum(path.stat().st_size for path in model.iterdir()))
+    assert done.stdout.splitlines()[0] == f"uploading {size} to {hub.url}/me/tiny"
     assert f"uploaded to {hub.url}/me/tiny" in done.stdout
     assert hub.repositories["me/tiny"]["private"] is True and hub.commits == ["step 4 of run"]
     assert hub.files == {path.name: path.read_bytes() for path in model.iterdir()}
@@ -119,6 +132,18 @@ def test_a_hub_out_of_reach_is_told_in_a_sentence(model: Path) -> None:
     done = pushed(model, hub)
     assert done.returncode == 1
     assert "not uploaded: the Hub can't be reached (Connection refused); the model is in" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["/api/repos/create", "/preupload/", "/commit/"])
+def test_a_hub_that_falls_silent_ends_the_upload(at: str, model: Path) -> None:
+    """A network that hangs: the Hub's client itself would wait for ever."""
+    with fake_hub.running() as hub:
+        hub.silent_at = at
+        done = pushed(model, hub, "1")
+    assert done.returncode == 1, done.stderr
+    assert "--push-to-hub me/tiny: not uploaded: the Hub can't be reached (no answer); the model is in" in done.stderr
+    assert "does it later" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_run_is_taken_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
