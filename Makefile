@@ -1,6 +1,7 @@
 # make install  what running needs, in .venv; make install-gpu the same for NVIDIA GPUs (CUDA 13)
 # make demo   install, then the whole pipeline on a CPU with a tiny model (no network beyond pip)
-# make test   install, then every test that needs no GPU
+# make test   install, then the tests for every change: a quarter of an hour
+# make test-all  install, then every test that needs no GPU: those, and what changes with the libraries and releases
 # make test-fast  install, then the tests that take no seconds each: under a minute
 # make mutants  whether the fast tests notice changes of a module (benchmarks/mutation.md)
 # make check  lint, format, types and the direction of imports
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for p in $$(bash -c 'type -ap python3.12 python3.11 python3');
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-fast mutants check generate clean install install-dev install-gpu matrix outdated
+.PHONY: demo test test-all test-fast mutants check generate clean install install-dev install-gpu matrix outdated
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -71,6 +72,9 @@ demo: install
 	$(BIN)/python -m tools.demo
 
 test: install-dev
+	$(BIN)/python -m pytest -m "not thorough and not gpu and not soak" --durations=15 -n 2
+
+test-all: install-dev
 	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2
 
 # three processes on two cores: some of the tests wait

@@ -222,6 +222,7 @@ for name in sorted(dir(package)):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["torchmetrics", "wandb", "sklearn", "sklearn.metrics", "pandas"])
 def test_the_real_package_ends_as_without_us(name: str) -> None:
     pytest.importorskip(name)

@@ -48,6 +48,7 @@ for module in (transformers, transformers.models, transformers.models.llama):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_transformers_offers_the_same() -> None:
     pytest.importorskip("transformers")
     ends = []

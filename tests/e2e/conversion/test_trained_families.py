@@ -41,6 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_config_after_training_is_the_sources(name: str, trained: Path) -> None:
     place = trained / name
@@ -73,6 +74,7 @@ def same_config(source: Path, back: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_through_the_launcher(trained: Path) -> None:
     """The commands as a user types them, for a model whose config class nemo.collections.llm doesn't export.
 
@@ -105,6 +107,7 @@ def test_through_the_launcher(trained: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_supported_model_txt_says_what_was_seen_here(trained: Path) -> None:
     """FAMILY_RESULTS=FILE writes what nemo_workflow/conversion/proved.json should hold."""
     seen: dict[str, str] = {}

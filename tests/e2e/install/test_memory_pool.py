@@ -27,6 +27,7 @@ cpp_extension.load_inline = load_inline
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("call", "fails"),
     [

@@ -25,7 +25,7 @@ COMMANDS = (
 )
 # of an ending that nobody listed, in a folder that is no package
 ODD_FILE = "some_data/some.ending"
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

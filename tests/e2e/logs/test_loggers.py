@@ -162,6 +162,7 @@ def test_a_server_gets_each_step_once_in_one_run(tmp_path: Path, train: Callable
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_a_server_that_goes_away_holds_up_the_end_for_a_while_only(tmp_path: Path, train: Callable[..., str]) -> None:
     folder = new_run(tmp_path, steps=5)
     with wandb_server.serving("well") as server:

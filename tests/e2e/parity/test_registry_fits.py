@@ -22,6 +22,7 @@ for row in PATCHES:
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_every_row_fits_what_is_installed() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

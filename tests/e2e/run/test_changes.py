@@ -89,6 +89,7 @@ def test_another_layout_goes_on_with_the_same_losses_and_samples(other_layouts: 
     assert samples(went_on.record)["train"] == [row for row in samples(one_rank.record)["train"] if row[0] >= 32]
 
 
+@pytest.mark.thorough
 def test_two_ranks_go_on_as_one(fewer_ranks: Any, two_ranks: Any) -> None:
     assert fewer_ranks.start.code == 0, fewer_ranks.start.output
     assert fewer_ranks.run.resumed_after() == 8
@@ -97,6 +98,7 @@ def test_two_ranks_go_on_as_one(fewer_ranks: Any, two_ranks: Any) -> None:
         assert ours[1] == pytest.approx(reference[1], abs=0.01)
 
 
+@pytest.mark.thorough
 def test_another_global_batch_sees_the_next_samples_once(other_batch: Any, one_rank: Any) -> None:
     assert other_batch.start.code == 0, other_batch.start.output
     assert "--global-batch-size (4 -> 8)" in other_batch.start.output
@@ -106,6 +108,7 @@ def test_another_global_batch_sees_the_next_samples_once(other_batch: Any, one_r
     assert samples(other_batch.record)["train"][: len(shared)] == shared
 
 
+@pytest.mark.thorough
 def test_another_learning_rate_holds_from_the_next_step_on(other_batch: Any, one_rank: Any) -> None:
     plan = Plan.from_json((other_batch.run.folder / "plan.json").read_text(encoding="utf-8"))
     rates = {row[0]: row[2] for row in other_batch.history["steps"]}

@@ -15,7 +15,7 @@ import pytest
 from nemo_workflow.run_dir import metrics
 from tests.e2e.run.harness import REPOSITORY
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough]
 PAGE = REPOSITORY / "docs" / "continual.md"
 FEWER = {  # steps of the page -> of the test, everywhere on the page
     "--max-steps 120": "--max-steps 12", "--val-check-interval 40": "--val-check-interval 12", "max-steps: 120": "max-steps: 6",

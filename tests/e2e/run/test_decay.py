@@ -10,7 +10,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import rate_at
 from tests.e2e.run.harness import manifest, samples
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough]
 
 
 def test_a_wsd_run_has_the_rates_of_its_plan(decay: Any) -> None:

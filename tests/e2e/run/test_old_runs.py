@@ -63,6 +63,7 @@ def run(*words: str) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_it_is_converted_and_goes_on(old: Path) -> None:
     saved, out = str(old / "run" / "checkpoints" / "step_00000004"), old / "out"
     run("ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", saved, "--output-path", str(out))

@@ -93,6 +93,7 @@ def test_the_last_save_is_whole_though_it_was_begun_in_the_background(kills_on_t
     assert kills_on_two_ranks.whole_at_end == [8, 12]
 
 
+@pytest.mark.thorough
 def test_a_disk_that_fills_during_a_save_stops_the_run_with_that_reason(disk: Any) -> None:
     code, output = disk.stopped
     assert code == 1
@@ -101,6 +102,7 @@ def test_a_disk_that_fills_during_a_save_stops_the_run_with_that_reason(disk: An
     assert disk.left == ["step_00000004"]  # nothing half written stays
 
 
+@pytest.mark.thorough
 def test_on_save_error_continue_goes_on_without_that_save(disk: Any, one_rank: Any) -> None:
     code, output = disk.went_on
     assert code == 0, output
@@ -109,12 +111,14 @@ def test_on_save_error_continue_goes_on_without_that_save(disk: Any, one_rank: A
     assert disk.history == one_rank.history
 
 
+@pytest.mark.thorough
 def test_a_start_without_room_for_a_checkpoint_is_refused(disk: Any) -> None:
     code, output = disk.refused
     assert code == 2
     assert re.search(r"no space left for a checkpoint: it needs [\d.]+ MiB, and [\d.]+ MiB are free", output)
 
 
+@pytest.mark.thorough
 def test_a_first_start_without_room_makes_no_step(disk: Any) -> None:
     code, output = disk.fresh
     assert code == 1

@@ -18,7 +18,7 @@ from tests.e2e.slurm.conftest import REPOSITORY, Boxed, wait_for
 from tests.e2e.slurm.daemons import Daemons
 from tests.waiting import LIMIT
 
-pytestmark = [pytest.mark.slurm]
+pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 
 LOST_SECONDS = 3.0  # for the test; a minute otherwise
 

@@ -13,7 +13,7 @@ from nemo_workflow.utils.errors import HUNG
 from tests.e2e.slurm.conftest import Runs, wait_for
 from tests.e2e.slurm.daemons import Daemons
 
-pytestmark = [pytest.mark.slurm]
+pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 FLAGS = ("-N", "2", "--max-steps", "60", "--timeout-minutes", "0.5")  # a start under load takes some seconds
 
 

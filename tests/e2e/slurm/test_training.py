@@ -18,7 +18,7 @@ from tests.e2e.slurm.daemons import Daemons, no_memory_limits
 from tests.e2e.slurm.test_cluster import preempt, secrets_in
 from tests.waiting import LIMIT
 
-pytestmark = [pytest.mark.slurm]
+pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
 
 
 def at_step(runs: Runs, name: str, step: int) -> None:

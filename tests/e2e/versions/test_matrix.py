@@ -14,7 +14,7 @@ from tests.e2e.run.conftest import make_corpus
 from tools import version_matrix
 from tools.version_matrix import STACKS, Stack
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough]
 
 TRITON = find_spec("triton") is not None
 

@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 PYTHON = Path(os.environ.get("OLDEST_PYTHON", "/usr/bin/python3.11"))
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.thorough,
     pytest.mark.skipif(not PYTHON.exists(), reason=f"{PYTHON} is not installed (.ci/install_python)"),
     pytest.mark.skipif(
         sys.version_info[:2] != (3, 11), reason="this environment's packages are compiled for another Python"

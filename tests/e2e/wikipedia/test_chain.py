@@ -22,6 +22,7 @@ STEPS = 20
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_download_preprocess_train(site: DumpSite, tmp_path: Path) -> None:
     def call(*command: object) -> None:
         subprocess.run([str(word) for word in command], cwd=tmp_path, check=True, timeout=LIMIT)
