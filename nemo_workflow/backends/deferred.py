@@ -78,10 +78,15 @@ def compiler() -> list[Package]:
     def allow_in_graph(fn: Any) -> Any:
         return importlib.import_module(name).allow_in_graph(fn) if has_run(name) else fn
 
+    def graph_break(*arguments: Any, **options: Any) -> None:  # around each step of torch's optimizers
+        if has_run(name):
+            importlib.import_module(name).graph_break(*arguments, **options)
+
     nothing_traced = SimpleNamespace(clear_lru_cache=lambda: None)  # torch.distributed asks for it at its start
     names = {
         "disable": lambda: disable,
         "allow_in_graph": lambda: allow_in_graph,
+        "graph_break": lambda: graph_break,
         "trace_rules": lambda: nothing_traced,
     }
     tracing = f"{name}._trace_wrapped_higher_order_op"

@@ -248,7 +248,7 @@ import torch, torch.distributed
 import modelopt.torch.opt as mto
 from nemo.collections import llm
 assert not mto.ModeloptStateManager.is_converted(torch.nn.Linear(2, 2))
-torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])  # which asks the compiler to leave it alone
+torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]).step()  # which asks the compiler to leave it alone
 print(*sorted({"modelopt.torch.opt.conversion", "scipy", "sklearn.base", "pandas.core", "datasets", "matplotlib.axes", "peft",
                "torch._dynamo.config", "torch._inductor", "nemo.collections.llm.gpt.model.qwen2", "torchmetrics.functional",
                "wandb.sdk"} & {*sys.modules}))

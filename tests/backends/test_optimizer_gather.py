@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_checkpoint_holds_what_the_optimizer_has(tmp_path: Path, ranks: int) -> None:
     started = [

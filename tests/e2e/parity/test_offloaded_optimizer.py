@@ -49,6 +49,7 @@ assert plain.state[weights]["exp_avg"].device.type == "meta"
 
 
 @pytest.mark.e2e
+@pytest.mark.thorough
 def test_it_is_saved_so_that_it_can_be_loaded(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

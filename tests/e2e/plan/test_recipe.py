@@ -36,6 +36,7 @@ def from_nemo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+@pytest.mark.thorough
 def test_the_catalogue_is_what_nemo_says(from_nemo: dict[str, Any]) -> None:
     """Sizes, layouts, stock values, and the parameters of NeMo's own modules (test_memory.py compares ours with them)."""
     ours = json.loads(catalog.FILE.read_text(encoding="utf-8"))

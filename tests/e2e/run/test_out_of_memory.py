@@ -17,7 +17,7 @@ from nemo_workflow.run_dir import metrics
 from tests.e2e.run.harness import FAULTS, REPOSITORY, Experiment
 from tests.waiting import LIMIT
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough]
 PROGRAM = """
 import sys
 from nemo_workflow.config import command_line, micro_batch

@@ -64,6 +64,7 @@ def test_a_checkpoint_is_written_a_tensor_at_a_time(tmp_path: Path) -> None:
     assert more < 4 * SMALL * 2
 
 
+@pytest.mark.thorough
 def test_the_mean_takes_the_memory_of_its_largest_tensor(tmp_path: Path) -> None:
     for step in (1, 2):
         write(tmp_path, step, {"large": torch.full((1, LARGE), float(step), dtype=torch.bfloat16)})
