@@ -216,7 +216,11 @@ def test_ctrl_c_while_a_start_is_prepared_is_told_as_later(
 ) -> None:
     """The copy of our code may take a while on a slow disk."""
     plan = place.plan()
-    monkeypatch.setattr(launch, "copy_code", lambda attempt: signal.raise_signal(signal.SIGINT))
+
+    def interrupted(attempt: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "copy_code", interrupted)
     assert launch.run_local(plan) == 130
     said = "before the first step: no checkpoint yet; the same command starts again from the beginning"
     assert capsys.readouterr().out.splitlines()[-1] == f"stopped {said}"
