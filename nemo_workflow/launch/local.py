@@ -53,7 +53,13 @@ def run_local(plan: Plan) -> int:
             wait_for_old_ranks(plan)
             check_space(plan)
             identity, changes = resume.check_changes(plan)
-            attempt = prepare(plan)
+            attempt = new_attempt(plan)
+            try:
+                prepare(plan, attempt)
+            except KeyboardInterrupt:  # our own handler takes it from here on
+                tell_signal(attempt, signal.SIGINT)
+                print(f"stopped{BEFORE_THE_FIRST_STEP}: {what_is_saved(plan.folder, 0)}", flush=True)
+                return 128 + signal.SIGINT
             write_json(attempt / resume.IDENTITY, identity)
             tail = metrics.Tail(plan.folder / metrics.FILE, from_end=True)
             try:

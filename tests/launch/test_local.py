@@ -19,8 +19,10 @@ import pytest
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch import local as launch
 from nemo_workflow.run_dir import metrics as events
+from nemo_workflow.run_dir.run import RunFolder, State
 from nemo_workflow.training import liveness
 from tests.e2e.run.harness import REPOSITORY
+from tests.places import Place
 from tests.run_dir.test_checkpoints import make
 from tests.waiting import LIMIT, until
 
@@ -207,6 +209,22 @@ def test_a_start_that_is_asked_to_stop_does_not_wait_for_nemo_run(
     assert said == [
         "stopped before the first step: no checkpoint yet; the same command starts again from the beginning"
     ]
+
+
+def test_ctrl_c_while_a_start_is_prepared_is_told_as_later(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy of our code may take a while on a slow disk."""
+    plan = place.plan()
+
+    def interrupted(attempt: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "copy_code", interrupted)
+    assert launch.run_local(plan) == 130
+    said = "before the first step: no checkpoint yet; the same command starts again from the beginning"
+    assert capsys.readouterr().out.splitlines()[-1] == f"stopped {said}"
+    assert RunFolder(plan.folder).state == State("stopped", said.replace(":", " (Ctrl-C):", 1))
 
 
 @pytest.mark.parametrize("trained", [False, True])
