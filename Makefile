@@ -9,13 +9,14 @@
 # make matrix  try the library versions of NVIDIA's containers (minutes), and write docs/versions.md
 # make outdated  what is newer than the pins, and known vulnerabilities
 # make clean  remove what the others made
+# make help   these lines
 # The newest of those that can make an environment: a pyenv shim may lead nowhere, and Debian's python3 may lack venv.
 FITS   := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
 PYTHON ?= $(shell for p in $$(bash -c 'type -ap python3.12 python3.11 python3'); do "$$p" -c '$(FITS)' 2>/dev/null && echo "$$p" && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-all test-fast mutants check generate clean install install-dev install-gpu matrix outdated
+.PHONY: help demo test test-all test-fast mutants check generate clean install install-dev install-gpu matrix outdated
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -110,3 +111,6 @@ outdated: install-dev
 
 clean:
 	rm -rf $(VENV) .mutmut mutants demo_output .pytest_cache .mypy_cache .ruff_cache
+
+help:
+	@sed -n 's/^# \(make [a-z-]*\) */\1  /p' $(firstword $(MAKEFILE_LIST))

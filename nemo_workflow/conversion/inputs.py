@@ -17,7 +17,7 @@ from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
 from nemo_workflow.models.run_folders import checkpoint_in
 from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.files import from_here, no_such_folder
 
 UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
 WEIGHTS = "*.safetensors"
@@ -116,7 +116,7 @@ def check_swapped(source: str, output: Path, overwrite: bool) -> None:
     a_model = (output / "config.json").is_file() or (output / "weights").is_dir()
     if a_model and not overwrite and not Path(source).exists():
         raise Refusal(
-            f"--source {source}: no such folder{from_here(source)}, and --output-path {output} is a model: are the two swapped?"
+            f"--source {source}: {no_such_folder(source)}, and --output-path {output} is a model: are the two swapped?"
             " --overwrite replaces what is at --output-path"
         )
 

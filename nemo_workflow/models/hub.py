@@ -11,7 +11,7 @@ from pathlib import Path
 from nemo_workflow.models.pretrained import hf_folder, is_hub_id
 from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.files import from_here, no_such_folder
 
 LICENCE = "accept the licence at https://huggingface.co/{}, then `hf auth login`"
 SECONDS = 15.0  # for the Hub to answer
@@ -54,7 +54,7 @@ def fetch(
 
     named = f"{flag} {hub_id}"
     download = by_hand(hub_id, flag, whole)
-    no_folder = "" if "/" in hub_id else f"no such folder{from_here(hub_id)}, and "
+    no_folder = "" if "/" in hub_id else f"{no_such_folder(hub_id)}, and "
     try:
         found = snapshot_download(
             hub_id, revision=revision, token=token, allow_patterns=list(patterns), etag_timeout=SECONDS
@@ -105,9 +105,9 @@ def reason(error: BaseException) -> str:
 def no_folder(flag: str, folder: Path, whole: bool = False) -> str:
     """'no such folder …' for a flag that takes a folder alone, and how to get one where the name can be a Hub id."""
     if folder.is_absolute() or not is_hub_id(str(folder)) or ("/" in str(folder) and folder.parent.is_dir()):
-        return f"no such folder{from_here(folder)}"
+        return no_such_folder(folder)
     download = by_hand(str(folder), flag, whole)
-    return f"no such folder{from_here(folder)}; {flag} takes a folder, no Hub id: {download}"
+    return f"{no_such_folder(folder)}; {flag} takes a folder, no Hub id: {download}"
 
 
 def _short(error: BaseException) -> str:

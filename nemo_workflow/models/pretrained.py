@@ -26,7 +26,7 @@ from nemo_workflow.models.tokenizer_files import (
     well_formed,
 )
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.files import from_here, no_such_folder
 from nemo_workflow.utils.safe_pickle import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -118,7 +118,7 @@ def is_hub_id(name: str) -> bool:
 def no_hub_id(flag: str, name: str) -> str:
     """The refusal of a name that is neither a folder nor a Hub id."""
     return (
-        f"{flag} {name}: no such folder{from_here(name)}, and not of the form organisation/name; give a folder, or a Hub id such"
+        f"{flag} {name}: {no_such_folder(name)}, and not of the form organisation/name; give a folder, or a Hub id such"
         f" as {example_of(name)}"
     )
 
@@ -196,9 +196,13 @@ def read_nemo_model(path: str) -> NemoModel:
     folder = Path(path).expanduser().absolute()
     missing = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if missing:
-        what = f"{' and '.join(f'{name}/' for name in missing)} missing" if folder.is_dir() else "no such folder"
+        what = (
+            f"{' and '.join(f'{name}/' for name in missing)} missing{from_here(path)}"
+            if folder.is_dir()
+            else no_such_folder(path)
+        )
         raise Refusal(
-            f"--nemo-model {path}: {what}{from_here(path)}; give the folder of a NeMo 2 checkpoint"
+            f"--nemo-model {path}: {what}; give the folder of a NeMo 2 checkpoint"
             f" (convert_from_hf_to_nemo2.py writes one){meant_checkpoint(folder)}"
         )
     check_weights(folder / "weights")

@@ -26,7 +26,7 @@ from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
-from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.files import no_such_folder
 
 AGAIN = (
     "start a run again with its own flags; it continues where it was. A local run trains in this terminal, as pretrain_llm.py does:"
@@ -67,7 +67,7 @@ def find_run(output_dir: str, name: str) -> Path:
         if any(name in (job.job_id, job.experiment_id) for job in slurm_jobs.jobs_of(run)):
             return run
     if "/" in name:
-        what = "no run in this folder" if Path(name).expanduser().is_dir() else f"no such folder{from_here(name)}"
+        what = "no run in this folder" if Path(name).expanduser().is_dir() else no_such_folder(name)
         raise Refusal(f"{name}: {what}; give a run's, <output-dir>/<experiment>")
     if not root.is_dir():
         raise Refusal(f"{name}: no such run; {no_output_dir(root)}")

@@ -99,3 +99,8 @@ def from_here(path: str | Path) -> str:
     if Path(path).is_absolute() or str(path).startswith("~"):
         return ""
     return f" (relative to the current folder, {Path.cwd()})"
+
+
+def no_such_folder(path: str | Path) -> str:
+    """What a refusal says of a path that should be a folder's and is not: 'no such folder …', or that it is a file."""
+    return "a file, not a folder" if Path(path).expanduser().is_file() else f"no such folder{from_here(path)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -121,3 +122,9 @@ def test_the_headers_of_torchs_packages_are_found_from_any_folder(tmp_path: Path
     assert told_to_pip(CUDA_HOME="/mine") == ["/mine", "/mine/include", *packaged]
     interpreter(tmp_path / "bin", "nvcc", "exit 1")  # one that says nothing of itself
     assert told_to_pip() == ["", *packaged]
+
+
+def test_help_names_every_target() -> None:
+    said = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"^\.PHONY: (.*)$", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert phony and all(f"make {target}" in said for target in phony[1].split() if target != "install-dev")

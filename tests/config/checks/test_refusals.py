@@ -153,6 +153,7 @@ FLAGS = [
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or correct the path"),
+    (f"--hf-model-id {__file__}", f"--hf-model-id {__file__}: a file, not a folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
     ("--hf-model-id ./nowhere", f"--hf-model-id ./nowhere: no such folder{HERE}, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
     ("--dataset-dir nowhere", f"--dataset-dir nowhere: no such folder or pair{HERE}; run preprocess_data.sh, or correct the path"),
     ("--blend no.txt", f"--blend no.txt: no such file{HERE}; lines `WEIGHT PATH` are expected there"),
