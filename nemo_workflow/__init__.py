@@ -25,7 +25,8 @@ def is_a_command(words: Sequence[str]) -> bool:
     """Whether Python was started with these words (sys.orig_argv without its first) to run one of our commands."""
     program = [word for word in words if word == "-m" or not word.startswith("-")]
     if program[:1] == ["-m"]:
-        return program[1:2] != [] and program[1].rpartition(".")[0] in COMMAND_PACKAGES
+        name = (program[1:2] or [""])[0]
+        return name == "nemo_workflow" or name.rpartition(".")[0] in COMMAND_PACKAGES
     return program != [] and Path(program[0]).name in COMMANDS
 
 

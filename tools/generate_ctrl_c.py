@@ -13,7 +13,8 @@ FILE = REPOSITORY / "tools" / "ctrl_c.pth"
 
 def text() -> str:
     """One line: of a .pth file Python runs each line that begins with `import`."""
-    module = f"_words[0] == '-m' and _words[1].rpartition('.')[0] in {COMMAND_PACKAGES!r}"
+    named = f"(_words[1] == 'nemo_workflow' or _words[1].rpartition('.')[0] in {COMMAND_PACKAGES!r})"
+    module = f"_words[0] == '-m' and {named}"
     script = f"os.path.basename(_words[0]) in {COMMANDS!r}"
     return (
         "import _signal; _words = ([word for word in sys.orig_argv[1:] if word == '-m' or word[:1] != '-'] + ['', ''])[:2];"

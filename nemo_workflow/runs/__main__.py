@@ -19,7 +19,7 @@ def main() -> int:
         prog="python -m nemo_workflow.runs",
         description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",
     )
-    parser.add_argument("--output-dir", default="nemo_experiments", metavar="DIR", help=f"{HELP} (default %(default)s)")
+    parser.add_argument("--output-dir", default=control.OUTPUT_DIR, metavar="DIR", help=f"{HELP} (default %(default)s)")
     parser.takes_no_word = {"list": "`list` shows every run below --output-dir; `show NAME` shows one"}
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     overview.add_commands(commands)

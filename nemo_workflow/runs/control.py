@@ -14,6 +14,7 @@ from typing import Any
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch.corpus.follow import KEPT
 from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
@@ -28,6 +29,7 @@ from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 from nemo_workflow.utils.files import no_such_folder
 
+OUTPUT_DIR = Settings.output_dir  # where runs are looked for, as training writes them there
 AGAIN = (
     "start a run again with its own flags; it continues where it was. A local run trains in this terminal, as pretrain_llm.py does:"
     " Ctrl-C stops it with a checkpoint"
@@ -55,6 +57,11 @@ def _command(commands: Any, name: str, text: str, function: Any) -> Any:
 
 
 # -- which run --------------------------------------------------------------------------------------------------------
+
+
+def run_folder(run: Path, output_dir: str = OUTPUT_DIR) -> Path:
+    """A run by its folder, else by its name below `output_dir`. Raises Refusal."""
+    return run.expanduser() if run.expanduser().is_dir() else find_run(output_dir, str(run))
 
 
 def find_run(output_dir: str, name: str) -> Path:

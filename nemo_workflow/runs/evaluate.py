@@ -12,6 +12,7 @@ from nemo_workflow.models import parameters
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.runs import control
 from nemo_workflow.runs.loading import loading
 from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser, called
@@ -38,9 +39,16 @@ def main() -> int:
     """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %."""
     parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__, meanings=MEANINGS)
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
-    parser.add_argument("--run", required=True, type=Path, help="folder of the run, <output-dir>/<experiment>")
+    parser.add_argument("--run", required=True, type=Path, help="folder of the run, or its name below --output-dir")
+    parser.add_argument(
+        "--output-dir",
+        default=control.OUTPUT_DIR,
+        metavar="DIR",
+        help="folder of the experiments (default %(default)s)",
+    )
     arguments = parser.parse_args()
     check_exported(arguments.hf_model)
+    arguments.run = control.run_folder(arguments.run, arguments.output_dir)
     if not (arguments.run / PLAN).is_file():
         raise Refusal(
             f"--run {arguments.run}: no {PLAN} there{from_here(arguments.run)}; give a run's folder, <output-dir>/<experiment>"

@@ -17,6 +17,7 @@ from nemo_workflow.run_dir import export_process, metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint, list_checkpoints, newest_whole, problem_of
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.run_dir.report_process import Refresher
+from nemo_workflow.runs import control
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of the run, or its name below --output-dir")
     parser.add_argument(
         "--output-dir",
-        default="nemo_experiments",
+        default=control.OUTPUT_DIR,
         metavar="DIR",
         help="folder of the experiments (default %(default)s)",
     )
@@ -45,7 +46,7 @@ def main() -> int:
         os.nice(19)
     if arguments.push_to_hub and (wrong := list(outputs.upload(arguments.push_to_hub, outputs.token_here()))):
         raise Refusal(wrong)
-    run = _folder(arguments.run, arguments.output_dir)
+    run = control.run_folder(arguments.run, arguments.output_dir)
     source = _checkpoint(run, arguments.step)
     folder = run / EXPORTED
     if is_exported(folder, source):
@@ -57,15 +58,6 @@ def main() -> int:
     if arguments.push_to_hub:
         print(push(folder, arguments.push_to_hub, f"step {source.step} of {run.absolute().name}"))
     return 0
-
-
-def _folder(run: Path, output_dir: str) -> Path:
-    """A run by its folder, else by its name below `output_dir`, as `runs` takes it. Raises Refusal."""
-    if run.expanduser().is_dir():
-        return run.expanduser()
-    from nemo_workflow.runs import control
-
-    return control.find_run(output_dir, str(run))
 
 
 def _checkpoint(run: Path, step: int | None) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,12 +11,15 @@ from pathlib import Path
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.conversion.hf_folder import read_header
 from nemo_workflow.models import hub
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
+from nemo_workflow.runs.control import OUTPUT_DIR
 from nemo_workflow.runs.loading import loading
 from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.libraries import collector_paused
 
@@ -49,11 +53,18 @@ def main() -> int:
 
 
 def check_exported(folder: Path) -> None:
-    """Raise Refusal for a folder that is no exported model; it names the one that was meant, or the command that makes one."""
+    """Raise Refusal for a folder that is no exported model, or not a whole one.
+
+    It names the one that was meant, or the command that makes one.
+    """
     if (folder / "config.json").is_file():
+        for weights in folder.glob("*.safetensors"):
+            read_header(weights)
         return
     if (folder / EXPORTED / "config.json").is_file():
         raise Refusal(f"--hf-model {folder}: is a run's folder; its exported model is {folder / EXPORTED}")
+    if (named := Path(OUTPUT_DIR) / folder / EXPORTED / "config.json").is_file():
+        raise Refusal(f"--hf-model {folder}: is a run's name; its exported model is {named.parent}")
     newest, _ = newest_whole(folder / "checkpoints")
     checkpoint = newest.path if newest else folder if (folder / "weights").is_dir() else "CHECKPOINT"
     what = (
@@ -77,6 +88,21 @@ def after_training(plan: Plan) -> None:
     words = ["-m", "nemo_workflow.sample", "--hf-model", str(plan.folder / EXPORTED), "--", plan.settings.sample or ""]
     if subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=False).returncode:
         raise Failure("--sample: no text, for the reason above; the training is done, and its model is exported")
+
+
+class _Count:
+    """Shows how many tokens are made; transformers hands it the text's own first, then each new one."""
+
+    def __init__(self, meter: Meter, tokens: int):
+        self.meter, self.tokens, self.made = meter, tokens, -1
+        self.meter.show("")  # in a log the first line comes after some seconds
+
+    def put(self, _: object) -> None:
+        self.made += 1
+        if self.made > 0:
+            self.meter.show(f"{counted(self.made, 'token')} of up to {self.tokens:,}")
+
+    def end(self) -> None: ...
 
 
 def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int) -> str:
@@ -111,12 +137,14 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
         ).eval()
     begin = begin.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    with torch.inference_mode():
+    meter = Meter(sys.stderr)
+    with torch.inference_mode(), contextlib.closing(meter):
         made = model.generate(
             input_ids=begin["input_ids"],
             attention_mask=begin["attention_mask"],
             max_new_tokens=tokens,
             pad_token_id=tokenizer.eos_token_id,
+            streamer=_Count(meter, tokens),
             **sampling,
         )
     return str(tokenizer.decode(made[0], skip_special_tokens=True))

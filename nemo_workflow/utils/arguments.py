@@ -12,6 +12,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from nemo_workflow.utils import startup
@@ -167,7 +168,7 @@ class Parser(argparse.ArgumentParser):
         for name, said in self.takes_no_word.items():
             if name in before:
                 return f"; {said}"
-        *_, flag, _value = ["", "", *before]
+        *_, flag, value = ["", "", *before]
         many = [
             action
             for action in _actions(self)
@@ -175,6 +176,9 @@ class Parser(argparse.ArgumentParser):
         ]
         if many:
             return f"; give {flag} again for each further one: {flag} {word}"
+        siblings = [path for path in Parser.words if Path(path).parent == Path(word).parent and Path(path).exists()]
+        if value in siblings and len(siblings) > 1:  # step_* without quotes: the shell sorts them
+            return f"; {flag} takes one, and got {len(siblings)} (a pattern such as *?): give one of them, such as {siblings[-1]}"
         return "; each value follows its flag, and one with spaces stands in quotes"
 
 

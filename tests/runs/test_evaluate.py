@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
 from nemo_workflow.runs import evaluate, loading, sample
 from nemo_workflow.utils.errors import Refusal
@@ -46,7 +48,42 @@ def test_a_folder_that_is_no_exported_model(
         assert f"; --hf-model takes a folder, no Hub id: `hf download {hub_id} --local-dir DIR`" in said(Path(hub_id))
     (run / "hf_model").mkdir()
     (run / "hf_model" / "config.json").touch()
+    save_file({"weight": numpy.zeros(8)}, run / "hf_model" / "model.safetensors")
+    (run / "hf_model" / "model.safetensors").write_bytes((run / "hf_model" / "model.safetensors").read_bytes()[:-1])
+    assert said(run / "hf_model").endswith("model.safetensors: is truncated, 1 byte missing: download or copy it again")
     assert said(run).endswith(f"is a run's folder; its exported model is {run / 'hf_model'}")
+    run.rename(tmp_path / "nemo_experiments")
+    (tmp_path / "nemo_experiments" / "named").mkdir()
+    (tmp_path / "nemo_experiments" / "hf_model").rename(tmp_path / "nemo_experiments" / "named" / "hf_model")
+    assert said(Path("named")).endswith("is a run's name; its exported model is nemo_experiments/named/hf_model")
+
+
+def test_a_run_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").touch()
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "plan.json").write_text("{}")
+    words = ["evaluate", "--hf-model", str(tmp_path), "--output-dir", str(tmp_path / "runs"), "--run"]
+    monkeypatch.setattr(sys, "argv", [*words, "mine"])
+    monkeypatch.setattr(evaluate, "refuse_code", lambda flag, folder: None)
+    seen: list[Path] = []
+    monkeypatch.setattr(evaluate.Plan, "from_json", lambda text: seen.append(tmp_path) or sys.exit(3))
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert seen
+    monkeypatch.setattr(sys, "argv", [*words, "other"])
+    with pytest.raises(Refusal, match=r"other: no such run below .*; there are: mine"):
+        evaluate.main()
+
+
+def test_the_tokens_made_are_counted_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(said, "isatty", lambda: True)
+    count = sample._Count(sample.Meter(said), 20_000)
+    count.put("the text's own")
+    count.meter._last_shown = 0.0
+    count.put("a token")
+    count.end()
+    assert said.getvalue().endswith("1 token of up to 20,000")
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -14,7 +14,7 @@ from nemo_workflow import REPOSITORY
 from nemo_workflow.config.checks import outputs
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint
-from nemo_workflow.runs import export
+from nemo_workflow.runs import control, export
 from nemo_workflow.runs.export import is_exported
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Refusal
@@ -23,7 +23,7 @@ from tests.runs import fake_hub, fake_runs
 PUSH = """
 import sys
 from pathlib import Path
-from nemo_workflow.runs import export
+from nemo_workflow.runs import control, export
 from nemo_workflow.utils.errors import run_command
 if sys.argv[2:]:
     export.SILENT_SECONDS = float(sys.argv[2])
@@ -150,6 +150,6 @@ def test_a_run_is_taken_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     assert "nope: no such run; --output-dir" in exporting(monkeypatch, "nope")
     plan = fake_runs.write_run(tmp_path / "nemo_experiments" / "my_run", sample="Once")
-    assert export._folder(Path("my_run"), "nemo_experiments") == plan.folder
+    assert control.run_folder(Path("my_run")) == plan.folder
     assert "nope: no such run below" in exporting(monkeypatch, "nope")
     assert "a/nope: no such folder" in exporting(monkeypatch, "a/nope")

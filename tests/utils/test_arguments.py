@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from nemo_workflow.preprocess.train_tokenizer import main as tokenizer
 from nemo_workflow.runs.__main__ import main as runs
 from nemo_workflow.runs.evaluate import main as evaluate
 from nemo_workflow.runs.sample import main as sample
-from nemo_workflow.utils.arguments import close_to
+from nemo_workflow.utils.arguments import Parser, close_to
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.command import main as wikipedia
 
@@ -174,3 +175,16 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there() -> None:
 
 def test_a_value_that_looks_like_a_flag_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said_by(sample, "--temperature -1", monkeypatch).startswith("--hf-model, TEXT are required")
+
+
+def test_paths_of_a_pattern_are_told_from_words_too_many(tmp_path: Path) -> None:
+    """step_* without quotes, for a flag that takes one folder."""
+    parser = Parser()
+    parser.add_argument("--source")
+    steps = [str(tmp_path / f"step_{number}") for number in (1, 2, 3)]
+    for step in steps:
+        Path(step).mkdir()
+    with pytest.raises(Refusal, match=rf"--source takes one, and got 3 .*give one of them, such as {steps[-1]} "):
+        parser.parse_args(["--source", *steps])
+    with pytest.raises(Refusal, match="each value follows its flag"):
+        parser.parse_args(["--source", steps[0], "word"])

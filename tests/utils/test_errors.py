@@ -69,7 +69,7 @@ def modules() -> list[str]:
 @pytest.mark.parametrize("module", [m.removesuffix(".__main__") for m in modules()])
 def test_an_error_begins_with_the_command_as_it_was_typed(module):
     words = {"runs": ["show", "x"], "sample": ["--hf-model", "x", "y"], "evaluate": ["--hf-model", "x", "--run", "y"],
-             "report": ["x"], "dataset": ["x"], "preprocess": ["--input", "x"], "tokenizer": ["--input"], "patches": ["x"], "export": ["x"]}[module.rpartition(".")[2]]  # fmt: skip
+             "report": ["x"], "dataset": ["x"], "preprocess": ["--input", "x"], "tokenizer": ["--input"], "patches": ["x"], "export": ["x"], "nemo_workflow": ["x"]}[module.rpartition(".")[2]]  # fmt: skip
     done = forked.run(["-m", module, *words])
     assert done.returncode == 2 and done.stderr.startswith(f"python -m {module}: error: "), done.stderr
 
