@@ -13,7 +13,7 @@ from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.runs import control
-from nemo_workflow.runs.loading import loading
+from nemo_workflow.runs.loading import load_model, loading
 from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import counted
@@ -145,12 +145,8 @@ def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
     `samples` are int64 tensors of one length. Computed in fp32: a GPU's matrix products stay fp32 too, not TF32.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, torch_dtype=torch.float32, trust_remote_code=False, **spread
-    ).eval()
+    model = load_model(folder, torch.float32)
     sample = LOGITS_BYTES_PER_VALUE * len(samples[0]) * model.config.get_text_config().vocab_size
     batch = max(1, min(batch, LOGITS_BYTES // sample))
     total, count = 0.0, 0

@@ -17,7 +17,7 @@ from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.control import OUTPUT_DIR
-from nemo_workflow.runs.loading import loading
+from nemo_workflow.runs.loading import load_model, loading
 from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -60,7 +60,7 @@ def check_exported(folder: Path) -> None:
     if (folder / "config.json").is_file():
         for weights in folder.glob("*.safetensors"):
             read_header(weights)
-        return
+        return  # load_model tells what else is wrong
     if (folder / EXPORTED / "config.json").is_file():
         raise Refusal(f"--hf-model {folder}: is a run's folder; its exported model is {folder / EXPORTED}")
     if (named := Path(OUTPUT_DIR) / folder / EXPORTED / "config.json").is_file():
@@ -117,7 +117,6 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
             from nemo_workflow.backends.patching import CPU, GPU, RANK
 
             deferred.install(RANK, GPU if torch.cuda.is_available() else CPU)
-            from transformers import AutoModelForCausalLM
             from transformers.utils import logging
 
             from nemo_workflow.backends.cpu import products
@@ -131,10 +130,12 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
         begin = tokenizer(text, return_tensors="pt")
         if not begin["input_ids"].numel():
             raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model some text to continue")
-        spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, torch_dtype="auto", trust_remote_code=False, **spread
-        ).eval()
+        model = load_model(folder, "auto")
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most and begin["input_ids"].numel() + tokens > most:
+        print(
+            f"note: the model was made for texts of {most:,} tokens; expect less of what follows them", file=sys.stderr
+        )
     begin = begin.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     meter = Meter(sys.stderr)

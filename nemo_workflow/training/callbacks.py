@@ -305,7 +305,8 @@ class Stopper(pl.Callback):
         self.asked = self.asked or number
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        self._stop_if_asked(trainer)
+        if trainer.global_step < trainer.max_steps:  # after the last step it ends by itself, or in the last validation
+            self._stop_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         self._stop_if_asked(trainer)

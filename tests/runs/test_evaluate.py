@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 
 from nemo_workflow.runs import evaluate, loading, sample
 from nemo_workflow.utils.errors import Refusal
+from tests.conversion import tiny_models
 from tests.runs import fake_runs
 
 
@@ -139,3 +141,23 @@ def test_rows_of_padding_are_named_where_they_make_the_difference(tmp_path: Path
     for more in (-0.1, 0.0, 0.5, float("nan")):
         assert evaluate.of_padding(plan, more) == ""
     assert evaluate.of_padding(replace(plan, vocab_size=4096), 0.1) == ""
+
+
+@pytest.mark.slow
+def test_a_damaged_model_is_refused_in_a_line(tmp_path: Path) -> None:
+    """Without its weights, with sizes that they don't have, and without its tokenizer."""
+    model = tiny_models.make("llama2", tmp_path / "model")
+    for file in model.glob("tokenizer*"):
+        file.unlink()
+    config = (model / "config.json").read_text(encoding="utf-8")
+    sizes = json.loads(config)
+    with pytest.raises(Refusal, match=r"no tokenizer files in it, such as tokenizer\.json"):
+        sample.generate(model, "hi", 2, 0.0, 1)
+    (model / "config.json").write_text(json.dumps(sizes | {"hidden_size": 2 * sizes["hidden_size"]}), encoding="utf-8")
+    with pytest.raises(Refusal, match=r"model: transformers can't load it: .*size mismatch"):
+        loading.load_model(model, "auto")
+    (model / "config.json").write_text(config, encoding="utf-8")
+    for weights in model.glob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(Refusal, match=r"transformers can't load it: .*model\.safetensors"):
+        loading.load_model(model, "auto")

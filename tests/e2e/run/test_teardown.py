@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,17 @@ def moves(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     assert strategy.lightning_module is module
     assert strategy.optimizers == optimizers
     return [*moved, *module.moved]
+
+
+def test_a_run_that_is_asked_to_stop_after_its_last_step_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was called stopped at its last step for ever."""
+    from nemo_workflow.training.callbacks import Stopper
+
+    stopper, stopped = Stopper(None, Path()), []  # type: ignore[arg-type]
+    monkeypatch.setattr(stopper, "_stop_if_asked", stopped.append)
+    for step in (2, 3):
+        stopper.on_train_batch_end(SimpleNamespace(global_step=step, max_steps=3), None)  # type: ignore[arg-type]
+    assert [trainer.global_step for trainer in stopped] == [2]
 
 
 def test_nothing_is_moved(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
