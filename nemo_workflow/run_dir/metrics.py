@@ -215,6 +215,7 @@ def write_summary(plan: Plan, reason: str) -> None:
             "final_loss": last.get("loss"),
             "first_loss": steps[0]["loss"] if steps else None,
             "val_loss": validations[-1]["val_loss"] if validations else None,
+            "val_step": validations[-1]["step"] if validations else None,
             SET_LOSSES: validations[-1].get(SET_LOSSES, {}) if validations else {},
             "steps": last.get("step", 0),
             "max_steps": plan.schedule.max_steps,

@@ -150,6 +150,8 @@ class RunFolder:
             patience = max(patience, QUIET_SAVE_SECONDS)
         if not here and quiet < patience:
             return State("running")
+        if failure := starting.failure_of(self.attempts[-1]) if self.attempts else "":
+            return State("failed", failure)  # a rank that was killed has left no error of its own
         return State("killed", self._last_word())
 
     def _ended(self, end: dict[str, Any]) -> State:

@@ -184,6 +184,9 @@ def _logs(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
     if arguments.rank is not None:
         _check_rank(run, arguments.rank)
+    starts = len(list(run.glob("attempts/*")))
+    if starts > 1 and not slurm_jobs.latest(run):
+        print(f"note: of the last of {starts} starts; the others' logs are in {run / 'attempts'}", file=sys.stderr)
     shown: dict[Path, int] = {}
     found = _print_new(run, arguments.rank, shown)
     try:

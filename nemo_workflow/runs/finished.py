@@ -20,7 +20,8 @@ def last_words(plan: Plan) -> Iterator[str]:
     summary = json.loads((plan.folder / metrics.SUMMARY).read_text(encoding="utf-8"))
     said = [f"loss {summary['first_loss']:.4f} -> {summary['final_loss']:.4f}"]
     if summary.get("val_loss") is not None:
-        said.append(f"validation loss {summary['val_loss']:.4f}")
+        earlier = "" if summary.get("val_step") in (None, summary.get("steps")) else f" at step {summary['val_step']}"
+        said.append(f"validation loss {summary['val_loss']:.4f}{earlier}")
     yield f"  {', '.join(said)}"
     newest, _ = newest_whole(plan.folder / "checkpoints")
     if newest:

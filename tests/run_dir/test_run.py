@@ -64,6 +64,8 @@ def test_a_killed_run_says_what_is_saved(tmp_path: Path) -> None:
     tell_signal(max((plan.folder / "attempts").iterdir()), 2)
     said = "ended after Ctrl-C: step 30 is saved; the same command continues from there"
     assert RunFolder(plan.folder).state == State("killed", said)
+    starting.tell_failed(max((plan.folder / "attempts").iterdir()), "rank 0 was ended by SIGKILL, after step 30")
+    assert RunFolder(plan.folder).state == State("failed", "rank 0 was ended by SIGKILL, after step 30")
 
 
 def test_a_run_stopped_before_its_first_step_is_said_to_be_as_on_the_screen(tmp_path: Path) -> None:

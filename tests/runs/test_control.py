@@ -91,6 +91,11 @@ def test_logs_leave_torchruns_copy_out(run: Path) -> None:
     own.write_text("step 3/20  loss 1.0\n")
     (run / "attempts" / "20260102-030405" / "launcher" / "train" / "stdout.log").write_text("[default0]:step 3/20\n")
     assert call(run, "logs", "local").stdout == "step 3/20  loss 1.0\n"
+    (run / "attempts" / "20260101-000000").mkdir()
+    assert (
+        f"note: of the last of 2 starts; the others' logs are in {run / 'attempts'}"
+        in call(run, "logs", "local").stderr
+    )
 
 
 def test_an_unknown_run_is_refused_with_those_that_are_there(run: Path) -> None:

@@ -18,12 +18,12 @@ def test_it_names_losses_checkpoint_report_and_the_next_command(
 ) -> None:
     fake_runs.write_run(tmp_path / "my_run")
     plan = fake_runs.make_plan(tmp_path / "my_run")
-    summary = {"first_loss": 8.5, "final_loss": 3.25, "val_loss": 3.5}
+    summary = {"first_loss": 8.5, "final_loss": 3.25, "val_loss": 3.5, "val_step": 80, "steps": 84}
     (plan.folder / metrics.SUMMARY).write_text(json.dumps(summary))
     (plan.folder / "report.html").write_text("")
     monkeypatch.chdir(tmp_path)
     lines = list(finished.last_words(plan))
-    assert lines[0] == "  loss 8.5000 -> 3.2500, validation loss 3.5000"
+    assert lines[0] == "  loss 8.5000 -> 3.2500, validation loss 3.5000 at step 80"
     assert "  report      my_run/report.html" in lines
     checkpoint = next(line.split()[1] for line in lines if line.startswith("  checkpoint"))
     assert (tmp_path / checkpoint).is_dir()

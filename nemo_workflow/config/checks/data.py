@@ -26,10 +26,11 @@ def enough_data(run: Run) -> Iterator[str]:
         return
     batch = run.settings.global_batch_size
     if run.samples(0) < batch:
+        lower = "--global-batch-size or --seq-length" if run.samples(0) else "--seq-length"
         yield (
             f"--global-batch-size {run.batch_words}: the training split holds {counted(run.samples(0), 'sample')} of"
             f" {counted(run.seq_length, 'token')},"
-            f" less than one step; lower --global-batch-size or --seq-length, or add data{_batch_that_fits(run)}{_own_batch(run)}"
+            f" less than one step; lower {lower}, or add data{_batch_that_fits(run)}{_own_batch(run)}"
         )
     names = Counter(Path(source.pair.prefix).name for source in run.sources)
     lacking: dict[str, list[str]] = {}  # of parts that are empty alike, as of a single document, one problem is enough
