@@ -94,7 +94,12 @@ def _without_effect(run: Run) -> None:
         run.notes.append(
             f"--hf-token: has no effect: the tokenizer of --hf-model-id is {where}, and nothing is downloaded"
         )
-    if run.schedule and not run.schedule.limit_val_batches and run.given("val_check_interval"):
+    if (
+        run.schedule
+        and not run.schedule.limit_val_batches
+        and run.given("val_check_interval")
+        and "val_check_interval" not in run.settings.from_file
+    ):
         run.notes.append("--val-check-interval: has no effect, since --split leaves nothing for a validation")
 
 

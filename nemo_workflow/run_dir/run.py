@@ -132,7 +132,10 @@ class RunFolder:
         begun_again = self._locked is not None and self._locked(self.path) is not None
         if end and (start is None or end["time"] >= start["time"]) and not begun_again and (self.trained or self.job):
             return self._ended(end)
+        told = starting.failure_of(self.attempts[-1]) if self.attempts else ""
         error = self._error() if not begun_again or self._failed_now() else None
+        if error and " was ended by SIG" in told:  # the others' errors are that they lost it
+            error = told
         if error:
             return State("failed", error)
         if begun_again:
@@ -150,8 +153,8 @@ class RunFolder:
             patience = max(patience, QUIET_SAVE_SECONDS)
         if not here and quiet < patience:
             return State("running")
-        if failure := starting.failure_of(self.attempts[-1]) if self.attempts else "":
-            return State("failed", failure)  # a rank that was killed has left no error of its own
+        if told:
+            return State("failed", told)  # a rank that was killed has left no error of its own
         return State("killed", self._last_word())
 
     def _ended(self, end: dict[str, Any]) -> State:

@@ -44,7 +44,9 @@ def launch_of(attempt: Path) -> Launch | None:
 def tell_failed(attempt: Path, text: str) -> None:
     """Write down why a start failed, for where no rank has."""
     with contextlib.suppress(OSError):  # a full disk
-        (attempt / FAILED).write_text(text.strip().partition("\n")[0].rstrip(":"), encoding="utf-8")
+        (attempt / FAILED).write_text(
+            text.strip().partition("\n")[0].partition("; its log")[0].rstrip(":"), encoding="utf-8"
+        )
 
 
 def failure_of(attempt: Path) -> str:

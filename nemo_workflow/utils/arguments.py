@@ -96,7 +96,7 @@ class Parser(argparse.ArgumentParser):
         """What to say where the last word went to the flag before it: an unset variable leaves no word for the flag."""
         *_, flag, word = ["", "", *Parser.words]
         takes = [action for action in _actions(self) if flag in action.option_strings and action.nargs != 0]
-        if not takes or word.startswith("-"):
+        if not takes or word.startswith("-") or Path(word).exists():  # the value that was meant
             return ""
         return f": {flag} has taken {word!r} for its own value; a shell variable between them may be unset"
 

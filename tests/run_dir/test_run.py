@@ -66,6 +66,10 @@ def test_a_killed_run_says_what_is_saved(tmp_path: Path) -> None:
     assert RunFolder(plan.folder).state == State("killed", said)
     starting.tell_failed(max((plan.folder / "attempts").iterdir()), "rank 0 was ended by SIGKILL, after step 30")
     assert RunFolder(plan.folder).state == State("failed", "rank 0 was ended by SIGKILL, after step 30")
+    attempt = max((plan.folder / "attempts").iterdir())
+    (attempt / "rank1.error").write_text("1.0\nRuntimeError: Connection closed by peer\n")  # of the rank that lost it
+    starting.tell_failed(attempt, "rank 0 was ended by SIGKILL; its log: x")
+    assert RunFolder(plan.folder).state == State("failed", "rank 0 was ended by SIGKILL")
 
 
 def test_a_run_stopped_before_its_first_step_is_said_to_be_as_on_the_screen(tmp_path: Path) -> None:

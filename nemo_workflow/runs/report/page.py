@@ -116,7 +116,7 @@ def _content(run: RunFolder) -> dict[str, Any]:
 def _tiles(run: RunFolder) -> list[tuple[str, str]]:
     step, steps = run.last.get("step"), run.of_kind("step")
     tiles = [("step", f"{run.step} of {run.max_steps}")]
-    if not step:
+    if not step or not steps:  # those that were made don't count: a start has begun again before them
         return tiles
     if step["loss"] is not None:
         tiles.append(("loss", f"{step['loss']:.4f}"))

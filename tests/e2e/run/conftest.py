@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,12 @@ def _futures(
                 futures[name] = pool.submit(scenario, scenarios.Place(corpus, folder, result_of))
         yield futures
         pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def all_done(_futures: dict[str, Future[Any]]) -> None:
+    """No scenario runs any more, whatever became of it."""
+    wait(_futures.values())
 
 
 # more than a minute: a fixture waits for its scenario and those begun before it, of up to nine real starts

@@ -48,6 +48,7 @@ def test_another_dataset_is_refused(one_rank: Any, other_corpus: Path) -> None:
     assert re.search(r"\(then \S*dataset/\S+, now \S*dataset/\S+ and 1 more|\(then \S+, now \S+ and \S+\)", text), text
 
 
+@pytest.mark.usefixtures("all_done")  # a scenario that starts meanwhile would be refused too
 def test_changed_data_of_equal_size_is_refused(one_rank: Any, corpus: Path) -> None:
     file = next((corpus / "dataset").rglob("*.bin"))
     whole = file.read_bytes()
