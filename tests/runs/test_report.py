@@ -56,7 +56,7 @@ def test_a_run_without_a_step_has_a_report_too(tmp_path: Path) -> None:
 def test_a_start_that_was_killed_before_it_made_the_lost_steps_again(tmp_path: Path) -> None:
     """`runs list`, which draws stale reports again, showed a traceback in place of every run."""
     plan = fake_runs.write_run(tmp_path / "run", upto=3, reason=None)
-    fake_runs.append(plan, [{"event": "start", "time": time.time(), "step": 0, "max_steps": 100}])
+    fake_runs.append(plan, [{"event": "start", "time": time.time(), "step": 0, "max_steps": 100, "setup_seconds": 1.0}])
     assert "0 of 100" in write_report(RunFolder(plan.folder)).read_text(encoding="utf-8")
 
 
