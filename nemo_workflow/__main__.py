@@ -7,7 +7,7 @@ import sys
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Refusal, run_command
 
-COMMANDS = {
+MODULES = {
     "preprocess": "text to a dataset; preprocess_data.sh calls it",
     "tokenizer": "learn a tokenizer from your own text, or extend a model's",
     "dataset": "look into a dataset",
@@ -22,7 +22,7 @@ COMMANDS = {
 
 def main() -> None:
     """Say what there is. Raises Refusal for words, and says how a command is called that is one of them."""
-    if meant := [word for word in sys.argv[1:] if word in COMMANDS]:
+    if meant := [word for word in sys.argv[1:] if word in MODULES]:
         raise Refusal(f"{meant[0]}: each command is a module: python -m nemo_workflow.{meant[0]}")
     parser = Parser(
         prog="python -m nemo_workflow",
@@ -31,7 +31,7 @@ def main() -> None:
     )
     parser.parse_args()
     print(parser.format_help().split("\n\noptions")[0].rstrip(), end="\n\n")
-    for name, does in COMMANDS.items():
+    for name, does in MODULES.items():
         print(f"  {name:12}{does}")
 
 

@@ -108,7 +108,7 @@ class RunFolder:
 
     @cached_property
     def trained(self) -> bool:
-        """Whether the newest start has come as far as to train; of one that left no word of its launch, whether any has."""
+        """Whether the newest start has come as far as to train; of one that wrote nothing about its launch, whether any has."""
         if not self.launched or not (self.attempts[-1] / starting.FILE).exists():
             return bool(self.last)
         return any(event["time"] >= self.launched.time for event in self.last.values())

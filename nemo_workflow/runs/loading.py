@@ -25,11 +25,8 @@ def load_model(folder: Path, dtype: Any) -> Any:
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, trust_remote_code=False, **spread)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # a file that is missing, sizes that don't fit, a class it doesn't know
+    # a file that is missing, sizes that don't fit, a class it doesn't know
+    except (OSError, RuntimeError, ValueError) as error:
         raise Refusal(f"--hf-model {folder}: transformers can't load it: {first_line(error, lines=3)}") from None
     return model.eval()
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.control import OUTPUT_DIR
-from nemo_workflow.runs.loading import load_model, loading
+from nemo_workflow.runs.loading import WORTH_SAYING, load_model, loading
 from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -95,11 +96,11 @@ class _Count:
 
     def __init__(self, meter: Meter, tokens: int):
         self.meter, self.tokens, self.made = meter, tokens, -1
-        self.meter.show("")  # in a log the first line comes after some seconds
+        self.began = time.monotonic()
 
     def put(self, _: object) -> None:
         self.made += 1
-        if self.made > 0:
+        if time.monotonic() - self.began > WORTH_SAYING:
             self.meter.show(f"{counted(self.made, 'token')} of up to {self.tokens:,}")
 
     def end(self) -> None: ...

@@ -8,18 +8,18 @@ import sys
 import pytest
 
 from nemo_workflow import PACKAGE
-from nemo_workflow.__main__ import COMMANDS, main
+from nemo_workflow.__main__ import MODULES, main
 from nemo_workflow.utils.errors import Refusal
 
 
 def test_every_command_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     modules = {path.stem for path in (PACKAGE / "runs" / "commands").glob("[!_]*.py")}
     packages = {path.parent.name for path in PACKAGE.glob("*/__main__.py")}
-    assert COMMANDS.keys() == modules | packages
+    assert MODULES.keys() == modules | packages
     monkeypatch.setattr(sys, "argv", ["nemo_workflow"])
     main()
     said = capsys.readouterr().out
-    assert "usage: python -m nemo_workflow.COMMAND" in said and all(f"  {name} " in said for name in COMMANDS)
+    assert "usage: python -m nemo_workflow.COMMAND" in said and all(f"  {name} " in said for name in MODULES)
 
 
 def test_a_command_after_a_blank_is_told_how_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,8 @@ def test_the_tokens_made_are_counted_on_a_terminal(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(said, "isatty", lambda: True)
     count = sample._Count(sample.Meter(said), 20_000)
     count.put("the text's own")
-    count.meter._last_shown = 0.0
+    assert said.getvalue() == ""  # no line, nor an empty one, for a text that comes at once
+    count.began -= 2 * loading.WORTH_SAYING
     count.put("a token")
     count.end()
     assert said.getvalue().endswith("1 token of up to 20,000")
