@@ -1,7 +1,8 @@
 # make install  what running needs, in .venv; make install-gpu the same for NVIDIA GPUs (CUDA 13)
 # make demo   install, then the whole pipeline on a CPU with a tiny model (no network beyond pip)
 # make test   install, then the tests for every change: a quarter of an hour
-# make test-all  install, then every test that needs no GPU: those, and what changes with the libraries and releases
+# make test-thorough  install, then the rest of those that need no GPU: what changes with the libraries and releases
+# make test-all  both
 # make test-fast  install, then the tests that take no seconds each: under a minute
 # make mutants  whether the fast tests notice changes of a module (benchmarks/mutation.md)
 # make check  lint, format, types and the direction of imports
@@ -16,7 +17,7 @@ PYTHON ?= $(shell for p in $$(bash -c 'type -ap python3.12 python3.11 python3');
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-all test-fast mutants check generate clean install install-dev install-gpu matrix outdated
+.PHONY: help demo test test-thorough test-all test-fast mutants check generate clean install install-dev install-gpu matrix outdated
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -75,8 +76,11 @@ demo: install
 test: install-dev
 	$(BIN)/python -m pytest -m "not thorough and not gpu and not soak" --durations=15 -n 2
 
-test-all: install-dev
-	$(BIN)/python -m pytest -m "not gpu and not soak" --durations=15 -n 2
+test-thorough: install-dev
+	$(BIN)/python -m pytest -m "thorough and not gpu and not soak" --durations=15 -n 2
+
+test-all: test
+	$(MAKE) test-thorough
 
 # three processes on two cores: some of the tests wait
 test-fast: install-dev

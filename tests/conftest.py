@@ -81,6 +81,27 @@ def group_of(nodeid: str) -> str:
     return "preprocess" if folder == "e2e/preprocess" else folder
 
 
+class FailuresAtOnce:
+    """Names what failed when it fails: the log of a run that is cut short has no summary."""
+
+    def __init__(self, terminal: Any):
+        self._terminal = terminal
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = str(crash.message if crash else report.longrepr).partition("\n")[0]
+            self._terminal.write_line(f"\n{report.nodeid}, {report.when}, {report.duration:.0f} s: {why[:300]}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(terminal))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timeout") is None:
