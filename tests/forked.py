@@ -68,9 +68,11 @@ def start(
         "env": variables,
     }
     server = _Server.of_this_process()
+    server.forget_the_last()
     with Path(os.devnull).open() as nothing:
         _send(server.socket, order, [nothing.fileno(), out.fileno(), err.fileno()])
-    return Forked(server, int(_receive(server.socket)[0]["pid"]))
+    server.last = Forked(server, int(_receive(server.socket)[0]["pid"]))
+    return server.last
 
 
 class Forked:
@@ -113,6 +115,13 @@ class _Server:
         command = [sys.executable, __file__, str(theirs.fileno())]
         self.process = subprocess.Popen(command, env=variables, cwd=REPOSITORY, pass_fds=[theirs.fileno()])
         theirs.close()
+        self.last: Forked | None = None
+
+    def forget_the_last(self) -> None:
+        """End a command whose test failed before it had: its exit code is not the next one's answer."""
+        if self.last is not None and self.last.poll() is None:
+            os.kill(self.last.pid, signal.SIGKILL)
+            self.last.wait()
 
     @classmethod
     def of_this_process(cls) -> _Server:

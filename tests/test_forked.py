@@ -46,6 +46,13 @@ def test_what_takes_too_long_is_killed_and_the_next_one_runs() -> None:
     assert forked.run(["-c", "print('next')"]).stdout == "next\n"
 
 
+def test_a_command_that_a_failed_test_left_running_has_no_part_in_the_next(tmp_path: Path) -> None:
+    with (tmp_path / "said").open("w") as stream:
+        left = forked.start(["-c", "import time; time.sleep(100)"], stream, stream)
+    assert forked.run(["-c", "print('next')"]).stdout == "next\n"
+    assert left.returncode == -9
+
+
 def test_nothing_heavy_is_there_before_the_command_asks_for_it() -> None:
     """So that a test of what a command imports sees what the command does."""
     done = forked.run(["-c", f"import sys; print(sorted(set({forked.HEAVY}) & sys.modules.keys()))"])

@@ -1,6 +1,5 @@
 """`python -m nemo_workflow.tokenizer`: a tokenizer of any text, or a refusal before anything is written."""
 
-import contextlib
 import gzip
 import json
 import os
@@ -136,20 +135,13 @@ def test_ctrl_c_leaves_nothing_half_made(there: bool, tmp_path: Path) -> None:
     ]
     with (tmp_path / "said").open("w") as stream:
         process = forked.start(words, stream, stream)
-    until(lambda: folder.exists() if not there else open_files(process.pid) & {str(tmp_path / "a.txt")})
+    # the library is there from before the text is read to the end, however seldom a busy machine lets us look
+    until(lambda: folder.exists() if not there else "tokenizers" in Path(f"/proc/{process.pid}/maps").read_text())
     process.send_signal(signal.SIGINT)
     assert process.wait(LIMIT) == 130, (tmp_path / "said").read_text()
     assert (tmp_path / "said").read_text() == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.txt", "said", *(["new"] if there else [])])
     assert not there or [path.name for path in folder.iterdir()] == ["notes.txt"]
-
-
-def open_files(pid: int) -> set[str]:
-    found = set()
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.add(str(path.readlink()))
-    return found
 
 
 def test_bad_lines_are_noted_and_the_key_has_preprocessings_name_too(tmp_path: Path) -> None:
