@@ -110,6 +110,8 @@ def text(run: Run, asked: Settings, card: PlannedCard, found: Sequence[Row], com
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in table
     ]
     commands = [f"{number}: {_command(asked, row, command)}" for number, row in enumerate(found, 1) if row.choice]
+    if asked.accelerator == "cpu":
+        commands.append("(these are for GPUs, without the --accelerator cpu that was given)")
     return "\n".join([*lines, "", *commands])
 
 

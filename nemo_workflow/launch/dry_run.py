@@ -113,7 +113,7 @@ def _start(plan: Plan) -> str:
 def _done(plan: Plan) -> int:
     """Steps that are made already: by this run's earlier starts, or by the run that it branches off."""
     newest, _ = newest_whole(plan.folder / "checkpoints")
-    return min(newest.step, plan.schedule.max_steps) if newest else plan.schedule.first_step
+    return newest.step if newest else plan.schedule.first_step
 
 
 def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:

@@ -112,14 +112,15 @@ def _training_text(plan: dict[str, Any]) -> list[str]:
         f"Training: {counted(run['steps'], 'step')} of {run['global_batch_size']:,} x {run['seq_length']:,} ="
         f" {human_count(run['tokens_a_step'])} tokens; {human_count(run['tokens'])} tokens in all,"
         f" {human_epochs(run['epochs'])} ({seen})",
-        *(
-            [
-                f"  continues after step {run['done']:,} of {run['steps']:,}: {counted(run['steps'] - run['done'], 'step')} left"
-            ]
-            if run["done"]
-            else []
-        ),
+        *([f"  {_rest_words(run)}"] if run["done"] else []),
     ]
+
+
+def _rest_words(run: dict[str, Any]) -> str:
+    done, steps = run["done"], run["steps"]
+    if done >= steps:
+        return f"trained to step {done:,} already: nothing is left; a larger --max-steps than {done:,} continues it"
+    return f"continues after step {done:,} of {steps:,}: {counted(steps - done, 'step')} left"
 
 
 def _schedule_text(plan: dict[str, Any]) -> list[str]:

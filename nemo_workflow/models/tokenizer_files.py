@@ -136,6 +136,12 @@ def well_formed(folder: Path) -> Iterator[None]:
         ) from None
 
 
+def check_has_tokenizer(folder: Path) -> None:
+    """Raise Refusal for a folder without a vocabulary."""
+    if not files_of(folder, VOCABULARY):
+        raise Refusal(f"{folder}: no tokenizer files in it, such as tokenizer.json; copy them there") from None
+
+
 def files_of(folder: Path, patterns: tuple[str, ...] = TOKENIZER) -> list[Path]:
     """The files of a folder that its tokenizer is made of; raises Refusal for one that no honest folder holds."""
     templates = folder / TEMPLATES

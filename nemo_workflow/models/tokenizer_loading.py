@@ -8,11 +8,10 @@ from typing import Any
 
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
-    VOCABULARY,
     check_class_named,
+    check_has_tokenizer,
     check_ids,
     copy_for_nemo,
-    files_of,
     in_older_words,
     json_of,
 )
@@ -50,8 +49,7 @@ def _load(place: Path, folder: Path, trust_remote_code: bool) -> Any:
                 f"{folder}: the tokenizer can't be loaded without code of its own (auto_map in {CONFIG}), which is not run{why};"
                 " give a folder with a tokenizer.json; preprocessing alone runs such code, with --trust-remote-code"
             ) from None
-        if not files_of(folder, VOCABULARY):
-            raise Refusal(f"{folder}: no tokenizer files in it, such as tokenizer.json; copy them there") from None
+        check_has_tokenizer(folder)
         raise Refusal(
             f"{folder}: transformers can't load the tokenizer; save it again with transformers 4.57, or give another folder"
             f" ({said})"

@@ -188,6 +188,13 @@ def _wrong_lines(head: bytes) -> str | None:
     return None
 
 
+# of a model's or a tokenizer's folder, given instead of the text's
+_OF_A_MODEL = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json",
+    "generation_config.json", "model.safetensors.index.json",
+}  # fmt: skip
+
+
 def _wrong_kind(source: Source) -> Iterator[str]:
     try:
         with open_text(source.path) as stream:
@@ -213,6 +220,8 @@ def _wrong_kind(source: Source) -> Iterator[str]:
     elif head.startswith(_POINTER):
         yield f"{source.path}: a pointer of Git LFS, not the file itself; fetch it: git lfs pull"
     elif not source.is_text and (why := _wrong_lines(head)):
+        if source.path.name in _OF_A_MODEL:
+            why = "of a tokenizer or a model, no text to learn from; name the folder or the files of your text"
         yield f"{source.path}: {why}"
 
 

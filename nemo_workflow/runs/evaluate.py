@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.conversion.report import NAME as REPORT
 from nemo_workflow.models import parameters
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.models.run_folders import PLAN
@@ -65,9 +67,21 @@ def main() -> int:
         f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {counted(samples, 'sample')})"
     )
     if not difference <= TOLERANCE:  # a NaN too
-        why = of_padding(plan, nemo_loss - hf_loss)
+        why = of_another_run(arguments.hf_model, plan) or of_padding(plan, nemo_loss - hf_loss)
         raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed{why}")
     return 0
+
+
+def of_another_run(model: Path, plan: Plan) -> str:
+    """That a model was exported from another run, where its report of the export says so; empty otherwise."""
+    try:
+        source = Path(json.loads((model / REPORT).read_text(encoding="utf-8"))["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    run = source.parents[1].name if len(source.parents) > 1 else ""
+    if run == plan.folder.name:  # the folder may have been moved
+        return ""
+    return f"; the model is of {source}, no checkpoint of this run: give --run the run that it was exported from"
 
 
 def of_padding(plan: Plan, more: float) -> str:

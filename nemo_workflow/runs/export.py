@@ -12,6 +12,7 @@ from typing import Any
 
 from nemo_workflow.config.checks import outputs
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.conversion.report import NAME as REPORT
 from nemo_workflow.models import hub
 from nemo_workflow.run_dir import export_process, metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint, list_checkpoints, newest_whole, problem_of
@@ -68,17 +69,22 @@ def _checkpoint(run: Path, step: int | None) -> Checkpoint:
         if newest is None:
             raise Refusal(f"{run}: no whole checkpoint in {folder}; give the folder of a run that has saved one")
         return newest
-    found = next((one for one in list_checkpoints(folder) if one.step == step), None)
+    there = list_checkpoints(folder)
+    found = next((one for one in there if one.step == step), None)
     if found is None or (problem := problem_of(found)):
-        raise Refusal(f"--step {step}: {problem if found else f'no such checkpoint in {folder}'}; see what is there")
+        others = ", ".join(f"{one.step:,}" for one in sorted(there, key=lambda one: one.step) if one != found)
+        raise Refusal(
+            f"--step {step}: {problem if found else f'no such checkpoint in {folder}'};"
+            f" {f'the others are of step {others}' if others else 'there is no other'}"
+        )
     return found
 
 
 def is_exported(folder: Path, source: Checkpoint) -> bool:
     """Whether a folder is the proved model of a checkpoint that has not been written again since."""
     try:
-        report = json.loads((folder / "conversion_report.json").read_text(encoding="utf-8"))
-        newer = (folder / "conversion_report.json").stat().st_mtime > (source.path / "manifest.json").stat().st_mtime
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        newer = (folder / REPORT).stat().st_mtime > (source.path / "manifest.json").stat().st_mtime
     except (OSError, ValueError):
         return False
     return bool(newer and report.get("verified") and Path(report.get("source", "")) == source.path)

@@ -50,7 +50,9 @@ def after_export(plan: Plan) -> Iterator[str]:
             from_here_if_below(plan.folder),
         ]
         yield f"  proof       {shlex.join(words)}"
-    yield f"  train on    the same command with a larger --max-steps than {plan.schedule.max_steps}"
+    newest, _ = newest_whole(plan.folder / "checkpoints")
+    made = newest.step if newest else plan.schedule.max_steps
+    yield f"  train on    the same command with a larger --max-steps than {made}"
 
 
 def _exportable(plan: Plan) -> bool:

@@ -15,6 +15,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.conversion.hf_folder import read_header
 from nemo_workflow.models import hub
 from nemo_workflow.models.foreign_code import refuse_code
+from nemo_workflow.models.tokenizer_files import check_has_tokenizer
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.control import OUTPUT_DIR
@@ -45,10 +46,16 @@ def main() -> int:
     )
     parser.add_argument("text", help="how the text begins")
     arguments = parser.parse_args()
+    if not arguments.hf_model.exists() and (Path(arguments.text) / "config.json").is_file():
+        raise Refusal(
+            f"--hf-model {arguments.hf_model}: no such folder, and TEXT {arguments.text} is a model's: they look swapped;"
+            f' give --hf-model {arguments.text} "{arguments.hf_model}"'
+        )
     check_exported(arguments.hf_model)
     if arguments.tokens < 1 or arguments.temperature < 0:
         raise Refusal("--tokens must be at least 1, and --temperature not below 0")
     refuse_code("--hf-model", arguments.hf_model)
+    check_has_tokenizer(arguments.hf_model)
     print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
     return 0
 

@@ -171,6 +171,12 @@ def test_the_runs_config_holds_the_layout_that_was_chosen(shared: Place, tmp_pat
 # -- --suggest --------------------------------------------------------------------------------------------------------
 
 
+def test_the_cpu_that_was_asked_for_is_said_to_be_left_out() -> None:
+    words = "-M llama32_1b -gbs 64 --suggest 1"
+    assert "--accelerator" not in suggested(words)
+    assert suggested(f"{words} --accelerator cpu").endswith("without the --accelerator cpu that was given)")
+
+
 def suggested(words: str) -> str:
     return suggestion(command_line.parse(words.split()), ["pretrain_llm.py"])
 

@@ -166,6 +166,11 @@ WRONG = {
     "gzip called text": ("x.txt", gzip.compress(b"Text.\n"), "gzip data without the extension .gz; rename it"),
     "array": ("x.jsonl", b"[\n" + GOOD + b"]\n", "jq -c '.[]'"),
     "array with a BOM": ("x.json", b"\xef\xbb\xbf [" + GOOD + b"]", "jq -c '.[]'"),
+    "a tokenizer": (
+        "tokenizer.json",
+        b'{\n  "version": "1.0"\n}\n',
+        "of a tokenizer or a model, no text to learn from",
+    ),
     "an object over lines": ("x.json", b'{\r\n "text": "a"\r\n}\r\n', "jq -c ."),
     "CR": ("x.jsonl", GOOD.replace(b"\n", b"\r") * 2, "its lines end with CR alone"),
     "cut off": (

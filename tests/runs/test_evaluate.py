@@ -77,6 +77,36 @@ def test_a_run_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         evaluate.main()
 
 
+def test_a_model_and_a_text_that_are_swapped_and_a_model_without_a_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are told before anything is loaded."""
+    model = tmp_path / "hf_model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
+    monkeypatch.setattr(sys, "argv", ["sample", "--hf-model", "Once upon a time", str(model)])
+    with pytest.raises(Refusal, match=r'they look swapped; give --hf-model .*hf_model "Once upon a time"'):
+        sample.main()
+    monkeypatch.setattr(sys, "argv", ["sample", "--hf-model", str(model), "Once upon a time"])
+    with pytest.raises(Refusal, match=r"hf_model: no tokenizer files in it, such as tokenizer\.json"):
+        sample.main()
+
+
+def test_a_model_of_another_run_is_named_where_the_losses_differ(tmp_path: Path) -> None:
+    plan = fake_runs.make_plan(tmp_path / "my_run")
+    assert evaluate.of_another_run(tmp_path, plan) == ""
+    for run, other in (("my_run", False), ("your_run", True)):
+        source = f"/moved/{run}/checkpoints/step_00000100"
+        (tmp_path / "conversion_report.json").write_text(json.dumps({"source": source}))
+        said = evaluate.of_another_run(tmp_path, plan)
+        assert said == (
+            f"; the model is of {source}, no checkpoint of this run: give --run the run that it was exported from"
+            if other
+            else ""
+        )
+
+
 def test_the_tokens_made_are_counted_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
     monkeypatch.setattr(said, "isatty", lambda: True)

@@ -104,6 +104,9 @@ def test_what_is_exported_already_is_neither_done_again_nor_kept_as_an_event(
     export.after_training(plan)
     said = capsys.readouterr().out.splitlines()
     assert said == [f"step 100 is exported already: {plan.folder / 'hf_model'}"] * 2
+    assert exporting(monkeypatch, str(plan.folder), "--step", "7").endswith(
+        "checkpoints; the others are of step 75, 100"
+    )
     assert not [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
 
 

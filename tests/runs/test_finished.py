@@ -38,9 +38,11 @@ def test_it_names_losses_checkpoint_report_and_the_next_command(
 
 def test_a_run_with_a_sample_ends_with_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And offers no comparison of validation losses where there is no validation."""
-    plan = fake_runs.make_plan(tmp_path / "my_run", sample="Once")
+    plan = fake_runs.write_run(tmp_path / "my_run", sample="Once")
     plan = replace(plan, schedule=replace(plan.schedule, limit_val_batches=0))
     monkeypatch.chdir(tmp_path)
     text, more = finished.after_export(plan)
     assert text == "  more text   python -m nemo_workflow.sample --hf-model my_run/hf_model 'another text'"
     assert "larger --max-steps than 100" in more
+    fewer = replace(plan, schedule=replace(plan.schedule, max_steps=20))  # of a run that has made 100
+    assert "larger --max-steps than 100" in list(finished.after_export(fewer))[-1]
