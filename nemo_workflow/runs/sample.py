@@ -34,6 +34,8 @@ MEANINGS = called(
     }
 ) | dict.fromkeys(("--prompt", "--text", "--start"), 'the text stands by itself, in quotes: --hf-model DIR "TEXT"')
 
+LEAST_NAMED = 0.9  # of a model's rows that its own tokenizer has entries for; Qwen 2.5's has 0.998, small ones' padding to 128 more
+
 
 def main() -> int:
     """`python -m nemo_workflow.sample --hf-model DIR TEXT`; prints the text and what the model makes of it."""
@@ -143,6 +145,12 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
     if most and begin["input_ids"].numel() + tokens > most:
         print(
             f"note: the model was made for texts of {most:,} tokens; expect less of what follows them", file=sys.stderr
+        )
+    rows = model.config.get_text_config().vocab_size
+    if len(tokenizer) < LEAST_NAMED * rows:
+        print(
+            f"note: the tokenizer has {len(tokenizer):,} entries, the model {rows:,} rows: it may not be the model's own",
+            file=sys.stderr,
         )
     begin = begin.to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}

@@ -175,6 +175,15 @@ def test_rows_of_padding_are_named_where_they_make_the_difference(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_tokenizer_far_smaller_than_the_model_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a model whose tokenizer was replaced by another's: its text is noise."""
+    for name, note in (("llama_scratch", False), ("llama2", True)):
+        sample.generate(tiny_models.make(name, tmp_path / name), "hi", 2, 0.0, 1)
+        said = capsys.readouterr().err
+        assert ("rows: it may not be the model's own" in said) == note, said
+
+
+@pytest.mark.slow
 def test_a_damaged_model_is_refused_in_a_line(tmp_path: Path) -> None:
     """Without its weights, with sizes that they don't have, and without its tokenizer."""
     model = tiny_models.make("llama2", tmp_path / "model")
