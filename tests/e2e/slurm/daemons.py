@@ -208,7 +208,7 @@ class Daemons:
         # a job's ranks meet at a port that follows from its number: those of suites beside this one have others
         first = 100 * random.randrange(200) + 1
         values = {"host": host, "root": self.root, "ctld": ports[0], "dbd": ports[1], "first": first}
-        for folder in ("state", "my", *(f"spool/n{n}" for n in range(1, NODES + 1))):
+        for folder in ("state", "my", "my_tmp", *(f"spool/n{n}" for n in range(1, NODES + 1))):
             (self.root / folder).mkdir(parents=True)
         nodes = "".join(
             NODE.format(number=n, host=host, port=ports[1 + n], cpus=CPUS, gpus=GPUS) for n in range(1, NODES + 1)
@@ -239,16 +239,19 @@ class Daemons:
         self._daemon("munged", [_which("munged"), "--force", *options], "munged.pid")
 
     def _start_mariadb(self) -> None:
-        data = self.root / "my"
-        shutil.chown(data, "mysql", "mysql")
+        data, scratch = self.root / "my", self.root / "my_tmp"
+        for folder in (data, scratch):
+            shutil.chown(folder, "mysql", "mysql")
+        # its own: whichever starts removes the temporary tables of all that share a folder
+        own = self.environment | {"TMPDIR": str(scratch)}
         log = (self.root / "mariadb.log").open("w")
         install = [_which("mariadb-install-db"), "--no-defaults", "--user=mysql", f"--datadir={data}", "--skip-test-db"]
-        subprocess.run(install, stdout=log, stderr=log, check=True)
+        subprocess.run(install, stdout=log, stderr=log, check=True, env=own)
         process = subprocess.Popen(
             [_which("mariadbd"), "--no-defaults", "--user=mysql", f"--datadir={data}", "--skip-networking",
              f"--socket={self.root}/my/my.sock", f"--pid-file={self.root}/my/my.pid", "--innodb-buffer-pool-size=64M",
              "--innodb-lock-wait-timeout=900"],
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=own,
         )  # fmt: skip
         self.pids["mariadbd"] = process.pid
         self.environment["MYSQL_UNIX_PORT"] = str(self.root / "my" / "my.sock")
