@@ -49,13 +49,18 @@ def _of_config(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and _is_config(node.value):
             yield node.attr
-        elif _is_getattr(node) and _is_config(node.args[0]):
-            yield node.args[1].value
+        elif (name := _fetched(node)) is not None:
+            yield name
 
 
-def _is_getattr(node: ast.AST) -> bool:
-    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr")
-    return named and len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
+def _fetched(node: ast.AST) -> str | None:
+    """X of getattr(config, "X") and hasattr(config, "X")."""
+    match node:
+        case ast.Call(func=ast.Name(id="getattr" | "hasattr"), args=[config, ast.Constant(value=str(name)), *_]) if (
+            _is_config(config)
+        ):
+            return name
+    return None
 
 
 def _is_config(node: ast.AST) -> bool:

@@ -24,7 +24,7 @@ PIN = re.compile(r"^([\w.-]+)(?:\[[\w,]+\])?==(\S+?)\s*(?:#\s*(.*))?$", re.MULTI
 def direct_pins() -> dict[str, tuple[str, str]]:
     """Package -> (version, the reason beside the pin) of requirements.txt and requirements/."""
     files = [REPOSITORY / "requirements.txt", *sorted((REPOSITORY / "requirements").glob("*.txt"))]
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for file in files:
         for name, version, reason in PIN.findall(file.read_text(encoding="utf-8")):
             found.setdefault(normal(name), (version, reason))

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 FILE = re.compile(
@@ -30,6 +31,10 @@ class Progress:
         self.megabytes = 0.0
         self.newest = ""
         self.to_install = 0
+
+    def read_all(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.read(line)
 
     def read(self, line: str) -> None:
         found = FILE.match(line)
@@ -62,7 +67,7 @@ def main() -> None:
     """Read pip's output to its end."""
     progress = Progress(Path(sys.argv[1]))
     live = sys.stdout.isatty()
-    reader = threading.Thread(target=lambda: [progress.read(line) for line in sys.stdin], daemon=True)
+    reader = threading.Thread(target=progress.read_all, args=(sys.stdin,), daemon=True)
     reader.start()
     said, shown = time.monotonic(), ""
     while True:

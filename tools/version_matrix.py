@@ -217,7 +217,14 @@ def main() -> None:
         corpus = Path(place) / "corpus"
         demo.write_corpus(corpus / "data" / "text.jsonl", limit=500_000)
         demo.train_tokenizer(corpus / "data" / "text.jsonl", corpus / "tokenizer", vocabulary=512)
-        words = ["--hf-tokenizer", corpus / "tokenizer", "--data-prefix", "text", "--input-dir", corpus / "data"]
+        words: list[str | Path] = [
+            "--hf-tokenizer",
+            corpus / "tokenizer",
+            "--data-prefix",
+            "text",
+            "--input-dir",
+            corpus / "data",
+        ]
         subprocess.run(
             ["bash", "preprocess_data.sh", *words, "--output-dir", corpus / "dataset"], cwd=REPOSITORY, check=True
         )
