@@ -58,13 +58,15 @@ def _run(settings: Settings) -> int:
 
         if fetch_tokenizer(settings.hf_model_id):
             plan = make_plan(settings, command=sys.argv, branch=branch_of(settings))
-    for note in plan.notes:
+    from nemo_workflow.training import resume
+
+    finished_already = resume.finished_already(plan)
+    for note in () if finished_already else plan.notes:
         print(f"note: {note}", file=sys.stderr)
     from nemo_workflow.launch import local
     from nemo_workflow.run_dir.checkpoints import newest_whole
-    from nemo_workflow.training import resume
 
-    if resume.finished_already(plan):
+    if finished_already:
         newest, _ = newest_whole(plan.folder / "checkpoints")
         step = newest.step if newest else plan.schedule.max_steps
         print(f"{plan.run_dir}: already trained to step {step}; a larger --max-steps continues it")

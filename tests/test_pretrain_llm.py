@@ -52,3 +52,4 @@ def test_a_run_that_is_further_says_how_far(place: Place) -> None:
     done = run(*place.flags("--max-steps", "50"), cwd=place.root)
     assert done.returncode == 0, done.stderr
     assert "already trained to step 100; a larger --max-steps continues it" in done.stdout
+    assert "note: " not in done.stderr  # no advice for a training that isn't made

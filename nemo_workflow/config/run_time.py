@@ -79,6 +79,12 @@ def run_seconds(job: Job, step: float, schedule: Schedule, start: float = START_
     return start + schedule.steps * step + validations * schedule.limit_val_batches * step / 3 + copies + write
 
 
+def left_seconds(run: float, accelerator: str, share: float) -> float:
+    """Seconds of a start that makes a share of a run's steps, where the whole run takes `run` seconds; 0 for none."""
+    start = CPU_START_SECONDS if accelerator == "cpu" else START_SECONDS
+    return start + share * (run - start) if share else 0.0
+
+
 def helpful(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
     """The one flag that would save most of a step: its words, and the share of the step; None where none is worth it.
 

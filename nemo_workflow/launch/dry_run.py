@@ -243,8 +243,13 @@ def _memory(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
 
 
 def _time(plan: Plan, recipe: Recipe) -> dict[str, Any] | None:
-    """What the plan holds of time, and the flag that would help most; None for a GPU that is not in the table."""
-    return plan.time and {**plan.time, "help": run_time.helpful(plan, recipe)}
+    """What the plan holds of time, of the steps left too, and the flag that would help most; None for a GPU that is not in the table."""
+    if not plan.time:
+        return None
+    schedule = plan.schedule
+    share = max(0, schedule.max_steps - _done(plan)) / schedule.steps
+    left = run_time.left_seconds(plan.time["run_seconds"], plan.accelerator, share)
+    return {**plan.time, "left_seconds": left, "help": run_time.helpful(plan, recipe)}
 
 
 def differences(plan: Plan, recipe: Recipe) -> list[dict[str, Any]]:

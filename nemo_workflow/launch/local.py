@@ -229,7 +229,8 @@ class _Local:
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked is not None:
-            self.insisted = True
+            # a terminal that closes sends it twice, the kernel and the shell; and nobody is there to insist
+            self.insisted = self.insisted or number != signal.SIGHUP
         else:
             self.asked = number
             self.patience.renew()

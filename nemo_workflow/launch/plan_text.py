@@ -193,6 +193,10 @@ def _time_text(plan: dict[str, Any]) -> list[str]:
     whole = f"{human_time(time['run_seconds'])} for the run"
     if gpu:
         whole += f", {time['gpu_hours']:,.1f} GPU hours"
+    run = plan["training"]
+    left = run["steps"] - run["done"]
+    if run["done"] > run["first_step"] and left > 0:
+        whole += f", {human_time(time['left_seconds'])} for the {counted(left, 'step')} left"
     lines = ["", f"Time: {human_step(time['step_seconds'])} per step, {rate}; {whole}"]
     shares = sorted(time["parts"].items(), key=lambda part: -part[1])
     shown = [

@@ -29,8 +29,8 @@ def last_words(plan: Plan) -> Iterator[str]:
     if (plan.folder / REPORT).is_file():
         yield f"  report      {from_here_if_below(plan.folder / REPORT)}"
     if newest and plan.settings.sample is None and plan.settings.export_hf is None and _exportable(plan):
-        command = ["python", "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", from_here_if_below(newest.path)]
-        yield f"  export      {shlex.join([*command, '--output-path', from_here_if_below(plan.folder / EXPORTED)])}"
+        command = ["python", "-m", "nemo_workflow.export", from_here_if_below(plan.folder)]
+        yield f"  export      {shlex.join(command)}"
 
 
 def after_export(plan: Plan) -> Iterator[str]:

@@ -23,6 +23,7 @@ from nemo_workflow.runs.loading import WORTH_SAYING, load_model, loading
 from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.files import from_here_if_below
 from nemo_workflow.utils.libraries import collector_paused
 
 # what transformers' and other tools' commands call our flags
@@ -76,15 +77,18 @@ def check_exported(folder: Path) -> None:
     if (named := Path(OUTPUT_DIR) / folder / EXPORTED / "config.json").is_file():
         raise Refusal(f"--hf-model {folder}: is a run's name; its exported model is {named.parent}")
     newest, _ = newest_whole(folder / "checkpoints")
-    checkpoint = newest.path if newest else folder if (folder / "weights").is_dir() else "CHECKPOINT"
+    script = from_here_if_below(REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py")
+    if (folder / "weights").is_dir():
+        command = f"python {script} --source {folder} --output-path DIR"
+    else:
+        command = f"python -m nemo_workflow.export {folder if newest else 'RUN'}"
     what = (
         hub.no_folder("--hf-model", folder, whole=True)
         if not folder.exists()
-        else "is not exported"
+        else "a run that is not exported"
         if newest
         else "no config.json there"
     )
-    command = f"python ckpt_conversion/convert_from_nemo2_to_hf.py --source {checkpoint} --output-path DIR"
     raise Refusal(
         f"--hf-model {folder}: {what}; {'or ' if 'hf download' in what else ''}export a checkpoint first: {command}"
     )

@@ -253,6 +253,9 @@ def test_a_run_that_continues_says_from_where(place: Place) -> None:
     )
     assert described(place, "--max-steps", "200")["training"]["done"] == 60
     assert "continues after step 60 of 61: 1 step left" in dry_run.render(place.plan("--max-steps", "61"), "text")
+    assert re.search(
+        r"Time: .* for the run, 2\d s for the 1 step left\n", dry_run.render(place.plan("--max-steps", "61"), "text")
+    )
     for fewer in ("20", "60"):
         text = dry_run.render(place.plan("--max-steps", fewer), "text")
         assert "trained to step 60 already: nothing is left; a larger --max-steps than 60 continues it" in text

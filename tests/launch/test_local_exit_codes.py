@@ -95,6 +95,7 @@ LOST = "no checkpoint yet, so steps 1 to 2 are lost"
         ("saves", 60, [signal.SIGUSR1], 138, "stopped: "),
         ("deaf", 1, [signal.SIGINT], 130, f"stopped in the middle of a step, which did not end within 1 s (--grace-seconds): {LOST}"),
         ("deaf", 1, [signal.SIGTERM], 143, "in the middle of a step"),
+        ("deaf", 1, [signal.SIGHUP, signal.SIGHUP], 129, "which did not end within 1 s"),  # a closed terminal
         ("deaf", 60, [signal.SIGINT, signal.SIGINT], 130, f"stopped at once, in the middle of a step: {LOST}"),
         ("deaf", 60, [signal.SIGINT, signal.SIGTERM], 130, "stopped at once"),
         ("deaf at the start", 60, [signal.SIGINT], 130, "stopped before the first step: no checkpoint yet; the same command starts again from the beginning"),

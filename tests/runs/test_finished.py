@@ -27,7 +27,7 @@ def test_it_names_losses_checkpoint_report_and_the_next_command(
     assert "  report      my_run/report.html" in lines
     checkpoint = next(line.split()[1] for line in lines if line.startswith("  checkpoint"))
     assert (tmp_path / checkpoint).is_dir()
-    assert lines[-1].endswith(f"--source {checkpoint} --output-path my_run/hf_model")
+    assert lines[-1] == "  export      python -m nemo_workflow.export my_run"
     assert [line for line in finished.after_export(plan) if line.startswith("  proof")] == [
         "  proof       python -m nemo_workflow.evaluate --hf-model my_run/hf_model --run my_run"
     ]
