@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -145,7 +146,7 @@ def _import(job: Import, args: argparse.Namespace) -> int:
     meter = Meter(_terminal())
 
     def work() -> int:
-        with checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
+        with contextlib.closing(meter), checks.full_disk(args.output_path), whole_folder(args.output_path) as aside:
             _write_nemo(job, aside, report, meter, verify=not args.no_verify)
             _finish(report, aside, args.output_path)
         return _say(report, args.output_path)
@@ -225,7 +226,7 @@ def export_main(argv: list[str] | None = None) -> int:
     meter = Meter(_terminal())
 
     def work() -> int:
-        with checks.full_disk(args.output_path):
+        with contextlib.closing(meter), checks.full_disk(args.output_path):
             _write_hf(folder, args, report, meter)
         return _say(report, args.output_path)
 

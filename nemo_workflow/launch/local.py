@@ -250,10 +250,13 @@ class _Local:
     def _stop_if_asked(self) -> None:
         if self.asked is None:
             return
-        if self.monitor.saving or save_under_way(self.plan.folder / "checkpoints"):
+        saving = self.monitor.saving or save_under_way(self.plan.folder / "checkpoints")
+        if saving:
             self.patience.renew()  # the grace time begins when the save is done
         grace = grace_seconds(self.plan)
-        where = "in the middle of a step" if self.monitor.asked_after is None else "before its save was done"
+        where = "before its save was done"
+        if self.monitor.asked_after is None:
+            where = "in the middle of a save" if saving else "in the middle of a step"
         if self.insisted:
             self._stop_at_once(f" at once, {where}")
         elif not self.monitor.started:

@@ -43,6 +43,7 @@ def _called(program: str) -> str:
 
 
 MAX_BAD = 5.0  # per cent
+CONTINUES = "the same command continues with what is not done"
 
 # what datatrove, Megatron-LM, litgpt and Hugging Face's scripts call our flags
 _OF = {
@@ -221,6 +222,9 @@ def run(args: argparse.Namespace) -> int:
             with contextlib.suppress(OSError):  # something is in it that is worth keeping
                 folder.rmdir()
         raise
+    except KeyboardInterrupt:
+        meter.note(f"stopped by Ctrl-C; {CONTINUES}")
+        raise
     return 0
 
 
@@ -304,5 +308,5 @@ def _check_keys(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _stop(*_: object) -> NoReturn:
-    print("stopped by SIGTERM; the same command continues with what is not done", file=sys.stderr)
+    print(f"stopped by SIGTERM; {CONTINUES}", file=sys.stderr)
     sys.exit(143)

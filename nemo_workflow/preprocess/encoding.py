@@ -255,10 +255,10 @@ class Progress:
     def show(self, last: bool = False) -> None:
         seconds = max(1e-9, time.monotonic() - self.began)
         done = self.total if last else self.done
-        left = seconds * (self.total - done) / done if done else 0
+        left = f"{console.human_time(seconds * (self.total - done) / done)} left" if done else "no block done yet"
         self.meter.show(
             f"{100 * done / max(1, self.total):3.0f} %  {console.human_count(self.documents)} document{'' if self.documents == 1 else 's'}  "
             f"{done / 1e6 / seconds:.1f} MB/s  {console.human_count(self.tokens / seconds)} tokens/s  "
-            f"{console.human_time(left)} left",
+            f"{left}",
             always=last,
         )

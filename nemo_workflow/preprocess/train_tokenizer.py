@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from nemo_workflow.preprocess.sources import NOT_TEXT, Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
 from nemo_workflow.preprocess.tables import open_table
 from nemo_workflow.utils.arguments import Parser, called
-from nemo_workflow.utils.console import counted, human_time
+from nemo_workflow.utils.console import Meter, counted, human_time
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import nothing_half_made, write_json, written_aside
 from nemo_workflow.utils.processes import interruptible
@@ -35,6 +36,8 @@ MEANINGS = called(
     }
 )
 PIECE = 1 << 16  # characters that the trainer gets at once
+SOON, LATE = 1.0, 20.0  # seconds after which it is shown how far it is, on a terminal and in a log
+LARGE = 20_000_000  # characters whose tokens take half a minute to learn; of a tenth it is said on a terminal alone
 
 
 def main() -> int:
@@ -104,16 +107,23 @@ def main() -> int:
 
 def _write(arguments: argparse.Namespace, folder: Path, sources: Iterable[Source], asked: bool) -> int:
     """Learn, write, and say what was learnt; `asked`: the size was asked for."""
+    with contextlib.closing(Meter()) as meter:
+        documents = watched(first(texts(sources, arguments.json_key), arguments.max_mb << 20), meter)
+        return _learn(arguments, folder, documents, asked, meter)
+
+
+def _learn(arguments: argparse.Namespace, folder: Path, documents: Iterable[str], asked: bool, meter: Meter) -> int:
     began = time.monotonic()
-    documents = first(texts(sources, arguments.json_key), arguments.max_mb << 20)
     if arguments.extend:
         from nemo_workflow.preprocess.extend_tokenizer import extend
 
         entries, before, after = extend(arguments.extend.expanduser(), documents, folder, arguments.vocabulary)
+        meter.close()
         print(f"{folder}: {counted(entries, 'token')} added, {human_time(time.monotonic() - began)}")
         print(f"the text takes {after:.2f} tokens per character, {before:.2f} with the tokenizer of {arguments.extend}")
         return 0
     entries = train(documents, folder, arguments.vocabulary)
+    meter.close()
     print(f"{folder}: {entries:,} entries, {human_time(time.monotonic() - began)}")
     if entries < arguments.vocabulary:
         whose = "asked for (--vocabulary)" if asked else "that a longer text gives by default"
@@ -161,6 +171,18 @@ def first(documents: Iterable[str], limit: int) -> Iterator[str]:
                 return
             yield text[start : start + PIECE]
             limit -= PIECE if start + PIECE <= len(text) else len(text) - start
+
+
+def watched(documents: Iterable[str], meter: Meter) -> Iterator[str]:
+    """The same documents; how many millions of characters were read is shown where that takes long, and that the rest follows."""
+    began, read = time.monotonic(), 0
+    for text in documents:
+        read += len(text)
+        if time.monotonic() - began > (SOON if meter.live else LATE):
+            meter.show(f"read {read / 1e6:,.0f} million characters")
+        yield text
+    if read > (LARGE / 10 if meter.live else LARGE):
+        meter.show(f"read {read / 1e6:,.0f} million characters; learning its tokens …", always=True)
 
 
 def train(documents: Iterable[str], folder: Path, vocabulary: int) -> int:

@@ -240,6 +240,8 @@ class RunFolder:
                 found[-1]["end"] = event["text"]
         if found and self.state.name in ("running", "failed") and found[-1]["end"] == "left no message":
             found[-1]["end"] = self.state.name
+        if found and found[-1]["end"] == "left no message" and self.state.why.startswith("ended after "):
+            found[-1]["end"] = self.state.why.partition(":")[0]
         return found
 
     def versions(self) -> dict[str, str]:

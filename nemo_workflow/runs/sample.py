@@ -100,7 +100,15 @@ def after_training(plan: Plan) -> None:
     Raises Failure where that can't be had.
     """
     words = ["-m", "nemo_workflow.sample", "--hf-model", str(plan.folder / EXPORTED), "--", plan.settings.sample or ""]
-    if subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=False).returncode:
+    try:
+        code = subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=False).returncode
+    except KeyboardInterrupt:
+        print(
+            "stopped by Ctrl-C; the training is done and its model exported: the same command makes the text",
+            file=sys.stderr,
+        )
+        raise
+    if code:
         raise Failure("--sample: no text, for the reason above; the training is done, and its model is exported")
 
 

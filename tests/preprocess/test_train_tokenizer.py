@@ -1,6 +1,7 @@
 """`python -m nemo_workflow.tokenizer`: a tokenizer of any text, or a refusal before anything is written."""
 
 import gzip
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from nemo_workflow import REPOSITORY
 from nemo_workflow.preprocess import train_tokenizer
 from nemo_workflow.preprocess.sources import Source
+from nemo_workflow.utils.console import Meter
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
 from tests.waiting import LIMIT, until
@@ -113,6 +115,25 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         Refusal, match=r"torn.txt: NUL byte: byte 0x00 at position 595, which no text has\. Take it away"
     ):
         list(train_tokenizer.texts([Source(tmp_path / "torn.txt", "torn")], "text"))
+
+
+def test_a_large_text_is_counted_and_a_small_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal, size, lines in (
+        (False, 3_000_000, 0),
+        (True, 3_000_000, 1),
+        (False, 21_000_000, 1),
+        (True, 1_000_000, 0),
+    ):
+        said = io.StringIO()
+        monkeypatch.setattr(said, "isatty", lambda terminal=terminal: terminal)
+        assert sum(map(len, train_tokenizer.watched(["x" * 500_000] * (size // 500_000), Meter(said)))) == size
+        assert said.getvalue().count("learning its tokens") == lines
+    monkeypatch.setattr(train_tokenizer, "LATE", -1.0)
+    said = io.StringIO()
+    assert (
+        list(train_tokenizer.watched(["x" * 2_000_000] * 2, Meter(said)))
+        and said.getvalue() == "read 2 million characters\n"
+    )
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.launch import local
-from nemo_workflow.run_dir import starting
+from nemo_workflow.run_dir import starting, stopping
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
@@ -109,6 +110,18 @@ def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:
         (0, 60, "left no message"),
         (50, 100, "finished"),
     ]
+
+
+def test_a_start_that_was_ended_at_once_says_by_what(tmp_path: Path) -> None:
+    """As `runs list` does: Ctrl-C twice, say, of which the ranks write no end."""
+    plan = fake_runs.write_run(tmp_path / "run", upto=30, reason=None)
+    assert RunFolder(plan.folder).starts()[-1]["end"] == "left no message"
+    attempt = plan.folder / "attempts" / "20261128-070000"
+    attempt.mkdir(parents=True, exist_ok=True)
+    stopping.tell_signal(attempt, signal.SIGINT)
+    run = RunFolder(plan.folder)
+    assert run.state.why.startswith("ended after Ctrl-C: "), run.state
+    assert run.starts()[-1]["end"] == "ended after Ctrl-C"
 
 
 def test_show_has_plan_progress_checkpoints_and_starts(folder: Path) -> None:

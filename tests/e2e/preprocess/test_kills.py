@@ -21,6 +21,7 @@ from nemo_workflow.preprocess.journal import read_journal
 from nemo_workflow.preprocess.output_dir import OutputFolder, clean_up_stale
 from nemo_workflow.preprocess.pool import Pool
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.processes import signal_name
 from tests.preprocess.helpers import ROOT, write_jsonl
 from tests.preprocess.tokenizer_makers import training_texts
 from tests.waiting import LIMIT, all_gone, lives, until
@@ -182,6 +183,7 @@ def test_stopped(number, code, docs, tokenizers_dir, tmp_path):
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == code
+    assert f"stopped by {signal_name(number)}; the same command continues with what is not done" in err
     assert "Traceback" not in err
     assert not any(map(lives, workers))
     assert list((tmp_path / "out" / "preprocessed").iterdir()) == []
