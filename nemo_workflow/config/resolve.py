@@ -259,9 +259,10 @@ def _recipe(run: Run, hf_refused: bool) -> Recipe | None:
     elif hf_refused:
         return None  # why has been said
     else:
+        named = settings.hf_model_id
         raise Refusal(
             "--model-name is required: no config.json of --hf-model-id is on this machine (see --list-models)"
-            + (f"; or {hub.by_hand(settings.hf_model_id, '--hf-model-id')}" if run.hf_folder is None else "")
+            + (f"; or {hub.by_hand(settings.hf_model_id, '--hf-model-id')}" if named and run.hf_folder is None else "")
         )
     run.notes.append(f"model name {name} found from {source}")
     return catalog.find(name)

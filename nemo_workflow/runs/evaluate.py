@@ -15,7 +15,7 @@ from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.runs import control
-from nemo_workflow.runs.loading import load_model, loading
+from nemo_workflow.runs.loading import check_ids, load_model, loading, most_positions
 from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import counted
@@ -161,6 +161,11 @@ def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
     import torch
 
     model = load_model(folder, torch.float32)
+    check_ids(model, torch.stack(samples), "the run's data")
+    if (most := most_positions(model)) and len(samples[0]) - 1 > most:
+        raise Refusal(
+            f"--hf-model {folder}: reads {most:,} tokens at once, and the run's samples have {len(samples[0]) - 1:,}"
+        )
     sample = LOGITS_BYTES_PER_VALUE * len(samples[0]) * model.config.get_text_config().vocab_size
     batch = max(1, min(batch, LOGITS_BYTES // sample))
     total, count = 0.0, 0

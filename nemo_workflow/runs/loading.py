@@ -11,7 +11,7 @@ from typing import Any
 
 from nemo_workflow.models.tokenizer_loading import first_line
 from nemo_workflow.utils import machine
-from nemo_workflow.utils.console import Meter, human_time
+from nemo_workflow.utils.console import Meter, counted, human_time
 from nemo_workflow.utils.errors import Refusal
 
 WORTH_SAYING = 5.0  # seconds, after which it is said how long it took
@@ -24,11 +24,38 @@ def load_model(folder: Path, dtype: Any) -> Any:
 
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, trust_remote_code=False, **spread)
-    # a file that is missing, sizes that don't fit, a class it doesn't know
-    except (OSError, RuntimeError, ValueError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, torch_dtype=dtype, trust_remote_code=False, output_loading_info=True, **spread
+        )
+    # a file that is missing, sizes that don't fit, a class it doesn't know, a package that quantized weights take
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise Refusal(f"--hf-model {folder}: transformers can't load it: {first_line(error, lines=3)}") from None
+    if missing := sorted(found["missing_keys"]):
+        raise Refusal(
+            f"--hf-model {folder}: its files lack {counted(len(missing), 'tensor')} of the model that its config.json names,"
+            f" such as {missing[0]}, which would be random: give a whole causal language model"
+        )
     return model.eval()
+
+
+def check_ids(model: Any, ids: Any, whose: str) -> None:
+    """Raise Refusal where a model has no row for a token. `ids`: int64, any shape; `whose` tokens they are, for the words."""
+    rows = model.get_input_embeddings().num_embeddings
+    if (most := int(ids.max())) >= rows:
+        raise Refusal(f"--hf-model: {whose} has the token {most:,}, and the model {rows:,} rows: give its own model")
+
+
+def most_positions(model: Any) -> int | None:
+    """The tokens that a model with learned positions can read at once; None for one whose positions are computed."""
+    import torch
+
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    others = (one for one in model.modules() if one is not model.get_input_embeddings())
+    # OPT has two rows more
+    learned = most and any(
+        isinstance(one, torch.nn.Embedding) and 0 <= one.num_embeddings - most <= 2 for one in others
+    )
+    return most if learned else None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.plan import Plan
@@ -19,7 +20,7 @@ from nemo_workflow.models.tokenizer_files import check_has_tokenizer
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.control import OUTPUT_DIR
-from nemo_workflow.runs.loading import WORTH_SAYING, load_model, loading
+from nemo_workflow.runs.loading import WORTH_SAYING, check_ids, load_model, loading, most_positions
 from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -127,6 +128,17 @@ class _Count:
     def end(self) -> None: ...
 
 
+def _as_many_as_fit(model: Any, read: int, tokens: int) -> int:
+    """The tokens that can be made after `read` ones: fewer, with a note, where the model's learned positions end. Raises Refusal."""
+    most = most_positions(model)
+    if most is None or read + tokens <= most:
+        return tokens
+    if read >= most:
+        raise Refusal(f"TEXT: has {read:,} tokens, and the model reads {most:,} at once; give a shorter one")
+    print(f"note: the model reads {most:,} tokens at once: {most - read:,} are made, not {tokens:,}", file=sys.stderr)
+    return most - read
+
+
 def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int) -> str:
     """`text` and up to `tokens` tokens after it; on the GPUs where there are any. The same seed gives the same text."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -153,6 +165,8 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
         if not begin["input_ids"].numel():
             raise Refusal(f"TEXT {text!r}: the tokenizer makes no token of it; give the model some text to continue")
         model = load_model(folder, "auto")
+    check_ids(model, begin["input_ids"], f"{folder}'s tokenizer")
+    tokens = _as_many_as_fit(model, begin["input_ids"].numel(), tokens)
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most and begin["input_ids"].numel() + tokens > most:
         print(

@@ -184,6 +184,35 @@ def test_a_tokenizer_far_smaller_than_the_model_is_said(tmp_path: Path, capsys: 
 
 
 @pytest.mark.slow
+def test_weights_that_lack_are_no_model(tmp_path: Path) -> None:
+    """transformers takes random ones for them, and warns where nobody looks."""
+    model = tiny_models.make("llama2", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config["num_hidden_layers"] += 1
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(Refusal, match=r"lack \d+ tensors of the model .* such as model\.layers\.\d+\.input_layernorm"):
+        loading.load_model(model, "auto")
+
+
+@pytest.mark.slow
+def test_tokens_and_positions_that_a_model_lacks_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    learned = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=32, n_embd=8, n_layer=1, n_head=1))
+    assert sample._as_many_as_fit(learned, 10, 22) == 22
+    assert sample._as_many_as_fit(learned, 10, 23) == 22 and "22 are made, not 23" in capsys.readouterr().err
+    with pytest.raises(Refusal, match="TEXT: has 32 tokens, and the model reads 32 at once"):
+        sample._as_many_as_fit(learned, 32, 1)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    computed = LlamaForCausalLM(LlamaConfig(vocab_size=32, max_position_embeddings=32, **sizes))
+    assert sample._as_many_as_fit(computed, 32, 100) == 100
+    loading.check_ids(computed, torch.tensor([[0, 31]]), "x")
+    with pytest.raises(Refusal, match="x has the token 32, and the model 32 rows"):
+        loading.check_ids(computed, torch.tensor([[0, 32]]), "x")
+
+
+@pytest.mark.slow
 def test_a_damaged_model_is_refused_in_a_line(tmp_path: Path) -> None:
     """Without its weights, with sizes that they don't have, and without its tokenizer."""
     model = tiny_models.make("llama2", tmp_path / "model")

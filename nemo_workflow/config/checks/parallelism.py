@@ -129,6 +129,7 @@ def tensor_split(run: Run) -> Iterator[str]:
         parts = {"Mamba heads": heads, "Mamba groups": sizes["mamba_num_groups"]}
         if "*" in sizes["hybrid_override_pattern"]:
             parts["groups of keys and values"] = sizes["num_query_groups"] or sizes["num_attention_heads"]
+    parts["rows of the vocabulary"] = sizes.get("vocab_size")  # a checkpoint's own, which no padding changes
     divided = {what: number for what, number in parts.items() if number}
     wrong = [f"{number} {what}" for what, number in divided.items() if number % tensor]
     if wrong:
