@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
-from nemo_workflow.conversion.stopping import raise_if_stopped
+from nemo_workflow.conversion.stopping import SIGNALS, raise_if_stopped
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.processes import die_with_parent
 
@@ -29,9 +29,12 @@ def beside(work: Callable[[], None], what: str) -> Iterator[None]:
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
     process = fork.Process(target=_run, args=(work, sender, os.getpid()), daemon=True)
-    process.start()
-    sender.close()
+    # until the process has handlers of its own it would run ours
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
+        process.start()
+        sender.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield
         raise_if_stopped()
         try:
@@ -44,8 +47,10 @@ def beside(work: Callable[[], None], what: str) -> Iterator[None]:
         if error is not None:
             raise error
     finally:
-        process.terminate()
-        process.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if process.pid:
+            process.terminate()
+            process.join()
         receiver.close()
 
 
@@ -54,6 +59,7 @@ def _run(work: Callable[[], None], sender: Connection, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # which a terminal sends to both: the parent ends this process
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     gc.freeze()  # what lies here is the other process's to destroy: a process group's destructor waits for its threads
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # OpenMP's threads don't survive a fork, and waiting for them would never end

@@ -97,6 +97,25 @@ def test_it_says_so_and_leaves_nothing(number: signal.Signals, code: int, everyo
     assert list(tmp_path.iterdir()) == [] and all_gone(writers)
 
 
+def test_a_writer_that_is_ended_as_it_starts_says_nothing() -> None:
+    """It has our handlers until it has its own; of the hundred that are begun here, the signal finds some before that."""
+    program = """
+import contextlib, time
+from nemo_workflow.conversion.background import beside
+from nemo_workflow.conversion.stopping import until_stopped
+def work():
+    for _ in range(100):
+        with contextlib.suppress(KeyError), beside(lambda: time.sleep(60), "the writer"):
+            raise KeyError
+    return 0
+until_stopped(work, "the import")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(("where", "writers"), [("beside", 1), ("alone", 0)])
 def test_what_a_library_catches_is_raised_again(where: str, writers: int, tmp_path: Path) -> None:
     begun, processes = started([sys.executable, "-c", CAUGHT, str(tmp_path / "out"), where], tmp_path, writers)
