@@ -67,7 +67,9 @@ class Parser(argparse.ArgumentParser):
         meant = self._meant(self._unknown())
         missing = [name for name in shown if not re.search(rf"{re.escape(name)}\b(?!-)", meant)]
         if missing:
-            yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required{self.taken()} (see --help)"
+            # a word in its own place, not a flag, may have gone to the flag before it
+            taken = "" if all(name.startswith("-") for name in missing) else self.taken()
+            yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required{taken} (see --help)"
 
     def _unknown_beside(self) -> Iterator[str]:
         """argparse leaves unknown flags unsaid where a required one is missing too: the next thing to stumble over."""

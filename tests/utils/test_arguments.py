@@ -74,6 +74,7 @@ def test_only_what_can_be_left_out_is_said_to(
         (sample, "--hf-model hi", "TEXT is required: --hf-model has taken 'hi' for its own value; a shell variable between them"),
         (sample, "--hf-model", "--hf-model: no value; a shell variable may be unset: give a value"),
         (sample, "hi", "--hf-model is required (see --help)"),
+        (evaluate, "--run my_run", "--hf-model is required (see --help)"),
         (runs, "show", "NAME is required (see --help)"),
         (runs, "show --output-dir exp", "NAME is required: --output-dir has taken 'exp' for its own value"),
         (runs, "list nosuch", "unrecognized arguments: nosuch; `list` shows every run below --output-dir; `show NAME` shows one (see --help)"),
