@@ -45,11 +45,16 @@ def check_ids(model: Any, ids: Any, whose: str) -> None:
         raise Refusal(f"--hf-model: {whose} has the token {most:,}, and the model {rows:,} rows: give its own model")
 
 
+def longest_text(model: Any) -> int | None:
+    """The tokens of a text that a model was made for, where its config.json says."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def most_positions(model: Any) -> int | None:
     """The tokens that a model with learned positions can read at once; None for one whose positions are computed."""
     import torch
 
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = longest_text(model)
     others = (one for one in model.modules() if one is not model.get_input_embeddings())
     # OPT has two rows more
     learned = most and any(

@@ -20,7 +20,7 @@ from nemo_workflow.models.tokenizer_files import check_has_tokenizer
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.control import OUTPUT_DIR
-from nemo_workflow.runs.loading import WORTH_SAYING, check_ids, load_model, loading, most_positions
+from nemo_workflow.runs.loading import WORTH_SAYING, check_ids, load_model, loading, longest_text, most_positions
 from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
@@ -167,7 +167,7 @@ def generate(folder: Path, text: str, tokens: int, temperature: float, seed: int
         model = load_model(folder, "auto")
     check_ids(model, begin["input_ids"], f"{folder}'s tokenizer")
     tokens = _as_many_as_fit(model, begin["input_ids"].numel(), tokens)
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    most = longest_text(model)
     if most and begin["input_ids"].numel() + tokens > most:
         print(
             f"note: the model was made for texts of {most:,} tokens; expect less of what follows them", file=sys.stderr

@@ -404,6 +404,13 @@ def test_a_tokenizer_of_another_model_does_not_fit_a_checkpoint(place: Place) ->
     assert "holds token id 4095, but the tokenizer" in refusal(place, nemo_model=str(folder))[0]
 
 
+def test_a_checkpoints_vocabulary_is_divided_as_it_is(place: Place) -> None:
+    """Its rows are padded for no tensor parallel size: Megatron would fail in each rank."""
+    folder = write_nemo_model(place.root / "m", num_layers=2, hidden_size=64, vocab_size=4097)
+    said = "--tensor-model-parallel-size 2: doesn't divide the 4097 rows of the vocabulary of llama_tiny; use 1"
+    assert refusal(place, "-G", "2", "-TP", "2", nemo_model=str(folder)) == [said]
+
+
 def test_a_mistyped_folder_is_no_hub_id(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place.root)
     for typed, why in (
