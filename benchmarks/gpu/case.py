@@ -74,7 +74,8 @@ def main() -> None:
     watch = Watch(case, folder)
     patch(case, recipe, training, saving, watch)
     if case.get("module"):
-        importlib.import_module(case["module"])
+        module = importlib.import_module(case["module"])
+        getattr(module, "install", lambda: None)()
     watch.ready = time.time()
     turn.wait(folder)
     if "again" in case:  # go on with another case's run as if it had ended after an earlier checkpoint

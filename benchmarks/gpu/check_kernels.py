@@ -21,6 +21,20 @@ DEVICE = "cuda" if GPU else "cpu"
 TOKENS, WIDTH, VOCABULARY, FFN = (16384, 2048, 128256, 8192) if GPU else (64, 32, 1000, 96)
 LENGTH, BATCH, GROUPS, QUERIES, HEAD = (8192, 4, 8, 4, 64) if GPU else (16, 2, 2, 3, 32)
 SPEED = 3.0e12  # bytes/s that an H100 copies with
+TILES = (
+    (8, 64, 2),
+    (8, 64, 4),
+    (8, 128, 4),
+    (8, 256, 8),
+    (16, 32, 2),
+    (16, 32, 4),
+    (16, 64, 4),
+    (16, 64, 8),
+    (16, 128, 8),
+    (32, 32, 4),
+    (32, 64, 8),
+    (32, 64, 16),
+)
 Found = dict[str, float]
 
 
@@ -33,7 +47,7 @@ def main() -> None:
     turn.wait(folder)
     torch.manual_seed(0)
     found: Found = {}
-    for part in (output_layer, weight_gradient, swiglu, rotary, attention):
+    for part in (output_layer, weight_gradient, swiglu, swiglu_fp8, rotary, attention):
         try:
             part(found)
         except Exception as error:  # noqa: BLE001 - the others are still worth their time
@@ -123,6 +137,55 @@ def swiglu(found: Found) -> None:
             lambda: activation.swiglu_gradient(above, joint)
         )
     found["swiglu gradient floor ms"] = 10 * above.numel() / SPEED * 1e3
+
+
+def swiglu_fp8(found: Found) -> None:
+    """Against megatron-core's SwiGLU and Transformer Engine's cast after it, by one scale: the share of bytes that differ, and times."""
+    import swiglu_fp8
+
+    for kind in swiglu_fp8.KINDS.values():
+        found[f"swiglu {kind} error"] = swiglu_fp8.distance(kind, torch.device(DEVICE))
+    if not GPU:
+        return
+    import transformer_engine_torch as tex
+    from megatron.core.fusions.fused_bias_swiglu import swiglu
+    from transformer_engine.pytorch.tensor.float8_tensor import Float8Quantizer
+
+    from nemo_workflow.backends.gpu import activation
+
+    joint, above = random(4 * TOKENS, 2 * FFN), random(4 * TOKENS, FFN)
+    value = Float8Quantizer(torch.full((1,), 4.0, device=DEVICE), torch.zeros(1, device=DEVICE), tex.DType.kFloat8E4M3)
+    slope = Float8Quantizer(torch.full((1,), 64.0, device=DEVICE), torch.zeros(1, device=DEVICE), tex.DType.kFloat8E5M2)
+    ways = {
+        "forward": (lambda: value(swiglu(joint)), value, (joint,)),
+        "backward": (lambda: slope(activation.swiglu_gradient(above, joint)), slope, (joint, above)),
+    }
+    with torch.no_grad():
+        for name, (stock, quantizer, inputs) in ways.items():
+            quantizer.internal = True
+            right, most = stock(), float(quantizer.amax)
+            quantizer.amax.zero_()
+            kind = swiglu_fp8.kind_of(quantizer)
+            straight, across, inverse = swiglu_fp8.swiglu_in_fp8(quantizer, kind, *inputs)
+            for what, mine, theirs in (("bytes", straight, right._data), ("transpose", across, right._transpose)):
+                found[f"swiglu {name} {what} that differ"] = float((mine != theirs.view(mine.shape)).float().mean())
+            found[f"swiglu {name} amax, scale apart"] = abs(float(quantizer.amax) - most) + abs(
+                float(inverse - right._scale_inv)
+            )
+            del straight, across, right
+            found[f"swiglu {name} and cast, stock ms"] = milliseconds(stock)
+            for quads, columns, warps in TILES:
+                swiglu_fp8.TILES[len(inputs) == 2] = quads, columns, warps
+                found[f"swiglu {name} ours ms, {4 * quads} x {columns}, warps {warps}"] = milliseconds(
+                    lambda quantizer=quantizer, kind=kind, inputs=inputs: swiglu_fp8.swiglu_in_fp8(
+                        quantizer, kind, *inputs
+                    )
+                )
+            found[f"swiglu {name} floor ms"] = (6 + 4 if len(inputs) == 2 else 4 + 2) * above.numel() / SPEED * 1e3
+    odd = torch.randn(8, 2 * 40, device=DEVICE).bfloat16()
+    odd[0, 0], odd[1, 1], odd[1, 41] = float("nan"), 1e4, 1e4
+    straight = swiglu_fp8.swiglu_in_fp8(value, torch.float8_e4m3fn, odd)[0].view(torch.float8_e4m3fn).float()
+    found["NaN stays, too large is the largest"] = float(straight[0, 0].isnan() and straight[1, 1] == 448)
 
 
 def rotary(found: Found) -> None:

@@ -26,7 +26,7 @@ CASES.json holds a list of objects in the order of their worth:
   small              may run beside other small ones: its speed says nothing
   seconds, timeout   what it needs at least to be started before the limit; when it is killed
   unchecked          names of rules of config/checks that the case may break
-  module             a Python module that is imported before the training, to try a patch
+  module             a Python module that is imported before the training, to try a patch; its `install`, if it has one, is called
   first              nothing else is run when it fails
 
 The imports of the next cases happen while one trains, so that the GPU hardly waits. Each result is appended to OUT/results.jsonl
@@ -240,7 +240,7 @@ def result_of(item: Running, options: argparse.Namespace, late: bool) -> dict[st
     run = options.out / item.case.get("again", item.case["name"])  # its newest attempt
     for rank_log in sorted(run.rglob("rank0.error"))[-1:]:
         text += rank_log.read_text(errors="replace")
-    said = " | ".join(text.strip().splitlines()[-4:])[-600:]
+    said = " | ".join(text.strip().splitlines()[-4:])[-2000:]
     return {**known, "error": f"{'killed, too late: ' if late else ''}{said}"}
 
 

@@ -7,6 +7,7 @@ what stays on the launcher's stream are our plain lines.
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import functools
 import os
 import sys
@@ -24,6 +25,8 @@ from nemo_workflow.training import liveness
 from nemo_workflow.utils import scratch, startup
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
 from nemo_workflow.utils.libraries import collector_paused
+
+END_SECONDS = 10  # that a rank which has failed may take to end
 
 
 def train(plan: str, attempt: str) -> None:
@@ -97,13 +100,15 @@ def _quieten() -> None:
 
 
 def _leave_groups() -> None:
-    """Don't let Lightning destroy NCCL's process groups as this process ends.
+    """End this rank soon, whatever its end waits for.
 
-    That waits for the other ranks, which may be in a collective and wait for this one: the run would never end (seen on H200s).
+    Lightning destroys NCCL's process groups as a process ends, which waits for the other ranks, and they may be in a collective
+    and wait for this one. Without that the end still waited for something on H200s: the stacks then go to the rank's log.
     """
     distributed = sys.modules.get("lightning.fabric.utilities.distributed")
     if destroy := getattr(distributed, "_destroy_dist_connection", None):
         atexit.unregister(destroy)
+    faulthandler.dump_traceback_later(END_SECONDS, exit=True)
 
 
 def _leave_error(folder: Path, rank: int, error: BaseException) -> None:
