@@ -9,7 +9,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, GROUPS,
 from nemo_workflow.config.help import Help, described, metavar
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.config.synonyms import EPOCHS, MEANINGS
-from nemo_workflow.utils.arguments import Parser, nearest
+from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.meant import meant
 
 # a flag of the command line -> the flag that it excludes: one in the file gives way, as a second value of the same flag would
 INSTEAD = {"dataset_dir": "blend", "blend": "dataset_dir"}
@@ -36,6 +37,7 @@ def parser() -> Parser:
         meanings=MEANINGS,
     )
     made.may_be_empty = {option.attribute for option in TABLE if option.may_be_empty}
+    made.any_text.add("sample")
     made.refused_without = {option.attribute for option in TABLE if option.required}
     made.secret = {f"--{option.name}" for option in TABLE if option.secret}
     made.add_argument("-h", "--help", action=Help)
@@ -88,7 +90,7 @@ def parse(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None]
     return Settings(**typed, given=frozenset(given), from_file=frozenset(from_file.keys() - flags.keys()))
 
 
-def _meanings(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None] | None) -> Mapping[str, str]:
+def _meanings(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None] | None) -> dict[str, str]:
     """What other tools call our flags; of epochs the steps that they are, and where the --config file has others, in which line."""
     words = dict(enumerate(argv))
     asked = [word for word in argv if word.partition("=")[0].replace("_", "-") in EPOCHS]
@@ -261,5 +263,5 @@ def _meant(name: str) -> str:
     """'; did you mean X?' for a key of another tool, or one that looks like a flag, or nothing."""
     known = [f"--{option.name}" for option in TABLE if option.attribute not in COMMAND_ATTRIBUTES and not option.secret]
     flag = f"--{name.lstrip('-').replace('_', '-')}"
-    said = MEANINGS.get(flag) or nearest(flag, known)
+    said = meant(flag, known, MEANINGS)
     return f"; {said.replace('did you mean --', 'did you mean ')}" if said else ""

@@ -75,7 +75,11 @@ class Option:
         try:
             return self._converted(text)
         except ValueError:
-            raise Refusal(f"--{self.name} {text}: expected {self.form}") from None
+            # --suggest llama32_1b
+            model = (
+                f"; the model is named by -M: --{self.name} -M {text}" if self.bare and not text[:1].isdigit() else ""
+            )
+            raise Refusal(f"--{self.name} {text}: expected {self.form}{model}") from None
 
     def from_yaml(self, value: Any) -> Any:
         """Check and convert a value of a --config file; raises ValueError with what was expected."""

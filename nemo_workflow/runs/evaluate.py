@@ -17,11 +17,12 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.runs import control
 from nemo_workflow.runs.loading import check_ids, load_model, loading, most_positions
 from nemo_workflow.runs.sample import check_exported
-from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.libraries import collector_paused
+from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.silence import quiet
 
 TOLERANCE = 0.01  # relative
@@ -32,8 +33,17 @@ LOGITS_BYTES_PER_VALUE = 8  # fp32, and the loss's own copy
 MEANINGS = called(
     {
         "--hf-model": "model model-name-or-path model-path model-dir hf-model-id pretrained",
-        "--run": "run-dir run-folder experiment nemo-run",
-    }
+        "--run": "run-dir run-folder experiment nemo-run name run-name",
+    },
+    {
+        "dataset-dir dataset-path dataset data data-dir data-path input input-file text blend validation-dir val-data-path split limit": "the"
+        " samples are those of the last validation of --run, from that run's own data: leave it out",
+        "device gpu cpu dtype precision batch-size": "the GPUs are used where there are any, in fp32: leave it out",
+        "tokenizer hf-tokenizer seq-length": "it is that of --run: leave it out",
+        "tasks num-fewshot": "it compares losses; tasks are those of other tools, such as lm_eval, which read the folder of --hf-model",
+        "step checkpoint nemo-model": "--hf-model is what is measured: python -m nemo_workflow.export RUN --step N exports the checkpoint of a"
+        " step",
+    },
 )
 
 

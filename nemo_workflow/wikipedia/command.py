@@ -12,6 +12,7 @@ from typing import Any
 
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.meant import called
 from nemo_workflow.wikipedia.journal import Rules
 
 PROJECTS = (
@@ -21,9 +22,34 @@ WIKIMEDIA = "https://dumps.wikimedia.org"
 MOST_WORKERS = 8  # by default: 8 keep up with any line to the site, and with the promise of 500 MB
 
 
+# what other tools' commands call our flags
+MEANINGS = called(
+    {
+        "--language": "lang wiki l code site",
+        "--output-dir": "output out out-dir output-path save-dir o",
+        "--dump": "input dump-file file",
+        "--date": "dump-date snapshot version",
+        "--max-pages": "limit num-articles max-articles max-docs num-pages max-documents",
+        "--min-chars": "min-length min-text-length min-size",
+        "--base-url": "mirror url",
+        "--workers": "processes num-proc num-workers threads jobs nproc",
+        "--convert": "simplified traditional opencc",
+        "--contact": "email mail user-agent",
+        "--overwrite": "force",
+        "--keep-metadata": "metadata with-metadata",
+    },
+    {
+        "json jsonl format": "--output-dir gets JSON lines by default: leave it out",
+        "proxy": "the environment's HTTPS_PROXY is used; --base-url names a mirror",
+        "resume continue": "the same command continues: leave it out",
+    },
+)
+
+
 def parser() -> argparse.ArgumentParser:
     made = Parser(
         description='Download a Wikipedia and write its articles as JSON Lines, one {"text": …} per page.',
+        meanings=MEANINGS,
         epilog="Interrupted? The same command continues. What is already there and intact isn't downloaded again.",
     )
 
