@@ -20,9 +20,9 @@ from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
 from nemo_workflow.preprocess.command import check, parser
 from nemo_workflow.preprocess.documents import BadLine, value_at
 from nemo_workflow.preprocess.input_files import find_sources
-from nemo_workflow.preprocess.sources import coding_of
 from nemo_workflow.preprocess.tables import _path
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.text_coding import coding_of
 from tests.preprocess.helpers import write_jsonl
 
 GOOD = b'{"text": "a"}\n'
