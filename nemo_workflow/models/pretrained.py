@@ -27,7 +27,7 @@ from nemo_workflow.models.tokenizer_files import (
     well_formed,
 )
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here, no_such_folder
+from nemo_workflow.utils.files import absolute, from_here, no_such_folder
 from nemo_workflow.utils.safe_pickle import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -110,7 +110,7 @@ def hf_folder(hf_model_id: str) -> Path | None:
     """
     folder = Path(hf_model_id).expanduser()
     if folder.is_dir():
-        return folder.absolute()
+        return absolute(folder)
     cached = _cached_snapshot(hf_model_id)
     if cached is None and not is_hub_id(hf_model_id):
         raise Refusal(no_hub_id("--hf-model-id", hf_model_id))
@@ -214,7 +214,7 @@ def _check_own_code(folder: Path) -> None:
 
 def read_nemo_model(path: str) -> NemoModel:
     """The model of a NeMo 2 checkpoint folder; raises Refusal if it isn't one."""
-    folder = Path(path).expanduser().absolute()
+    folder = absolute(path)
     missing = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if missing:
         what = (

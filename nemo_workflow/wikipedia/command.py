@@ -7,11 +7,11 @@ import errno
 import importlib.util
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.files import absolute
 from nemo_workflow.utils.meant import called
 from nemo_workflow.wikipedia.journal import Rules
 
@@ -115,14 +115,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     check(args)
     from nemo_workflow.wikipedia.local_dump import LocalDump
 
-    dump = LocalDump(Path(args.dump).expanduser().absolute()) if args.dump else None
+    dump = LocalDump(absolute(args.dump)) if args.dump else None
     # imports requests: 0.3 s that --help and refusals can do without
     from nemo_workflow.wikipedia.run import Request, run, run_local
 
     rules = Rules(args.min_chars, args.convert, args.keep_metadata, args.max_pages)
     other = "" if args.project == "wikipedia" else f"_{args.project}"
     of = dump.name.partition("-")[0] if dump else f"{args.language}{other}"
-    folder = Path(args.output_dir or f"wiki_data_{of}").absolute()
+    folder = absolute(args.output_dir or f"wiki_data_{of}")
     workers = args.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     request = Request(
         args.language,
