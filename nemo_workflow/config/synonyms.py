@@ -142,7 +142,17 @@ _VALUES = {
         "32": "fp32 float32 float fp32-true 32-true full",
         "bf16-mixed": "bf16 bfloat16 bf16-true bf16_mixed",
         "16-mixed": "fp16 16 float16 half fp16-mixed 16-true fp16_mixed",
-    }
+    },
+    "--export-hf": {"end": "yes true on 1 last final always hf_model", "save": "all each every steps"},
+    "--optimizer": {"adam": "adamw adamw_torch fused_adam distributed_fused_adam"},
+    "--lr-schedule": {
+        "cosine": "cosine-annealing cosine_with_warmup cosineannealing",
+        "constant": "constant_with_warmup none",
+    },
+    "--recompute-granularity": {"full": "true yes on all", "selective": "sel"},
+    "--executor": {"local": "torchrun localhost none", "slurm": "sbatch srun cluster"},
+    "--accelerator": {"gpu": "cuda nvidia"},
+    "--dry-run": {"text": "true yes"},
 }
 # the fields of a NeMo recipe, as its own command line takes them
 _FIELDS = {

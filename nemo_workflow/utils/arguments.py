@@ -43,7 +43,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if found := re.fullmatch(r"argument (\S+): expected (one|at least one|\d+) arguments?", message):
             action = next(action for action in _actions(self) if "/".join(action.option_strings) == found[1])
+            if action.choices:
+                ways = " or ".join(f"{_long(action)} {choice}" for choice in action.choices)
+                raise Refusal(f"{_long(action)}: no value; type {ways}, or leave the flag out")
             raise Refusal(no_value(_long(action), "no value", not self._is_needed(action)))
+        if found := re.fullmatch(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
+            typed = (word.partition("=")[0] for word in Parser.words if word.endswith(f"={found[2]}"))
+            raise Refusal(_no_switch_value(next(typed, found[1].split("/")[0]), found[2]))
         if found := re.fullmatch(r"the following arguments are required: (.+)", message):
             names = [name.split("/")[0] for name in found[1].split(", ")]
             # an argument as the help shows it: TEXT, not the name of its destination
@@ -56,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         found = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
         if not found:
             return ""
-        flag, value = found[1].split("/")[-1], found[2]
+        flag, value = found[1].split("/")[-1].replace("_", "-"), found[2]
         said = self.meanings.get(f"{flag} {value.lower()}")
         close = close_to(value, re.findall(r"[^\s',]+", found[3]))
         return f"; {said}" if said else f"; did you mean {close[0]}?" if close else ""
@@ -208,6 +214,8 @@ class Parser(argparse.ArgumentParser):
             if name in before:
                 return f"; {said}"
         *_, flag, value = ["", "", *before]
+        if any(value in action.option_strings and action.nargs == 0 for action in _actions(self)):
+            return f"; {_no_switch_value(value, word)}"
         many = [
             action
             for action in _actions(self)
@@ -263,6 +271,12 @@ def _long(action: argparse.Action) -> str:
     """The flag's long name, or the word that stands for an argument."""
     longs = (name for name in action.option_strings if name.startswith("--"))
     return next(longs, str(action.metavar or action.dest).upper())
+
+
+def _no_switch_value(flag: str, value: str) -> str:
+    """The refusal of a switch's value: `--wandb true`."""
+    off = value.lower() in ("false", "no", "off", "0", "none")
+    return f"{flag} takes no value; {f'leave {flag} out too' if off else f'type {flag} alone'}"
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
