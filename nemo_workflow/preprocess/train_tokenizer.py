@@ -113,6 +113,8 @@ def main() -> int:
         with os_errors_refused(f"--output-dir {folder}"), nothing_half_made(folder):
             return _write(arguments, folder, sources, asked)
     except KeyboardInterrupt:
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print("stopped by Ctrl-C: nothing is written; the same command begins again", file=sys.stderr, flush=True)
         leave()  # whatever the library's threads are still learning
         raise
 
