@@ -11,7 +11,7 @@ from nemo_workflow.utils.meant import called
 _OF: dict[str, str] = {
     "--hf-model-id": "tokenizer tokenizer-model tokenizer-path tokenizer-dir tokenizer-name tokenizer-name-or-path hf-tokenizer"
     " tokenizer-id model-name-or-path model-id hf-model hf-path model.hf-assets-path",
-    "--model-name": "model recipe model.name model.flavor model-recipe model-config model-config-name",
+    "--model-name": "factory model recipe model.name model.flavor model-recipe model-config model-config-name",
     "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint base-model pretrained-model"
     " model-path checkpoint.initial-load-path from-checkpoint load-checkpoint checkpoint ckpt start-from",
     "--dataset-dir": "data data-path data-dir dataset dataset-name train-data-path train-data train-file data.data-path datasets",
@@ -23,35 +23,35 @@ _OF: dict[str, str] = {
     " train.max-seq-length max-position-embeddings",
     "--lr": "learning-rate max-lr optimizer.lr train.learning-rate peak-lr",
     "--min-lr": "min-learning-rate minimum-lr train.min-lr lr-min",
-    "--warmup-steps": "warmup warmup-iters num-warmup-steps lr-warmup-iters lr-warmup-steps lr-scheduler.warmup-steps"
+    "--warmup-steps": "lr-warmup warmup warmup-iters num-warmup-steps lr-warmup-iters lr-warmup-steps lr-scheduler.warmup-steps"
     " train.lr-warmup-steps",
-    "--lr-schedule": "lr-decay-style lr-scheduler-type lr-scheduler scheduler lr-scheduler.decay-type",
+    "--lr-schedule": "decay-lr lr-decay-style lr-scheduler-type lr-scheduler scheduler lr-scheduler.decay-type",
     "--optimizer": "optim optimizer.name",
     "--decay-steps": "lr-wsd-decay-iters wsd-decay-steps",
     "--decay-style": "lr-wsd-decay-style",
-    "--clip-grad": "max-grad-norm grad-clip gradient-clip-val max-norm train.max-norm clip",
-    "--num-gpus": "gpus devices n-gpus nproc-per-node gpus-per-node num-devices ngpu gres ntasks-per-node",
+    "--clip-grad": "gradient-clipping max-grad-norm grad-clip gradient-clip-val max-norm train.max-norm clip",
+    "--num-gpus": "ntasks gpus devices n-gpus nproc-per-node gpus-per-node num-devices ngpu gres ntasks-per-node",
     "--num-nodes": "nodes nnodes n-nodes",
-    "--tensor-model-parallel-size": "tp tensor-parallel-size tensor-parallel parallelism.tensor-parallel-degree",
-    "--pipeline-model-parallel-size": "pp pipeline-parallel-size pipeline-parallel parallelism.pipeline-parallel-degree",
-    "--virtual-pipeline-model-parallel-size": "vpp virtual-pipeline-parallel-size num-virtual-stages-per-pipeline-rank",
+    "--tensor-model-parallel-size": "tp-size tp tensor-parallel-size tensor-parallel parallelism.tensor-parallel-degree",
+    "--pipeline-model-parallel-size": "pp-size pp pipeline-parallel-size pipeline-parallel parallelism.pipeline-parallel-degree",
+    "--virtual-pipeline-model-parallel-size": "vp vp-size vpp virtual-pipeline-parallel-size num-virtual-stages-per-pipeline-rank",
     "--first-stage-layers": "decoder-first-pipeline-num-layers num-layers-in-first-pipeline-stage",
     "--last-stage-layers": "decoder-last-pipeline-num-layers num-layers-in-last-pipeline-stage",
-    "--context-parallel-size": "cp context-parallel parallelism.context-parallel-degree",
-    "--expert-model-parallel-size": "ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
+    "--context-parallel-size": "cp-size cp context-parallel parallelism.context-parallel-degree",
+    "--expert-model-parallel-size": "ep-size ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
     "--output-dir": "out-dir output log-dir save checkpoint-dir save-dir dump-folder job.dump-folder logging-dir results-dir experiment-dir"
     " checkpoint.folder",
     "--experiment": "name run-name exp-name experiment-name job-name run",
-    "--save-every": "save-interval save-steps save-freq checkpoint-every checkpoint-interval checkpoint.interval train.save-interval"
+    "--save-every": "saves-per-epoch save-every-n-steps save-interval save-steps save-freq checkpoint-every checkpoint-interval checkpoint.interval train.save-interval"
     " ckpt-interval",
-    "--keep-checkpoints": "save-total-limit keep-latest-k checkpoint.keep-latest-k",
-    "--val-check-interval": "eval-interval eval-steps eval-every eval.interval eval-freq validation.freq val-interval",
+    "--keep-checkpoints": "save-top-k log.ckpt.save-top-k save-total-limit keep-latest-k checkpoint.keep-latest-k",
+    "--val-check-interval": "evals-per-epoch eval-interval eval-steps eval-every eval.interval eval-freq validation.freq val-interval",
     "--log-every": "log-interval logging-steps log-freq metrics.log-freq train.log-interval",
     "--wandb-name": "wandb-run-name wandb-run",
     "--wandb": "metrics.enable-wandb",
     "--wandb-project": "project",
-    "--precision": "dtype mixed-precision bf16 fp16 model-dtype training.mixed-precision-param",
-    "--recompute-granularity": "gradient-checkpointing activation-checkpointing recompute-activations activation-checkpoint.mode",
+    "--precision": "torch-dtype dtype mixed-precision bf16 fp16 model-dtype training.mixed-precision-param",
+    "--recompute-granularity": "checkpoint-activations recompute activation-checkpoint gradient-checkpointing activation-checkpointing recompute-activations activation-checkpoint.mode",
     "--time": "time-limit walltime",
     "--accelerator": "device cpu use-cpu no-cuda no-gpu cuda",
     "--sequence-parallel": "sp",
@@ -63,12 +63,17 @@ _OF: dict[str, str] = {
     "--validation-dir": "val-data-path valid-data-path val-data validation-file eval-dataset validation-data",
     "--blend": "blend-file data-blend",
     "--config": "config-file config-path job.config-file yaml",
-    "--container-image": "image container",
+    "--container-image": "docker image container",
     "--container-mounts": "mounts mount",
     "--profile": "profiling.enable-profiling profile-step-start profile-step-end profiler",
-    "--timeout-minutes": "distributed-timeout-minutes comm-timeout comm.train-timeout-seconds",
+    "--timeout-minutes": "ddp-timeout distributed-timeout-minutes comm-timeout comm.train-timeout-seconds",
     "--fp8-recipe": "fp8-format fp8-hybrid",
-    "--push-to-hub": "hub-model-id",
+    "--push-to-hub": "hub-model-id hub-strategy",
+    "--setup-file": "modules module source",
+    "--container-env": "env export",
+    "--container-runtime": "singularity apptainer enroot pyxis",
+    "--ssh": "ssh-host host user tunnel",
+    "--list-models": "models recipes list-recipes",
     "--deterministic": "deterministic-mode debug.deterministic training.deterministic",
 }
 _EPOCHS = "epochs num-train-epochs max-epochs num-epochs train.epochs"
@@ -88,21 +93,21 @@ _SAID = {
     " tokens: give the tokens over that as --max-steps",
     "train-samples max-samples num-samples max-train-samples": "a step takes --global-batch-size samples: give the samples over"
     " that as --max-steps",
-    "checkpoint.enable checkpoint.enable-checkpoint enable-checkpoint enable-checkpointing save-strategy do-save": "checkpoints are written by default, every --save-every steps",
+    "checkpoint.enable checkpoint.enable-checkpoint enable-checkpoint enable-checkpointing save-strategy do-save always-save-checkpoint": "checkpoints are written by default, every --save-every steps",
     "do-train do-eval train evaluation-strategy eval-strategy": "this command trains and validates by itself, every"
     " --val-check-interval steps",
     "tokenizer-type vocab-file merge-file merges-file": "the tokenizer is the one in the folder, or of the Hub id, of --hf-model-id",
-    "num-workers dataloader-num-workers": "the data is read from --dataset-dir by processes whose number needs no flag",
+    "num-workers dataloader-num-workers preprocessing-num-workers": "the data is read from --dataset-dir by processes whose number needs no flag",
     "hf-hub-token hub-token": "the environment's HF_TOKEN is read, or --hf-token",
     "torch-compile compile training.compile use-flash-attn flash-attention flash-attn attn-implementation transformer-impl"
     " use-mcore-models": "it is NeMo's Megatron model, whose kernels are chosen by themselves; --fp8 makes them faster",
-    "master-port master-addr rdzv-endpoint rdzv-backend node-rank distributed-backend": "the ranks of this machine find each"
+    "master-port master-addr rdzv-endpoint rdzv-backend node-rank local-rank world-size distributed-backend backend": "the ranks of this machine find each"
     " other by themselves, and with --executor slurm those of many machines",
     "attention-dropout hidden-dropout dropout": "dropout is the recipe's of --model-name",
-    "tensorboard tensorboard-dir mlflow comet logger report-to": "--wandb logs to Weights & Biases; losses and speed are always in"
+    "tensorboard tensorboard-dir mlflow comet logger logger-name report-to metrics.enable-tensorboard": "--wandb logs to Weights & Biases; losses and speed are always in"
     " report.html and metrics.jsonl of the run's folder below --output-dir",
     "wandb-entity entity": "--wandb logs into the entity of the environment's WANDB_ENTITY",
-    "verbose quiet log-level debug": "--log-every says how often a line is printed, and --dry-run prints the plan",
+    "verbose quiet log-level debug print-config show info": "--log-every says how often a line is printed, and --dry-run prints the plan",
     "dry dryrun validate check plan test-run": "--dry-run prints the plan and stops",
     "continue force-resume": "the same command continues from the run's newest checkpoint by itself; another --experiment starts"
     " from the beginning",
@@ -118,11 +123,17 @@ _SAID = {
     " the job saves before --time",
     "adam-eps adam-epsilon optimizer.eps": "epsilon is the recipe's of --model-name",
     "rampup-batch-size": "the batch is --global-batch-size from the first step",
+    "swiglu normalization position-embedding-type untie-embeddings-and-output-weights disable-bias-linear tie-word-embeddings hidden-act": "the architecture is the recipe's, --model-name, or that of the checkpoint of --nemo-model",
+    "no-load-optim no-load-rng finetune weights-only": "--nemo-model starts with a model's weights alone",
+    "no-save-optim no-save-rng ckpt-format use-dist-ckpt async-save": "checkpoints have one form, NeMo's distributed one, with which a"
+    " run continues exactly; --save-every says when",
+    "cosine-min-lr-ratio min-lr-ratio": "--min-lr takes the learning rate itself",
+    "yes": "nothing is asked; --dry-run prints the plan first",
     "shuffle": "the data is shuffled already, by --seed",
-    "lora peft adapter use-peft": "all weights are trained, there are no adapters; --nemo-model names the model to start from",
+    "lora peft adapter use-peft lora-rank lora-r sft dpo instruct chat-template": "all weights are trained, on plain text, there are no adapters; --nemo-model names the model to start from",
     "fsdp fsdp2 zero zero-stage deepspeed strategy use-distributed-optimizer": "the optimizer is distributed already (--disable-dist-optim);"
     " --layout auto splits the model as it fits",
-    "overwrite resume-from-scratch restart from-scratch force": "another --experiment starts from the beginning",
+    "overwrite resume-from-scratch restart from-scratch force overwrite-output-dir": "another --experiment starts from the beginning",
     "no-validation skip-validation eval-iters": "--split 1,0,0 trains without a validation",
     "vocab-size padded-vocab-size make-vocab-size-divisible-by": "the vocabulary is that of the tokenizer of --hf-model-id",
     _EPOCHS: "leave --max-steps out for one epoch, whose steps --dry-run prints; for more of them give --max-steps as many times that",

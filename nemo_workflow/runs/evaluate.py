@@ -33,7 +33,7 @@ LOGITS_BYTES_PER_VALUE = 8  # fp32, and the loss's own copy
 
 MEANINGS = called(
     {
-        "--hf-model": "model model-name-or-path model-path model-dir hf-model-id pretrained",
+        "--hf-model": "model model-name model-name-or-path model-path model-dir hf-model-id pretrained",
         "--run": "run-dir run-folder experiment nemo-run name run-name",
     },
     {

@@ -31,7 +31,7 @@ from nemo_workflow.utils.meant import called
 # what transformers' and other tools' commands call our flags
 MEANINGS = called(
     {
-        "--hf-model": "model model-name-or-path model-path model-dir checkpoint checkpoint-dir hf-model-id pretrained",
+        "--hf-model": "model model-name model-name-or-path model-path model-dir checkpoint checkpoint-dir hf-model-id pretrained",
         "--tokens": "max-new-tokens max-tokens num-tokens new-tokens max-length length n-predict",
         "--temperature": "temp",
     },

@@ -203,6 +203,8 @@ class Parser(argparse.ArgumentParser):
 
     def _without_flag(self, word: str) -> str:
         """What helps where a word follows the value of a flag: a second value, or the rest of one that isn't quoted."""
+        if word == "help":
+            return "; --help prints the help"
         name, equals, value = word.partition("=")
         # trainer.max_steps=100, as Hydra and NeMo's own command line take it
         if equals and (said := meant(f"--{name.replace('_', '-')}", self._known(), self.meanings)):

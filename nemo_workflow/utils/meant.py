@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 # difflib's ratio of two names without their dashes, from which one may stand for the other: of our flags, and of other tools' words
-ALIKE, ALIKE_ELSEWHERE = 0.7, 0.8
+ALIKE, ALIKE_ELSEWHERE = 0.7, 0.85
+SHORT = 8  # letters with the dashes: of no more, one other makes another word, such as dpo of dp
 MUCH_FURTHER = 0.15  # of that ratio
 
 
@@ -45,7 +46,7 @@ def _nearest(flag: str, ours: Iterable[str], meanings: Iterable[str]) -> str:
     """The one of ours, or of other tools' words, that is spelled most alike; of two that are as near ours."""
     name = flag.strip("-")
     names = {one.strip("-"): one for one in ours}
-    words = {one.strip("-"): one for one in meanings if one.startswith("--") and " " not in one}
+    words = {one.strip("-"): one for one in meanings if one.startswith("--") and " " not in one and len(one) > SHORT}
     close = difflib.get_close_matches(name, names, n=1, cutoff=ALIKE)
     close += difflib.get_close_matches(name, words, n=1, cutoff=ALIKE_ELSEWHERE)
     best = max(close, key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), default="")

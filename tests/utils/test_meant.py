@@ -39,6 +39,7 @@ OTHERS = called(
         ("--", ""),
         ("--nonsense", ""),
         ("--xp", ""),
+        ("--dpo", ""),
     ],
 )
 def test_what_is_said_to_a_flag(flag: str, said: str) -> None:
