@@ -188,24 +188,6 @@ def test_files_that_are_not_what_they_are_called(name, data, said, tmp_path):
     assert said in refused(tmp_path, tmp_path / name)
 
 
-TEXTS = {
-    "English": "The old house stood by the river.\nNobody lived in it.\n",
-    "Chinese": "在山的那边，有一条河。河边住着一位老人，他每天都去钓鱼。",
-    "Russian": "Старый дом стоял у реки. Никто в нём не жил.\n",
-    "Arabic": "كان البيت القديم يقف بجانب النهر\n",
-    "Hindi": "पुराना घर नदी के किनारे खड़ा था।\n",
-    "emoji": "hello 😀 world\n",
-}
-
-
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_a_coding_is_told_without_a_mark(text: str) -> None:
-    for coding in ("UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"):
-        for end in (4096, 4094, 40):
-            assert coding_of((200 * text).encode(coding)[:end]) == coding, end
-    assert coding_of((200 * text).encode()) is None
-
-
 @pytest.mark.parametrize(
     "data",
     [
