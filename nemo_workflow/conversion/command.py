@@ -72,7 +72,8 @@ EXPORT_MEANINGS = called(
 )
 
 
-def _shared(parser: argparse.ArgumentParser, output_required: bool) -> None:
+def _shared(parser: Parser, output_required: bool) -> None:
+    parser.for_words = "--source"
     parser.add_argument(
         "--output-path",
         required=output_required,

@@ -137,6 +137,9 @@ def no_hub_id(flag: str, name: str) -> str:
 
 def example_of(name: str) -> str:
     """A Hub id: the one that a name without its organisation was meant for, if that is known; of one without a size a usual one."""
+    address = re.fullmatch(r"(?:https?://(?:huggingface|hf)\.co/|hf://(?:models/)?)?([^/]+/[^/?#]+)(?:[/?#].*)?", name)
+    if address and HUB_ID.fullmatch(address[1]) and (":" in name or name.endswith("/")):
+        return address[1]
     owner = OWNERS.get(re.split(r"[-_.\d]", name, maxsplit=1)[0].lower())
     if owner and re.search(r"\d[bm]\b", name.lower()) and "_" not in name:
         return f"{owner}/{name}"

@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     )
     help_screen.add_help(p, USAGE, FIRST, [example.replace("PROGRAM", _called(program)) for example in EXAMPLES])
     p.may_be_empty.add("separator")
+    p.for_words = "--input"
     p.any_text |= {"separator", "eod_token", "json_keys", "join_fields"}
     p.needed = [("input", "input_dir"), ("tokenizer",), ("output_dir",)]
     group = p.add_argument_group("input")

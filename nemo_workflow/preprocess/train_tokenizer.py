@@ -60,6 +60,7 @@ def main() -> int:
         meanings=MEANINGS,
     )
     parser.any_text.add("json_key")
+    parser.for_words = "--input"
     parser.add_argument(
         "--input",
         metavar="PATH",

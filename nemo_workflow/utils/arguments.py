@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ class Parser(argparse.ArgumentParser):
         self.needed: list[tuple[str, ...]] = []  # destinations of which one must be given
         self.takes_no_word: dict[str, str] = {}  # subcommand -> what to say to a word behind it
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
+        self.for_words = ""  # the flag that a word alone was meant for
         self.any_text: set[str] = set()  # destinations whose text may hold any quotes and blanks
         for name in (None, "store"):
             self.register("action", name, _Store)
@@ -64,7 +66,8 @@ class Parser(argparse.ArgumentParser):
             return ""
         flag, value = found[1].split("/")[-1].replace("_", "-"), found[2]
         said = self.meanings.get(f"{flag} {value.lower()}")
-        close = close_to(value, re.findall(r"[^\s',]+", found[3]))
+        choices = re.findall(r"[^\s',]+", found[3])
+        close = close_to(value, choices) or close_to(value.lower(), choices)
         return f"; {said}" if said else f"; did you mean {close[0]}?" if close else ""
 
     def _required(self, shown: Sequence[str]) -> Iterator[str]:
@@ -171,6 +174,9 @@ class Parser(argparse.ArgumentParser):
             name, equals, value = word.partition("=")
             if name[:1] != "-" or name in known:
                 continue
+            if (at_once := re.fullmatch(r"(-[A-Za-z]{2,})([0-9]+)", word)) and at_once[1] in known:
+                yield f"{word}: a blank stands before the value: type {at_once[1]} {at_once[2]}"
+                continue
             rest = f"={value}" if equals else f" {after}" if after else ""
             if (ours := f"-{name.replace('_', '-')}") in known:
                 yield f"{word}: a long flag has two dashes: type {ours}{rest}"
@@ -203,14 +209,8 @@ class Parser(argparse.ArgumentParser):
 
     def _without_flag(self, word: str) -> str:
         """What helps where a word follows the value of a flag: a second value, or the rest of one that isn't quoted."""
-        if word == "help":
-            return "; --help prints the help"
-        name, equals, value = word.partition("=")
-        # trainer.max_steps=100, as Hydra and NeMo's own command line take it
-        if equals and (said := meant(f"--{name.replace('_', '-')}", self._known(), self.meanings)):
-            return f"; flags begin with two dashes: {said}"
-        if typed := pasted.in_quotes(Parser.words):
-            return f"; {pasted.QUOTES_SAID}: type {typed}"
+        if said := self._said_of_word(word):
+            return f"; {said}"
         before = Parser.words[: list(Parser.words).index(word)]
         for name, said in self.takes_no_word.items():
             if name in before:
@@ -228,7 +228,29 @@ class Parser(argparse.ArgumentParser):
         siblings = [path for path in Parser.words if Path(path).parent == Path(word).parent and Path(path).exists()]
         if value in siblings and len(siblings) > 1:  # step_* without quotes: the shell sorts them
             return f"; {flag} takes one, and got {len(siblings)} (a pattern such as *?): give one of them, such as {siblings[-1]}"
-        return "; each value follows its flag, and one with spaces stands in quotes"
+        behind = itertools.takewhile(lambda one: not one.startswith("-"), Parser.words[len(before) :])
+        text = flag.startswith("-") and not value[:1].isdigit()
+        whole = f": {flag} {shlex.quote(' '.join([value, *behind]))}" if text else ""
+        return f"; each value follows its flag, and one with spaces stands in quotes{whole}"
+
+    def _said_of_word(self, word: str) -> str:
+        """What is said of a word for itself, wherever it stands: one that was meant for a flag, or a foreign sign; or nothing."""
+        if not word.strip():
+            return "it is a blank, as behind the \\ at a line's end: let nothing follow that"
+        if typed := pasted.in_quotes(Parser.words):
+            return f"{pasted.QUOTES_SAID}: type {typed}"
+        if word == "help":
+            return "--help prints the help"
+        if self.for_words and (word == Parser.words[0] or Path(word).exists()):
+            return f"did you mean {self.for_words} {word}?"
+        known = self._known()
+        if word.endswith((".yaml", ".yml")) and "--config" in known:
+            return f"did you mean --config {word}?"
+        # trainer.max_steps=100, as Hydra and NeMo's own command line take it
+        name, equals, _ = word.strip().lstrip("-/").partition("=")
+        flag = f"--{name.rstrip(':').replace('_', '-')}"
+        said = meant(flag, known, self.meanings) if equals or flag in known else ""
+        return f"flags begin with two dashes: {said}" if said else ""
 
 
 class _Store(argparse._StoreAction):

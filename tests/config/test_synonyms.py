@@ -61,6 +61,19 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("log.ckpt.save_top_k=2", "did you mean --keep-checkpoints?"),
         ("--models", "did you mean --list-models?"),
         ("help", "--help prints the help"),
+        ("-TP2", "-TP2: a blank stands before the value: type -TP 2"),
+        ("-gbs16", "-gbs16: a blank stands before the value: type -gbs 16"),
+        ("--gpu A100-80GB", "; did you mean a100-40gb?"),
+        ("--max-steps 10k", "--max-steps 10k: expected a whole number in digits, such as 10000"),
+        ("--max-steps 1,500", "--max-steps 1,500: expected a whole number in digits, such as 1500"),
+        ("--max-steps 2.0", "expected a whole number in digits, such as 2"),
+        ("--max-steps 2.5", "expected a whole number in digits, such as 1000"),
+        ("-gbs 1.5k", "--global-batch-size 1.5k: expected a whole number in digits, such as 1500"),
+        ("--lr 1k", "--lr 1k: expected a number without a unit"),
+        ("--sample Once upon a time", "one with spaces stands in quotes: --sample 'Once upon a time' (see --help)"),
+        ("--max-steps 10 more", "one with spaces stands in quotes (see --help)"),
+        ("max-steps 10", "flags begin with two dashes: did you mean --max-steps?"),
+        ("my.yaml", "did you mean --config my.yaml?"),
         ("--exit-interval 5", "--max-steps ends the training"),
         ("--warmup-ratio 0.1", "--warmup-steps takes steps"),
         ("--checkpoint_every=3", "did you mean --save-every?"),
@@ -89,6 +102,11 @@ def test_a_flag_of_another_tool(words: str, said: str) -> None:
     with pytest.raises(Refusal) as refusal:
         command_line.parse(words.split())
     assert said in str(refusal.value) and "token?" not in str(refusal.value)
+
+
+def test_a_blank_behind_a_backslash_is_named() -> None:
+    with pytest.raises(Refusal, match=r"it is a blank, as behind the .* at a line's end: let nothing follow that"):
+        command_line.parse(["--max-steps", "10", " "])
 
 
 def test_an_empty_value_is_refused() -> None:

@@ -154,6 +154,7 @@ def test_a_mistyped_folder_is_not_sent_to_the_hub(command: str, name: str, such_
         ("qwen2.5", "Qwen/Qwen2.5-0.5B"), ("llama2", "meta-llama/Llama-2-7b-hf"), ("bert", "google-bert/bert-base-uncased"),
         ("Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"), ("Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
         ("llama32_1b", "meta-llama/Llama-3.2-1B"), ("gemma2", "google/gemma-2-2b"), ("phi3", "microsoft/Phi-3-mini-4k-instruct"),
+        ("https://huggingface.co/org/name/tree/main", "org/name"), ("hf://org/name", "org/name"), ("org/name/", "org/name"),
     ],
 )  # fmt: skip
 def test_a_name_without_its_organisation_is_answered_with_a_model_that_there_is(name: str, meant: str) -> None:

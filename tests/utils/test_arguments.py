@@ -195,6 +195,9 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
     [
         (preprocess, "--model x --input a --output-dir o", "--model x; did you mean --tokenizer? (see --help)"),
         (preprocess, "--seq-length 3", "--seq-length 3; texts are kept whole here; pretrain_llm.py --seq-length cuts them"),
+        (preprocess, "text.txt --output-dir o", "text.txt; did you mean --input text.txt? (see --help)"),
+        (import_main, "model --source x", "model; did you mean --source model? (see --help)"),
+        (dataset, "join --output x a b", "--output x; the names stand by themselves: join OUT A B"),
         (preprocess, "--force --input a", "--force; did you mean --overwrite?"),
         (evaluate, "--hf-model x --run y --dataset-dir d", "--dataset-dir d; the samples are those of the last validation of --run"),
         (evaluate, "--hf-model x --run y --input d", "--input d; the samples are those of the last validation of --run"),
