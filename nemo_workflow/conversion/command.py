@@ -28,7 +28,7 @@ from nemo_workflow.utils.silence import quiet
 
 # what other converters call our flags
 _OF = {
-    "--source": "input input-path input-dir in-file model-path model-dir checkpoint checkpoint-path checkpoint-dir hf-model hf-path load"
+    "--source": "input input-path input-dir in-file model-path model-dir checkpoint checkpoint-path checkpoint-dir load"
     " load-dir",
     "--output-path": "output output-dir out out-dir out-file save save-path save-dir target target-path output-folder",
     "--overwrite": "force",
@@ -41,14 +41,17 @@ _SAID = {
     "verify check": "it is verified by default: leave it out, or --no-verify",
     "loader saver model-format": "it follows from --source: leave it out",
     "push-to-hub": "`hf upload ORG/NAME DIR .` uploads the folder of --output-path",
+    "device gpu cpu num-gpus gpus": "it needs no GPU: leave it out",
+    "safe-serialization": "safetensors are written by default: leave it out",
     "max-shard-size": "the size of the files needs no flag: leave it out",
 }
 IMPORT_MEANINGS = called(
     {
         **_OF,
-        "--source": f"{_OF['--source']} hf-model-id hf-model-dir",
+        "--source": f"{_OF['--source']} hf-model hf-path hf-model-id hf-model-dir",
         "--model-name": "model model-type",
         "--model-config-name": "config config-name model-config",
+        "--revision": "branch commit tag",
         "--extend-vocabulary": "new-tokenizer extend",
     },
     {
@@ -66,7 +69,7 @@ EXPORT_MEANINGS = called(
     {
         **_SAID,
         "model model-name model-type": "it follows from --source: leave it out",
-        "run experiment step": "--source takes a checkpoint's folder, checkpoints/step_N of the run; python -m nemo_workflow.export RUN"
+        "run experiment step latest": "--source takes a checkpoint's folder, checkpoints/step_N of the run; python -m nemo_workflow.export RUN"
         " takes the run",
     },
 )

@@ -52,7 +52,7 @@ _OF = {
     "--tokenizer": "tokenizer-model tokenizer-path tokenizer-name tokenizer-dir tokenizer-id tokenizer-name-or-path tokenizer-type"
     " model model-name model-id model-path model-dir model-name-or-path hf-model hf-model-id hf-model-dir base-model checkpoint-dir"
     " vocab vocab-file merge-file",
-    "--input": "input-file input-files input-path data dataset datasets data-path data-files train-file file files text texts jsonl",
+    "--input": "input-file input-files input-path data dataset datasets data-path data-files train-file file files text texts jsonl parquet",
     "--input-dir": "data-dir source-path folder dir",
     "--data-prefix": "prefix file-prefix",
     "--output-dir": "output output-path output-prefix output-folder out out-dir destination-path save save-dir save-to-disk",
@@ -69,8 +69,11 @@ _SAID = {
     " cuts them",
     "dataset-impl dtype": "the files are Megatron's .bin/.idx, with 2 bytes per token where the vocabulary allows it, else 4",
     "split val-split test-split validation-split train-split": "all of it is preprocessed; pretrain_llm.py --split divides it",
-    "dataset-name dataset-config subset": "it reads files of this machine: bring a data set here with"
+    "dataset-name dataset-config subset hf-dataset streaming": "it reads files of this machine: bring a data set here with"
     " `hf download NAME --repo-type dataset --local-dir DIR`, then --input DIR",
+    "encoding charset": "text is read as UTF-8: iconv -f CODING -t UTF-8 OLD > NEW converts it",
+    "resume continue": "the same command continues: leave it out",
+    "clean dedup filter lower lowercase rm-whitespaces keep-newlines split-sentences": "texts are taken as they are: leave it out",
     "partitions": "the work is divided by itself: --workers says among how many processes",
     "seed shuffle": "the order of the texts is kept; pretrain_llm.py --seed shuffles",
     "max-samples max-documents limit num-samples": "all texts are taken; a shorter file gives fewer",
@@ -78,7 +81,7 @@ _SAID = {
 MEANINGS = called(_OF, _SAID)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The flags, spelled with hyphens."""
     program = os.environ.get("PREPROCESS_PROGRAM", "python -m nemo_workflow.preprocess")
     p = Parser(

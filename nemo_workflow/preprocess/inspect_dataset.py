@@ -31,6 +31,7 @@ MEANINGS = called(
     {
         "input data dataset dataset-dir dataset-path path prefix data-path": "the folder or pair stands by itself:"
         " python -m nemo_workflow.dataset DIR",
+        "stats verify check info count": "it checks and counts by itself: leave it out",
         "text decode show print detokenize": "--tokenizer DIR_OR_ID prints a document, and --document N says which",
     },
 )

@@ -30,18 +30,19 @@ MEANINGS = called(
     {
         "--vocabulary": "vocab-size vocabulary-size vocab num-tokens n-vocab size num-merges",
         "--input": "files file input-file input-dir input-files data data-dir dataset dataset-dir corpus text train-file",
-        "--output-dir": "output out output-path out-dir save save-dir model-prefix model-name model",
+        "--output-dir": "output out output-path out-dir save save-dir model-prefix model-name model name",
         "--json-key": "text-key text-field text-column key field",
         "--extend": "tokenizer hf-tokenizer base-tokenizer from-tokenizer",
         "--max-mb": "max-bytes max-size input-sentence-size limit max-samples",
     },
     {
-        "model-type type": "it learns a byte-level BPE: leave it out",
+        "model-type type byte-level lowercase normalizer unk-token": "it learns a byte-level BPE: leave it out",
         "special-tokens user-defined-symbols eos eos-token bos bos-token": "<|endoftext|> is its one special token, in its --vocabulary"
         " already: leave it out",
         "character-coverage limit-alphabet min-frequency byte-fallback": "it covers every byte, and takes the pairs that are most"
         " frequent until --vocabulary is reached: leave it out",
         "overwrite force": "a folder with a tokenizer is kept: give another --output-dir, or remove it",
+        "add-tokens new-tokens": "--extend DIR --vocabulary N adds N tokens to the tokenizer of a model's folder",
         "workers num-workers num-proc threads num-threads": "it uses all cores: leave it out",
         "seed shuffle": "the same --input gives the same tokenizer: leave it out",
     },

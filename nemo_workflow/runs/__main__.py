@@ -12,17 +12,19 @@ from nemo_workflow.utils.meant import called
 HELP = "folder of the experiments"
 # what other tools call our subcommands
 _COMMANDS = {
-    "list": "ls ll ps top jobs history all runs",
+    "list": "ls ll ps top jobs history all runs find squeue sacct",
     "show": "info inspect describe view cat details get",
     "logs": "log tail watch follow attach",
-    "cancel": "stop kill abort terminate end",
+    "cancel": "stop kill abort terminate end scancel",
     "resubmit": "resume restart rerun retry continue start relaunch requeue",
     "compare": "diff vs",
+    "report": "open plot tensorboard charts html",
     "average": "avg mean merge soup",
     "status": "state stat",
 }
 _SAID = {
     "rm remove delete del clean purge prune": "a run is a folder: rm -r OUTPUT_DIR/NAME removes it",
+    "help": "--help prints the help",
     "mv rename": "a run is a folder below --output-dir: keep its name",
     "export convert": "python -m nemo_workflow.export NAME exports a run",
     "sample generate": "python -m nemo_workflow.sample continues a text",

@@ -41,6 +41,7 @@ MEANINGS = called(
         " samples are those of the last validation of --run, from that run's own data: leave it out",
         "device gpu cpu dtype precision batch-size": "the GPUs are used where there are any, in fp32: leave it out",
         "tokenizer hf-tokenizer seq-length": "it is that of --run: leave it out",
+        "output json": "both losses are printed, and the exit code is 1 where they differ: leave it out",
         "tasks num-fewshot": "it compares losses; tasks are those of other tools, such as lm_eval, which read the folder of --hf-model",
         "step checkpoint nemo-model": "--hf-model is what is measured: python -m nemo_workflow.export RUN --step N exports the checkpoint of a"
         " step",

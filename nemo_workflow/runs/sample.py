@@ -39,6 +39,8 @@ MEANINGS = called(
         "prompt text start input file": 'the text stands by itself, in quotes: --hf-model DIR "TEXT"',
         "greedy do-sample": "--temperature 0 always takes the likeliest token; above 0 it samples",
         "top-p top-k num-beams repetition-penalty": "--temperature and --seed are what it takes",
+        "num-return-sequences num-samples": "another --seed makes another text",
+        "interactive chat system stream": "it continues one text: leave it out",
         "device gpu cpu dtype precision": "the GPUs are used where there are any, in the model's own precision: leave it out",
         "tokenizer tokenizer-path hf-tokenizer": "the tokenizer is the one in the folder of --hf-model",
         "run experiment name nemo-model step": "--hf-model takes an exported model: python -m nemo_workflow.export RUN makes the one of a"

@@ -26,7 +26,7 @@ MOST_WORKERS = 8  # by default: 8 keep up with any line to the site, and with th
 MEANINGS = called(
     {
         "--language": "lang wiki l code site",
-        "--output-dir": "output out out-dir output-path save-dir o",
+        "--output-dir": "output out dest out-dir output-path save-dir o",
         "--dump": "input dump-file file",
         "--date": "dump-date snapshot version",
         "--max-pages": "limit num-articles max-articles max-docs num-pages max-documents",
