@@ -12,6 +12,7 @@ from typing import Any
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, TABLE
 from nemo_workflow.config.synonyms import MEANINGS
+from nemo_workflow.utils import pasted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here, from_here_if_below
 from nemo_workflow.utils.meant import close_to, meant
@@ -129,6 +130,9 @@ def _mend(text: str, error: Any) -> str:
 
     `error` is yaml's, or None where the text is YAML without keys.
     """
+    if hasattr(error, "reason"):  # a sign that no YAML may hold
+        line = text.count("\n", 0, error.position) + 1
+        return f", line {line}: the sign U+{ord(text[error.position]):04X}, which YAML doesn't take; take it out"
     marks = [getattr(error, name, None) for name in ("context_mark", "problem_mark")]
     named = [mark.line + 1 for mark in marks if mark]
     lines = dict(enumerate(text.splitlines(), 1))
@@ -150,6 +154,8 @@ def _wrong_line(line: str) -> str:
     plain = " ".join(bare.replace("\t", " ").split())
     if not plain or (plain[0] in "#-[]{}" and not plain.startswith("--")):
         return ""
+    if blanks := [sign for sign in bare if sign in pasted.BLANKS]:
+        return f"holds {pasted.named(blanks)}, as text programs put it; write `{plain}`"
     if "\t" in bare:
         return f"a tab, which YAML doesn't take; write `{plain}` with blanks"
     if A_KEY.fullmatch(plain):

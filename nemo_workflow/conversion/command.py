@@ -77,6 +77,7 @@ EXPORT_MEANINGS = called(
 
 def _shared(parser: Parser, output_required: bool) -> None:
     parser.for_words = "--source"
+    parser.secret = {"--hf-token"}
     parser.add_argument(
         "--output-path",
         required=output_required,

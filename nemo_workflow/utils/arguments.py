@@ -144,7 +144,8 @@ class Parser(argparse.ArgumentParser):
         if len(words) > 1 and (typed := pasted.in_quotes(words)):
             raise Refusal(f"{_long(action)}: {pasted.QUOTES_SAID}: type {_long(action)} {typed}")
         if problems := list(filter(None, (pasted.value_problem(_long(action), word) for word in words))):
-            raise Refusal(problems)
+            secret = _long(action) in self.secret
+            raise Refusal([f"{_long(action)}: {pasted.QUOTES_SAID}: type it without"] if secret else problems)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         Parser.given.clear()
@@ -169,7 +170,7 @@ class Parser(argparse.ArgumentParser):
         known = {name for action in _actions(self) for name in action.option_strings}
         words = itertools.takewhile(lambda word: word != "--", [*Parser.words, ""])
         for word, after in itertools.pairwise(words):
-            if problem := pasted.flag_problem(word, after, known | self.meanings.keys()):
+            if problem := pasted.flag_problem(word, after, known | self.meanings.keys(), self.secret):
                 yield problem
             name, equals, value = word.partition("=")
             if name[:1] != "-" or name in known:
@@ -177,11 +178,12 @@ class Parser(argparse.ArgumentParser):
             if (at_once := re.fullmatch(r"(-[A-Za-z]{2,})([0-9]+)", word)) and at_once[1] in known:
                 yield f"{word}: a blank stands before the value: type {at_once[1]} {at_once[2]}"
                 continue
-            rest = f"={value}" if equals else f" {after}" if after else ""
+            rest = f"={value}" if equals else f" {pasted.as_typed(after)}".rstrip()
             if (ours := f"-{name.replace('_', '-')}") in known:
-                yield f"{word}: a long flag has two dashes: type {ours}{rest}"
+                yield f"{name}: a long flag has two dashes: type {ours}{rest if ours not in self.secret else ' ***'}"
             elif ours := next((flag for flag in sorted(known) if flag.lower() == name.lower()), ""):
-                yield f"{word}: capital letters are told from small ones: type {ours}{rest}"
+                rest = rest if ours not in self.secret else " ***"
+                yield f"{name}: capital letters are told from small ones: type {ours}{rest}"
 
     def _spelled(self, words: Sequence[str]) -> list[str]:
         """The words with our flags as they are defined: underscores stand for hyphens in all of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ QUOTES_SAID = "quotes of a text program, such as “ and ”, are letters to the
 FLAG = re.compile(rf"[-{DASHES}]+([A-Za-z][\w.\-{DASHES}]*)(?:([={BLANKS}]+)(.*))?", re.DOTALL)
 
 
-def flag_problem(word: str, after: str, known: Collection[str]) -> str | None:
+def flag_problem(word: str, after: str, known: Collection[str], secret: Collection[str]) -> str | None:
     """The refusal of a word that is a flag of `known` but for its characters, with what to type; `after` is the next word."""
     found = FLAG.fullmatch(word)
     if not found:
@@ -26,8 +27,8 @@ def flag_problem(word: str, after: str, known: Collection[str]) -> str | None:
     foreign = FOREIGN.findall(word[: len(word) - len(value)])
     if ours is None or not foreign:
         return None
-    typed = " ".join(filter(None, [ours, plain(value or after)]))
-    return f"{word}: holds {named(foreign)}, as text programs put it; type {typed}"
+    shown = "***" if ours in secret else as_typed(value or after)
+    return f"{word if ours not in secret else ours}: holds {named(foreign)}, as text programs put it; type {f'{ours} {shown}'.rstrip()}"
 
 
 def value_problem(flag: str, value: str) -> str | None:
@@ -40,7 +41,7 @@ def value_problem(flag: str, value: str) -> str | None:
         rest = plain(value)
         return f"{flag} {rest}: a carriage return follows, as in files of Windows: take it out of the script, sed -i 's/\\r$//' SCRIPT"
     foreign = [*([value[0], value[-1]] if quoted else []), *blanks]
-    return f"{flag} {value}: holds {named(foreign)}, as text programs put it; type {flag} {plain(value)}"
+    return f"{flag} {value}: holds {named(foreign)}, as text programs put it; type {flag} {as_typed(value)}"
 
 
 def in_quotes(words: Sequence[str]) -> str:
@@ -61,6 +62,11 @@ def named(signs: Collection[str]) -> str:
     """'an EN DASH (U+2013)', each sign once."""
     names = [f"{unicodedata.name(sign, 'CARRIAGE RETURN')} (U+{ord(sign):04X})" for sign in dict.fromkeys(signs)]
     return " and ".join(f"{'an' if name[0] in 'AEIOU' else 'a'} {name}" for name in names)
+
+
+def as_typed(value: str) -> str:
+    """A value as it is typed for the shell; empty for a word that is a flag."""
+    return "" if with_hyphens(value)[:1] in ("-", "") else shlex.quote(plain(value))
 
 
 def plain(value: str) -> str:

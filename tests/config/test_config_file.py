@@ -34,6 +34,8 @@ def said_of(path: Path | str) -> str:
         ("experiment: a: b\n", ", line 1: mapping values are not allowed here; put the value in quotes: `experiment: 'a: b'`"),
         ("experiment: %x\n", ", line 1: found character '%' that cannot start any token; put the value in quotes: `experiment: '%x'`"),
         ("lr: '3\nmax-steps: 3\n", ", line 1: found unexpected end of stream; close the quotes"),
+        ("max-steps:\u00a03\n", ", line 1: holds a NO-BREAK SPACE (U+00A0), as text programs put it; write `max-steps: 3`"),
+        ("seed: 3\nlr: 3\x07\n", ", line 2: the sign U+0007, which YAML doesn't take; take it out"),
         ("", ": has no lines; lines `flag-name: value` are expected there"),
         ("# nothing\n", ": has no lines; lines `flag-name: value` are expected there"),
         ("- a\n- b\n", ": no key: lines `flag-name: value` are expected there"),

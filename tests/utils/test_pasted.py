@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.config import command_line
 from nemo_workflow.runs.sample import main as sample
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Refusal
@@ -24,7 +25,7 @@ from nemo_workflow.utils.errors import Refusal
         (["--hf-model", "x\r", "hi"], "--hf-model x: a carriage return follows, as in files of Windows: take it out of the script, sed -i 's/\\r$//' SCRIPT"),
         (["--hf-model", "x", "\u201cOnce", "upon", "a\u201d"], 'unrecognized arguments: upon a\u201d; quotes of a text program, such as \u201c and \u201d, are letters to the shell: type "Once upon a"'),
         (["-hf-model", "x", "hi"], "-hf-model: a long flag has two dashes: type --hf-model x"),
-        (["-hf_model=x", "hi"], "-hf_model=x: a long flag has two dashes: type --hf-model=x"),
+        (["-hf_model=x", "hi"], "-hf_model: a long flag has two dashes: type --hf-model=x"),
         (["--Tokens", "3", "hi"], "--Tokens: capital letters are told from small ones: type --tokens 3"),
         (["tokens=3", "--hf-model", "x", "hi"], "unrecognized arguments: hi"),
     ],
@@ -54,3 +55,26 @@ def test_a_name_that_is_there_may_hold_any_signs(tmp_path: Path) -> None:
         assert made.parse_args(["--input", str(tmp_path / name)]).input == [str(tmp_path / name)]
     with pytest.raises(Refusal, match=r'^--input: quotes of a text program.*: type --input "my data"$'):
         made.parse_args(["--input", "\u201cmy", "data\u201d"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("\u2013fp8 --lr 3", "\u2013fp8: holds an EN DASH (U+2013), as text programs put it; type --fp8"),
+        ("-fp8 --lr 3", "-fp8: a long flag has two dashes: type --fp8"),
+        ("\u2013hf-token abc", "--hf-token: holds an EN DASH (U+2013), as text programs put it; type --hf-token ***"),
+        ("\u2013hf-token=abc", "--hf-token: holds an EN DASH (U+2013), as text programs put it; type --hf-token ***"),
+        ("-hf-token abc", "-hf-token: a long flag has two dashes: type --hf-token ***"),
+        ("--HF-token=abc", "--HF-token: capital letters are told from small ones: type --hf-token ***"),
+        ("--hf-token \u201cabc\u201d", "--hf-token: quotes of a text program, such as \u201c and \u201d, are letters to the shell: type it without"),
+    ],
+)  # fmt: skip
+def test_no_flag_is_shown_for_a_value_and_no_secret(words: str, said: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        command_line.parse(words.split(" "))
+    assert str(refusal.value) == said
+
+
+def test_a_value_is_shown_as_it_is_typed() -> None:
+    with pytest.raises(Refusal, match=r"type --sample 'Once upon'$"):
+        command_line.parse(["\u2013sample", "Once upon"])
