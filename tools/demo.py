@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow import REPOSITORY
+from nemo_workflow import REPOSITORY, leave
 from nemo_workflow.preprocess.train_tokenizer import train
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
@@ -44,6 +44,15 @@ def main() -> int:
         description="Run the whole pipeline on a CPU with a tiny model, without a network, in demo_output/ of the"
         " current folder (minutes). What is done already is skipped.",
     ).parse_args()
+    try:
+        return _steps()
+    except KeyboardInterrupt:  # in a step of this process; the others are told of it
+        print("stopped by Ctrl-C: make demo goes on with what is not done", file=sys.stderr, flush=True)
+        leave()  # whatever the tokenizer's threads are still learning
+        raise
+
+
+def _steps() -> int:
     began = time.monotonic()
     place = Path("demo_output").absolute()
     corpus, tokenizer = place / "data" / "stdlib.jsonl", place / "tokenizer"

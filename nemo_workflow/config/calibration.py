@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import write_json
+from nemo_workflow.utils.files import absolute, write_json
 
 FILE = "calibration.json"
 
 
 def scale_of(output_dir: str, gpu: str | None, fp8: bool) -> tuple[float, str | None]:
     """(seen over planned time, the file it is from); (1, None) where nothing was learned of this GPU. Raises Refusal for a file that isn't ours."""
-    path = Path(output_dir).expanduser().absolute() / FILE
+    path = absolute(output_dir) / FILE
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         found = known.get(_name(gpu, fp8))
@@ -29,7 +29,7 @@ def scale_of(output_dir: str, gpu: str | None, fp8: bool) -> tuple[float, str | 
 
 def keep(output_dir: str, gpu: str | None, fp8: bool, scale: float, learned_from: dict[str, Any]) -> Path:
     """Write down a scale; what is known of other GPUs stays."""
-    path = Path(output_dir).expanduser().absolute() / FILE
+    path = absolute(output_dir) / FILE
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

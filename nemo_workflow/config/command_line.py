@@ -9,18 +9,17 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, GROUPS, TABLE, Option
+from nemo_workflow.config.config_file import attribute_of, line_of, read_config
+from nemo_workflow.config.flags import BY_ATTRIBUTE, GROUPS, TABLE, Option
 from nemo_workflow.config.help import Help, described, metavar
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.config.synonyms import EPOCHS, MEANINGS
-from nemo_workflow.utils.arguments import Parser, nearest
+from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here
 
 # a flag of the command line -> the flag that it excludes: one in the file gives way, as a second value of the same flag would
 INSTEAD = {"dataset_dir": "blend", "blend": "dataset_dir"}
@@ -36,6 +35,7 @@ def parser() -> Parser:
         meanings=MEANINGS,
     )
     made.may_be_empty = {option.attribute for option in TABLE if option.may_be_empty}
+    made.any_text.add("sample")
     made.refused_without = {option.attribute for option in TABLE if option.required}
     made.secret = {f"--{option.name}" for option in TABLE if option.secret}
     made.add_argument("-h", "--help", action=Help)
@@ -77,7 +77,7 @@ def parse(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None]
     for name, instead in INSTEAD.items():
         if name in flags and instead in from_file:
             del from_file[instead]
-            replaced = f"{BY_ATTRIBUTE[instead].name} of --config {flags['config']}{_line(flags['config'], instead)}"
+            replaced = f"{BY_ATTRIBUTE[instead].name} of --config {flags['config']}{line_of(flags['config'], instead)}"
             print(f"note: --{BY_ATTRIBUTE[name].name} replaces {replaced}", file=sys.stderr)
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
@@ -88,7 +88,7 @@ def parse(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None]
     return Settings(**typed, given=frozenset(given), from_file=frozenset(from_file.keys() - flags.keys()))
 
 
-def _meanings(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None] | None) -> Mapping[str, str]:
+def _meanings(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None] | None) -> dict[str, str]:
     """What other tools call our flags; of epochs the steps that they are, and where the --config file has others, in which line."""
     words = dict(enumerate(argv))
     asked = [word for word in argv if word.partition("=")[0].replace("_", "-") in EPOCHS]
@@ -107,7 +107,7 @@ def _meanings(argv: Sequence[str], steps_of: Callable[[Settings, float], int | N
     if steps is None:
         return {**MEANINGS, **dict.fromkeys(EPOCHS, steps_said)} if steps_said else MEANINGS
     said = (
-        f"--config {files[-1]}{_line(files[-1], 'max_steps')} says max-steps {steps}, which --max-steps N on the command line"
+        f"--config {files[-1]}{line_of(files[-1], 'max_steps')} says max-steps {steps}, which --max-steps N on the command line"
         f" replaces; {steps_said or 'without that line it is one epoch'}"
     )
     return {**MEANINGS, **dict.fromkeys(EPOCHS, said)}
@@ -134,16 +134,6 @@ def _epochs_as_steps(argv: Sequence[str], steps_of: Callable[[Settings, float], 
     return f"{named} {counted(steps, 'step')}: --max-steps {steps}"
 
 
-def _line(path: str, attribute: str) -> str:
-    """', line 9': where a file of --config sets a flag; empty where it can't be told."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-            key, colon, _ = line.partition(":")
-            if colon and _attribute_of(key.strip().strip("'\"")) == attribute:
-                return f", line {number}"
-    return ""
-
-
 @contextlib.contextmanager
 def places_named(settings: Settings) -> Iterator[None]:
     """What is refused inside says of a flag that nobody typed where it is set: in the file of --config."""
@@ -154,12 +144,12 @@ def places_named(settings: Settings) -> Iterator[None]:
 
 
 def _place(problem: str, settings: Settings) -> str:
-    named = [_attribute_of(name) for name in re.findall(r"--([a-z][\w-]*)", problem.partition(": ")[0])]
+    named = [attribute_of(name) for name in re.findall(r"--([a-z][\w-]*)", problem.partition(": ")[0])]
     found = [name for name in dict.fromkeys(named) if name in settings.from_file]
     if not found:
         return ""
     keys = [BY_ATTRIBUTE[name].name for name in found]
-    where = "".join(_line(str(settings.config), name) for name in found[:1]) if len(found) == 1 else ""
+    where = "".join(line_of(str(settings.config), name) for name in found[:1]) if len(found) == 1 else ""
     return f" ({' and '.join(keys)} {'is' if len(keys) == 1 else 'are'} set in --config {settings.config}{where})"
 
 
@@ -189,77 +179,3 @@ def export_secrets(settings: Settings) -> None:
     for option in TABLE:
         if option.env and settings.of(option):
             os.environ[option.env] = settings.of(option)
-
-
-def read_config(path: str) -> dict[str, Any]:
-    """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
-    import yaml  # 30 ms that only --config needs
-
-    from nemo_workflow.utils import yaml_text
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        loaded, node = yaml_text.load(text), yaml.compose(text, yaml.SafeLoader)
-    except OSError as error:
-        example = "; lines `flag-name: value` are expected there, as in examples/laptop.yaml"
-        said = (
-            f"no such file{from_here(path)}"
-            if isinstance(error, FileNotFoundError)
-            else f"cannot be read: {error.strerror}"
-        )
-        raise Refusal(f"--config {path}: {said}{example}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Refusal(f"--config {path}: cannot be read: {error}") from None
-    if node is None or not isinstance(loaded, dict):
-        raise Refusal(f"--config {path}: expected lines of the form `flag-name: value`")
-    problems = [f"--config {path}: {problem}" for problem in _repeated([str(key.value) for key, _ in node.value])]
-    values: dict[str, Any] = {}
-    for key, value in loaded.items():
-        attribute = _attribute_of(str(key))
-        option = BY_ATTRIBUTE.get(attribute)
-        if attribute in COMMAND_ATTRIBUTES:
-            problems.append(f"--config {path}: {key}: stands on the command line only; take it out and give it there")
-        elif option is None:
-            problems.append(f"--config {path}: unknown key {key!r}{_meant(str(key))}")
-        elif option.secret:
-            problems.append(f"--config {path}: {key} is a secret; set {option.env} in the environment instead")
-        else:
-            try:
-                values[attribute] = option.from_yaml(value)
-            except ValueError as error:
-                problems.append(f"--config {path}: {key}: {value!r}: {error}{_value_meant(option.name, value)}")
-    if problems:
-        raise Refusal(problems)
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _repeated(keys: list[str]) -> Iterator[str]:
-    """A problem for each flag that stands in a file more than once, under whatever names: YAML would take the last."""
-    names: dict[str, list[str]] = {}
-    for key in keys:
-        names.setdefault(_attribute_of(key), []).append(key)
-    for found in names.values():
-        if len(found) > 1:
-            yield f"{' and '.join(dict.fromkeys(found))}: given {len(found)} times; keep one"
-
-
-def _attribute_of(key: str) -> str:
-    attribute = key.lstrip("-").replace("-", "_")
-    for option in TABLE:
-        if attribute in [alias.replace("-", "_") for alias in option.aliases]:
-            return option.attribute
-    return attribute
-
-
-def _value_meant(name: str, value: object) -> str:
-    """'; did you mean X?' for a value that other tools give to the flag, or nothing."""
-    said = MEANINGS.get(f"--{name} {str(value).lower()}", "")
-    return f"; {said.replace(f'--{name} ', '')}" if said else ""
-
-
-def _meant(name: str) -> str:
-    """'; did you mean X?' for a key of another tool, or one that looks like a flag, or nothing."""
-    known = [f"--{option.name}" for option in TABLE if option.attribute not in COMMAND_ATTRIBUTES and not option.secret]
-    flag = f"--{name.lstrip('-').replace('_', '-')}"
-    said = MEANINGS.get(flag) or nearest(flag, known)
-    return f"; {said.replace('did you mean --', 'did you mean ')}" if said else ""

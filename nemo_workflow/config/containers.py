@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from nemo_workflow.config.settings import Settings
+from nemo_workflow.utils.files import absolute
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def apptainer_image(settings: Settings) -> ApptainerImage:
     """--container-image for Apptainer: a file or an unpacked folder, an address such as docker://…, or a registry's name."""
     image = settings.container_image
     if is_file(image):
-        return ApptainerImage(str(Path(image).expanduser().absolute()), None)
+        return ApptainerImage(str(absolute(image)), None)
     source = image if "://" in image else f"docker://{image.replace('#', '/', 1)}"
     name = re.sub(r"[^\w.-]+", "_", source.partition("://")[2])
-    return ApptainerImage(str(Path(settings.output_dir).expanduser().absolute() / PULLED / f"{name}.sif"), source)
+    return ApptainerImage(str(absolute(settings.output_dir) / PULLED / f"{name}.sif"), source)
 
 
 def is_file(image: str) -> bool:

@@ -68,6 +68,16 @@ class Option:
         """What a value looks like, for the refusal of another."""
         return FORMS.get(self.type) or type_name(self)
 
+    def form_for(self, text: str) -> str:
+        """The same, with the number that was written as 10k or 1,000 as the example."""
+        found = re.fullmatch(r"([0-9][0-9,_]*(?:\.[0-9]+)?)(?:e([0-9]))?([kKmM]?)", text)
+        if not found or self.type not in (int, int_or_auto):
+            return self.form
+        number = float(re.sub("[,_]", "", found[1])) * 10 ** (
+            int(found[2] or 0) + {"": 0, "k": 3, "m": 6}[found[3].lower()]
+        )
+        return f"a whole number in digits, such as {number:.0f}" if number.is_integer() else self.form
+
     def from_command_line(self, text: str) -> Any:
         """Convert a value of the command line; raises Refusal with what was expected."""
         if not text.strip() and not self.may_be_empty:
@@ -75,7 +85,11 @@ class Option:
         try:
             return self._converted(text)
         except ValueError:
-            raise Refusal(f"--{self.name} {text}: expected {self.form}") from None
+            # --suggest llama32_1b
+            model = (
+                f"; the model is named by -M: --{self.name} -M {text}" if self.bare and not text[:1].isdigit() else ""
+            )
+            raise Refusal(f"--{self.name} {text}: expected {self.form_for(text)}{model}") from None
 
     def from_yaml(self, value: Any) -> Any:
         """Check and convert a value of a --config file; raises ValueError with what was expected."""
@@ -101,7 +115,7 @@ class Option:
         try:
             converted = self._converted(str(value))
         except ValueError as error:
-            raise ValueError(f"expected {self.form}") from error
+            raise ValueError(f"expected {self.form_for(value)}") from error
         if self.choices and converted not in self.choices:
             raise ValueError(f"expected one of {', '.join(self.choices)}")
         return converted

@@ -28,6 +28,7 @@ from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import absolute
 
 T = TypeVar("T")
 CPU_PARAMETERS = 300e6  # a model with more than these takes a CPU weeks
@@ -73,7 +74,7 @@ def make_plan(settings: Settings, command: Sequence[str] = (), branch: Branch | 
         sources=run.sources,
         seq_length=run.seq_length,
         schedule=run.schedule,
-        run_dir=str(Path(settings.output_dir).expanduser().absolute() / settings.experiment),
+        run_dir=str(absolute(settings.output_dir) / settings.experiment),
         sizes=run.sizes,
         vocab_size=run.vocab_size,
         vocab_from=run.vocab_from,
@@ -352,4 +353,4 @@ def _is_folder(place: str) -> bool:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(absolute(path))

@@ -1,54 +1,80 @@
-"""What other tools call our flags: Megatron-LM, litgpt, torchtitan, Hugging Face's Trainer, Lightning.
+"""What other tools call our flags: Megatron-LM, litgpt, torchtitan, axolotl, Hugging Face's Trainer, Lightning, NeMo's recipes.
 
 A word is looked up here before any distance of spelling: `--tokenizer` is far from `--hf-model-id` and near to a secret.
 """
 
 from __future__ import annotations
 
+from nemo_workflow.config.flags import TABLE
+from nemo_workflow.utils.meant import called
+
 _OF: dict[str, str] = {
     "--hf-model-id": "tokenizer tokenizer-model tokenizer-path tokenizer-dir tokenizer-name tokenizer-name-or-path hf-tokenizer"
-    " model-name-or-path model-id hf-model hf-path model.hf-assets-path",
-    "--model-name": "model recipe model.name model.flavor model-recipe",
-    "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint",
-    "--dataset-dir": "data data-path data-dir dataset dataset-name train-data-path train-data train-file data.data-path",
-    "--max-steps": "steps train-iters train-steps max-iters total-steps num-steps training.steps train.max-steps iterations",
+    " tokenizer-id model-name-or-path model-id hf-model hf-path model.hf-assets-path",
+    "--model-name": "factory model recipe model.name model.flavor model-recipe model-config model-config-name",
+    "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint base-model pretrained-model"
+    " model-path checkpoint.initial-load-path from-checkpoint load-checkpoint checkpoint ckpt start-from",
+    "--dataset-dir": "data data-path data-dir dataset dataset-name train-data-path train-data train-file data.data-path datasets",
+    "--max-steps": "steps train-iters train-steps max-iters total-steps num-steps training.steps train.max-steps iterations"
+    " iters max-iterations",
     "--global-batch-size": "batch-size gbs total-batch-size train-batch-size training.global-batch-size train.global-batch-size",
-    "--micro-batch-size": "mbs per-device-train-batch-size device-batch-size training.local-batch-size train.micro-batch-size",
-    "--seq-length": "seq-len sequence-length block-size max-length max-seq-length context-length training.seq-len"
+    "--micro-batch-size": "mbs per-device-train-batch-size per-device-eval-batch-size eval-batch-size device-batch-size training.local-batch-size train.micro-batch-size",
+    "--seq-length": "seq-len sequence-length sequence-len block-size max-length max-seq-length max-seq-len context-length training.seq-len ctx n-ctx"
     " train.max-seq-length max-position-embeddings",
     "--lr": "learning-rate max-lr optimizer.lr train.learning-rate peak-lr",
     "--min-lr": "min-learning-rate minimum-lr train.min-lr lr-min",
-    "--warmup-steps": "warmup warmup-iters num-warmup-steps lr-warmup-iters lr-warmup-steps lr-scheduler.warmup-steps"
+    "--warmup-steps": "lr-warmup warmup warmup-iters num-warmup-steps lr-warmup-iters lr-warmup-steps lr-scheduler.warmup-steps"
     " train.lr-warmup-steps",
-    "--lr-schedule": "lr-decay-style lr-scheduler-type lr-scheduler scheduler lr-scheduler.decay-type",
+    "--lr-schedule": "decay-lr lr-decay-style lr-scheduler-type lr-scheduler scheduler lr-scheduler.decay-type",
+    "--optimizer": "optim optimizer.name",
     "--decay-steps": "lr-wsd-decay-iters wsd-decay-steps",
     "--decay-style": "lr-wsd-decay-style",
-    "--clip-grad": "max-grad-norm grad-clip gradient-clip-val max-norm train.max-norm clip",
-    "--num-gpus": "gpus devices n-gpus nproc-per-node gpus-per-node num-devices ngpu",
+    "--clip-grad": "gradient-clipping max-grad-norm grad-clip gradient-clip-val max-norm train.max-norm clip",
+    "--num-gpus": "ntasks gpus devices n-gpus nproc-per-node gpus-per-node num-devices ngpu gres ntasks-per-node",
     "--num-nodes": "nodes nnodes n-nodes",
-    "--tensor-model-parallel-size": "tp tensor-parallel-size tensor-parallel parallelism.tensor-parallel-degree",
-    "--pipeline-model-parallel-size": "pp pipeline-parallel-size pipeline-parallel parallelism.pipeline-parallel-degree",
-    "--virtual-pipeline-model-parallel-size": "vpp virtual-pipeline-parallel-size num-virtual-stages-per-pipeline-rank",
+    "--tensor-model-parallel-size": "tp-size tp tensor-parallel-size tensor-parallel parallelism.tensor-parallel-degree",
+    "--pipeline-model-parallel-size": "pp-size pp pipeline-parallel-size pipeline-parallel parallelism.pipeline-parallel-degree",
+    "--virtual-pipeline-model-parallel-size": "vp vp-size vpp virtual-pipeline-parallel-size num-virtual-stages-per-pipeline-rank",
     "--first-stage-layers": "decoder-first-pipeline-num-layers num-layers-in-first-pipeline-stage",
     "--last-stage-layers": "decoder-last-pipeline-num-layers num-layers-in-last-pipeline-stage",
-    "--context-parallel-size": "cp context-parallel parallelism.context-parallel-degree",
-    "--expert-model-parallel-size": "ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
-    "--output-dir": "out-dir log-dir save checkpoint-dir save-dir dump-folder job.dump-folder logging-dir results-dir",
-    "--experiment": "name run-name exp-name experiment-name job-name",
-    "--save-every": "save-interval save-steps checkpoint-every checkpoint-interval checkpoint.interval train.save-interval"
+    "--context-parallel-size": "cp-size cp context-parallel parallelism.context-parallel-degree",
+    "--expert-model-parallel-size": "ep-size ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
+    "--output-dir": "out-dir output log-dir save checkpoint-dir save-dir dump-folder job.dump-folder logging-dir results-dir experiment-dir"
+    " checkpoint.folder",
+    "--experiment": "name run-name exp-name experiment-name job-name run",
+    "--save-every": "saves-per-epoch save-every-n-steps save-interval save-steps save-freq checkpoint-every checkpoint-interval checkpoint.interval train.save-interval"
     " ckpt-interval",
-    "--keep-checkpoints": "save-total-limit keep-latest-k checkpoint.keep-latest-k",
-    "--val-check-interval": "eval-interval eval-steps eval-every eval.interval validation.freq",
+    "--keep-checkpoints": "save-top-k log.ckpt.save-top-k save-total-limit keep-latest-k checkpoint.keep-latest-k",
+    "--val-check-interval": "evals-per-epoch eval-interval eval-steps eval-every eval.interval eval-freq validation.freq val-interval",
     "--log-every": "log-interval logging-steps log-freq metrics.log-freq train.log-interval",
     "--wandb-name": "wandb-run-name wandb-run",
-    "--precision": "dtype mixed-precision bf16 fp16 model-dtype",
-    "--recompute-granularity": "gradient-checkpointing activation-checkpointing recompute-activations activation-checkpoint.mode",
+    "--wandb": "metrics.enable-wandb",
+    "--wandb-project": "project",
+    "--precision": "torch-dtype dtype mixed-precision bf16 fp16 model-dtype training.mixed-precision-param",
+    "--recompute-granularity": "checkpoint-activations recompute activation-checkpoint gradient-checkpointing activation-checkpointing recompute-activations activation-checkpoint.mode",
     "--time": "time-limit walltime",
-    "--accelerator": "device cpu use-cpu no-cuda",
+    "--accelerator": "device cpu use-cpu no-cuda no-gpu cuda",
+    "--sequence-parallel": "sp",
     "--weight-decay": "wd optimizer.weight-decay",
     "--adam-beta1": "beta1",
     "--adam-beta2": "beta2",
     "--sample": "prompt generate",
+    "--seed": "random-seed manual-seed seed-everything training.seed",
+    "--validation-dir": "val-data-path valid-data-path val-data validation-file eval-dataset validation-data",
+    "--blend": "blend-file data-blend",
+    "--config": "config-file config-path job.config-file yaml",
+    "--container-image": "docker image container",
+    "--container-mounts": "mounts mount",
+    "--profile": "profiling.enable-profiling profile-step-start profile-step-end profiler",
+    "--timeout-minutes": "ddp-timeout distributed-timeout-minutes comm-timeout comm.train-timeout-seconds",
+    "--fp8-recipe": "fp8-format fp8-hybrid",
+    "--push-to-hub": "hub-model-id hub-strategy",
+    "--setup-file": "modules module source",
+    "--container-env": "env export",
+    "--container-runtime": "singularity apptainer enroot pyxis",
+    "--ssh": "ssh-host host user tunnel",
+    "--list-models": "models recipes list-recipes",
+    "--deterministic": "deterministic-mode debug.deterministic training.deterministic",
 }
 _EPOCHS = "epochs num-train-epochs max-epochs num-epochs train.epochs"
 _SAID = {
@@ -59,19 +85,64 @@ _SAID = {
     " stage's layers are dealt out to its chunks",
     "input input-file text-file text train-text data-file": "text is preprocessed first (bash preprocess_data.sh); --dataset-dir"
     " takes its output",
-    "lora peft adapter use-peft": "all weights are trained, there are no adapters; --nemo-model names the model to start from",
-    "fsdp zero-stage deepspeed use-distributed-optimizer": "the optimizer is distributed already (--disable-dist-optim);"
+    "data-parallel-size data-parallel dp dp-size ddp parallelism.data-parallel-shard-degree data-parallel-degree"
+    " parallelism.data-parallel-replicate-degree data-parallel-shard-degree data-parallel-replicate-degree": "it follows from"
+    " the rest: the ranks, --num-nodes x --num-gpus, over --tensor-model-parallel-size x --pipeline-model-parallel-size x"
+    " --context-parallel-size; more GPUs make it larger",
+    "max-tokens train-tokens tokens num-tokens total-tokens train.max-tokens": "a step takes --global-batch-size x --seq-length"
+    " tokens: give the tokens over that as --max-steps",
+    "train-samples max-samples num-samples max-train-samples": "a step takes --global-batch-size samples: give the samples over"
+    " that as --max-steps",
+    "checkpoint.enable checkpoint.enable-checkpoint enable-checkpoint enable-checkpointing save-strategy do-save always-save-checkpoint": "checkpoints are written by default, every --save-every steps",
+    "do-train do-eval train evaluation-strategy eval-strategy": "this command trains and validates by itself, every"
+    " --val-check-interval steps",
+    "tokenizer-type vocab-file merge-file merges-file": "the tokenizer is the one in the folder, or of the Hub id, of --hf-model-id",
+    "num-workers dataloader-num-workers preprocessing-num-workers": "the data is read from --dataset-dir by processes whose number needs no flag",
+    "hf-hub-token hub-token": "the environment's HF_TOKEN is read, or --hf-token",
+    "torch-compile compile training.compile use-flash-attn flash-attention flash-attn attn-implementation transformer-impl"
+    " use-mcore-models": "it is NeMo's Megatron model, whose kernels are chosen by themselves; --fp8 makes them faster",
+    "master-port master-addr rdzv-endpoint rdzv-backend node-rank local-rank world-size distributed-backend backend": "the ranks of this machine find each"
+    " other by themselves, and with --executor slurm those of many machines",
+    "attention-dropout hidden-dropout dropout": "dropout is the recipe's of --model-name",
+    "tensorboard tensorboard-dir mlflow comet logger logger-name report-to metrics.enable-tensorboard": "--wandb logs to Weights & Biases; losses and speed are always in"
+    " report.html and metrics.jsonl of the run's folder below --output-dir",
+    "wandb-entity entity": "--wandb logs into the entity of the environment's WANDB_ENTITY",
+    "verbose quiet log-level debug print-config show info": "--log-every says how often a line is printed, and --dry-run prints the plan",
+    "dry dryrun validate check plan test-run": "--dry-run prints the plan and stops",
+    "continue force-resume": "the same command continues from the run's newest checkpoint by itself; another --experiment starts"
+    " from the beginning",
+    "load-in-8bit load-in-4bit sample-packing packing pad-to-sequence-len": "documents are packed to --seq-length already, and all"
+    " weights are trained in --precision",
+    "warmup-ratio lr-warmup-fraction warmup-fraction": "--warmup-steps takes steps: that share of --max-steps",
+    "gpu-ids visible-devices gpu-id": "--num-gpus says how many; CUDA_VISIBLE_DEVICES=0,1 before the command, which ones",
+    "train-split val-split validation-split val-set-size eval-split": "--split takes the parts of training, validation and test,"
+    " such as 98,1,1",
+    "cpus-per-task gpus-per-task mem-per-cpu exclude error nice comment licenses signal": "--slurm-arg NAME=VALUE gives sbatch any"
+    " other of its options",
+    "exit-interval exit-duration-in-mins max-time max-duration train-duration": "--max-steps ends the training; with --executor slurm"
+    " the job saves before --time",
+    "adam-eps adam-epsilon optimizer.eps": "epsilon is the recipe's of --model-name",
+    "rampup-batch-size": "the batch is --global-batch-size from the first step",
+    "swiglu normalization position-embedding-type untie-embeddings-and-output-weights disable-bias-linear tie-word-embeddings hidden-act": "the architecture is the recipe's, --model-name, or that of the checkpoint of --nemo-model",
+    "no-load-optim no-load-rng finetune weights-only": "--nemo-model starts with a model's weights alone",
+    "no-save-optim no-save-rng ckpt-format use-dist-ckpt async-save": "checkpoints have one form, NeMo's distributed one, with which a"
+    " run continues exactly; --save-every says when",
+    "cosine-min-lr-ratio min-lr-ratio": "--min-lr takes the learning rate itself",
+    "yes": "nothing is asked; --dry-run prints the plan first",
+    "shuffle": "the data is shuffled already, by --seed",
+    "lora peft adapter use-peft lora-rank lora-r sft dpo instruct chat-template": "all weights are trained, on plain text, there are no adapters; --nemo-model names the model to start from",
+    "fsdp fsdp2 zero zero-stage deepspeed strategy use-distributed-optimizer": "the optimizer is distributed already (--disable-dist-optim);"
     " --layout auto splits the model as it fits",
-    "overwrite resume-from-scratch restart from-scratch": "another --experiment starts from the beginning",
+    "overwrite resume-from-scratch restart from-scratch force overwrite-output-dir": "another --experiment starts from the beginning",
     "no-validation skip-validation eval-iters": "--split 1,0,0 trains without a validation",
     "vocab-size padded-vocab-size make-vocab-size-divisible-by": "the vocabulary is that of the tokenizer of --hf-model-id",
-    _EPOCHS: "leave --max-steps out for one epoch, or give its number of steps",
+    _EPOCHS: "leave --max-steps out for one epoch, whose steps --dry-run prints; for more of them give --max-steps as many times that",
     "resume resume-from-checkpoint load checkpoint.load resume-from auto-resume": "the same command continues from the run's newest"
     " checkpoint by itself; --nemo-model starts from another model",
     "rope-base rope-theta rotary-base rope-scaling rope-scaling-factor model.rope-theta": "a model keeps the rotary base that it was"
     " trained with; for a longer --seq-length raise rope_theta and max_position_embeddings in the config.json of its Hugging Face"
     " folder, import that, and name both folders in --nemo-model and --hf-model-id",
-    "gradient-accumulation-steps gradient-accumulation-iters accumulate-grad-batches": "micro batches per step follow from"
+    "gradient-accumulation-steps gradient-accumulation-iters accumulate-grad-batches grad-accum gas": "micro batches per step follow from"
     " --global-batch-size and --micro-batch-size",
     "lr-decay-iters lr-decay-steps": "the learning rate decays over --max-steps, less --constant-steps; with"
     " --lr-schedule wsd over the last --decay-steps",
@@ -82,16 +153,31 @@ _VALUES = {
         "32": "fp32 float32 float fp32-true 32-true full",
         "bf16-mixed": "bf16 bfloat16 bf16-true bf16_mixed",
         "16-mixed": "fp16 16 float16 half fp16-mixed 16-true fp16_mixed",
-    }
+    },
+    "--export-hf": {"end": "yes true on 1 last final always hf_model", "save": "all each every steps"},
+    "--optimizer": {"adam": "adamw adamw_torch fused_adam distributed_fused_adam"},
+    "--lr-schedule": {
+        "cosine": "cosine-annealing cosine_with_warmup cosineannealing",
+        "constant": "constant_with_warmup none",
+    },
+    "--recompute-granularity": {"full": "true yes on all", "selective": "sel"},
+    "--executor": {"local": "torchrun localhost none", "slurm": "sbatch srun cluster"},
+    "--accelerator": {"gpu": "cuda nvidia"},
+    "--dry-run": {"text": "true yes"},
+}
+# the fields of a NeMo recipe, as its own command line takes them
+_FIELDS = {
+    f"--{field.replace('_', '-')}": f"did you mean --{option.name}?" for option in TABLE for field in option.sets
 }
 MEANINGS: dict[str, str] = {
-    **{f"--{word}": f"did you mean {flag}?" for flag, words in _OF.items() for word in words.split()},
-    **{f"--{word}": said for words, said in _SAID.items() for word in words.split()},
+    **_FIELDS,
+    **called(_OF, _SAID),
     **{
         f"{flag} {word}": f"did you mean {flag} {value}?"
         for flag, values in _VALUES.items()
         for value, words in values.items()
         for word in words.split()
     },
+    **{f"--gpu {count}": f"--gpu names a card to plan for; did you mean --num-gpus {count}?" for count in range(1, 65)},
 }
 EPOCHS = tuple(f"--{word}" for word in _EPOCHS.split())

@@ -18,25 +18,66 @@ from nemo_workflow.conversion.output_dir import check_apart, check_output, resol
 from nemo_workflow.conversion.report import NAME, Report
 from nemo_workflow.conversion.stopping import raise_if_stopped, stop_no_more, until_stopped
 from nemo_workflow.models.tokenizer_files import CONFIG, copy_back, files_of, without_own_code, without_token_types
-from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.libraries import collector_paused
+from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.scratch import scratch_folder
 from nemo_workflow.utils.silence import quiet
 
 # what other converters call our flags
-MEANINGS = called(
+_OF = {
+    "--source": "input input-path input-dir in-file model-path model-dir checkpoint checkpoint-path checkpoint-dir load"
+    " load-dir",
+    "--output-path": "output output-dir out out-dir out-file save save-path save-dir target target-path output-folder",
+    "--overwrite": "force",
+    "--hf-token": "token hub-token",
+}
+_SAID = {
+    "tp pp tensor-model-parallel-size pipeline-model-parallel-size target-tensor-parallel-size target-pipeline-parallel-size": "a"
+    " checkpoint fits every layout: leave it out",
+    "dtype precision torch-dtype": "the precision of --source is kept: leave it out",
+    "verify check": "it is verified by default: leave it out, or --no-verify",
+    "loader saver model-format": "it follows from --source: leave it out",
+    "push-to-hub": "`hf upload ORG/NAME DIR .` uploads the folder of --output-path",
+    "device gpu cpu num-gpus gpus": "it needs no GPU: leave it out",
+    "safe-serialization": "safetensors are written by default: leave it out",
+    "max-shard-size": "the size of the files needs no flag: leave it out",
+}
+IMPORT_MEANINGS = called(
     {
-        "--source": "input input-path model-path checkpoint checkpoint-path hf-model hf-model-id hf-path nemo-model load",
-        "--output-path": "output output-dir out out-dir save save-path target output-folder",
+        **_OF,
+        "--source": f"{_OF['--source']} hf-model hf-path hf-model-id hf-model-dir",
         "--model-name": "model model-type",
         "--model-config-name": "config config-name model-config",
-    }
+        "--revision": "branch commit tag",
+        "--extend-vocabulary": "new-tokenizer extend",
+    },
+    {
+        **_SAID,
+        "tokenizer tokenizer-model hf-tokenizer tokenizer-path": "the tokenizer is the one of --source; a larger one is"
+        " --extend-vocabulary's",
+    },
+)
+EXPORT_MEANINGS = called(
+    {
+        **_OF,
+        "--source": f"{_OF['--source']} nemo-model nemo-ckpt nemo-path",
+        "--hf-tokenizer": "tokenizer tokenizer-model tokenizer-path tokenizer-name hf-model-id",
+    },
+    {
+        **_SAID,
+        "model model-name model-type": "it follows from --source: leave it out",
+        "run experiment step latest": "--source takes a checkpoint's folder, checkpoints/step_N of the run; python -m nemo_workflow.export RUN"
+        " takes the run",
+    },
 )
 
 
-def _shared(parser: argparse.ArgumentParser, output_required: bool) -> None:
+def _shared(parser: Parser, output_required: bool) -> None:
+    parser.for_words = "--source"
+    parser.secret = {"--hf-token"}
     parser.add_argument(
         "--output-path",
         required=output_required,
@@ -62,7 +103,7 @@ def import_parser() -> Parser:
     """Flags of convert_from_hf_to_nemo2.py."""
     parser = Parser(
         description="Convert a Hugging Face model to a NeMo 2 checkpoint (context/ and weights/) and verify it. Needs no GPU.",
-        meanings=MEANINGS,
+        meanings=IMPORT_MEANINGS,
     )
     parser.add_argument(
         "--source", required=True, help="Hugging Face folder, or a Hub id such as meta-llama/Llama-3.1-8B"
@@ -95,7 +136,7 @@ def export_parser() -> Parser:
     """Flags of convert_from_nemo2_to_hf.py."""
     parser = Parser(
         description="Convert a NeMo 2 checkpoint (any TP/PP/VPP/DP layout) to a Hugging Face folder and verify it. Needs no GPU.",
-        meanings={flag: said for flag, said in MEANINGS.items() if not said.startswith("did you mean --model")},
+        meanings=EXPORT_MEANINGS,
     )
     parser.add_argument(
         "--source", required=True, help="NeMo 2 folder with context/ and weights/, e.g. <run>/checkpoints/step_*"

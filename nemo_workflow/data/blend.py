@@ -10,7 +10,7 @@ from pathlib import Path
 from nemo_workflow.data.indexed_dataset import Pair, find_prefixes, read_pair
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.files import absolute, from_here
 
 BY_TOKENS = "tokens"  # in place of a weight: the source's own tokens
 MOST = "max-epochs="
@@ -62,7 +62,7 @@ def name_and_place(word: str) -> tuple[str, str]:
     """`NAME=DIR` -> name and folder; of a folder alone its own name. A folder may have = in its path."""
     name, equals, place = word.partition("=")
     if not equals or "/" in name:
-        path = Path(word).expanduser().absolute()
+        path = absolute(word)
         return (path.parent if path.name == "preprocessed" else path).name, word
     return name, place
 
@@ -203,7 +203,7 @@ def _pairs_at(place: str, problems: list[str]) -> list[Pair]:
     path = Path(place).expanduser()
     try:
         if not path.is_dir() and Path(f"{path}.idx").is_file():
-            prefixes = [path.absolute()]
+            prefixes = [absolute(path)]
         else:
             prefixes = find_prefixes(path)
     except Refusal as refusal:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.files import absolute, from_here
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -114,7 +114,7 @@ def find_prefixes(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if folder.suffix in (".bin", ".idx") and folder.is_file():
-        return [folder.with_suffix("").absolute()]
+        return [absolute(folder.with_suffix(""))]
     if folder.is_file():
         raise Refusal(f"--dataset-dir {folder}: {what_file(folder)}")
     if not folder.is_dir():
@@ -125,7 +125,7 @@ def find_prefixes(folder: str | Path) -> list[Path]:
         below = _pairs_below(place) if OUTPUT_NAME in place.absolute().parts else ()
         names = sorted({*_pairs_in(place), *below})
         if names:
-            return [name.absolute() for name in names]
+            return [absolute(name) for name in names]
     if (folder / "tokenizer.json").is_file():
         raise Refusal(
             f"--dataset-dir {folder}: is a tokenizer, which goes with --hf-model-id; here the --output-dir of preprocess_data.sh is wanted"

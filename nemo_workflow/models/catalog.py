@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.utils.arguments import close_to
 from nemo_workflow.utils.console import counted, human_count
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.meant import close_to
 
 FILE = Path(__file__).with_name("catalog.json")
 # models that have no recipe -> the recipe of their size

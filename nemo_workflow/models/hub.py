@@ -17,16 +17,16 @@ LICENCE = "accept the licence at https://huggingface.co/{}, then `hf auth login`
 SECONDS = 15.0  # for the Hub to answer
 # known to be gated, where the Hub can't be asked (GatedRepoError)
 GATED = re.compile(r"meta-llama/.+|google/(code|pali|shield|med)?gemma.*|bigcode/starcoder(base.*|plus)?")
-# .json, .model, .tiktoken, .txt and .jinja, no weights. One pattern: `hf` of huggingface_hub 0.36 takes the last of several
-# --include, that of 1 and 2 takes one value of each
-TOKENIZER_ALONE = " --include '*.[jmt]*[alnt]'"
+# what a tokenizer is read from. As names, which `hf` of huggingface_hub 0.36 to 2 takes as patterns where there are several: of --include
+# that of 0.36 takes the last, those of 1 and 2 one value each
+TOKENIZER_ALONE = " '*.json' '*.model' '*.tiktoken' '*.txt' '*.jinja'"
 
 
 def by_hand(hub_id: str, flag: str, whole: bool = False) -> str:
     """The commands that bring a model, or its tokenizer alone, to a machine without a network. Every refusal says it so."""
     gated = f"; it is gated: {LICENCE.format(hub_id)}" if GATED.fullmatch(hub_id) else ""
-    only = "" if whole else TOKENIZER_ALONE
-    return f"`hf download {hub_id}{only} --local-dir DIR` where there is a network, then {flag} DIR{gated}"
+    only, why = ("", "") if whole else (TOKENIZER_ALONE, " (the tokenizer's files, no weights)")
+    return f"`hf download {hub_id}{only} --local-dir DIR`{why} where there is a network, then {flag} DIR{gated}"
 
 
 def fetch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -26,7 +27,7 @@ from nemo_workflow.models.tokenizer_files import (
     well_formed,
 )
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here, no_such_folder
+from nemo_workflow.utils.files import absolute, from_here, no_such_folder
 from nemo_workflow.utils.safe_pickle import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -92,6 +93,16 @@ OWNERS = {
 }
 
 
+# models that the Hub has, the most usual of each organisation first: for names that aren't a whole one
+HUB_MODELS = (
+    "openai-community/gpt2", "distilbert/distilgpt2", "google-bert/bert-base-uncased", "google-t5/t5-small", "FacebookAI/roberta-base",
+    "Qwen/Qwen3-0.6B-Base", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2-0.5B", "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B",
+    "meta-llama/Meta-Llama-3-8B", "meta-llama/Llama-2-7b-hf", "google/gemma-3-1b-pt", "google/gemma-2-2b", "google/gemma-2b",
+    "mistralai/Mistral-7B-v0.3", "mistralai/Mixtral-8x7B-v0.1", "microsoft/Phi-3-mini-4k-instruct", "microsoft/phi-2", "microsoft/phi-4",
+    "deepseek-ai/DeepSeek-V2-Lite", "deepseek-ai/DeepSeek-V3-Base",
+)  # fmt: skip
+
+
 def hf_folder(hf_model_id: str) -> Path | None:
     """The folder of a Hugging Face model: a local one, or the newest snapshot in the hub's cache; None if not here.
 
@@ -99,7 +110,7 @@ def hf_folder(hf_model_id: str) -> Path | None:
     """
     folder = Path(hf_model_id).expanduser()
     if folder.is_dir():
-        return folder.absolute()
+        return absolute(folder)
     cached = _cached_snapshot(hf_model_id)
     if cached is None and not is_hub_id(hf_model_id):
         raise Refusal(no_hub_id("--hf-model-id", hf_model_id))
@@ -117,16 +128,29 @@ def is_hub_id(name: str) -> bool:
 
 def no_hub_id(flag: str, name: str) -> str:
     """The refusal of a name that is neither a folder nor a Hub id."""
+    recipe = " (it is a recipe's name, which pretrain_llm.py takes as --model-name)" if name in load() else ""
     return (
-        f"{flag} {name}: {no_such_folder(name)}, and not of the form organisation/name; give a folder, or a Hub id such"
+        f"{flag} {name}: {no_such_folder(name)}, and not of the form organisation/name{recipe}; give a folder, or a Hub id such"
         f" as {example_of(name)}"
     )
 
 
 def example_of(name: str) -> str:
-    """A Hub id: the one that a name without its organisation was meant for, if that is known."""
+    """A Hub id: the one that a name without its organisation was meant for, if that is known; of one without a size a usual one."""
+    address = re.fullmatch(r"(?:https?://(?:huggingface|hf)\.co/|hf://(?:models/)?)?([^/]+/[^/?#]+)(?:[/?#].*)?", name)
+    if address and HUB_ID.fullmatch(address[1]) and (":" in name or name.endswith("/")):
+        return address[1]
     owner = OWNERS.get(re.split(r"[-_.\d]", name, maxsplit=1)[0].lower())
-    return f"{owner}/{name}" if owner else "Qwen/Qwen3-0.6B-Base"
+    if owner and re.search(r"\d[bm]\b", name.lower()) and "_" not in name:
+        return f"{owner}/{name}"
+    theirs = [hub_id for hub_id in HUB_MODELS if owner and hub_id.startswith(f"{owner}/")]
+    return max(theirs, key=lambda hub_id: _alike(hub_id.partition("/")[2], name), default="Qwen/Qwen3-0.6B-Base")
+
+
+def _alike(one: str, other: str) -> int:
+    """How many letters two names begin with alike, whatever their case and marks."""
+    pairs = zip(*(re.sub(r"[-_.]", "", name.lower()) for name in (one, other)), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _cached_snapshot(hub_id: str) -> Path | None:
@@ -193,7 +217,7 @@ def _check_own_code(folder: Path) -> None:
 
 def read_nemo_model(path: str) -> NemoModel:
     """The model of a NeMo 2 checkpoint folder; raises Refusal if it isn't one."""
-    folder = Path(path).expanduser().absolute()
+    folder = absolute(path)
     missing = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if missing:
         what = (

@@ -16,9 +16,10 @@ from typing import NoReturn
 from nemo_workflow.models.tokenizer_files import CONFIG
 from nemo_workflow.preprocess.sources import not_utf8, stem_of
 from nemo_workflow.utils import help_screen
-from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
+from nemo_workflow.utils.meant import called
 
 DESCRIPTION = """\
 Turn text (.txt, .md, JSON lines, Parquet, Arrow) into .bin/.idx pairs that pretrain_llm.py reads:
@@ -47,16 +48,40 @@ CONTINUES = "the same command continues with what is not done"
 
 # what datatrove, Megatron-LM, litgpt and Hugging Face's scripts call our flags
 _OF = {
-    "--json-keys": "text-key text-field text-column text-column-name column key field",
-    "--tokenizer": "tokenizer-model tokenizer-path tokenizer-name tokenizer-name-or-path model-name-or-path hf-model-id vocab-file",
-    "--input": "input-file input-path data dataset data-path train-file",
-    "--output-dir": "output output-path output-prefix output-folder out-dir destination-path",
-    "--workers": "num-workers num-proc nproc processes num-processes tasks",
+    "--json-keys": "text-keys text-key text-field text-column text-column-name column key field",
+    "--tokenizer": "tokenizer-model tokenizer-path tokenizer-name tokenizer-dir tokenizer-id tokenizer-name-or-path tokenizer-type"
+    " model model-name model-id model-path model-dir model-name-or-path hf-model hf-model-id hf-model-dir base-model checkpoint-dir"
+    " vocab vocab-file merge-file",
+    "--input": "input-file input-files input-path data dataset datasets data-path data-files train-file file files text texts jsonl parquet",
+    "--input-dir": "data-dir source-path folder dir",
+    "--data-prefix": "prefix file-prefix",
+    "--output-dir": "output output-path output-prefix output-folder out out-dir destination-path save save-dir save-to-disk",
+    "--workers": "num-workers num-proc nproc processes num-processes tasks threads num-threads cpus jobs preprocessing-num-workers",
+    "--append-eod": "append-eos add-eos add-eod",
+    "--eod-token": "eos eos-token eod",
+    "--special-tokens": "add-bos add-special-tokens use-bos prepend-bos",
+    "--join": "merge concat concatenate combine",
+    "--on-error": "skip-errors ignore-errors skip-bad errors",
+    "--overwrite": "force overwrite-output-dir overwrite-cache",
 }
-MEANINGS = called(_OF)
+_SAID = {
+    "seq-length seq-len sequence-length max-length max-seq-length block-size chunk-size": "texts are kept whole here; pretrain_llm.py --seq-length"
+    " cuts them",
+    "dataset-impl dtype": "the files are Megatron's .bin/.idx, with 2 bytes per token where the vocabulary allows it, else 4",
+    "split val-split test-split validation-split train-split": "all of it is preprocessed; pretrain_llm.py --split divides it",
+    "dataset-name dataset-config subset hf-dataset streaming": "it reads files of this machine: bring a data set here with"
+    " `hf download NAME --repo-type dataset --local-dir DIR`, then --input DIR",
+    "encoding charset": "text is read as UTF-8: iconv -f CODING -t UTF-8 OLD > NEW converts it",
+    "resume continue": "the same command continues: leave it out",
+    "clean dedup filter lower lowercase rm-whitespaces keep-newlines split-sentences": "texts are taken as they are: leave it out",
+    "partitions": "the work is divided by itself: --workers says among how many processes",
+    "seed shuffle": "the order of the texts is kept; pretrain_llm.py --seed shuffles",
+    "max-samples max-documents limit num-samples": "all texts are taken; a shorter file gives fewer",
+}
+MEANINGS = called(_OF, _SAID)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The flags, spelled with hyphens."""
     program = os.environ.get("PREPROCESS_PROGRAM", "python -m nemo_workflow.preprocess")
     p = Parser(
@@ -67,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     )
     help_screen.add_help(p, USAGE, FIRST, [example.replace("PROGRAM", _called(program)) for example in EXAMPLES])
     p.may_be_empty.add("separator")
+    p.for_words = "--input"
+    p.any_text |= {"separator", "eod_token", "json_keys", "join_fields"}
     p.needed = [("input", "input_dir"), ("tokenizer",), ("output_dir",)]
     group = p.add_argument_group("input")
     group.add_argument(

@@ -18,7 +18,6 @@ from nemo_workflow.preprocess.sources import (
     TABLES,
     TEXTS,
     Source,
-    coding_of,
     looks_like_data,
     no_data,
     stem_of,
@@ -26,6 +25,7 @@ from nemo_workflow.preprocess.sources import (
 )
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.text_coding import coding_of
 
 REMOTE = {
     "hf://datasets/": "hf download NAME --repo-type dataset --local-dir DIR",

@@ -16,13 +16,30 @@ from nemo_workflow.utils import console
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.meant import called
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+MEANINGS = called(
+    {
+        "--tokenizer": "hf-tokenizer tokenizer-path tokenizer-model hf-model-id model",
+        "--document": "index doc-id id n",
+        "--characters": "chars length max-chars head",
+    },
+    {
+        "input data dataset dataset-dir dataset-path path prefix data-path": "the folder or pair stands by itself:"
+        " python -m nemo_workflow.dataset DIR",
+        "stats verify check info count": "it checks and counts by itself: leave it out",
+        "text decode show print detokenize": "--tokenizer DIR_OR_ID prints a document, and --document N says which",
+    },
+)
+
+
 def parser() -> argparse.ArgumentParser:
     p = Parser(
+        meanings=MEANINGS,
         prog="python -m nemo_workflow.dataset",
         description="Check .bin/.idx pairs and print their figures. `join OUT A B…` joins several pairs into one (join --help).",
     )

@@ -15,6 +15,7 @@ from nemo_workflow.preprocess.output_dir import OutputFolder, disk_errors
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.meant import called
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,9 +26,16 @@ SAME = ("tokenizer_sha256", "vocabulary_size", "eod_id", "append_eod")
 KEPT = ("tokenizer", "tokenizer_path", *SAME, "ids_before_text", "ids_after_text", "dtype")
 
 
+MEANINGS = called(
+    {"--overwrite": "force"},
+    {"output out output-dir output-prefix output-path input inputs": "the names stand by themselves: join OUT A B"},
+)
+
+
 def parser() -> argparse.ArgumentParser:
     p = Parser(
         prog="python -m nemo_workflow.dataset join",
+        meanings=MEANINGS,
         description="Join .bin/.idx pairs into one, documents in the order given; each is read whole and checked first.",
     )
     p.add_argument("out", metavar="OUT", help="the pair to write, without extension")

@@ -15,10 +15,11 @@ from nemo_workflow.preprocess.input_files import find_sources
 from nemo_workflow.preprocess.sources import NOT_TEXT, Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
 from nemo_workflow.preprocess.tables import open_table
-from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, counted, human_time
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import nothing_half_made, write_json, written_aside
+from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.processes import interruptible
 
 END_OF_TEXT = "<|endoftext|>"
@@ -28,12 +29,23 @@ SMALLEST = 257  # the 256 bytes and the end of a text
 MEANINGS = called(
     {
         "--vocabulary": "vocab-size vocabulary-size vocab num-tokens n-vocab size num-merges",
-        "--input": "files file input-file input-dir input-files data corpus text train-file",
-        "--output-dir": "output out output-path out-dir save save-dir model-prefix model-name",
+        "--input": "files file input-file input-dir input-files data data-dir dataset dataset-dir corpus text train-file",
+        "--output-dir": "output out output-path out-dir save save-dir model-prefix model-name model name",
         "--json-key": "text-key text-field text-column key field",
         "--extend": "tokenizer hf-tokenizer base-tokenizer from-tokenizer",
-        "--max-mb": "max-bytes max-size input-sentence-size limit",
-    }
+        "--max-mb": "max-bytes max-size input-sentence-size limit max-samples",
+    },
+    {
+        "model-type type byte-level lowercase normalizer unk-token": "it learns a byte-level BPE: leave it out",
+        "special-tokens user-defined-symbols eos eos-token bos bos-token": "<|endoftext|> is its one special token, in its --vocabulary"
+        " already: leave it out",
+        "character-coverage limit-alphabet min-frequency byte-fallback": "it covers every byte, and takes the pairs that are most"
+        " frequent until --vocabulary is reached: leave it out",
+        "overwrite force": "a folder with a tokenizer is kept: give another --output-dir, or remove it",
+        "add-tokens new-tokens": "--extend DIR --vocabulary N adds N tokens to the tokenizer of a model's folder",
+        "workers num-workers num-proc threads num-threads": "it uses all cores: leave it out",
+        "seed shuffle": "the same --input gives the same tokenizer: leave it out",
+    },
 )
 PIECE = 1 << 16  # characters that the trainer gets at once
 SOON, LATE = 1.0, 20.0  # seconds after which it is shown how far it is, on a terminal and in a log
@@ -48,6 +60,8 @@ def main() -> int:
         " tokenizers cut into single bytes. It takes any text, and needs no network. --extend adds to a model's own instead.",
         meanings=MEANINGS,
     )
+    parser.any_text.add("json_key")
+    parser.for_words = "--input"
     parser.add_argument(
         "--input",
         metavar="PATH",
@@ -101,6 +115,8 @@ def main() -> int:
         with os_errors_refused(f"--output-dir {folder}"), nothing_half_made(folder):
             return _write(arguments, folder, sources, asked)
     except KeyboardInterrupt:
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print("stopped by Ctrl-C: nothing is written; the same command begins again", file=sys.stderr, flush=True)
         leave()  # whatever the library's threads are still learning
         raise
 

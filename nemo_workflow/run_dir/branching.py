@@ -12,6 +12,7 @@ from nemo_workflow.config.settings import Settings
 from nemo_workflow.run_dir.checkpoints import MANIFEST, Checkpoint, newest_whole, problem_of
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import absolute
 
 FLAG = "--decay-from"
 
@@ -41,7 +42,7 @@ def branch_of(settings: Settings) -> Branch | None:
 
 def named_checkpoint(place: str) -> Checkpoint:
     """The checkpoint of a folder <run>/checkpoints/step_*, whether it is (still) there or not; raises Refusal."""
-    path = Path(place).expanduser().absolute()
+    path = absolute(place)
     digits = path.name.removeprefix("step_")
     if not path.name.startswith("step_") or not digits.isdigit():
         raise Refusal(f"{FLAG} {place}: not a checkpoint's folder; give one such as RUN/checkpoints/step_00001000")

@@ -17,6 +17,7 @@ from nemo_workflow.run_dir import metrics, slurm_jobs, starting
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
 from nemo_workflow.run_dir.stopping import launchers_signal, orphaned, what_is_saved
 from nemo_workflow.utils.errors import STOPPED
+from nemo_workflow.utils.files import absolute
 from nemo_workflow.utils.processes import signal_name
 
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
@@ -45,7 +46,7 @@ class RunFolder:
         locked: Callable[[Path], int | None] | None = None,
         ranks: Callable[[Path], int | None] | None = None,
     ):
-        self.path = path.absolute()
+        self.path = absolute(path)
         self._locked, self._ranks = locked, ranks
 
     @property

@@ -7,8 +7,45 @@ from argparse import SUPPRESS
 from nemo_workflow.utils import scratch
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import run_command
+from nemo_workflow.utils.meant import called
 
 HELP = "folder of the experiments"
+# what other tools call our subcommands
+_COMMANDS = {
+    "list": "ls ll ps top jobs history all runs find squeue sacct",
+    "show": "info inspect describe view cat details get",
+    "logs": "log tail watch follow attach",
+    "cancel": "stop kill abort terminate end scancel",
+    "resubmit": "resume restart rerun retry continue start relaunch requeue",
+    "compare": "diff vs",
+    "report": "open plot tensorboard charts html",
+    "average": "avg mean merge soup",
+    "status": "state stat",
+}
+_SAID = {
+    "rm remove delete del clean purge prune": "a run is a folder: rm -r OUTPUT_DIR/NAME removes it",
+    "help": "--help prints the help",
+    "mv rename": "a run is a folder below --output-dir: keep its name",
+    "export convert": "python -m nemo_workflow.export NAME exports a run",
+    "sample generate": "python -m nemo_workflow.sample continues a text",
+    "evaluate eval": "python -m nemo_workflow.evaluate compares losses",
+    "train submit new run create": "python pretrain_llm.py starts a run",
+}
+MEANINGS = called(
+    {
+        "--output-dir": "dir folder experiments experiment-dir",
+        "--now": "force immediately",
+        "--follow": "watch",
+    },
+    {
+        "name run experiment job id": "the run's name stands by itself: show NAME",
+        "tail lines": "logs NAME | tail -n N prints the last lines",
+    },
+) | {
+    f"COMMAND {word}": said
+    for words, said in [*((words, f"did you mean {name}?") for name, words in _COMMANDS.items()), *_SAID.items()]
+    for word in words.split()
+}
 
 
 def main() -> int:
@@ -17,6 +54,7 @@ def main() -> int:
 
     parser = Parser(
         prog="python -m nemo_workflow.runs",
+        meanings=MEANINGS,
         description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",
     )
     parser.add_argument("--output-dir", default=control.OUTPUT_DIR, metavar="DIR", help=f"{HELP} (default %(default)s)")
@@ -25,7 +63,10 @@ def main() -> int:
     overview.add_commands(commands)
     control.add_commands(commands)
     average.add_commands(commands)
-    for command in commands.choices.values():  # taken after the subcommand too; unset there, the one before it holds
+    parser.meanings |= {f"--{name}": f"a command has no dashes: {name}" for name in commands.choices}
+    for command in commands.choices.values():
+        command.meanings = parser.meanings
+        # taken after the subcommand too; unset there, the one before it holds
         command.add_argument("--output-dir", default=SUPPRESS, metavar="DIR", help=HELP)
     arguments = parser.parse_args()
     if arguments.command is None:

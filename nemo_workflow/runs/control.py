@@ -27,7 +27,7 @@ from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
-from nemo_workflow.utils.files import no_such_folder
+from nemo_workflow.utils.files import absolute, no_such_folder
 
 OUTPUT_DIR = Settings.output_dir  # where runs are looked for, as training writes them there
 AGAIN = (
@@ -66,7 +66,7 @@ def run_folder(run: Path, output_dir: str = OUTPUT_DIR) -> Path:
 
 def find_run(output_dir: str, name: str) -> Path:
     """The folder of a run by its experiment's name, a job id or an experiment id; raises Refusal."""
-    root = Path(output_dir).expanduser().absolute()
+    root = absolute(output_dir)
     if (root / name / PLAN).is_file() or corpus_jobs(root / name):
         return root / name
     runs = sorted({*(path.parent for path in root.glob(f"*/{PLAN}")), *filter(corpus_jobs, root.glob("*"))})

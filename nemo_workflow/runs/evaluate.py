@@ -10,18 +10,20 @@ from typing import Any
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.conversion.report import NAME as REPORT
-from nemo_workflow.models import parameters
+from nemo_workflow.models import parameters, pretrained
 from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs import control
 from nemo_workflow.runs.loading import check_ids, load_model, loading, most_positions
 from nemo_workflow.runs.sample import check_exported
-from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.libraries import collector_paused
+from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.silence import quiet
 
 TOLERANCE = 0.01  # relative
@@ -31,9 +33,19 @@ LOGITS_BYTES_PER_VALUE = 8  # fp32, and the loss's own copy
 
 MEANINGS = called(
     {
-        "--hf-model": "model model-name-or-path model-path model-dir hf-model-id pretrained",
-        "--run": "run-dir run-folder experiment nemo-run",
-    }
+        "--hf-model": "model model-name model-name-or-path model-path model-dir hf-model-id pretrained",
+        "--run": "run-dir run-folder experiment nemo-run name run-name",
+    },
+    {
+        "dataset-dir dataset-path dataset data data-dir data-path input input-file text blend validation-dir val-data-path split limit": "the"
+        " samples are those of the last validation of --run, from that run's own data: leave it out",
+        "device gpu cpu dtype precision batch-size": "the GPUs are used where there are any, in fp32: leave it out",
+        "tokenizer hf-tokenizer seq-length": "it is that of --run: leave it out",
+        "output json": "both losses are printed, and the exit code is 1 where they differ: leave it out",
+        "tasks num-fewshot": "it compares losses; tasks are those of other tools, such as lm_eval, which read the folder of --hf-model",
+        "step checkpoint nemo-model": "--hf-model is what is measured: python -m nemo_workflow.export RUN --step N exports the checkpoint of a"
+        " step",
+    },
 )
 
 
@@ -57,6 +69,7 @@ def main() -> int:
         )
     refuse_code("--hf-model", arguments.hf_model)
     plan = Plan.from_json((arguments.run / PLAN).read_text(encoding="utf-8"))
+    check_shape(arguments.hf_model, plan)
     nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
@@ -72,12 +85,30 @@ def main() -> int:
     return 0
 
 
+def check_shape(model: Path, plan: Plan) -> None:
+    """Raise Refusal for a model of another shape than the run's, which no export of this run has; before it is loaded."""
+    config = pretrained.hf_config(model)
+    text = config.get("text_config")
+    config = text if isinstance(text, dict) else config
+    for theirs in ("num_hidden_layers", "hidden_size"):
+        has, ours = config.get(theirs), plan.sizes.get(pretrained.SIZES[theirs])
+        if has is not None and ours is not None and has != ours:
+            raise Refusal(
+                f"--hf-model {model}: its config.json has {theirs} {has}, and the run's model {ours}: it is not of this run;"
+                f" {_own_model(plan)}"
+            )
+
+
+def _own_model(plan: Plan) -> str:
+    return f"python -m nemo_workflow.export {plan.run_dir} writes the run's own, to {plan.folder / EXPORTED}"
+
+
 def of_another_run(model: Path, plan: Plan) -> str:
-    """That a model was exported from another run, where its report of the export says so; empty otherwise."""
+    """That a model was exported from another run, where its report of the export says so, or from none; empty for this run's own."""
     try:
         source = Path(json.loads((model / REPORT).read_text(encoding="utf-8"))["source"])
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return f"; {model} has no {REPORT} of an export, so that it may be any model: {_own_model(plan)}"
     run = source.parents[1].name if len(source.parents) > 1 else ""
     if run == plan.folder.name:  # the folder may have been moved
         return ""

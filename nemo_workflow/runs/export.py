@@ -22,8 +22,25 @@ from nemo_workflow.runs import control
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.meant import called
 
 REPORT_SECONDS = 15.0
+MEANINGS = called(
+    {
+        "--step": "iteration iter checkpoint epoch",
+        "--push-to-hub": "hub-id hub-model-id repo-id push",
+    },
+    {
+        "run source experiment name nemo-model run-dir": "the run stands by itself: python -m nemo_workflow.export RUN",
+        "output output-path out out-dir output-folder save-dir hf-model target": f"it is written to {EXPORTED}/ in the run's folder;"
+        " ckpt_conversion/convert_from_nemo2_to_hf.py --source CHECKPOINT --output-path DIR writes it anywhere",
+        "overwrite force": "an older export is replaced by itself: leave it out",
+        "latest newest best": "the newest checkpoint is taken by default, --step N takes another",
+        "private public": "a model that is new on the Hub is private: leave it out",
+        "token hf-token hub-token": "the environment's HF_TOKEN is read, or that of `hf auth login`",
+        "dtype precision tokenizer hf-tokenizer": "it is the run's own: leave it out",
+    },
+)
 SILENT_SECONDS = (
     120.0  # without a byte from the Hub, or one that it takes; the Hub may need a minute for a large commit
 )
@@ -31,7 +48,7 @@ SILENT_SECONDS = (
 
 def main() -> int:
     """`python -m nemo_workflow.export RUN`; prints what the export and the upload say."""
-    parser = Parser(prog="python -m nemo_workflow.export", description=__doc__)
+    parser = Parser(prog="python -m nemo_workflow.export", description=__doc__, meanings=MEANINGS)
     parser.add_argument("run", type=Path, help="folder of the run, or its name below --output-dir")
     parser.add_argument(
         "--output-dir",

@@ -18,6 +18,7 @@ from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs import control
 from nemo_workflow.utils.console import human_bytes, human_count, human_time
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import absolute
 
 NOT_A_CHOICE = ("experiment", "output-dir")  # flags that differ between any two runs
 DEFAULTS = {option.name: option.default for option in TABLE if option.default is not None and not option.secret}
@@ -64,7 +65,7 @@ def open_run(output_dir: str, name: str) -> RunFolder:
 def _list(arguments: Any) -> int:
     from nemo_workflow.runs.report.page import write_again_if_stale
 
-    root = Path(arguments.output_dir).expanduser().absolute()
+    root = absolute(arguments.output_dir)
     if not root.is_dir():
         raise Refusal(control.no_output_dir(root))
     runs = [control.opened(path.parent) for path in root.glob(f"*/{PLAN}")]
@@ -212,7 +213,7 @@ def _compare(arguments: Any) -> int:
     page = arguments.output or runs[0].path.parent / f"compare-{'-'.join(names)}.html"
     with _plotting():
         write_comparison(runs, differing, page)
-    print(f"\ncurves: {page.absolute()}")
+    print(f"\ncurves: {absolute(page)}")
     return 0
 
 

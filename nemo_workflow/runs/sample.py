@@ -21,20 +21,32 @@ from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.control import OUTPUT_DIR
 from nemo_workflow.runs.loading import WORTH_SAYING, check_ids, load_model, loading, longest_text, most_positions
-from nemo_workflow.utils.arguments import Parser, called
+from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here_if_below
 from nemo_workflow.utils.libraries import collector_paused
+from nemo_workflow.utils.meant import called
 
 # what transformers' and other tools' commands call our flags
 MEANINGS = called(
     {
-        "--hf-model": "model model-name-or-path model-path model-dir checkpoint checkpoint-dir hf-model-id pretrained",
+        "--hf-model": "model model-name model-name-or-path model-path model-dir checkpoint checkpoint-dir hf-model-id pretrained",
         "--tokens": "max-new-tokens max-tokens num-tokens new-tokens max-length length n-predict",
         "--temperature": "temp",
-    }
-) | dict.fromkeys(("--prompt", "--text", "--start"), 'the text stands by itself, in quotes: --hf-model DIR "TEXT"')
+    },
+    {
+        "prompt text start input file": 'the text stands by itself, in quotes: --hf-model DIR "TEXT"',
+        "greedy do-sample": "--temperature 0 always takes the likeliest token; above 0 it samples",
+        "top-p top-k num-beams repetition-penalty": "--temperature and --seed are what it takes",
+        "num-return-sequences num-samples": "another --seed makes another text",
+        "interactive chat system stream": "it continues one text: leave it out",
+        "device gpu cpu dtype precision": "the GPUs are used where there are any, in the model's own precision: leave it out",
+        "tokenizer tokenizer-path hf-tokenizer": "the tokenizer is the one in the folder of --hf-model",
+        "run experiment name nemo-model step": "--hf-model takes an exported model: python -m nemo_workflow.export RUN makes the one of a"
+        " run, in its folder hf_model",
+    },
+)
 
 LEAST_NAMED = 0.9  # of a model's rows that its own tokenizer has entries for; Qwen 2.5's has 0.998, small ones' padding to 128 more
 
@@ -42,6 +54,7 @@ LEAST_NAMED = 0.9  # of a model's rows that its own tokenizer has entries for; Q
 def main() -> int:
     """`python -m nemo_workflow.sample --hf-model DIR TEXT`; prints the text and what the model makes of it."""
     parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__, meanings=MEANINGS)
+    parser.any_text.add("text")
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")

@@ -7,18 +7,17 @@ its first.
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
 import re
+import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from nemo_workflow.utils import startup
+from nemo_workflow.utils import pasted, startup
 from nemo_workflow.utils.errors import Refusal
-
-MUCH_FURTHER = 0.15  # of difflib's ratio
+from nemo_workflow.utils.meant import close_to, meant
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,12 +30,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, meanings: Mapping[str, str] | None = None, **keywords: Any):
         """`meanings`: what to say to a flag of another tool; `secret` flags are never proposed."""
         super().__init__(*args, **{**keywords, "allow_abbrev": False})
-        self.meanings = meanings or {}
+        self.meanings: dict[str, str] = dict(meanings or {})
         self.secret: set[str] = set()
         self.may_be_empty: set[str] = set()  # destinations for which nothing is a value too
         self.needed: list[tuple[str, ...]] = []  # destinations of which one must be given
         self.takes_no_word: dict[str, str] = {}  # subcommand -> what to say to a word behind it
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
+        self.for_words = ""  # the flag that a word alone was meant for
+        self.any_text: set[str] = set()  # destinations whose text may hold any quotes and blanks
         for name in (None, "store"):
             self.register("action", name, _Store)
         self.register("action", argparse.BooleanOptionalAction, _Switch)
@@ -44,7 +45,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if found := re.fullmatch(r"argument (\S+): expected (one|at least one|\d+) arguments?", message):
             action = next(action for action in _actions(self) if "/".join(action.option_strings) == found[1])
+            if action.choices:
+                ways = " or ".join(f"{_long(action)} {choice}" for choice in action.choices)
+                raise Refusal(f"{_long(action)}: no value; type {ways}, or leave the flag out")
             raise Refusal(no_value(_long(action), "no value", not self._is_needed(action)))
+        if found := re.fullmatch(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
+            typed = (word.partition("=")[0] for word in Parser.words if word.endswith(f"={found[2]}"))
+            raise Refusal(_no_switch_value(next(typed, found[1].split("/")[0]), found[2]))
         if found := re.fullmatch(r"the following arguments are required: (.+)", message):
             names = [name.split("/")[0] for name in found[1].split(", ")]
             # an argument as the help shows it: TEXT, not the name of its destination
@@ -57,9 +64,10 @@ class Parser(argparse.ArgumentParser):
         found = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message, re.DOTALL)
         if not found:
             return ""
-        flag, value = found[1].split("/")[-1], found[2]
+        flag, value = found[1].split("/")[-1].replace("_", "-"), found[2]
         said = self.meanings.get(f"{flag} {value.lower()}")
-        close = close_to(value, re.findall(r"[^\s',]+", found[3]))
+        choices = re.findall(r"[^\s',]+", found[3])
+        close = close_to(value, choices) or close_to(value.lower(), choices)
         return f"; {said}" if said else f"; did you mean {close[0]}?" if close else ""
 
     def _required(self, shown: Sequence[str]) -> Iterator[str]:
@@ -119,21 +127,34 @@ class Parser(argparse.ArgumentParser):
             self._check_value(action, value)
             return value
         # a subcommand's parser, or the command that the rest is for, looks at its own
-        if action.nargs not in (argparse.PARSER, argparse.REMAINDER) and action.dest not in self.may_be_empty:
+        if action.nargs not in (argparse.PARSER, argparse.REMAINDER):
             self._refuse_empty(action, arg_strings)
+            self._refuse_pasted(action, arg_strings)
         return super()._get_values(action, arg_strings)
 
     def _refuse_empty(self, action: argparse.Action, words: Sequence[str]) -> None:
         """An empty path would be the current folder, and another empty value as good as none, both in silence."""
-        if any(not word.strip() for word in words):
+        if action.dest not in self.may_be_empty and any(not word.strip() for word in words):
             raise Refusal(no_value(_long(action), "an empty value", not self._is_needed(action)))
+
+    def _refuse_pasted(self, action: argparse.Action, words: Sequence[str]) -> None:
+        """“10” for a number, and a name with a no-break space behind it."""
+        if action.dest in self.any_text:
+            return
+        if len(words) > 1 and (typed := pasted.in_quotes(words)):
+            raise Refusal(f"{_long(action)}: {pasted.QUOTES_SAID}: type {_long(action)} {typed}")
+        if problems := list(filter(None, (pasted.value_problem(_long(action), word) for word in words))):
+            secret = _long(action) in self.secret
+            raise Refusal([f"{_long(action)}: {pasted.QUOTES_SAID}: type it without"] if secret else problems)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         Parser.given.clear()
         Parser.words = self._spelled(sys.argv[1:] if args is None else args)
+        if problems := list(self._odd_flags()):
+            raise Refusal(problems)
         found, unknown = self.parse_known_args(Parser.words, namespace)
         if unknown:
-            self.error(self._unrecognized([word for word in unknown if word.startswith("-")] or unknown))
+            self.error(self._unrecognized([word for word in unknown if pasted.with_hyphens(word)[0] == "-"] or unknown))
         missing = [dests for dests in self.needed if not any(vars(found).get(dest) for dest in dests)]
         if missing:
             flags = [" or ".join(f"--{dest.replace('_', '-')}" for dest in dests) for dests in missing]
@@ -143,6 +164,26 @@ class Parser(argparse.ArgumentParser):
                 if isinstance(text, str) and (why := startup.no_home(text)):
                     raise Refusal(f"--{name.replace('_', '-')} {text}: {why}")
         return found
+
+    def _odd_flags(self) -> Iterator[str]:
+        """Refusals of flags that are ours but for their dashes; of `-max-steps` argparse would take -m or -h, with a value."""
+        known = {name for action in _actions(self) for name in action.option_strings}
+        words = itertools.takewhile(lambda word: word != "--", [*Parser.words, ""])
+        for word, after in itertools.pairwise(words):
+            if problem := pasted.flag_problem(word, after, known | self.meanings.keys(), self.secret):
+                yield problem
+            name, equals, value = word.partition("=")
+            if name[:1] != "-" or name in known:
+                continue
+            if (at_once := re.fullmatch(r"(-[A-Za-z]{2,})([0-9]+)", word)) and at_once[1] in known:
+                yield f"{word}: a blank stands before the value: type {at_once[1]} {at_once[2]}"
+                continue
+            rest = f"={value}" if equals else f" {pasted.as_typed(after)}".rstrip()
+            if (ours := f"-{name.replace('_', '-')}") in known:
+                yield f"{name}: a long flag has two dashes: type {ours}{rest if ours not in self.secret else ' ***'}"
+            elif ours := next((flag for flag in sorted(known) if flag.lower() == name.lower()), ""):
+                rest = rest if ours not in self.secret else " ***"
+                yield f"{name}: capital letters are told from small ones: type {ours}{rest}"
 
     def _spelled(self, words: Sequence[str]) -> list[str]:
         """The words with our flags as they are defined: underscores stand for hyphens in all of them."""
@@ -157,20 +198,28 @@ class Parser(argparse.ArgumentParser):
 
     def _meant(self, unknown: Sequence[str]) -> str:
         """'; did you mean --X?' for words that are another tool's flags or look like ours, or nothing."""
-        flags = [word.partition("=")[0].replace("_", "-") for word in unknown if word.startswith("-")]
+        words = map(pasted.with_hyphens, unknown)
+        flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("-")]
         if not flags:
             return self._without_flag(unknown[0]) if unknown else ""
-        known = set(_spellings(self)) - self.secret
-        said = [self.meanings.get(flag) or nearest(flag, known) for flag in flags]
+        said = [meant(flag, self._known(), self.meanings) for flag in flags]
         return "".join(f"; {text}" for text in dict.fromkeys(said) if text)
+
+    def _known(self) -> set[str]:
+        """The flags that may be proposed."""
+        return set(_spellings(self)) - self.secret
 
     def _without_flag(self, word: str) -> str:
         """What helps where a word follows the value of a flag: a second value, or the rest of one that isn't quoted."""
+        if said := self._said_of_word(word):
+            return f"; {said}"
         before = Parser.words[: list(Parser.words).index(word)]
         for name, said in self.takes_no_word.items():
             if name in before:
                 return f"; {said}"
         *_, flag, value = ["", "", *before]
+        if any(value in action.option_strings and action.nargs == 0 for action in _actions(self)):
+            return f"; {_no_switch_value(value, word)}"
         many = [
             action
             for action in _actions(self)
@@ -181,7 +230,29 @@ class Parser(argparse.ArgumentParser):
         siblings = [path for path in Parser.words if Path(path).parent == Path(word).parent and Path(path).exists()]
         if value in siblings and len(siblings) > 1:  # step_* without quotes: the shell sorts them
             return f"; {flag} takes one, and got {len(siblings)} (a pattern such as *?): give one of them, such as {siblings[-1]}"
-        return "; each value follows its flag, and one with spaces stands in quotes"
+        behind = itertools.takewhile(lambda one: not one.startswith("-"), Parser.words[len(before) :])
+        text = flag.startswith("-") and not value[:1].isdigit()
+        whole = f": {flag} {shlex.quote(' '.join([value, *behind]))}" if text else ""
+        return f"; each value follows its flag, and one with spaces stands in quotes{whole}"
+
+    def _said_of_word(self, word: str) -> str:
+        """What is said of a word for itself, wherever it stands: one that was meant for a flag, or a foreign sign; or nothing."""
+        if not word.strip():
+            return "it is a blank, as behind the \\ at a line's end: let nothing follow that"
+        if typed := pasted.in_quotes(Parser.words):
+            return f"{pasted.QUOTES_SAID}: type {typed}"
+        if word == "help":
+            return "--help prints the help"
+        if self.for_words and (word == Parser.words[0] or Path(word).exists()):
+            return f"did you mean {self.for_words} {word}?"
+        known = self._known()
+        if word.endswith((".yaml", ".yml")) and "--config" in known:
+            return f"did you mean --config {word}?"
+        # trainer.max_steps=100, as Hydra and NeMo's own command line take it
+        name, equals, _ = word.strip().lstrip("-/").partition("=")
+        flag = f"--{name.rstrip(':').replace('_', '-')}"
+        said = meant(flag, known, self.meanings) if equals or flag in known else ""
+        return f"flags begin with two dashes: {said}" if said else ""
 
 
 class _Store(argparse._StoreAction):
@@ -228,6 +299,12 @@ def _long(action: argparse.Action) -> str:
     return next(longs, str(action.metavar or action.dest).upper())
 
 
+def _no_switch_value(flag: str, value: str) -> str:
+    """The refusal of a switch's value: `--wandb true`."""
+    off = value.lower() in ("false", "no", "off", "0", "none")
+    return f"{flag} takes no value; {f'leave {flag} out too' if off else f'type {flag} alone'}"
+
+
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """Those of a parser and of its subcommands."""
     for action in parser._actions:
@@ -235,24 +312,6 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 yield from _actions(command)
-
-
-def called(names: Mapping[str, str]) -> dict[str, str]:
-    """`meanings` of a parser from a table: our flag -> what other tools call it, words without their hyphens."""
-    return {f"--{word}": f"did you mean {flag}?" for flag, words in names.items() for word in words.split()}
-
-
-def nearest(flag: str, known: Iterable[str]) -> str:
-    """'did you mean --X?' for a flag that looks like a known one, or nothing."""
-    close = difflib.get_close_matches(flag, sorted(known), n=1)
-    return f"did you mean {close[0]}?" if close else ""
-
-
-def close_to(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
-    """Up to three of `known` that look like a word, the nearest first; none that is much further off than the nearest."""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=cutoff)
-    ratios = [difflib.SequenceMatcher(None, name, word).ratio() for name in close]
-    return [name for name, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - MUCH_FURTHER]
 
 
 def _chosen(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -88,6 +88,21 @@ def _umask() -> int:
     return mask
 
 
+def absolute(path: str | Path) -> Path:
+    """A path as it is told and kept: in full, and without `..` where that leads to the same place, as it does but behind a link.
+
+    A text may begin with ~; ./~x and a Path are taken as they are.
+    """
+    home = isinstance(path, str) and path.startswith("~")
+    full = (Path(path).expanduser() if home else Path(path)).absolute()
+    if ".." not in full.parts:
+        return full
+    plain = Path(os.path.normpath(full))
+    with suppress(OSError, RuntimeError):  # a loop of links
+        return plain if plain.resolve() == full.resolve() else full
+    return full
+
+
 def from_here_if_below(path: str | Path) -> str:
     """A path as it is told from the current folder where it lies below it, else as it is."""
     found = os.path.relpath(path) if Path(path).is_absolute() else str(path)

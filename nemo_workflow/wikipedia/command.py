@@ -7,11 +7,12 @@ import errno
 import importlib.util
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.files import absolute
+from nemo_workflow.utils.meant import called
 from nemo_workflow.wikipedia.journal import Rules
 
 PROJECTS = (
@@ -21,9 +22,34 @@ WIKIMEDIA = "https://dumps.wikimedia.org"
 MOST_WORKERS = 8  # by default: 8 keep up with any line to the site, and with the promise of 500 MB
 
 
+# what other tools' commands call our flags
+MEANINGS = called(
+    {
+        "--language": "lang wiki l code site",
+        "--output-dir": "output out dest out-dir output-path save-dir o",
+        "--dump": "input dump-file file",
+        "--date": "dump-date snapshot version",
+        "--max-pages": "limit num-articles max-articles max-docs num-pages max-documents",
+        "--min-chars": "min-length min-text-length min-size",
+        "--base-url": "mirror url",
+        "--workers": "processes num-proc num-workers threads jobs nproc",
+        "--convert": "simplified traditional opencc",
+        "--contact": "email mail user-agent",
+        "--overwrite": "force",
+        "--keep-metadata": "metadata with-metadata",
+    },
+    {
+        "json jsonl format": "--output-dir gets JSON lines by default: leave it out",
+        "proxy": "the environment's HTTPS_PROXY is used; --base-url names a mirror",
+        "resume continue": "the same command continues: leave it out",
+    },
+)
+
+
 def parser() -> argparse.ArgumentParser:
     made = Parser(
         description='Download a Wikipedia and write its articles as JSON Lines, one {"text": …} per page.',
+        meanings=MEANINGS,
         epilog="Interrupted? The same command continues. What is already there and intact isn't downloaded again.",
     )
 
@@ -89,14 +115,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     check(args)
     from nemo_workflow.wikipedia.local_dump import LocalDump
 
-    dump = LocalDump(Path(args.dump).expanduser().absolute()) if args.dump else None
+    dump = LocalDump(absolute(args.dump)) if args.dump else None
     # imports requests: 0.3 s that --help and refusals can do without
     from nemo_workflow.wikipedia.run import Request, run, run_local
 
     rules = Rules(args.min_chars, args.convert, args.keep_metadata, args.max_pages)
     other = "" if args.project == "wikipedia" else f"_{args.project}"
     of = dump.name.partition("-")[0] if dump else f"{args.language}{other}"
-    folder = Path(args.output_dir or f"wiki_data_{of}").absolute()
+    folder = absolute(args.output_dir or f"wiki_data_{of}")
     workers = args.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     request = Request(
         args.language,

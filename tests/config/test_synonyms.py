@@ -34,6 +34,48 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
             "for a longer --seq-length raise rope_theta and max_position_embeddings in the config.json",
         ),
         ("--resume", "the same command continues"),
+        (
+            "--max-tokens 5",
+            "a step takes --global-batch-size x --seq-length tokens: give the tokens over that as --max-steps",
+        ),
+        (
+            "--dp 2",
+            "it follows from the rest: the ranks, --num-nodes x --num-gpus, over --tensor-model-parallel-size x",
+        ),
+        ("--data_parallel_size 2", "it follows from the rest"),
+        ("--checkpoint.enable", "checkpoints are written by default, every --save-every steps"),
+        ("--lerning-rate 3", "did you mean --lr?"),
+        ("--optimizer.lr 3", "did you mean --lr?"),
+        ("--trainer.max_steps 3", "did you mean --max-steps?"),
+        ("trainer.max_steps=3", "flags begin with two dashes: did you mean --max-steps?"),
+        ("\u2013max-step 3", "unrecognized arguments: \u2013max-step; did you mean --max-steps?"),
+        ("-tp 2", "-tp: capital letters are told from small ones: type -TP 2"),
+        ("-hf-model-id x", "-hf-model-id: a long flag has two dashes: type --hf-model-id x"),
+        ("--gpu 2", "did you mean --num-gpus 2?"),
+        ("--suggest llama32_1b", "the model is named by -M: --suggest -M llama32_1b"),
+        ("--dpo", "there are no adapters"),
+        ("--tp-size 2", "did you mean --tensor-model-parallel-size?"),
+        ("--swiglu", "the architecture is the recipe's, --model-name"),
+        ("--torch_dtype bfloat16", "did you mean --precision?"),
+        ("--overwrite_output_dir", "another --experiment starts from the beginning"),
+        ("log.ckpt.save_top_k=2", "did you mean --keep-checkpoints?"),
+        ("--models", "did you mean --list-models?"),
+        ("help", "--help prints the help"),
+        ("-TP2", "-TP2: a blank stands before the value: type -TP 2"),
+        ("-gbs16", "-gbs16: a blank stands before the value: type -gbs 16"),
+        ("--gpu A100-80GB", "; did you mean a100-40gb?"),
+        ("--max-steps 10k", "--max-steps 10k: expected a whole number in digits, such as 10000"),
+        ("--max-steps 1,500", "--max-steps 1,500: expected a whole number in digits, such as 1500"),
+        ("--max-steps 2.0", "expected a whole number in digits, such as 2"),
+        ("--max-steps 2.5", "expected a whole number in digits, such as 1000"),
+        ("-gbs 1.5k", "--global-batch-size 1.5k: expected a whole number in digits, such as 1500"),
+        ("--lr 1k", "--lr 1k: expected a number without a unit"),
+        ("--sample Once upon a time", "one with spaces stands in quotes: --sample 'Once upon a time' (see --help)"),
+        ("--max-steps 10 more", "one with spaces stands in quotes (see --help)"),
+        ("max-steps 10", "flags begin with two dashes: did you mean --max-steps?"),
+        ("my.yaml", "did you mean --config my.yaml?"),
+        ("--exit-interval 5", "--max-steps ends the training"),
+        ("--warmup-ratio 0.1", "--warmup-steps takes steps"),
         ("--checkpoint_every=3", "did you mean --save-every?"),
         ("--learning-rate 1e-3", "did you mean --lr?"),
         ("--batch-size 16", "did you mean --global-batch-size?"),
@@ -45,6 +87,12 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("--max-step 3", "did you mean --max-steps?"),
         ("--precision fp32", "did you mean --precision 32? (see --help)"),
         ("--precision bf16", "did you mean --precision bf16-mixed?"),
+        ("--export-hf", "--export-hf: no value; type --export-hf end or --export-hf save, or leave the flag out"),
+        ("--export-hf yes", "did you mean --export-hf end?"),
+        ("--optimizer AdamW", "did you mean --optimizer adam?"),
+        ("--wandb=true", "--wandb takes no value; type --wandb alone"),
+        ("--fp8 true", "unrecognized arguments: true; --fp8 takes no value; type --fp8 alone"),
+        ("--fp8 false", "--fp8 takes no value; leave --fp8 out too"),
         ("--precision FP16", "did you mean --precision 16-mixed?"),
         ("--optimizer adm", "; did you mean adam?"),
         ("--hf-model-id", "--hf-model-id: no value; a shell variable may be unset: give a value"),
@@ -54,6 +102,11 @@ def test_a_flag_of_another_tool(words: str, said: str) -> None:
     with pytest.raises(Refusal) as refusal:
         command_line.parse(words.split())
     assert said in str(refusal.value) and "token?" not in str(refusal.value)
+
+
+def test_a_blank_behind_a_backslash_is_named() -> None:
+    with pytest.raises(Refusal, match=r"it is a blank, as behind the .* at a line's end: let nothing follow that"):
+        command_line.parse(["--max-steps", "10", " "])
 
 
 def test_an_empty_value_is_refused() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from nemo_workflow.models import hub
 from nemo_workflow.models.foreign_code import code_named, refuse_code, without_code
-from nemo_workflow.models.pretrained import is_hub_id
+from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
 from tests.places import Place
@@ -128,7 +128,9 @@ def test_what_is_known_to_be_gated(hub_id: str, gated: bool) -> None:
     assert ("it is gated: accept" in hub.by_hand(hub_id, "--hf-model-id")) == gated
 
 
-@pytest.mark.parametrize(("name", "such_as"), [("llama-3", "meta-llama/llama-3"), ("my_tok", "Qwen/Qwen3-0.6B-Base")])
+@pytest.mark.parametrize(
+    ("name", "such_as"), [("llama-3", "meta-llama/Llama-3.2-1B"), ("my_tok", "Qwen/Qwen3-0.6B-Base")]
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_mistyped_folder_is_not_sent_to_the_hub(command: str, name: str, such_as: str, place: Place) -> None:
     """A name without an organisation: with or without a network, no command looks for it there."""
@@ -145,6 +147,22 @@ def test_a_mistyped_folder_is_not_sent_to_the_hub(command: str, name: str, such_
     assert f"or a Hub id such as {such_as}\n" in done.stderr and "hf download" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("gpt-2", "openai-community/gpt2"), ("GPT", "openai-community/gpt2"), ("qwen3", "Qwen/Qwen3-0.6B-Base"),
+        ("qwen2.5", "Qwen/Qwen2.5-0.5B"), ("llama2", "meta-llama/Llama-2-7b-hf"), ("bert", "google-bert/bert-base-uncased"),
+        ("Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"), ("Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+        ("llama32_1b", "meta-llama/Llama-3.2-1B"), ("gemma2", "google/gemma-2-2b"), ("phi3", "microsoft/Phi-3-mini-4k-instruct"),
+        ("https://huggingface.co/org/name/tree/main", "org/name"), ("hf://org/name", "org/name"), ("org/name/", "org/name"),
+    ],
+)  # fmt: skip
+def test_a_name_without_its_organisation_is_answered_with_a_model_that_there_is(name: str, meant: str) -> None:
+    said = no_hub_id("--tokenizer", name)
+    assert said.endswith(f"or a Hub id such as {meant}")
+    assert ("it is a recipe's name, which pretrain_llm.py takes as --model-name" in said) == (name == "llama32_1b")
+
+
 def test_the_models_that_the_hub_has_without_an_organisation() -> None:
     assert all(
         map(is_hub_id, ("gpt2", "gpt2-xl", "distilgpt2", "bert-base-uncased", "t5-small", "roberta-base", "a/b"))
@@ -153,8 +171,10 @@ def test_the_models_that_the_hub_has_without_an_organisation() -> None:
 
 
 def test_the_download_takes_what_a_tokenizer_is_read_from_and_no_weights() -> None:
-    """One pattern, which `hf download` of huggingface_hub 0.36, 1 and 2 understands alike."""
-    (pattern,) = re.findall(r"--include '(\S+)' --local-dir", hub.by_hand("org/x", "--hf-model-id"))
+    """Names, of which `hf download` of huggingface_hub 0.36, 1 and 2 makes patterns alike; the shell is kept from them by quotes."""
+    words = shlex.split(re.findall(r"`(hf download [^`]+)`", hub.by_hand("org/x", "--hf-model-id"))[0])
+    patterns = words[3 : words.index("--local-dir")]
+    assert len(patterns) > 1 and not any(word.startswith("-") for word in patterns)
     kept = [
         "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "config.json", "vocab.json",
         "merges.txt", "vocab.txt", "qwen.tiktoken", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
@@ -163,7 +183,7 @@ def test_the_download_takes_what_a_tokenizer_is_read_from_and_no_weights() -> No
         "model-00001-of-00002.safetensors", "pytorch_model.bin", "original/consolidated.00.pth", "tf_model.h5", "64.tflite",
         "flax_model.msgpack", "rust_model.ot", "onnx/decoder_model.onnx", "model-q4.gguf", "training_args.bin",
     ]  # fmt: skip
-    assert [name for name in [*kept, *left] if fnmatch.fnmatch(name, pattern)] == kept
+    assert [name for name in [*kept, *left] if any(fnmatch.fnmatch(name, one) for one in patterns)] == kept
 
 
 def test_the_download_is_parsed_by_the_hubs_own_command(tmp_path: Path) -> None:

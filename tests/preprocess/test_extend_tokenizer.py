@@ -99,7 +99,7 @@ def test_what_cannot_be_extended_is_refused(old: Path, tmp_path: Path) -> None:
 def test_a_hub_id_is_told_that_a_folder_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        Refusal, match=r"gpt2: no such folder.*; --extend takes a folder, no Hub id: `hf download gpt2 --include"
+        Refusal, match=r"gpt2: no such folder.*; --extend takes a folder, no Hub id: `hf download gpt2 '\*.json'"
     ):
         extend(Path("gpt2"), [], tmp_path, 1)
     with pytest.raises(Refusal, match=r"nowhere: no such folder$"):

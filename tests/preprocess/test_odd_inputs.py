@@ -20,9 +20,9 @@ from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
 from nemo_workflow.preprocess.command import check, parser
 from nemo_workflow.preprocess.documents import BadLine, value_at
 from nemo_workflow.preprocess.input_files import find_sources
-from nemo_workflow.preprocess.sources import coding_of
 from nemo_workflow.preprocess.tables import _path
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.text_coding import coding_of
 from tests.preprocess.helpers import write_jsonl
 
 GOOD = b'{"text": "a"}\n'
@@ -186,24 +186,6 @@ WRONG = {
 def test_files_that_are_not_what_they_are_called(name, data, said, tmp_path):
     (tmp_path / name).write_bytes(data)
     assert said in refused(tmp_path, tmp_path / name)
-
-
-TEXTS = {
-    "English": "The old house stood by the river.\nNobody lived in it.\n",
-    "Chinese": "在山的那边，有一条河。河边住着一位老人，他每天都去钓鱼。",
-    "Russian": "Старый дом стоял у реки. Никто в нём не жил.\n",
-    "Arabic": "كان البيت القديم يقف بجانب النهر\n",
-    "Hindi": "पुराना घर नदी के किनारे खड़ा था।\n",
-    "emoji": "hello 😀 world\n",
-}
-
-
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_a_coding_is_told_without_a_mark(text: str) -> None:
-    for coding in ("UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"):
-        for end in (4096, 4094, 40):
-            assert coding_of((200 * text).encode(coding)[:end]) == coding, end
-    assert coding_of((200 * text).encode()) is None
 
 
 @pytest.mark.parametrize(

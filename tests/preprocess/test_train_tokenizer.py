@@ -160,9 +160,22 @@ def test_ctrl_c_leaves_nothing_half_made(there: bool, tmp_path: Path) -> None:
     until(lambda: folder.exists() if not there else "tokenizers" in Path(f"/proc/{process.pid}/maps").read_text())
     process.send_signal(signal.SIGINT)
     assert process.wait(LIMIT) == 130, (tmp_path / "said").read_text()
-    assert (tmp_path / "said").read_text() == ""
+    assert (tmp_path / "said").read_text() == "stopped by Ctrl-C: nothing is written; the same command begins again\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["a.txt", "said", *(["new"] if there else [])])
     assert not there or [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_killed_training_leaves_is_no_hindrance(tmp_path: Path) -> None:
+    """An empty folder, a file that was not renamed yet, and those that are written first."""
+    (tmp_path / "a.txt").write_text("abc abd " * 500)
+    for names in ((), ("tokenizer_config.json", "special_tokens_map.json", ".tokenizer.json.x.tmp")):
+        folder = tmp_path / str(len(names))
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("{")
+        done = run("--input", tmp_path / "a.txt", "--output-dir", folder, "--vocabulary", 260)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<|endoftext|>"
 
 
 def test_bad_lines_are_noted_and_the_key_has_preprocessings_name_too(tmp_path: Path) -> None:

@@ -28,6 +28,21 @@ def test_a_command_after_a_blank_is_told_how_it_is_called(monkeypatch: pytest.Mo
         main()
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("train", "python pretrain_llm.py trains"),
+        ("ls", "python -m nemo_workflow.runs COMMAND"),
+        ("evalute", r"did you mean python -m nemo_workflow\.evaluate\?"),
+        ("xyz", "python -m nemo_workflow lists them"),
+    ],
+)
+def test_a_word_that_is_no_command_is_told_one(word: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["nemo_workflow", word])
+    with pytest.raises(Refusal, match=f"^{word}: no command; {said}"):
+        main()
+
+
 def test_it_runs_as_a_module() -> None:
     words = [sys.executable, "-m", "nemo_workflow"]
     assert "runs " in subprocess.run(words, capture_output=True, text=True, check=True).stdout

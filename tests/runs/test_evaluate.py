@@ -95,7 +95,10 @@ def test_a_model_and_a_text_that_are_swapped_and_a_model_without_a_tokenizer(
 
 def test_a_model_of_another_run_is_named_where_the_losses_differ(tmp_path: Path) -> None:
     plan = fake_runs.make_plan(tmp_path / "my_run")
-    assert evaluate.of_another_run(tmp_path, plan) == ""
+    own = f"python -m nemo_workflow.export {plan.run_dir} writes the run's own, to {plan.folder}/hf_model"
+    assert evaluate.of_another_run(tmp_path, plan) == (
+        f"; {tmp_path} has no conversion_report.json of an export, so that it may be any model: {own}"
+    )
     for run, other in (("my_run", False), ("your_run", True)):
         source = f"/moved/{run}/checkpoints/step_00000100"
         (tmp_path / "conversion_report.json").write_text(json.dumps({"source": source}))
@@ -105,6 +108,31 @@ def test_a_model_of_another_run_is_named_where_the_losses_differ(tmp_path: Path)
             if other
             else ""
         )
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"num_hidden_layers": 24, "hidden_size": 256}, "num_hidden_layers 24, and the run's model 4"),
+        ({"num_hidden_layers": 4, "hidden_size": 1024}, "hidden_size 1024, and the run's model 256"),
+        ({"text_config": {"num_hidden_layers": 5}, "hidden_size": 256}, "num_hidden_layers 5, and the run's model 4"),
+        ({"num_hidden_layers": 4, "hidden_size": 256, "vocab_size": 7}, ""),
+        ({"n_layer": 12}, ""),
+    ],
+)
+def test_a_model_of_another_shape_is_refused_before_it_is_loaded(
+    tmp_path: Path, config: dict[str, object], said: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plan = fake_runs.make_plan(tmp_path / "my_run")
+    if not said:
+        return evaluate.check_shape(tmp_path, plan)
+    with pytest.raises(Refusal) as refusal:
+        evaluate.check_shape(tmp_path, plan)
+    assert str(refusal.value) == (
+        f"--hf-model {tmp_path}: its config.json has {said}: it is not of this run; python -m nemo_workflow.export {plan.run_dir}"
+        f" writes the run's own, to {plan.folder}/hf_model"
+    )
 
 
 def test_the_tokens_made_are_counted_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow import REPOSITORY
+from tests.waiting import LIMIT, until
 
 # a command as the demo runs them: a shell that starts a Python, which saves when it is asked to stop
 COMMAND = """
@@ -49,3 +51,29 @@ def test_the_demo_ends_with_what_it_has_started(number: signal.Signals, code: in
     assert demo.returncode == code, output
     assert (tmp_path / "saved").read_text() == number.name  # it had its time, and was asked once
     assert "stopping what runs, then the demo" in output
+
+
+OWN_STEP = """
+import signal, sys, time
+from pathlib import Path
+from tools import demo
+from nemo_workflow.utils.errors import run_command
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def learn(corpus):
+    Path("ready").touch()
+    time.sleep(1000)
+demo.write_corpus = learn
+sys.argv = ["demo"]
+run_command(demo.main)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_step_of_its_own_is_told(tmp_path: Path) -> None:
+    words, env = [sys.executable, "-c", OWN_STEP], {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        until((tmp_path / "ready").exists)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130
+    assert said == "stopped by Ctrl-C: make demo goes on with what is not done\n"

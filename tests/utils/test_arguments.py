@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from nemo_workflow.launch.corpus.command import main as preprocess
 from nemo_workflow.preprocess.inspect_dataset import main as dataset
 from nemo_workflow.preprocess.train_tokenizer import main as tokenizer
 from nemo_workflow.runs.__main__ import main as runs
+from nemo_workflow.runs.commands.report import main as report
 from nemo_workflow.runs.evaluate import main as evaluate
+from nemo_workflow.runs.export import main as export
 from nemo_workflow.runs.sample import main as sample
-from nemo_workflow.utils.arguments import Parser, close_to
+from nemo_workflow.utils.arguments import Parser, _actions
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.command import main as wikipedia
 
@@ -159,19 +162,79 @@ def test_a_mistyped_subcommand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "invalid choice: 'lst'" in said and "; did you mean list? (see --help)" in said, said
 
 
-def test_guesses_much_further_off_than_the_nearest_are_left_out() -> None:
-    assert close_to("abcdf", ["abcde", "abcdeghi", "zz"]) == ["abcde"]
-    assert close_to("abcd", ["abcx", "abcy"]) == ["abcy", "abcx"] and close_to("q", ["abc"]) == []
+class _Made(Exception):
+    pass
 
 
-def test_what_other_tools_call_a_flag_leads_to_one_that_is_there() -> None:
-    from nemo_workflow.conversion.command import export_parser, import_parser
-    from nemo_workflow.launch.corpus.command import parser as preprocess_parser
+ALL = (preprocess, sample, evaluate, runs, tokenizer, dataset, import_main, export_main, wikipedia, export, report)
 
-    for made in (export_parser(), import_parser(), preprocess_parser()):
-        ours = {name for action in made._actions for name in action.option_strings}
-        assert made.meanings and not ours & made.meanings.keys()
-        assert {said.removeprefix("did you mean ").rstrip("?") for said in made.meanings.values()} <= ours
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: command.__module__.rpartition("nemo_workflow.")[2])
+def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is one of ours, and the flags that are named are the command's own, or stand behind the name of another."""
+
+    def stop(made: Parser, *_: object) -> None:
+        raise _Made(made)
+
+    monkeypatch.setattr(Parser, "parse_args", stop)
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(_Made) as caught:
+        command()
+    made = caught.value.args[0]
+    ours = {name for action in _actions(made) for name in action.option_strings}
+    assert made.meanings and not ours & made.meanings.keys()
+    for said in made.meanings.values():
+        own = re.split(r"python |`hf |pretrain_llm|ckpt_conversion", said)[0]
+        assert set(re.findall(r"--[a-z][\w-]*", own)) <= ours, said
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (preprocess, "--model x --input a --output-dir o", "--model x; did you mean --tokenizer? (see --help)"),
+        (preprocess, "--seq-length 3", "--seq-length 3; texts are kept whole here; pretrain_llm.py --seq-length cuts them"),
+        (preprocess, "text.txt --output-dir o", "text.txt; did you mean --input text.txt? (see --help)"),
+        (import_main, "model --source x", "model; did you mean --source model? (see --help)"),
+        (dataset, "join --output x a b", "--output x; the names stand by themselves: join OUT A B"),
+        (preprocess, "--nodes 2 --input a", "--nodes 2; did you mean --num-nodes?"),
+        (preprocess, "--encoding latin1 --input a", "--encoding latin1; text is read as UTF-8: iconv"),
+        (evaluate, "--hf-model a --run b --output c", "--output c; both losses are printed"),
+        (export_main, "--source x --output-path y --hf-model z", "--hf-model z"),
+        (import_main, "--source x --output-path y --branch z", "--branch z; did you mean --revision?"),
+        (preprocess, "--force --input a", "--force; did you mean --overwrite?"),
+        (evaluate, "--hf-model x --run y --dataset-dir d", "--dataset-dir d; the samples are those of the last validation of --run"),
+        (evaluate, "--hf-model x --run y --input d", "--input d; the samples are those of the last validation of --run"),
+        (sample, "--hf-model x --top-p 3 hi", "--top-p 3; --temperature and --seed are what it takes"),
+        (sample, "--run r hi", "--run r; --hf-model takes an exported model: python -m nemo_workflow.export RUN makes"),
+        (tokenizer, "--input a --output-dir b --model-type bpe", "--model-type bpe; it learns a byte-level BPE: leave it out"),
+        (export, "r --output-path o", "--output-path o; it is written to hf_model/ in the run's folder"),
+        (import_main, "--source x --tp 2", "--tp 2; a checkpoint fits every layout: leave it out"),
+        (export_main, "--source x --output-path y --tokenizer z", "--tokenizer z; did you mean --hf-tokenizer?"),
+        (wikipedia, "--limit 5", "--limit 5; did you mean --max-pages?"),
+        (dataset, "--dataset-dir x", "--dataset-dir x; the folder or pair stands by itself: python -m nemo_workflow.dataset DIR"),
+        (report, "r --run x", "--run x; the run's folder stands by itself"),
+        (runs, "list --out x", "--out x; did you mean --output-dir?"),
+        (runs, "--list", "--list; a command has no dashes: list"),
+    ],
+)  # fmt: skip
+def test_a_flag_of_another_tool_in_each_command(
+    command: Callable[..., int], words: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert said_by(command, words, monkeypatch).startswith(f"unrecognized arguments: {said}")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("ls", "did you mean list?"), ("ps", "did you mean list?"), ("info", "did you mean show?"), ("kill", "did you mean cancel?"),
+        ("restart", "did you mean resubmit?"), ("diff", "did you mean compare?"), ("lst", "did you mean list?"),
+        ("rm", "a run is a folder: rm -r OUTPUT_DIR/NAME removes it"), ("export", "python -m nemo_workflow.export NAME exports a run"),
+    ],
+)  # fmt: skip
+def test_a_subcommand_under_another_tools_name(word: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"; {said} (see --help)" in said_by(runs, f"{word} x", monkeypatch)
 
 
 def test_a_value_that_looks_like_a_flag_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:

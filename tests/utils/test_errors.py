@@ -129,7 +129,7 @@ def test_a_subcommands_flag_does_not_replace_the_one_before_it_in_silence(capsys
         ("--zzz", "unrecognized arguments: --zzz (see --help)"),
         (
             "--output-dir my run",
-            "unrecognized arguments: run; each value follows its flag, and one with spaces stands in quotes (see --help)",
+            "unrecognized arguments: run; each value follows its flag, and one with spaces stands in quotes: --output-dir 'my run' (see --help)",
         ),
         (
             "my_data",

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.run_dir.run import RunFolder
+from nemo_workflow.runs.control import find_run
 from nemo_workflow.utils import files
+from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json, written_aside
 
 
@@ -124,3 +127,33 @@ def test_a_path_is_told_from_the_current_folder_where_it_lies_below_it(
 def test_a_refusal_names_the_current_folder_of_a_relative_path_alone(tmp_path: Path) -> None:
     assert files.from_here("a") == f" (relative to the current folder, {Path.cwd()})"
     assert files.from_here("~/a") == files.from_here(tmp_path) == ""
+
+
+def test_a_path_is_told_without_dots_where_it_leads_to_the_same_place(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.absolute("../x") == files.absolute("b/../../x") == files.absolute(Path("../x")) == tmp_path / "x"
+    assert str(files.absolute("../link/../x")) == f"{tmp_path}/a/../link/../x"  # which is a/x
+    assert files.absolute("~/../x") == tmp_path.parent / "x"
+    assert files.absolute("./~nobody") == tmp_path / "a" / "~nobody"
+    assert str(files.absolute("../loop")) == f"{tmp_path}/a/../loop"
+
+
+def test_no_message_shows_dots_that_lead_back(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(Refusal, match=rf"--output-dir {tmp_path}/out: no such folder"):
+        find_run("../out", "x")
+    run = RunFolder(Path("../out/x"))
+    assert run.path == tmp_path / "out" / "x"
+
+
+def test_a_plan_is_told_and_kept_without_dots(place, monkeypatch):
+    (place.root / "here").mkdir()
+    monkeypatch.chdir(place.root / "here")
+    plan = place.plan(output_dir="../out", dataset_dir="../data", hf_model_id="../hf")
+    assert plan.run_dir == str(place.root / "out" / plan.settings.experiment)
+    assert ".." not in plan.to_json().replace("...", "")

@@ -13,13 +13,14 @@ from nemo_workflow.config.flag_values import profiled
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import counted
+from nemo_workflow.utils.files import absolute
 
 
 def output_folder(run: Run) -> Iterator[str]:
     """What can be told without making it; the start tells the rest (root may write to /proc, as far as /proc says)."""
     if run.settings.executor != "local":
         return
-    output = Path(run.settings.output_dir).expanduser().absolute()
+    output = absolute(run.settings.output_dir)
     folder = output / run.settings.experiment
     there = next(place for place in (folder, *folder.parents) if os.access(place, os.F_OK))
     if not there.is_dir():

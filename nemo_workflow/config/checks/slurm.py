@@ -13,6 +13,7 @@ from nemo_workflow.config import containers
 from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM, TABLE
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.data.blend import Source, name_and_place
+from nemo_workflow.utils.files import absolute
 
 PLAIN_PATH = re.compile(r"[\w./+@=-]+", re.ASCII)
 PLAIN_NAME = re.compile(r"[\w.+@=-]+", re.ASCII)
@@ -103,7 +104,7 @@ def _needs_slurm(settings: Settings) -> Iterator[str]:
 
 def _paths(settings: Settings) -> Iterator[str]:
     """nemo_run 0.9 writes these into its job script unquoted, or rewrites them."""
-    folder = str(Path(settings.output_dir).expanduser().absolute())
+    folder = str(absolute(settings.output_dir))
     remedy = "nemo_run can't take it in a Slurm job; choose another folder"
     if not PLAIN_PATH.fullmatch(folder):
         yield f"--output-dir {folder}: contains a space or a character other than letters, digits and ./_+@=-: {remedy}"
@@ -265,4 +266,4 @@ def needed_folders(settings: Settings, sources: Sequence[Source]) -> list[tuple[
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(absolute(path))

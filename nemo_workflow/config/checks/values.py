@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.flags import TABLE, Auto
+from nemo_workflow.utils.files import absolute
 
 
 def smallest_values(run: Run) -> Iterator[str]:
@@ -43,7 +43,7 @@ def paths_are_text(run: Run) -> Iterator[str]:
     settings = run.settings
     paths = [
         ("--hf-model-id", settings.hf_model_id),
-        ("--output-dir", str(Path(settings.output_dir).expanduser().absolute())),
+        ("--output-dir", str(absolute(settings.output_dir))),
     ]
     one = (("--nemo-model", settings.nemo_model), ("--blend", settings.blend), ("--decay-from", settings.decay_from))
     paths += [(flag, path) for flag, path in one if path]

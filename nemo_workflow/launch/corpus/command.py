@@ -10,9 +10,11 @@ from typing import Any
 
 from nemo_workflow.config.command_line import add_flag
 from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM, TABLE
+from nemo_workflow.config.synonyms import MEANINGS
 from nemo_workflow.launch.corpus_plan import EXPERIMENT
 from nemo_workflow.preprocess import command
 from nemo_workflow.utils import scratch
+from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
 # The flags of pretrain_llm.py that this command has too.
@@ -28,9 +30,11 @@ HELP = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The flags of the command on one machine, and those of a job."""
     made = command.parser()
+    ours = {f"did you mean --{option.name}?" for option in FLAGS}
+    made.meanings = {flag: said for flag, said in MEANINGS.items() if said in ours} | made.meanings
     group = made.add_argument_group("several machines (Slurm); what the nodes see must lie under the same paths")
     for option in FLAGS:
         add_flag(group, option, default=argparse.SUPPRESS, text=HELP.get(option.name))

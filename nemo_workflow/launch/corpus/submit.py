@@ -23,13 +23,14 @@ from nemo_workflow.preprocess.startup import Loading
 from nemo_workflow.preprocess.work import Work, still_to_do
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
+from nemo_workflow.utils.files import absolute
 
 PIECES = ".pieces"  # folder of the pieces in the job's
 
 
 def submit(args: argparse.Namespace, given: dict[str, Any]) -> int:
     """Submit the job for checked arguments, and follow it with --wait; returns the exit code. Raises Refusal."""
-    args.output_dir = str(Path(args.output_dir).expanduser().absolute())
+    args.output_dir = str(absolute(args.output_dir))
     lists = [name for name in ("slurm_arg", "container_mounts", "container_env") if name in given]
     given |= {"experiment": given.get("experiment", EXPERIMENT)} | {name: tuple(given[name]) for name in lists}
     cluster = Cluster(given.get("ssh"))

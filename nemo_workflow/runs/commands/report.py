@@ -8,11 +8,20 @@ from pathlib import Path
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Failure, Refusal, run_command
+from nemo_workflow.utils.meant import called
+
+MEANINGS = called(
+    {},
+    {
+        "run name experiment": "the run's folder stands by itself: python -m nemo_workflow.report RUN",
+        "output out output-dir o": "python -m nemo_workflow.runs report NAME --output FILE writes it anywhere",
+    },
+)
 
 
 def main() -> int:
     """Exit code 1 with one line when the plotting library is missing."""
-    parser = Parser(prog="python -m nemo_workflow.report", description=__doc__)
+    parser = Parser(prog="python -m nemo_workflow.report", description=__doc__, meanings=MEANINGS)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--running", action="store_true", help="the run is still training; work at low priority")
     arguments = parser.parse_args()

@@ -33,7 +33,8 @@ def test_a_loss_that_is_nan_fails(broken: str, tmp_path: Path, monkeypatch: pyte
         model.save_pretrained(folder)
     (tmp_path / "plan.json").write_text("{}")
     settings = SimpleNamespace(global_batch_size=2)
-    plan = SimpleNamespace(schedule=SimpleNamespace(limit_val_batches=1), settings=settings, vocab_size=0)
+    schedule, run = SimpleNamespace(limit_val_batches=1), {"run_dir": str(tmp_path), "folder": tmp_path}
+    plan = SimpleNamespace(schedule=schedule, settings=settings, vocab_size=0, sizes={}, **run)
     monkeypatch.setattr(evaluate.Plan, "from_json", lambda text: plan)
     monkeypatch.setattr(evaluate, "last_validation", lambda plan: float("nan") if broken == "run" else 2.0)
     monkeypatch.setattr(evaluate, "validation_samples", lambda plan, count: [torch.arange(9)] * count)
