@@ -322,7 +322,7 @@ _OURS = [
     Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
     Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",), least=1),
     Option("keep-checkpoints", CHECKPOINTS, "newest checkpoints kept, beside the one that a start resumed from; -1 keeps all", type=int, default=2, least=-1),
-    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer), and with tokenizer train on data that was made with another tokenizer.json; may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
+    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer), and with tokenizer train on data, or from a checkpoint of --nemo-model, that was made with another tokenizer; may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
     Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
     Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
     Option("deterministic", TRAINING, "use only algorithms whose results are bit-for-bit identical in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),

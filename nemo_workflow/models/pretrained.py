@@ -15,7 +15,7 @@ from nemo_workflow.models.catalog import Recipe, load
 from nemo_workflow.models.families import FAMILIES, by_model_type
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
 from nemo_workflow.models.run_folders import meant_checkpoint
-from nemo_workflow.models.tokenizer_entries import added_by_transformers, vocabulary_of
+from nemo_workflow.models.tokenizer_entries import added_by_transformers, end_of_document, vocabulary_of
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
     check_class_named,
@@ -165,9 +165,7 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     if ids is not None:
         new = [token for token in added_by_transformers(folder, config) if token not in ids]
         size = max(ids.values(), default=-1) + 1 + len(new)
-    eos = config.get("eos_token") or json_of(folder / "special_tokens_map.json").get("eos_token")
-    if isinstance(eos, dict):
-        eos = eos.get("content")
+    eos = end_of_document(folder, config)
     plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
     return Tokenizer(folder, size, eos, ids.get(eos) if ids and isinstance(eos, str) else None, plain)
 

@@ -14,7 +14,7 @@ from nemo_workflow.config.flags import BY_ATTRIBUTE
 from nemo_workflow.run_dir import fingerprint
 from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, Named, compare, digest, tokenizer_digest
 from nemo_workflow.utils.errors import Refusal
-from tests.places import Place, hub_snapshot
+from tests.places import Place, hub_snapshot, write_tokenizer
 
 THEN: dict[str, Any] = {
     "dataset": [{"bin": "9-" + "a" * 32, "idx": "9-" + "b" * 32, "weight": 0.5}] * 2,
@@ -55,6 +55,9 @@ def test_refused_unless_named(name: str) -> None:
     with pytest.raises(Refusal, match=f"--allow-change {name}"):
         compare(changed(name), THEN, tuple(other for other in REFUSED if other != name), "checkpoint x")
     assert len(compare(changed(name), THEN, (name,), "checkpoint x")) == 1
+
+
+OTHER = '{"model": {"vocab": {"a": 0}}}'
 
 
 @pytest.mark.parametrize("name", NEVER)
@@ -99,13 +102,15 @@ def test_a_digest_of_a_large_file_reads_both_ends(tmp_path: Path, monkeypatch: p
     assert len(set(digests)) == 4
 
 
-def test_a_tokenizer_is_its_files_wherever_they_lie(tmp_path: Path) -> None:
+def test_a_tokenizer_is_what_its_files_say_wherever_they_lie(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "tokenizer.json").write_text("{}")
     (tmp_path / "b" / "README.md").write_text("of no effect")
     assert tokenizer_digest(str(tmp_path / "a")) == tokenizer_digest(str(tmp_path / "b"))
     (tmp_path / "b" / "tokenizer.json").write_text("{ }")
+    assert tokenizer_digest(str(tmp_path / "a")) == tokenizer_digest(str(tmp_path / "b"))
+    (tmp_path / "b" / "tokenizer.json").write_text(OTHER)
     assert tokenizer_digest(str(tmp_path / "a")) != tokenizer_digest(str(tmp_path / "b"))
     assert tokenizer_digest("organisation/name") == "organisation/name"
 
@@ -121,7 +126,7 @@ def test_a_tokenizer_of_the_hub_is_its_files_once_they_are_here(
     snapshot = hub_snapshot(folder, tmp_path / "hub" / "models--organisation--name")
     assert tokenizer_digest("organisation/name") == tokenizer_digest(str(folder)) != "organisation/name"
     assert fingerprint.first_tokenizer_digest("organisation/name") == "organisation/name"
-    (snapshot / "tokenizer.json").resolve().write_text("{ }")
+    (snapshot / "tokenizer.json").resolve().write_text(OTHER)
     assert tokenizer_digest("organisation/name") != tokenizer_digest(str(folder))
 
 
@@ -134,6 +139,20 @@ def test_a_checkpoint_from_before_optimizer_precision_is_of_the_recipes_own(plac
     then["optimizer"]["optimizer_precision"] = "bf16"
     with pytest.raises(Refusal, match=r"optimizer_precision.*bf16 -> fp32.*--optimizer-precision back"):
         compare(now, fingerprint.in_todays_words(then, now, plan), (), "checkpoint x")
+
+
+def test_a_checkpoint_that_knows_the_bytes_of_its_tokenizer_is_this_ones(place: Place) -> None:
+    """As versions wrote that didn't read what the files say; an end of the document that changes is another tokenizer."""
+    plan = place.plan()
+    now = fingerprint.identity_of(plan)
+    for digest_then in (fingerprint.first_tokenizer_digest, fingerprint.second_tokenizer_digest):
+        then = copy.deepcopy(now) | {"tokenizer": digest_then(str(place.hf))}
+        assert then["tokenizer"] != now["tokenizer"]
+        assert compare(now, fingerprint.in_todays_words(then, now, plan), (), "checkpoint x") == []
+    write_tokenizer(place.hf, eos="w7")
+    later = fingerprint.identity_of(plan)
+    with pytest.raises(Refusal, match="the tokenizer of --hf-model-id changed"):
+        compare(later, fingerprint.in_todays_words(now, later, plan), (), "checkpoint x")
 
 
 def test_unlike_stages_are_told_and_no_older_checkpoint_has_them(place: Place) -> None:

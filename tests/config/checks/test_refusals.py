@@ -13,6 +13,7 @@ import pytest
 from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import local
+from nemo_workflow.models.tokenizer_identity import MAKER, bytes_hash, content_hash
 from nemo_workflow.preprocess import inspect_dataset
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.errors import Refusal
@@ -611,3 +612,33 @@ def test_data_of_another_tokenizer_is_said_once(place: Place) -> None:
     assert "was preprocessed with another tokenizer.json (other)" in problem
     (problem,) = refusal(place, "--allow-change", "tokenizer")
     assert "holds token id 5000, but the tokenizer" in problem
+
+
+def test_a_checkpoint_of_another_tokenizer(place: Place) -> None:
+    """A smaller vocabulary fits its embedding, and would train on rows of other tokens in silence."""
+    folder = write_nemo_model(place.root / "m", num_layers=2, hidden_size=64, vocab_size=5120)
+    place.plan(nemo_model=str(folder))
+    own = write_tokenizer(folder / "context" / "nemo_tokenizer", 5000)
+    assert refusal(place, nemo_model=str(folder)) == [
+        f"--hf-model-id {place.hf}: the checkpoint of --nemo-model {folder} was trained with another tokenizer, so that its"
+        f" weights know nothing of this one's ids: give its own, --hf-model-id {own}, with data that is preprocessed with it, or"
+        " add --allow-change tokenizer if you know that old tokens keep their ids"
+    ]
+    place.plan("--allow-change", "tokenizer", nemo_model=str(folder))
+    place.plan(nemo_model=str(folder), hf_model_id=str(own))
+    said = json.loads((place.hf / "tokenizer.json").read_text())
+    (own / "tokenizer.json").write_text(json.dumps(said, indent=3, sort_keys=True))  # the same, saved again
+    place.plan(nemo_model=str(folder))
+
+
+def test_data_of_a_tokenizer_that_was_saved_again(place: Place) -> None:
+    said = {"tokens": 300_000, "tokenizer": "other"}
+    figures = Path(f"{place.data}.json")
+    for name in MAKER:
+        said[name] = (bytes_hash if name == MAKER[0] else content_hash)(place.hf)
+    figures.write_text(json.dumps(said))
+    whole = json.loads((place.hf / "tokenizer.json").read_text())
+    (place.hf / "tokenizer.json").write_text(json.dumps(whole, indent=3, sort_keys=True))
+    place.plan()
+    write_tokenizer(place.hf, 4097)
+    assert "was preprocessed with another tokenizer.json" in refusal(place)[0]
