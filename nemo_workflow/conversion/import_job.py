@@ -12,7 +12,7 @@ from nemo_workflow.conversion.extension import Extension
 from nemo_workflow.conversion.other_weights import ADAPTER, MERGE, weights_of_any_kind
 from nemo_workflow.models import pretrained
 from nemo_workflow.models.families.base import Config, Family
-from nemo_workflow.models.foreign_code import code_named
+from nemo_workflow.models.foreign_code import code_named, flash_named
 from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal
@@ -84,6 +84,11 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         notes.append(
             f"config.json has {', '.join(own_code)}: code that comes with the model is not run; NeMo's model is proved against"
             f" transformers' own {family.architecture}, and an export leaves it out"
+        )
+    if flash := flash_named(hf_folder.read_json(path)):
+        notes.append(
+            f"config.json has {', '.join(f'{key} ({value})' for key, value in flash.items())}: how attention was computed where it"
+            " was written, no part of the model; an export leaves it out, so that it loads where that package is missing"
         )
     if images:
         notes.append(
