@@ -11,6 +11,7 @@ from nemo_workflow.data.indexed_dataset import Pair, find_prefixes, read_pair
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.folder_kinds import TEXT, holds_data, meant
 
 BY_TOKENS = "tokens"  # in place of a weight: the source's own tokens
 MOST = "max-epochs="
@@ -44,9 +45,7 @@ def validation_sets(words: Sequence[str], problems: list[str]) -> tuple[Validati
     found: list[ValidationSet] = []
     for word in words:
         name, place = name_and_place(word)
-        before = len(problems)
-        pairs = _pairs_at(place, problems)
-        problems[before:] = [problem.replace("--dataset-dir", "--validation-dir") for problem in problems[before:]]
+        pairs = _pairs_at(place, problems, "--validation-dir")
         if not NAME.fullmatch(name):
             problems.append(
                 f"--validation-dir {word}: {name!r} is not a valid name; use letters, digits, . _ and -: NAME=DIR"
@@ -99,13 +98,21 @@ def from_file(path: str, problems: list[str], temperature: float | None = None) 
     Weights need not sum to 1; the word `tokens` weighs by tokens. The weight of a folder with several pairs is shared
     out by tokens. What is wrong is added to `problems`.
     """
+    wanted = "a text file with a line `WEIGHT PATH` for each folder or pair is expected"
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        problems.append(f"--blend {path}: no such file{from_here(path)}; lines `WEIGHT PATH` are expected there")
+        problems.append(f"--blend {path}: no such file{from_here(path)}; {wanted}")
         return ()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"--blend {path}: cannot be read: {error}")
+    except IsADirectoryError:
+        data = f": {meant(path, TEXT, '--blend')[2:]}" if holds_data(Path(path)) else f"; {wanted}"
+        problems.append(f"--blend {path}: is a folder{data}")
+        return ()
+    except UnicodeDecodeError:
+        problems.append(f"--blend {path}: is not text in UTF-8; {wanted}")
+        return ()
+    except OSError as error:
+        problems.append(f"--blend {path}: cannot be read: {error.strerror}; {wanted}")
         return ()
     entries: list[Group] = []
     before = len(problems)
@@ -185,7 +192,7 @@ def _entry(path: str, number: int, text: str, problems: list[str]) -> list[Group
         problems.append(f"--blend {path}, line {number}: {place}: {why}")
         return []
     # a relative path is relative to the file that names it
-    pairs = _pairs_at(str(Path(path).parent / Path(place).expanduser()), problems)
+    pairs = _pairs_at(str(Path(path).parent / Path(place).expanduser()), problems, f"--blend {path}, line {number}:")
     return [Group(weight, pairs, most)] if pairs else []
 
 
@@ -198,14 +205,17 @@ def _number(text: str) -> float:
     return number if 0 < number < float("inf") else 0.0
 
 
-def _pairs_at(place: str, problems: list[str]) -> list[Pair]:
-    """The pairs with tokens of a folder, or the one pair of a prefix; none if anything is wrong with one of them."""
+def _pairs_at(place: str, problems: list[str], flag: str = "--dataset-dir") -> list[Pair]:
+    """The pairs with tokens of a folder, or the one pair of a prefix; none if anything is wrong with one of them.
+
+    `flag` has named the place, and is what the problems blame.
+    """
     path = Path(place).expanduser()
     try:
         if not path.is_dir() and Path(f"{path}.idx").is_file():
             prefixes = [path.absolute()]
         else:
-            prefixes = find_prefixes(path)
+            prefixes = find_prefixes(path, flag)
     except Refusal as refusal:
         problems += refusal.problems
         return []
@@ -218,7 +228,7 @@ def _pairs_at(place: str, problems: list[str]) -> list[Pair]:
     if len(pairs) < len(prefixes):
         return []
     if not any(pair.tokens for pair in pairs):
-        problems.append(f"--dataset-dir {place}: no token in its files; preprocess text into it")
+        problems.append(f"{flag} {place}: no token in its files; preprocess text into it")
     return [pair for pair in pairs if pair.tokens]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from nemo_workflow.models.catalog import Recipe, load
 from nemo_workflow.models.families import FAMILIES, by_model_type
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
-from nemo_workflow.models.run_folders import meant_checkpoint
 from nemo_workflow.models.tokenizer_entries import added_by_transformers, end_of_document, vocabulary_of
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
@@ -27,6 +26,7 @@ from nemo_workflow.models.tokenizer_files import (
 )
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here, no_such_folder
+from nemo_workflow.utils.folder_kinds import MODEL, NEMO, TOKENIZERS, meant
 from nemo_workflow.utils.safe_pickle import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -119,7 +119,7 @@ def no_hub_id(flag: str, name: str) -> str:
     """The refusal of a name that is neither a folder nor a Hub id."""
     return (
         f"{flag} {name}: {no_such_folder(name)}, and not of the form organisation/name; give a folder, or a Hub id such"
-        f" as {example_of(name)}"
+        f" as {example_of(name)}{meant(name, MODEL if flag == '--source' else TOKENIZERS, flag)}"
     )
 
 
@@ -201,7 +201,7 @@ def read_nemo_model(path: str) -> NemoModel:
         )
         raise Refusal(
             f"--nemo-model {path}: {what}; give the folder of a NeMo 2 checkpoint"
-            f" (convert_from_hf_to_nemo2.py writes one){meant_checkpoint(folder)}"
+            f" (convert_from_hf_to_nemo2.py writes one){meant(path, NEMO, '--nemo-model')}"
         )
     check_weights(folder / "weights")
     file = folder / "context" / "model.yaml"

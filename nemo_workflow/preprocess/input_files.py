@@ -26,6 +26,7 @@ from nemo_workflow.preprocess.sources import (
 )
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.folder_kinds import TEXT, meant, never_text
 
 REMOTE = {
     "hf://datasets/": "hf download NAME --repo-type dataset --local-dir DIR",
@@ -270,6 +271,9 @@ def _check_prefixes(prefixes: Sequence[str], folders: Sequence[str], found: _Fou
 
 
 def _add_tree(folder: Path, flag: str, output: Path, found: _Found, root: Path | None = None) -> None:
+    if never_text(folder):
+        found.problems.append(f"{flag}: no text to learn from{meant(folder, TEXT, flag)}; name the folder of your text")
+        return
     before, lost = len(found.inputs), len(found.problems)
     passed_over: list[str] = []
     for path in _walk(folder, {_identity(folder)}, output.resolve(), found):
@@ -285,7 +289,9 @@ def _add_tree(folder: Path, flag: str, output: Path, found: _Found, root: Path |
             passed_over.append(str(path.relative_to(folder)))
     said = f"skipped, not an input file: {_some(passed_over)}" if passed_over else ""
     if len(found.inputs) == before and len(found.problems) == lost:
-        found.problems.append(f"{flag}: no input files in it ({KNOWN}){said and f'; {said}'}")
+        found.problems.append(
+            f"{flag}: no input files in it ({KNOWN}){said and f'; {said}'}{meant(folder, TEXT, flag)}"
+        )
     elif said:
         found.notes.append(f"WARNING: {flag}: {said}")
 

@@ -76,7 +76,7 @@ def _checked(names: Sequence[str], out: Path, check: Callable[[Pair], Any]) -> t
     pairs, figures = [], []
     for name in names:
         path = Path(name).expanduser()
-        for prefix in find_prefixes(path) if path.is_dir() else [_without_ending(name)]:
+        for prefix in find_prefixes(path, "DIR_OR_PREFIX") if path.is_dir() else [_without_ending(name)]:
             try:
                 pairs.append(read_pair(prefix.absolute()))
                 figures.append(check(pairs[-1]))

@@ -15,7 +15,6 @@ from typing import Any
 
 from nemo_workflow.models import hub, tokenizer_identity
 from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
-from nemo_workflow.models.run_folders import meant_tokenizer
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
     TOKENIZER,
@@ -28,6 +27,7 @@ from nemo_workflow.models.tokenizer_files import (
 )
 from nemo_workflow.models.tokenizer_loading import first_line, load
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
 
 HUB_FILES = (*TOKENIZER, "config.json")
 
@@ -105,7 +105,7 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
     if reference is None:
         if not files_of(folder):
             raise Refusal(
-                f"--tokenizer {name}: no tokenizer.json or other tokenizer files in {folder}{meant_tokenizer(folder)}"
+                f"--tokenizer {name}: no tokenizer.json or other tokenizer files in {folder}{meant(folder, TOKENIZERS, '--tokenizer')}"
             )
         reference = _Reference.from_transformers(load_with_transformers(folder, trust_remote_code))
     token = eod_token or reference.eos_token

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir.branching import parent_of
 from nemo_workflow.run_dir.checkpoints import (
     Checkpoint,
@@ -26,6 +25,7 @@ from nemo_workflow.run_dir.metrics import validated
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.files import write_json
+from nemo_workflow.utils.folder_kinds import PLAN
 
 WAIT_SECONDS = 3600.0
 READ_SPEED = 1e9  # bytes per second and rank that reading back is reckoned with

@@ -228,7 +228,9 @@ def test_a_runs_folder_as_source(folder: Path) -> None:
         (run / "checkpoints" / "step_00000008" / part).mkdir(parents=True)
     argv = ["--source", str(run), "--output-path", str(folder.parent / "nemo")]
     said = refusal(lambda: import_main(argv))
-    assert f"it is a run's, whose checkpoints are NeMo 2 already (--nemo-model {run}/checkpoints/step_00000008" in said
+    assert said.endswith(
+        f"; it holds a run's checkpoints; its newest checkpoint goes with --nemo-model {run}/checkpoints/step_00000008"
+    )
     (run / "hf_model").mkdir()
     (run / "hf_model" / "config.json").touch()
     assert f"; did you mean {run / 'hf_model'}?" in refusal(lambda: import_main(argv))

@@ -12,11 +12,11 @@ from nemo_workflow.data.index_check import SAMPLES, Index, check_index
 from nemo_workflow.data.indexed_dataset import Pair
 from nemo_workflow.data.splits import PARTS, Part
 from nemo_workflow.models.pretrained import Tokenizer
-from nemo_workflow.models.run_folders import meant_tokenizer
 from nemo_workflow.models.tokenizer_files import VOCABULARY, files_of
 from nemo_workflow.models.tokenizer_identity import MAKER, made_with, of_checkpoint, same
 from nemo_workflow.utils.console import and_more, counted
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
 
 SHOWN = 3  # names of files in one line
 
@@ -177,7 +177,7 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
     if tokenizer is None:
         return
     if not files_of(tokenizer.folder):
-        yield f"--hf-model-id {name}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id{meant_tokenizer(tokenizer.folder)}"
+        yield f"--hf-model-id {name}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id{meant(tokenizer.folder, TOKENIZERS, '--hf-model-id')}"
         return
     if tokenizer.eos is None and tokenizer.plain and run.recipe and run.recipe.family != "bert":
         yield (
