@@ -18,10 +18,12 @@ from nemo_workflow.preprocess.sources import (
     TABLES,
     TEXTS,
     Source,
+    blank,
     coding_of,
     looks_like_data,
     no_data,
     stem_of,
+    to_utf8,
     wrong_file,
 )
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
@@ -109,7 +111,7 @@ def _listed(data: bytes, flag: str, found: _Found) -> Iterator[str]:
     """File names, a line each, or between zero bytes as `find -print0` writes them; blank lines and comments are none."""
     # names between zero bytes are no text in UTF-32 or UTF-16
     if coding := coding_of(data[:LOOKED_AT]):
-        found.problems.append(f"{flag}: {coding}; convert it first: iconv -f {coding} -t UTF-8")
+        found.problems.append(f"{flag}: {coding}; convert it first: {to_utf8(coding)}")
         return
     data = data.removeprefix(b"\xef\xbb\xbf")
     if data.lstrip()[:1] in (b"{", b"["):
@@ -378,10 +380,12 @@ def _not_hidden(name: str) -> str:
 
 
 def _without_empty(sources: list[Source], found: _Found) -> list[Source]:
-    empty = [str(source.path) for source in sources if source.size == 0]
+    said = {source: "empty" for source in sources if source.size == 0}
+    said |= {source: "holds white space alone" for source in sources if source.size and blank(source)}
+    empty = [str(source.path) for source in said]
     if len(empty) == len(sources):
-        raise Refusal([f"{path}: empty; there is no text in it" for path in empty])
+        raise Refusal([f"{source.path}: {what}; there is no text in it" for source, what in said.items()])
     if empty:
         files = "1 empty file" if len(empty) == 1 else f"{len(empty)} empty files"
         found.notes.append(f"skipped {files}: {_some(empty)}")
-    return [source for source in sources if source.size]
+    return [source for source in sources if source not in said]
