@@ -38,7 +38,16 @@ def content_hash(folder: Path) -> str:
 
 def same(one: Path, other: Path) -> bool:
     """Whether the tokenizers of two folders give every text the same ids. Raises Refusal."""
-    return bytes_hash(one) == bytes_hash(other) or content_hash(one) == content_hash(other)
+    return bytes_hash(one) == bytes_hash(other) or content_hash(one) == content_hash(other) or _one_source(one, other)
+
+
+def _one_source(one: Path, other: Path) -> bool:
+    """Whether one folder has a tokenizer.json that transformers made of the other's vocabulary files, which it saves too."""
+    if (one / WHOLE).is_file() == (other / WHOLE).is_file():
+        return False
+    files = [{path.name: path for path in files_of(folder, VOCABULARY)} for folder in (one, other)]
+    common = files[0].keys() & files[1].keys()
+    return bool(common) and all(_said(files[0][name]) == _said(files[1][name]) for name in common)
 
 
 def made_with(maker: tuple[str | None, ...], place: str | None, folder: Path) -> bool:
@@ -47,11 +56,10 @@ def made_with(maker: tuple[str | None, ...], place: str | None, folder: Path) ->
     Older figures know the bytes alone: what they were of is read at `place`, if it is still there as it was.
     """
     then_bytes, then_content = maker
-    if then_bytes in (None, bytes_hash(folder)):
+    if then_bytes in (None, bytes_hash(folder)) or then_content == content_hash(folder):
         return True
-    if then_content is None and place and Path(place).is_dir() and bytes_hash(Path(place)) == then_bytes:
-        then_content = content_hash(Path(place))
-    return then_content == content_hash(folder)
+    then = Path(place) if place else None
+    return then is not None and then.is_dir() and bytes_hash(then) == then_bytes and same(then, folder)
 
 
 def of_checkpoint(folder: Path) -> Path | None:

@@ -11,6 +11,7 @@ import pytest
 from nemo_workflow.models import tokenizer_identity
 from nemo_workflow.models.tokenizer_identity import bytes_hash, content_hash, made_with, of_checkpoint, same
 from tests.later import later
+from tests.models import sentencepiece_folders
 from tests.places import write_nemo_model, write_tokenizer
 
 transformers = later("transformers")
@@ -36,6 +37,17 @@ def test_saved_again_by_transformers(tokenizers_dir: Path, tmp_path: Path, kind:
     assert bytes_hash(folder) != bytes_hash(tmp_path) and same(folder, tmp_path)
     others = [other for other in tokenizers_dir.iterdir() if other != folder]
     assert not any(same(other, tmp_path) for other in others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["LlamaTokenizer", "GemmaTokenizer", "T5Tokenizer"])
+def test_a_whole_one_that_transformers_made_of_a_sentencepiece_model(tmp_path: Path, kind: str) -> None:
+    folder = sentencepiece_folders.save(tmp_path / "a", kind)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "b")
+    assert (tmp_path / "b" / "tokenizer.json").is_file() and same(folder, tmp_path / "b")
+    assert made_with((bytes_hash(folder), content_hash(folder)), str(folder), tmp_path / "b")
+    other = sentencepiece_folders.save(tmp_path / "c", "XLMRobertaTokenizer")
+    assert not same(other, tmp_path / "b")
 
 
 def test_what_older_files_leave_out_is_not_another_tokenizer(tmp_path: Path) -> None:
