@@ -16,7 +16,7 @@ from nemo_workflow.models.foreign_code import code_named, flash_named
 from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.folder_kinds import ADAPTER, MERGE
+from nemo_workflow.utils.folder_kinds import beside_an_adapter
 from nemo_workflow.utils.scratch import scratch_folder
 
 
@@ -57,11 +57,8 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         nemo, losses = config_fields.to_nemo(hf, family)
         config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     listed = {} if config_alone else hf_folder.list_tensors(folder)
-    if (folder / ADAPTER).exists():
-        raise Refusal(
-            f"{folder}: holds a model and an adapter ({ADAPTER}), which transformers would put on another model, the adapter's"
-            f" base: move the adapter's files out of the folder, or {MERGE}"
-        )
+    if wrong := beside_an_adapter(folder):
+        raise Refusal(f"{folder}: {wrong}")
     tensors, images = checks.text_tensors(listed, folder)
     further = checks.further_layers(hf, tensors)
     dropped = checks.losses(losses, args.allow_lossy, tensors) | further

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_workflow.data.indexed_dataset import Pair, find_prefixes, read_pair
 from nemo_workflow.utils import startup
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.folder_kinds import TEXT, holds_data, meant
 
 BY_TOKENS = "tokens"  # in place of a weight: the source's own tokens
 MOST = "max-epochs="
+SHOWN = 80  # characters of a line that is wrong
 NAME = re.compile(r"[\w.-]+")  # of a validation set: part of a metric's name
 COMMENT = re.compile(r"(?:^|\s)#.*")  # a # within a word belongs to a path
 
@@ -114,14 +117,17 @@ def from_file(path: str, problems: list[str], temperature: float | None = None) 
     except OSError as error:
         problems.append(f"--blend {path}: cannot be read: {error.strerror}; {wanted}")
         return ()
+    said = [text for line in lines if (text := COMMENT.sub("", line).strip())]
+    right = sum(_is_weight(text.split()[0]) for text in said)
+    if 2 * right < max(1, len(said)):  # it is another file, and one problem
+        few = f"{right:,} of {counted(len(said), 'line')}" if right else "no line"
+        problems.append(f"--blend {path}: {few} of the form `WEIGHT PATH`; {wanted}")
+        return ()
     entries: list[Group] = []
-    before = len(problems)
     for number, line in enumerate(lines, 1):
         text = COMMENT.sub("", line).strip()
         if text:
             entries += _entry(path, number, text, problems)
-    if not entries and len(problems) == before:
-        problems.append(f"--blend {path}: no line of the form `WEIGHT PATH`")
     if len({entry.weight is None for entry in entries}) > 1:
         problems.append(f"--blend {path}: some lines weigh by `tokens` and some by a number; write all one way")
     _once([pair for entry in entries for pair in entry.pairs], problems)
@@ -185,7 +191,7 @@ def _entry(path: str, number: int, text: str, problems: list[str]) -> list[Group
     if weight == 0 or most == 0 or not place:
         problems.append(
             f"--blend {path}, line {number}: expected `WEIGHT PATH` or `WEIGHT {MOST}N PATH`, each number above 0 (or `tokens`"
-            f" for the weight), found {text!r}"
+            f" for the weight), found {textwrap.shorten(text, SHOWN)!r}"
         )
         return []
     if why := startup.no_home(place):
@@ -194,6 +200,14 @@ def _entry(path: str, number: int, text: str, problems: list[str]) -> list[Group
     # a relative path is relative to the file that names it
     pairs = _pairs_at(str(Path(path).parent / Path(place).expanduser()), problems, f"--blend {path}, line {number}:")
     return [Group(weight, pairs, most)] if pairs else []
+
+
+def _is_weight(word: str) -> bool:
+    """Whether a line begins as one of a --blend file does, right or wrong."""
+    try:
+        return word == BY_TOKENS or float(word) is not None
+    except ValueError:
+        return False
 
 
 def _number(text: str) -> float:

@@ -118,7 +118,7 @@ def find_prefixes(folder: str | Path, flag: str = "--dataset-dir") -> list[Path]
     if folder.suffix in (".bin", ".idx") and folder.is_file():
         return [folder.with_suffix("").absolute()]
     if folder.is_file():
-        raise Refusal(f"{flag} {folder}: {what_file(folder)}")
+        raise Refusal(f"{flag} {folder}: {what_file(folder)}{meant(folder, DATA, '--dataset-dir')}")
     if not folder.is_dir():
         raise Refusal(
             f"{flag} {folder}: no such folder or pair{from_here(folder)}; run preprocess_data.sh, or correct the path"

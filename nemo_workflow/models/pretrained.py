@@ -101,7 +101,7 @@ def hf_folder(hf_model_id: str) -> Path | None:
     if folder.is_dir():
         return folder.absolute()
     cached = _cached_snapshot(hf_model_id)
-    if cached is None and not is_hub_id(hf_model_id):
+    if cached is None and (folder.is_file() or not is_hub_id(hf_model_id)):
         raise Refusal(no_hub_id("--hf-model-id", hf_model_id))
     if cached is None and "/" in hf_model_id and folder.parent.is_dir():
         raise Refusal(

@@ -25,7 +25,7 @@ from nemo_workflow.utils.arguments import Parser, called
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here_if_below
-from nemo_workflow.utils.folder_kinds import MODEL, is_checkpoint, meant
+from nemo_workflow.utils.folder_kinds import MODEL, beside_an_adapter, is_checkpoint, meant
 from nemo_workflow.utils.libraries import collector_paused
 
 # what transformers' and other tools' commands call our flags
@@ -71,6 +71,8 @@ def check_exported(folder: Path) -> None:
     It names the one that was meant, or the command that makes one.
     """
     if (folder / "config.json").is_file():
+        if wrong := beside_an_adapter(folder):
+            raise Refusal(f"--hf-model {folder}: {wrong}")
         for weights in folder.glob("*.safetensors"):
             read_header(weights)
         return  # load_model tells what else is wrong

@@ -84,6 +84,16 @@ def _adapter(path: Path, wanted: str, flag: str) -> str:
     return f"{ADAPTER} says that it is an adapter, LoRA or the like: {MERGE}"
 
 
+def beside_an_adapter(folder: Path) -> str:
+    """What is wrong with a model's folder that holds an adapter too; '' where it holds none."""
+    if not (folder / ADAPTER).exists():
+        return ""
+    return (
+        f"holds a model and an adapter ({ADAPTER}), which transformers would put on another model, the adapter's base: move the"
+        f" adapter's files out of the folder, or {MERGE}"
+    )
+
+
 def _data(path: Path, wanted: str, flag: str) -> str:
     if wanted == DATA or not holds_data(path):
         return ""
@@ -154,6 +164,12 @@ def to_nemo(source: str | Path) -> str:
     )
 
 
+def _file_of_one(path: Path, wanted: str, flag: str) -> str:
+    """A file of a model's or a tokenizer's folder, where the folder is wanted."""
+    inside = path.is_file() and any((path.parent / name).is_file() for name in (*TOKENIZER, "config.json"))
+    return f"did you mean {flag} {path.parent}?" if inside and wanted in (TOKENIZERS, MODEL) else ""
+
+
 def _tokenizer(path: Path, wanted: str, flag: str) -> str:
     if wanted == TOKENIZERS or not any((path / name).is_file() for name in TOKENIZER):
         return ""
@@ -161,4 +177,6 @@ def _tokenizer(path: Path, wanted: str, flag: str) -> str:
 
 
 # the first that recognises a path counts
-KINDS: tuple[Callable[[Path, str, str], str], ...] = (_gguf, _adapter, _data, _run, _checkpoint, _model, _tokenizer)
+KINDS: tuple[Callable[[Path, str, str], str], ...] = (
+    _gguf, _adapter, _data, _run, _checkpoint, _model, _tokenizer, _file_of_one,
+)  # fmt: skip

@@ -37,7 +37,7 @@ def model(root: Path) -> Path:
 
 def holding(name: str) -> Callable[[Path], Path]:
     def make(root: Path) -> Path:
-        root.mkdir()
+        root.mkdir(exist_ok=True)
         (root / name).write_text("{}")
         return root
 
@@ -104,6 +104,7 @@ def test_a_part_of_a_folder_a_file_and_a_name(tmp_path: Path, monkeypatch: pytes
     assert meant(holding("x-Q4.gguf")(Path("g")) / "x-Q4.gguf", MODEL, "--x") == f"; {GGUF}"
     adapter = holding("adapter_config.json")(Path("a"))
     assert MERGE in meant(adapter / "adapter_config.json", MODEL, "--x")
+    assert meant(model(Path("m")) / "model.safetensors", TOKENIZERS, "--x") == "; did you mean --x m?"
     (run / "plan.json").write_text('{"my": "plans"}')  # of the user's own
     assert (
         meant(run, TEXT, "--x")
@@ -123,7 +124,13 @@ def test_every_command_uses_it(place: Place) -> None:
     preprocess = ["-m", "nemo_workflow.preprocess", *into]
     to_nemo = [str(REPOSITORY / "ckpt_conversion/convert_from_hf_to_nemo2.py"), "--output-path", "new"]
     to_hf = [str(REPOSITORY / "ckpt_conversion/convert_from_nemo2_to_hf.py"), "--output-path", "new"]
+    MAKERS["adapter"](root / "both")
+    model(root / "both")
+    (root / "g.gguf").touch()
     commands = {
+        "a file, not a folder, and not of the form": [*train, *place.flags(hf_model_id="both/tokenizer.json")],
+        "g.gguf is GGUF": [*train, *place.flags(dataset_dir="g.gguf")],
+        "holds a model and an adapter": ["-m", "nemo_workflow.sample", "--hf-model", "both", "text"],
         "a run's folder, and the run": [*train, *place.flags(hf_model_id=str(kinds / "run"))],
         "whose tokenizer is --hf-model-id": [*train, *place.flags(hf_model_id=str(kinds / "checkpoint"))],
         "trained with --dataset-dir one two": [*train, *place.flags(dataset_dir=str(kinds / "run"))],
