@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 
 from nemo_workflow.config.flags import BY_ATTRIBUTE
 from nemo_workflow.run_dir import fingerprint
+from nemo_workflow.run_dir.checkpoints import write_manifest
 from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, Named, compare, digest, tokenizer_digest
+from nemo_workflow.training import resume
 from nemo_workflow.utils.errors import Refusal
-from tests.places import Place, hub_snapshot, write_tokenizer
+from tests.places import Place, hub_snapshot, leave_checkpoint, write_tokenizer
 
 THEN: dict[str, Any] = {
     "dataset": [{"bin": "9-" + "a" * 32, "idx": "9-" + "b" * 32, "weight": 0.5}] * 2,
@@ -153,6 +156,24 @@ def test_a_checkpoint_that_knows_the_bytes_of_its_tokenizer_is_this_ones(place: 
     later = fingerprint.identity_of(plan)
     with pytest.raises(Refusal, match="the tokenizer of --hf-model-id changed"):
         compare(later, fingerprint.in_todays_words(now, later, plan), (), "checkpoint x")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_older_checkpoint_whose_tokenizer_was_saved_again_since(place: Place, own: bool) -> None:
+    """Its identity knows bytes that are gone; the copy in its context/ tells whether the tokenizer is the same."""
+    plan = place.plan()
+    folder = leave_checkpoint(plan, 4)
+    if own:
+        shutil.copytree(place.hf, folder / "context" / "tokenizer")
+    identity = fingerprint.identity_of(plan) | {"tokenizer": fingerprint.second_tokenizer_digest(str(place.hf))}
+    write_manifest(folder, step=4, consumed_samples=64, identity=json.loads(json.dumps(identity)))
+    whole = json.loads((place.hf / "tokenizer.json").read_text())
+    (place.hf / "tokenizer.json").write_text(json.dumps(whole, indent=3))
+    if own:
+        assert resume.check_changes(place.plan())[1] == []
+        write_tokenizer(place.hf, 4097)
+    with pytest.raises(Refusal, match="the tokenizer of --hf-model-id changed"):
+        resume.check_changes(place.plan())
 
 
 def test_unlike_stages_are_told_and_no_older_checkpoint_has_them(place: Place) -> None:
