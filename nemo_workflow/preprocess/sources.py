@@ -210,6 +210,8 @@ def _wrong_lines(head: bytes) -> str | None:
             f"one object with a list within, not one object per line; convert it first: `jq -c '.{inner[1].decode()}[]' OLD.json >"
             " NEW.jsonl`"
         )
+    if head[:1] == b"[" and head[1:].lstrip()[:1] == b'"':
+        return "a JSON array of texts, not one object per line; convert it first: `jq -c '.[] | {text: .}' OLD.json > NEW.jsonl`"
     if head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b""):
         return "one JSON array, not one object per line; convert it first: `jq -c '.[]' OLD.json > NEW.jsonl`"
     if first == b"{":

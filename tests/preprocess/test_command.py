@@ -384,6 +384,8 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("a.jsonl", b"Some text.\n\"Quoted,\" he said.\n12 more.\n", "plain text, not JSON lines; rename it: a.txt"),
         ("a.ndjson.gz", gzip.compress(b"Some text.\n"), "plain text, not JSON lines; rename it: a.txt.gz"),
         ("a.json", b'{"data": [{"x": 1}]}', "no 'text' among 'data' (if each object of 'data' is a document: `jq -c '.data[]' OLD > NEW.jsonl`)"),
+        ("a.json", b'["Some text.", "More."]', "a JSON array of texts, not one object per line; convert it first: `jq -c '.[] | {text: .}' OLD.json > NEW.jsonl`"),
+        ("a.json", b'[\n "Some text."]', "a JSON array of texts"),
         ("a.json", b'{"data": [\n{"text": "a"}]}', "one object with a list within, not one object per line; convert it first: `jq -c '.data[]' OLD.json > NEW.jsonl`"),
         ("a.json", b'{\n  "data": [\n    {\n "text": "a"}]}', "`jq -c '.data[]' OLD.json > NEW.jsonl`"),
         ("a.jsonl", b'{"text":"caf\xe9"}\n', "Convert it (if it is Latin-1: `iconv -f LATIN1 -t UTF-8 OLD > NEW`)"),
