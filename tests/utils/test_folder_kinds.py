@@ -124,6 +124,9 @@ def test_every_command_uses_it(place: Place) -> None:
     preprocess = ["-m", "nemo_workflow.preprocess", *into]
     to_nemo = [str(REPOSITORY / "ckpt_conversion/convert_from_hf_to_nemo2.py"), "--output-path", "new"]
     to_hf = [str(REPOSITORY / "ckpt_conversion/convert_from_nemo2_to_hf.py"), "--output-path", "new"]
+    extend = ["-m", "nemo_workflow.tokenizer", "--input", "t.txt", *into, "--extend"]
+    run_of(root / "nemo_experiments" / "mine")
+    write_nemo_model(root / "whole", num_layers=2, hidden_size=64, num_attention_heads=4)
     MAKERS["adapter"](root / "both")
     model(root / "both")
     (root / "g.gguf").touch()
@@ -143,6 +146,9 @@ def test_every_command_uses_it(place: Place) -> None:
         "its newest checkpoint goes with": [*to_nemo, "--source", str(kinds / "run")],
         "it holds data": [*to_hf, "--source", str(kinds / "data")],
         "holds data, which goes": ["-m", "nemo_workflow.sample", "--hf-model", str(kinds / "data"), "text"],
+        "whose tokenizer is --extend ": [*extend, str(kinds / "checkpoint")],
+        "trained with --extend my_tokenizer": [*extend, "mine"],
+        "--hf-tokenizer kinds/data: no tokenizer files in it": [*to_hf, "--source", "whole", "--hf-tokenizer", "kinds/data"],
         "which goes with --nemo-model": ["-m", "nemo_workflow.dataset", str(kinds / "checkpoint")],
     }  # fmt: skip
     for said, words in commands.items():
