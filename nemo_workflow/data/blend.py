@@ -101,27 +101,8 @@ def from_file(path: str, problems: list[str], temperature: float | None = None) 
     Weights need not sum to 1; the word `tokens` weighs by tokens. The weight of a folder with several pairs is shared
     out by tokens. What is wrong is added to `problems`.
     """
-    wanted = "a text file with a line `WEIGHT PATH` for each folder or pair is expected"
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        problems.append(f"--blend {path}: no such file{from_here(path)}; {wanted}")
-        return ()
-    except IsADirectoryError:
-        data = f": {meant(path, TEXT, '--blend')[2:]}" if holds_data(Path(path)) else f"; {wanted}"
-        problems.append(f"--blend {path}: is a folder{data}")
-        return ()
-    except UnicodeDecodeError:
-        problems.append(f"--blend {path}: is not text in UTF-8; {wanted}")
-        return ()
-    except OSError as error:
-        problems.append(f"--blend {path}: cannot be read: {error.strerror}; {wanted}")
-        return ()
-    said = [text for line in lines if (text := COMMENT.sub("", line).strip())]
-    right = sum(_is_weight(text.split()[0]) for text in said)
-    if 2 * right < max(1, len(said)):  # it is another file, and one problem
-        few = f"{right:,} of {counted(len(said), 'line')}" if right else "no line"
-        problems.append(f"--blend {path}: {few} of the form `WEIGHT PATH`; {wanted}")
+    lines = _lines_of(path, problems)
+    if lines is None:
         return ()
     entries: list[Group] = []
     for number, line in enumerate(lines, 1):
@@ -132,6 +113,33 @@ def from_file(path: str, problems: list[str], temperature: float | None = None) 
         problems.append(f"--blend {path}: some lines weigh by `tokens` and some by a number; write all one way")
     _once([pair for entry in entries for pair in entry.pairs], problems)
     return _by_temperature(entries, temperature, problems)
+
+
+def _lines_of(path: str, problems: list[str]) -> list[str] | None:
+    """The lines of a --blend file; None, and one problem, where another file or a folder is there."""
+    wanted = "a text file with a line `WEIGHT PATH` for each folder or pair is expected"
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        problems.append(f"--blend {path}: no such file{from_here(path)}; {wanted}")
+        return None
+    except IsADirectoryError:
+        data = f": {meant(path, TEXT, '--blend')[2:]}" if holds_data(Path(path)) else f"; {wanted}"
+        problems.append(f"--blend {path}: is a folder{data}")
+        return None
+    except UnicodeDecodeError:
+        problems.append(f"--blend {path}: is not text in UTF-8; {wanted}")
+        return None
+    except OSError as error:
+        problems.append(f"--blend {path}: cannot be read: {error.strerror}; {wanted}")
+        return None
+    said = [text for line in lines if (text := COMMENT.sub("", line).strip())]
+    right = sum(_is_weight(text.split()[0]) for text in said)
+    if 2 * right < max(1, len(said)):  # it is another file, and one problem
+        few = f"{right:,} of {counted(len(said), 'line')}" if right else "no line"
+        problems.append(f"--blend {path}: {few} of the form `WEIGHT PATH`; {wanted}")
+        return None
+    return lines
 
 
 def _by_temperature(groups: list[Group], temperature: float | None, problems: list[str]) -> tuple[Source, ...]:
