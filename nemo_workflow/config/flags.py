@@ -14,6 +14,7 @@ from typing import Any
 from nemo_workflow.utils import gpus, startup
 from nemo_workflow.utils.arguments import no_value
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.folder_kinds import OUTPUT_DIR
 
 STRATEGY = "trainer.strategy"
 MODEL = "model.config"
@@ -333,10 +334,10 @@ _OURS = [
     Option("disable-dist-optim", OPTIMIZER, "keep the whole optimizer state on every data-parallel rank", switch=True, default=False),
     Option("split", DATA, "parts for training, validation and test", default="900,50,50", sets=("data.split",)),
     Option("val-check-interval", TRAINING, "steps between validations; unset: the recipe's, at most a tenth of the run", type=int, sets=("trainer.val_check_interval",), least=1),
-    Option("output-dir", LOGGING, "where experiments are written", default="nemo_experiments", metavar="DIR"),
+    Option("output-dir", LOGGING, "where experiments are written", default=OUTPUT_DIR, metavar="DIR"),
     Option("save-every", CHECKPOINTS, "steps between checkpoints; unset: the validation interval", type=int, sets=("log.ckpt.every_n_train_steps",), least=1),
     Option("keep-checkpoints", CHECKPOINTS, "newest checkpoints kept, beside the one that a start resumed from; -1 keeps all", type=int, default=2, least=-1),
-    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer), and with tokenizer train on data that was made with another tokenizer.json; may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
+    Option("allow-change", CHECKPOINTS, "let a resumed run change this (dataset, split, seq-length, seed or tokenizer), and with tokenizer train on data, or from a checkpoint of --nemo-model, that was made with another tokenizer; may be given more than once", many=True, choices=("dataset", "split", "seq-length", "seed", "tokenizer")),
     Option("on-save-error", CHECKPOINTS, "when a checkpoint can't be written (a full disk): stop, or continue without it", default="stop", choices=("stop", "continue")),
     Option("on-nan", TRAINING, "on a NaN or infinite gradient: stop before the update, or 'skip N': leave out up to N such steps", type=on_nan, default="stop", words=True, metavar="stop|skip N"),
     Option("deterministic", TRAINING, "use only algorithms whose results are bit-for-bit identical in every run; slower on a GPU", switch=True, default=False, sets=(f"{MODEL}.deterministic_mode",)),

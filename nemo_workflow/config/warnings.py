@@ -23,6 +23,7 @@ from nemo_workflow.models import catalog, hub
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import and_more, counted, human_time
+from nemo_workflow.utils.folder_kinds import checkpoint_in, holds_weights, to_nemo
 
 BUSY_TOKENS = 4096  # per GPU and micro batch: CP2 at 4,096 keeps 89 % of one H200's speed, CP4 at 2,048 half of it
 SMALLER = 8  # times smaller than the batch used: a recipe's own batch is worth a word
@@ -49,6 +50,7 @@ def add(run: Run) -> None:
     _end_of_branch(run)
     _often_seen(run)
     _longer_than_trained(run)
+    _weights_not_used(run)
     _without_effect(run)
     if run.schedule and not run.schedule.limit_val_batches:
         run.notes.append("no validation: --split leaves nothing for it")
@@ -83,6 +85,18 @@ def _longer_than_trained(run: Run) -> None:
             f"--seq-length {run.seq_length:,}: the checkpoint of --nemo-model was made for {trained:,} tokens; it has to learn"
             f" the positions behind them first, and its loss may begin higher"
         )
+
+
+def _weights_not_used(run: Run) -> None:
+    """A model's folder, taken for its tokenizer: the run doesn't begin with its weights, as who names a model may think."""
+    settings, folder = run.settings, run.hf_folder
+    own = checkpoint_in(Path(settings.output_dir).expanduser() / settings.experiment)
+    if settings.nemo_model or settings.decay_from or own or folder is None or not holds_weights(folder):
+        return
+    run.notes.append(
+        f"--hf-model-id {settings.hf_model_id}: holds a model's weights, which are not used: the run begins with random ones. To"
+        f" begin with them: {to_nemo(settings.hf_model_id)}"
+    )
 
 
 def _without_effect(run: Run) -> None:

@@ -20,7 +20,8 @@ from nemo_workflow.conversion.stopping import raise_if_stopped, stop_no_more, un
 from nemo_workflow.models.tokenizer_files import CONFIG, copy_back, files_of, without_own_code, without_token_types
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, human_bytes, human_time
-from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.scratch import scratch_folder
@@ -289,6 +290,11 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     if args.hf_tokenizer:
         tokenizer = inputs.fetch(args.hf_tokenizer, None, _token(args), "--hf-tokenizer")
         check_apart(args.output_path, tokenizer, "--hf-tokenizer")
+        if not files_of(tokenizer):
+            known = meant(tokenizer, TOKENIZERS, "--hf-tokenizer")
+            raise Refusal(
+                f"--hf-tokenizer {args.hf_tokenizer}: no tokenizer files in it; give a folder with tokenizer.json{known}"
+            )
     elif tokenizer is None or not files_of(tokenizer):
         it_names = f" (it names {named!r})" if named else ""
         report.notes.append(f"the checkpoint lacks its tokenizer's files{it_names}; --hf-tokenizer adds them")

@@ -9,11 +9,11 @@ from typing import Any
 
 from nemo_workflow.conversion import tensor_shapes
 from nemo_workflow.conversion.hf_folder import TensorInfo
-from nemo_workflow.conversion.other_weights import MERGE
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.mapping import items
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.folder_kinds import MERGE
 
 # more than any model has; a larger number in a damaged file would have us count for hours
 MOST = {"num_hidden_layers": 10_000, "num_experts": 10_000, "num_local_experts": 10_000, "n_routed_experts": 10_000}

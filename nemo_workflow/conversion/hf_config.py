@@ -60,7 +60,7 @@ class Beside:
         if found := [key for key in code_named(said) if key not in keep]:
             note = f"{name} {', '.join(found)} is left out: it names code that came with the model and is not exported"
             self.notes += [note] if note not in self.notes else []
-        return {**without_code(said), **{key: said[key] for key in keep if key in said}} if found else said
+        return {**without_code(said), **{key: said[key] for key in keep if key in said}}
 
     def said(self, name: str) -> Config:
         """Such a file as it is; {} where there is none."""

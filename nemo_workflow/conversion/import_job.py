@@ -9,13 +9,14 @@ from pathlib import Path
 
 from nemo_workflow.conversion import checks, config_fields, folder_checks, hf_folder, inputs
 from nemo_workflow.conversion.extension import Extension
-from nemo_workflow.conversion.other_weights import ADAPTER, MERGE, weights_of_any_kind
+from nemo_workflow.conversion.other_weights import weights_of_any_kind
 from nemo_workflow.models import pretrained
 from nemo_workflow.models.families.base import Config, Family
-from nemo_workflow.models.foreign_code import code_named
+from nemo_workflow.models.foreign_code import code_named, flash_named
 from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.folder_kinds import beside_an_adapter
 from nemo_workflow.utils.scratch import scratch_folder
 
 
@@ -56,11 +57,8 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         nemo, losses = config_fields.to_nemo(hf, family)
         config_class = checks.config_class(args.model_config_name, family, hf, nemo)
     listed = {} if config_alone else hf_folder.list_tensors(folder)
-    if (folder / ADAPTER).exists():
-        raise Refusal(
-            f"{folder}: holds a model and an adapter ({ADAPTER}), which transformers would put on another model, the adapter's"
-            f" base: move the adapter's files out of the folder, or {MERGE}"
-        )
+    if wrong := beside_an_adapter(folder):
+        raise Refusal(f"{folder}: {wrong}")
     tensors, images = checks.text_tensors(listed, folder)
     further = checks.further_layers(hf, tensors)
     dropped = checks.losses(losses, args.allow_lossy, tensors) | further
@@ -84,6 +82,11 @@ def checked(folder: Path, args: argparse.Namespace, config_alone: bool = False) 
         notes.append(
             f"config.json has {', '.join(own_code)}: code that comes with the model is not run; NeMo's model is proved against"
             f" transformers' own {family.architecture}, and an export leaves it out"
+        )
+    if flash := flash_named(hf_folder.read_json(path)):
+        notes.append(
+            f"config.json has {', '.join(f'{key} ({value})' for key, value in flash.items())}: how attention was computed where it"
+            " was written, no part of the model; an export leaves it out, so that it loads where that package is missing"
         )
     if images:
         notes.append(

@@ -7,17 +7,16 @@ from pathlib import Path
 from nemo_workflow.conversion import folder_checks
 from nemo_workflow.conversion.config_fields import complete
 from nemo_workflow.conversion.hf_folder import read_json
-from nemo_workflow.conversion.other_weights import ADAPTER, MERGE
 from nemo_workflow.models import hub
 from nemo_workflow.models.families import by_model_type
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.families.not_converted import why_not
 from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
-from nemo_workflow.models.run_folders import checkpoint_in
 from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here, no_such_folder
+from nemo_workflow.utils.folder_kinds import MODEL, NEMO, meant
 
 UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
 WEIGHTS = "*.safetensors"
@@ -44,7 +43,9 @@ def read_hf(folder: Path) -> tuple[Family, Config]:
     """(family, completed config.json) of a Hugging Face folder."""
     if folder.is_file():
         kind = "a NeMo 1 file" if folder.suffix == ".nemo" else "a file"
-        raise Refusal(f"--source {folder}: is {kind}, a Hugging Face folder is expected")
+        raise Refusal(
+            f"--source {folder}: is {kind}, a Hugging Face folder is expected{meant(folder, MODEL, '--source')}"
+        )
     if (folder / "context").is_dir() and (folder / "weights").is_dir():
         raise Refusal(f"--source {folder}: is a NeMo 2 folder already; convert_from_nemo2_to_hf.py goes the other way")
     path = folder / "config.json"
@@ -96,19 +97,13 @@ def _family(raw: Config, path: Path) -> Family:
 
 def _what_it_is(folder: Path) -> str:
     """What a folder without a config.json is, for the refusal."""
-    if (folder / ADAPTER).exists():
-        return f"is an adapter (LoRA or the like), not a model: {MERGE}"
     if (folder / "params.json").exists():
         return (
             "has no config.json; it holds a model in its maker's own form (params.json): take the one for transformers"
         )
     inner = sorted(path.parent for path in folder.glob("*/config.json"))
-    meant = f"; did you mean {inner[0]}?" if inner else ""
-    if checkpoint := checkpoint_in(folder):
-        meant = (
-            f": it is a run's, whose checkpoints are NeMo 2 already (--nemo-model {checkpoint} starts from one){meant}"
-        )
-    return f"has no config.json, so it is not a Hugging Face model folder{meant}"
+    inner_one = f"; did you mean {inner[0]}?" if inner else ""
+    return f"has no config.json, so it is not a Hugging Face model folder{meant(folder, MODEL, '--source')}{inner_one}"
 
 
 def check_swapped(source: str, output: Path, overwrite: bool) -> None:
@@ -136,14 +131,16 @@ def find_nemo(source: str) -> Path:
     """The NeMo 2 folder at `source`."""
     folder = Path(source)
     if not folder.exists():
-        raise Refusal(f"--source {source}: there is no such folder{from_here(source)}")
+        raise Refusal(f"--source {source}: there is no such folder{from_here(source)}{meant(source, NEMO, '--source')}")
     if folder.is_file():
         if folder.suffix == ".nemo":
             raise Refusal(
                 f"--source {source}: is a NeMo 1 file; this project reads NeMo 2 folders (context/ and weights/). "
                 "Convert it with the scripts of a NeMo 1 release"
             )
-        raise Refusal(f"--source {source}: is a file; a NeMo 2 folder with context/ and weights/ is expected")
+        raise Refusal(
+            f"--source {source}: is a file; a NeMo 2 folder with context/ and weights/ is expected{meant(folder, NEMO, '--source')}"
+        )
     folder = folder.absolute()
     if folder.name in ("weights", "context") and (folder.parent / "weights").is_dir():
         folder = folder.parent
@@ -154,7 +151,7 @@ def find_nemo(source: str) -> Path:
     parts = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if parts:
         inner = sorted({path.parent for path in folder.glob("**/weights") if (path.parent / "context").is_dir()})
-        hint = f"; did you mean {inner[-1]}?" if inner else ""
+        hint = f"; did you mean {inner[-1]}?" if inner else meant(folder, NEMO, "--source")
         if (folder / "config.json").exists():
             hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
         raise Refusal(

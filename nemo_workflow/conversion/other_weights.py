@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-ADAPTER = "adapter_config.json"
-MERGE = "merge it into its base model (peft: merge_and_unload, then save_pretrained) and convert that"
+from nemo_workflow.utils.folder_kinds import ADAPTER, GGUF, MERGE
+
 SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 GO_ON = "load it and save it with save_pretrained"
 
 # a pattern of names -> what such a file or folder is, and what to do; the first that fits counts
 KINDS = (
     ("*.incomplete", "a download that was broken off: start it again, it goes on"),
-    ("*.gguf", "GGUF, llama.cpp's form, most often quantized: take the model's safetensors"),
+    ("*.gguf", GGUF),
     ("pytorch_model_fsdp_*", "a folder of FSDP's shards: `accelerate merge-weights` makes safetensors of it"),
     ("zero_to_fp32.py", "from a DeepSpeed checkpoint: `python zero_to_fp32.py . OUT --safe_serialization` makes safetensors of it"),
     ("*.distcp", f"of a distributed checkpoint of torch: {GO_ON}"),

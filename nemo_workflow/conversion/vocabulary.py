@@ -23,6 +23,7 @@ from nemo_workflow.models.tokenizer_files import KEPT, check_ids, copy_for_nemo,
 from nemo_workflow.models.tokenizer_loading import load
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import write_json
+from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
 
 FLAG = "--extend-vocabulary"
 MULTIPLE = 128  # of rows: what NeMo's configurations pad to, so that any tensor parallel size up to it divides them
@@ -114,7 +115,9 @@ def _write_folder(job: Import, tokenizer: Path, scratch: Path, rows: int) -> Non
 def _tokenizer(folder: Path, flag: str) -> Any:
     if not folder.is_dir() or not files_of(folder):
         needed = "the tokenizer that the model has" if flag == "--source" else "a tokenizer"
-        raise Refusal(f"{flag} {folder}: no tokenizer files in it; {FLAG} needs {needed} (tokenizer.json)")
+        raise Refusal(
+            f"{flag} {folder}: no tokenizer files in it; {FLAG} needs {needed} (tokenizer.json){meant(folder, TOKENIZERS, flag)}"
+        )
     check_ids(folder)
     return load(folder)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_workflow.data.indexed_dataset import Pair, find_prefixes, read_pair
 from nemo_workflow.utils import startup
+from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import absolute, from_here
+from nemo_workflow.utils.folder_kinds import TEXT, holds_data, meant
 
 BY_TOKENS = "tokens"  # in place of a weight: the source's own tokens
 MOST = "max-epochs="
+SHOWN = 80  # characters of a line that is wrong
 NAME = re.compile(r"[\w.-]+")  # of a validation set: part of a metric's name
 COMMENT = re.compile(r"(?:^|\s)#.*")  # a # within a word belongs to a path
 
@@ -44,9 +48,7 @@ def validation_sets(words: Sequence[str], problems: list[str]) -> tuple[Validati
     found: list[ValidationSet] = []
     for word in words:
         name, place = name_and_place(word)
-        before = len(problems)
-        pairs = _pairs_at(place, problems)
-        problems[before:] = [problem.replace("--dataset-dir", "--validation-dir") for problem in problems[before:]]
+        pairs = _pairs_at(place, problems, "--validation-dir")
         if not NAME.fullmatch(name):
             problems.append(
                 f"--validation-dir {word}: {name!r} is not a valid name; use letters, digits, . _ and -: NAME=DIR"
@@ -99,26 +101,45 @@ def from_file(path: str, problems: list[str], temperature: float | None = None) 
     Weights need not sum to 1; the word `tokens` weighs by tokens. The weight of a folder with several pairs is shared
     out by tokens. What is wrong is added to `problems`.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        problems.append(f"--blend {path}: no such file{from_here(path)}; lines `WEIGHT PATH` are expected there")
-        return ()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"--blend {path}: cannot be read: {error}")
+    lines = _lines_of(path, problems)
+    if lines is None:
         return ()
     entries: list[Group] = []
-    before = len(problems)
     for number, line in enumerate(lines, 1):
         text = COMMENT.sub("", line).strip()
         if text:
             entries += _entry(path, number, text, problems)
-    if not entries and len(problems) == before:
-        problems.append(f"--blend {path}: no line of the form `WEIGHT PATH`")
     if len({entry.weight is None for entry in entries}) > 1:
         problems.append(f"--blend {path}: some lines weigh by `tokens` and some by a number; write all one way")
     _once([pair for entry in entries for pair in entry.pairs], problems)
     return _by_temperature(entries, temperature, problems)
+
+
+def _lines_of(path: str, problems: list[str]) -> list[str] | None:
+    """The lines of a --blend file; None, and one problem, where another file or a folder is there."""
+    wanted = "a text file with a line `WEIGHT PATH` for each folder or pair is expected"
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        problems.append(f"--blend {path}: no such file{from_here(path)}; {wanted}")
+        return None
+    except IsADirectoryError:
+        data = f": {meant(path, TEXT, '--blend')[2:]}" if holds_data(Path(path)) else f"; {wanted}"
+        problems.append(f"--blend {path}: is a folder{data}")
+        return None
+    except UnicodeDecodeError:
+        problems.append(f"--blend {path}: is not text in UTF-8; {wanted}")
+        return None
+    except OSError as error:
+        problems.append(f"--blend {path}: cannot be read: {error.strerror}; {wanted}")
+        return None
+    said = [text for line in lines if (text := COMMENT.sub("", line).strip())]
+    right = sum(_is_weight(text.split()[0]) for text in said)
+    if 2 * right < max(1, len(said)):  # it is another file, and one problem
+        few = f"{right:,} of {counted(len(said), 'line')}" if right else "no line"
+        problems.append(f"--blend {path}: {few} of the form `WEIGHT PATH`; {wanted}")
+        return None
+    return lines
 
 
 def _by_temperature(groups: list[Group], temperature: float | None, problems: list[str]) -> tuple[Source, ...]:
@@ -178,15 +199,23 @@ def _entry(path: str, number: int, text: str, problems: list[str]) -> list[Group
     if weight == 0 or most == 0 or not place:
         problems.append(
             f"--blend {path}, line {number}: expected `WEIGHT PATH` or `WEIGHT {MOST}N PATH`, each number above 0 (or `tokens`"
-            f" for the weight), found {text!r}"
+            f" for the weight), found {textwrap.shorten(text, SHOWN)!r}"
         )
         return []
     if why := startup.no_home(place):
         problems.append(f"--blend {path}, line {number}: {place}: {why}")
         return []
     # a relative path is relative to the file that names it
-    pairs = _pairs_at(str(Path(path).parent / Path(place).expanduser()), problems)
+    pairs = _pairs_at(str(Path(path).parent / Path(place).expanduser()), problems, f"--blend {path}, line {number}:")
     return [Group(weight, pairs, most)] if pairs else []
+
+
+def _is_weight(word: str) -> bool:
+    """Whether a line begins as one of a --blend file does, right or wrong."""
+    try:
+        return word == BY_TOKENS or float(word) is not None
+    except ValueError:
+        return False
 
 
 def _number(text: str) -> float:
@@ -198,14 +227,17 @@ def _number(text: str) -> float:
     return number if 0 < number < float("inf") else 0.0
 
 
-def _pairs_at(place: str, problems: list[str]) -> list[Pair]:
-    """The pairs with tokens of a folder, or the one pair of a prefix; none if anything is wrong with one of them."""
+def _pairs_at(place: str, problems: list[str], flag: str = "--dataset-dir") -> list[Pair]:
+    """The pairs with tokens of a folder, or the one pair of a prefix; none if anything is wrong with one of them.
+
+    `flag` has named the place, and is what the problems blame.
+    """
     path = Path(place).expanduser()
     try:
         if not path.is_dir() and Path(f"{path}.idx").is_file():
             prefixes = [absolute(path)]
         else:
-            prefixes = find_prefixes(path)
+            prefixes = find_prefixes(path, flag)
     except Refusal as refusal:
         problems += refusal.problems
         return []
@@ -218,7 +250,7 @@ def _pairs_at(place: str, problems: list[str]) -> list[Pair]:
     if len(pairs) < len(prefixes):
         return []
     if not any(pair.tokens for pair in pairs):
-        problems.append(f"--dataset-dir {place}: no token in its files; preprocess text into it")
+        problems.append(f"{flag} {place}: no token in its files; preprocess text into it")
     return [pair for pair in pairs if pair.tokens]
 
 

@@ -17,6 +17,7 @@ from typing import IO
 
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import absolute, from_here
+from nemo_workflow.utils.folder_kinds import DATA, meant
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -107,32 +108,30 @@ def _commits_above(idx: Path) -> Iterator[Path]:
         yield from place.glob(f"{RUN_DIR_PREFIX}*/{COMMIT_NAME}")
 
 
-def find_prefixes(folder: str | Path) -> list[Path]:
+def find_prefixes(folder: str | Path, flag: str = "--dataset-dir") -> list[Path]:
     """Prefixes of all pairs in a folder or in its preprocessed/, sorted; raises Refusal when there are none.
 
-    A preprocessed/ is searched with all folders below it. One file of a pair stands for the pair.
+    A preprocessed/ is searched with all folders below it. One file of a pair stands for the pair. `flag` is what the
+    refusal blames.
     """
     folder = Path(folder)
     if folder.suffix in (".bin", ".idx") and folder.is_file():
         return [absolute(folder.with_suffix(""))]
     if folder.is_file():
-        raise Refusal(f"--dataset-dir {folder}: {what_file(folder)}")
+        raise Refusal(f"{flag} {folder}: {what_file(folder)}{meant(folder, DATA, '--dataset-dir')}")
     if not folder.is_dir():
         raise Refusal(
-            f"--dataset-dir {folder}: no such folder or pair{from_here(folder)}; run preprocess_data.sh, or correct the path"
+            f"{flag} {folder}: no such folder or pair{from_here(folder)}; run preprocess_data.sh, or correct the path"
+            f"{meant(folder, DATA, '--dataset-dir')}"
         )
     for place in (folder, folder / OUTPUT_NAME):
         below = _pairs_below(place) if OUTPUT_NAME in place.absolute().parts else ()
         names = sorted({*_pairs_in(place), *below})
         if names:
             return [absolute(name) for name in names]
-    if (folder / "tokenizer.json").is_file():
-        raise Refusal(
-            f"--dataset-dir {folder}: is a tokenizer, which goes with --hf-model-id; here the --output-dir of preprocess_data.sh is wanted"
-        )
-    raise Refusal(
-        f"--dataset-dir {folder}: no .bin/.idx files in it or in its preprocessed/; run preprocess_data.sh first"
-    )
+    what = meant(folder, DATA, "--dataset-dir")
+    wanted = "; here the --output-dir of preprocess_data.sh is wanted" if what else "; run preprocess_data.sh first"
+    raise Refusal(f"{flag} {folder}: no .bin/.idx files in it or in its preprocessed/{what}{wanted}")
 
 
 def what_file(path: Path) -> str:

@@ -22,7 +22,6 @@ from nemo_workflow.launch import ranks
 from nemo_workflow.launch.corpus_plan import CorpusPlan
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.restarts import Restarts
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics, staged_tokenizer, starting
 from nemo_workflow.run_dir.checkpoints import SPACE_MARGIN, bytes_of_one, free_bytes, newest_whole, save_under_way
 from nemo_workflow.run_dir.config_yaml import config_text
@@ -33,6 +32,7 @@ from nemo_workflow.utils import scratch
 from nemo_workflow.utils.console import Meter, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json, written_aside
+from nemo_workflow.utils.folder_kinds import PLAN
 from nemo_workflow.utils.processes import adopting, handled
 
 OLD_RANKS_SECONDS = (

@@ -24,9 +24,9 @@ from typing import IO, Any, NoReturn
 
 from nemo_workflow.backends import patching, registry
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.training import liveness, rank, worker
 from nemo_workflow.utils import startup
+from nemo_workflow.utils.folder_kinds import PLAN
 from nemo_workflow.utils.processes import die_with_parent_process, outlive_parent
 
 FRESH_RANKS = "NEMO_WORKFLOW_FRESH_RANKS"  # environment variable: "1", a Python for each rank

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.models.tokenizer_files import json_of
 from nemo_workflow.utils.errors import Refusal
 
-# auto_map, custom_pipelines: transformers imports Python files of the folder; _attn_implementation_internal: it fetches
-# kernels from the Hub and runs them (CVE-2026-4372), whatever trust_remote_code says
-KEYS = ("auto_map", "custom_pipelines", "_attn_implementation_internal", "custom_generate")
-HUB_KERNEL = (
+# auto_map, custom_pipelines: transformers imports Python files of the folder
+KEYS = ("auto_map", "custom_pipelines", "custom_generate")
+# a repository's name among these: transformers fetches kernels from the Hub and runs them (CVE-2026-4372), whatever
+# trust_remote_code says
+IMPLEMENTATION = (
     "_attn_implementation",
+    "_attn_implementation_internal",
     "attn_implementation",
     "experts_implementation",
-)  # refused where it names a repository
-
-
+)
 CODE_FOLDER = "custom_generate"  # from_pretrained imports its generate.py, though trust_remote_code is False
 
 
@@ -37,22 +37,27 @@ def refuse_code(flag: str, folder: Path) -> None:
             )
 
 
-def _named(config: Any) -> Iterator[tuple[str, Any]]:
-    """(key, value) of what names code, at any depth."""
+def _names_code(key: str, value: Any) -> bool:
+    return bool((key in KEYS and value) or (key in IMPLEMENTATION and isinstance(value, str) and "/" in value))
+
+
+def _needs_flash(key: str, value: Any) -> bool:
+    """Whether transformers takes the package flash_attn for it, and fails where it isn't installed."""
+    return key in IMPLEMENTATION and isinstance(value, str) and value.startswith("flash_attention")
+
+
+def _named(config: Any, asked: Callable[[str, Any], bool] = _names_code) -> Iterator[tuple[str, Any]]:
+    """(key, value) of what is asked for, at any depth."""
     if isinstance(config, list):
         for one in config:
-            yield from _named(one)
+            yield from _named(one, asked)
     if not isinstance(config, dict):
         return
     for key, value in config.items():
-        if _names_code(key, value):
+        if asked(key, value):
             yield key, value
         else:
-            yield from _named(value)
-
-
-def _names_code(key: str, value: Any) -> bool:
-    return bool((key in KEYS and value) or (key in HUB_KERNEL and isinstance(value, str) and "/" in value))
+            yield from _named(value, asked)
 
 
 def code_named(config: dict[str, Any]) -> list[str]:
@@ -60,10 +65,19 @@ def code_named(config: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(key for key, _ in _named(config)))
 
 
+def flash_named(config: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a config.json that ask for the package flash_attn: how it was computed where that was written."""
+    return dict(_named(config, _needs_flash))
+
+
 def without_code(config: Any) -> Any:
-    """The same without what names code, which no folder of ours holds: `refuse_code` has nothing to say to the result."""
+    """The same without what names code, or asks for flash_attn: no folder of ours holds that, and each loads anywhere."""
     if isinstance(config, list):
         return [without_code(one) for one in config]
     if not isinstance(config, dict):
         return config
-    return {key: without_code(value) for key, value in config.items() if not _names_code(key, value)}
+    return {
+        key: without_code(value)
+        for key, value in config.items()
+        if not (_names_code(key, value) or _needs_flash(key, value))
+    }

@@ -12,6 +12,7 @@ from nemo_workflow.models.pretrained import hf_folder, is_hub_id
 from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here, no_such_folder
+from nemo_workflow.utils.folder_kinds import MODEL, TOKENIZERS, meant
 
 LICENCE = "accept the licence at https://huggingface.co/{}, then `hf auth login`"
 SECONDS = 15.0  # for the Hub to answer
@@ -105,7 +106,7 @@ def reason(error: BaseException) -> str:
 def no_folder(flag: str, folder: Path, whole: bool = False) -> str:
     """'no such folder …' for a flag that takes a folder alone, and how to get one where the name can be a Hub id."""
     if folder.is_absolute() or not is_hub_id(str(folder)) or ("/" in str(folder) and folder.parent.is_dir()):
-        return no_such_folder(folder)
+        return f"{no_such_folder(folder)}{meant(folder, MODEL if whole else TOKENIZERS, flag)}"
     download = by_hand(str(folder), flag, whole)
     return f"{no_such_folder(folder)}; {flag} takes a folder, no Hub id: {download}"
 

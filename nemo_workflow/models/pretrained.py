@@ -15,8 +15,7 @@ from typing import Any
 from nemo_workflow.models.catalog import Recipe, load
 from nemo_workflow.models.families import FAMILIES, by_model_type
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
-from nemo_workflow.models.run_folders import meant_checkpoint
-from nemo_workflow.models.tokenizer_entries import added_by_transformers, vocabulary_of
+from nemo_workflow.models.tokenizer_entries import added_by_transformers, end_of_document, vocabulary_of
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
     check_class_named,
@@ -28,6 +27,7 @@ from nemo_workflow.models.tokenizer_files import (
 )
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import absolute, from_here, no_such_folder
+from nemo_workflow.utils.folder_kinds import MODEL, NEMO, TOKENIZERS, meant
 from nemo_workflow.utils.safe_pickle import check_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -112,7 +112,7 @@ def hf_folder(hf_model_id: str) -> Path | None:
     if folder.is_dir():
         return absolute(folder)
     cached = _cached_snapshot(hf_model_id)
-    if cached is None and not is_hub_id(hf_model_id):
+    if cached is None and (folder.is_file() or not is_hub_id(hf_model_id)):
         raise Refusal(no_hub_id("--hf-model-id", hf_model_id))
     if cached is None and "/" in hf_model_id and folder.parent.is_dir():
         raise Refusal(
@@ -131,7 +131,7 @@ def no_hub_id(flag: str, name: str) -> str:
     recipe = " (it is a recipe's name, which pretrain_llm.py takes as --model-name)" if name in load() else ""
     return (
         f"{flag} {name}: {no_such_folder(name)}, and not of the form organisation/name{recipe}; give a folder, or a Hub id such"
-        f" as {example_of(name)}"
+        f" as {example_of(name)}{meant(name, MODEL if flag == '--source' else TOKENIZERS, flag)}"
     )
 
 
@@ -189,9 +189,7 @@ def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     if ids is not None:
         new = [token for token in added_by_transformers(folder, config) if token not in ids]
         size = max(ids.values(), default=-1) + 1 + len(new)
-    eos = config.get("eos_token") or json_of(folder / "special_tokens_map.json").get("eos_token")
-    if isinstance(eos, dict):
-        eos = eos.get("content")
+    eos = end_of_document(folder, config)
     plain = config.get("tokenizer_class") in ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
     return Tokenizer(folder, size, eos, ids.get(eos) if ids and isinstance(eos, str) else None, plain)
 
@@ -227,7 +225,7 @@ def read_nemo_model(path: str) -> NemoModel:
         )
         raise Refusal(
             f"--nemo-model {path}: {what}; give the folder of a NeMo 2 checkpoint"
-            f" (convert_from_hf_to_nemo2.py writes one){meant_checkpoint(folder)}"
+            f" (convert_from_hf_to_nemo2.py writes one){meant(path, NEMO, '--nemo-model')}"
         )
     check_weights(folder / "weights")
     file = folder / "context" / "model.yaml"

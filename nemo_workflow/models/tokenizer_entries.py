@@ -48,6 +48,12 @@ def added_by_transformers(folder: Path, config: dict[str, Any]) -> list[str]:
     return list(found)
 
 
+def end_of_document(folder: Path, config: dict[str, Any]) -> str | None:
+    """The text of the token that the files name as eos_token."""
+    named = config.get("eos_token") or json_of(folder / "special_tokens_map.json").get("eos_token")
+    return named.get("content") if isinstance(named, dict) else named
+
+
 def _texts(value: Any) -> Iterator[str]:
     """The tokens that a setting names: a text, an added token's object, a list of them, or an object of names to them."""
     if isinstance(value, str):

@@ -11,6 +11,7 @@ from nemo_workflow.preprocess.groups import Group, group
 from nemo_workflow.preprocess.input_files import find_sources
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.preprocess.tokenizer import resolve_folder
+from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 
 
@@ -54,10 +55,25 @@ def read_asked(args: argparse.Namespace) -> Asked:
     sources, notes = find_sources(args.input, args.input_dir, args.data_prefix, pairs_folder(args))
     _refuse_keys_of_texts(args, sources)
     groups = group(sources, args.join, names_of(args))
+    notes += _word_on_joining(args, sources)
     with os_errors_refused(f"--tokenizer {args.tokenizer}"):
         tokenizer = resolve_folder(args.tokenizer, args.trust_remote_code)
         recipe = recipe_of(args, tokenizer)
     return Asked(args, sources, groups, tokenizer, recipe, notes)
+
+
+MANY, SMALL = 100, 1 << 20  # files, and bytes of each, that had better be one pair
+
+
+def _word_on_joining(args: argparse.Namespace, sources: list[Source]) -> list[str]:
+    """Of many small files each becomes a pair, which training reads as a source of its own, or refuses as too small."""
+    each = sum(source.size for source in sources) // max(1, len(sources))
+    if args.join or len(sources) < MANY or each > SMALL:
+        return []
+    return [
+        f"{len(sources):,} files of {human_bytes(each)} each on average become as many pairs, and training refuses those that are"
+        " too small for its parts; --join makes one pair of all (--join folder: one per top folder)"
+    ]
 
 
 def _refuse_keys_of_texts(args: argparse.Namespace, sources: list[Source]) -> None:

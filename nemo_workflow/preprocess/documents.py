@@ -112,7 +112,14 @@ def value_at(record: dict[str, Any], key: str) -> Any:
         return _within(record, key)
     except KeyError:
         found = ", ".join(map(repr, list(record)[:5])) or "no keys"
-        raise BadLine("key missing", f"no {key!r} among {found}") from None
+        raise BadLine("key missing", f"no {key!r} among {found}{_list_within(record)}") from None
+
+
+def _list_within(record: dict[str, Any]) -> str:
+    """What helps where the documents are in a list under a key of one object."""
+    lists = (name for name, value in record.items() if isinstance(value, list) and value and isinstance(value[0], dict))
+    name = next((name for name in lists if name.isidentifier()), None)
+    return f" (if each object of {name!r} is a document: `jq -c '.{name}[]' OLD > NEW.jsonl`)" if name else ""
 
 
 def _within(record: Any, key: str) -> Any:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_workflow.models.tokenizer_files import files_of
+from nemo_workflow.models.tokenizer_identity import bytes_hash
 from nemo_workflow.preprocess.documents import Reject
 from nemo_workflow.preprocess.messages import Kept
 from nemo_workflow.preprocess.sources import Source
-from nemo_workflow.preprocess.tokenizer import tokenizer_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ def recipe_of(args: argparse.Namespace, folder: Path) -> str:
     config = hashlib.sha256()
     for file in files_of(folder, CONFIG_FILES):
         config.update(file.read_bytes())
-    what = json.dumps([FORMAT, tokenizer_hash(folder), config.hexdigest(), *flags])
+    what = json.dumps([FORMAT, bytes_hash(folder), config.hexdigest(), *flags])
     return hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
 
 

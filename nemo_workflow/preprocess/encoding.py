@@ -204,7 +204,7 @@ class Encoding:
         remedy = "Fix it"
         if bad.reason == "key missing":
             remedy = "Name the key of the text with --json-keys"
-        elif source.is_text:
+        elif not source.is_table:
             remedy = NOT_TEXT.get(bad.reason, remedy)
         return Refusal(
             f"{source.path}:{number}: {bad.reason} in this {kind}: {bad.detail}; nothing was "

@@ -15,6 +15,7 @@ from typing import Any
 from nemo_workflow.models import hub
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import written_aside
+from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
 from nemo_workflow.utils.processes import interruptible
 
 FILE = "tokenizer.json"
@@ -82,10 +83,8 @@ def _read(source: Path) -> dict[str, Any]:
     if not source.exists():
         raise Refusal(f"--extend {source}: {hub.no_folder('--extend', source)}")
     if not path.is_file():
-        raise Refusal(
-            f"--extend {source}: no {FILE} in it; write one with"
-            f" transformers: AutoTokenizer.from_pretrained({str(source)!r}).save_pretrained(FOLDER)"
-        )
+        write = f"; write one with transformers: AutoTokenizer.from_pretrained({str(source)!r}).save_pretrained(FOLDER)"
+        raise Refusal(f"--extend {source}: no {FILE} in it{meant(source, TOKENIZERS, '--extend') or write}")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kind = content["model"]["type"]

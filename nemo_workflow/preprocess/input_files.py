@@ -18,13 +18,16 @@ from nemo_workflow.preprocess.sources import (
     TABLES,
     TEXTS,
     Source,
+    blank,
     looks_like_data,
     no_data,
     stem_of,
+    to_utf8,
     wrong_file,
 )
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.folder_kinds import TEXT, meant, never_text
 from nemo_workflow.utils.text_coding import coding_of
 
 REMOTE = {
@@ -108,7 +111,7 @@ def _listed(data: bytes, flag: str, found: _Found) -> Iterator[str]:
     """File names, a line each, or between zero bytes as `find -print0` writes them; blank lines and comments are none."""
     # names between zero bytes are no text in UTF-32 or UTF-16
     if coding := coding_of(data[:LOOKED_AT]):
-        found.problems.append(f"{flag}: {coding}; convert it first: iconv -f {coding} -t UTF-8")
+        found.problems.append(f"{flag}: {coding}; convert it first: {to_utf8(coding)}")
         return
     data = data.removeprefix(b"\xef\xbb\xbf")
     if data.lstrip()[:1] in (b"{", b"["):
@@ -270,6 +273,9 @@ def _check_prefixes(prefixes: Sequence[str], folders: Sequence[str], found: _Fou
 
 
 def _add_tree(folder: Path, flag: str, output: Path, found: _Found, root: Path | None = None) -> None:
+    if never_text(folder):
+        found.problems.append(f"{flag}: no text to learn from{meant(folder, TEXT, flag)}; name the folder of your text")
+        return
     before, lost = len(found.inputs), len(found.problems)
     passed_over: list[str] = []
     for path in _walk(folder, {_identity(folder)}, output.resolve(), found):
@@ -285,7 +291,9 @@ def _add_tree(folder: Path, flag: str, output: Path, found: _Found, root: Path |
             passed_over.append(str(path.relative_to(folder)))
     said = f"skipped, not an input file: {_some(passed_over)}" if passed_over else ""
     if len(found.inputs) == before and len(found.problems) == lost:
-        found.problems.append(f"{flag}: no input files in it ({KNOWN}){said and f'; {said}'}")
+        found.problems.append(
+            f"{flag}: no input files in it ({KNOWN}){said and f'; {said}'}{meant(folder, TEXT, flag)}"
+        )
     elif said:
         found.notes.append(f"WARNING: {flag}: {said}")
 
@@ -372,10 +380,12 @@ def _not_hidden(name: str) -> str:
 
 
 def _without_empty(sources: list[Source], found: _Found) -> list[Source]:
-    empty = [str(source.path) for source in sources if source.size == 0]
+    said = {source: "empty" for source in sources if source.size == 0}
+    said |= {source: "holds white space alone" for source in sources if source.size and blank(source)}
+    empty = [str(source.path) for source in said]
     if len(empty) == len(sources):
-        raise Refusal([f"{path}: empty; there is no text in it" for path in empty])
+        raise Refusal([f"{source.path}: {what}; there is no text in it" for source, what in said.items()])
     if empty:
         files = "1 empty file" if len(empty) == 1 else f"{len(empty)} empty files"
         found.notes.append(f"skipped {files}: {_some(empty)}")
-    return [source for source in sources if source.size]
+    return [source for source in sources if source not in said]

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if idle and not args.tokenizer:
         raise Refusal(f"--{idle[0]}: a document is only printed with --tokenizer; add it or leave this out")
     if path.is_dir():
-        prefixes = find_prefixes(path)
+        prefixes = find_prefixes(path, "DIR_OR_PREFIX")
     elif path.is_file() and path.suffix not in (".bin", ".idx"):
         raise Refusal(f"{path}: {what_file(path)}")
     else:

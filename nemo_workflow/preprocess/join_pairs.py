@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from nemo_workflow.data.index_check import Index, blocks_of
 from nemo_workflow.data.indexed_dataset import DTYPES, HEADER, MAGIC, VERSION, Pair, find_prefixes, read_pair
+from nemo_workflow.models.tokenizer_identity import MAKER
 from nemo_workflow.preprocess.output_dir import OutputFolder, disk_errors
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 COPY = 64 << 20  # bytes at a time
+BYTES, CONTENT = MAKER
 # What preprocessing says of a pair and what must be the same in all that are joined.
-SAME = ("tokenizer_sha256", "vocabulary_size", "eod_id", "append_eod")
-KEPT = ("tokenizer", "tokenizer_path", *SAME, "ids_before_text", "ids_after_text", "dtype")
+SAME = (BYTES, "vocabulary_size", "eod_id", "append_eod")
+KEPT = ("tokenizer", "tokenizer_path", CONTENT, *SAME, "ids_before_text", "ids_after_text", "dtype")
 
 
 MEANINGS = called(
@@ -82,7 +84,7 @@ def _checked(names: Sequence[str], out: Path, check: Callable[[Pair], Any]) -> t
     pairs, figures = [], []
     for name in names:
         path = Path(name).expanduser()
-        for prefix in find_prefixes(path) if path.is_dir() else [_without_ending(name)]:
+        for prefix in find_prefixes(path, "DIR_OR_PREFIX") if path.is_dir() else [_without_ending(name)]:
             try:
                 pairs.append(read_pair(prefix.absolute()))
                 figures.append(check(pairs[-1]))
@@ -110,7 +112,9 @@ def _said(pair: Pair) -> dict[str, Any]:
 
 def _check_makers(pairs: list[Pair], said: list[dict[str, Any]]) -> None:
     """Refuse pairs whose figures name different tokenizers; those without figures are believed."""
-    for name in SAME:
+    contents = {each.get(CONTENT) for each in said if BYTES in each}
+    saved_again = len(contents) == 1 and None not in contents
+    for name in (name for name in SAME if not (saved_again and name == BYTES)):
         known = {json.dumps(each[name]): pair for pair, each in zip(pairs, said, strict=True) if name in each}
         if len(known) > 1:
             what = ", ".join(f"{value} in {pair.prefix}" for value, pair in known.items())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from nemo_workflow.preprocess.streams import open_text, said_of_damage
+from nemo_workflow.preprocess.streams import BLOCK, open_text, said_of_damage
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.text_coding import coding_of
 
@@ -32,10 +35,15 @@ NO_DATA = ("readme", "license", "licence", "notice", "changelog", "sha256sum", "
 OF_DATASETS = ("dataset_info.json", "state.json", "dataset_dict.json")
 
 
-# what helps with a file that is one document and no text in UTF-8, by the reason that documents.decoded gives
+def to_utf8(coding: str) -> str:
+    """The command that converts a file."""
+    return f"`iconv -f {coding} -t UTF-8 OLD > NEW`"
+
+
+# what helps with a file that is no text in UTF-8, by the reason that documents.decoded gives
 NOT_TEXT = {
     # for who has a text of the commonest of the older encodings
-    "invalid UTF-8": "Convert it (if it is Latin-1, iconv -f LATIN1 -t UTF-8 converts it)",
+    "invalid UTF-8": f"Convert it (if it is Latin-1: {to_utf8('LATIN1')})",
     "NUL byte": "Take it away if it is no text; if it is, `tr -d '\\000' < OLD > NEW` takes such bytes out",
 }
 
@@ -103,6 +111,12 @@ def stem_of(path: Path) -> str | None:
     return None
 
 
+def as_text(path: Path) -> str:
+    """The name that a file of JSON lines, packed or not, has as a document of its own."""
+    packed = path.suffix if path.suffix.lower() in COMPRESSIONS else ""
+    return f"{stem_of(path)}{TEXTS[0]}{packed}"
+
+
 def looks_like_data(path: Path) -> bool:
     """Whether a file that is not read should be named."""
     name = path.name.lower()
@@ -135,6 +149,19 @@ def wrong_file(source: Source) -> Iterator[str]:
         yield f"{source.path}: not readable; check its permissions"
     elif source.size:
         yield from _wrong_table(source) if source.is_table else _wrong_kind(source)
+
+
+def blank(source: Source) -> bool:
+    """Whether there is nothing but white space in a file that is one document; what can't be read is told elsewhere."""
+    if not source.is_text:
+        return False
+    from nemo_workflow.preprocess.documents import decoded  # imports orjson, which --help does without
+
+    try:
+        with open_text(source.path) as stream:
+            return not any(text.strip() for text in decoded(iter(lambda: stream.read(BLOCK), b"")))
+    except (OSError, EOFError, ValueError, Refusal):
+        return False
 
 
 # Data that lies under a name of another kind, told by its first bytes.
@@ -177,6 +204,14 @@ def _wrong_lines(head: bytes) -> str | None:
     """What is wrong with a file that should have an object a line, told by its beginning."""
     head = head.removeprefix(_BOM).lstrip()
     first = head.partition(b"\n")[0].rstrip()
+    inner = _LIST_WITHIN.match(head)
+    if inner and b"\n" in head and not _is_json(first):
+        return (
+            f"one object with a list within, not one object per line; convert it first: `jq -c '.{inner[1].decode()}[]' OLD.json >"
+            " NEW.jsonl`"
+        )
+    if head[:1] == b"[" and head[1:].lstrip()[:1] == b'"':
+        return "a JSON array of texts, not one object per line; convert it first: `jq -c '.[] | {text: .}' OLD.json > NEW.jsonl`"
     if head[:1] == b"[" and head[1:].lstrip()[:1] in (b"{", b""):
         return "one JSON array, not one object per line; convert it first: `jq -c '.[]' OLD.json > NEW.jsonl`"
     if first == b"{":
@@ -186,6 +221,30 @@ def _wrong_lines(head: bytes) -> str | None:
     if b"\n" not in head and b"}\r" in head.rstrip():
         return "its lines end with CR alone; convert it first: `tr '\\r' '\\n' < OLD > NEW`"
     return None
+
+
+# an object that begins with a list of objects
+_LIST_WITHIN = re.compile(rb'\{\s*"([A-Za-z_]\w*)"\s*:\s*\[\s*\{')
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _plain_text(head: bytes) -> bool:
+    """Whether the beginning of a file that should have an object a line is text, and none of its lines JSON or meant to be."""
+    lines = [line.strip() for line in head.removeprefix(_BOM).splitlines()]
+    if not any(lines) or any(line.startswith((b"{", b"[")) or _is_json(line) for line in lines if line):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
 
 
 # of a model's or a tokenizer's folder, given instead of the text's
@@ -208,7 +267,7 @@ def _wrong_kind(source: Source) -> Iterator[str]:
     magic = next((magic for magic in _MAGIC if head.startswith(magic)), None)
     coding = coding_of(head)
     if coding:
-        yield f"{source.path}: {coding}; convert it first: iconv -f {coding} -t UTF-8"
+        yield f"{source.path}: {coding}; convert it first: {to_utf8(coding)}"
     elif document := _document(head):
         yield f"{source.path}: {document[0]}, not plain text; take the text out first, for example: {document[1]}"
     elif head[257:262] == b"ustar":
@@ -219,6 +278,8 @@ def _wrong_kind(source: Source) -> Iterator[str]:
         yield f"{source.path}: {kind} data without the extension {ending}; {todo}"
     elif head.startswith(_POINTER):
         yield f"{source.path}: a pointer of Git LFS, not the file itself; fetch it: git lfs pull"
+    elif not source.is_text and _plain_text(head):
+        yield f"{source.path}: plain text, not JSON lines; rename it: {as_text(source.path)}"
     elif not source.is_text and (why := _wrong_lines(head)):
         if source.path.name in _OF_A_MODEL:
             why = "of a tokenizer or a model, no text to learn from; name the folder or the files of your text"

@@ -7,16 +7,14 @@ folder is loaded by transformers itself. Written for transformers 4.57 (tests co
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.models import hub
+from nemo_workflow.models import hub, tokenizer_identity
 from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
-from nemo_workflow.models.run_folders import meant_tokenizer
 from nemo_workflow.models.tokenizer_files import (
     CONFIG,
     TOKENIZER,
@@ -29,6 +27,7 @@ from nemo_workflow.models.tokenizer_files import (
 )
 from nemo_workflow.models.tokenizer_loading import first_line, load
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
 
 HUB_FILES = (*TOKENIZER, "config.json")
 
@@ -66,7 +65,8 @@ class TokenizerSpec:
     eod_token: str | None
     vocab_size: int
     largest_id: int
-    sha256: str
+    sha256: str  # of its files' bytes
+    content: str = ""  # of what they say
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     split_special: bool = False
@@ -83,15 +83,6 @@ class TokenizerSpec:
     def dtype(self) -> str:
         """Of a .bin file: megatron-core's optimal_dtype of the vocabulary size; wider where an id would not fit."""
         return "uint16" if self.vocab_size < 65500 and self.largest_id < 65536 else "int32"
-
-
-def tokenizer_hash(folder: Path) -> str:
-    """SHA-256 of the files that decide the ids: tokenizer.json, or the vocabulary files where there is none."""
-    whole = (folder / "tokenizer.json").is_file()
-    digest = hashlib.sha256()
-    for file in files_of(folder, ("tokenizer.json",) if whole else (*VOCABULARY, "added_tokens.json")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def resolve_folder(name: str, trust_remote_code: bool = False) -> Path:
@@ -114,7 +105,7 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
     if reference is None:
         if not files_of(folder):
             raise Refusal(
-                f"--tokenizer {name}: no tokenizer.json or other tokenizer files in {folder}{meant_tokenizer(folder)}"
+                f"--tokenizer {name}: no tokenizer.json or other tokenizer files in {folder}{meant(folder, TOKENIZERS, '--tokenizer')}"
             )
         reference = _Reference.from_transformers(load_with_transformers(folder, trust_remote_code))
     token = eod_token or reference.eos_token
@@ -132,7 +123,8 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
         eod_token=token,
         vocab_size=reference.size(),
         largest_id=max(vocabulary.values()),
-        sha256=tokenizer_hash(folder),
+        sha256=tokenizer_identity.bytes_hash(folder),
+        content=tokenizer_identity.content_hash(folder),
         prefix=prefix,
         suffix=suffix,
         split_special=reference.split_special,

@@ -13,6 +13,7 @@ from nemo_workflow.run_dir.checkpoints import MANIFEST, Checkpoint, newest_whole
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import absolute
+from nemo_workflow.utils.folder_kinds import BRANCH, meant
 
 FLAG = "--decay-from"
 
@@ -45,7 +46,9 @@ def named_checkpoint(place: str) -> Checkpoint:
     path = absolute(place)
     digits = path.name.removeprefix("step_")
     if not path.name.startswith("step_") or not digits.isdigit():
-        raise Refusal(f"{FLAG} {place}: not a checkpoint's folder; give one such as RUN/checkpoints/step_00001000")
+        raise Refusal(
+            f"{FLAG} {place}: not a checkpoint's folder; give one such as RUN/checkpoints/step_00001000{meant(place, BRANCH, FLAG)}"
+        )
     return Checkpoint(path, int(digits))
 
 

@@ -20,7 +20,9 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.models import catalog
 from nemo_workflow.models.pretrained import hf_folder
-from nemo_workflow.models.tokenizer_files import files_of
+from nemo_workflow.models.tokenizer_entries import end_of_document
+from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
+from nemo_workflow.models.tokenizer_identity import content_hash
 from nemo_workflow.utils.console import and_more, counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here_if_below
@@ -123,7 +125,16 @@ def digest(path: str | Path) -> str:
 
 
 def tokenizer_digest(hf_model_id: str) -> str:
-    """Hash of a tokenizer's files, in a folder or in the Hub's cache; the id of a model on the Hub that isn't there."""
+    """Hash of what decides a tokenizer's ids and its end of a document; the id of a model on the Hub that isn't here."""
+    folder = hf_folder(hf_model_id)
+    if folder is None:
+        return hf_model_id
+    end = end_of_document(folder, json_of(folder / CONFIG))
+    return xxhash.xxh3_128_hexdigest(f"{content_hash(folder)}\0{end}".encode())
+
+
+def second_tokenizer_digest(hf_model_id: str) -> str:
+    """What the second version wrote for an unchanged tokenizer: the hash of its files' bytes, in a folder or in the Hub's cache."""
     folder = hf_folder(hf_model_id)
     if folder is None:
         return hf_model_id
@@ -153,7 +164,8 @@ def in_todays_words(then: dict[str, Any], now: dict[str, Any], plan: Plan) -> di
         then["schedule"] = dict.fromkeys(now["schedule"]) | missing | then["schedule"]
     if "layout" in then:
         then["layout"] = {"first stage": UNSET, "last stage": UNSET} | then["layout"]
-    if then.get("tokenizer") == first_tokenizer_digest(plan.settings.hf_model_id):
+    named = plan.settings.hf_model_id
+    if then.get("tokenizer") in (first_tokenizer_digest(named), second_tokenizer_digest(named)):
         then["tokenizer"] = now["tokenizer"]
     return then
 

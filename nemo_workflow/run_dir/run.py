@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics, slurm_jobs, starting
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
 from nemo_workflow.run_dir.stopping import launchers_signal, orphaned, what_is_saved
 from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.files import absolute
+from nemo_workflow.utils.folder_kinds import PLAN
 from nemo_workflow.utils.processes import signal_name
 
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or

@@ -23,13 +23,13 @@ from nemo_workflow.config.flags import BY_ATTRIBUTE
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import left_of_decay
 from nemo_workflow.conversion.boxes import Box
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint, free_bytes, list_checkpoints, problem_of
 from nemo_workflow.runs import control
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json
+from nemo_workflow.utils.folder_kinds import PLAN
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,6 @@ from nemo_workflow.launch.corpus.follow import KEPT
 from nemo_workflow.launch.local import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.launch.slurm.ending import why_ended
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics, slurm_jobs
 from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
 from nemo_workflow.run_dir.run import RunFolder
@@ -28,6 +27,7 @@ from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 from nemo_workflow.utils.files import absolute, no_such_folder
+from nemo_workflow.utils.folder_kinds import PLAN
 
 OUTPUT_DIR = Settings.output_dir  # where runs are looked for, as training writes them there
 AGAIN = (

@@ -12,7 +12,6 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.conversion.report import NAME as REPORT
 from nemo_workflow.models import parameters, pretrained
 from nemo_workflow.models.foreign_code import refuse_code
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs import control
@@ -22,6 +21,7 @@ from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
+from nemo_workflow.utils.folder_kinds import PLAN
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.silence import quiet

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.models.foreign_code import flash_named
+from nemo_workflow.models.tokenizer_files import json_of
 from nemo_workflow.models.tokenizer_loading import first_line
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import Meter, counted, human_time
@@ -29,7 +31,10 @@ def load_model(folder: Path, dtype: Any) -> Any:
         )
     # a file that is missing, sizes that don't fit, a class it doesn't know, a package that quantized weights take
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        raise Refusal(f"--hf-model {folder}: transformers can't load it: {first_line(error, lines=3)}") from None
+        flash = flash_named(json_of(folder / "config.json")) if isinstance(error, ImportError) else {}
+        mend = f"; or take {' and '.join(flash)} out of its config.json" if flash else ""
+        why = first_line(error, lines=3).rstrip(".")
+        raise Refusal(f"--hf-model {folder}: transformers can't load it: {why}{mend}") from None
     if missing := sorted(found["missing_keys"]):
         raise Refusal(
             f"--hf-model {folder}: its files lack {counted(len(missing), 'tensor')} of the model that its config.json names,"

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.flags import TABLE
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import metrics, speed
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs import control
 from nemo_workflow.utils.console import human_bytes, human_count, human_time
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import absolute
+from nemo_workflow.utils.folder_kinds import PLAN
 
 NOT_A_CHOICE = ("experiment", "output-dir")  # flags that differ between any two runs
 DEFAULTS = {option.name: option.default for option in TABLE if option.default is not None and not option.secret}

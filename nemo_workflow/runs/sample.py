@@ -25,6 +25,7 @@ from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here_if_below
+from nemo_workflow.utils.folder_kinds import MODEL, beside_an_adapter, is_checkpoint, meant
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.meant import called
 
@@ -83,6 +84,8 @@ def check_exported(folder: Path) -> None:
     It names the one that was meant, or the command that makes one.
     """
     if (folder / "config.json").is_file():
+        if wrong := beside_an_adapter(folder):
+            raise Refusal(f"--hf-model {folder}: {wrong}")
         for weights in folder.glob("*.safetensors"):
             read_header(weights)
         return  # load_model tells what else is wrong
@@ -91,6 +94,8 @@ def check_exported(folder: Path) -> None:
     if (named := Path(OUTPUT_DIR) / folder / EXPORTED / "config.json").is_file():
         raise Refusal(f"--hf-model {folder}: is a run's name; its exported model is {named.parent}")
     newest, _ = newest_whole(folder / "checkpoints")
+    if folder.exists() and not newest and not is_checkpoint(folder) and (known := meant(folder, MODEL, "--hf-model")):
+        raise Refusal(f"--hf-model {folder}: no config.json there{known}")
     script = from_here_if_below(REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py")
     if (folder / "weights").is_dir():
         command = f"python {script} --source {folder} --output-path DIR"

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import psutil
 
-from nemo_workflow.models.run_folders import PLAN
+from nemo_workflow.utils.folder_kinds import PLAN
 from nemo_workflow.utils.processes import name_process
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.models.run_folders import PLAN
+from nemo_workflow.models.tokenizer_identity import of_checkpoint
 from nemo_workflow.run_dir.branching import parent_of
 from nemo_workflow.run_dir.checkpoints import (
     Checkpoint,
@@ -21,11 +21,12 @@ from nemo_workflow.run_dir.checkpoints import (
     newest_whole,
     set_aside,
 )
-from nemo_workflow.run_dir.fingerprint import Named, compare, identity_of, in_todays_words
+from nemo_workflow.run_dir.fingerprint import Named, compare, identity_of, in_todays_words, tokenizer_digest
 from nemo_workflow.run_dir.metrics import validated
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.files import write_json
+from nemo_workflow.utils.folder_kinds import PLAN
 
 WAIT_SECONDS = 3600.0
 READ_SPEED = 1e9  # bytes per second and rank that reading back is reckoned with
@@ -46,6 +47,11 @@ def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
         now_only = {"branch": now["branch"]}  # the parent is none itself, or another's
         then = then | now_only
     then = in_todays_words(then, now, plan)
+    own = of_checkpoint(
+        newest.path
+    )  # an older version's identity knows its bytes, and it may have been saved again since
+    if own and tokenizer_digest(str(own)) == now["tokenizer"]:
+        then["tokenizer"] = now["tokenizer"]
     names = Named.of(json.loads(plan.to_json())), Named.of(_plan_of(newest))
     return now, compare(now, then, tuple(plan.settings.allow_change or ()), f"checkpoint {newest.path.name}", names)
 

@@ -53,6 +53,27 @@ def test_it_is_not_said_of_a_length_that_sequence_parallelism_can_not_split(larg
     assert "without -SP" not in notes(large, "-TP", "4", "--seq-length", "1022")
 
 
+@pytest.mark.parametrize(
+    "weights", ["model-00001-of-00002.safetensors", "pytorch_model.bin", "adapter_model.safetensors"]
+)
+def test_weights_beside_the_tokenizer_are_not_used_and_that_is_said(place: Place, weights: str) -> None:
+    """Once, where the run begins: not where it starts from a checkpoint, or goes on."""
+    (place.hf / weights).touch()
+    target = f"{place.hf.name}-nemo"
+    said = (
+        f"--hf-model-id {place.hf}: holds a model's weights, which are not used: the run begins with random ones. To begin with"
+        f" them: python ckpt_conversion/convert_from_hf_to_nemo2.py --source {place.hf} --output-path {target}, then --nemo-model"
+        f" {target}"
+    )
+    assert [note for note in place.plan().notes if "weights" in note] == ([] if "adapter" in weights else [said])
+    model = write_nemo_model(place.root / "m", num_layers=2, hidden_size=64)
+    assert said not in place.plan(nemo_model=str(model)).notes
+    plan = place.plan()
+    (plan.folder / "checkpoints").mkdir(parents=True)
+    model.rename(plan.folder / "checkpoints" / "step_00000004")
+    assert said not in place.plan().notes
+
+
 def test_an_unset_batch_is_set_against_the_recipes_own(shared: Place) -> None:
     """The guide's 2,048 was made for 8 billion parameters on many GPUs."""
     said = "\n".join(shared.plan("--dry-run", "--seq-length", "32", global_batch_size=None).notes)

@@ -21,6 +21,7 @@ from nemo_workflow.conversion.background import beside
 from nemo_workflow.conversion.command import _checked_import, export_main, import_main, import_parser
 from nemo_workflow.conversion.output_dir import _here, check_output, whole_folder
 from nemo_workflow.conversion.report import NAME, Report
+from nemo_workflow.models import foreign_code
 from nemo_workflow.models.families import FAMILIES, by_model_type, reads
 from nemo_workflow.utils.errors import Failure, Refusal
 from tests import forked
@@ -135,6 +136,20 @@ def test_tensors_that_are_not_carried_may_have_another_dtype(folder: Path) -> No
     assert _checked_import(import_parser().parse_args(flags), Path("unused")).nemo["params_dtype"] == "float32"
 
 
+@pytest.mark.parametrize("value", ["flash_attention_2", "org/kernel", "sdpa"])
+@pytest.mark.parametrize("field", foreign_code.IMPLEMENTATION)
+def test_how_attention_was_computed_is_one_note(folder: Path, field: str, value: str) -> None:
+    """It was said to be kept for the way back and to be left out of it, and a plain value to be code of the model."""
+    change(folder, **{field: value})
+    flags = ["--source", str(folder), "--output-path", str(folder.parent / "nemo")]
+    notes = [note for note in _checked_import(import_parser().parse_args(flags), Path("unused")).notes if field in note]
+    said = {
+        "flash_attention_2": "how attention was computed where it was written",
+        "org/kernel": "code that comes with",
+    }
+    assert len(notes) == (value in said) and all(said[value] in note and "kept" not in note for note in notes)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -213,7 +228,9 @@ def test_a_runs_folder_as_source(folder: Path) -> None:
         (run / "checkpoints" / "step_00000008" / part).mkdir(parents=True)
     argv = ["--source", str(run), "--output-path", str(folder.parent / "nemo")]
     said = refusal(lambda: import_main(argv))
-    assert f"it is a run's, whose checkpoints are NeMo 2 already (--nemo-model {run}/checkpoints/step_00000008" in said
+    assert said.endswith(
+        f"; it holds a run's checkpoints; its newest checkpoint goes with --nemo-model {run}/checkpoints/step_00000008"
+    )
     (run / "hf_model").mkdir()
     (run / "hf_model" / "config.json").touch()
     assert f"; did you mean {run / 'hf_model'}?" in refusal(lambda: import_main(argv))

@@ -270,7 +270,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "quantized for MLX": (config(quantization={"bits": 4}), "the weights are quantized (quantization)"),
     "compressed": (config(compression_config={"quant_method": "compressed-tensors"}), "quantized (compressed-tensors)"),
     "quantized weights": (whole(quantized_weights), "qweight is I32: the weights are quantized"),
-    "an adapter": (only(adapter_config__json="{}"), "is an adapter (LoRA or the like), not a model: merge it"),
+    "an adapter": (only(adapter_config__json="{}"), "says that it is an adapter, LoRA or the like: merge it"),
     "its maker's own form": (only(params__json="{}"), "take the one for transformers"),
     "generation_config is cut off": (
         lambda folder: (folder / "generation_config.json").write_text("{"), "generation_config.json: can't be read as JSON",

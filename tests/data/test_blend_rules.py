@@ -131,18 +131,21 @@ def test_lines_of_a_blend_file(two: Path, text: str, found: list[tuple[str, floa
     ("text", "said"),
     [
         ("# nothing\n", "{file}: no line of the form `WEIGHT PATH`"),
+        ("Some text.\n" * 99, "{file}: no line of the form `WEIGHT PATH`; a text file with a line"),
+        ("12 apples.\n" + "Some text.\n" * 99, "{file}: 1 of 100 lines of the form `WEIGHT PATH`; a text file"),
+        ("0 " + "a" * 999, "{file}, line 1: expected `WEIGHT PATH` or `WEIGHT max-epochs=N PATH`"),
         ("2\n", "{file}, line 1: expected `WEIGHT PATH` or"),
         ("1 a\nx b\n", "{file}, line 2: expected `WEIGHT PATH` or"),
         ("1 max-epochs=3\n", "{file}, line 1: expected `WEIGHT PATH` or"),
         ("1 ~no_such_user_here/a\n", "{file}, line 1: ~no_such_user_here/a: "),
-        ("1 a\n1 nowhere\n", "--dataset-dir {folder}/nowhere: no such folder or pair"),
+        ("1 a\n1 nowhere\n", "--blend {folder}/blend, line 2: {folder}/nowhere: no such folder or pair"),
     ],
 )
 def test_one_wrong_line_is_one_problem(two: Path, text: str, said: str) -> None:
     _, problems = read(two, text)
     (problem,) = problems
     said = said.format(file=f"--blend {two}/blend", folder=two)
-    assert problem.startswith(said), problem
+    assert problem.startswith(said) and len(problem) < len(str(two)) + 300, problem
 
 
 def test_a_source_named_twice_and_a_file_that_cannot_be_read_are_problems(two: Path) -> None:
@@ -152,7 +155,15 @@ def test_a_source_named_twice_and_a_file_that_cannot_be_read_are_problems(two: P
     assert blend.from_file(str(two / "none"), problems) == ()
     assert len(problems) == 1 and problems[0].startswith(f"--blend {two}/none: no such file; ")
     (two / "blend").write_bytes(b"1 a\xff\n")
-    assert blend.from_file(str(two / "blend"), problems) == () and "cannot be read" in problems[1]
+    assert (
+        blend.from_file(str(two / "blend"), problems) == () and "is not text in UTF-8; a text file with" in problems[1]
+    )
+    assert blend.from_file(str(two / "a"), problems) == ()
+    assert problems[2].endswith(
+        ": is a folder: it holds what preprocessing has made of a text, which goes with --dataset-dir"
+    )
+    (two / "empty").mkdir()
+    assert blend.from_file(str(two / "empty"), problems) == () and ": is a folder; a text file with" in problems[3]
 
 
 def test_a_path_may_have_a_hash_and_a_blank_in_it(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow.launch import torchrun
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.training import liveness, rank
+from nemo_workflow.utils.folder_kinds import PLAN
 from tests.e2e.run.harness import REPOSITORY
 from tests.waiting import LIMIT, until
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.models import hub
-from nemo_workflow.models.foreign_code import code_named, refuse_code, without_code
+from nemo_workflow.models import foreign_code, hub
+from nemo_workflow.models.foreign_code import code_named, flash_named, refuse_code, without_code
 from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
@@ -60,6 +60,18 @@ def test_an_honest_folder_passes(tmp_path: Path) -> None:
         json.dumps({"_attn_implementation": "sdpa", "auto_map": None, "_attn_implementation_autoset": True})
     )
     refuse_code("--hf-model", tmp_path)
+
+
+@pytest.mark.parametrize("key", foreign_code.IMPLEMENTATION)
+def test_a_plain_way_to_compute_is_no_code(key: str, tmp_path: Path) -> None:
+    """What needs a package is left out of our folders, which load where it is missing; what torch has itself is kept."""
+    needs, plain = {"text_config": {key: "flash_attention_2"}}, {"text_config": {key: "sdpa"}}
+    for config in (needs, plain):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        refuse_code("--hf-model", tmp_path)
+        assert code_named(config) == []
+    assert flash_named(needs) == {key: "flash_attention_2"} and flash_named(plain) == {}
+    assert without_code(needs) == {"text_config": {}} and without_code(plain) == plain
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate"])

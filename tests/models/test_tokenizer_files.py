@@ -56,7 +56,7 @@ def test_the_list_has_the_vocabulary_of_every_class_of_transformers() -> None:
     assert {file for file in files if not any(fnmatchcase(file, pattern) for pattern in known)} == PICKLES
 
 
-def test_every_file_is_staged_converted_and_part_of_the_fingerprint(tmp_path: Path) -> None:
+def test_every_file_is_staged_and_converted(tmp_path: Path) -> None:
     folder = fill(fill(tmp_path / "hf", FILES), OTHERS)
     assert {path.relative_to(folder).as_posix() for path in tokenizer_files.files_of(folder)} == set(FILES)
     tokenizer_files.copy_for_nemo(folder, tmp_path / "nemo")
@@ -65,9 +65,18 @@ def test_every_file_is_staged_converted_and_part_of_the_fingerprint(tmp_path: Pa
     assert tokenizer_files.copy_back(tmp_path / "nemo", tmp_path / "back") == sorted(FILES)
     assert names_in(tmp_path / "back") == set(FILES)
     assert all((tmp_path / "back" / name).read_bytes() == (folder / name).read_bytes() for name in FILES)
+
+
+def test_every_file_that_decides_an_id_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    deciding = [
+        name
+        for name in FILES
+        if not name.startswith(("tokenizer.json", "chat", "additional", "special", "tokenizer_c"))
+    ]
+    folder = fill(tmp_path / "hf", tuple(deciding))
     before = tokenizer_digest(str(folder))
-    for name in FILES:
-        (folder / name).write_text((folder / name).read_text() + "\n")
+    for name in deciding:
+        (folder / name).write_text(json.dumps({"of": f"another {name}"}))
         after = tokenizer_digest(str(folder))
         assert after != before, name
         before = after

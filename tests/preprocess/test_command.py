@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
-from nemo_workflow.preprocess import command
+from nemo_workflow.preprocess import asked, command
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.engines import FastokensEngine
 from nemo_workflow.preprocess.inspect_dataset import check_pair, document_ids
@@ -346,6 +346,25 @@ def test_bad_row_of_parquet(go, tmp_path):
     assert figures(tmp_path / "out", "t")["bad_lines"] == {"invalid UTF-8": 1, "not a string": 1}
 
 
+def test_a_blank_file_among_others_is_skipped_like_an_empty_one(go, tmp_path):
+    for name, data in (("a.txt", b"Text.\n"), ("b.txt", b"\n\n"), ("c.txt", b"")):
+        bad_file(tmp_path / "in", name, data)
+    code, err = go("--input", tmp_path / "in")
+    assert code == 0 and "skipped 2 empty files: " in err, err
+    assert [prefix.name for prefix in find_prefixes(tmp_path / "out")] == ["a_text_document"]
+
+
+def test_a_word_on_many_small_files(go, tmp_path, monkeypatch):
+    monkeypatch.setattr(asked, "MANY", 3)
+    for name in "abc":
+        bad_file(tmp_path / "in", f"{name}.txt", b"Text.\n")
+    said = "3 files of 6 B each on average become as many pairs"
+    assert said in go("--input", tmp_path / "in")[1]
+    assert said not in go("--input", tmp_path / "in", "--join", "--overwrite")[1]
+    monkeypatch.setattr(asked, "SMALL", 5)
+    assert said not in go("--input", tmp_path / "in", "--overwrite")[1]
+
+
 # --- refusals ------------------------------------------------------------------------------------------------------------
 
 
@@ -360,8 +379,18 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
     [
         ("a.jsonl", b"", "empty; there is no text in it"),
         ("a.jsonl", b"\n \n\n", "no documents in it"),
+        ("a.txt", b"\n \t\n", "a.txt: holds white space alone; there is no text in it"),
+        ("a.md.gz", gzip.compress(("\ufeff" + 99999 * "\u3000\n").encode()), "holds white space alone"),
+        ("a.jsonl", b"Some text.\n\"Quoted,\" he said.\n12 more.\n", "plain text, not JSON lines; rename it: a.txt"),
+        ("a.ndjson.gz", gzip.compress(b"Some text.\n"), "plain text, not JSON lines; rename it: a.txt.gz"),
+        ("a.json", b'{"data": [{"x": 1}]}', "no 'text' among 'data' (if each object of 'data' is a document: `jq -c '.data[]' OLD > NEW.jsonl`)"),
+        ("a.json", b'["Some text.", "More."]', "a JSON array of texts, not one object per line; convert it first: `jq -c '.[] | {text: .}' OLD.json > NEW.jsonl`"),
+        ("a.json", b'[\n "Some text."]', "a JSON array of texts"),
+        ("a.json", b'{"data": [\n{"text": "a"}]}', "one object with a list within, not one object per line; convert it first: `jq -c '.data[]' OLD.json > NEW.jsonl`"),
+        ("a.json", b'{\n  "data": [\n    {\n "text": "a"}]}', "`jq -c '.data[]' OLD.json > NEW.jsonl`"),
+        ("a.jsonl", b'{"text":"caf\xe9"}\n', "Convert it (if it is Latin-1: `iconv -f LATIN1 -t UTF-8 OLD > NEW`)"),
         ("a.jsonl", b'{"text": ""}\n', "every 'text' is empty"),
-        ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "UTF-16; convert it first: iconv"),
+        ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "UTF-16; convert it first: `iconv -f UTF-16 -t UTF-8 OLD > NEW`"),
         ("a.json", b'[{"text": "a"}]', "one JSON array"),
         ("a.jsonl", gzip.compress(b'{"text": "a"}', mtime=0), "gzip data without the extension .gz"),
         ("a.jsonl.gz", b'{"text": "a"}', "not what its extension says"),

@@ -53,6 +53,11 @@ def test_pairs_of_two_tokenizers(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"tokens": 3, "tokenizer_sha256": name}))
     with pytest.raises(Refusal, match="their figures differ in tokenizer_sha256"):
         main(["join", str(tmp_path / "out"), str(tmp_path / "a"), str(tmp_path / "b")])
+    for name in "ab":  # one tokenizer that was saved again
+        said = {"tokens": 3, "tokenizer_sha256": name, "tokenizer_content": "the same"}
+        (tmp_path / f"{name}.json").write_text(json.dumps(said))
+    assert main(["join", str(tmp_path / "out"), str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["tokenizer_content"] == "the same"
     done = subprocess.run(
         [sys.executable, "-m", "nemo_workflow.dataset", "join", tmp_path / "out"],
         cwd=ROOT, capture_output=True, text=True, check=False,

@@ -102,7 +102,7 @@ def test_a_text_that_preprocessing_refuses_is_refused(tmp_path: Path) -> None:
     """Half of a character at the end of one piece is none of that."""
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 100)
     done = run("--input", tmp_path / "latin.txt", "--output-dir", tmp_path / "t")
-    said = "latin.txt: invalid UTF-8: byte 0xe9 at position 4. Convert it (if it is Latin-1, iconv -f LATIN1 -t UTF-8 converts it)"
+    said = "latin.txt: invalid UTF-8: byte 0xe9 at position 4. Convert it (if it is Latin-1: `iconv -f LATIN1 -t UTF-8 OLD > NEW`)"
     assert done.returncode == 2 and said in done.stderr and not (tmp_path / "t").exists(), done.stderr
     before = (train_tokenizer.BLOCK - 1) % 3  # so that the first piece ends within a character
     (tmp_path / "long.txt").write_text("x" * before + "é " * train_tokenizer.BLOCK)

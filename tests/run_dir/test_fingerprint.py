@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 
 from nemo_workflow.config.flags import BY_ATTRIBUTE
 from nemo_workflow.run_dir import fingerprint
+from nemo_workflow.run_dir.checkpoints import write_manifest
 from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, Named, compare, digest, tokenizer_digest
+from nemo_workflow.training import resume
 from nemo_workflow.utils.errors import Refusal
-from tests.places import Place, hub_snapshot
+from tests.places import Place, hub_snapshot, leave_checkpoint, write_tokenizer
 
 THEN: dict[str, Any] = {
     "dataset": [{"bin": "9-" + "a" * 32, "idx": "9-" + "b" * 32, "weight": 0.5}] * 2,
@@ -55,6 +58,9 @@ def test_refused_unless_named(name: str) -> None:
     with pytest.raises(Refusal, match=f"--allow-change {name}"):
         compare(changed(name), THEN, tuple(other for other in REFUSED if other != name), "checkpoint x")
     assert len(compare(changed(name), THEN, (name,), "checkpoint x")) == 1
+
+
+OTHER = '{"model": {"vocab": {"a": 0}}}'
 
 
 @pytest.mark.parametrize("name", NEVER)
@@ -99,13 +105,15 @@ def test_a_digest_of_a_large_file_reads_both_ends(tmp_path: Path, monkeypatch: p
     assert len(set(digests)) == 4
 
 
-def test_a_tokenizer_is_its_files_wherever_they_lie(tmp_path: Path) -> None:
+def test_a_tokenizer_is_what_its_files_say_wherever_they_lie(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "tokenizer.json").write_text("{}")
     (tmp_path / "b" / "README.md").write_text("of no effect")
     assert tokenizer_digest(str(tmp_path / "a")) == tokenizer_digest(str(tmp_path / "b"))
     (tmp_path / "b" / "tokenizer.json").write_text("{ }")
+    assert tokenizer_digest(str(tmp_path / "a")) == tokenizer_digest(str(tmp_path / "b"))
+    (tmp_path / "b" / "tokenizer.json").write_text(OTHER)
     assert tokenizer_digest(str(tmp_path / "a")) != tokenizer_digest(str(tmp_path / "b"))
     assert tokenizer_digest("organisation/name") == "organisation/name"
 
@@ -121,7 +129,7 @@ def test_a_tokenizer_of_the_hub_is_its_files_once_they_are_here(
     snapshot = hub_snapshot(folder, tmp_path / "hub" / "models--organisation--name")
     assert tokenizer_digest("organisation/name") == tokenizer_digest(str(folder)) != "organisation/name"
     assert fingerprint.first_tokenizer_digest("organisation/name") == "organisation/name"
-    (snapshot / "tokenizer.json").resolve().write_text("{ }")
+    (snapshot / "tokenizer.json").resolve().write_text(OTHER)
     assert tokenizer_digest("organisation/name") != tokenizer_digest(str(folder))
 
 
@@ -134,6 +142,38 @@ def test_a_checkpoint_from_before_optimizer_precision_is_of_the_recipes_own(plac
     then["optimizer"]["optimizer_precision"] = "bf16"
     with pytest.raises(Refusal, match=r"optimizer_precision.*bf16 -> fp32.*--optimizer-precision back"):
         compare(now, fingerprint.in_todays_words(then, now, plan), (), "checkpoint x")
+
+
+def test_a_checkpoint_that_knows_the_bytes_of_its_tokenizer_is_this_ones(place: Place) -> None:
+    """As versions wrote that didn't read what the files say; an end of the document that changes is another tokenizer."""
+    plan = place.plan()
+    now = fingerprint.identity_of(plan)
+    for digest_then in (fingerprint.first_tokenizer_digest, fingerprint.second_tokenizer_digest):
+        then = copy.deepcopy(now) | {"tokenizer": digest_then(str(place.hf))}
+        assert then["tokenizer"] != now["tokenizer"]
+        assert compare(now, fingerprint.in_todays_words(then, now, plan), (), "checkpoint x") == []
+    write_tokenizer(place.hf, eos="w7")
+    later = fingerprint.identity_of(plan)
+    with pytest.raises(Refusal, match="the tokenizer of --hf-model-id changed"):
+        compare(later, fingerprint.in_todays_words(now, later, plan), (), "checkpoint x")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_older_checkpoint_whose_tokenizer_was_saved_again_since(place: Place, own: bool) -> None:
+    """Its identity knows bytes that are gone; the copy in its context/ tells whether the tokenizer is the same."""
+    plan = place.plan()
+    folder = leave_checkpoint(plan, 4)
+    if own:
+        shutil.copytree(place.hf, folder / "context" / "tokenizer")
+    identity = fingerprint.identity_of(plan) | {"tokenizer": fingerprint.second_tokenizer_digest(str(place.hf))}
+    write_manifest(folder, step=4, consumed_samples=64, identity=json.loads(json.dumps(identity)))
+    whole = json.loads((place.hf / "tokenizer.json").read_text())
+    (place.hf / "tokenizer.json").write_text(json.dumps(whole, indent=3))
+    if own:
+        assert resume.check_changes(place.plan())[1] == []
+        write_tokenizer(place.hf, 4097)
+    with pytest.raises(Refusal, match="the tokenizer of --hf-model-id changed"):
+        resume.check_changes(place.plan())
 
 
 def test_unlike_stages_are_told_and_no_older_checkpoint_has_them(place: Place) -> None:

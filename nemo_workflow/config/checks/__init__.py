@@ -9,6 +9,7 @@ from __future__ import annotations
 from nemo_workflow.config.checks.activations import cpu_offloading, recompute
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.checks.data import (
+    checkpoint_of_this_tokenizer,
     enough_data,
     made_with_this_tokenizer,
     sound_pairs,
@@ -71,6 +72,7 @@ RULES = (
     sound_pairs,
     tokenizer_fits,
     made_with_this_tokenizer,
+    checkpoint_of_this_tokenizer,
     validation_sets,
     wandb_flags,
     sample_text,

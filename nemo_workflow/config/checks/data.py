@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,12 @@ from nemo_workflow.data.dataset_stats import figures, token_range, vouched_for
 from nemo_workflow.data.index_check import SAMPLES, Index, check_index
 from nemo_workflow.data.indexed_dataset import Pair
 from nemo_workflow.data.splits import PARTS, Part
-from nemo_workflow.models.run_folders import meant_tokenizer
-from nemo_workflow.models.tokenizer_files import files_of
+from nemo_workflow.models.pretrained import Tokenizer
+from nemo_workflow.models.tokenizer_files import VOCABULARY, files_of
+from nemo_workflow.models.tokenizer_identity import MAKER, made_with, of_checkpoint, same
 from nemo_workflow.utils.console import and_more, counted
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
 
 SHOWN = 3  # names of files in one line
 
@@ -137,19 +138,36 @@ def made_with_this_tokenizer(run: Run) -> Iterator[str]:
         )
 
 
+def checkpoint_of_this_tokenizer(run: Run) -> Iterator[str]:
+    """The rows of a checkpoint's embedding belong to the ids of the tokenizer that it was trained with."""
+    model, tokenizer, settings = run.nemo_model, run.tokenizer, run.settings
+    if model is None or tokenizer is None or "tokenizer" in settings.allow_change or _too_large(run, tokenizer):
+        return
+    own = of_checkpoint(model.folder)
+    if own is None or not files_of(tokenizer.folder, VOCABULARY) or same(own, tokenizer.folder):
+        return
+    yield (
+        f"--hf-model-id {settings.hf_model_id}: the checkpoint of --nemo-model {settings.nemo_model} was trained with another"
+        f" tokenizer, so that its weights know nothing of this one's ids: give its own, --hf-model-id {own}, with data that is"
+        f" preprocessed with it, or add --allow-change tokenizer if you know that old tokens keep their ids"
+    )
+
+
 def _of_another_tokenizer(run: Run) -> list[Pair]:
-    """The pairs beside which preprocessing left the hash of another tokenizer.json; none where that is allowed."""
-    file = run.tokenizer.folder / "tokenizer.json" if run.tokenizer else None
-    known = [(source.pair, figures(source.pair).get("tokenizer_sha256")) for source in run.every_source]
-    if (
-        file is None
-        or not file.is_file()
-        or "tokenizer" in run.settings.allow_change
-        or not any(found for _, found in known)
-    ):
+    """The pairs beside which preprocessing left the hashes of another tokenizer; none where that is allowed."""
+    folder = run.tokenizer.folder if run.tokenizer else None
+    if folder is None or "tokenizer" in run.settings.allow_change or not files_of(folder, VOCABULARY):
         return []
-    ours = hashlib.sha256(file.read_bytes()).hexdigest()
-    return [pair for pair, found in known if found not in (None, ours)]
+    said = [(source.pair, figures(source.pair)) for source in run.every_source]
+    makers = [(pair, tuple(found.get(name) for name in MAKER), found.get("tokenizer_path")) for pair, found in said]
+    ours = {(maker, place): made_with(maker, place, folder) for maker, place in {one[1:] for one in makers}}
+    return [pair for pair, maker, place in makers if not ours[maker, place]]
+
+
+def _too_large(run: Run, tokenizer: Tokenizer) -> bool:
+    """Whether it has more entries than an embedding rows whose size doesn't follow the tokenizer."""
+    rows = run.sizes.get("vocab_size") or 0
+    return bool(rows and (tokenizer.vocab_size or 0) > rows)
 
 
 def tokenizer_fits(run: Run) -> Iterator[str]:
@@ -159,7 +177,7 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
     if tokenizer is None:
         return
     if not files_of(tokenizer.folder):
-        yield f"--hf-model-id {name}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id{meant_tokenizer(tokenizer.folder)}"
+        yield f"--hf-model-id {name}: no tokenizer files in it; give a folder with tokenizer.json, or a hub id{meant(tokenizer.folder, TOKENIZERS, '--hf-model-id')}"
         return
     if tokenizer.eos is None and tokenizer.plain and run.recipe and run.recipe.family != "bert":
         yield (
@@ -170,7 +188,7 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
     if not tokenizer.vocab_size:
         return
     model = f"--nemo-model {run.settings.nemo_model}" if run.nemo_model else f"--model-name {run.settings.model_name}"
-    if rows and tokenizer.vocab_size > rows:
+    if _too_large(run, tokenizer):
         yield (
             f"--hf-model-id {name}: the tokenizer has {counted(tokenizer.vocab_size, 'entry')}, but the embedding of {model} has"
             f" {counted(rows, 'row')}; give the model's own tokenizer, or give the model rows for this one's tokens:"

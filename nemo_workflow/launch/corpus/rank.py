@@ -13,9 +13,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the package lies beside this file
 
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir.slurm_jobs import done_mark, restart_folder, stopped_mark
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal, missing_package
+from nemo_workflow.utils.folder_kinds import PLAN
 
 
 class _Asked(BaseException):

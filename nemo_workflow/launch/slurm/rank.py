@@ -17,10 +17,10 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # the copy of the package lies beside this file
 
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.run_dir.slurm_jobs import hung_mark, restart_folder, stopped_mark
 from nemo_workflow.utils.errors import Refusal, missing_package
+from nemo_workflow.utils.folder_kinds import PLAN
 
 try:
     from nemo_workflow.training import liveness, node_watch

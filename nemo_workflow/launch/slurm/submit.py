@@ -26,12 +26,12 @@ from nemo_workflow.launch.nemo_run_import import quiet_experiment
 from nemo_workflow.launch.slurm import preflight, script
 from nemo_workflow.launch.slurm.cluster import UNKNOWN, Cluster, JobState, cluster_name, state_of, without_slurm
 from nemo_workflow.launch.slurm.script import Link
-from nemo_workflow.models.run_folders import PLAN
 from nemo_workflow.run_dir import slurm_jobs
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import resume
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import written_aside
+from nemo_workflow.utils.folder_kinds import PLAN
 from nemo_workflow.utils.processes import handled
 
 SLURM_INPUT = "SBATCH_"

@@ -126,8 +126,8 @@ class Family:
 
 # config.json fields that don't change what the model computes, or that only transformers itself reads
 WITHOUT_EFFECT = frozenset((
-    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "add_cross_attention", "architectures",
-    "classifier_dropout", "num_labels",
+    "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_name_or_path",
+    "add_cross_attention", "architectures", "classifier_dropout", "experts_implementation", "num_labels",
     "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
     "chunk_size_feed_forward", "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty",
     "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",

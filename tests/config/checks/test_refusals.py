@@ -13,6 +13,7 @@ import pytest
 from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import local
+from nemo_workflow.models.tokenizer_identity import MAKER, bytes_hash, content_hash
 from nemo_workflow.preprocess import inspect_dataset
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.errors import Refusal
@@ -156,7 +157,7 @@ FLAGS = [
     (f"--hf-model-id {__file__}", f"--hf-model-id {__file__}: a file, not a folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
     ("--hf-model-id ./nowhere", f"--hf-model-id ./nowhere: no such folder{HERE}, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
     ("--dataset-dir nowhere", f"--dataset-dir nowhere: no such folder or pair{HERE}; run preprocess_data.sh, or correct the path"),
-    ("--blend no.txt", f"--blend no.txt: no such file{HERE}; lines `WEIGHT PATH` are expected there"),
+    ("--blend no.txt", f"--blend no.txt: no such file{HERE}; a text file with a line `WEIGHT PATH` for each folder or pair is expected"),
     ("--nemo-model nowhere", f"--nemo-model nowhere: no such folder{HERE}; give the folder of a NeMo 2 checkpoint (convert_from_hf_to_nemo2.py writes one)"),
 ]  # fmt: skip
 
@@ -206,11 +207,11 @@ def test_a_folder_where_a_model_is_expected_leads_to_what_was_meant(place: Place
     for name in ("step_00000004", "step_00000008", "step_00000012"):
         write_nemo_model(run / "checkpoints" / name)
     (run / "checkpoints" / "step_00000012-unfinished").touch()
-    meant = f"did you mean {run / 'checkpoints' / 'step_00000008'}?"
+    meant = f"did you mean --nemo-model {run / 'checkpoints' / 'step_00000008'}?"
     assert any(meant in problem for problem in refusal(place, nemo_model=str(run)))
     assert any(meant in problem for problem in refusal(place, nemo_model=str(run / "checkpoints")))
     (run / "plan.json").write_text('{"settings": {"hf_model_id": "my_tokenizer"}}')
-    assert any("the run was trained with my_tokenizer" in p for p in refusal(place, hf_model_id=str(run)))
+    assert any("the run was trained with --hf-model-id my_tokenizer" in p for p in refusal(place, hf_model_id=str(run)))
 
 
 def test_wandb_without_a_key_is_told_and_not_refused(shared: Place) -> None:
@@ -543,7 +544,10 @@ def test_a_file_as_dataset_is_told_what_it_is(place: Place) -> None:
 
 def test_a_tokenizer_and_data_that_are_swapped_are_both_named(place: Place) -> None:
     problems = refusal(place, dataset_dir=str(place.hf), hf_model_id=str(place.data.parent))
-    assert any(f"--dataset-dir {place.hf}: is a tokenizer, which goes with --hf-model-id" in one for one in problems)
+    assert any(
+        one.startswith(f"--dataset-dir {place.hf}: ") and "it is a tokenizer, which goes with --hf-model-id" in one
+        for one in problems
+    )
     assert any(one.endswith("; it holds data, which goes with --dataset-dir") for one in problems), problems
 
 
@@ -611,3 +615,33 @@ def test_data_of_another_tokenizer_is_said_once(place: Place) -> None:
     assert "was preprocessed with another tokenizer.json (other)" in problem
     (problem,) = refusal(place, "--allow-change", "tokenizer")
     assert "holds token id 5000, but the tokenizer" in problem
+
+
+def test_a_checkpoint_of_another_tokenizer(place: Place) -> None:
+    """A smaller vocabulary fits its embedding, and would train on rows of other tokens in silence."""
+    folder = write_nemo_model(place.root / "m", num_layers=2, hidden_size=64, vocab_size=5120)
+    place.plan(nemo_model=str(folder))
+    own = write_tokenizer(folder / "context" / "nemo_tokenizer", 5000)
+    assert refusal(place, nemo_model=str(folder)) == [
+        f"--hf-model-id {place.hf}: the checkpoint of --nemo-model {folder} was trained with another tokenizer, so that its"
+        f" weights know nothing of this one's ids: give its own, --hf-model-id {own}, with data that is preprocessed with it, or"
+        " add --allow-change tokenizer if you know that old tokens keep their ids"
+    ]
+    place.plan("--allow-change", "tokenizer", nemo_model=str(folder))
+    place.plan(nemo_model=str(folder), hf_model_id=str(own))
+    said = json.loads((place.hf / "tokenizer.json").read_text())
+    (own / "tokenizer.json").write_text(json.dumps(said, indent=3, sort_keys=True))  # the same, saved again
+    place.plan(nemo_model=str(folder))
+
+
+def test_data_of_a_tokenizer_that_was_saved_again(place: Place) -> None:
+    said = {"tokens": 300_000, "tokenizer": "other"}
+    figures = Path(f"{place.data}.json")
+    for name in MAKER:
+        said[name] = (bytes_hash if name == MAKER[0] else content_hash)(place.hf)
+    figures.write_text(json.dumps(said))
+    whole = json.loads((place.hf / "tokenizer.json").read_text())
+    (place.hf / "tokenizer.json").write_text(json.dumps(whole, indent=3, sort_keys=True))
+    place.plan()
+    write_tokenizer(place.hf, 4097)
+    assert "was preprocessed with another tokenizer.json" in refusal(place)[0]

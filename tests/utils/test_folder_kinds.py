@@ -1,0 +1,157 @@
+"""A folder of one kind for a flag that takes another: every command says what it is and what takes it, in the same words."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nemo_workflow.utils.folder_kinds import BRANCH, DATA, MODEL, NEMO, TEXT, TOKENIZERS, meant
+from tests import forked
+from tests.places import Place, write_nemo_model, write_pair, write_tokenizer
+
+REPOSITORY = Path(__file__).parents[2]
+STEP = "checkpoints/step_00000008"
+
+
+def run_of(root: Path) -> Path:
+    write_nemo_model(root / STEP)
+    settings = {"hf_model_id": "my_tokenizer", "dataset_dir": ["one", "two"]}
+    (root / "plan.json").write_text(json.dumps({"settings": settings}))
+    return root
+
+
+def checkpoint(root: Path) -> Path:
+    write_tokenizer(write_nemo_model(root) / "context" / "nemo_tokenizer", 9)
+    return root
+
+
+def model(root: Path) -> Path:
+    write_tokenizer(root, 9, model_type="llama")
+    (root / "model.safetensors").touch()
+    return root
+
+
+def holding(name: str) -> Callable[[Path], Path]:
+    def make(root: Path) -> Path:
+        root.mkdir(exist_ok=True)
+        (root / name).write_text("{}")
+        return root
+
+    return make
+
+
+def data(root: Path) -> Path:
+    write_pair(root / "preprocessed" / "a_text_document", [3])
+    return root
+
+
+MAKERS = {
+    "run": run_of, "checkpoint": checkpoint, "model": model, "data": data, "gguf": holding("x-Q4.gguf"),
+    "adapter": holding("adapter_config.json"), "tokenizer": lambda root: write_tokenizer(root, 9), "other": holding("x"),
+}  # fmt: skip
+TO_NEMO = (
+    "it is a Hugging Face model: python ckpt_conversion/convert_from_hf_to_nemo2.py --source {0} --output-path model-nemo, then"
+    " --nemo-model model-nemo"
+)
+GGUF = "x-Q4.gguf is GGUF, llama.cpp's form, most often quantized: take the folder of safetensors that it was made from"
+MERGE = "adapter_config.json says that it is an adapter, LoRA or the like: merge it into its base model"
+SAID = [
+    ("run", TOKENIZERS, "it is a run's folder, and the run was trained with --x my_tokenizer"),
+    ("run", DATA, "it is a run's folder, and the run was trained with --x one two"),
+    ("run", TEXT, "it is a run's folder; its newest checkpoint goes with --nemo-model {0}/" + STEP),
+    ("run", MODEL, "it is a run's folder; its newest checkpoint goes with --nemo-model {0}/" + STEP),
+    ("run", NEMO, "it is a run's folder; did you mean --x {0}/" + STEP + "?"),
+    ("run", BRANCH, "it is a run's folder; did you mean --x {0}/" + STEP + "?"),
+    ("checkpoint", TOKENIZERS, "it is a NeMo 2 checkpoint, whose tokenizer is --x {0}/context/nemo_tokenizer"),
+    ("checkpoint", DATA, "it is a NeMo 2 checkpoint, which goes with --nemo-model {0}"),
+    ("checkpoint", TEXT, "it is a NeMo 2 checkpoint, which goes with --nemo-model {0}"),
+    ("checkpoint", BRANCH, "it is a NeMo 2 checkpoint, which goes with --nemo-model {0}"),
+    ("model", DATA, "it is a Hugging Face model: its tokenizer goes with --hf-model-id"),
+    ("model", TEXT, "it is a Hugging Face model: its tokenizer goes with --tokenizer"),
+    ("model", NEMO, TO_NEMO),
+    ("model", BRANCH, TO_NEMO),
+    ("data", TOKENIZERS, "it holds data, which goes with --dataset-dir"),
+    ("data", TEXT, "it holds what preprocessing has made of a text, which goes with --dataset-dir"),
+    ("data", NEMO, "it holds data, which goes with --dataset-dir"),
+    *(("gguf", wanted, GGUF) for wanted in (TOKENIZERS, DATA, TEXT, MODEL, NEMO, BRANCH)),
+    *(("adapter", wanted, MERGE) for wanted in (TOKENIZERS, DATA, TEXT, MODEL, NEMO, BRANCH)),
+    ("tokenizer", DATA, "it is a tokenizer, which goes with --hf-model-id"),
+    ("tokenizer", TEXT, "it is a tokenizer, which goes with --tokenizer"),
+    ("tokenizer", NEMO, "it is a tokenizer, which goes with --hf-model-id"),
+]
+
+
+@pytest.mark.parametrize(("kind", "wanted", "said"), SAID)
+def test_what_a_folder_is(tmp_path: Path, kind: str, wanted: str, said: str) -> None:
+    folder = MAKERS[kind](tmp_path / kind)
+    assert meant(folder, wanted, "--x").startswith("; " + said.format(folder))
+    assert (
+        meant(str(tmp_path / "nowhere"), wanted, "--x") == "" == meant(MAKERS["other"](tmp_path / "o"), wanted, "--x")
+    )
+
+
+def test_a_part_of_a_folder_a_file_and_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = run_of(Path("nemo_experiments") / "mine")
+    step = run / STEP
+    assert meant("mine", BRANCH, "--decay-from") == f"; it is a run's name; did you mean --decay-from {step}?"
+    assert meant(run / "checkpoints", NEMO, "--x") == f"; it is a run's folder; did you mean --x {step}?"
+    assert meant(step / "weights", NEMO, "--x") == f"; did you mean --x {step}?"
+    assert meant(holding("x-Q4.gguf")(Path("g")) / "x-Q4.gguf", MODEL, "--x") == f"; {GGUF}"
+    adapter = holding("adapter_config.json")(Path("a"))
+    assert MERGE in meant(adapter / "adapter_config.json", MODEL, "--x")
+    assert meant(model(Path("m")) / "model.safetensors", TOKENIZERS, "--x") == "; did you mean --x m?"
+    (run / "plan.json").write_text('{"my": "plans"}')  # of the user's own
+    assert (
+        meant(run, TEXT, "--x")
+        == f"; it holds a run's checkpoints; its newest checkpoint goes with --nemo-model {step}"
+    )
+
+
+def test_every_command_uses_it(place: Place) -> None:
+    """Each flag that takes a folder, with a folder of another kind; exit code 2, one line, nothing written."""
+    root = place.root
+    for name in ("run", "checkpoint", "model", "data"):
+        MAKERS[name](root / "kinds" / name)
+    kinds = root / "kinds"
+    (root / "t.txt").write_text("text")
+    train = [str(REPOSITORY / "pretrain_llm.py")]
+    into = ["--output-dir", "new"]
+    preprocess = ["-m", "nemo_workflow.preprocess", *into]
+    to_nemo = [str(REPOSITORY / "ckpt_conversion/convert_from_hf_to_nemo2.py"), "--output-path", "new"]
+    to_hf = [str(REPOSITORY / "ckpt_conversion/convert_from_nemo2_to_hf.py"), "--output-path", "new"]
+    extend = ["-m", "nemo_workflow.tokenizer", "--input", "t.txt", *into, "--extend"]
+    run_of(root / "nemo_experiments" / "mine")
+    write_nemo_model(root / "whole", num_layers=2, hidden_size=64, num_attention_heads=4)
+    MAKERS["adapter"](root / "both")
+    model(root / "both")
+    (root / "g.gguf").touch()
+    commands = {
+        "a file, not a folder, and not of the form": [*train, *place.flags(hf_model_id="both/tokenizer.json")],
+        "g.gguf is GGUF": [*train, *place.flags(dataset_dir="g.gguf")],
+        "holds a model and an adapter": ["-m", "nemo_workflow.sample", "--hf-model", "both", "text"],
+        "a run's folder, and the run": [*train, *place.flags(hf_model_id=str(kinds / "run"))],
+        "whose tokenizer is --hf-model-id": [*train, *place.flags(hf_model_id=str(kinds / "checkpoint"))],
+        "trained with --dataset-dir one two": [*train, *place.flags(dataset_dir=str(kinds / "run"))],
+        "a run's folder; did you mean --decay-from": [*train, *place.flags(decay_from=str(kinds / "run"))],
+        "convert_from_hf_to_nemo2.py --source": [*train, *place.flags(nemo_model=str(kinds / "model"))],
+        "its tokenizer goes with --tokenizer": [*preprocess, "--tokenizer", str(place.hf), "--input", str(kinds / "model")],
+        "no text to learn from; it is a run's": [*preprocess, "--tokenizer", str(place.hf), "--input-dir", str(kinds / "run")],
+        "holds what preprocessing": [*preprocess, "--tokenizer", str(place.hf), "--input", str(kinds / "data")],
+        "whose tokenizer is --tokenizer": [*preprocess, "--tokenizer", str(kinds / "checkpoint"), "--input", "t.txt"],
+        "its newest checkpoint goes with": [*to_nemo, "--source", str(kinds / "run")],
+        "it holds data": [*to_hf, "--source", str(kinds / "data")],
+        "holds data, which goes": ["-m", "nemo_workflow.sample", "--hf-model", str(kinds / "data"), "text"],
+        "whose tokenizer is --extend ": [*extend, str(kinds / "checkpoint")],
+        "trained with --extend my_tokenizer": [*extend, "mine"],
+        "--hf-tokenizer kinds/data: no tokenizer files in it": [*to_hf, "--source", "whole", "--hf-tokenizer", "kinds/data"],
+        "which goes with --nemo-model": ["-m", "nemo_workflow.dataset", str(kinds / "checkpoint")],
+    }  # fmt: skip
+    for said, words in commands.items():
+        done = forked.run(words, cwd=root, env=os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"})
+        assert done.returncode == 2 and said in done.stderr, (words, done.stderr)
+        assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr and not (root / "new").exists()
