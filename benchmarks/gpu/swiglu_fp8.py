@@ -25,20 +25,20 @@ from nemo_workflow.backends.gpu import aside
 
 NAME = "the kernels that cast SwiGLU's output and gradient to fp8"
 TILES = {False: (16, 64, 4), True: (16, 64, 4)}  # backward or not -> fours of rows and columns of a program, warps
+SMALL = {torch.float8_e4m3fn: tl.float8e4nv, torch.float8_e5m2: tl.float8e5}
 KINDS = {"kFloat8E4M3": torch.float8_e4m3fn, "kFloat8E5M2": torch.float8_e5m2}  # by Transformer Engine's names
 
 
 @triton.jit
-def _in_fp8(value, scale, kind: tl.constexpr, LIMIT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The value, rounded to bf16 before, in fp8; what is too large becomes the largest number, NaN stays NaN."""
+def _in_fp8(value, scale, nothing, kind: tl.constexpr, LIMIT: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The byte of the value, rounded to bf16 before, in fp8; what is too large becomes the largest number, NaN stays NaN.
+
+    `nothing` is 0, which the compiler doesn't know: where fp8 numbers are stored in fours and taken apart as well, ptxas 12.8
+    lost some of them.
+    """
     scaled = value * scale
     scaled = tl.where(scaled > LIMIT, LIMIT, tl.where(scaled < -LIMIT, -LIMIT, scaled))
-    return scaled.to(kind)
-
-
-@triton.jit
-def _byte(small, place: tl.constexpr):  # type: ignore[no-untyped-def]
-    return small.to(tl.uint8, bitcast=True).to(tl.uint32) << (8 * place)
+    return scaled.to(kind).to(tl.uint8, bitcast=True).to(tl.uint32) ^ nothing.to(tl.uint32)
 
 
 @triton.jit
@@ -52,7 +52,9 @@ def _swiglu(  # type: ignore[no-untyped-def]
     amax,
     rows,
     width,
+    nothing,
     BACK: tl.constexpr,
+    SMALL: tl.constexpr,
     LIMIT: tl.constexpr,
     QUADS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -72,7 +74,6 @@ def _swiglu(  # type: ignore[no-untyped-def]
     second = tl.zeros((QUADS, COLUMNS), tl.uint32)
     most = tl.zeros((QUADS, COLUMNS), tl.float32)
     kind = joint.dtype.element_ty
-    small = straight.dtype.element_ty
     for place in tl.static_range(4):
         row = quad * 4 + place
         gate = tl.load(joint + row * 2 * width + column, mask=there, other=0.0).to(tl.float32)
@@ -83,18 +84,18 @@ def _swiglu(  # type: ignore[no-untyped-def]
             of_gate = (gradient * up * open_ * (1.0 + gate * (1.0 - open_))).to(kind).to(tl.float32)
             of_up = (gradient * gate * open_).to(kind).to(tl.float32)
             most = tl.maximum(most, tl.maximum(tl.abs(of_gate), tl.abs(of_up)))
-            left = _in_fp8(of_gate, factor, small, LIMIT)
-            right = _in_fp8(of_up, factor, small, LIMIT)
-            tl.store(straight + row * 2 * width + column, left, mask=there)
-            tl.store(straight + row * 2 * width + width + column, right, mask=there)
-            first |= _byte(left, place)
-            second |= _byte(right, place)
+            left = _in_fp8(of_gate, factor, nothing, SMALL, LIMIT)
+            right = _in_fp8(of_up, factor, nothing, SMALL, LIMIT)
+            tl.store(straight + row * 2 * width + column, left.to(tl.uint8), mask=there)
+            tl.store(straight + row * 2 * width + width + column, right.to(tl.uint8), mask=there)
+            first |= left << (8 * place)
+            second |= right << (8 * place)
         else:
             out = (gate * open_ * up).to(kind).to(tl.float32)
             most = tl.maximum(most, tl.abs(out))
-            left = _in_fp8(out, factor, small, LIMIT)
-            tl.store(straight + row * width + column, left, mask=there)
-            first |= _byte(left, place)
+            left = _in_fp8(out, factor, nothing, SMALL, LIMIT)
+            tl.store(straight + row * width + column, left.to(tl.uint8), mask=there)
+            first |= left << (8 * place)
     tl.atomic_max(amax, tl.max(most))
     quad_across = tl.program_id(1).to(tl.int64) * QUADS + tl.arange(0, QUADS)[None, :]
     column_across = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[:, None]).to(tl.int64)
@@ -118,8 +119,8 @@ def swiglu_in_fp8(quantizer: Any, kind: torch.dtype, joint: torch.Tensor, above:
     back = above is not None
     quads, columns, warps = TILES[back]
     _swiglu[(triton.cdiv(width, columns), triton.cdiv(rows, 4 * quads))](
-        joint, above, straight.view(kind), across.view(torch.uint32), quantizer.scale, inverse, quantizer.amax, rows, width,
-        BACK=back, LIMIT=torch.finfo(kind).max, QUADS=quads, COLUMNS=columns, num_warps=warps,
+        joint, above, straight, across.view(torch.uint32), quantizer.scale, inverse, quantizer.amax, rows, width, 0,
+        BACK=back, SMALL=SMALL[kind], LIMIT=torch.finfo(kind).max, QUADS=quads, COLUMNS=columns, num_warps=warps,
     )  # fmt: skip
     return straight, across, inverse
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.utils.folder_kinds import BRANCH, DATA, MODEL, NEMO, TEXT, TOKENIZERS, meant
+from nemo_workflow.config.settings import Settings
+from nemo_workflow.utils.folder_kinds import BRANCH, DATA, MODEL, NEMO, OUTPUT_DIR, TEXT, TOKENIZERS, meant
 from tests import forked
 from tests.places import Place, write_nemo_model, write_pair, write_tokenizer
 
@@ -155,3 +156,7 @@ def test_every_command_uses_it(place: Place) -> None:
         done = forked.run(words, cwd=root, env=os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"})
         assert done.returncode == 2 and said in done.stderr, (words, done.stderr)
         assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr and not (root / "new").exists()
+
+
+def test_runs_are_looked_up_where_they_are_written() -> None:
+    assert Settings.output_dir == OUTPUT_DIR
