@@ -50,7 +50,7 @@ _OF: dict[str, str] = {
     "--wandb-name": "wandb-run-name wandb-run",
     "--wandb": "metrics.enable-wandb",
     "--wandb-project": "project",
-    "--precision": "torch-dtype dtype mixed-precision bf16 fp16 model-dtype training.mixed-precision-param",
+    "--precision": "torch-dtype dtype mixed-precision model-dtype training.mixed-precision-param",
     "--recompute-granularity": "checkpoint-activations recompute activation-checkpoint gradient-checkpointing activation-checkpointing recompute-activations activation-checkpoint.mode",
     "--time": "time-limit walltime",
     "--accelerator": "device cpu use-cpu no-cuda no-gpu cuda",
@@ -134,7 +134,10 @@ _SAID = {
     "fsdp fsdp2 zero zero-stage deepspeed strategy use-distributed-optimizer": "the optimizer is distributed already (--disable-dist-optim);"
     " --layout auto splits the model as it fits",
     "overwrite resume-from-scratch restart from-scratch force overwrite-output-dir": "another --experiment starts from the beginning",
-    "no-validation skip-validation eval-iters": "--split 1,0,0 trains without a validation",
+    "bf16": "bf16 is the default: leave it out, or type --precision bf16-mixed",
+    "fp16": "did you mean --precision 16-mixed?",
+    "no-validation skip-validation": "--split 1,0,0 trains without a validation",
+    "eval-iters max-eval-iters limit-val-batches eval-steps-per-round": "a validation takes the recipe's number of batches (32 of most), or as many as --split leaves for it",
     "vocab-size padded-vocab-size make-vocab-size-divisible-by": "the vocabulary is that of the tokenizer of --hf-model-id",
     _EPOCHS: "leave --max-steps out for one epoch, whose steps --dry-run prints; for more of them give --max-steps as many times that",
     "resume resume-from-checkpoint load checkpoint.load resume-from auto-resume": "the same command continues from the run's newest"

@@ -185,7 +185,7 @@ def _why_missing(missing: list[str], tensors: dict[str, TensorInfo]) -> str:
     if wrapped:
         prefix = wrapped[0].removesuffix(missing[0])
         return f"; it has {wrapped[0]}: save the model without what it was wrapped in ({prefix})"
-    return ""
+    return "; config.json is another model's, or the model was not saved whole: download or save it again"
 
 
 def check_shapes(hf: Config, tensors: dict[str, TensorInfo], path: Path) -> None:

@@ -51,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise Refusal(f"{path}: can't be read as JSON ({error})") from error
+        raise Refusal(f"{path}: can't be read as JSON ({error}); download or save the model again") from error
     if not isinstance(value, dict):
         raise Refusal(f"{path}: a JSON object is expected")
     return value
@@ -121,7 +121,9 @@ def list_tensors(folder: Path) -> dict[str, TensorInfo]:
         raise Refusal(f"{folder}: has no {SINGLE} and no {INDEX}{what_is_there(folder)}")
     elif not files:
         raise Refusal(f"{index}: names no tensors: download or save the model again")
-    problems = [f"{folder}: shard {name} is named by {INDEX} and missing" for name in lost]
+    problems = [
+        f"{folder}: shard {name} is named by {INDEX} and missing: download or save the model again" for name in lost
+    ]
     problems += [
         f"{folder}: shard {name} is there and not named by {INDEX}: download or save the model again"
         for name in unnamed_shards(folder, files)

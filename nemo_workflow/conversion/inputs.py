@@ -91,7 +91,9 @@ def _family(raw: Config, path: Path) -> Family:
             f"{path}: architectures is {architectures!r}; a list such as ['{family.architecture}'] is expected"
         )
     if not {family.architecture, *family.other_architectures} & set(architectures):
-        raise Refusal(f"{path}: architecture {architectures[0]} is not converted, {family.architecture} is")
+        raise Refusal(
+            f"{path}: architecture {architectures[0]} is not converted, {family.architecture} is: save the model as one, with the output layer of a language model"
+        )
     return family
 
 

@@ -205,9 +205,15 @@ def _entry(path: str, number: int, text: str, problems: list[str]) -> list[Group
     if why := startup.no_home(place):
         problems.append(f"--blend {path}, line {number}: {place}: {why}")
         return []
-    # a relative path is relative to the file that names it
-    pairs = _pairs_at(str(Path(path).parent / Path(place).expanduser()), problems, f"--blend {path}, line {number}:")
+    pairs = _pairs_at(str(_beside(place, Path(path).parent)), problems, f"--blend {path}, line {number}:")
     return [Group(weight, pairs, most)] if pairs else []
+
+
+def _beside(place: str, folder: Path) -> Path:
+    """A path of a --blend file: from the file's folder or, where nothing is there, from the current one."""
+    named = Path(place).expanduser()
+    places = [absolute(folder / named), absolute(named)]
+    return next((one for one in places if one.exists() or Path(f"{one}.idx").exists()), places[0])
 
 
 def _is_weight(word: str) -> bool:

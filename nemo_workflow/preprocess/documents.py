@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -112,7 +113,23 @@ def value_at(record: dict[str, Any], key: str) -> Any:
         return _within(record, key)
     except KeyError:
         found = ", ".join(map(repr, list(record)[:5])) or "no keys"
-        raise BadLine("key missing", f"no {key!r} among {found}{_list_within(record)}") from None
+        raise BadLine(
+            "key missing", f"no {key!r} among {found}{_longest_text(record) or _list_within(record)}"
+        ) from None
+
+
+def _longest_text(record: dict[str, Any]) -> str:
+    """The key under which an object, or one within it, has its longest text, as it is named."""
+    texts = {key: value for key, value in record.items() if isinstance(value, str)}
+    texts |= {
+        f"{outer}.{key}": text
+        for outer, value in record.items()
+        if isinstance(value, dict)
+        for key, text in value.items()
+        if isinstance(text, str)
+    }
+    name = max(texts, key=lambda key: len(texts[key]), default="")
+    return f" (its longest text: --json-keys {shlex.quote(name)})" if name and texts[name].strip() else ""
 
 
 def _list_within(record: dict[str, Any]) -> str:

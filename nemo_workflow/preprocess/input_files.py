@@ -21,6 +21,7 @@ from nemo_workflow.preprocess.sources import (
     blank,
     looks_like_data,
     no_data,
+    reads_as_lines,
     stem_of,
     to_utf8,
     wrong_file,
@@ -85,6 +86,10 @@ def find_sources(
             found.problems += wrong_file(source)
     if found.problems:
         raise Refusal(found.problems)
+    if lines := [str(source.path) for source in sources if reads_as_lines(source)]:
+        found.notes.append(
+            f"WARNING: JSON lines, read as plain text with their braces and quotes; to read the text in them rename them to .jsonl: {_some(lines)}"
+        )
     return _without_empty(sources, found), found.notes
 
 
@@ -216,6 +221,10 @@ def _renamed(path: Path) -> str:
         return ""
     if not head.strip() or b"\0" in head or head.startswith(b"%PDF"):
         return ""
+    if path.suffix.lower() in (".csv", ".tsv"):
+        tabs = ", sep='\\t'" if path.suffix.lower() == ".tsv" else ""
+        command = f"import pandas; pandas.read_csv('OLD'{tabs}).to_parquet('NEW.parquet')"
+        return f'; a table; make it one that is: python -c "{command}"'
     what, ending = ("JSON lines", ".jsonl") if head.lstrip()[:1] == b"{" else ("plain text", ".txt")
     return f"; if it is {what}, rename it: {path.with_suffix(ending).name}"
 

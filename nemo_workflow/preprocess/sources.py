@@ -247,6 +247,20 @@ def _plain_text(head: bytes) -> bool:
     return b"\0" not in head
 
 
+def reads_as_lines(source: Source) -> bool:
+    """Whether a file that is read as one text begins with JSON objects, a line each; what can't be read is told elsewhere."""
+    if not source.is_text:
+        return False
+    try:
+        with open_text(source.path) as stream:
+            head = stream.read(4096)
+    except (OSError, EOFError, ValueError, Refusal):
+        return False
+    lines = head.removeprefix(_BOM).splitlines()
+    whole = [line.strip() for line in (lines[:-1] if len(head) == 4096 else lines) if line.strip()]
+    return bool(whole) and all(line.startswith(b"{") and _is_json(line) for line in whole)
+
+
 # of a model's or a tokenizer's folder, given instead of the text's
 _OF_A_MODEL = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json",
@@ -262,7 +276,7 @@ def _wrong_kind(source: Source) -> Iterator[str]:
         yield from refusal.problems
         return
     except (OSError, EOFError, ValueError) as error:
-        yield f"{source.path}: {said_of_damage(error) or f'damaged, or not what its extension says: {error}'}"
+        yield f"{source.path}: {said_of_damage(error) or f'damaged, or not what its extension says: {error}; fetch it again, or rename it'}"
         return
     magic = next((magic for magic in _MAGIC if head.startswith(magic)), None)
     coding = coding_of(head)

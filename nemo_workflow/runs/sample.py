@@ -89,18 +89,19 @@ def check_exported(folder: Path) -> None:
         for weights in folder.glob("*.safetensors"):
             read_header(weights)
         return  # load_model tells what else is wrong
-    if (folder / EXPORTED / "config.json").is_file():
-        raise Refusal(f"--hf-model {folder}: is a run's folder; its exported model is {folder / EXPORTED}")
+    run = folder.parent if folder.name == "checkpoints" else folder
+    if (run / EXPORTED / "config.json").is_file():
+        raise Refusal(f"--hf-model {folder}: is a run's folder; its exported model is {run / EXPORTED}")
     if (named := Path(OUTPUT_DIR) / folder / EXPORTED / "config.json").is_file():
         raise Refusal(f"--hf-model {folder}: is a run's name; its exported model is {named.parent}")
-    newest, _ = newest_whole(folder / "checkpoints")
+    newest, _ = newest_whole(run / "checkpoints")
     if folder.exists() and not newest and not is_checkpoint(folder) and (known := meant(folder, MODEL, "--hf-model")):
         raise Refusal(f"--hf-model {folder}: no config.json there{known}")
     script = from_here_if_below(REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py")
     if (folder / "weights").is_dir():
         command = f"python {script} --source {folder} --output-path DIR"
     else:
-        command = f"python -m nemo_workflow.export {folder if newest else 'RUN'}"
+        command = f"python -m nemo_workflow.export {run if newest else 'RUN'}"
     what = (
         hub.no_folder("--hf-model", folder, whole=True)
         if not folder.exists()

@@ -19,6 +19,8 @@ from nemo_workflow.utils import pasted, startup
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.meant import close_to, meant
 
+EMPTY = "''"  # an empty word, as it is typed
+
 
 class Parser(argparse.ArgumentParser):
     """Raises Refusal where argparse would print its usage and exit; the parsers of subcommands are of this class too."""
@@ -89,7 +91,9 @@ class Parser(argparse.ArgumentParser):
         words = [*Parser.words, "-"]
         behind = {word: after for word, after in itertools.pairwise(words) if not after.startswith("-")}
         typed = [
-            f"{word} {behind[word]}" if word in behind and word[0] == "-" and "=" not in word else word
+            f"{word} {behind[word] or EMPTY}"
+            if word in behind and word[:1] == "-" and "=" not in word
+            else word or EMPTY
             for word in unknown
         ]
         return f"unrecognized arguments: {' '.join(typed)}{self._meant(unknown)}"
@@ -154,7 +158,9 @@ class Parser(argparse.ArgumentParser):
             raise Refusal(problems)
         found, unknown = self.parse_known_args(Parser.words, namespace)
         if unknown:
-            self.error(self._unrecognized([word for word in unknown if pasted.with_hyphens(word)[0] == "-"] or unknown))
+            self.error(
+                self._unrecognized([word for word in unknown if pasted.with_hyphens(word)[:1] == "-"] or unknown)
+            )
         missing = [dests for dests in self.needed if not any(vars(found).get(dest) for dest in dests)]
         if missing:
             flags = [" or ".join(f"--{dest.replace('_', '-')}" for dest in dests) for dests in missing]
@@ -237,6 +243,8 @@ class Parser(argparse.ArgumentParser):
 
     def _said_of_word(self, word: str) -> str:
         """What is said of a word for itself, wherever it stands: one that was meant for a flag, or a foreign sign; or nothing."""
+        if not word:
+            return "it is empty; a shell variable may be unset: give it a value, or leave it out"
         if not word.strip():
             return "it is a blank, as behind the \\ at a line's end: let nothing follow that"
         if typed := pasted.in_quotes(Parser.words):
@@ -248,6 +256,8 @@ class Parser(argparse.ArgumentParser):
         known = self._known()
         if word.endswith((".yaml", ".yml")) and "--config" in known:
             return f"did you mean --config {word}?"
+        if word.endswith((".txt", ".md", ".jsonl")) and "--dataset-dir" in known:
+            return f"a text is preprocessed first: bash preprocess_data.sh --input {shlex.quote(word)}, whose output is the --dataset-dir"
         # trainer.max_steps=100, as Hydra and NeMo's own command line take it
         name, equals, _ = word.strip().lstrip("-/").partition("=")
         flag = f"--{name.rstrip(':').replace('_', '-')}"

@@ -166,6 +166,19 @@ def test_a_source_named_twice_and_a_file_that_cannot_be_read_are_problems(two: P
     assert blend.from_file(str(two / "empty"), problems) == () and ": is a folder; a text file with" in problems[3]
 
 
+def test_a_path_starts_from_the_files_folder_or_from_the_current_one(
+    two: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "blend").write_text("1 a\n1 b/y\n")
+    monkeypatch.chdir(two)
+    problems: list[str] = []
+    found = blend.from_file(str(elsewhere / "blend"), problems)
+    assert [Path(source.pair.prefix).parent for source in found] == [two / "a", two / "b"] and not problems
+    write_pair(elsewhere / "a" / "nearer", [30])
+    assert Path(blend.from_file(str(elsewhere / "blend"), problems)[0].pair.prefix) == elsewhere / "a" / "nearer"
+
+
 def test_a_path_may_have_a_hash_and_a_blank_in_it(tmp_path: Path) -> None:
     write_pair(tmp_path / "a#1 b" / "x", [300])
     assert read(tmp_path, "1 a#1 b\n") == ([("x", 1.0, None)], [])

@@ -354,6 +354,21 @@ def test_a_blank_file_among_others_is_skipped_like_an_empty_one(go, tmp_path):
     assert [prefix.name for prefix in find_prefixes(tmp_path / "out")] == ["a_text_document"]
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.txt", b'{"text": "a"}\n\n{"text": "b"}\n', True),
+        ("a.txt", b'{"text": "' + b"a" * 5000 + b'"}\n', False),  # its first line has no end within what is looked at
+        ("a.md.gz", gzip.compress(b'\xef\xbb\xbf{"text": "a"}\n'), True),
+        ("a.txt", b'{"text": "a"}\nis a line of JSON.\n', False),
+        ("a.txt", b"{a set} of words\n", False),
+    ],
+)
+def test_json_lines_that_are_read_as_text_are_told(name, data, said, go, tmp_path):
+    code, err = go("--input", bad_file(tmp_path / "in", name, data))
+    assert code == 0 and ("WARNING: JSON lines, read as plain text" in err) == said, err
+
+
 def test_a_word_on_many_small_files(go, tmp_path, monkeypatch):
     monkeypatch.setattr(asked, "MANY", 3)
     for name in "abc":
@@ -389,6 +404,7 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("a.json", b'{"data": [\n{"text": "a"}]}', "one object with a list within, not one object per line; convert it first: `jq -c '.data[]' OLD.json > NEW.jsonl`"),
         ("a.json", b'{\n  "data": [\n    {\n "text": "a"}]}', "`jq -c '.data[]' OLD.json > NEW.jsonl`"),
         ("a.jsonl", b'{"text":"caf\xe9"}\n', "Convert it (if it is Latin-1: `iconv -f LATIN1 -t UTF-8 OLD > NEW`)"),
+        ("a.jsonl", b'{"id": "1", "data": {"body": "A text."}}\n', "(its longest text: --json-keys data.body)"),
         ("a.jsonl", b'{"text": ""}\n', "every 'text' is empty"),
         ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "UTF-16; convert it first: `iconv -f UTF-16 -t UTF-8 OLD > NEW`"),
         ("a.json", b'[{"text": "a"}]', "one JSON array"),
@@ -399,7 +415,8 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("a.jsonl.zst", zstd(os.urandom(99_999))[:9000], "damaged"),
         ("a.parquet", b"PAR1 is not enough", "damaged"),
         ("a.doc", b"\0text", "not a file extension that is read here (.json"),
-        ("a.csv", "a, é".encode(), "; if it is plain text, rename it: a.txt"),
+        ("a.csv", "a, é".encode(), "; a table; make it one that is: python -c \"import pandas; pandas.read_csv('OLD').to_parquet('NEW.parquet')\""),
+        ("a.log", "a, é".encode(), "; if it is plain text, rename it: a.txt"),
         ("corpus", b'{"text": "a"}', "; if it is JSON lines, rename it: corpus.jsonl"),
     ],
 )  # fmt: skip

@@ -44,7 +44,7 @@ BAD = {
     b'{"text": "a"} {"text": "b"}': ("broken JSON", ""),
     b"not json at all": ("broken JSON", ""),
     b'{"text": "a\xff"}': ("invalid UTF-8", "byte 0xff at position 12"),
-    b'{"words": "a"}': ("key missing", "no 'text' among 'words'"),
+    b'{"words": "a"}': ("key missing", "no 'text' among 'words' (its longest text: --json-keys words)"),
     b"{}": ("key missing", "no keys"),
     b'{"text": null}': ("not a string", "null"),
     b'{"text": 12}': ("not a string", "number"),

@@ -100,6 +100,27 @@ def test_an_empty_number_is_an_empty_value(monkeypatch: pytest.MonkeyPatch) -> N
         preprocess(["--tokenizer", "t", "--output-dir", "o", "--input", "a", "--workers", ""])
 
 
+@pytest.mark.parametrize(
+    "command", [sample, evaluate, runs, tokenizer, preprocess, dataset, wikipedia, import_main, export_main]
+)
+@pytest.mark.parametrize("words", [[""], ["--foo", ""], ["--foo", "x", ""]])
+def test_an_empty_word_is_told_from_none(
+    command: Callable[..., int], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`"$EXTRA"` in a script."""
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    with pytest.raises(Refusal):
+        command()
+
+
+def test_an_empty_word_is_shown() -> None:
+    parser = Parser()
+    with pytest.raises(Refusal, match=r"^unrecognized arguments: ''; it is empty; a shell variable may be unset"):
+        parser.parse_args([""])
+    with pytest.raises(Refusal, match=r"^unrecognized arguments: --foo '' "):
+        parser.parse_args(["--foo", ""])
+
+
 def said_by(command: Callable[..., int], words: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What a command refuses of these words; empty where they are well formed and what they name isn't there."""
     monkeypatch.setattr(sys, "argv", ["command", *words.split()])
