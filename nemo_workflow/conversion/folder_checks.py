@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nemo_workflow.utils.folder_kinds import MERGE
 
 # more than any model has; a larger number in a damaged file would have us count for hours
 MOST = {"num_hidden_layers": 10_000, "num_experts": 10_000, "num_local_experts": 10_000, "n_routed_experts": 10_000}
+MOST_NAMED = 20  # tensors in one refusal
 # fields without a default of their own kind that may have a fraction
 FRACTIONS = {"attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"}
 ROPE = ("rope_scaling", "rope_parameters")
@@ -167,9 +169,18 @@ def check_names(family: Family, hf: Config, tensors: dict[str, TensorInfo], drop
     left = sorted(set(tensors) - carried - dropped)
     if left:
         raise Refusal(
-            f"the source has {counted(len(left), 'tensor')} that NeMo's {family.model_class} has no place for, e.g. {left[0]} "
-            f"(to lose them: --allow-lossy {left[0]})"
+            f"the source has {counted(len(left), 'tensor')} that NeMo's {family.model_class} has no place for, e.g. {left[0]}"
+            f"{_why_left(left, hf)} (to lose {'it' if len(left) == 1 else 'them'}: {' '.join(f'--allow-lossy {name}' for name in left[:MOST_NAMED])})"
         )
+
+
+def _why_left(left: list[str], hf: Config) -> str:
+    """What the number of layers tells about tensors without a place."""
+    layers = hf.get("num_hidden_layers")
+    numbers = [int(found[1]) for name in left if (found := re.search(r"\.layers\.(\d+)\.", name))]
+    if isinstance(layers, int) and numbers and min(numbers) >= layers:
+        return f": the weights have {max(numbers) + 1} layers, and config.json says num_hidden_layers {layers}"
+    return ""
 
 
 def _why_missing(missing: list[str], tensors: dict[str, TensorInfo]) -> str:

@@ -103,7 +103,9 @@ def _what_it_is(folder: Path) -> str:
         return (
             "has no config.json; it holds a model in its maker's own form (params.json): take the one for transformers"
         )
-    inner = sorted(path.parent for path in folder.glob("*/config.json"))
+    # a checkpoint's folder in a trainer's, or a snapshot in the Hub's cache
+    places = ("*", "snapshots/*", "models--*/snapshots/*")
+    inner = [path.parent for place in places for path in sorted(folder.glob(f"{place}/config.json"))]
     inner_one = f"; did you mean {inner[0]}?" if inner else ""
     return f"has no config.json, so it is not a Hugging Face model folder{meant(folder, MODEL, '--source')}{inner_one}"
 

@@ -247,6 +247,21 @@ def check_class_named(folder: Path, own_code: bool = False) -> None:
     if not (named or (own_code and config.get("auto_map"))):
         raise Refusal(
             f"{folder}: its files don't say which class its tokenizer has, and a class guessed from the folder's name may"
-            ' add tokens of its own; add "tokenizer_class" to tokenizer_config.json (make it if need be):'
-            ' {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": …} suits most tokenizer.json'
+            f" add tokens of its own; {_class_to_name(folder)}"
         )
+
+
+# a tokenizer's file -> the class of transformers that reads it, whatever model it is of
+CLASSES = {
+    "tokenizer.json": "PreTrainedTokenizerFast", "tokenizer.model": "LlamaTokenizer", "vocab.json": "GPT2Tokenizer", "vocab.txt": "BertTokenizer",
+}  # fmt: skip
+
+
+def _class_to_name(folder: Path) -> str:
+    found = next((name for name in CLASSES if (folder / name).is_file()), None)
+    if found is None:
+        return f"take the whole folder that it comes with, whose {CONFIG} names it"
+    return (
+        f'add "tokenizer_class" to {CONFIG} (make it if need be): {{"tokenizer_class": "{CLASSES[found]}", "eos_token": …}}'
+        f" suits most {found}"
+    )

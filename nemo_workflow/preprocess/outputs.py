@@ -16,7 +16,7 @@ from nemo_workflow.preprocess.messages import Place, Result
 from nemo_workflow.preprocess.output_dir import OutputFolder
 from nemo_workflow.preprocess.pair_writer import PairWriter
 from nemo_workflow.preprocess.sources import Source
-from nemo_workflow.preprocess.stats import Tally, lines_for_people
+from nemo_workflow.preprocess.stats import Tally, lines_for_people, unknown_said
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
 from nemo_workflow.utils.errors import Failure
 
@@ -122,6 +122,7 @@ class Output:
         self.unwritten = 0  # orders to workers that are not done yet
         self.closed = self.empty = False
         self.printed: list[str] = []
+        self.warnings: list[str] = []
         self._rejects: IO[str] | None = None
         self.example = ""  # the first bad line
         self._keep_rejects(sum(sum(line["bad_lines"].values()) for line in lines))
@@ -248,6 +249,7 @@ class Output:
                 "json_key": key,
                 **self.context.common(),
                 **tally.as_json(),
+                "unknown_share": round(tally.share_unknown(writer.bin_path), 6),
                 "bin_bytes": writer.bin_path.stat().st_size,
                 "bad_lines": dict(self.rejected),
                 "inputs": [each.figures(number) for each in self.inputs],
@@ -258,3 +260,5 @@ class Output:
             for ending in ("json", "bin", "idx"):
                 self.context.folder.move(f"{stem}.{ending}")
             self.printed += lines_for_people(stem, figures, self.rejected)
+            if figures["unknown_share"]:
+                self.warnings.append(unknown_said(stem, figures["unknown_share"]))

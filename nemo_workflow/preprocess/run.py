@@ -207,6 +207,8 @@ class Run:
                 f"WARNING: {counted(forged, 'time')} a text holds {self.spec.eod_token} itself, which became the end-of-document id "
                 f"{self.spec.eod}, so training sees a document end there"
             )
+        for text in [text for each in made for text in each.warnings][:SHOWN]:
+            self.meter.note(text)
         lines = [line for each in made[:SHOWN] for line in each.printed]
         if len(made) > SHOWN:
             documents = sum(each.documents for each in made[SHOWN:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from nemo_workflow.preprocess.messages import Tokens
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
 from nemo_workflow.utils.console import counted, human_bytes, human_count
+
+LOOKED_AT = 64 << 20  # tokens of a pair among which the unknown ones are counted
 
 
 class Tally:
@@ -49,6 +52,14 @@ class Tally:
         used = np.flatnonzero(np.unpackbits(self._seen))
         return int(used[-1]) if len(used) else None
 
+    def share_unknown(self, bin_path: Path) -> float:
+        """The share of the tokens, of the first ones of a long file, that stand for what the tokenizer has no entry for."""
+        unknown = self.spec.unknown
+        if unknown is None or not self.tokens or not np.unpackbits(self._seen)[unknown]:
+            return 0.0
+        ids = np.memmap(bin_path, self.spec.dtype, "r")[:LOOKED_AT]
+        return float((ids == unknown).mean())
+
     def as_json(self) -> dict[str, Any]:
         split = {f"<{2**k}": int(count) for k, count in enumerate(self.by_power) if k and count}
         return {
@@ -85,6 +96,14 @@ def tokenizer_json(spec: TokenizerSpec, engine: str, why: str, append_eod: bool,
         "engine_reason": why,
         "dtype": spec.dtype,
     }
+
+
+def unknown_said(stem: str, share: float) -> str:
+    """The warning of a pair of which a share is unknown to the tokenizer."""
+    return (
+        f"WARNING: {stem}: {share:.2%} of the tokens stand for text that the tokenizer has no entry for: nothing can be learned from"
+        " them; take a tokenizer that knows the text's language, or train one: python -m nemo_workflow.tokenizer"
+    )
 
 
 def lines_for_people(stem: str, figures: dict[str, Any], rejects: Counter[str]) -> list[str]:

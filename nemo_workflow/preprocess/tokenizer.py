@@ -72,6 +72,7 @@ class TokenizerSpec:
     split_special: bool = False
     trust_remote_code: bool = False
     added: tuple[str, ...] = ()
+    unknown: int | None = None  # the id of what it has no entry for; None where that is cut into bytes
     base_end: str | None = None  # the base model's end of text, where `eod_token` is the end of a chat's turn
     backend: str | None = field(default=None, repr=False)
 
@@ -115,6 +116,7 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
         hint = "; give the token itself, not its id" if eod_token.isdecimal() else ""
         raise Refusal(f"--eod-token {eod_token}: not in the vocabulary of {name}{hint}")
     prefix, suffix = reference.around_text()
+    unknown = reference.unknown_id(vocabulary)
     spec = TokenizerSpec(
         name=name,
         folder=folder,
@@ -130,6 +132,7 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
         split_special=reference.split_special,
         trust_remote_code=trust_remote_code,
         added=tuple(reference.added),
+        unknown=None if unknown == eod else unknown,
         base_end=next((base for base in ENDS_OF_TEXT if token in ENDS_OF_TURN and base in vocabulary), None),
         backend=reference.backend,
     )
@@ -160,6 +163,13 @@ class _Reference:
 
     def vocabulary(self) -> dict[str, int]:
         return self.tokenizer.get_vocab()
+
+    def unknown_id(self, vocabulary: dict[str, int]) -> int | None:
+        """The id that stands for whatever has no entry."""
+        if not self.fast:
+            return self.tokenizer.unk_token_id
+        model = json.loads(self.tokenizer.to_str())["model"]
+        return model.get("unk_id", vocabulary.get(model.get("unk_token")))
 
     def size(self) -> int:
         """len(AutoTokenizer)."""

@@ -94,6 +94,15 @@ def beside_an_adapter(folder: Path) -> str:
     )
 
 
+def _of_others(path: Path, wanted: str, flag: str) -> str:
+    """Checkpoints of other tools, which nothing here reads."""
+    if (path / "lit_model.pth").is_file():
+        return "it holds LitGPT's weights (lit_model.pth): take the folder of the model as Hugging Face has it, or litgpt convert_from_litgpt"
+    if (path / "latest_checkpointed_iteration.txt").is_file() or any(path.glob("iter_*/mp_rank_*")):
+        return "it is a Megatron-LM checkpoint: take the model as Hugging Face has it"
+    return ""
+
+
 def _data(path: Path, wanted: str, flag: str) -> str:
     if wanted == DATA or not holds_data(path):
         return ""
@@ -178,5 +187,5 @@ def _tokenizer(path: Path, wanted: str, flag: str) -> str:
 
 # the first that recognises a path counts
 KINDS: tuple[Callable[[Path, str, str], str], ...] = (
-    _gguf, _adapter, _data, _run, _checkpoint, _model, _tokenizer, _file_of_one,
+    _gguf, _adapter, _of_others, _data, _run, _checkpoint, _model, _tokenizer, _file_of_one,
 )  # fmt: skip

@@ -223,11 +223,14 @@ def value_head(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**tensors, "v_head.weight": np.ones(8, np.float16)}
 
 
-def one_deeper(folder: Path) -> None:
-    (folder / "checkpoint-500").mkdir()
-    for path in folder.iterdir():
-        if path.is_file():
-            path.rename(folder / "checkpoint-500" / path.name)
+def one_deeper(name: str) -> Callable[[Path], None]:
+    def move(folder: Path) -> None:
+        (folder / name).mkdir(parents=True)
+        for path in folder.iterdir():
+            if path.is_file():
+                path.rename(folder / name / path.name)
+
+    return move
 
 
 ROPE = {"rope_type": "llama3", "factor": 8.0}
@@ -248,6 +251,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "theta is nothing": (config(rope_theta=0), "rope_theta is 0; a number above 0"),
     "a rate above one": (config(attention_dropout=1.5), "attention_dropout is 1.5; a rate from 0 to below 1"),
     "a norm's width": (renamed_tensors(norm_of_seven), "post_attention_layernorm.weight has the shape [7] in the weights, and [8]"),
+    "fewer layers": (
+        renamed_tensors(lambda t: t | {k.replace("layers.0", "layers.1"): v for k, v in t.items()}),
+        ": the weights have 2 layers, and config.json says num_hidden_layers 1 (to lose them: --allow-lossy model.layers.1.input_layernorm.weight --allow-lossy",
+    ),
     "wrapped": (renamed_tensors(lambda t: {f"_orig_mod.{k}": v for k, v in t.items()}), "without what it was wrapped in (_orig_mod.)"),
     "LoRA's tensors": (renamed_tensors(lambda t: {"x.q_proj.lora_A.weight": t["model.norm.weight"]}), "an adapter's tensors (LoRA)"),
     "no output layer": (renamed_tensors(lambda t: {k: v for k, v in t.items() if k != "lm_head.weight"}), "tie_word_embeddings: true"),
@@ -255,7 +262,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no model_type": (config(model_type=None), "config.json names no model_type"),
     "a wrapper without its text": (config(model_type="mistral3", vision_config={}), "and lacks its text_config"),
     "a model of images, flat": (config(model_type="qwen2_vl", vision_config={}), "it is a model of more than text"),
-    "a trainer's folder": (one_deeper, "did you mean"),
+    "a trainer's folder": (one_deeper("checkpoint-500"), "did you mean"),
+    "the Hub's cache": (one_deeper("models--a--b/snapshots/abc"), "did you mean"),
+    "a model in the Hub's cache": (one_deeper("snapshots/abc"), "snapshots/abc?"),
     "rope_scaling is text": (config(rope_scaling="linear"), "rope_scaling is 'linear'; an object"),
     "rope_scaling lacks its factor": (config(rope_scaling={"type": "linear"}), "of type 'linear' lacks factor"),
     "rope_scaling is incomplete": (config(rope_scaling=ROPE), "lacks low_freq_factor, high_freq_factor, original"),

@@ -359,7 +359,7 @@ def test_a_blank_file_among_others_is_skipped_like_an_empty_one(go, tmp_path):
     [
         ("a.txt", b'{"text": "a"}\n\n{"text": "b"}\n', True),
         ("a.txt", b'{"text": "' + b"a" * 5000 + b'"}\n', False),  # its first line has no end within what is looked at
-        ("a.md.gz", gzip.compress(b'\xef\xbb\xbf{"text": "a"}\n'), True),
+        ("a.md.gz", gzip.compress(b'\xef\xbb\xbf{"text": "a"}\n', mtime=0), True),
         ("a.txt", b'{"text": "a"}\nis a line of JSON.\n', False),
         ("a.txt", b"{a set} of words\n", False),
     ],
@@ -395,9 +395,9 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("a.jsonl", b"", "empty; there is no text in it"),
         ("a.jsonl", b"\n \n\n", "no documents in it"),
         ("a.txt", b"\n \t\n", "a.txt: holds white space alone; there is no text in it"),
-        ("a.md.gz", gzip.compress(("\ufeff" + 99999 * "\u3000\n").encode()), "holds white space alone"),
+        ("a.md.gz", gzip.compress(("\ufeff" + 99999 * "\u3000\n").encode(), mtime=0), "holds white space alone"),
         ("a.jsonl", b"Some text.\n\"Quoted,\" he said.\n12 more.\n", "plain text, not JSON lines; rename it: a.txt"),
-        ("a.ndjson.gz", gzip.compress(b"Some text.\n"), "plain text, not JSON lines; rename it: a.txt.gz"),
+        ("a.ndjson.gz", gzip.compress(b"Some text.\n", mtime=0), "plain text, not JSON lines; rename it: a.txt.gz"),
         ("a.json", b'{"data": [{"x": 1}]}', "no 'text' among 'data' (if each object of 'data' is a document: `jq -c '.data[]' OLD > NEW.jsonl`)"),
         ("a.json", b'["Some text.", "More."]', "a JSON array of texts, not one object per line; convert it first: `jq -c '.[] | {text: .}' OLD.json > NEW.jsonl`"),
         ("a.json", b'[\n "Some text."]', "a JSON array of texts"),
@@ -410,7 +410,7 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("a.json", b'[{"text": "a"}]', "one JSON array"),
         ("a.jsonl", gzip.compress(b'{"text": "a"}', mtime=0), "gzip data without the extension .gz"),
         ("a.jsonl.gz", b'{"text": "a"}', "not what its extension says"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-20], "damaged gzip data"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999, mtime=0)[:-20], "damaged gzip data"),
         ("b.jsonl.zst", b'{"text": "a"}', "not what its extension says"),
         ("a.jsonl.zst", zstd(os.urandom(99_999))[:9000], "damaged"),
         ("a.parquet", b"PAR1 is not enough", "damaged"),
@@ -527,6 +527,33 @@ def test_forged_end_of_document_is_counted(go, tmp_path):
     assert code == 0
     assert "WARNING: 3 times a text holds <|endoftext|> itself" in err
     assert figures(tmp_path / "out", "docs")["eod_ids_inside_texts"] == 3
+
+
+def words_only(folder: Path, model: str) -> Path:
+    """A tokenizer with an entry for two words and one for what is unknown."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<unk>", "a", "text"]
+    if model == "unigram":
+        made = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=0))
+    else:
+        made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    return folder
+
+
+@pytest.mark.parametrize("model", ["unigram", "words"])
+def test_text_that_a_tokenizer_does_not_know_is_told(model, go, tmp_path):
+    docs = write_jsonl(tmp_path / "docs.jsonl", ["a text \u5b57", "\u8a00\u8a9e a text"])
+    code, err = go("--input", docs, "--tokenizer", words_only(tmp_path / "words", model), "--no-append-eod")
+    assert code == 0 and "WARNING: docs_text_document: 33.33% of the tokens stand for text that the tokenizer has no entry for" in err, err
+    assert figures(tmp_path / "out", "docs")["unknown_share"] == pytest.approx(1 / 3, abs=1e-5)
+    known = write_jsonl(tmp_path / "known.jsonl", ["a text"])
+    code, err = go("--input", known, "--tokenizer", tmp_path / "words", "--no-append-eod", out="known")
+    assert code == 0 and "WARNING" not in err and figures(tmp_path / "known", "known")["unknown_share"] == 0
 
 
 def test_tokens_around_a_text_are_no_forgery(go, tmp_path):

@@ -51,7 +51,8 @@ def data(root: Path) -> Path:
 
 
 MAKERS = {
-    "run": run_of, "checkpoint": checkpoint, "model": model, "data": data, "gguf": holding("x-Q4.gguf"),
+    "run": run_of, "checkpoint": checkpoint, "model": model, "data": data, "gguf": holding("x-Q4.gguf"), "litgpt": holding("lit_model.pth"),
+    "megatron": holding("latest_checkpointed_iteration.txt"),
     "adapter": holding("adapter_config.json"), "tokenizer": lambda root: write_tokenizer(root, 9), "other": holding("x"),
 }  # fmt: skip
 TO_NEMO = (
@@ -78,6 +79,8 @@ SAID = [
     ("data", TOKENIZERS, "it holds data, which goes with --dataset-dir"),
     ("data", TEXT, "it holds what preprocessing has made of a text, which goes with --dataset-dir"),
     ("data", NEMO, "it holds data, which goes with --dataset-dir"),
+    *(("litgpt", wanted, "it holds LitGPT's weights (lit_model.pth): ") for wanted in (TOKENIZERS, MODEL, NEMO)),
+    *(("megatron", wanted, "it is a Megatron-LM checkpoint: ") for wanted in (MODEL, NEMO, BRANCH)),
     *(("gguf", wanted, GGUF) for wanted in (TOKENIZERS, DATA, TEXT, MODEL, NEMO, BRANCH)),
     *(("adapter", wanted, MERGE) for wanted in (TOKENIZERS, DATA, TEXT, MODEL, NEMO, BRANCH)),
     ("tokenizer", DATA, "it is a tokenizer, which goes with --hf-model-id"),
