@@ -21,7 +21,7 @@ COMMANDS = (
 COMMAND_PACKAGES = ("nemo_workflow", "nemo_workflow.runs.commands")  # whose modules are run with -m
 
 
-def is_a_command(words: Sequence[str]) -> bool:
+def is_a_command(words: "Sequence[str]") -> bool:
     """Whether Python was started with these words (sys.orig_argv without its first) to run one of our commands."""
     program = [word for word in words if word == "-m" or not word.startswith("-")]
     if program[:1] == ["-m"]:
@@ -35,5 +35,22 @@ def leave(*_: object) -> None:
     os._exit(130)
 
 
+def _leave_an_old_python() -> None:
+    """Go on in the .venv that `make install` has made, or say what is wanted. Written for the Python of an old system."""
+    with open("/proc/self/cmdline", "rb") as stream:  # noqa: PTH123 - sys.orig_argv is new in 3.10
+        words = [os.fsdecode(word) for word in stream.read().split(b"\0")[1:-1]]
+    wanted = f"needs Python 3.11 or 3.12, and this is {sys.version.split()[0]}, {sys.executable}"
+    if not is_a_command(words):
+        raise ImportError(f"nemo_workflow {wanted}")
+    python = REPOSITORY / ".venv" / "bin" / "python"
+    if os.access(python, os.X_OK):
+        os.execv(python, [str(python), *words])
+    sys.stderr.write(f"error: {wanted}; type make install in {REPOSITORY}, with such a Python\n")
+    sys.stderr.flush()
+    os._exit(2)
+
+
+if sys.version_info < (3, 11):  # noqa: UP036 - the python3 of many a system that we run on
+    _leave_an_old_python()
 if is_a_command(sys.orig_argv[1:]) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, leave)  # until errors.run_command, which catches it

@@ -115,12 +115,19 @@ def _check_makers(pairs: list[Pair], said: list[dict[str, Any]]) -> None:
     contents = {each.get(CONTENT) for each in said if BYTES in each}
     saved_again = len(contents) == 1 and None not in contents
     for name in (name for name in SAME if not (saved_again and name == BYTES)):
-        known = {json.dumps(each[name]): pair for pair, each in zip(pairs, said, strict=True) if name in each}
+        shown = "tokenizer_path" if name == BYTES else name
+        known = {
+            json.dumps(each[name]): f"{each.get(shown, 'another')} in {pair.prefix}"
+            for pair, each in zip(pairs, said, strict=True)
+            if name in each
+        }
         if len(known) > 1:
-            what = ", ".join(f"{value} in {pair.prefix}" for value, pair in known.items())
-            raise Refusal(
-                f"their figures differ in {name} ({what}); preprocess them in the same way, or remove the .json"
-            )
+            what = ", ".join(known.values())
+            if name == BYTES:
+                raise Refusal(
+                    f"they were made with different tokenizers ({what}), whose ids mean other texts; preprocess them with one"
+                )
+            raise Refusal(f"their figures differ in {name} ({what}); preprocess them in the same way")
 
 
 def _about(pairs: list[Pair], said: list[dict[str, Any]], largest: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ MEANINGS = called(
 
 
 def main() -> int:
-    """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %."""
+    """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %, and padding isn't why."""
     parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__, meanings=MEANINGS)
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--run", required=True, type=Path, help="folder of the run, or its name below --output-dir")
@@ -80,7 +81,10 @@ def main() -> int:
         f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {counted(samples, 'sample')})"
     )
     if not difference <= TOLERANCE:  # a NaN too
-        why = of_another_run(arguments.hf_model, plan) or of_padding(plan, nemo_loss - hf_loss)
+        why = of_another_run(arguments.hf_model, plan)
+        if not why and (padding := of_padding(plan, nemo_loss - hf_loss)):
+            print(f"note: more than {TOLERANCE:.0%} apart, which tells nothing yet: {padding}", file=sys.stderr)
+            return 0
         raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed{why}")
     return 0
 
@@ -126,8 +130,8 @@ def of_padding(plan: Plan, more: float) -> str:
         return ""
     rows = counted(padded - entries, "row")
     return (
-        f"; NeMo's loss counts the {rows} that pad the vocabulary of {entries:,} too, until training has made them unlikely:"
-        " train on"
+        f"NeMo's loss counts the {rows} that pad the vocabulary of {entries:,} too, until training has made them unlikely; to"
+        " compare, train on"
     )
 
 

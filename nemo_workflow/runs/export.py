@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +23,7 @@ from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.meant import called
+from nemo_workflow.utils.processes import run_passing_on, signal_name
 
 REPORT_SECONDS = 15.0
 MEANINGS = called(
@@ -169,10 +170,18 @@ def after_training(plan: Plan) -> None:
         return
     print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
     words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub_id] if hub_id else []))
-    code = subprocess.run(words, env=export_process.environment(), check=False).returncode
+    code, signalled = run_passing_on(words, env=export_process.environment())
     problem = "its own words stand in the terminal" if code else None
+    if signalled:
+        problem = f"stopped by {signal_name(signalled)}"
     happened = export_process.event(plan.folder, newest.step, time.monotonic() - began, problem, hub_id)
     metrics.event(plan.folder / metrics.FILE, "export", **happened)
     Refresher(plan.folder).finish(REPORT_SECONDS)
+    if signalled:
+        print(
+            f"{problem}; the training is done, step {newest.step} is saved: the same command exports it",
+            file=sys.stderr,
+        )
+        sys.exit(128 + signalled)
     if code:
         raise Failure(f"{flag}: no {what}, for the reason above; the training is done, step {newest.step} is saved")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -28,6 +27,7 @@ from nemo_workflow.utils.files import from_here_if_below
 from nemo_workflow.utils.folder_kinds import MODEL, beside_an_adapter, is_checkpoint, meant
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.meant import called
+from nemo_workflow.utils.processes import run_passing_on, signal_name
 
 # what transformers' and other tools' commands call our flags
 MEANINGS = called(
@@ -120,14 +120,13 @@ def after_training(plan: Plan) -> None:
     Raises Failure where that can't be had.
     """
     words = ["-m", "nemo_workflow.sample", "--hf-model", str(plan.folder / EXPORTED), "--", plan.settings.sample or ""]
-    try:
-        code = subprocess.run([sys.executable, *words], cwd=REPOSITORY, check=False).returncode
-    except KeyboardInterrupt:
+    code, signalled = run_passing_on([sys.executable, *words], cwd=REPOSITORY)
+    if signalled:
         print(
-            "stopped by Ctrl-C; the training is done and its model exported: the same command makes the text",
+            f"stopped by {signal_name(signalled)}; the training is done and its model exported: the same command makes the text",
             file=sys.stderr,
         )
-        raise
+        sys.exit(128 + signalled)
     if code:
         raise Failure("--sample: no text, for the reason above; the training is done, and its model is exported")
 

@@ -6,8 +6,9 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,20 @@ def handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def run_passing_on(words: Sequence[str], **how: Any) -> tuple[int, int | None]:
+    """A command's exit code, and the signal that came meanwhile: Ctrl-C, SIGTERM and SIGHUP are passed on to it, and it is waited for."""
+    came: list[int] = []
+    with subprocess.Popen(words, **how) as child:
+
+        def pass_on(number: int, frame: Any) -> None:
+            came.append(number)
+            child.send_signal(number)
+
+        with handled(pass_on, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            code = child.wait()
+    return code, came[0] if came else None
 
 
 def interruptible(work: Callable[[], T]) -> T:

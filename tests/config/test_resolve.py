@@ -278,11 +278,11 @@ def test_many_small_sources_are_told_in_few_lines(place: Place) -> None:
         (place.data.parent / f"s{number}_text_document.json").write_text(json.dumps(no_eod))
     with pytest.raises(Refusal) as caught:
         place.plan(seq_length="512")
-    problem, of_the_test = caught.value.problems
-    assert ": no test sample in 30 of 61 files" in of_the_test
+    (problem,) = caught.value.problems
     assert problem.startswith(
-        "--split 900,50,50 (the default): no validation sample in 30 of 61 files (s11_text_document, "
+        "--split 900,50,50 (the default): no validation and no test sample in 30 of 61 files (s11_text_document, "
     )
+    assert "or do without: --split 1,0,0" in problem  # one part left out would bring the other's refusal
     assert (
         "and 27 more; 0 tokens at most): make one pair of small files (python -m nemo_workflow.dataset join)" in problem
     )

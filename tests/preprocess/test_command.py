@@ -549,7 +549,11 @@ def words_only(folder: Path, model: str) -> Path:
 def test_text_that_a_tokenizer_does_not_know_is_told(model, go, tmp_path):
     docs = write_jsonl(tmp_path / "docs.jsonl", ["a text \u5b57", "\u8a00\u8a9e a text"])
     code, err = go("--input", docs, "--tokenizer", words_only(tmp_path / "words", model), "--no-append-eod")
-    assert code == 0 and "WARNING: docs_text_document: 33.33% of the tokens stand for text that the tokenizer has no entry for" in err, err
+    assert (
+        code == 0
+        and "WARNING: docs_text_document: 33.33% of the tokens stand for text that the tokenizer has no entry for"
+        in err
+    ), err
     assert figures(tmp_path / "out", "docs")["unknown_share"] == pytest.approx(1 / 3, abs=1e-5)
     known = write_jsonl(tmp_path / "known.jsonl", ["a text"])
     code, err = go("--input", known, "--tokenizer", tmp_path / "words", "--no-append-eod", out="known")

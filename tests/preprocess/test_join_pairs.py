@@ -50,8 +50,12 @@ def test_every_problem_is_named(tmp_path):
 def test_pairs_of_two_tokenizers(tmp_path):
     for name in "ab":
         write_pair(tmp_path / name, [3])
-        (tmp_path / f"{name}.json").write_text(json.dumps({"tokens": 3, "tokenizer_sha256": name}))
-    with pytest.raises(Refusal, match="their figures differ in tokenizer_sha256"):
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"tokens": 3, "tokenizer_sha256": name, "tokenizer_path": f"/t/{name}"})
+        )
+    with pytest.raises(
+        Refusal, match=r"different tokenizers \(/t/a in .*/a, /t/b in .*/b\), whose ids mean other texts"
+    ):
         main(["join", str(tmp_path / "out"), str(tmp_path / "a"), str(tmp_path / "b")])
     for name in "ab":  # one tokenizer that was saved again
         said = {"tokens": 3, "tokenizer_sha256": name, "tokenizer_content": "the same"}

@@ -195,7 +195,7 @@ def test_a_run_without_a_validation_is_told_what_would_make_one(tmp_path: Path) 
 def test_rows_of_padding_are_named_where_they_make_the_difference(tmp_path: Path) -> None:
     """Seen: 4 steps of a vocabulary of 300, padded to 384, 0.19 nats apart, with the very same logits."""
     plan = replace(fake_runs.make_plan(tmp_path / "run"), vocab_size=300)
-    said = "; NeMo's loss counts the 84 rows that pad the vocabulary of 300 too, until training has made them unlikely"
+    said = "NeMo's loss counts the 84 rows that pad the vocabulary of 300 too, until training has made them unlikely"
     assert evaluate.of_padding(plan, 0.1943).startswith(said)
     for more in (-0.1, 0.0, 0.5, float("nan")):
         assert evaluate.of_padding(plan, more) == ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nemo_workflow import REPOSITORY
@@ -19,6 +21,7 @@ from nemo_workflow.runs.export import is_exported
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Refusal
 from tests.runs import fake_hub, fake_runs
+from tests.waiting import LIMIT
 
 PUSH = """
 import sys
@@ -108,6 +111,36 @@ def test_what_is_exported_already_is_neither_done_again_nor_kept_as_an_event(
         "checkpoints; the others are of step 75, 100"
     )
     assert not [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
+
+
+SLEEPS = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(7)); print('begun', flush=True); time.sleep(100)"
+STOPPED = """
+import sys
+from pathlib import Path
+from nemo_workflow.config.plan import Plan
+from nemo_workflow.run_dir import export_process
+from nemo_workflow.runs import export
+export_process.command = lambda *_: [sys.executable, "-c", sys.argv[2]]
+export.after_training(Plan.from_json((Path(sys.argv[1]) / "plan.json").read_text()))
+"""
+
+
+@pytest.mark.parametrize(("number", "named"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_an_export_after_the_training_ends_with_the_command(tmp_path: Path, number: int, named: str) -> None:
+    plan = fake_runs.write_run(tmp_path / "run", sample="Once")
+    (plan.folder / "plan.json").write_text(plan.to_json())
+    words = [sys.executable, "-c", STOPPED, str(plan.folder), SLEEPS]
+    with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        assert "exporting step 100" in command.stdout.readline() and command.stdout.readline() == "begun\n"
+        (child,) = psutil.Process(command.pid).children()
+        command.send_signal(number)
+        said = command.communicate(timeout=LIMIT)[1]
+    assert command.returncode == 128 + number
+    assert f"stopped by {named}; the training is done, step 100 is saved: the same command exports it" in said
+    assert not child.is_running()
+    (event,) = [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
+    assert event["problem"] == f"stopped by {named}"
 
 
 def exporting(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:

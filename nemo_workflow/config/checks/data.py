@@ -34,21 +34,27 @@ def enough_data(run: Run) -> Iterator[str]:
             f" less than one step; lower {lower}, or add data{_batch_that_fits(run)}{_own_batch(run)}"
         )
     names = Counter(Path(source.pair.prefix).name for source in run.sources)
-    lacking: dict[str, list[str]] = {}  # of parts that are empty alike, as of a single document, one problem is enough
-    for index, name in enumerate(PARTS):
-        # Megatron builds every part of every source, and never ends on one without tokens
-        needed = 1 if name == "validation" else 0
-        small = [
+    small = {
+        index: [
             (_told_apart(source.pair.prefix, names), parts[index])
             for source, parts in zip(run.sources, run.parts, strict=True)
-            if parts[index].share and (parts[index].samples(run.seq_length) < needed or not parts[index].tokens)
+            if _too_small(parts[index], name, run.seq_length)
         ]
-        if small:
-            without = _without_part(run, index) if index else None
-            lacking.setdefault(_named(small, len(run.sources), without), []).append(name)
+        for index, name in enumerate(PARTS)
+    }
+    lacking: dict[str, list[str]] = {}  # of parts that are empty alike, as of a single document, one problem is enough
+    for index, files in small.items():
+        if files:
+            without = _without(run, {part for part, found in small.items() if found}) if index else None
+            lacking.setdefault(_named(files, len(run.sources), without), []).append(PARTS[index])
     default = "" if run.given("split") else " (the default)"
     for said, parts in lacking.items():
         yield f"--split {run.settings.split}{default}: no {' and no '.join(parts)} sample in {said}"
+
+
+def _too_small(part: Part, name: str, length: int) -> bool:
+    """Whether a source's part is asked for and lacks what it needs: Megatron never ends on one without tokens."""
+    return bool(part.share) and (not part.tokens or (name == "validation" and part.samples(length) < 1))
 
 
 def _told_apart(prefix: str, names: Counter[str]) -> str:
@@ -80,11 +86,10 @@ def _own_batch(run: Run) -> str:
     return f": {run.recipe.name}'s own is -gbs {own}"
 
 
-def _without_part(run: Run, index: int) -> str:
-    """The --split that does without a part, and without the test where nothing is left for it either."""
+def _without(run: Run, lacking: set[int]) -> str:
+    """The --split that does without the parts of these numbers."""
     shares = [float(share) for share in run.settings.split.split(",")]
-    tokens = [sum(parts[number].tokens for parts in run.parts) for number in range(len(PARTS))]
-    kept = [share if tokens[number] and number != index else 0 for number, share in enumerate(shares)]
+    kept = [share if number == 0 or number not in lacking else 0 for number, share in enumerate(shares)]
     return "1,0,0" if not any(kept[1:]) else ",".join(f"{share:g}" for share in kept)
 
 
