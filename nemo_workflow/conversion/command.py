@@ -169,6 +169,8 @@ def import_main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _note_idle_token(args)
     if args.dry_run:
+        if args.output_path is not None:
+            _check_places(args)
         return look(args, _token(args), lambda job, scratch: _extended(job, args, scratch))
     if args.output_path is None:
         parser.error("--output-path (or --dry-run) is required")
@@ -196,10 +198,17 @@ def _import(job: Import, args: argparse.Namespace) -> int:
     return until_stopped(work, "the import")
 
 
-def _checked_import(args: argparse.Namespace, scratch: Path) -> Import:
-    """The import; the folder `scratch` is made for what an extended vocabulary changes beside the weights."""
+def _check_places(args: argparse.Namespace) -> None:
+    """Refuse an output that is there, is no place for one, or holds the source, before anything is fetched or read."""
     inputs.check_swapped(args.source, args.output_path, args.overwrite)
     check_output(args.output_path, args.overwrite)
+    if Path(args.source).is_dir():
+        check_apart(args.output_path, Path(args.source))
+
+
+def _checked_import(args: argparse.Namespace, scratch: Path) -> Import:
+    """The import; the folder `scratch` is made for what an extended vocabulary changes beside the weights."""
+    _check_places(args)
     folder = inputs.fetch(args.source, args.revision, _token(args))
     check_apart(args.output_path, folder)
     job = _extended(checked(folder, args), args, scratch)

@@ -10,20 +10,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nemo_workflow import leave
+from nemo_workflow.models.tokenizer_files import VOCABULARY
 from nemo_workflow.preprocess.documents import BadLine, decoded, parse_lines
 from nemo_workflow.preprocess.input_files import find_sources
 from nemo_workflow.preprocess.sources import NOT_TEXT, Source
 from nemo_workflow.preprocess.streams import BLOCK, damage_refused, open_text
 from nemo_workflow.preprocess.tables import open_table
 from nemo_workflow.utils.arguments import Parser
-from nemo_workflow.utils.console import Meter, counted, human_time
+from nemo_workflow.utils.console import Meter, and_more, counted, human_time
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import nothing_half_made, write_json, written_aside
+from nemo_workflow.utils.folder_kinds import WEIGHTS
 from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.processes import interruptible
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 4096
+# what a tokenizer, a model, a run or data is known by: another tokenizer beside it would be taken for its own
+OTHERS = (*VOCABULARY, *WEIGHTS, "config.json", "plan.json", "context", "preprocessed", "*.idx")
 SMALLEST = 257  # the 256 bytes and the end of a text
 # what tokenizers, sentencepiece, litgpt and transformers call our flags
 MEANINGS = called(
@@ -111,6 +115,8 @@ def main() -> int:
             raise Refusal(f"--output-dir {folder}: is a file, not a folder; choose a folder")
         if (folder / "tokenizer.json").exists():
             raise Refusal(f"--output-dir {folder}: exists already; choose another folder, or remove it first")
+        if there := sorted(path.name for pattern in OTHERS for path in folder.glob(pattern)):
+            raise Refusal(f"--output-dir {folder}: holds {and_more(there)}: choose another folder, or a new one in it")
     try:
         with os_errors_refused(f"--output-dir {folder}"), nothing_half_made(folder):
             return _write(arguments, folder, sources, asked)

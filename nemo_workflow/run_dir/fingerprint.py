@@ -188,13 +188,16 @@ class Named:
 
     sources: tuple[str, ...]
     tokenizer: str
+    nemo_model: str | None = None
 
     @classmethod
     def of(cls, plan: dict[str, Any]) -> Named | None:
         """From plan.json; None where that tells nothing."""
         try:
             sources = tuple(from_here_if_below(source["pair"]["prefix"]) for source in plan["sources"])
-            return cls(sources, from_here_if_below(plan["settings"]["hf_model_id"]))
+            model = plan["settings"].get("nemo_model")
+            tokenizer = from_here_if_below(plan["settings"]["hf_model_id"])
+            return cls(sources, tokenizer, from_here_if_below(model) if model else None)
         except (KeyError, TypeError):
             return None
 
@@ -216,7 +219,9 @@ def compare(
             continue
         difference = "; ".join(_by_name(name, *names) or _differences(now[name], then[name], _sources_of(*names)))
         if name in NEVER:
-            problems.append(f"{name} differs from {where} ({difference}): {NEVER[name]}")
+            problems.append(
+                f"{name} differs from {where} ({difference}): {_model_left_out(name, *names) or NEVER[name]}"
+            )
         elif name in REFUSED and name not in allowed:
             problems.append(
                 f"{REFUSED[name]} changed since {where} ({difference}); put that back, start another --experiment, or give"
@@ -227,6 +232,12 @@ def compare(
     if problems:
         raise Refusal(problems)
     return told
+
+
+def _model_left_out(name: str, now: Named | None, then: Named | None) -> str:
+    """What helps where a run that began with an imported model is gone on with without it, which makes the recipe's model."""
+    left_out = name == "model" and now and then and then.nemo_model and not now.nemo_model
+    return f"the run began with --nemo-model {then.nemo_model}: give that again" if then and left_out else ""
 
 
 def _by_name(name: str, now: Named | None, then: Named | None) -> list[str]:

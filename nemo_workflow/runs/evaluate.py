@@ -25,6 +25,7 @@ from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.folder_kinds import PLAN
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.meant import called
+from nemo_workflow.utils.processes import left_on_a_signal
 from nemo_workflow.utils.silence import quiet
 
 TOLERANCE = 0.01  # relative
@@ -74,7 +75,8 @@ def main() -> int:
     nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
-    with loading(arguments.hf_model, f", for the loss of {counted(samples, 'sample')}"), quiet():
+    stopping = left_on_a_signal("; nothing was measured")
+    with stopping, loading(arguments.hf_model, f", for the loss of {counted(samples, 'sample')}"), quiet():
         hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
     print(

@@ -73,7 +73,9 @@ def main() -> int:
     else:
         from nemo_workflow.conversion.command import export_main
 
-        export_main(["--source", str(source.path), "--output-path", str(folder), "--overwrite"])
+        words = ["--source", str(source.path), "--output-path", str(folder), "--overwrite"]
+        if code := export_main(words):  # stopped by a signal
+            return code
     if arguments.push_to_hub:
         print(push(folder, arguments.push_to_hub, f"step {source.step} of {run.absolute().name}"))
     return 0

@@ -27,7 +27,7 @@ from nemo_workflow.utils.files import from_here_if_below
 from nemo_workflow.utils.folder_kinds import MODEL, beside_an_adapter, is_checkpoint, meant
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.meant import called
-from nemo_workflow.utils.processes import run_passing_on, signal_name
+from nemo_workflow.utils.processes import left_on_a_signal, run_passing_on, signal_name
 
 # what transformers' and other tools' commands call our flags
 MEANINGS = called(
@@ -74,7 +74,8 @@ def main() -> int:
         raise Refusal("--tokens must be at least 1, and --temperature not below 0")
     refuse_code("--hf-model", arguments.hf_model)
     check_has_tokenizer(arguments.hf_model)
-    print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
+    with left_on_a_signal("; nothing was written"):
+        print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
     return 0
 
 

@@ -305,6 +305,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 }  # fmt: skip
 
 
+def test_a_dry_run_looks_at_the_place_of_the_output_too(folder: Path) -> None:
+    for output, said in (
+        (folder, "choose a path outside it"),
+        (folder.parent, ""),
+        (folder / "inner", "lies inside --source"),
+    ):
+        with pytest.raises(Refusal, match=said):
+            import_main(["--source", str(folder), "--output-path", str(output), "--overwrite", "--dry-run"])
+    assert import_main(["--source", str(folder), "--output-path", str(folder.parent / "new"), "--dry-run"]) == 0
+
+
 @pytest.mark.parametrize("name", DAMAGES)
 def test_what_is_wrong_is_said(name: str, folder: Path) -> None:
     damage, words = DAMAGES[name]

@@ -81,6 +81,21 @@ def test_no_tokenizer_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "tokenizer.json").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "name", ["tokenizer.model", "model.safetensors", "config.json", "plan.json", "x_text_document.idx"]
+)
+def test_the_folder_of_something_else_is_left_alone(tmp_path: Path, name: str) -> None:
+    """A model's folder, whose tokenizer is another file, would have got a second tokenizer."""
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / name).write_text("mine")
+    words = ("--input", tmp_path / "a.txt", "--output-dir", tmp_path / "t")
+    done = run(*words)
+    assert done.returncode == 2 and f"t: holds {name}: choose another folder" in done.stderr
+    (tmp_path / "t" / name).rename(tmp_path / "t" / "notes.md")
+    assert run(*words).returncode == 0
+
+
 def test_it_learns_from_the_first_of_much_text() -> None:
     pieces = list(train_tokenizer.first(["a" * 100_000, "b" * 100_000], limit=150_000))
     assert 150_000 <= sum(map(len, pieces)) < 150_000 + train_tokenizer.PIECE

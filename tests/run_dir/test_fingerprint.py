@@ -200,6 +200,18 @@ def test_what_was_named_is_told_and_no_digest() -> None:
     assert not re.search("[0-9a-f]{32}", text)
 
 
+def test_a_model_that_is_left_out_is_told() -> None:
+    began, without = Named((), "tok", "imported"), Named((), "tok")
+    for names, said in (
+        ((without, began), "the run began with --nemo-model imported: give that again"),
+        ((began, began), "weights fit no other model"),
+        ((without, without), "weights fit no other model"),
+        ((None, began), "weights fit no other model"),
+    ):
+        with pytest.raises(Refusal, match=said):
+            compare(changed("model"), THEN, (), "checkpoint x", names)
+
+
 def test_changed_content_of_the_same_name_is_told_by_that_name() -> None:
     named = Named(("one/a", "one/b"), "tok")
     other = copy.deepcopy(THEN)

@@ -14,6 +14,7 @@ import pytest
 
 from nemo_workflow import REPOSITORY
 from nemo_workflow.config.checks import outputs
+from nemo_workflow.conversion import command
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint
 from nemo_workflow.runs import control, export
@@ -141,6 +142,15 @@ def test_an_export_after_the_training_ends_with_the_command(tmp_path: Path, numb
     assert not child.is_running()
     (event,) = [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
     assert event["problem"] == f"stopped by {named}"
+
+
+def test_a_stopped_export_has_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = fake_runs.write_run(tmp_path / "run")
+    monkeypatch.setattr(command, "export_main", lambda words: 130)
+    monkeypatch.setattr(export, "push", lambda *_: pytest.fail("nothing is uploaded"))
+    monkeypatch.setattr(export.outputs, "upload", lambda *_: [])
+    monkeypatch.setattr(sys, "argv", ["export", str(plan.folder), "--push-to-hub", "me/tiny"])
+    assert export.main() == 130
 
 
 def exporting(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
