@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nemo_workflow import leave
-from nemo_workflow.models.tokenizer_files import VOCABULARY
+from nemo_workflow.models import tokenizer_files
 from nemo_workflow.preprocess.documents import BadLine, decoded, parse_lines
 from nemo_workflow.preprocess.input_files import find_sources
 from nemo_workflow.preprocess.sources import NOT_TEXT, Source
@@ -27,7 +27,7 @@ from nemo_workflow.utils.processes import interruptible
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 4096
 # what a tokenizer, a model, a run or data is known by: another tokenizer beside it would be taken for its own
-OTHERS = (*VOCABULARY, *WEIGHTS, "config.json", "plan.json", "context", "preprocessed", "*.idx")
+OTHERS = (*tokenizer_files.VOCABULARY, *WEIGHTS, "config.json", "plan.json", "context", "preprocessed", "*.idx")
 SMALLEST = 257  # the 256 bytes and the end of a text
 # what tokenizers, sentencepiece, litgpt and transformers call our flags
 MEANINGS = called(
