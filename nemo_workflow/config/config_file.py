@@ -59,6 +59,8 @@ def _loaded(path: str) -> tuple[dict[Any, Any], list[str]]:
 
     from nemo_workflow.utils import yaml_text
 
+    if Path(path).suffix == ".toml":
+        raise Refusal(f"--config {path}: TOML, which is not read here; {_expected()}")
     text = _text(path)
     try:
         loaded, node = yaml_text.load(text), yaml.compose(text, yaml.SafeLoader)
@@ -114,10 +116,11 @@ def _example_meant(path: str) -> str:
 
 def _other_file(path: str, loaded: Mapping[Any, Any]) -> str:
     """What a file is that holds other things than flags, and the one that was meant; empty for any other."""
-    if {"settings", "schedule"} <= loaded.keys():
+    what = "plan" if {"settings", "schedule"} <= loaded.keys() else "summary" if "final_loss" in loaded else ""
+    if what:
         config = Path(path).with_name("config.yaml")
         place = str(config) if config.is_file() else "the config.yaml of the run's folder"
-        return f"a run's plan; its flags are in {place}"
+        return f"a run's {what}; its flags are in {place}"
     if "model_type" in loaded or "architectures" in loaded:
         return f"a model's {Path(path).name}; --hf-model-id {Path(path).parent} takes its folder"
     if "tokenizer_class" in loaded or "added_tokens" in loaded:
@@ -135,6 +138,8 @@ def _mend(text: str, error: Any) -> str:
         return f", line {line}: the sign U+{ord(text[error.position]):04X}, which YAML doesn't take; take it out"
     marks = [getattr(error, name, None) for name in ("context_mark", "problem_mark")]
     named = [mark.line + 1 for mark in marks if mark]
+    if "another document" in (getattr(error, "problem", None) or ""):
+        return f", line {named[-1]}: a second document begins (---); keep one"
     lines = dict(enumerate(text.splitlines(), 1))
     for number in [*named, *lines]:
         if wrong := _wrong_line(lines.get(number, "")):

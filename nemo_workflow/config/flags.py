@@ -107,6 +107,8 @@ class Option:
         return self._one(value)
 
     def _one(self, value: Any) -> Any:
+        if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+            raise ValueError(f"expected one value, not a list: {','.join(value)}")
         if not isinstance(value, str):
             raise ValueError(f"expected {self.form}")
         if not value.strip() and not self.may_be_empty:

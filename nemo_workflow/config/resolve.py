@@ -321,7 +321,7 @@ def _parts(run: Run, problems: list[str]) -> tuple[tuple[Part, ...], ...]:
     except ValueError:
         problems.append(
             f"--split {run.settings.split}: expected three numbers for training, validation and test, the first above"
-            " 0, such as 900,50,50"
+            f" 0, such as {f'{run.settings.split},0' if run.settings.split.count(',') == 1 else '900,50,50'}"
         )
         return ()
     return tuple(parts_of(source.pair, shares) for source in run.sources)

@@ -53,7 +53,7 @@ _OF: dict[str, str] = {
     "--precision": "torch-dtype dtype mixed-precision model-dtype training.mixed-precision-param",
     "--recompute-granularity": "checkpoint-activations recompute activation-checkpoint gradient-checkpointing activation-checkpointing recompute-activations activation-checkpoint.mode",
     "--time": "time-limit walltime",
-    "--accelerator": "device cpu use-cpu no-cuda no-gpu cuda",
+    "--accelerator": "device",
     "--sequence-parallel": "sp",
     "--weight-decay": "wd optimizer.weight-decay",
     "--adam-beta1": "beta1",
@@ -134,6 +134,9 @@ _SAID = {
     "fsdp fsdp2 zero zero-stage deepspeed strategy use-distributed-optimizer": "the optimizer is distributed already (--disable-dist-optim);"
     " --layout auto splits the model as it fits",
     "overwrite resume-from-scratch restart from-scratch force overwrite-output-dir": "another --experiment starts from the beginning",
+    "cpu use-cpu no-cuda no-gpu": "did you mean --accelerator cpu?",
+    "cuda": "did you mean --accelerator gpu?",
+    "streaming": "the data is read from --dataset-dir as it is needed",
     "bf16": "bf16 is the default: leave it out, or type --precision bf16-mixed",
     "fp16": "did you mean --precision 16-mixed?",
     "no-validation skip-validation": "--split 1,0,0 trains without a validation",

@@ -192,6 +192,8 @@ def limited(
 def _entry(path: str, number: int, text: str, problems: list[str]) -> list[Group]:
     weight_text, *rest = text.split(None, 1)
     place, most = (rest[0] if rest else ""), None
+    if place.startswith(MOST.replace("-", "_")):
+        place = place.replace("_", "-", 1)
     if place.startswith(MOST):
         limit, _, place = place.removeprefix(MOST).partition(" ")
         most, place = _number(limit), place.strip()

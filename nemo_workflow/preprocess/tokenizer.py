@@ -196,7 +196,7 @@ def load_with_transformers(folder: Path, trust_remote_code: bool) -> Any:
         return load(folder, trust_remote_code)
     except Refusal as refusal:
         own_code = json_of(folder / CONFIG).get("auto_map") and not trust_remote_code
-        hint = " (--trust-remote-code runs it)" if own_code else ""
+        hint = " (--trust-remote-code runs it)" if own_code and "--trust-remote-code" not in str(refusal) else ""
         raise Refusal([f"--tokenizer {problem}{hint}" for problem in refusal.problems]) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -87,7 +88,13 @@ def _checkpoint(run: Path, step: int | None) -> Checkpoint:
     if step is None:
         newest, _ = newest_whole(folder)
         if newest is None:
-            raise Refusal(f"{run}: no whole checkpoint in {folder}; give the folder of a run that has saved one")
+            of_step = run.parent.name == "checkpoints" and re.fullmatch(r"step_0*(\d+)", run.name)
+            what = (
+                f"is a checkpoint; give its run: python -m nemo_workflow.export {run.parents[1]} --step {of_step[1]}"
+                if of_step
+                else f"no whole checkpoint in {folder}; give the folder of a run that has saved one"
+            )
+            raise Refusal(f"{run}: {what}")
         return newest
     there = list_checkpoints(folder)
     found = next((one for one in there if one.step == step), None)

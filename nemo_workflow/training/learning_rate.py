@@ -96,7 +96,9 @@ class Schedule(pl.Callback):
             group["lr"] = rate
         scheduler._last_lr = rates
         if not math.isclose(before, rates[0]):
-            self.run_log.note(f"the learning rate goes from {before:.3g} to {rates[0]:.3g}: its flags have changed")
+            self.run_log.note(
+                f"the learning rate goes from {before:.3g} to {rates[0]:.3g}: its flags, or --max-steps, have changed"
+            )
 
     def _set_groups(self, trainer: pl.Trainer, name: str, flag: str) -> None:
         if flag not in self.plan.given:

@@ -53,6 +53,9 @@ def said_of(path: Path | str) -> str:
         ),
         ('{"model_type": "llama", "vocab_size": 3}', ": a model's run.yaml; --hf-model-id "),
         ('{"tokenizer_class": "X"}', ": a tokenizer's run.yaml; --hf-model-id "),
+        ("split: [1, 0, 0]\n", ": split: [1, 0, 0]: expected one value, not a list: 1,0,0"),
+        ("lr: 3\n---\nseed: 3\n", ", line 2: a second document begins (---); keep one"),
+        ('{"final_loss": 3.0}', ": a run's summary; its flags are in the config.yaml of the run's folder"),
         ('{"settings": {}, "schedule": {}}', ": a run's plan; its flags are in the config.yaml of the run's folder"),
     ],
 )  # fmt: skip
@@ -89,6 +92,11 @@ def test_a_file_in_another_coding(tmp_path: Path, data: bytes, said: str) -> Non
     assert said_of(file).startswith(said)
     os.system(re.findall("iconv .*", said_of(file))[0].replace("NEW.yaml", f"{tmp_path}/NEW.yaml"))
     assert read_config(str(tmp_path / "NEW.yaml")) == {"max_steps": 3}
+
+
+def test_toml_is_told(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('name = "x"\n')
+    assert said_of(tmp_path / "run.toml").startswith(": TOML, which is not read here; lines `flag-name: value`")
 
 
 def test_a_runs_plan_or_folder_leads_to_its_config(tmp_path: Path) -> None:

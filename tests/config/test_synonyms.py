@@ -56,6 +56,8 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("--dpo", "there are no adapters"),
         ("--eval-iters 5", "a validation takes the recipe's number of batches"),
         ("--bf16", "bf16 is the default"),
+        ("--no-cuda", "did you mean --accelerator cpu?"),
+        ("--streaming", "the data is read from --dataset-dir as it is needed"),
         ("notes.txt", "a text is preprocessed first: bash preprocess_data.sh --input notes.txt"),
         ("--tp-size 2", "did you mean --tensor-model-parallel-size?"),
         ("--swiglu", "the architecture is the recipe's, --model-name"),

@@ -183,6 +183,7 @@ def test_a_path_may_have_a_hash_and_a_blank_in_it(tmp_path: Path) -> None:
     write_pair(tmp_path / "a#1 b" / "x", [300])
     assert read(tmp_path, "1 a#1 b\n") == ([("x", 1.0, None)], [])
     assert read(tmp_path, "1 max-epochs=2 a#1 b\n") == ([("x", 1.0, 2.0)], [])
+    assert read(tmp_path, "1 max_epochs=2 a#1 b\n") == ([("x", 1.0, 2.0)], [])
 
 
 def test_folders_are_weighted_by_their_tokens(two: Path) -> None:

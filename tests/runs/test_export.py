@@ -108,6 +108,9 @@ def test_what_is_exported_already_is_neither_done_again_nor_kept_as_an_event(
     export.after_training(plan)
     said = capsys.readouterr().out.splitlines()
     assert said == [f"step 100 is exported already: {plan.folder / 'hf_model'}"] * 2
+    assert exporting(monkeypatch, str(checkpoint)).endswith(
+        f"is a checkpoint; give its run: python -m nemo_workflow.export {plan.folder} --step 100"
+    )
     assert exporting(monkeypatch, str(plan.folder), "--step", "7").endswith(
         "checkpoints; the others are of step 75, 100"
     )

@@ -14,6 +14,11 @@ from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils.console import counted, one_of
 
 
+def _ranks_that_fit(layout: Layout, size: int) -> str:
+    """' (-G 4)': the next larger number of GPUs, where one machine has all ranks."""
+    return f" (-G {-(-layout.ranks // size) * size})" if layout.nodes == 1 else ""
+
+
 def rank_split(run: Run) -> Iterator[str]:
     """parallel_state.initialize_model_parallel (megatron-core 0.15.3): ranks divide by TP x PP x CP, the batch by
     micro batch x DP.
@@ -26,7 +31,7 @@ def rank_split(run: Run) -> Iterator[str]:
         yield (
             f"--num-gpus {layout.ranks_per_node} x --num-nodes {layout.nodes}: {_ranks_are(layout)} not a multiple of"
             f" TP x PP x CP = {layout.tensor} x {layout.pipeline} x {layout.context} = {size};"
-            " change the ranks or the parallel sizes"
+            f" change the ranks{_ranks_that_fit(layout, size)} or the parallel sizes"
         )
         return
     yield from _expert_split(run, layout)

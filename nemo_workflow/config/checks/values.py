@@ -31,11 +31,16 @@ def smallest_values(run: Run) -> Iterator[str]:
         yield f"--optim-cpu-offloading-frac {settings.optim_cpu_offloading_frac}: must be between 0 and 1"
 
 
+NAME = r"\w[\w.+=-]*"  # of a run
+
+
 def experiment_name(run: Run) -> Iterator[str]:
     """One name for a folder, an attempt and a Slurm job."""
     name = run.settings.experiment
-    if not re.fullmatch(r"\w[\w.+=-]*", name) or len(name.encode()) > 200:
-        yield f"--experiment {name!r}: not a valid folder name; use letters, digits and _, and after the first character also . + = -"
+    if not re.fullmatch(NAME, name) or len(name.encode()) > 200:
+        meant = name.rstrip("/").rpartition("/")[2]
+        said = f"; did you mean -E {meant}?" if "/" in name and re.fullmatch(NAME, meant) else ""
+        yield f"--experiment {name!r}: not a valid folder name; use letters, digits and _, and after the first character also . + = -{said}"
 
 
 def paths_are_text(run: Run) -> Iterator[str]:

@@ -34,7 +34,7 @@ FLAGS = [
     # layout
     ("-gbs 15 -G 2", "--global-batch-size 15: not a multiple of micro batch size x data parallel size = 1 x 2 = 2; use 14 or 16"),
     ("-gbs 2 -mbs 4", "--global-batch-size 2: not a multiple of micro batch size x data parallel size = 4 x 1 = 4; use 4, or keep it and use --micro-batch-size 2"),
-    (GPU + "-G 6 -TP 4", "--num-gpus 6 x --num-nodes 1: 6 ranks are not a multiple of TP x PP x CP = 4 x 1 x 1 = 4; change the ranks or the parallel sizes"),
+    (GPU + "-G 6 -TP 4", "--num-gpus 6 x --num-nodes 1: 6 ranks are not a multiple of TP x PP x CP = 4 x 1 x 1 = 4; change the ranks (-G 8) or the parallel sizes"),
     (GPU + "-TP 8", "--tensor-model-parallel-size 8: doesn't divide the 4 groups of keys and values of llama_tiny; use 1, 2 or 4"),
     ("-G 3 -TP 3 -gbs 3", "--tensor-model-parallel-size 3: doesn't divide the 8 attention heads and the 4 groups of keys and values of llama_tiny; use 1, 2 or 4"),
     (GPU + "-G 4 -TP 4 -M mamba2_130m", "--tensor-model-parallel-size 4: doesn't divide the 1 Mamba groups of mamba2_130m; use 1"),
@@ -129,7 +129,8 @@ FLAGS = [
     ("--max-steps=-5", "--max-steps -5: must be 1 or more"),
     ("-TP 0", "--tensor-model-parallel-size 0: must be 1 or more"),
     # experiment, machine, Slurm, wandb
-    ("-E a/b", "--experiment 'a/b': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
+    ("-E a/b", "--experiment 'a/b': not a valid folder name; use letters, digits and _, and after the first character also . + = -; did you mean -E b?"),
+    ("-E runs/b/", "--experiment 'runs/b/': not a valid folder name; use letters, digits and _, and after the first character also . + = -; did you mean -E b?"),
     ("-E ..", "--experiment '..': not a valid folder name; use letters, digits and _, and after the first character also . + = -"),
     ("-E=", "--experiment: an empty value; a shell variable may be unset: give a value, or leave the flag out"),
     ("-A team -P long", "--partition: only for --executor slurm; leave it out, or add --executor slurm"),
@@ -148,7 +149,7 @@ FLAGS = [
     ("-gbs 2048", "--global-batch-size 2048: the training split holds 1,054 samples of 256 tokens, less than one step; lower --global-batch-size or --seq-length, or add data"),
     ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 document, 300 tokens); give this part more, or do without: --split 1,0,0"),
     ("--split 9999,0,1", "--split 9999,0,1: no test sample in d_text_document (0 documents, 0 tokens); give this part more, or do without: --split 1,0,0"),
-    ("--split 9,1", "--split 9,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
+    ("--split 9,1", "--split 9,1: expected three numbers for training, validation and test, the first above 0, such as 9,1,0"),
     ("--split 0,1,1", "--split 0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 9e2,50,50", "--split 9e2,50,50: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
