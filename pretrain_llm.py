@@ -82,12 +82,15 @@ def _run(settings: Settings) -> int:
 
             print("\n".join(last_words(plan)), flush=True)
     if code == 0 and settings.executor == "local" and (settings.sample or settings.export_hf):
-        from nemo_workflow.runs import export, finished, sample
+        from nemo_workflow.utils.processes import left_on_a_signal
 
-        export.after_training(plan)
-        if settings.sample:
-            sample.after_training(plan)
-        print("\n".join(finished.after_export(plan)), flush=True)
+        with left_on_a_signal("; the training is done: the same command exports its model"):
+            from nemo_workflow.runs import export, finished, sample
+
+            export.after_training(plan)
+            if settings.sample:
+                sample.after_training(plan)
+            print("\n".join(finished.after_export(plan)), flush=True)
     return code
 
 

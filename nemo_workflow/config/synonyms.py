@@ -98,6 +98,7 @@ _SAID = {
     " --val-check-interval steps",
     "tokenizer-type vocab-file merge-file merges-file": "the tokenizer is the one in the folder, or of the Hub id, of --hf-model-id",
     "num-workers dataloader-num-workers preprocessing-num-workers": "the data is read from --dataset-dir by processes whose number needs no flag",
+    "wandb-key wandb-api-key wandb-secret wandb-toke": "wandb reads the environment's WANDB_API_KEY, with --wandb",
     "hf-hub-token hub-token": "the environment's HF_TOKEN is read, or --hf-token",
     "torch-compile compile training.compile use-flash-attn flash-attention flash-attn attn-implementation transformer-impl"
     " use-mcore-models": "it is NeMo's Megatron model, whose kernels are chosen by themselves; --fp8 makes them faster",

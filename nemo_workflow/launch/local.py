@@ -316,6 +316,10 @@ class _Local:
         """0 only for a run that has its end. Raises Failure for one that ended by itself without it."""
         finished = self.monitor.end == "finished"
         if finished and self.torchrun in (0, None) and not self.insisted:
+            if self.asked and (self.plan.settings.export_hf or self.plan.settings.sample):
+                # the last step was under way: what would follow is what was asked to stop
+                self.monitor.note("stopped: the training is done; the same command exports its model")
+                return 128 + self.asked
             return 0
         saved = what_is_saved(self.plan.folder, self.monitor.last_step)
         asked = self.asked or (self.monitor.stopped_by if self.monitor.end == "stopped" else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from nemo_workflow.models.tokenizer_files import json_of
@@ -23,16 +24,16 @@ CODE_FOLDER = "custom_generate"  # from_pretrained imports its generate.py, thou
 
 
 def refuse_code(flag: str, folder: Path) -> None:
-    """Raise Refusal where a model's folder holds code that transformers runs unasked, or its config.json or generation_config.json names some."""
+    """Raise Refusal where a model's folder holds code that transformers runs unasked, or one of its configurations names some."""
     if (folder / CODE_FOLDER).exists():
         raise Refusal(
             f"{flag} {folder}: holds {CODE_FOLDER}/, whose Python code transformers runs when it loads the model; remove that"
             " folder, or use another model"
         )
-    for name in ("config.json", "generation_config.json"):
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         for key, value in _named(json_of(folder / name)):
             raise Refusal(
-                f"{flag} {folder}: {name} has {key} ({value!s:.60}), which makes transformers fetch or run code that comes with the"
+                f"{flag} {folder}: {name} has {key} ({shorten(str(value), 60)}), which makes transformers fetch or run code that comes with the"
                 f" model; take {key} out of {name} if transformers has the model's own class, or use another folder"
             )
 

@@ -20,6 +20,7 @@ from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.meant import close_to, meant
 
 EMPTY = "''"  # an empty word, as it is typed
+UNSET = "a shell variable may be unset"
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +50,7 @@ class Parser(argparse.ArgumentParser):
             action = next(action for action in _actions(self) if "/".join(action.option_strings) == found[1])
             if action.choices:
                 ways = " or ".join(f"{_long(action)} {choice}" for choice in action.choices)
-                raise Refusal(f"{_long(action)}: no value; type {ways}, or leave the flag out")
+                raise Refusal(f"{_long(action)}: no value; {UNSET}: type {ways}, or leave the flag out")
             raise Refusal(no_value(_long(action), "no value", not self._is_needed(action)))
         if found := re.fullmatch(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
             typed = (word.partition("=")[0] for word in Parser.words if word.endswith(f"={found[2]}"))
@@ -68,6 +69,8 @@ class Parser(argparse.ArgumentParser):
             return ""
         flag, value = found[1].split("/")[-1].replace("_", "-"), found[2]
         said = self.meanings.get(f"{flag} {value.lower()}")
+        if not value:
+            return f"; it is empty: {UNSET}"
         choices = re.findall(r"[^\s',]+", found[3])
         close = close_to(value, choices) or close_to(value.lower(), choices)
         return f"; {said}" if said else f"; did you mean {close[0]}?" if close else ""
@@ -79,6 +82,8 @@ class Parser(argparse.ArgumentParser):
         if missing:
             # a word in its own place, not a flag, may have gone to the flag before it
             taken = "" if all(name.startswith("-") for name in missing) else self.taken()
+            if not taken and "" in Parser.words:
+                taken = f"; a word on the line is empty: {UNSET}"
             yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required{taken} (see --help)"
 
     def _unknown_beside(self) -> Iterator[str]:
@@ -138,7 +143,8 @@ class Parser(argparse.ArgumentParser):
 
     def _refuse_empty(self, action: argparse.Action, words: Sequence[str]) -> None:
         """An empty path would be the current folder, and another empty value as good as none, both in silence."""
-        if action.dest not in self.may_be_empty and any(not word.strip() for word in words):
+        bare = action.nargs == "?"  # then nothing is a value where no word follows, and "" is none
+        if (bare or action.dest not in self.may_be_empty) and any(not word.strip() for word in words):
             raise Refusal(no_value(_long(action), "an empty value", not self._is_needed(action)))
 
     def _refuse_pasted(self, action: argparse.Action, words: Sequence[str]) -> None:
@@ -244,7 +250,7 @@ class Parser(argparse.ArgumentParser):
     def _said_of_word(self, word: str) -> str:
         """What is said of a word for itself, wherever it stands: one that was meant for a flag, or a foreign sign; or nothing."""
         if not word:
-            return "it is empty; a shell variable may be unset: give it a value, or leave it out"
+            return f"it is empty; {UNSET}: give it a value, or leave it out"
         if not word.strip():
             return "it is a blank, as behind the \\ at a line's end: let nothing follow that"
         if typed := pasted.in_quotes(Parser.words):
@@ -300,7 +306,7 @@ def _as_typed(dest: str, flag: str, value: Any) -> str:
 
 def no_value(flag: str, what: str, optional: bool) -> str:
     """What to say of a flag with `what`: an empty value, or none. One that is not `optional` can't be left out."""
-    return f"{flag}: {what}; a shell variable may be unset: give a value{', or leave the flag out' if optional else ''}"
+    return f"{flag}: {what}; {UNSET}: give a value{', or leave the flag out' if optional else ''}"
 
 
 def _long(action: argparse.Action) -> str:

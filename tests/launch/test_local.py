@@ -311,3 +311,18 @@ def test_the_end_is_told_from_what_is_saved(
     local.monitor.asked_after = asked_after
     assert local._verdict() == code
     assert [text.partition(";")[0] for text in told] == ([said] if said else [])
+
+
+@pytest.mark.parametrize("more", ["export_hf", "sample"])
+def test_a_stop_in_the_last_step_stops_what_would_follow(
+    local: Any, more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(local.plan.folder / "checkpoints", 5)
+    told: list[str] = []
+    monkeypatch.setattr(local.monitor, "note", told.append)
+    setattr(local.plan.settings, more, "end")
+    local.asked, local.monitor.started, local.monitor.last_step, local.monitor.end = signal.SIGINT, True, 5, "finished"
+    assert local._verdict() == 130
+    assert told == ["stopped: the training is done; the same command exports its model"]
+    local.asked = None
+    assert local._verdict() == 0

@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).parents[2]
         {"layers": [{"auto_map": {"AutoConfig": "code.Config"}}]},
     ],
 )
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
 def test_code_is_refused_by_name_and_left_out_of_what_we_write(
     name: str, config: dict[str, object], tmp_path: Path
 ) -> None:

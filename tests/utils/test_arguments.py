@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.config import command_line
 from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.launch.corpus.command import main as preprocess
 from nemo_workflow.preprocess.inspect_dataset import main as dataset
@@ -111,6 +112,17 @@ def test_an_empty_word_is_told_from_none(
     monkeypatch.setattr(sys, "argv", ["command", *words])
     with pytest.raises(Refusal):
         command()
+
+
+def test_a_variable_that_is_unset_is_thought_of_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for main, words in ((tokenizer, [""]), (export_main, [""]), (runs, [""])):
+        monkeypatch.setattr(sys, "argv", ["command", *words])
+        with pytest.raises(Refusal, match="a shell variable may be unset"):
+            main()
+    for words in (["--list-models", ""], ["--list-models="], ["--allow-change"]):
+        with pytest.raises(Refusal, match=f"^{words[0].rstrip('=')}: .*a shell variable may be unset"):
+            command_line.parse(words)
+    assert command_line.parse(["--list-models"]).list_models == ""
 
 
 def test_an_empty_word_is_shown() -> None:

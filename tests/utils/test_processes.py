@@ -30,3 +30,27 @@ def test_nohup_protects(before: list[str], heard: list[int]) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
     assert [int(word) for word in done.stdout.split()] == heard
+
+
+LEAVES = """
+import time
+from nemo_workflow.utils.processes import left_on_a_signal
+with left_on_a_signal("; nothing was written"):
+    try:
+        print("begun", flush=True)
+        time.sleep(100)
+    except:  # as a library's import has it
+        pass
+print("went on")
+"""
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_is_taken_that_a_library_would_catch(number: int, said: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVES], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        assert process.communicate(timeout=60) == ("", f"stopped by {said}; nothing was written\n")
+    assert process.returncode == 128 + number
