@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from nemo_workflow.config import command_line
+from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.utils.errors import run_command
 
@@ -77,21 +78,28 @@ def _run(settings: Settings) -> int:
         return run_slurm(plan, settings)
     else:
         code = local.run_local(plan)
-        if code == 0:
-            from nemo_workflow.runs.finished import last_words
+    if code == 0 and settings.executor == "local":
+        _afterwards(plan, told=finished_already)
+    return code
 
-            print("\n".join(last_words(plan)), flush=True)
-    if code == 0 and settings.executor == "local" and (settings.sample or settings.export_hf):
-        from nemo_workflow.utils.processes import left_on_a_signal
 
-        with left_on_a_signal("; the training is done: the same command exports its model"):
-            from nemo_workflow.runs import export, finished, sample
+def _afterwards(plan: Plan, told: bool) -> None:
+    """The last words of a training that is done, unless an earlier start has told them, and the export and text that were to follow."""
+    from nemo_workflow.utils.processes import left_on_a_signal
+
+    more = bool(plan.settings.sample or plan.settings.export_hf)
+    with left_on_a_signal(f"; the training is done{': the same command exports its model' if more else ''}"):
+        from nemo_workflow.runs import finished
+
+        if not told:
+            print("\n".join(finished.last_words(plan)), flush=True)
+        if more:
+            from nemo_workflow.runs import export, sample
 
             export.after_training(plan)
-            if settings.sample:
+            if plan.settings.sample:
                 sample.after_training(plan)
             print("\n".join(finished.after_export(plan)), flush=True)
-    return code
 
 
 def command() -> None:

@@ -24,7 +24,7 @@ from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.meant import called
-from nemo_workflow.utils.processes import run_passing_on, signal_name
+from nemo_workflow.utils.processes import run_passing_on, signal_name, why_ended
 
 REPORT_SECONDS = 15.0
 MEANINGS = called(
@@ -180,7 +180,7 @@ def after_training(plan: Plan) -> None:
     print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
     words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub_id] if hub_id else []))
     code, signalled = run_passing_on(words, env=export_process.environment())
-    problem = "its own words stand in the terminal" if code else None
+    problem = None if not code else why_ended(code) if code < 0 else "its own words stand in the terminal"
     if signalled:
         problem = f"stopped by {signal_name(signalled)}"
     happened = export_process.event(plan.folder, newest.step, time.monotonic() - began, problem, hub_id)
@@ -193,4 +193,4 @@ def after_training(plan: Plan) -> None:
         )
         sys.exit(128 + signalled)
     if code:
-        raise Failure(f"{flag}: no {what}, for the reason above; the training is done, step {newest.step} is saved")
+        raise Failure(f"{flag}: no {what}, {why_ended(code)}; the training is done, step {newest.step} is saved")

@@ -27,7 +27,7 @@ from nemo_workflow.utils.files import from_here_if_below
 from nemo_workflow.utils.folder_kinds import MODEL, beside_an_adapter, is_checkpoint, meant
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.meant import called
-from nemo_workflow.utils.processes import left_on_a_signal, run_passing_on, signal_name
+from nemo_workflow.utils.processes import left_on_a_signal, run_passing_on, signal_name, why_ended
 
 # what transformers' and other tools' commands call our flags
 MEANINGS = called(
@@ -129,7 +129,7 @@ def after_training(plan: Plan) -> None:
         )
         sys.exit(128 + signalled)
     if code:
-        raise Failure("--sample: no text, for the reason above; the training is done, and its model is exported")
+        raise Failure(f"--sample: no text, {why_ended(code)}; the training is done, and its model is exported")
 
 
 class _Count:

@@ -43,6 +43,11 @@ def handled(handler: Callable[[int, Any], None], *numbers: int) -> Iterator[None
             signal.signal(number, old)
 
 
+def why_ended(code: int) -> str:
+    """Of a command that has failed: what ended it, where it could say nothing itself."""
+    return f"its process was ended by {signal_name(-code)}" if code < 0 else "for the reason above"
+
+
 @contextlib.contextmanager
 def left_on_a_signal(said: str) -> Iterator[None]:
     """Inside the block Ctrl-C, SIGTERM and SIGHUP end this process at once, in words: libraries' imports catch what a handler raises.

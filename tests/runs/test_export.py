@@ -20,7 +20,7 @@ from nemo_workflow.run_dir.checkpoints import Checkpoint
 from nemo_workflow.runs import control, export
 from nemo_workflow.runs.export import is_exported
 from nemo_workflow.utils.console import human_bytes
-from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.errors import Failure, Refusal
 from tests.runs import fake_hub, fake_runs
 from tests.waiting import LIMIT
 
@@ -145,6 +145,21 @@ def test_an_export_after_the_training_ends_with_the_command(tmp_path: Path, numb
     assert not child.is_running()
     (event,) = [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
     assert event["problem"] == f"stopped by {named}"
+
+
+def test_an_export_that_was_killed_is_told_from_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = fake_runs.write_run(tmp_path / "run", sample="Once")
+    for program, said in (
+        ("import os; os.kill(os.getpid(), 9)", "its process was ended by SIGKILL"),
+        ("exit(1)", "for the reason above"),
+    ):
+        monkeypatch.setattr(
+            export.export_process, "command", lambda *_, program=program: [sys.executable, "-c", program]
+        )
+        with pytest.raises(Failure, match=f"^--sample: no text, {said}; the training is done, step 100 is saved"):
+            export.after_training(plan)
 
 
 def test_a_stopped_export_has_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,13 @@ def test_nothing_but_the_steps_has_changed(old: Path) -> None:
 def test_another_tokenizer_is_still_refused(old: Path) -> None:
     config = old / "hf" / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"model_max_length": 100}))
+    changes(old)  # no text has other ids for that
+    file = old / "hf" / "tokenizer.json"
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = whole["model"]["vocab"]
+    one, other = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    file.write_text(json.dumps(whole), encoding="utf-8")
     with pytest.raises(Refusal, match="--allow-change tokenizer"):
         changes(old)
 
