@@ -10,7 +10,7 @@ from nemo_workflow.utils.meant import called
 
 _OF: dict[str, str] = {
     "--hf-model-id": "tokenizer tokenizer-model tokenizer-path tokenizer-dir tokenizer-name tokenizer-name-or-path hf-tokenizer"
-    " tokenizer-id model-name-or-path model-id hf-model hf-path model.hf-assets-path",
+    " tokenizer-id model-id hf-model hf-path model.hf-assets-path",
     "--model-name": "factory model recipe model.name model.flavor model-recipe model-config model-config-name",
     "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint base-model pretrained-model"
     " model-path checkpoint.initial-load-path from-checkpoint load-checkpoint checkpoint ckpt start-from",
@@ -98,7 +98,9 @@ _SAID = {
     " --val-check-interval steps",
     "tokenizer-type vocab-file merge-file merges-file": "the tokenizer is the one in the folder, or of the Hub id, of --hf-model-id",
     "num-workers dataloader-num-workers preprocessing-num-workers": "the data is read from --dataset-dir by processes whose number needs no flag",
-    "wandb-key wandb-api-key wandb-secret wandb-toke": "wandb reads the environment's WANDB_API_KEY, with --wandb",
+    "model-name-or-path": "--hf-model-id takes a model's tokenizer alone; to go on with its weights, convert it first and name it in --nemo-model",
+    "config-name": "the model's sizes are those of a recipe, --model-name, or of the checkpoint of --nemo-model",
+    "wandb-key wandb-api-key wandb-api wandb-secret wandb-toke": "wandb reads the environment's WANDB_API_KEY, with --wandb",
     "hf-hub-token hub-token": "the environment's HF_TOKEN is read, or --hf-token",
     "torch-compile compile training.compile use-flash-attn flash-attention flash-attn attn-implementation transformer-impl"
     " use-mcore-models": "it is NeMo's Megatron model, whose kernels are chosen by themselves; --fp8 makes them faster",

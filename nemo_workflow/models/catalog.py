@@ -135,5 +135,8 @@ def _own_layout(recipe: Recipe) -> str:
     layout = recipe.layout
     parts = {"TP": "tensor", "PP": "pipeline", "VPP": "virtual_pipeline", "CP": "context", "EP": "expert"}
     split = " ".join(f"{short} {layout[name]}" for short, name in parts.items() if layout[name] > 1) or "DP only"
-    gpus = counted(layout["gpus"], "GPU")
-    return f"{layout['nodes']} x {gpus}, {split}" + (", SP" if layout["sequence_parallel"] else "")
+    split += ", SP" if layout["sequence_parallel"] else ""
+    ranks, needed = layout["nodes"] * layout["gpus"], layout["tensor"] * layout["pipeline"] * layout["context"]
+    if needed > ranks:  # of some recipes NeMo's own default is one machine, which their layout doesn't fit
+        return f"{needed} GPUs or more, {split}"
+    return f"{layout['nodes']} x {counted(layout['gpus'], 'GPU')}, {split}"

@@ -188,6 +188,8 @@ def document_ids(pair: Pair, number: int) -> np.ndarray:
 
 def _decode(args: argparse.Namespace, pair: Pair, figures: Figures) -> list[str]:
     """Print a document; returns problems with the ids."""
+    from nemo_workflow.data import dataset_stats
+    from nemo_workflow.models.tokenizer_identity import MAKER, made_with
     from nemo_workflow.preprocess.tokenizer import examine, resolve_folder
 
     spec, reference = examine(args.tokenizer, resolve_folder(args.tokenizer), None, False)
@@ -198,6 +200,13 @@ def _decode(args: argparse.Namespace, pair: Pair, figures: Figures) -> list[str]
         ]
     number, characters = args.document or 0, 2000 if args.characters is None else args.characters
     ids = document_ids(pair, number)
+    said = dataset_stats.figures(pair)
+    if not made_with(tuple(said.get(name) for name in MAKER), said.get("tokenizer_path"), spec.folder):
+        print(
+            f"WARNING: {pair.prefix} was made with another tokenizer ({said.get('tokenizer_path')}): by {args.tokenizer} its ids say"
+            " something else",
+            file=sys.stderr,
+        )
     text = reference.tokenizer.decode(ids[: 4 * characters].tolist(), skip_special_tokens=False)
     print(f"  document {number}, {counted(len(ids), 'token')}:")
     print(text[:characters] + (" …" if len(text) > characters else ""))

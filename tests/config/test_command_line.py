@@ -11,6 +11,7 @@ import pytest
 
 from nemo_workflow.config import command_line, flags
 from nemo_workflow.config.resolve import make_plan
+from nemo_workflow.models import catalog
 from nemo_workflow.run_dir.config_yaml import config_text
 from nemo_workflow.utils.errors import Refusal
 from tests.places import Place
@@ -239,6 +240,8 @@ def test_missing_flags_are_named_together() -> None:
     assert [problem.split()[0] for problem in caught.value.problems] == ["--hf-model-id", "--dataset-dir"]
     assert command_line.parse(["--list-models"]).list_models == ""
     assert command_line.parse(["--list-models", "qwen"]).list_models == "qwen"
+    assert "32 GPUs or more, TP 4 PP 8 VPP 6, SP" in catalog.listing("gpt3_175b")  # NeMo's default is one machine
+    assert "1 x 8 GPUs, " in catalog.listing("llama31_8b")
     assert command_line.parse([*REQUIRED, "--dry-run"]).dry_run == "text"
     assert command_line.parse([*REQUIRED, "--dry-run=json"]).dry_run == "json"
 

@@ -56,6 +56,8 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("--dpo", "there are no adapters"),
         ("--eval-iters 5", "a validation takes the recipe's number of batches"),
         ("--bf16", "bf16 is the default"),
+        ("--model_name_or_path=gpt2", "to go on with its weights, convert it first and name it in --nemo-model"),
+        ("--config_name x", "the model's sizes are those of a recipe"),
         ("--wandb-key x", "wandb reads the environment's WANDB_API_KEY"),
         ("--wandb-toke x", "wandb reads the environment's WANDB_API_KEY"),
         ("--no-cuda", "did you mean --accelerator cpu?"),

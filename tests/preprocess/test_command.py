@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
-from nemo_workflow.preprocess import asked, command
+from nemo_workflow.preprocess import asked, command, inspect_dataset
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.engines import FastokensEngine
 from nemo_workflow.preprocess.inspect_dataset import check_pair, document_ids
@@ -697,3 +697,16 @@ def test_text_and_tokenizer_that_are_swapped_are_told(flag, preprocess, tmp_path
         in done.err
     )
     assert nothing_written(tmp_path / "out")
+
+
+def test_data_that_is_decoded_with_another_tokenizer_is_told(go, tokenizers_dir, tmp_path, capsys):
+    assert go("--input", write_jsonl(tmp_path / "docs.jsonl", TEXTS))[0] == 0
+    other = shutil.copytree(tokenizers_dir / "byte_bpe", tmp_path / "other")
+    whole = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = whole["model"]["vocab"]
+    one, two = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    (other / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    for tokenizer, told in ((other, True), (tokenizers_dir / "byte_bpe", False)):
+        assert inspect_dataset.main([str(tmp_path / "out"), "--tokenizer", str(tokenizer)]) == 0
+        assert ("was made with another tokenizer" in capsys.readouterr().err) == told
