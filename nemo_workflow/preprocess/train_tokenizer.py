@@ -109,7 +109,9 @@ def main() -> int:
         )
     if arguments.max_mb < 1:
         raise Refusal(f"--max-mb {arguments.max_mb}: at least 1")
-    sources, _ = find_sources(arguments.input, [], [], folder)
+    sources, notes = find_sources(arguments.input, [], [], folder)
+    for note in notes:
+        print(note, file=sys.stderr)
     with os_errors_refused(f"--output-dir {folder}"):
         if folder.exists() and not folder.is_dir():
             raise Refusal(f"--output-dir {folder}: is a file, not a folder; choose a folder")

@@ -73,6 +73,15 @@ def test_refusals(tmp_path: Path, words: str, said: str) -> None:
     assert done.returncode == 2 and said in done.stderr and not (tmp_path / "t" / "tokenizer.json").exists()
 
 
+def test_what_is_read_otherwise_than_meant_or_not_at_all_is_told(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text('{"text": "words"}\n' * 50)
+    (tmp_path / "in" / "page.html").write_text("<p>")
+    done = run("--input", tmp_path / "in", "--output-dir", tmp_path / "t")
+    assert done.returncode == 0
+    assert "WARNING: JSON lines, read as plain text" in done.stderr and "skipped, not an input file" in done.stderr
+
+
 def test_no_tokenizer_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(TEXT)
     (tmp_path / "tokenizer.json").write_text("mine")
