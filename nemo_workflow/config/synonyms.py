@@ -101,7 +101,6 @@ _SAID = {
     "model-name-or-path": "--hf-model-id takes a model's tokenizer alone; to go on with its weights, convert it first and name it in --nemo-model",
     "config-name": "the model's sizes are those of a recipe, --model-name, or of the checkpoint of --nemo-model",
     "wandb-key wandb-api-key wandb-api wandb-secret wandb-toke": "wandb reads the environment's WANDB_API_KEY, with --wandb",
-    "hf-hub-token hub-token": "the environment's HF_TOKEN is read, or --hf-token",
     "torch-compile compile training.compile use-flash-attn flash-attention flash-attn attn-implementation transformer-impl"
     " use-mcore-models": "it is NeMo's Megatron model, whose kernels are chosen by themselves; --fp8 makes them faster",
     "master-port master-addr rdzv-endpoint rdzv-backend node-rank local-rank world-size distributed-backend backend": "the ranks of this machine find each"

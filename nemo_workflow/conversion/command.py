@@ -33,7 +33,6 @@ _OF = {
     " load-dir",
     "--output-path": "output output-dir out out-dir out-file save save-path save-dir target target-path output-folder",
     "--overwrite": "force",
-    "--hf-token": "token hub-token",
 }
 _SAID = {
     "tp pp tensor-model-parallel-size pipeline-model-parallel-size target-tensor-parallel-size target-pipeline-parallel-size": "a"

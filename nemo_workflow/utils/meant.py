@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 
 # difflib's ratio of two names without their dashes, from which one may stand for the other: of our flags, and of other tools' words
 ALIKE, ALIKE_ELSEWHERE = 0.7, 0.85
+# a secret, which must not be led to another flag, such as --hf-tokenizer
+OF_THE_HUB = re.compile(
+    r"--((hf|hub|hf-hub|huggingface)-?)?(tok|toke|token|tokn|tokens|tokne|auth)(-file)?", re.IGNORECASE
+)
 SHORT = 8  # letters with the dashes: of no more, one other makes another word, such as dpo of dp
 MUCH_FURTHER = 0.15  # of that ratio
 
@@ -29,6 +34,8 @@ def meant(flag: str, known: Iterable[str], meanings: Mapping[str, str]) -> str:
     if said := meanings.get(flag) or meanings.get(flag.lower()):
         return said
     ours = sorted(known)
+    if OF_THE_HUB.fullmatch(flag) and f"{flag}s" not in ours:
+        return "a token of the Hub is read from the environment's HF_TOKEN"
     same = next((name for name in ours if name.lower() == flag.lower()), "")
     if found := same or _begun(flag, ours) or _nearest(flag, ours, meanings):
         return meanings.get(found) or f"did you mean {found}?"

@@ -49,3 +49,14 @@ def test_what_is_said_to_a_flag(flag: str, said: str) -> None:
 def test_guesses_much_further_off_than_the_nearest_are_left_out() -> None:
     assert close_to("abcdf", ["abcde", "abcdeghi", "zz"]) == ["abcde"]
     assert close_to("abcd", ["abcx", "abcy"]) == ["abcy", "abcx"] and close_to("q", ["abc"]) == []
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--hf-token", "--hftoken", "--hf-tok", "--hub-token", "--hf-hub-token", "--hf-auth", "--token", "--HF-TOKENS"],
+)
+def test_a_secret_is_led_to_no_flag(flag: str) -> None:
+    """It would be typed as a tokenizer, or a source, and printed."""
+    said = meant(flag, ["--hf-tokenizer", "--tokenizer", "--source", "--tokens-per-line"], {})
+    assert said == "a token of the Hub is read from the environment's HF_TOKEN"
+    assert meant("--token", ["--tokens", "--tokenizer"], {}) == "did you mean --tokens?"
