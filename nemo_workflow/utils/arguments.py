@@ -317,6 +317,8 @@ def _long(action: argparse.Action) -> str:
 
 def _no_switch_value(flag: str, value: str) -> str:
     """The refusal of a switch's value: `--wandb true`."""
+    if not value:
+        return f"{flag}: an empty value; {UNSET}: it takes none, type {flag} alone or leave it out"
     off = value.lower() in ("false", "no", "off", "0", "none")
     return f"{flag} takes no value; {f'leave {flag} out too' if off else f'type {flag} alone'}"
 

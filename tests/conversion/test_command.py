@@ -89,6 +89,8 @@ def test_swapped_folders_are_named(main: Callable[[list[str]], int], made: str, 
     (model / made).touch()
     with pytest.raises(Refusal, match="is a model: are the two swapped"):
         main(["--source", str(tmp_path / "new"), "--output-path", str(model)])
+    with pytest.raises(Refusal, match=r"are the two swapped\?$"):  # where it would be worst
+        main(["--source", str(tmp_path / "new"), "--output-path", str(model), "--overwrite"])
 
 
 def test_the_folder_below_is_named(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def test_a_variable_that_is_unset_is_thought_of_anywhere(monkeypatch: pytest.Mon
         monkeypatch.setattr(sys, "argv", ["command", *words])
         with pytest.raises(Refusal, match="a shell variable may be unset"):
             main()
+    with pytest.raises(Refusal, match=r"^--fp8: an empty value; a shell variable may be unset"):
+        command_line.parse(["--fp8="])
     for words in (["--list-models", ""], ["--list-models="], ["--allow-change"]):
         with pytest.raises(Refusal, match=f"^{words[0].rstrip('=')}: .*a shell variable may be unset"):
             command_line.parse(words)
