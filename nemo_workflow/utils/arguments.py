@@ -60,7 +60,10 @@ class Parser(argparse.ArgumentParser):
             # an argument as the help shows it: TEXT, not the name of its destination
             shown = [name if name.startswith("-") else name.upper() for name in names]
             raise Refusal([*self._unknown_beside(), *self._required(shown)])
-        raise Refusal(f"{message}{self._choice_meant(message)} (see --help)")
+        number = re.fullmatch(r"argument \S+: invalid (int|float) value: '(\D+)'", message, re.DOTALL)
+        places = any(not action.option_strings for action in _actions(self))  # for a word that the flag took
+        taken = f"; the word behind the flag is its value: {UNSET}" if number and places else ""
+        raise Refusal(f"{message}{taken}{self._choice_meant(message)} (see --help)")
 
     def _choice_meant(self, message: str) -> str:
         """'; did you mean X?' for a value, or a subcommand, that is none of those known, or nothing."""

@@ -115,7 +115,12 @@ def test_an_empty_word_is_told_from_none(
 
 
 def test_a_variable_that_is_unset_is_thought_of_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for main, words in ((tokenizer, [""]), (export_main, [""]), (runs, [""])):
+    for main, words in (
+        (tokenizer, [""]),
+        (export_main, [""]),
+        (runs, [""]),
+        (sample, ["--hf-model", "x", "--tokens", "hi"]),
+    ):
         monkeypatch.setattr(sys, "argv", ["command", *words])
         with pytest.raises(Refusal, match="a shell variable may be unset"):
             main()
