@@ -227,7 +227,7 @@ def forward(stock: Any) -> Any:
         if not (fit and proven(self, hidden_states.device)):
             return stock(self, hidden_states, per_token_scale)
         joint, _ = self.linear_fc1(hidden_states)
-        pair = quantizers(self)  # a layer makes them anew where its scales have moved
+        pair = quantizers(self)  # a layer makes them again where its scales have moved
         if pair is None:  # the layers have left fp8
             return self.linear_fc2(in_bf16(joint))
         below, above = (waiting(one) for one in pair)

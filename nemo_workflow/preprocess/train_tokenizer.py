@@ -20,14 +20,14 @@ from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, and_more, counted, human_time
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import nothing_half_made, write_json, written_aside
-from nemo_workflow.utils.folder_kinds import WEIGHTS
+from nemo_workflow.utils.folder_kinds import PLAN, WEIGHTS
 from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.processes import interruptible
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 4096
 # what a tokenizer, a model, a run or data is known by: another tokenizer beside it would be taken for its own
-OTHERS = (*tokenizer_files.VOCABULARY, *WEIGHTS, "config.json", "plan.json", "context", "preprocessed", "*.idx")
+OTHERS = (*tokenizer_files.VOCABULARY, *WEIGHTS, "config.json", PLAN, "context", "preprocessed", "*.idx")
 SMALLEST = 257  # the 256 bytes and the end of a text
 # what tokenizers, sentencepiece, litgpt and transformers call our flags
 MEANINGS = called(
