@@ -67,8 +67,7 @@ _OF: dict[str, str] = {
     "--container-mounts": "mounts mount",
     "--profile": "profiling.enable-profiling profile-step-start profile-step-end profiler",
     "--timeout-minutes": "ddp-timeout distributed-timeout-minutes comm-timeout comm.train-timeout-seconds",
-    "--fp8-recipe": "fp8-format fp8-hybrid",
-    "--push-to-hub": "hub-model-id hub-strategy",
+    "--push-to-hub": "hub-model-id",
     "--setup-file": "modules module source",
     "--container-env": "env export",
     "--container-runtime": "singularity apptainer enroot pyxis",
@@ -115,6 +114,16 @@ _SAID = {
     " from the beginning",
     "load-in-8bit load-in-4bit sample-packing packing pad-to-sequence-len": "documents are packed to --seq-length already, and all"
     " weights are trained in --precision",
+    "fp8-format fp8-hybrid": "--fp8 trains in NeMo's hybrid format; --fp8-recipe says how its scaling"
+    " factors are found",
+    "hub-strategy hub-private-repo": "--push-to-hub uploads the last exported model, private unless it is there already",
+    "data-cache-path": "the index of --dataset-dir is kept below --output-dir, once for all runs: leave it out",
+    "expert-tensor-parallel-size expert-tensor-parallel etp etp-size": "experts are split over tensor ranks as the recipe of --model-name"
+    " says (--dry-run prints the layout); --expert-model-parallel-size deals whole experts out",
+    "context-parallel-algo cp-comm-type": "the ring or all-to-all of --context-parallel-size is the recipe's: leave it out",
+    "lr-scheduler.decay-ratio decay-ratio lr-decay-ratio": "--lr-schedule wsd --decay-steps takes steps: that share of --max-steps",
+    "wandb-run-id wandb-id wandb-resume": "with --wandb the same command goes on with the run's own W&B run: leave it out",
+    "sequence-parallel-size": "--sequence-parallel splits over the ranks of --tensor-model-parallel-size",
     "warmup-ratio lr-warmup-fraction warmup-fraction": "--warmup-steps takes steps: that share of --max-steps",
     "gpu-ids visible-devices gpu-id": "--num-gpus says how many; CUDA_VISIBLE_DEVICES=0,1 before the command, which ones",
     "train-split val-split validation-split val-set-size eval-split": "--split takes the parts of training, validation and test,"

@@ -49,13 +49,14 @@ IMPORT_MEANINGS = called(
     {
         **_OF,
         "--source": f"{_OF['--source']} hf-model hf-path hf-model-id hf-model-dir",
-        "--model-name": "model model-type",
+        "--model-name": "model-type",
         "--model-config-name": "config config-name model-config",
         "--revision": "branch commit tag",
         "--extend-vocabulary": "new-tokenizer extend",
     },
     {
         **_SAID,
+        "model": "--source takes a model's folder or Hub id; --model-name a NeMo class, where config.json doesn't tell it",
         "tokenizer tokenizer-model hf-tokenizer tokenizer-path": "the tokenizer is the one of --source; a larger one is"
         " --extend-vocabulary's",
     },

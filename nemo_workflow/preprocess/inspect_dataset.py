@@ -16,7 +16,7 @@ from nemo_workflow.utils import console
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.meant import called
+from nemo_workflow.utils.meant import called, close_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,7 @@ MEANINGS = called(
     {
         "input data dataset dataset-dir dataset-path path prefix data-path": "the folder or pair stands by itself:"
         " python -m nemo_workflow.dataset DIR",
+        "num-documents documents max-documents limit": "it prints one document, --document N, and counts all: leave it out",
         "stats verify check info count": "it checks and counts by itself: leave it out",
         "text decode show print detokenize": "--tokenizer DIR_OR_ID prints a document, and --document N says which",
     },
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nemo_workflow.preprocess import join_pairs
 
         return join_pairs.main(words[1:], check_pair)
+    if words[1:2] and close_to(words[0], ["join"]) and not Path(words[0]).exists():
+        raise Refusal(f"{words[0]}: there is no such folder or pair; did you mean join?")
     args = parser().parse_args(words)
     path = Path(args.path)
     idle = [name for name in ("document", "characters") if getattr(args, name) is not None]

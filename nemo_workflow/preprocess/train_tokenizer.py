@@ -34,12 +34,13 @@ MEANINGS = called(
     {
         "--vocabulary": "vocab-size vocabulary-size vocab num-tokens n-vocab size num-merges",
         "--input": "files file input-file input-dir input-files data data-dir dataset dataset-dir corpus text train-file",
-        "--output-dir": "output out output-path out-dir save save-dir model-prefix model-name model name",
+        "--output-dir": "output out output-path out-dir save save-dir model-prefix model-name name",
         "--json-key": "text-key text-field text-column key field",
         "--extend": "tokenizer hf-tokenizer base-tokenizer from-tokenizer",
         "--max-mb": "max-bytes max-size input-sentence-size limit max-samples",
     },
     {
+        "model": "--output-dir DIR is the folder to write; --extend DIR adds to the tokenizer of a model's folder",
         "model-type type byte-level lowercase normalizer unk-token": "it learns a byte-level BPE: leave it out",
         "special-tokens user-defined-symbols eos eos-token bos bos-token": "<|endoftext|> is its one special token, in its --vocabulary"
         " already: leave it out",

@@ -61,8 +61,8 @@ class Parser(argparse.ArgumentParser):
             shown = [name if name.startswith("-") else name.upper() for name in names]
             raise Refusal([*self._unknown_beside(), *self._required(shown)])
         number = re.fullmatch(r"argument \S+: invalid (int|float) value: '(\D+)'", message, re.DOTALL)
-        places = any(not action.option_strings for action in _actions(self))  # for a word that the flag took
-        taken = f"; the word behind the flag is its value: {UNSET}" if number and places else ""
+        # a word that the flag took
+        taken = f"; the word behind the flag is its value: {UNSET}" if number and any(_places(self)) else ""
         raise Refusal(f"{message}{taken}{self._choice_meant(message)} (see --help)")
 
     def _choice_meant(self, message: str) -> str:
@@ -76,17 +76,22 @@ class Parser(argparse.ArgumentParser):
             return f"; it is empty: {UNSET}"
         choices = re.findall(r"[^\s',]+", found[3])
         close = close_to(value, choices) or close_to(value.lower(), choices)
-        return f"; {said}" if said else f"; did you mean {close[0]}?" if close else ""
+        if said or close:
+            return f"; {said}" if said else f"; did you mean {close[0]}?"
+        last = value == [*Parser.words][-1] and any(_places(self))
+        return f"; the word behind the flag is its value: {UNSET}" if last else ""
 
     def _required(self, shown: Sequence[str]) -> Iterator[str]:
         """What is missing, but for a flag that an unknown one was meant for: that has been said."""
         meant = self._meant(self._unknown())
         missing = [name for name in shown if not re.search(rf"{re.escape(name)}\b(?!-)", meant)]
         if missing:
-            # a word in its own place, not a flag, may have gone to the flag before it
+            # a word in its own place, not a flag, may have gone to the flag before it, or have been no word at all
             taken = "" if all(name.startswith("-") for name in missing) else self.taken()
             if not taken and "" in Parser.words:
                 taken = f"; a word on the line is empty: {UNSET}"
+            elif not taken and any(_long(action) in missing for action in _places(self)):
+                taken = f"; {UNSET}"
             yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required{taken} (see --help)"
 
     def _unknown_beside(self) -> Iterator[str]:
@@ -333,6 +338,13 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 yield from _actions(command)
+
+
+def _places(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """What a word without a flag stands for, but for a subcommand."""
+    for action in _chosen(parser):
+        if not action.option_strings and not isinstance(action, argparse._SubParsersAction):
+            yield action
 
 
 def _chosen(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -54,10 +54,16 @@ def _nearest(flag: str, ours: Iterable[str], meanings: Iterable[str]) -> str:
     name = flag.strip("-")
     names = {one.strip("-"): one for one in ours}
     words = {one.strip("-"): one for one in meanings if one.startswith("--") and " " not in one and len(one) > SHORT}
-    close = difflib.get_close_matches(name, names, n=1, cutoff=ALIKE)
+    ours = {one: whole for one, whole in names.items() if not _digits(name) or _digits(one) == _digits(name)}
+    close = difflib.get_close_matches(name, ours, n=1, cutoff=ALIKE)
     close += difflib.get_close_matches(name, words, n=1, cutoff=ALIKE_ELSEWHERE)
     best = max(close, key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), default="")
     return names.get(best) or words.get(best, "")
+
+
+def _digits(name: str) -> str:
+    """A beta3 is no beta2."""
+    return re.sub(r"\D", "", name)
 
 
 def close_to(word: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:

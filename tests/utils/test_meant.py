@@ -15,6 +15,7 @@ OURS = (
     "--model-name",
     "--dry-run",
     "--context-parallel-size",
+    "--adam-beta2",
 )
 OTHERS = called(
     {"--lr": "learning-rate optimizer.rate", "--max-steps": "train-iters"}, {"dp data-parallel-size": "it follows"}
@@ -40,6 +41,9 @@ OTHERS = called(
         ("--nonsense", ""),
         ("--xp", ""),
         ("--dpo", ""),
+        ("--context-parallel2-size", ""),
+        ("--adam-beta3", ""),
+        ("--adam-betas2", "did you mean --adam-beta2?"),
     ],
 )
 def test_what_is_said_to_a_flag(flag: str, said: str) -> None:
