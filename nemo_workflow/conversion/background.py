@@ -6,7 +6,6 @@ A process and not a thread: both would wait for each other at Python's lock, and
 from __future__ import annotations
 
 import contextlib
-import gc
 import multiprocessing
 import os
 import pickle
@@ -17,7 +16,7 @@ from multiprocessing.connection import Connection
 
 from nemo_workflow.conversion.stopping import SIGNALS, raise_if_stopped
 from nemo_workflow.utils.errors import Failure
-from nemo_workflow.utils.processes import die_with_parent
+from nemo_workflow.utils.processes import die_with_parent, forks_keep_what_they_inherit
 
 
 @contextlib.contextmanager
@@ -26,6 +25,7 @@ def beside(work: Callable[[], None], what: str) -> Iterator[None]:
 
     Raises what `work` raised, or a Failure that names `what` if its process was killed. An error in the block ends the work.
     """
+    forks_keep_what_they_inherit()
     fork = multiprocessing.get_context("fork")
     receiver, sender = fork.Pipe(duplex=False)
     process = fork.Process(target=_run, args=(work, sender, os.getpid()), daemon=True)
@@ -60,7 +60,6 @@ def _run(work: Callable[[], None], sender: Connection, parent: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    gc.freeze()  # what lies here is the other process's to destroy: a process group's destructor waits for its threads
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # OpenMP's threads don't survive a fork, and waiting for them would never end
     error: BaseException | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import gc
 import os
 import signal
 import subprocess
@@ -118,6 +120,16 @@ def die_with_parent_process(parent: int) -> None:
         PR_SET_PDEATHSIG, signal.SIGUSR2
     )  # at the end of that thread, and of each that the kernel takes for it
     look()
+
+
+@functools.cache
+def forks_keep_what_they_inherit() -> None:
+    """From now on no fork of this process takes apart, as garbage, what lay there before it.
+
+    That is this process's to destroy: a process group's destructor waits for threads that a fork hasn't got, and another's may
+    close a file whose number the fork has given to its own.
+    """
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 def outlive_parent() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nemo_workflow.backends.shard_queue import ShardQueue
+from nemo_workflow.utils.processes import forks_keep_what_they_inherit
 
 
 def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
@@ -111,4 +112,5 @@ def nothing_to_gather(original: Any) -> Any:
 
 
 def forked_results_queue(original: Any) -> Any:
+    forks_keep_what_they_inherit()
     return ShardQueue(torch.multiprocessing.get_context("fork"))
