@@ -75,7 +75,7 @@ def main() -> int:
     nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
-    stopping = left_on_a_signal("; nothing was measured")
+    stopping = left_on_a_signal("nothing was measured")
     with stopping, loading(arguments.hf_model, f", for the loss of {counted(samples, 'sample')}"), quiet():
         hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
     difference = abs(hf_loss - nemo_loss) / nemo_loss

@@ -24,7 +24,7 @@ from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.meant import called
-from nemo_workflow.utils.processes import run_passing_on, signal_name, why_ended
+from nemo_workflow.utils.processes import run_passing_on, say_stopped, signal_name, why_ended
 
 REPORT_SECONDS = 15.0
 MEANINGS = called(
@@ -187,10 +187,7 @@ def after_training(plan: Plan) -> None:
     metrics.event(plan.folder / metrics.FILE, "export", **happened)
     Refresher(plan.folder).finish(REPORT_SECONDS)
     if signalled:
-        print(
-            f"{problem}; the training is done, step {newest.step} is saved: the same command exports it",
-            file=sys.stderr,
-        )
-        sys.exit(128 + signalled)
+        said = f"the training is done, step {newest.step} is saved: the same command exports it"
+        sys.exit(say_stopped(signalled, said))
     if code:
         raise Failure(f"{flag}: no {what}, {why_ended(code)}; the training is done, step {newest.step} is saved")

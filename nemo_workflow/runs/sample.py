@@ -27,7 +27,7 @@ from nemo_workflow.utils.files import from_here_if_below
 from nemo_workflow.utils.folder_kinds import MODEL, beside_an_adapter, is_checkpoint, meant
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.meant import called
-from nemo_workflow.utils.processes import left_on_a_signal, run_passing_on, signal_name, why_ended
+from nemo_workflow.utils.processes import left_on_a_signal, run_passing_on, say_stopped, why_ended
 
 # what transformers' and other tools' commands call our flags
 MEANINGS = called(
@@ -74,7 +74,7 @@ def main() -> int:
         raise Refusal("--tokens must be at least 1, and --temperature not below 0")
     refuse_code("--hf-model", arguments.hf_model)
     check_has_tokenizer(arguments.hf_model)
-    with left_on_a_signal("; nothing was written"):
+    with left_on_a_signal("nothing was written"):
         print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
     return 0
 
@@ -123,11 +123,8 @@ def after_training(plan: Plan) -> None:
     words = ["-m", "nemo_workflow.sample", "--hf-model", str(plan.folder / EXPORTED), "--", plan.settings.sample or ""]
     code, signalled = run_passing_on([sys.executable, *words], cwd=REPOSITORY)
     if signalled:
-        print(
-            f"stopped by {signal_name(signalled)}; the training is done and its model exported: the same command makes the text",
-            file=sys.stderr,
-        )
-        sys.exit(128 + signalled)
+        said = "the training is done and its model exported: the same command makes the text"
+        sys.exit(say_stopped(signalled, said))
     if code:
         raise Failure(f"--sample: no text, {why_ended(code)}; the training is done, and its model is exported")
 

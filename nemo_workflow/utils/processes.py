@@ -50,6 +50,12 @@ def why_ended(code: int) -> str:
     return f"its process was ended by {signal_name(-code)}" if code < 0 else "for the reason above"
 
 
+def say_stopped(number: int, said: str) -> int:
+    """Print that a signal has stopped this command, with what that leaves; returns its exit code."""
+    print(f"stopped by {signal_name(number)}; {said}", file=sys.stderr, flush=True)
+    return 128 + number
+
+
 @contextlib.contextmanager
 def left_on_a_signal(said: str) -> Iterator[None]:
     """Inside the block Ctrl-C, SIGTERM and SIGHUP end this process at once, in words: libraries' imports catch what a handler raises.
@@ -58,8 +64,7 @@ def left_on_a_signal(said: str) -> Iterator[None]:
     """
 
     def leave(number: int, frame: Any) -> None:
-        print(f"stopped by {signal_name(number)}{said}", file=sys.stderr, flush=True)
-        os._exit(128 + number)
+        os._exit(say_stopped(number, said))
 
     with handled(leave, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield

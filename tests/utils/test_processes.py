@@ -35,7 +35,7 @@ def test_nohup_protects(before: list[str], heard: list[int]) -> None:
 LEAVES = """
 import time
 from nemo_workflow.utils.processes import left_on_a_signal
-with left_on_a_signal("; nothing was written"):
+with left_on_a_signal("nothing was written"):
     try:
         print("begun", flush=True)
         time.sleep(100)
