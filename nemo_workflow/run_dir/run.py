@@ -14,6 +14,7 @@ from typing import Any
 
 from nemo_workflow.run_dir import metrics, slurm_jobs, starting
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
+from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.run_dir.stopping import launchers_signal, orphaned, what_is_saved
 from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.files import absolute
@@ -160,12 +161,20 @@ class RunFolder:
 
     def _ended(self, end: dict[str, Any]) -> State:
         if end["reason"] == "finished":
-            return State("finished", f"reached step {end['step']}")
+            return State("finished", f"reached step {end['step']}{self._not_exported(end)}")
         if self.attempts and orphaned(self.attempts[-1]):
             return State("stopped", f"its launcher was killed: {what_is_saved(self.path, self.step)}")
         asked = self.last.get("stopping")
         number = asked["signal"] if asked and asked["time"] >= end["time"] - 3600 else None
         return State("stopped", f"asked to ({signal_name(number)})" if number else "asked to")
+
+    def _not_exported(self, end: dict[str, Any]) -> str:
+        """'; not exported: WHY' where the export after the training came to nothing, and none has been made since."""
+        export, folder = self.last.get("export"), self.path / EXPORTED
+        if not export or not export["problem"] or export["time"] < end["time"]:
+            return ""
+        made_since = folder.is_dir() and folder.stat().st_mtime > export["time"]
+        return "" if made_since else f"; not exported: {export['problem']}"
 
     def _never_trained(self, attempt: Path) -> State:
         """What became of a newest start that wrote no event, whose launcher and ranks aren't seen."""

@@ -180,7 +180,7 @@ def after_training(plan: Plan) -> None:
     print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
     words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub_id] if hub_id else []))
     code, signalled = run_passing_on(words, env=export_process.environment())
-    problem = None if not code else why_ended(code) if code < 0 else "its own words stand in the terminal"
+    problem = None if not code else why_ended(code) if code < 0 else "its own words stood in the terminal"
     if signalled:
         problem = f"stopped by {signal_name(signalled)}"
     happened = export_process.event(plan.folder, newest.step, time.monotonic() - began, problem, hub_id)

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.launch import local
-from nemo_workflow.run_dir import starting, stopping
+from nemo_workflow.run_dir import metrics, starting, stopping
+from nemo_workflow.run_dir.export_process import EXPORTED, event
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
@@ -122,6 +123,15 @@ def test_a_start_that_was_ended_at_once_says_by_what(tmp_path: Path) -> None:
     run = RunFolder(plan.folder)
     assert run.state.why.startswith("ended after Ctrl-C: "), run.state
     assert run.starts()[-1]["end"] == "ended after Ctrl-C"
+
+
+def test_an_export_that_was_stopped_after_the_training_is_named(tmp_path: Path) -> None:
+    plan = fake_runs.write_run(tmp_path / "run")
+    metrics.event(plan.folder / metrics.FILE, "export", **event(plan.folder, 100, 2.0, "stopped by Ctrl-C"))
+    assert RunFolder(plan.folder).state.why == "reached step 100; not exported: stopped by Ctrl-C"
+    assert "not exported: stopped by Ctrl-C" in runs("--output-dir", tmp_path, "show", "run")
+    (plan.folder / EXPORTED).mkdir()  # by hand, since
+    assert RunFolder(plan.folder).state.why == "reached step 100"
 
 
 def test_show_has_plan_progress_checkpoints_and_starts(folder: Path) -> None:
