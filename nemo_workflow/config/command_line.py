@@ -125,12 +125,15 @@ def _epochs_as_steps(argv: Sequence[str], steps_of: Callable[[Settings, float], 
     try:
         count = float(epochs)
         with contextlib.redirect_stderr(io.StringIO()):  # notes, which come once more
-            steps = steps_of(parse(rest), count)
+            settings = parse(rest)
+            steps = steps_of(settings, count)
     except (ValueError, Refusal):  # no number, or what is said in its own place
         return ""
-    if not steps or not 0 < count < math.inf:
+    if steps is None or not 0 < count < math.inf:
         return ""
     named = "1 epoch of this data is" if count == 1 else f"{count:g} epochs of this data are"
+    if not steps:
+        return f"{named} less than one step of --global-batch-size {settings.global_batch_size}: lower it, or add data"
     return f"{named} {counted(steps, 'step')}: --max-steps {steps}"
 
 

@@ -91,12 +91,12 @@ def make_plan(settings: Settings, command: Sequence[str] = (), branch: Branch | 
 
 
 def steps_of_epochs(settings: Settings, epochs: float) -> int | None:
-    """Steps that so many epochs are; None where something of the data, or the length of a sample, isn't known."""
+    """Whole steps that so many epochs are; None where something of the data, or the length of a sample, isn't known."""
     problems: list[str] = []
     run = _gather(auto_layout.neutral(settings), problems, None)
     if problems or not run.parts or not run.seq_length or not math.isfinite(epochs):
         return None
-    return max(1, int(epochs * run.samples(0)) // max(1, settings.global_batch_size))
+    return int(epochs * run.samples(0)) // max(1, settings.global_batch_size)
 
 
 def with_time(plan: Plan) -> Plan:

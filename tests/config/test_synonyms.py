@@ -174,6 +174,8 @@ def test_epochs_are_told_in_steps(shared: Place, tmp_path: Path) -> None:
     more = re.search(
         r"2\.5 epochs of this data are (\d+) steps: --max-steps \1", said(*shared.flags("--num_train_epochs=2.5"))
     )
+    less = said(*shared.flags("--epochs", "1", "--global-batch-size", "65536"))
+    assert "; 1 epoch of this data is less than one step of --global-batch-size 65536: lower it, or add data" in less
     assert more and 2.5 * one <= int(more[1]) < 2.5 * (one + 1)
     file = tmp_path / "run.yaml"
     file.write_text("max-steps: 7\n")
