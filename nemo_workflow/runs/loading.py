@@ -16,6 +16,8 @@ from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import Meter, counted, human_time
 from nemo_workflow.utils.errors import Refusal
 
+# what transformers' names of models for other tasks end with; it would load their weights as those of one that continues text
+OTHER_TASKS = ("MaskedLM", "PreTraining", "Classification", "QuestionAnswering", "MultipleChoice", "SentencePrediction")
 WORTH_SAYING = 5.0  # seconds, after which it is said how long it took
 
 
@@ -24,6 +26,11 @@ def load_model(folder: Path, dtype: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    named = json_of(folder / "config.json").get("architectures")
+    if other := [name for name in named or () if str(name).endswith(OTHER_TASKS)]:
+        raise Refusal(
+            f"--hf-model {folder}: its config.json names {other[0]}, which doesn't continue text: give a causal language model"
+        )
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
     try:
         model, found = AutoModelForCausalLM.from_pretrained(

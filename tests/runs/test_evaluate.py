@@ -222,6 +222,18 @@ def test_weights_that_lack_are_no_model(tmp_path: Path) -> None:
         loading.load_model(model, "auto")
 
 
+@pytest.mark.parametrize(
+    ("named", "refused"), [(["BertForMaskedLM"], True), (["BertLMHeadModel"], False), (["GPT2LMHeadModel"], False), (None, False)]
+)  # fmt: skip
+@pytest.mark.slow
+def test_a_model_of_another_task_is_named(named: list[str] | None, refused: bool, tmp_path: Path) -> None:
+    """BERT's weights would be loaded as those of a decoder, and its text be noise."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing", "architectures": named}))
+    with pytest.raises(Refusal) as refusal:
+        loading.load_model(tmp_path, "auto")
+    assert ("names BertForMaskedLM, which doesn't continue text" in str(refusal.value)) == refused
+
+
 @pytest.mark.slow
 def test_tokens_and_positions_that_a_model_lacks_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     import torch
