@@ -52,5 +52,8 @@ def _leave_an_old_python() -> None:
 
 if sys.version_info < (3, 11):  # noqa: UP036 - the python3 of many a system that we run on
     _leave_an_old_python()
-if is_a_command(sys.orig_argv[1:]) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, leave)  # until errors.run_command, which catches it
+if is_a_command(sys.orig_argv[1:]):
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, leave)  # until errors.run_command, which catches it
+    # held back by who started it: Python shows a traceback of its own first imports
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))

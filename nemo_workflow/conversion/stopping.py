@@ -33,12 +33,13 @@ def until_stopped(work: Callable[[], int], what: str) -> int:
     try:
         with handled(stop, *SIGNALS):
             return work()
-    except _Stopped as stopped:
-        print(
-            f"{what} stopped by {signal_name(stopped.number)}: what it had written is removed, all else is as it was",
-            file=sys.stderr,
-        )
-        return 128 + stopped.number
+    except BaseException:
+        # or an error of a library whose import the signal cut short, as another finds it half made
+        if not _arrived:
+            raise
+        said = "what it had written is removed, all else is as it was"
+        print(f"{what} stopped by {signal_name(_arrived[0])}: {said}", file=sys.stderr)
+        return 128 + _arrived[0]
 
 
 def raise_if_stopped() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import absolute, from_here
+from nemo_workflow.utils.files import absolute, from_here, script
 from nemo_workflow.utils.folder_kinds import DATA, meant
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -140,8 +140,8 @@ def what_file(path: Path) -> str:
         return f"is one file of a pair; give the pair, without an ending: {path.with_suffix('')}"
     if any(ending in path.name.lower() for ending in TEXTS):
         return (
-            "is text, and training reads what preprocessing makes of it: bash preprocess_data.sh --tokenizer DIR_OR_ID --input"
-            f" {path} --output-dir DIR, then --dataset-dir DIR"
+            f"is text, and training reads what preprocessing makes of it: {script('preprocess_data.sh')} --tokenizer DIR_OR_ID"
+            f" --input {path} --output-dir DIR, then --dataset-dir DIR"
         )
     return "is a file; give the --output-dir of preprocess_data.sh, another folder of .bin/.idx files, or a pair without its ending"
 

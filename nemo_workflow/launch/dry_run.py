@@ -118,7 +118,7 @@ def _done(plan: Plan) -> int:
 
 def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
     layout, settings = plan.layout, plan.settings
-    batches = settings.global_batch_size, settings.micro_batch_size
+    batches, job = (settings.global_batch_size, settings.micro_batch_size), memory.job_of(plan, recipe)
     return {
         "accelerator": plan.accelerator,
         "nodes": layout.nodes,
@@ -132,6 +132,8 @@ def _layout(plan: Plan, recipe: Recipe) -> dict[str, Any]:
         "sequence_parallel": layout.sequence_parallel,
         "layers_a_stage": layers_a_stage(plan.sizes, recipe.layout, layout),
         "micro_batches": layout.micro_batches(*batches),
+        "precision": job.precision,
+        "fp8": job.fp8,
         "container": containers.described(settings),
         "bubble": round(layout.bubble(*batches), 4),
     }

@@ -62,7 +62,8 @@ def _layout_text(plan: dict[str, Any]) -> list[str]:
     more += [f"EP {layout['expert']}"] if layout["expert"] > 1 else []
     more += ["sequence parallel"] if layout["sequence_parallel"] else []
     lines = ["", f"Layout: {ranks} = {sizes}" + "".join(f", {word}" for word in more)]
-    work = f"  {counted(layout['micro_batches'], 'micro batch')} per step"
+    work = f"  {counted(layout['micro_batches'], 'micro batch')} per step, in {layout['precision']}"
+    work += " with fp8 products" if layout["fp8"] else ""
     if layout["pipeline"] > 1:
         stages = ", ".join(str(number) for number in layout["layers_a_stage"])
         work += f"; layers per stage: {stages}; pipeline bubble {layout['bubble']:.1%}"

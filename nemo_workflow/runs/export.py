@@ -23,6 +23,7 @@ from nemo_workflow.runs import control
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.files import script
 from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.processes import run_passing_on, say_stopped, signal_name, why_ended
 
@@ -35,7 +36,7 @@ MEANINGS = called(
     {
         "run source experiment name nemo-model run-dir": "the run stands by itself: python -m nemo_workflow.export RUN",
         "output output-path out out-dir output-folder save-dir hf-model target": f"it is written to {EXPORTED}/ in the run's folder;"
-        " ckpt_conversion/convert_from_nemo2_to_hf.py --source CHECKPOINT --output-path DIR writes it anywhere",
+        f" {script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source CHECKPOINT --output-path DIR writes it anywhere",
         "overwrite force": "an older export is replaced by itself: leave it out",
         "latest newest best": "the newest checkpoint is taken by default, --step N takes another",
         "private public": "a model that is new on the Hub is private: leave it out",

@@ -23,7 +23,7 @@ from nemo_workflow.runs.loading import WORTH_SAYING, check_ids, load_model, load
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
-from nemo_workflow.utils.files import from_here_if_below
+from nemo_workflow.utils.files import script
 from nemo_workflow.utils.folder_kinds import MODEL, beside_an_adapter, is_checkpoint, meant
 from nemo_workflow.utils.libraries import collector_paused
 from nemo_workflow.utils.meant import called
@@ -98,9 +98,8 @@ def check_exported(folder: Path) -> None:
     newest, _ = newest_whole(run / "checkpoints")
     if folder.exists() and not newest and not is_checkpoint(folder) and (known := meant(folder, MODEL, "--hf-model")):
         raise Refusal(f"--hf-model {folder}: no config.json there{known}")
-    script = from_here_if_below(REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py")
     if (folder / "weights").is_dir():
-        command = f"python {script} --source {folder} --output-path DIR"
+        command = f"{script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source {folder} --output-path DIR"
     else:
         command = f"python -m nemo_workflow.export {run if newest else 'RUN'}"
     what = (

@@ -218,14 +218,15 @@ def _number(value: Any) -> float | None:
 
 
 class SlowProducts(pl.Callback):
-    """Half-precision products through fp32 on CPUs where they are slow. Rank 0 measures, and all ranks do as it found:
+    """Products of the run's precision through fp32 on CPUs where they are slow. Rank 0 measures, and all ranks do as it found:
     the ranks of one run may have unlike CPUs, and each must round as its peers do."""
 
-    def __init__(self, run_log: RunLog):
+    def __init__(self, plan: Plan, run_log: RunLog):
+        self.types = {"32": (), "16-mixed": ("fp16",)}.get(plan.settings.precision or "", ("bf16",))
         self.run_log = run_log
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        found = [products.slow_types() if trainer.is_global_zero else {}]
+        found = [products.slow_types(self.types) if trainer.is_global_zero else {}]
         dist.broadcast_object_list(found, src=0)
         products.compute_in_fp32(found[0])
         if found[0]:

@@ -60,7 +60,7 @@ def run(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     # after the build: NeMo writes the trainer's own arguments into each checkpoint, and ours are not its concern
     trainer.callbacks = [
         log,  # first: a save is not part of a step's time
-        *([callbacks.SlowProducts(log)] if plan.accelerator == "cpu" else []),
+        *([callbacks.SlowProducts(plan, log)] if plan.accelerator == "cpu" else []),
         learning_rate.Schedule(plan, log),
         callbacks.MissedValidation(plan),
         *([log.sources] if log.sources else []),

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NoReturn
 
 from nemo_workflow.utils import pasted, startup
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import script
 from nemo_workflow.utils.meant import close_to, meant
 
 EMPTY = "''"  # an empty word, as it is typed
@@ -271,7 +272,7 @@ class Parser(argparse.ArgumentParser):
         if word.endswith((".yaml", ".yml")) and "--config" in known:
             return f"did you mean --config {word}?"
         if word.endswith((".txt", ".md", ".jsonl")) and "--dataset-dir" in known:
-            return f"a text is preprocessed first: bash preprocess_data.sh --input {shlex.quote(word)}, whose output is the --dataset-dir"
+            return f"a text is preprocessed first: {script('preprocess_data.sh')} --input {shlex.quote(word)}, whose output is the --dataset-dir"
         # trainer.max_steps=100, as Hydra and NeMo's own command line take it
         name, equals, _ = word.strip().lstrip("-/").partition("=")
         flag = f"--{name.rstrip(':').replace('_', '-')}"

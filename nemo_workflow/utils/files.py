@@ -6,12 +6,21 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from nemo_workflow import REPOSITORY
+
+# scripts of the repository -> the commands that they are where the package is installed
+INSTALLED = {
+    "preprocess_data.sh": "preprocess-data",
+    "convert_from_hf_to_nemo2.py": "convert-hf-to-nemo2",
+    "convert_from_nemo2_to_hf.py": "convert-nemo2-to-hf",
+}
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre without -o flock, NFS without its lock daemon
 
 
@@ -107,6 +116,14 @@ def from_here_if_below(path: str | Path) -> str:
     """A path as it is told from the current folder where it lies below it, else as it is."""
     found = os.path.relpath(path) if Path(path).is_absolute() else str(path)
     return str(path) if found.startswith("..") else found
+
+
+def script(name: str) -> str:
+    """How a script of the repository is typed in the current folder, or its command after `pip install .`, which brings no file."""
+    path = REPOSITORY / name
+    if not path.is_file():
+        return INSTALLED[path.name]
+    return f"{'bash' if path.suffix == '.sh' else 'python'} {shlex.quote(from_here_if_below(path))}"
 
 
 def from_here(path: str | Path) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.utils.files import script
+
 PLAN = "plan.json"  # in a run's folder, and in that of each of its starts
 OUTPUT_DIR = "nemo_experiments"  # where runs are written unless --output-dir says otherwise
 ADAPTER = "adapter_config.json"
@@ -168,7 +170,7 @@ def to_nemo(source: str | Path) -> str:
     """The command that makes a NeMo 2 checkpoint of a Hugging Face model, and the flag that starts from it."""
     target = f"{Path(source).name}-nemo"
     return (
-        f"python ckpt_conversion/convert_from_hf_to_nemo2.py --source {source} --output-path {target}, then --nemo-model"
+        f"{script('ckpt_conversion/convert_from_hf_to_nemo2.py')} --source {source} --output-path {target}, then --nemo-model"
         f" {target}"
     )
 

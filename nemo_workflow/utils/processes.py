@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # linux/prctl.h
 
 
@@ -66,21 +67,27 @@ def left_on_a_signal(said: str) -> Iterator[None]:
     def leave(number: int, frame: Any) -> None:
         os._exit(say_stopped(number, said))
 
-    with handled(leave, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    with handled(leave, *ENDING):
         yield
 
 
 def run_passing_on(words: Sequence[str], **how: Any) -> tuple[int, int | None]:
-    """A command's exit code, and the signal that came meanwhile: Ctrl-C, SIGTERM and SIGHUP are passed on to it, and it is waited for."""
+    """The exit code of a command of ours, and the signal that came meanwhile: Ctrl-C, SIGTERM and SIGHUP are passed on to it, and
+    it is waited for. A signal that comes while its Python starts waits there for our first import."""
     came: list[int] = []
-    with subprocess.Popen(words, **how) as child:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        child = subprocess.Popen(words, **how)
 
         def pass_on(number: int, frame: Any) -> None:
             came.append(number)
             child.send_signal(number)
 
-        with handled(pass_on, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with child, handled(pass_on, *ENDING):
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             code = child.wait()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return code, came[0] if came else None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from nemo_workflow.utils.console import Meter, counted, human_bytes, human_count, human_time
 from nemo_workflow.utils.errors import Failure, Refusal
+from nemo_workflow.utils.files import script
 from nemo_workflow.wikipedia.download import Downloads, Tally
 from nemo_workflow.wikipedia.extract import SPILL_PREFIX, Workers, site_of
 from nemo_workflow.wikipedia.http import Client
@@ -270,7 +271,7 @@ def _summary(journal: Journal, rules: Rules) -> None:
         f"{output}: {counted(counts.kept, 'article')}, {human_count(counts.characters)} characters (left out: {left_out})"
     )
     print(
-        f"Next: bash preprocess_data.sh --data-prefix {output.stem} --input-dir {output.parent} "
+        f"Next: {script('preprocess_data.sh')} --data-prefix {output.stem} --input-dir {output.parent} "
         "--output-dir OUTPUT_DIR --ht-tokenizer HF_MODEL_DIR"
     )
     sys.stdout.flush()

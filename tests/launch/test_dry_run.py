@@ -39,7 +39,7 @@ Model: llama_tiny (LlamaModel of NeMo 2.7.3), 5,245,184 parameters
   4 layers, hidden size 256, vocabulary 4,096 (padded to 4,096); starts from random weights
 
 Layout: 1 CPU rank = TP 1 x PP 1 x CP 1 x DP 1
-  16 micro batches per step
+  16 micro batches per step, in bf16-mixed
 
 Data: 1 file, 1,000 documents, 300,000 tokens
   100.0%  {data}: 300k tokens, uint16, 266k drawn: 0.99 epochs
@@ -67,7 +67,7 @@ def test_one_of_a_thing_is_written_in_the_singular(shared: Place) -> None:
     words = ("-mbs", "16", "--max-steps", "1", "--warmup-steps", "1", "--split", "97,2,1")
     text = dry_run.render(shared.plan(*words), "text")
     for line in (
-        "  1 micro batch per step",
+        "  1 micro batch per step, in bf16-mixed",
         "Training: 1 step of 16 x 256",
         "after 1 step of warm-up",
         "validation every step, 1 batch\n",

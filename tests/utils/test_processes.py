@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,22 @@ def test_a_signal_is_taken_that_a_library_would_catch(number: int, said: str) ->
         process.send_signal(number)
         assert process.communicate(timeout=60) == ("", f"stopped by {said}; nothing was written\n")
     assert process.returncode == 128 + number
+
+
+# Ctrl-C while the command's Python starts: by a line of its site-packages, which would show a traceback
+PASSES_ON = """
+import sys
+from nemo_workflow.utils.processes import run_passing_on
+print(run_passing_on([sys.argv[1], "-m", "nemo_workflow.runs", "list"]))
+"""
+
+
+def test_a_signal_at_a_commands_first_moment_waits_for_our_first_import(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "python"], check=True)
+    (site,) = (tmp_path / "python").glob("lib/python3.*/site-packages")
+    (site / "_first.pth").write_text("import os; os.kill(os.getpid(), 2)\n")
+    python = tmp_path / "python" / "bin" / "python"
+    done = subprocess.run(
+        [sys.executable, "-c", PASSES_ON, python], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("(130, None)\n", "")

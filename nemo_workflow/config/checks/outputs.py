@@ -13,7 +13,7 @@ from nemo_workflow.config.flag_values import profiled
 from nemo_workflow.models.families import not_converted
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import counted
-from nemo_workflow.utils.files import absolute
+from nemo_workflow.utils.files import absolute, script
 
 
 def output_folder(run: Run) -> Iterator[str]:
@@ -73,7 +73,7 @@ def sample_text(run: Run) -> Iterator[str]:
     if run.settings.executor == "slurm":
         yield (
             "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with"
-            " ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"
+            f" {script('ckpt_conversion/convert_from_nemo2_to_hf.py')} and use python -m nemo_workflow.sample to continue a text"
         )
     if run.recipe and (reason := not_converted.refused(run.recipe.model_class, run.recipe.name)):
         yield f"--sample: {run.recipe.name} can't be exported to Hugging Face: {reason}; leave it out"

@@ -17,6 +17,9 @@ SAID = "they are computed in fp32 and rounded"
 def test_every_rank_does_as_rank_0_found(unlike_cpus: Any) -> None:
     # by the first start and by the one after its rank was killed
     assert unlike_cpus.output.count(SAID) == 2
+    assert (
+        "products of bf16 (" in unlike_cpus.output and "fp16" not in unlike_cpus.output
+    )  # of the run's precision alone
     assert [[log.count(SAID) for log in logs] for logs in unlike_cpus.logs] == [[1, 1], [1, 1]]
 
 
