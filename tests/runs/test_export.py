@@ -117,7 +117,9 @@ def test_what_is_exported_already_is_neither_done_again_nor_kept_as_an_event(
     assert not [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
 
 
-SLEEPS = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: exit(7)); print('begun', flush=True); time.sleep(100)"
+# as nemo_workflow's first import does it
+SLEEPS = "import signal, time; signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals());"
+SLEEPS += " signal.signal(signal.SIGTERM, lambda *_: exit(7)); print('begun', flush=True); time.sleep(100)"
 STOPPED = """
 import sys
 from pathlib import Path
