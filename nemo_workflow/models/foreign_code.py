@@ -20,6 +20,9 @@ IMPLEMENTATION = (
     "attn_implementation",
     "experts_implementation",
 )
+CONFIGS = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"
+)  # fmt: skip
 CODE_FOLDER = "custom_generate"  # from_pretrained imports its generate.py, though trust_remote_code is False
 
 
@@ -30,8 +33,11 @@ def refuse_code(flag: str, folder: Path) -> None:
             f"{flag} {folder}: holds {CODE_FOLDER}/, whose Python code transformers runs when it loads the model; remove that"
             " folder, or use another model"
         )
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
-        for key, value in _named(json_of(folder / name)):
+    for name in CONFIGS:
+        config = json_of(folder / name)
+        if "auto_map" in config and config["auto_map"] is None:
+            raise Refusal(f"{flag} {folder}: {name} has auto_map null, which transformers can't read; take it out")
+        for key, value in _named(config):
             raise Refusal(
                 f"{flag} {folder}: {name} has {key} ({shorten(str(value), 60)}), which makes transformers fetch or run code that comes with the"
                 f" model; take {key} out of {name} if transformers has the model's own class, or use another folder"

@@ -191,7 +191,7 @@ def _mean(parts: Sequence[tuple[NemoReader, float, list[Box]]], key: str, box: B
 
 def _evaluate(plan: Plan, chosen: Sequence[Checkpoint], output: Path) -> None:
     """Print the result's loss on the run's validation samples, and what the run itself logged after each checkpoint."""
-    from nemo_workflow.runs.evaluate import loss_of, validation_samples
+    from nemo_workflow.runs.evaluate import mean_loss, model_for, validation_samples
     from nemo_workflow.utils.silence import quiet
 
     convert = REPOSITORY / "ckpt_conversion" / "convert_from_nemo2_to_hf.py"
@@ -203,7 +203,8 @@ def _evaluate(plan: Plan, chosen: Sequence[Checkpoint], output: Path) -> None:
             raise Failure(f"--evaluate: {output} can't be exported: {(done.stderr or done.stdout).strip()}")
         with quiet():
             samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
-            loss = loss_of(folder, validation_samples(plan, samples))
+            seen = validation_samples(plan, samples)
+            loss = mean_loss(model_for(folder, seen), seen)
     logged = {e["step"]: e["val_loss"] for e in metrics.read(plan.folder / metrics.FILE) if e["event"] == "validation"}
     for checkpoint in chosen:
         if logged.get(checkpoint.step) is not None:

@@ -19,7 +19,7 @@ from nemo_workflow.runs import control
 from nemo_workflow.runs.loading import check_ids, load_model, loading, most_positions
 from nemo_workflow.runs.sample import check_exported
 from nemo_workflow.utils.arguments import Parser
-from nemo_workflow.utils.console import counted
+from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.folder_kinds import PLAN
@@ -75,9 +75,11 @@ def main() -> int:
     nemo_loss = last_validation(plan)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
-    stopping = left_on_a_signal("nothing was measured")
-    with stopping, loading(arguments.hf_model, f", for the loss of {counted(samples, 'sample')}"), quiet():
-        hf_loss = loss_of(arguments.hf_model, validation_samples(plan, samples))
+    with left_on_a_signal("nothing was measured"):
+        with loading(arguments.hf_model, f", for the loss of {counted(samples, 'sample')}"), quiet():
+            seen = validation_samples(plan, samples)
+            model = model_for(arguments.hf_model, seen)
+        hf_loss = mean_loss(model, seen, Meter(sys.stderr))
     difference = abs(hf_loss - nemo_loss) / nemo_loss
     print(
         f"validation loss: NeMo {nemo_loss:.4f}, transformers {hf_loss:.4f} ({difference:.2%} apart, {counted(samples, 'sample')})"
@@ -190,11 +192,8 @@ def sample_order() -> Any:
     return module
 
 
-def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
-    """Mean negative log likelihood, in nats per token, of a Hugging Face causal language model; on the GPUs where there are any.
-
-    `samples` are int64 tensors of one length. Computed in fp32: a GPU's matrix products stay fp32 too, not TF32.
-    """
+def model_for(folder: Path, samples: list[Any]) -> Any:
+    """transformers' model of a folder in fp32, on the GPUs where there are any; raises Refusal where it can't read the samples."""
     import torch
 
     model = load_model(folder, torch.float32)
@@ -203,6 +202,16 @@ def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
         raise Refusal(
             f"--hf-model {folder}: reads {most:,} tokens at once, and the run's samples have {len(samples[0]) - 1:,}"
         )
+    return model
+
+
+def mean_loss(model: Any, samples: list[Any], meter: Meter | None = None, batch: int = 8) -> float:
+    """Mean negative log likelihood of a causal language model, in nats per token; `meter` shows how many samples are done.
+
+    `samples` are int64 tensors of one length. Computed in fp32: a GPU's matrix products stay fp32 too, not TF32.
+    """
+    import torch
+
     sample = LOGITS_BYTES_PER_VALUE * len(samples[0]) * model.config.get_text_config().vocab_size
     batch = max(1, min(batch, LOGITS_BYTES // sample))
     total, count = 0.0, 0
@@ -212,4 +221,8 @@ def loss_of(folder: Path, samples: list[Any], batch: int = 8) -> float:
             logits = model(input_ids=ids[:, :-1]).logits.to(ids.device)
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
             total, count = total + float(losses), count + ids[:, 1:].numel()
+            if meter:
+                meter.show(f"{min(at + batch, len(samples)):,} of {counted(len(samples), 'sample')} measured")
+    if meter:
+        meter.close()
     return total / count

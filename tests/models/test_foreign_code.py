@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).parents[2]
         {"layers": [{"auto_map": {"AutoConfig": "code.Config"}}]},
     ],
 )
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("name", foreign_code.CONFIGS)
 def test_code_is_refused_by_name_and_left_out_of_what_we_write(
     name: str, config: dict[str, object], tmp_path: Path
 ) -> None:
@@ -57,9 +57,16 @@ def test_the_folder_of_code_that_transformers_runs_unasked_is_refused(tmp_path: 
 
 def test_an_honest_folder_passes(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
-        json.dumps({"_attn_implementation": "sdpa", "auto_map": None, "_attn_implementation_autoset": True})
+        json.dumps({"_attn_implementation": "sdpa", "_attn_implementation_autoset": True})
     )
     refuse_code("--hf-model", tmp_path)
+
+
+def test_an_auto_map_of_nothing_is_named(tmp_path: Path) -> None:
+    """transformers ends in a TypeError."""
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": None}))
+    with pytest.raises(Refusal, match=r"config\.json has auto_map null, which transformers can't read; take it out"):
+        refuse_code("--hf-model", tmp_path)
 
 
 @pytest.mark.parametrize("key", foreign_code.IMPLEMENTATION)
