@@ -85,8 +85,14 @@ class Place:
 
     def __init__(self, root: Path):
         self.root = root
-        self.data = write_pair(root / "data" / "d_text_document", [300] * 1000)
         self.hf = write_tokenizer(root / "hf")
+        self.data = root / "data" / "d_text_document"
+        self.write_data(1000)
+
+    def write_data(self, documents: int) -> None:
+        """The pair, and beside it which tokenizer made it."""
+        write_pair(self.data, [300] * documents)
+        Path(f"{self.data}.json").write_text(json.dumps({"tokens": 300 * documents, "tokenizer": str(self.hf)}))
 
     def flags(self, *more: str, **change: str | None) -> list[str]:
         """The flags of a right run, with some changed (underscores) or left out (None)."""
@@ -117,7 +123,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Ten times the data, for large batches; only to read."""
     place = Place(tmp_path_factory.mktemp("large"))
-    write_pair(place.data, [300] * 10_000)
+    place.write_data(10_000)
     return place
 
 

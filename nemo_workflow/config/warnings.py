@@ -21,6 +21,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.models import catalog, hub
 from nemo_workflow.models.catalog import Recipe
+from nemo_workflow.models.tokenizer_identity import MAKER
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import and_more, counted, human_time
 from nemo_workflow.utils.folder_kinds import checkpoint_in, holds_weights, to_nemo
@@ -39,6 +40,7 @@ def add(run: Run) -> None:
         _no_tokenizer_yet(run)
     else:
         _no_end_of_documents(run)
+        _maker_unknown(run)
     if run.recipe and run.nemo_model:
         _sizes_of_checkpoint(run, run.recipe)
     if run.settings.cpu_offloading_weights:
@@ -74,6 +76,18 @@ def _no_tokenizer_yet(run: Run) -> None:
         run.notes.append(
             f"{and_more(list(others))}: preprocessed with {and_more(list(dict.fromkeys(others.values())))}; whether that is the"
             f" tokenizer of {named} is compared when it has been fetched, and data of another is refused then"
+        )
+
+
+def _maker_unknown(run: Run) -> None:
+    """Pairs of other tools, beside which nothing names their tokenizer: only an id that is too large would show another."""
+    names = ("tokenizer", *MAKER)
+    unknown = [one.pair.prefix for one in run.every_source if not any(map(figures(one.pair).get, names))]
+    if unknown:
+        names = and_more(list(dict.fromkeys(Path(prefix).name for prefix in unknown)))
+        run.notes.append(
+            f"{names}: nothing beside it says which tokenizer made it; if it wasn't --hf-model-id's, the model learns nothing of use:"
+            f" python -m nemo_workflow.dataset {unknown[0]} --tokenizer {run.settings.hf_model_id} shows a text of it"
         )
 
 

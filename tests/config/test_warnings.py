@@ -155,3 +155,12 @@ def test_a_token_that_nothing_is_downloaded_with_is_said(shared: Place) -> None:
     assert "--hf-token: has no effect: the tokenizer of --hf-model-id is a folder of this machine" in said
     _, absent = without_a_tokenizer(shared, hf_token="hf_x")
     assert "no effect" not in absent and "no effect" not in "\n".join(shared.plan("--dry-run").notes)
+
+
+def test_data_of_which_no_maker_is_known_is_said(place: Place) -> None:
+    """As Megatron-LM's own tool leaves it: of another tokenizer with as many entries nothing else would tell."""
+    said = f"{place.data.name}: nothing beside it says which tokenizer made it"
+    assert not [note for note in place.plan().notes if said in note]
+    Path(f"{place.data}.json").unlink()
+    (note,) = [note for note in place.plan().notes if said in note]
+    assert f"python -m nemo_workflow.dataset {place.data} --tokenizer {place.hf} shows a text of it" in note

@@ -93,7 +93,7 @@ FLAGS = [
     (ONE + "--grad-reduce-in-bf16 --optim-cpu-offloading", "--grad-reduce-in-bf16: not proven with an optimizer on the host; leave it or --optim-cpu-offloading out"),
     (GPU + "-N 128 -gbs 1024 -M deepseek_v3 --seq-length 128 -TP 2 -SP -PP 16 -EP 64 --disable-dist-optim", "--disable-dist-optim: deepseek_v3 keeps Adam's moments in bf16, which needs the distributed optimizer; leave it out or add --optimizer-precision fp32"),
     # sample
-    ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"),
+    ("--executor slurm --no-container --sample x", "--sample: only with --executor local; leave it out, and when the job has ended export a checkpoint with python ckpt_conversion/convert_from_nemo2_to_hf.py and use python -m nemo_workflow.sample to continue a text"),
     ("--sample=", "--sample: an empty value; a shell variable may be unset: give a value, or leave the flag out"),
     (ONE + "-M mamba2_130m --sample x", "--sample: mamba2_130m can't be exported to Hugging Face: Mamba 2 and Nemotron-H need mamba-ssm's CUDA kernels, and NeMo guesses the size from the path's name; leave it out"),
     (GPU + "-N 8 -M llama4_e16 --seq-length 128 --sample x", "--sample: llama4_e16 can't be exported to Hugging Face: its text part's layers are Transformer Engine's alone in NeMo, so nothing that runs without a GPU can prove it; on GPUs NeMo's own llm.import_ckpt imports it, and -M llama4_e16 or llama4_e128 with --nemo-model starts from what that writes; leave it out"),
