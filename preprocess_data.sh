@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # JSON lines -> Megatron .bin/.idx: the front door of `python -m nemo_workflow.preprocess` (--help lists the flags).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # sh preprocess_data.sh
 set -euo pipefail
 
-folder=${BASH_SOURCE[0]%/*}
-[[ $folder != "${BASH_SOURCE[0]}" ]] || folder=.
-here=$(cd -- "$folder" && pwd -P && printf x) # the x keeps a line break at the end of a folder's name
-here=${here%$'\n'x}
+script=$(readlink -f -- "${BASH_SOURCE[0]}") # a link may stand elsewhere
+here=${script%/*}
 python=$here/.venv/bin/python
 if [[ ! -x $python ]]; then
     python=$(command -v python3) || {

@@ -53,6 +53,7 @@ class Monitor:
         path = plan.folder / metrics.FILE
         self.tail = metrics.Tail(path, from_end=True)
         self.val_loss = metrics.last(path).get("validation", {}).get("val_loss")
+        self.validated: int | None = None  # after which step that was, if seen
         self.left = TimeLeft()
         self.live = ""  # what the live line says
         self.newest_step: dict[str, Any] | None = None
@@ -117,12 +118,15 @@ class Monitor:
         if kind == "stopping":
             self.stopped_by, self.asked_after = event["signal"], event["step"]
         if kind == "validation":
-            self.val_loss = event["val_loss"]
+            self.val_loss, self.validated = event["val_loss"], event["step"]
         if kind == "start":
             self.live = ""
             self.waits, self.told = time.monotonic(), 0
         if kind == "end":
             self.end = event["reason"]
+            if self.live and self.newest_step and self.validated != self.newest_step["step"]:
+                # it stays, and would show an older step's loss
+                self.live = metrics.progress(self.newest_step, max_steps, None, None, self.meter.columns)
             self.close()  # the last step stays
         if kind == "step":
             self._show_step(event, max_steps)

@@ -179,6 +179,10 @@ def test_the_line_that_stays_has_the_last_validations_loss(tmp_path: Path) -> No
     fake_runs.append(plan, events)
     follower.update()
     assert "val 3.125" in shown[-1] and shown[-1].startswith("step 2/2")
+    again = [fake_runs.step_event(plan, 3, 13.0, 4.0), fake_runs.end_event(3, 14.0)]
+    fake_runs.append(plan, again)
+    follower.update()
+    assert "val" in shown[-2] and "val" not in shown[-1] and shown[-1].startswith("step 3/2")  # no older step's
 
 
 def kinds_written() -> set[str]:

@@ -58,15 +58,18 @@ def test_guides_command_through_the_script(tokenizers_dir, tmp_path):
     assert read_pair(prefix).documents == len(TEXTS)
 
 
-def test_script_takes_the_venv_of_its_own_folder(tmp_path):
+@pytest.mark.parametrize(
+    ("shell", "script"), [("bash", "preprocess_data.sh"), ("sh", "preprocess_data.sh"), ("bash", "a/link")]
+)
+def test_script_takes_the_venv_of_its_own_folder(shell, script, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to("../preprocess_data.sh")
     shutil.copy(ROOT / "preprocess_data.sh", tmp_path)
     fake = tmp_path / ".venv" / "bin" / "python"
     fake.parent.mkdir(parents=True)
     fake.write_text('#!/bin/sh\nprintf "%s|" "$@"\nexit 7\n')
     fake.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "preprocess_data.sh", "--a", "b c"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([shell, script, "--a", "b c"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (7, "-m|nemo_workflow.preprocess|--a|b c|")
 
 
