@@ -39,7 +39,7 @@ $(VENV)/python-is-there:
 $(VENV)/installed: requirements.txt requirements/common.txt constraints.txt | $(VENV)/python-is-there
 	@echo "installing into $(VENV): some 180 packages, 2.6 GB with torch's CPU build, 6.4 GB with its CUDA build"
 	@set -o pipefail; $(PIP) -r requirements.txt | $(FAR)
-	@echo "compiling them"
+	@echo "compiling them: a minute or two"
 	@# pip would compile on one core, for a minute; what a package keeps for another Python does not compile, as with pip
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib nemo_workflow >/dev/null 2>&1 || true
 	$(BIN)/pip check

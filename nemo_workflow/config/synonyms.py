@@ -12,14 +12,14 @@ _OF: dict[str, str] = {
     "--hf-model-id": "tokenizer tokenizer-model tokenizer-path tokenizer-dir tokenizer-name tokenizer-name-or-path hf-tokenizer"
     " tokenizer-id model-id hf-model hf-path model.hf-assets-path",
     "--model-name": "factory model recipe model.name model.flavor model-recipe model-config model-config-name",
-    "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint base-model pretrained-model"
+    "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint restore-from-path"
     " model-path checkpoint.initial-load-path from-checkpoint load-checkpoint checkpoint ckpt start-from",
     "--dataset-dir": "data data-path data-dir dataset dataset-name train-data-path train-data train-file data.data-path datasets",
     "--max-steps": "steps train-iters train-steps max-iters total-steps num-steps training.steps train.max-steps iterations"
     " iters max-iterations",
-    "--global-batch-size": "batch-size gbs total-batch-size train-batch-size training.global-batch-size train.global-batch-size",
+    "--global-batch-size": "batch-size bs b gbs total-batch-size train-batch-size training.global-batch-size train.global-batch-size",
     "--micro-batch-size": "mbs per-device-train-batch-size per-device-eval-batch-size eval-batch-size device-batch-size training.local-batch-size train.micro-batch-size",
-    "--seq-length": "seq-len sequence-length sequence-len block-size max-length max-seq-length max-seq-len context-length training.seq-len ctx n-ctx"
+    "--seq-length": "seq-len sequence-length sequence-len block-size max-length max-seq-length max-seq-len context-length ctx-len training.seq-len ctx n-ctx"
     " train.max-seq-length max-position-embeddings",
     "--lr": "learning-rate max-lr optimizer.lr train.learning-rate peak-lr",
     "--min-lr": "min-learning-rate minimum-lr train.min-lr lr-min",
@@ -39,9 +39,9 @@ _OF: dict[str, str] = {
     "--last-stage-layers": "decoder-last-pipeline-num-layers num-layers-in-last-pipeline-stage",
     "--context-parallel-size": "cp-size cp context-parallel parallelism.context-parallel-degree",
     "--expert-model-parallel-size": "ep-size ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
-    "--output-dir": "out-dir output log-dir save checkpoint-dir save-dir dump-folder job.dump-folder logging-dir results-dir experiment-dir"
+    "--output-dir": "out-dir output log-dir save checkpoint-dir ckpt-dir save-dir dump-folder job.dump-folder logging-dir results-dir experiment-dir"
     " checkpoint.folder",
-    "--experiment": "name run-name exp-name experiment-name job-name run",
+    "--experiment": "name run-name exp exp-name experiment-name job-name run",
     "--save-every": "saves-per-epoch save-every-n-steps save-interval save-steps save-freq checkpoint-every checkpoint-interval checkpoint.interval train.save-interval"
     " ckpt-interval",
     "--keep-checkpoints": "save-top-k log.ckpt.save-top-k save-total-limit keep-latest-k checkpoint.keep-latest-k",
@@ -97,7 +97,7 @@ _SAID = {
     " --val-check-interval steps",
     "tokenizer-type vocab-file merge-file merges-file": "the tokenizer is the one in the folder, or of the Hub id, of --hf-model-id",
     "num-workers dataloader-num-workers preprocessing-num-workers": "the data is read from --dataset-dir by processes whose number needs no flag",
-    "model-name-or-path": "--hf-model-id takes a model's tokenizer alone; to go on with its weights, convert it first and name it in --nemo-model",
+    "model-name-or-path base-model pretrained-model": "--hf-model-id takes a model's tokenizer alone; to go on with its weights, convert it first and name it in --nemo-model",
     "config-name": "the model's sizes are those of a recipe, --model-name, or of the checkpoint of --nemo-model",
     "wandb-key wandb-api-key wandb-api wandb-secret wandb-toke": "wandb reads the environment's WANDB_API_KEY, with --wandb",
     "torch-compile compile training.compile use-flash-attn flash-attention flash-attn attn-implementation transformer-impl"
@@ -112,8 +112,15 @@ _SAID = {
     "dry dryrun validate check plan test-run": "--dry-run prints the plan and stops",
     "continue force-resume": "the same command continues from the run's newest checkpoint by itself; another --experiment starts"
     " from the beginning",
-    "load-in-8bit load-in-4bit sample-packing packing pad-to-sequence-len": "documents are packed to --seq-length already, and all"
-    " weights are trained in --precision",
+    "load-in-8bit load-in-4bit": "all weights are trained in --precision",
+    "sample-packing packing pad-to-sequence-len group-by-length": "documents are packed to --seq-length already",
+    "dataset-text-field text-column text-field text-key": "text is preprocessed first, with preprocess_data.sh; --dataset-dir takes"
+    " its output",
+    "trust-remote-code": "code that comes with a model is never run; --hf-model-id takes a tokenizer without any",
+    "load-best-model-at-end metric-for-best-model early-stopping-patience": "the run ends at --max-steps with its last step's"
+    " checkpoint; --keep-checkpoints says how many others stay",
+    "overlap-grad-reduce overlap-param-gather ddp-find-unused-parameters": "what overlaps is the recipe's of --model-name",
+    "init-method-std": "weights begin as the recipe of --model-name has it",
     "fp8-format fp8-hybrid": "--fp8 trains in NeMo's hybrid format; --fp8-recipe says how its scaling"
     " factors are found",
     "hub-strategy hub-private-repo": "--push-to-hub uploads the last exported model, private unless it is there already",
@@ -195,6 +202,7 @@ MEANINGS: dict[str, str] = {
         for value, words in values.items()
         for word in words.split()
     },
+    "--push-to-hub ": "it takes the model's name on the Hub: --push-to-hub ORG/NAME",
     **{f"--gpu {count}": f"--gpu names a card to plan for; did you mean --num-gpus {count}?" for count in range(1, 65)},
 }
 EPOCHS = tuple(f"--{word}" for word in _EPOCHS.split())

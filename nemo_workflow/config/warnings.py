@@ -81,8 +81,8 @@ def _no_tokenizer_yet(run: Run) -> None:
 
 def _maker_unknown(run: Run) -> None:
     """Pairs of other tools, beside which nothing names their tokenizer: only an id that is too large would show another."""
-    names = ("tokenizer", *MAKER)
-    unknown = [one.pair.prefix for one in run.every_source if not any(map(figures(one.pair).get, names))]
+    kept = ("tokenizer", *MAKER)
+    unknown = [one.pair.prefix for one in run.every_source if not any(map(figures(one.pair).get, kept))]
     if unknown:
         names = and_more(list(dict.fromkeys(Path(prefix).name for prefix in unknown)))
         run.notes.append(

@@ -29,7 +29,7 @@ from nemo_workflow.utils.silence import quiet
 
 # what other converters call our flags
 _OF = {
-    "--source": "input input-path input-dir in-file model-path model-dir checkpoint checkpoint-path checkpoint-dir load"
+    "--source": "input input-path input-dir input-name-or-path in-file model-path model-dir checkpoint checkpoint-path checkpoint-dir load"
     " load-dir",
     "--output-path": "output output-dir out out-dir out-file save save-path save-dir target target-path output-folder",
     "--overwrite": "force",
@@ -42,6 +42,7 @@ _SAID = {
     "loader saver model-format": "it follows from --source: leave it out",
     "push-to-hub": "`hf upload ORG/NAME DIR .` uploads the folder of --output-path",
     "device gpu cpu num-gpus gpus": "it needs no GPU: leave it out",
+    "trust-remote-code": "code that comes with a model is never run: leave it out",
     "safe-serialization": "safetensors are written by default: leave it out",
     "max-shard-size": "the size of the files needs no flag: leave it out",
 }

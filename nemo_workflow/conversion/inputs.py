@@ -114,9 +114,8 @@ def check_swapped(source: str, output: Path, overwrite: bool) -> None:
     """Raise Refusal where nothing is at --source and a model, which may not be replaced, at --output-path."""
     a_model = (output / "config.json").is_file() or (output / "weights").is_dir()
     if a_model and not Path(source).exists() and not (overwrite and is_hub_id(source)):
-        replaced = "" if overwrite else " --overwrite replaces what is at --output-path"
         raise Refusal(
-            f"--source {source}: {no_such_folder(source)}, and --output-path {output} is a model: are the two swapped?{replaced}"
+            f"--source {source}: {no_such_folder(source)}, and --output-path {output} is a model: are the two swapped?"
         )
 
 

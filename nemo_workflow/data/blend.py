@@ -48,6 +48,9 @@ def validation_sets(words: Sequence[str], problems: list[str]) -> tuple[Validati
     found: list[ValidationSet] = []
     for word in words:
         name, place = name_and_place(word)
+        if not place:
+            problems.append(f"--validation-dir {word}: no folder behind the =; a shell variable may be unset")
+            continue
         pairs = _pairs_at(place, problems, "--validation-dir")
         if not NAME.fullmatch(name):
             problems.append(

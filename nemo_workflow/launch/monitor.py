@@ -92,6 +92,8 @@ class Monitor:
     @property
     def cancelled(self) -> str:
         """What ranks do that are asked to stop now."""
+        if self.end == "finished":
+            return "the training is done, and the ranks are leaving"
         return (
             "the ranks finish their step and save"
             if self.started

@@ -217,6 +217,8 @@ def read_nemo_model(path: str) -> NemoModel:
     """The model of a NeMo 2 checkpoint folder; raises Refusal if it isn't one."""
     folder = absolute(path)
     missing = [name for name in ("context", "weights") if not (folder / name).is_dir()]
+    if missing and path in ("scratch", "none", "None", "random"):
+        raise Refusal(f"--nemo-model {path}: a run begins with random weights where --nemo-model is left out")
     if missing:
         what = (
             f"{' and '.join(f'{name}/' for name in missing)} missing{from_here(path)}"

@@ -53,7 +53,7 @@ _OF = {
     " model model-name model-id model-path model-dir model-name-or-path hf-model hf-model-id hf-model-dir base-model checkpoint-dir"
     " vocab vocab-file merge-file",
     "--input": "input-file input-files input-path data dataset datasets data-path data-files train-file file files text texts jsonl parquet",
-    "--input-dir": "data-dir source-path folder dir",
+    "--input-dir": "data-dir dataset-dir source-path folder dir",
     "--data-prefix": "prefix file-prefix",
     "--output-dir": "output output-path output-prefix output-folder out out-dir destination-path save save-dir save-to-disk",
     "--workers": "num-workers num-proc nproc processes num-processes tasks threads num-threads cpus jobs preprocessing-num-workers",
@@ -74,6 +74,7 @@ _SAID = {
     "encoding charset": "text is read as UTF-8: iconv -f CODING -t UTF-8 OLD > NEW converts it",
     "resume continue": "the same command continues: leave it out",
     "clean dedup filter lower lowercase rm-whitespaces keep-newlines split-sentences": "texts are taken as they are: leave it out",
+    "batch-size log-interval chunk": "how much is read at once, and how often it is told, needs no flag: leave it out",
     "partitions": "the work is divided by itself: --workers says among how many processes",
     "seed shuffle": "the order of the texts is kept; pretrain_llm.py --seed shuffles",
     "max-samples max-documents limit num-samples": "all texts are taken; a shorter file gives fewer",

@@ -103,7 +103,9 @@ def _expanded(paths: Sequence[str], found: _Found) -> Iterator[str]:
         elif name.startswith("@") and not Path(name).exists():
             path = Path(name[1:]).expanduser()
             if not path.is_file():
-                found.problems.append(f"--input {name}: no such list; @ is followed by a file with one name per line")
+                unset = "; a shell variable may be unset" if name == "@" else ""
+                said = f"no such list; @ is followed by a file with one name per line{unset}"
+                found.problems.append(f"--input {name}: {said}")
                 continue
             with os_errors_refused(f"--input {name}"):
                 data = path.read_bytes()

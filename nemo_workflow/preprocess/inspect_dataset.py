@@ -38,6 +38,10 @@ MEANINGS = called(
 )
 
 
+# subcommands that others have
+JOINS, SHOWS = ("merge", "concat", "cat", "combine"), ("show", "info", "stats", "check", "verify", "inspect", "list")
+
+
 def parser() -> argparse.ArgumentParser:
     p = Parser(
         meanings=MEANINGS,
@@ -67,8 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nemo_workflow.preprocess import join_pairs
 
         return join_pairs.main(words[1:], check_pair)
-    if words[1:2] and close_to(words[0], ["join"]) and not Path(words[0]).exists():
-        raise Refusal(f"{words[0]}: there is no such folder or pair; did you mean join?")
+    if words[1:2] and not Path(words[0]).exists():
+        if close_to(words[0], ["join"]) or words[0] in JOINS:
+            raise Refusal(f"{words[0]}: there is no such folder or pair; did you mean join?")
+        if words[0] in SHOWS:
+            raise Refusal(
+                f"{words[0]}: there is no such folder or pair; give the data alone, which is checked and counted"
+            )
     args = parser().parse_args(words)
     path = Path(args.path)
     idle = [name for name in ("document", "characters") if getattr(args, name) is not None]

@@ -27,6 +27,12 @@ QUIET_SAVE_SECONDS = 3600.0  # in a save, or in a start without a first step, is
 ERROR_LINE = re.compile(r"^([\w.]+): .+")  # as Python ends a traceback
 
 
+# what gloo and NCCL say in the ranks that have lost another
+LOST_PEER = re.compile(
+    r"Connection (closed|reset) by|Broken pipe|Socket closed|remote process exited|NCCL communicator was aborted"
+)
+
+
 @dataclass(frozen=True)
 class State:
     """`name` is running, finished, stopped, failed, killed or new; `why` a sentence, or empty."""
@@ -136,6 +142,8 @@ class RunFolder:
             return self._ended(end)
         told = starting.failure_of(self.attempts[-1]) if self.attempts else ""
         error = self._error() if not begun_again or self._failed_now() else None
+        if error and begun_again and LOST_PEER.search(error):
+            error = "a rank was lost: its launcher is ending the others"  # and will say by what, when it has
         if error and " was ended by SIG" in told:  # the others' errors are that they lost it
             error = told
         if error:

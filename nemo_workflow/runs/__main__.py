@@ -39,7 +39,7 @@ MEANINGS = called(
     },
     {
         "name run experiment job id": "the run's name stands by itself: show NAME",
-        "tail lines": "logs NAME | tail -n N prints the last lines",
+        "tail lines n": "logs NAME | tail -n N prints the last lines",
     },
 ) | {
     f"COMMAND {word}": said

@@ -84,7 +84,9 @@ def find_run(output_dir: str, name: str) -> Path:
 
 def no_output_dir(root: Path) -> str:
     """The refusal of a folder of the experiments that isn't there."""
-    return f"--output-dir {root}: no such folder; give the one that the runs were started with"
+    inside = any(root.parent.glob(f"*/{PLAN}")) and root.parent == Path.cwd()
+    here = ", as this folder is: --output-dir ." if inside else ""
+    return f"--output-dir {root}: no such folder; give the one that the runs were started with{here}"
 
 
 def corpus_jobs(run: Path) -> list[Job]:

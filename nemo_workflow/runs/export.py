@@ -39,6 +39,7 @@ MEANINGS = called(
         f" {script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source CHECKPOINT --output-path DIR writes it anywhere",
         "overwrite force": "an older export is replaced by itself: leave it out",
         "latest newest best": "the newest checkpoint is taken by default, --step N takes another",
+        "format quantize": "it is written as safetensors, as transformers reads them; llama.cpp's convert_hf_to_gguf.py makes GGUF of that folder",
         "private public": "a model that is new on the Hub is private: leave it out",
         "token hf-token hub-token": "the environment's HF_TOKEN is read, or that of `hf auth login`",
         "dtype precision tokenizer hf-tokenizer": "it is the run's own: leave it out",

@@ -12,7 +12,7 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.report.page import FILE as REPORT
-from nemo_workflow.utils.files import from_here_if_below
+from nemo_workflow.utils.files import from_here_if_below, typed_python
 
 
 def last_words(plan: Plan) -> Iterator[str]:
@@ -29,19 +29,19 @@ def last_words(plan: Plan) -> Iterator[str]:
     if (plan.folder / REPORT).is_file():
         yield f"  report      {from_here_if_below(plan.folder / REPORT)}"
     if newest and plan.settings.sample is None and plan.settings.export_hf is None and _exportable(plan):
-        command = ["python", "-m", "nemo_workflow.export", from_here_if_below(plan.folder)]
+        command = [typed_python(), "-m", "nemo_workflow.export", from_here_if_below(plan.folder)]
         yield f"  export      {shlex.join(command)}"
 
 
 def after_export(plan: Plan) -> Iterator[str]:
     """What to type next, once the model of a run is exported."""
     model = from_here_if_below(plan.folder / EXPORTED)
-    words = ["python", "-m", "nemo_workflow.sample", "--hf-model", model, "another text"]
+    words = [typed_python(), "-m", "nemo_workflow.sample", "--hf-model", model, "another text"]
     if plan.settings.sample:
         yield f"  more text   {shlex.join(words)}"
     if plan.schedule.limit_val_batches:
         words = [
-            "python",
+            typed_python(),
             "-m",
             "nemo_workflow.evaluate",
             "--hf-model",

@@ -203,7 +203,7 @@ def _compare(arguments: Any) -> int:
     from nemo_workflow.runs.report.page import write_comparison
 
     if len(arguments.names) < 2:
-        raise Refusal("compare needs two runs or more")
+        raise Refusal("compare needs two runs or more; a shell variable may be unset")
     runs = [open_run(arguments.output_dir, name) for name in arguments.names]
     differing = differences(runs)
     names = tuple(run.name for run in runs)

@@ -38,6 +38,9 @@ MEANINGS = called(
     },
     {
         "prompt text start input file": 'the text stands by itself, in quotes: --hf-model DIR "TEXT"',
+        "tensor-parallel-size tp gpu-memory-utilization device-map": "the model is spread over the GPUs by itself: leave it out",
+        "trust-remote-code": "code that comes with a model is never run: leave it out",
+        "max-model-len": "the length that it reads is the model's: leave it out",
         "greedy do-sample": "--temperature 0 always takes the likeliest token; above 0 it samples",
         "top-p top-k num-beams repetition-penalty": "--temperature and --seed are what it takes",
         "num-return-sequences num-samples": "another --seed makes another text",
@@ -56,6 +59,7 @@ def main() -> int:
     """`python -m nemo_workflow.sample --hf-model DIR TEXT`; prints the text and what the model makes of it."""
     parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__, meanings=MEANINGS)
     parser.any_text.add("text")
+    parser.for_words = "--hf-model"
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")

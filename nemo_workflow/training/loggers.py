@@ -86,6 +86,8 @@ class RunWandb(WandbLogger):
         import wandb
 
         if self._experiment is None:
+            # for its own debugging, with the run's other files of W&B and not in the home
+            os.environ.setdefault("WANDB_CACHE_DIR", str(Path(str(self._save_dir)) / "wandb"))
             known = getattr(wandb.Settings, "model_fields", {})  # NVIDIA's containers have older ones
             self._wandb_init["settings"] = {name: value for name, value in LIMITS.items() if name in known}
             why = why_offline()

@@ -49,6 +49,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if found := re.fullmatch(r"argument (\S+): expected (one|at least one|\d+) arguments?", message):
             action = next(action for action in _actions(self) if "/".join(action.option_strings) == found[1])
+            if said := self.meanings.get(f"{_long(action)} "):
+                raise Refusal(f"{_long(action)}: no value; {said}")
             if action.choices:
                 ways = " or ".join(f"{_long(action)} {choice}" for choice in action.choices)
                 raise Refusal(f"{_long(action)}: no value; {UNSET}: type {ways}, or leave the flag out")
@@ -79,6 +81,10 @@ class Parser(argparse.ArgumentParser):
         close = close_to(value, choices) or close_to(value.lower(), choices)
         if said or close:
             return f"; {said}" if said else f"; did you mean {close[0]}?"
+        if "=" in value and (
+            meant_as := self._said_of_word(value)
+        ):  # Hydra's words behind a flag that may have a value
+            return f"; {meant_as}"
         last = value == [*Parser.words][-1] and any(_places(self))
         return f"; the word behind the flag is its value: {UNSET}" if last else ""
 
@@ -93,6 +99,8 @@ class Parser(argparse.ArgumentParser):
                 taken = f"; a word on the line is empty: {UNSET}"
             elif not taken and any(_long(action) in missing for action in _places(self)):
                 taken = f"; {UNSET}"
+            if not taken and self.for_words in missing and Path(first := [*Parser.words, ""][0]).exists() and first:
+                taken = f"; did you mean {self.for_words} {first}?"
             yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required{taken} (see --help)"
 
     def _unknown_beside(self) -> Iterator[str]:

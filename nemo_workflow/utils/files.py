@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -124,6 +126,13 @@ def script(name: str) -> str:
     if not path.is_file():
         return INSTALLED[path.name]
     return f"{'bash' if path.suffix == '.sh' else 'python'} {shlex.quote(from_here_if_below(path))}"
+
+
+def typed_python() -> str:
+    """`python` where the shell finds this Python so, in its environment, else how this one is typed in the current folder."""
+    found = shutil.which("python")
+    ours = found and Path(found).absolute().parent == Path(sys.executable).absolute().parent
+    return "python" if ours else from_here_if_below(sys.executable)
 
 
 def from_here(path: str | Path) -> str:

@@ -51,8 +51,15 @@ def why_ended(code: int) -> str:
     return f"its process was ended by {signal_name(-code)}" if code < 0 else "for the reason above"
 
 
+def clear_live_line() -> None:
+    """On a terminal: nothing stays of a line that a command was writing when it was ended."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+
+
 def say_stopped(number: int, said: str) -> int:
     """Print that a signal has stopped this command, with what that leaves; returns its exit code."""
+    clear_live_line()
     print(f"stopped by {signal_name(number)}; {said}", file=sys.stderr, flush=True)
     return 128 + number
 
@@ -86,6 +93,8 @@ def run_passing_on(words: Sequence[str], **how: Any) -> tuple[int, int | None]:
         with child, handled(pass_on, *ENDING):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             code = child.wait()
+        if code < 0:
+            clear_live_line()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return code, came[0] if came else None

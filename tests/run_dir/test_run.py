@@ -39,6 +39,18 @@ def test_a_quiet_run_of_another_machine(quiet: float, steps: bool, saves: bool, 
     assert RunFolder(plan.folder).state.name == state
 
 
+def test_a_rank_that_lost_another_is_not_the_cause_while_the_launcher_ends_the_run(tmp_path: Path) -> None:
+    """Which then tells by what the other was ended."""
+    plan = write_run(tmp_path / "run", upto=30, reason=None)
+    attempt = max((plan.folder / "attempts").iterdir())
+    error = "RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:34018"
+    (attempt / "rank0.error").write_text(f"{time.time()}\n{error}\n")
+    held = RunFolder(plan.folder, lambda path: 1).state
+    assert held == State("failed", "a rank was lost: its launcher is ending the others")
+    starting.tell_failed(attempt, "rank 1 was ended by SIGKILL")
+    assert RunFolder(plan.folder).state == State("failed", "rank 1 was ended by SIGKILL")
+
+
 def test_a_run_whose_launcher_was_killed_has_one_state_while_its_ranks_save_and_one_after(tmp_path: Path) -> None:
     plan = write_run(tmp_path / "run", upto=30, reason=None)
     ranks: list[int | None] = [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,24 @@ import pytest
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.runs import finished
 from tests.runs import fake_runs
+
+
+@pytest.fixture(autouse=True)
+def active(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment, as `source .venv/bin/activate` leaves the shell."""
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+
+
+def test_where_the_environment_is_not_active_its_python_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run ends that another Python has begun, from a folder elsewhere: `python` would be that one, or none."""
+    fake_runs.write_run(tmp_path / "my_run")
+    plan = fake_runs.make_plan(tmp_path / "my_run")
+    (plan.folder / metrics.SUMMARY).write_text(json.dumps({"first_loss": 8.5, "final_loss": 3.25, "val_loss": None}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert list(finished.last_words(plan))[-1] == f"  export      {sys.executable} -m nemo_workflow.export my_run"
 
 
 def test_it_names_losses_checkpoint_report_and_the_next_command(

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from nemo_workflow.run_dir.run import RunFolder
+from nemo_workflow.runs import control
 from nemo_workflow.utils.arguments import Parser
-from nemo_workflow.utils.errors import Failure, Refusal, run_command
+from nemo_workflow.utils.errors import Failure, run_command
 from nemo_workflow.utils.meant import called
 
 MEANINGS = called(
@@ -22,21 +23,22 @@ MEANINGS = called(
 def main() -> int:
     """Exit code 1 with one line when the plotting library is missing."""
     parser = Parser(prog="python -m nemo_workflow.report", description=__doc__, meanings=MEANINGS)
-    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("run", type=Path, help=f"folder of the run, or its name below {control.OUTPUT_DIR}")
     parser.add_argument("--running", action="store_true", help="the run is still training; work at low priority")
     arguments = parser.parse_args()
-    if not arguments.run.is_dir():
-        raise Refusal(f"{arguments.run}: no such folder; give a run's, <output-dir>/<experiment>")
+    run = control.run_folder(arguments.run)
     if arguments.running:
         os.nice(19)
     from nemo_workflow.runs.report.page import write_report
 
     try:
-        write_report(RunFolder(arguments.run, locked=(lambda path: os.getppid()) if arguments.running else None))
+        written = write_report(RunFolder(run, locked=(lambda path: os.getppid()) if arguments.running else None))
     except ModuleNotFoundError as missing:
         raise Failure(
             f"report.html needs {missing.name}: pip install bokeh, then python -m nemo_workflow.runs report"
         ) from None
+    if not arguments.running:
+        print(written)
     return 0
 
 
