@@ -54,6 +54,7 @@ def add(run: Run) -> None:
     _longer_than_trained(run)
     _weights_not_used(run)
     _without_effect(run)
+    _new_at_the_root(run)
     if run.schedule and not run.schedule.limit_val_batches:
         run.notes.append("no validation: --split leaves nothing for it")
 
@@ -111,6 +112,13 @@ def _weights_not_used(run: Run) -> None:
         f"--hf-model-id {settings.hf_model_id}: holds a model's weights, which are not used: the run begins with random ones. To"
         f" begin with them: {to_nemo(settings.hf_model_id)}"
     )
+
+
+def _new_at_the_root(run: Run) -> None:
+    """`--output-dir "$PLACE/runs"` with a PLACE that is unset."""
+    folder = Path(run.settings.output_dir).expanduser()
+    if folder.parent == Path("/") and not folder.exists():
+        run.notes.append(f"--output-dir {folder}: a new folder in /; a shell variable in front of it may be unset")
 
 
 def _without_effect(run: Run) -> None:

@@ -182,6 +182,8 @@ class Checkpoints(nl.ModelCheckpoint):
             return NO_SPACE
         if isinstance(error, CheckpointException):  # whose own text is that of each rank, with its calls
             error = next((failed for failed, _ in error.failures.values()), error)
+        if isinstance(error, ConnectionError | EOFError):  # of a pipe or socket between our own processes
+            return f"a process that writes it was ended from outside ({str(error) or type(error).__name__}): was it out of memory?"
         return str(error).removeprefix("Worker failure: ") or type(error).__name__
 
     def _get_finalize_save_checkpoint_callback(self, trainer: pl.Trainer, filepath: str, global_step: int) -> Any:

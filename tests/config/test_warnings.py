@@ -157,6 +157,13 @@ def test_a_token_that_nothing_is_downloaded_with_is_said(shared: Place) -> None:
     assert "no effect" not in absent and "no effect" not in "\n".join(shared.plan("--dry-run").notes)
 
 
+def test_a_new_folder_at_the_root_is_said(shared: Place) -> None:
+    said = "a new folder in /; a shell variable in front of it may be unset"
+    assert f"--output-dir /no_such_exp: {said}" in shared.plan("--dry-run", output_dir="/no_such_exp").notes
+    for known in ("/tmp", "no_such_exp", "/no/such_exp"):
+        assert said not in "\n".join(shared.plan("--dry-run", output_dir=known).notes)
+
+
 def test_data_of_which_no_maker_is_known_is_said(place: Place) -> None:
     """As Megatron-LM's own tool leaves it: of another tokenizer with as many entries nothing else would tell."""
     said = f"{place.data.name}: nothing beside it says which tokenizer made it"

@@ -59,3 +59,12 @@ def test_half_a_checkpoint_is_removed(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(saving.SaveFailed):
         saver([])._failed(TRAINER, f"{path}.ckpt", OSError(errno.EIO, "Input/output error"))
     assert not path.exists()
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), EOFError()])
+def test_a_writer_that_was_ended_is_told(error: Exception, tmp_path: Path) -> None:
+    """As the out-of-memory killer leaves it: the rank only finds that nobody answers."""
+    checkpoints = saver([])
+    checkpoints.plan.folder = tmp_path
+    said = checkpoints._reason(error)
+    assert said.startswith("a process that writes it was ended from outside (") and said.endswith("out of memory?")
