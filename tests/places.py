@@ -37,6 +37,11 @@ def write_pair(prefix: Path, lengths: list[int], dtype: str = "uint16", largest:
     return prefix
 
 
+def write_maker(prefix: Path, tokens: int, tokenizer: Path) -> None:
+    """Beside a pair, which tokenizer made it: of what preprocessing writes there only this."""
+    Path(f"{prefix}.json").write_text(json.dumps({"tokens": tokens, "tokenizer": str(tokenizer)}))
+
+
 def write_tokenizer(folder: Path, vocabulary: int = 4096, eos: str | None = "</s>", **config: Any) -> Path:
     """A folder with the JSON files of a word-level tokenizer of `vocabulary` entries."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +96,7 @@ class Place:
 
     def write_data(self, documents: int) -> None:
         """The pair, and beside it which tokenizer made it."""
-        write_pair(self.data, [300] * documents)
-        Path(f"{self.data}.json").write_text(json.dumps({"tokens": 300 * documents, "tokenizer": str(self.hf)}))
+        write_maker(write_pair(self.data, [300] * documents), 300 * documents, self.hf)
 
     def flags(self, *more: str, **change: str | None) -> list[str]:
         """The flags of a right run, with some changed (underscores) or left out (None)."""

@@ -13,7 +13,7 @@ from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import dry_run
 from nemo_workflow.run_dir import metrics
-from tests.places import write_pair, write_tokenizer
+from tests.places import write_maker, write_pair, write_tokenizer
 from tools import take_pictures, terminal_picture
 
 STEP = {
@@ -71,8 +71,8 @@ def test_the_live_line_is_todays() -> None:
 @pytest.mark.slow
 def test_the_plan_is_todays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line of a plan for the picture's command begins as one of the picture's."""
-    write_pair(tmp_path / "my_data" / "preprocessed" / "sources_text_document", [4000] * 12000, "int32")
-    write_tokenizer(tmp_path / "my_tokenizer")
+    pair = write_pair(tmp_path / "my_data" / "preprocessed" / "sources_text_document", [4000] * 12000, "int32")
+    write_maker(pair, 4000 * 12000, write_tokenizer(tmp_path / "my_tokenizer"))
     monkeypatch.chdir(tmp_path)
     plan = make_plan(command_line.parse(take_pictures.words_of(take_pictures.PLAN)[2:]))
     words = terminal_picture.words_of((take_pictures.FOLDER / "plan.svg").read_text(encoding="utf-8"))
