@@ -81,10 +81,8 @@ class Parser(argparse.ArgumentParser):
         close = close_to(value, choices) or close_to(value.lower(), choices)
         if said or close:
             return f"; {said}" if said else f"; did you mean {close[0]}?"
-        if "=" in value and (
-            meant_as := self._said_of_word(value)
-        ):  # Hydra's words behind a flag that may have a value
-            return f"; {meant_as}"
+        if "=" in value and (hydra := self._said_of_word(value)):  # behind a flag that may have a value
+            return f"; {hydra}"
         last = value == [*Parser.words][-1] and any(_places(self))
         return f"; the word behind the flag is its value: {UNSET}" if last else ""
 
@@ -93,15 +91,21 @@ class Parser(argparse.ArgumentParser):
         meant = self._meant(self._unknown())
         missing = [name for name in shown if not re.search(rf"{re.escape(name)}\b(?!-)", meant)]
         if missing:
-            # a word in its own place, not a flag, may have gone to the flag before it, or have been no word at all
-            taken = "" if all(name.startswith("-") for name in missing) else self.taken()
-            if not taken and "" in Parser.words:
-                taken = f"; a word on the line is empty: {UNSET}"
-            elif not taken and any(_long(action) in missing for action in _places(self)):
-                taken = f"; {UNSET}"
-            if not taken and self.for_words in missing and Path(first := [*Parser.words, ""][0]).exists() and first:
-                taken = f"; did you mean {self.for_words} {first}?"
-            yield f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} required{taken} (see --help)"
+            verb = "is" if len(missing) == 1 else "are"
+            yield f"{', '.join(missing)} {verb} required{self._why_missing(missing)} (see --help)"
+
+    def _why_missing(self, missing: Sequence[str]) -> str:
+        """How what is missing may have been meant to be there; or nothing."""
+        first = [*Parser.words, ""][0]
+        if any(not name.startswith("-") for name in missing) and (taken := self.taken()):
+            return taken
+        if "" in Parser.words:
+            return f"; a word on the line is empty: {UNSET}"
+        if any(_long(action) in missing for action in _places(self)):  # which an unset variable leaves without a word
+            return f"; {UNSET}"
+        if self.for_words in missing and first and Path(first).exists():
+            return f"; did you mean {self.for_words} {first}?"
+        return ""
 
     def _unknown_beside(self) -> Iterator[str]:
         """argparse leaves unknown flags unsaid where a required one is missing too: the next thing to stumble over."""
