@@ -86,6 +86,7 @@ def test_a_resumed_run_is_one_wandb_run_and_has_no_step_twice(run: tuple[Path, l
         assert sorted(step for step, _ in rows(folder, name)) == list(range(1, 31)), name
     assert [step for step, _ in rows(folder, "val_loss")] == [5, 10, 15, 20, 25, 30]
     assert min(value for _, value in rows(folder, "reduced_train_loss")) > 0  # the run's own, not Lightning's
+    assert list(folder.glob("wandb/wandb/logs/core-debug-*.log"))  # what W&B writes for itself, else in the home
 
 
 @pytest.mark.e2e
