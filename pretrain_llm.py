@@ -88,7 +88,7 @@ def _afterwards(plan: Plan, told: bool) -> None:
     from nemo_workflow.utils.processes import left_on_a_signal
 
     more = bool(plan.settings.sample or plan.settings.export_hf)
-    with left_on_a_signal(f"; the training is done{': the same command exports its model' if more else ''}"):
+    with left_on_a_signal(f"the training is done{': the same command exports its model' if more else ''}"):
         from nemo_workflow.runs import finished
 
         if not told:

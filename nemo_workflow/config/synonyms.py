@@ -9,12 +9,12 @@ from nemo_workflow.config.flags import TABLE
 from nemo_workflow.utils.meant import called
 
 _OF: dict[str, str] = {
-    "--hf-model-id": "tokenizer tokenizer-model tokenizer-path tokenizer-dir tokenizer-name tokenizer-name-or-path hf-tokenizer"
+    "--hf-model-id": "tokenizer model.tokenizer.model model.tokenizer.type tokenizer-model tokenizer-path tokenizer-dir tokenizer-name tokenizer-name-or-path hf-tokenizer"
     " tokenizer-id model-id hf-model hf-path model.hf-assets-path",
     "--model-name": "factory model recipe model.name model.flavor model-recipe model-config model-config-name",
-    "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint restore-from-path"
+    "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint restore-from-path restore-config.path"
     " model-path checkpoint.initial-load-path from-checkpoint load-checkpoint checkpoint ckpt start-from",
-    "--dataset-dir": "data data-path data-dir dataset dataset-name train-data-path train-data train-file data.data-path datasets",
+    "--dataset-dir": "data data-path data-dir data-prefix dataset dataset-name train-data-path train-data train-file data.data-path datasets",
     "--max-steps": "steps train-iters train-steps max-iters total-steps num-steps training.steps train.max-steps iterations"
     " iters max-iterations",
     "--global-batch-size": "batch-size bs b gbs total-batch-size train-batch-size training.global-batch-size train.global-batch-size",
@@ -39,19 +39,19 @@ _OF: dict[str, str] = {
     "--last-stage-layers": "decoder-last-pipeline-num-layers num-layers-in-last-pipeline-stage",
     "--context-parallel-size": "cp-size cp context-parallel parallelism.context-parallel-degree",
     "--expert-model-parallel-size": "ep-size ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
-    "--output-dir": "out-dir output log-dir save checkpoint-dir ckpt-dir save-dir dump-folder job.dump-folder logging-dir results-dir experiment-dir"
+    "--output-dir": "out-dir output log-dir save checkpoint-dir ckpt-dir save-dir dump-folder job.dump-folder logging-dir results-dir experiment-dir exp-dir"
     " checkpoint.folder",
     "--experiment": "name run-name exp exp-name experiment-name job-name run",
     "--save-every": "saves-per-epoch save-every-n-steps save-interval save-steps save-freq checkpoint-every checkpoint-interval checkpoint.interval train.save-interval"
     " ckpt-interval",
     "--keep-checkpoints": "save-top-k log.ckpt.save-top-k save-total-limit keep-latest-k checkpoint.keep-latest-k",
     "--val-check-interval": "evals-per-epoch eval-interval eval-steps eval-every eval.interval eval-freq validation.freq val-interval",
-    "--log-every": "log-interval logging-steps log-freq metrics.log-freq train.log-interval",
+    "--log-every": "log-interval logging-steps log-every-n-steps log-freq metrics.log-freq train.log-interval",
     "--wandb-name": "wandb-run-name wandb-run",
-    "--wandb": "metrics.enable-wandb",
+    "--wandb": "metrics.enable-wandb create-wandb-logger",
     "--wandb-project": "project",
-    "--precision": "torch-dtype dtype mixed-precision model-dtype training.mixed-precision-param",
-    "--recompute-granularity": "checkpoint-activations recompute activation-checkpoint gradient-checkpointing activation-checkpointing recompute-activations activation-checkpoint.mode",
+    "--precision": "trainer.precision torch-dtype dtype mixed-precision model-dtype training.mixed-precision-param",
+    "--recompute-granularity": "checkpoint-activations activations-checkpoint-granularity recompute activation-checkpoint gradient-checkpointing activation-checkpointing recompute-activations activation-checkpoint.mode",
     "--time": "time-limit walltime",
     "--accelerator": "device",
     "--sequence-parallel": "sp",
@@ -61,7 +61,7 @@ _OF: dict[str, str] = {
     "--sample": "prompt generate",
     "--seed": "random-seed manual-seed seed-everything training.seed",
     "--validation-dir": "val-data-path valid-data-path val-data validation-file eval-dataset validation-data",
-    "--blend": "blend-file data-blend",
+    "--blend": "data-args-path blend-file data-blend",
     "--config": "config-file config-path job.config-file yaml",
     "--container-image": "docker image container",
     "--container-mounts": "mounts mount",
@@ -110,7 +110,7 @@ _SAID = {
     "wandb-entity entity": "--wandb logs into the entity of the environment's WANDB_ENTITY",
     "verbose quiet log-level debug print-config show info": "--log-every says how often a line is printed, and --dry-run prints the plan",
     "dry dryrun validate check plan test-run": "--dry-run prints the plan and stops",
-    "continue force-resume": "the same command continues from the run's newest checkpoint by itself; another --experiment starts"
+    "continue force-resume resume-if-exists": "the same command continues from the run's newest checkpoint by itself; another --experiment starts"
     " from the beginning",
     "load-in-8bit load-in-4bit": "all weights are trained in --precision",
     "sample-packing packing pad-to-sequence-len group-by-length": "documents are packed to --seq-length already",
@@ -120,6 +120,9 @@ _SAID = {
     "load-best-model-at-end metric-for-best-model early-stopping-patience": "the run ends at --max-steps with its last step's"
     " checkpoint; --keep-checkpoints says how many others stay",
     "overlap-grad-reduce overlap-param-gather ddp-find-unused-parameters": "what overlaps is the recipe's of --model-name",
+    "use-checkpoint-args": "the sizes are those of the checkpoint of --nemo-model already",
+    "pipeline-parallel-schedule parallelism.pipeline-parallel-schedule": "it is 1F1B, interleaved with --virtual-pipeline-model-parallel-size",
+    "tf32": "products are computed in --precision",
     "init-method-std": "weights begin as the recipe of --model-name has it",
     "fp8-format fp8-hybrid": "--fp8 trains in NeMo's hybrid format; --fp8-recipe says how its scaling"
     " factors are found",
@@ -133,7 +136,7 @@ _SAID = {
     "sequence-parallel-size": "--sequence-parallel splits over the ranks of --tensor-model-parallel-size",
     "warmup-ratio lr-warmup-fraction warmup-fraction": "--warmup-steps takes steps: that share of --max-steps",
     "gpu-ids visible-devices gpu-id": "--num-gpus says how many; CUDA_VISIBLE_DEVICES=0,1 before the command, which ones",
-    "train-split val-split validation-split val-set-size eval-split": "--split takes the parts of training, validation and test,"
+    "splits-string train-split val-split validation-split val-set-size eval-split": "--split takes the parts of training, validation and test,"
     " such as 98,1,1",
     "cpus-per-task gpus-per-task mem-per-cpu exclude error nice comment licenses signal": "--slurm-arg NAME=VALUE gives sbatch any"
     " other of its options",
@@ -203,6 +206,9 @@ MEANINGS: dict[str, str] = {
         for word in words.split()
     },
     "--push-to-hub ": "it takes the model's name on the Hub: --push-to-hub ORG/NAME",
+    **{f"--gpu {card}": "--gpu plans for NVIDIA's cards alone" for card in ("mi250x", "mi300x", "mi325x", "mi355x")},
+    "--gpu v100": "--gpu knows the cards that compute in bf16, from the A100 on",
+    **{f"--gpu {card}-80gb": f"did you mean --gpu {card}?" for card in ("h100", "a100")},
     **{f"--gpu {count}": f"--gpu names a card to plan for; did you mean --num-gpus {count}?" for count in range(1, 65)},
 }
 EPOCHS = tuple(f"--{word}" for word in _EPOCHS.split())

@@ -147,7 +147,7 @@ def find_nemo(source: str) -> Path:
     folder = folder.absolute()
     if folder.name in ("weights", "context") and (folder.parent / "weights").is_dir():
         folder = folder.parent
-    if folder.with_name(folder.name + UNFINISHED).exists():
+    if folder.name and folder.with_name(folder.name + UNFINISHED).exists():
         raise Refusal(
             f"--source {source}: is still being written, or its run died while writing; take an older checkpoint"
         )

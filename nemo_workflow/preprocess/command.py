@@ -44,7 +44,7 @@ def _called(program: str) -> str:
 
 
 MAX_BAD = 5.0  # per cent
-CONTINUES = "the same command continues with what is not done"
+CONTINUES = "the same command goes on after what is done, if that was more than some files or 256 MB"
 
 # what datatrove, Megatron-LM, litgpt and Hugging Face's scripts call our flags
 _OF = {

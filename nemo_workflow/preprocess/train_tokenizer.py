@@ -118,6 +118,10 @@ def main() -> int:
             raise Refusal(f"--output-dir {folder}: is a file, not a folder; choose a folder")
         if (folder / "tokenizer.json").exists():
             raise Refusal(f"--output-dir {folder}: exists already; choose another folder, or remove it first")
+        if folder.resolve() == Path("/"):
+            raise Refusal(
+                f"--output-dir {folder}: name a folder below it; a shell variable in front of it may be unset"
+            )
         if there := sorted(path.name for pattern in OTHERS for path in folder.glob(pattern)):
             raise Refusal(f"--output-dir {folder}: holds {and_more(there)}: choose another folder, or a new one in it")
     try:

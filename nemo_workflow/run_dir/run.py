@@ -146,6 +146,8 @@ class RunFolder:
             error = "a rank was lost: its launcher is ending the others"  # and will say by what, when it has
         if error and " was ended by SIG" in told:  # the others' errors are that they lost it
             error = told
+        if error and not begun_again and not told and LOST_PEER.search(error):  # nor has its launcher said anything
+            return State("killed", f"a rank or its launcher was ended: {what_is_saved(self.path, self.step)}")
         if error:
             return State("failed", error)
         if begun_again:
@@ -258,9 +260,24 @@ class RunFolder:
                 found[-1]["end"] = event["text"]
         if found and self.state.name in ("running", "failed") and found[-1]["end"] == "left no message":
             found[-1]["end"] = self.state.name
+        for start in found:
+            if start["end"] in ("left no message", "failed"):
+                start["end"] = self._end_told(start["time"]) or start["end"]
         if found and found[-1]["end"] == "left no message" and self.state.why.startswith("ended after "):
             found[-1]["end"] = self.state.why.partition(":")[0]
         return found
+
+    def _end_told(self, began: float) -> str:
+        """What a start that began then left about its end, beside its events; empty where nobody could."""
+        launches = ((attempt, starting.launch_of(attempt)) for attempt in self.attempts)
+        before = [attempt for attempt, launch in launches if launch and launch.time <= began]
+        if not before:
+            return ""
+        if failure := starting.failure_of(before[-1]):
+            return failure
+        if number := launchers_signal(before[-1]):
+            return f"ended after {signal_name(number)}"
+        return "its launcher was killed" if orphaned(before[-1]) else ""
 
     def versions(self) -> dict[str, str]:
         """Of the newest start, by name: the ranks', and the launcher's and the plan's where they are others."""

@@ -145,7 +145,7 @@ def last_validation(plan: Plan) -> float:
     if not losses and not plan.schedule.limit_val_batches:
         raise Refusal(
             f"--run {plan.run_dir}: it has no validation to compare with: --split {plan.settings.split} leaves nothing for one;"
-            " train a run with a second number above 0, such as --split 98,1,1"
+            " train a run with a second number above 0, such as --split 98,1,1, on a hundred texts or more"
         )
     if not losses:
         raise Refusal(

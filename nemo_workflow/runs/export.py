@@ -70,8 +70,9 @@ def main() -> int:
         raise Refusal(wrong)
     run = control.run_folder(arguments.run, arguments.output_dir)
     source = _checkpoint(run, arguments.step)
-    folder = run / EXPORTED
-    if is_exported(folder, source):
+    folder, began = run / EXPORTED, time.monotonic()
+    there = is_exported(folder, source)
+    if there:
         print(already(folder, source))
     else:
         from nemo_workflow.conversion.command import export_main
@@ -81,7 +82,16 @@ def main() -> int:
             return code
     if arguments.push_to_hub:
         print(push(folder, arguments.push_to_hub, f"step {source.step} of {run.absolute().name}"))
+    if not arguments.beside_training and (arguments.push_to_hub or not there):  # a training tells of its own
+        _tell(run, source.step, time.monotonic() - began, None, arguments.push_to_hub)
     return 0
+
+
+def _tell(run: Path, step: int, seconds: float, problem: str | None, hub_id: str | None) -> None:
+    """Write the export into the run's metrics.jsonl and report."""
+    happened = export_process.event(run, step, seconds, problem, hub_id)
+    metrics.event(run / metrics.FILE, "export", **happened)
+    Refresher(run).finish(REPORT_SECONDS)
 
 
 def _checkpoint(run: Path, step: int | None) -> Checkpoint:
@@ -185,9 +195,8 @@ def after_training(plan: Plan) -> None:
     problem = None if not code else why_ended(code) if code < 0 else "its own words stood in the terminal"
     if signalled:
         problem = f"stopped by {signal_name(signalled)}"
-    happened = export_process.event(plan.folder, newest.step, time.monotonic() - began, problem, hub_id)
-    metrics.event(plan.folder / metrics.FILE, "export", **happened)
-    Refresher(plan.folder).finish(REPORT_SECONDS)
+    if problem:
+        _tell(plan.folder, newest.step, time.monotonic() - began, problem, hub_id)
     if signalled:
         said = f"the training is done, step {newest.step} is saved: the same command exports it"
         sys.exit(say_stopped(signalled, said))

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn
 from nemo_workflow.utils import pasted, startup
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import script
-from nemo_workflow.utils.meant import close_to, meant
+from nemo_workflow.utils.meant import close_to, digits, meant
 
 EMPTY = "''"  # an empty word, as it is typed
 UNSET = "a shell variable may be unset"
@@ -79,6 +79,7 @@ class Parser(argparse.ArgumentParser):
             return f"; it is empty: {UNSET}"
         choices = re.findall(r"[^\s',]+", found[3])
         close = close_to(value, choices) or close_to(value.lower(), choices)
+        close = [one for one in close if digits(one) in ("", digits(value)) or not digits(value)]
         if said or close:
             return f"; {said}" if said else f"; did you mean {close[0]}?"
         if "=" in value and (hydra := self._said_of_word(value)):  # behind a flag that may have a value
@@ -289,6 +290,8 @@ class Parser(argparse.ArgumentParser):
         name, equals, _ = word.strip().lstrip("-/").partition("=")
         flag = f"--{name.rstrip(':').replace('_', '-')}"
         said = meant(flag, known, self.meanings) if equals or flag in known else ""
+        if not said and equals and "." in name:
+            return "flags begin with two dashes, and have names of their own: --help all lists them"
         return f"flags begin with two dashes: {said}" if said else ""
 
 

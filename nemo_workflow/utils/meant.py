@@ -34,6 +34,9 @@ def meant(flag: str, known: Iterable[str], meanings: Mapping[str, str]) -> str:
     if said := meanings.get(flag) or meanings.get(flag.lower()):
         return said
     ours = sorted(known)
+    off = re.sub(r"^--(no|disable|without)-", "--", flag)
+    if off != flag and off in ours:
+        return f"{off} is off where it isn't given: leave both out"
     if OF_THE_HUB.fullmatch(flag) and f"{flag}s" not in ours:
         return "a token of the Hub is read from the environment's HF_TOKEN"
     same = next((name for name in ours if name.lower() == flag.lower()), "")
@@ -54,14 +57,14 @@ def _nearest(flag: str, ours: Iterable[str], meanings: Iterable[str]) -> str:
     name = flag.strip("-")
     names = {one.strip("-"): one for one in ours}
     words = {one.strip("-"): one for one in meanings if one.startswith("--") and " " not in one and len(one) > SHORT}
-    ours = {one: whole for one, whole in names.items() if not _digits(name) or _digits(one) == _digits(name)}
+    ours = {one: whole for one, whole in names.items() if not digits(name) or digits(one) == digits(name)}
     close = difflib.get_close_matches(name, ours, n=1, cutoff=ALIKE)
     close += difflib.get_close_matches(name, words, n=1, cutoff=ALIKE_ELSEWHERE)
     best = max(close, key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), default="")
     return names.get(best) or words.get(best, "")
 
 
-def _digits(name: str) -> str:
+def digits(name: str) -> str:
     """A beta3 is no beta2."""
     return re.sub(r"\D", "", name)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import signal
 import time
 from pathlib import Path
 
@@ -49,6 +51,34 @@ def test_a_rank_that_lost_another_is_not_the_cause_while_the_launcher_ends_the_r
     assert held == State("failed", "a rank was lost: its launcher is ending the others")
     starting.tell_failed(attempt, "rank 1 was ended by SIGKILL")
     assert RunFolder(plan.folder).state == State("failed", "rank 1 was ended by SIGKILL")
+
+
+def test_the_starts_keep_what_was_told_of_their_ends(tmp_path: Path) -> None:
+    """A later start doesn't make a kill one that left no message."""
+    plan = write_run(tmp_path / "run", upto=30, reason=None)
+    first = max((plan.folder / "attempts").iterdir())
+    starting.tell_launched(first)
+    told = starting.launch_of(first)
+    assert told is not None
+    starting.tell_failed(first, "rank 1 was ended by SIGKILL")
+    append(plan, [{"event": "start", "time": told.time + 1, "step": 20, "max_steps": 100}])
+    second = first.with_name(f"{first.name}-later")
+    second.mkdir()
+    (second / starting.FILE).write_text(json.dumps({"time": told.time + 10, "host": platform.node()}))
+    here = {"host": platform.node()}
+    append(plan, [{"event": "start", "time": told.time + 11, "step": 30, "max_steps": 100, "machine": here}])
+    tell_signal(second, signal.SIGINT)
+    ends = [start["end"] for start in RunFolder(plan.folder).starts()]
+    assert ends[-2:] == ["rank 1 was ended by SIGKILL", "ended after Ctrl-C"]
+
+
+def test_a_rank_whose_launcher_went_too_is_not_a_failed_save(tmp_path: Path) -> None:
+    plan = write_run(tmp_path / "run", upto=30, reason=None)
+    attempt = max((plan.folder / "attempts").iterdir())
+    error = "SaveFailed: checkpoint step_00000080 could not be saved: [gloo/pair.cc:553] Connection closed by peer"
+    (attempt / "rank1.error").write_text(f"{time.time()}\n{error}\n")
+    state = RunFolder(plan.folder).state
+    assert state.name == "killed" and state.why.startswith("a rank or its launcher was ended: ")
 
 
 def test_a_run_whose_launcher_was_killed_has_one_state_while_its_ranks_save_and_one_after(tmp_path: Path) -> None:

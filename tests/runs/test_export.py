@@ -117,6 +117,20 @@ def test_what_is_exported_already_is_neither_done_again_nor_kept_as_an_event(
     assert not [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
 
 
+def test_an_export_by_hand_is_told_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so in its report, which may say that the one after the training was stopped."""
+    plan = fake_runs.write_run(tmp_path / "run")
+    metrics.event(
+        plan.folder / metrics.FILE, "export", **export.export_process.event(plan.folder, 100, 2.0, "stopped by Ctrl-C")
+    )
+    monkeypatch.setattr(command, "export_main", lambda words: 0)
+    monkeypatch.setattr(sys, "argv", ["export", str(plan.folder)])
+    assert export.main() == 0
+    *_, told = [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
+    assert told["problem"] is None and told["step"] == 100
+    assert "not exported" not in (plan.folder / "report.html").read_text(encoding="utf-8")
+
+
 # as nemo_workflow's first import does it
 SLEEPS = "import signal, time; signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals());"
 SLEEPS += " signal.signal(signal.SIGTERM, lambda *_: exit(7)); print('begun', flush=True); time.sleep(100)"

@@ -183,7 +183,7 @@ def test_stopped(number, code, docs, tokenizers_dir, tmp_path):
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == code
-    assert f"stopped by {signal_name(number)}; the same command continues with what is not done" in err
+    assert f"stopped by {signal_name(number)}; the same command goes on after what is done" in err
     assert "Traceback" not in err
     assert not any(map(lives, workers))
     assert list((tmp_path / "out" / "preprocessed").iterdir()) == []
