@@ -70,7 +70,9 @@ def _run(settings: Settings) -> int:
     if finished_already:
         newest, _ = newest_whole(plan.folder / "checkpoints")
         step = newest.step if newest else plan.schedule.max_steps
-        print(f"{plan.run_dir}: already trained to step {step}; a larger --max-steps continues it")
+        print(
+            f"{plan.run_dir}: already trained to step {step}; a larger --max-steps continues it, another --experiment begins anew"
+        )
         code = 0
     elif settings.executor == "slurm":
         from nemo_workflow.launch.slurm.submit import run_slurm

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.places import Place
+from tests.runs import fake_runs
 
 pytestmark = pytest.mark.usefixtures("no_outside")
 
@@ -51,5 +52,31 @@ def test_a_run_that_is_further_says_how_far(place: Place) -> None:
     (checkpoint / "manifest.json").write_text('{"version": 1, "files": {}, "step": 100}')
     done = run(*place.flags("--max-steps", "50"), cwd=place.root)
     assert done.returncode == 0, done.stderr
-    assert "already trained to step 100; a larger --max-steps continues it" in done.stdout
+    said = "already trained to step 100; a larger --max-steps continues it, another --experiment begins anew\n"
+    assert said in done.stdout
     assert "note: " not in done.stderr  # no advice for a training that isn't made
+
+
+# Ctrl-C while the last words of a training are found
+AFTERWARDS = """
+import os, signal, sys
+import pretrain_llm
+from nemo_workflow.config.plan import Plan
+from nemo_workflow.runs import finished
+finished.last_words = lambda plan: os.kill(os.getpid(), signal.SIGINT) or ()
+with open(sys.argv[1]) as stream:
+    plan = Plan.from_json(stream.read())
+pretrain_llm._afterwards(plan, told=False)
+"""
+
+
+@pytest.mark.parametrize(("more", "said"), [({}, ""), ({"sample": "Once"}, ": the same command exports its model")])
+def test_ctrl_c_after_the_training_says_that_it_is_done(more: dict[str, str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(fake_runs.make_plan(tmp_path / "run", **more).to_json())
+    done = subprocess.run(
+        [sys.executable, "-c", AFTERWARDS, str(tmp_path / "plan.json")],
+        cwd=COMMAND.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (130, f"stopped by Ctrl-C; the training is done{said}\n")
