@@ -46,8 +46,7 @@ def read_hf(folder: Path) -> tuple[Family, Config]:
         raise Refusal(
             f"--source {folder}: is {kind}, a Hugging Face folder is expected{meant(folder, MODEL, '--source')}"
         )
-    if (folder / "context").is_dir() and (folder / "weights").is_dir():
-        raise Refusal(f"--source {folder}: is a NeMo 2 folder already; convert_from_nemo2_to_hf.py goes the other way")
+    check_no_nemo(folder)
     path = folder / "config.json"
     if not path.exists():
         raise Refusal(f"--source {folder}: {_what_it_is(folder)}")
@@ -108,6 +107,12 @@ def _what_it_is(folder: Path) -> str:
     inner = [path.parent for place in places for path in sorted(folder.glob(f"{place}/config.json"))]
     inner_one = f"; did you mean {inner[0]}?" if inner else ""
     return f"has no config.json, so it is not a Hugging Face model folder{meant(folder, MODEL, '--source')}{inner_one}"
+
+
+def check_no_nemo(folder: Path) -> None:
+    """Raise Refusal for what the other script takes."""
+    if (folder / "context").is_dir() and (folder / "weights").is_dir():
+        raise Refusal(f"--source {folder}: is a NeMo 2 folder already; convert_from_nemo2_to_hf.py goes the other way")
 
 
 def check_swapped(source: str, output: Path, overwrite: bool) -> None:

@@ -93,6 +93,19 @@ def test_swapped_folders_are_named(main: Callable[[list[str]], int], made: str, 
         main(["--source", str(tmp_path / "new"), "--output-path", str(model), "--overwrite"])
 
 
+def test_folders_that_are_both_there_and_swapped_are_told_by_what_they_are(tmp_path: Path) -> None:
+    """Before the output, which is there: --overwrite would be the next try."""
+    hf, nemo = tmp_path / "hf", tmp_path / "nemo"
+    hf.mkdir()
+    (hf / "config.json").write_text("{}")
+    for part in ("context", "weights"):
+        (nemo / part).mkdir(parents=True)
+    with pytest.raises(Refusal, match=r"is a NeMo 2 folder already; convert_from_nemo2_to_hf\.py goes the other way"):
+        import_main(["--source", str(nemo), "--output-path", str(hf)])
+    with pytest.raises(Refusal, match=r"a Hugging Face folder: convert_from_hf_to_nemo2\.py goes the other way"):
+        export_main(["--source", str(hf), "--output-path", str(nemo)])
+
+
 def test_the_folder_below_is_named(tmp_path: Path) -> None:
     """A run's folder, where its exported model is meant; a Hugging Face folder's own parent."""
     (tmp_path / "run" / "hf_model").mkdir(parents=True)
