@@ -150,9 +150,11 @@ def find_nemo(source: str) -> Path:
             f"--source {source}: is a file; a NeMo 2 folder with context/ and weights/ is expected{meant(folder, NEMO, '--source')}"
         )
     folder = folder.absolute()
+    if folder.resolve() == Path("/"):  # whose files would all be looked through
+        raise Refusal(f"--source {source}: no NeMo 2 folder; a shell variable in front of it may be unset")
     if folder.name in ("weights", "context") and (folder.parent / "weights").is_dir():
         folder = folder.parent
-    if folder.name and folder.with_name(folder.name + UNFINISHED).exists():
+    if folder.with_name(folder.name + UNFINISHED).exists():
         raise Refusal(
             f"--source {source}: is still being written, or its run died while writing; take an older checkpoint"
         )

@@ -82,7 +82,7 @@ def test_only_what_can_be_left_out_is_said_to(
         (runs, "show", "NAME is required; a shell variable may be unset (see --help)"),
         (runs, "", "COMMAND is required: one of list, show, "),
         (tokenizer, "--input README.md --output-dir /", "--output-dir /: name a folder below it; a shell variable in front"),
-        (export_main, "--source / --output-path x", "--source /: "),
+        (export_main, "--source / --output-path x", "--source /: no NeMo 2 folder; a shell variable in front"),
         (dataset, "merge a b", "merge: there is no such folder or pair; did you mean join?"),
         (dataset, "show a", "show: there is no such folder or pair; give the data alone, which is checked and counted"),
         (sample, "tests hi", "--hf-model is required; did you mean --hf-model tests? (see --help)"),

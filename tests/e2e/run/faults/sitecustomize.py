@@ -130,10 +130,12 @@ def _act(action: str) -> None:
 
 
 def _kill_a_writer() -> None:
-    """The newest of the processes that come from this one: a save in the background has one of its own between."""
+    """The newest of this process's forks: a save in the background has one of its own between. The report's writer is none."""
     import psutil
 
-    max(psutil.Process().children(recursive=True), key=lambda child: (child.create_time(), child.pid)).kill()
+    rank = psutil.Process()
+    forks = [child for child in rank.children(recursive=True) if child.cmdline() == rank.cmdline()]
+    max(forks, key=lambda child: (child.create_time(), child.pid)).kill()
 
 
 def _wrap(owner, name, before=None, after=None):
