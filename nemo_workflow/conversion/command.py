@@ -201,7 +201,7 @@ def _import(job: Import, args: argparse.Namespace) -> int:
 
 def _check_places(args: argparse.Namespace) -> None:
     """Refuse an output that is there, is no place for one, or holds the source, before anything is fetched or read."""
-    inputs.check_no_nemo(Path(args.source))
+    inputs.check_no_nemo(Path(args.source), args.output_path)
     inputs.check_swapped(args.source, args.output_path, args.overwrite)
     check_output(args.output_path, args.overwrite)
     if Path(args.source).is_dir():
@@ -272,7 +272,7 @@ def export_main(argv: list[str] | None = None) -> int:
     _note_idle_token(args)
     _large_pages()
     inputs.check_swapped(args.source, args.output_path, args.overwrite)
-    folder = inputs.find_nemo(args.source)
+    folder = inputs.find_nemo(args.source, args.output_path)
     check_output(args.output_path, args.overwrite)
     check_apart(args.output_path, folder)
     report = Report("nemo2 to hf", args.source, str(args.output_path))

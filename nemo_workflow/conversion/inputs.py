@@ -109,10 +109,17 @@ def _what_it_is(folder: Path) -> str:
     return f"has no config.json, so it is not a Hugging Face model folder{meant(folder, MODEL, '--source')}{inner_one}"
 
 
-def check_no_nemo(folder: Path) -> None:
+def check_no_nemo(folder: Path, output: Path | None = None) -> None:
     """Raise Refusal for what the other script takes."""
     if (folder / "context").is_dir() and (folder / "weights").is_dir():
-        raise Refusal(f"--source {folder}: is a NeMo 2 folder already; convert_from_nemo2_to_hf.py goes the other way")
+        swapped = _swapped(output is not None and (output / "config.json").is_file(), output)
+        way = "convert_from_nemo2_to_hf.py goes the other way"
+        raise Refusal(f"--source {folder}: is a NeMo 2 folder already; {swapped or way}")
+
+
+def _swapped(is_source: bool, output: Path | None) -> str:
+    """The question where what lies at --output-path is what --source wants; or nothing."""
+    return f"--output-path {output} is what --source wants: are the two swapped?" if is_source else ""
 
 
 def check_swapped(source: str, output: Path, overwrite: bool) -> None:
@@ -135,8 +142,8 @@ def _check_quantization(raw: Config, folder: Path) -> None:
             )
 
 
-def find_nemo(source: str) -> Path:
-    """The NeMo 2 folder at `source`."""
+def find_nemo(source: str, output: Path | None = None) -> Path:
+    """The NeMo 2 folder at `source`; raises Refusal, which asks whether `output` and it are swapped."""
     folder = Path(source)
     if not folder.exists():
         raise Refusal(f"--source {source}: there is no such folder{from_here(source)}{meant(source, NEMO, '--source')}")
@@ -163,7 +170,9 @@ def find_nemo(source: str) -> Path:
         inner = sorted({path.parent for path in folder.glob("**/weights") if (path.parent / "context").is_dir()})
         hint = f"; did you mean {inner[-1]}?" if inner else meant(folder, NEMO, "--source")
         if (folder / "config.json").exists():
-            hint = "; it looks like a Hugging Face folder: convert_from_hf_to_nemo2.py goes the other way"
+            swapped = _swapped(output is not None and (output / "weights").is_dir(), output)
+            way = "convert_from_hf_to_nemo2.py goes the other way"
+            hint = f"; it looks like a Hugging Face folder: {swapped or way}"
         raise Refusal(
             f"--source {source}: has no {' and no '.join(parts)} folder, so it is not a NeMo 2 checkpoint{hint}"
         )

@@ -27,6 +27,7 @@ QUIET_SAVE_SECONDS = 3600.0  # in a save, or in a start without a first step, is
 ERROR_LINE = re.compile(r"^([\w.]+): .+")  # as Python ends a traceback
 
 
+WORDLESS = "ended from outside"  # of a start that wrote no end: all its processes were killed, or the power went
 # what gloo and NCCL say in the ranks that have lost another
 LOST_PEER = re.compile(
     r"Connection (closed|reset) by|Broken pipe|Socket closed|remote process exited|NCCL communicator was aborted"
@@ -251,19 +252,19 @@ class RunFolder:
         found: list[dict[str, Any]] = []
         for event in self.every_event:
             if event["event"] == "start":
-                found.append({**event, "last_step": event["step"], "end": "left no message"})
+                found.append({**event, "last_step": event["step"], "end": WORDLESS})
             elif found and event["event"] == "step":
                 found[-1]["last_step"] = event["step"]
             elif found and event["event"] == "end":
                 found[-1]["end"] = event["reason"]
             elif found and event["event"] == "restart":
                 found[-1]["end"] = event["text"]
-        if found and self.state.name in ("running", "failed") and found[-1]["end"] == "left no message":
+        if found and self.state.name in ("running", "failed") and found[-1]["end"] == WORDLESS:
             found[-1]["end"] = self.state.name
         for start in found:
-            if start["end"] in ("left no message", "failed"):
+            if start["end"] in (WORDLESS, "failed"):
                 start["end"] = self._end_told(start["time"]) or start["end"]
-        if found and found[-1]["end"] == "left no message" and self.state.why.startswith("ended after "):
+        if found and found[-1]["end"] == WORDLESS and self.state.why.startswith("ended after "):
             found[-1]["end"] = self.state.why.partition(":")[0]
         return found
 

@@ -100,10 +100,13 @@ def test_folders_that_are_both_there_and_swapped_are_told_by_what_they_are(tmp_p
     (hf / "config.json").write_text("{}")
     for part in ("context", "weights"):
         (nemo / part).mkdir(parents=True)
+    for main, source, output in ((import_main, nemo, hf), (export_main, hf, nemo)):
+        with pytest.raises(Refusal, match=rf"--output-path {output} is what --source wants: are the two swapped\?"):
+            main(["--source", str(source), "--output-path", str(output)])
     with pytest.raises(Refusal, match=r"is a NeMo 2 folder already; convert_from_nemo2_to_hf\.py goes the other way"):
-        import_main(["--source", str(nemo), "--output-path", str(hf)])
+        import_main(["--source", str(nemo), "--output-path", str(tmp_path / "new")])
     with pytest.raises(Refusal, match=r"a Hugging Face folder: convert_from_hf_to_nemo2\.py goes the other way"):
-        export_main(["--source", str(hf), "--output-path", str(nemo)])
+        export_main(["--source", str(hf), "--output-path", str(tmp_path / "new")])
 
 
 def test_the_folder_below_is_named(tmp_path: Path) -> None:

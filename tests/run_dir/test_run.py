@@ -54,7 +54,7 @@ def test_a_rank_that_lost_another_is_not_the_cause_while_the_launcher_ends_the_r
 
 
 def test_the_starts_keep_what_was_told_of_their_ends(tmp_path: Path) -> None:
-    """A later start doesn't make a kill one that left no message."""
+    """A later start doesn't make a kill one of which nothing is known."""
     plan = write_run(tmp_path / "run", upto=30, reason=None)
     first = max((plan.folder / "attempts").iterdir())
     starting.tell_launched(first)

@@ -108,7 +108,7 @@ def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:
     run = RunFolder(folder / "done")
     assert [event["step"] for event in run.of_kind("step")] == list(range(1, 101))
     assert [(start["step"], start["last_step"], start["end"]) for start in run.starts()] == [
-        (0, 60, "left no message"),
+        (0, 60, "ended from outside"),
         (50, 100, "finished"),
     ]
 
@@ -116,7 +116,7 @@ def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:
 def test_a_start_that_was_ended_at_once_says_by_what(tmp_path: Path) -> None:
     """As `runs list` does: Ctrl-C twice, say, of which the ranks write no end."""
     plan = fake_runs.write_run(tmp_path / "run", upto=30, reason=None)
-    assert RunFolder(plan.folder).starts()[-1]["end"] == "left no message"
+    assert RunFolder(plan.folder).starts()[-1]["end"] == "ended from outside"
     attempt = plan.folder / "attempts" / "20261128-070000"
     attempt.mkdir(parents=True, exist_ok=True)
     stopping.tell_signal(attempt, signal.SIGINT)

@@ -34,7 +34,7 @@ def test_it_holds_everything_and_needs_no_network(run: RunFolder) -> None:
     assert len(text) < 3_000_000
     for words in (
         "finished", "reached step 100", "python pretrain_llm.py --experiment demo --max-steps 100", "global-batch-size: 16", "2.7.3", "21,129,890",
-        "wiki_text_document", "70.4 MiB", "whole", "removed", "DP 2", "left no message", "the epoch ends after step 5000",
+        "wiki_text_document", "70.4 MiB", "whole", "removed", "DP 2", "ended from outside", "the epoch ends after step 5000",
         "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more",
     ):  # fmt: skip
         assert words in text, words
