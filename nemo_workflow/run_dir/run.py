@@ -100,6 +100,14 @@ class RunFolder:
             return int(start["step"])
         return int(step["step"]) if step else 0
 
+    def newest(self, kind: str) -> dict[str, Any]:
+        """The last event of a kind that is not after the step where the run stands; empty where there is none."""
+        last = self.last.get(kind, {})
+        if not last or last["step"] <= self.step:
+            return last
+        before = (one for one in reversed(self.every_event) if one["event"] == kind and one["step"] <= self.step)
+        return next(before, {})
+
     @property
     def tokens_a_step(self) -> int:
         return int(self.plan["settings"]["global_batch_size"] * self.plan["seq_length"]) if self.plan else 0

@@ -81,7 +81,7 @@ def _list(arguments: Any) -> int:
 
 
 def _row(run: RunFolder) -> tuple[str, ...]:
-    step, validation = run.last.get("step", {}), run.last.get("validation", {})
+    step, validation = run.newest("step"), run.newest("validation")
     state = run.state
     return (
         run.name,
@@ -91,7 +91,7 @@ def _row(run: RunFolder) -> tuple[str, ...]:
         _number(validation.get("val_loss")),
         human_count(step["tokens_per_second"]) if step else "",
         ago(run.changed),
-        "" if state.name == "finished" else state.why,
+        state.why.partition("; ")[2] if state.name == "finished" else state.why,  # that it is not exported
     )
 
 
@@ -149,7 +149,7 @@ def _show(arguments: Any) -> int:
 def _standing(run: RunFolder) -> list[tuple[str, str]]:
     state = run.state
     rows = [("state", f"{state.name}: {state.why}" if state.why else state.name)]
-    if step := run.last.get("step"):
+    if step := run.newest("step"):
         rows.append(("last step", f"{metrics.progress(step, run.max_steps)}  ({ago(step['time'])})"))
     rows += _speed(run)
     report = run.path / "report.html"

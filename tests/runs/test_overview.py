@@ -125,11 +125,25 @@ def test_a_start_that_was_ended_at_once_says_by_what(tmp_path: Path) -> None:
     assert run.starts()[-1]["end"] == "ended after Ctrl-C"
 
 
+def test_a_start_that_made_no_step_again_stands_at_the_saved_one(tmp_path: Path) -> None:
+    """After a kill at step 60 with step 50 saved: neither step nor loss is that of step 60."""
+    plan = fake_runs.write_run(tmp_path / "run", upto=60, reason=None)
+    steps = {one["step"]: one for one in metrics.read(plan.folder / metrics.FILE) if one["event"] == "step"}
+    later = {"event": "start", "time": steps[60]["time"] + 60, "step": 50, "max_steps": 100}
+    fake_runs.append(plan, [later])
+    run = RunFolder(plan.folder)
+    assert run.newest("step") == steps[50] and run.newest("validation")["step"] <= 50
+    (row,) = [line for line in runs("--output-dir", tmp_path, "list").splitlines() if line.startswith("run ")]
+    assert "50/100" in row and f"{steps[50]['loss']:.4f}" in row and f"{steps[60]['loss']:.4f}" not in row
+    assert "last step      step 50/100" in runs("--output-dir", tmp_path, "show", "run")
+
+
 def test_an_export_that_was_stopped_after_the_training_is_named(tmp_path: Path) -> None:
     plan = fake_runs.write_run(tmp_path / "run")
     metrics.event(plan.folder / metrics.FILE, "export", **event(plan.folder, 100, 2.0, "stopped by Ctrl-C"))
     assert RunFolder(plan.folder).state.why == "reached step 100; not exported: stopped by Ctrl-C"
-    assert "not exported: stopped by Ctrl-C" in runs("--output-dir", tmp_path, "show", "run")
+    for words in (("show", "run"), ("list",)):
+        assert "not exported: stopped by Ctrl-C" in runs("--output-dir", tmp_path, *words)
     (plan.folder / EXPORTED).mkdir()  # by hand, since
     assert RunFolder(plan.folder).state.why == "reached step 100"
 
