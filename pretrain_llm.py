@@ -71,7 +71,7 @@ def _run(settings: Settings) -> int:
         newest, _ = newest_whole(plan.folder / "checkpoints")
         step = newest.step if newest else plan.schedule.max_steps
         print(
-            f"{plan.run_dir}: already trained to step {step}; a larger --max-steps continues it, another --experiment begins anew"
+            f"{plan.run_dir}: already trained to step {step}; a larger --max-steps continues it, another --experiment starts from the beginning"
         )
         code = 0
     elif settings.executor == "slurm":

@@ -52,7 +52,7 @@ def test_a_run_that_is_further_says_how_far(place: Place) -> None:
     (checkpoint / "manifest.json").write_text('{"version": 1, "files": {}, "step": 100}')
     done = run(*place.flags("--max-steps", "50"), cwd=place.root)
     assert done.returncode == 0, done.stderr
-    said = "already trained to step 100; a larger --max-steps continues it, another --experiment begins anew\n"
+    said = "already trained to step 100; a larger --max-steps continues it, another --experiment starts from the beginning\n"
     assert said in done.stdout
     assert "note: " not in done.stderr  # no advice for a training that isn't made
 

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 
-from nemo_workflow.conversion.stopping import SIGNALS, raise_if_stopped
+from nemo_workflow.conversion.stopping import raise_if_stopped
 from nemo_workflow.utils.errors import Failure
-from nemo_workflow.utils.processes import die_with_parent, forks_keep_what_they_inherit
+from nemo_workflow.utils.processes import ENDING, die_with_parent, forks_keep_what_they_inherit
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def beside(work: Callable[[], None], what: str) -> Iterator[None]:
     receiver, sender = fork.Pipe(duplex=False)
     process = fork.Process(target=_run, args=(work, sender, os.getpid()), daemon=True)
     # until the process has handlers of its own it would run ours
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         process.start()
         sender.close()
@@ -59,7 +59,7 @@ def _run(work: Callable[[], None], sender: Connection, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # which a terminal sends to both: the parent ends this process
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # OpenMP's threads don't survive a fork, and waiting for them would never end
     error: BaseException | None = None

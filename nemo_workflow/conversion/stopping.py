@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from nemo_workflow.utils.processes import handled, signal_name
+from nemo_workflow.utils.processes import ENDING, handled, signal_name
 
 
 class _Stopped(BaseException):
@@ -17,7 +17,6 @@ class _Stopped(BaseException):
         self.number = number
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _arrived: list[int] = []
 
 
@@ -31,7 +30,7 @@ def until_stopped(work: Callable[[], int], what: str) -> int:
 
     _arrived.clear()
     try:
-        with handled(stop, *SIGNALS):
+        with handled(stop, *ENDING):
             return work()
     except BaseException:
         # or an error of a library whose import the signal cut short, as another finds it half made
@@ -55,5 +54,5 @@ def stop_no_more() -> None:
 
 
 def _ignore_more() -> None:
-    for number in SIGNALS:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)

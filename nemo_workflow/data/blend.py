@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nemo_workflow.data.indexed_dataset import Pair, find_prefixes, read_pair
 from nemo_workflow.utils import startup
+from nemo_workflow.utils.arguments import UNSET
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import absolute, from_here
@@ -49,7 +50,7 @@ def validation_sets(words: Sequence[str], problems: list[str]) -> tuple[Validati
     for word in words:
         name, place = name_and_place(word)
         if not place:
-            problems.append(f"--validation-dir {word}: no folder behind the =; a shell variable may be unset")
+            problems.append(f"--validation-dir {word}: no folder behind the =; {UNSET}")
             continue
         pairs = _pairs_at(place, problems, "--validation-dir")
         if not NAME.fullmatch(name):

@@ -26,6 +26,7 @@ from nemo_workflow.preprocess.sources import (
     to_utf8,
     wrong_file,
 )
+from nemo_workflow.utils.arguments import UNSET
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
 from nemo_workflow.utils.files import from_here
 from nemo_workflow.utils.folder_kinds import TEXT, meant, never_text
@@ -103,7 +104,7 @@ def _expanded(paths: Sequence[str], found: _Found) -> Iterator[str]:
         elif name.startswith("@") and not Path(name).exists():
             path = Path(name[1:]).expanduser()
             if not path.is_file():
-                unset = "; a shell variable may be unset" if name == "@" else ""
+                unset = f"; {UNSET}" if name == "@" else ""
                 said = f"no such list; @ is followed by a file with one name per line{unset}"
                 found.problems.append(f"--input {name}: {said}")
                 continue

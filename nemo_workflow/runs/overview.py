@@ -15,6 +15,7 @@ from nemo_workflow.config.flags import TABLE
 from nemo_workflow.run_dir import metrics, speed
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs import control
+from nemo_workflow.utils.arguments import UNSET
 from nemo_workflow.utils.console import human_bytes, human_count, human_time
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import absolute
@@ -203,7 +204,7 @@ def _compare(arguments: Any) -> int:
     from nemo_workflow.runs.report.page import write_comparison
 
     if len(arguments.names) < 2:
-        raise Refusal("compare needs two runs or more; a shell variable may be unset")
+        raise Refusal(f"compare needs two runs or more; {UNSET}")
     runs = [open_run(arguments.output_dir, name) for name in arguments.names]
     differing = differences(runs)
     names = tuple(run.name for run in runs)
