@@ -27,7 +27,8 @@ GIB = 2**30
 FIRST = 4  # steps before this one are warm-up, where a case names no other `warm_up`
 PLAIN = {  # word of a case -> the parts of backends/gpu that it does without
     "plain_head": ["output_layer"],
-    "plain_elementwise": ["activation", "rotary"],
+    "plain_elementwise": ["activation", "swiglu_fp8", "rotary"],
+    "plain_casts": ["swiglu_fp8"],
     "plain_attention": ["attention"],
 }
 
@@ -58,9 +59,8 @@ def main() -> None:
             os.environ.setdefault(name, value)
     if case.get("stock"):
         gpu.install = memory_pool.leave_out  # the import only: nothing of the training
-    for word, modules in PLAIN.items():
-        for module in modules if case.get("stock") or case.get(word) else ():
-            del gpu.SPEED_UPS[module]
+    for module in {name for word, names in PLAIN.items() if case.get("stock") or case.get(word) for name in names}:
+        del gpu.SPEED_UPS[module]
     if plan.accelerator == "gpu":
         gpu.install()
     else:

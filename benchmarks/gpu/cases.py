@@ -129,7 +129,7 @@ def third_part() -> list[Case]:
         ours("fp8_attention", flags="--fp8", set={"trainer.plugins.fp8_dot_product_attention": True}),
         ours("fp8_profile", flags="--fp8", profile=True, steps=10),
         ours("fp8_output_layer", flags="--fp8 --fp8-output-layer"),
-        ours("fp8_output_layer_swiglu", flags="--fp8 --fp8-output-layer", module="swiglu_fp8"),
+        ours("fp8_output_layer_plain_casts", flags="--fp8 --fp8-output-layer", plain_casts=True),
         ours("fp8_output_layer_profile", flags="--fp8 --fp8-output-layer", profile=True, steps=10),
         ours("llama32_3b_uniform", "llama32_3b", f"{UNIFORM} 1", batch=16, steps=6),
         ours("llama32_3b_fp8", "llama32_3b", f"-mbs 1 --fp8 {BLOCK} 8", batch=8, steps=7),

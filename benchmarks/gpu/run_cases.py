@@ -14,6 +14,7 @@ CASES.json holds a list of objects in the order of their worth:
   set, none          recipe fields laid over the recipe; those that may be set to null
   stock              nothing of ours
   plain_head, plain_elementwise, plain_attention   without the fused output layer, the element-wise kernels, FlashAttention 4
+  plain_casts        without the kernels that cast SwiGLU's output and gradient to fp8
   plain_save         a save as megatron-core makes it
   no_guard, no_source_losses   without the look at each gradient; without the sums of each source's losses
   count_source_losses   the CPU seconds inside the code of these sums are measured

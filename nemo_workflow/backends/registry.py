@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemo_workflow.backends.patching import (
+    ABSENT,
     CONVERSION,
     CPU,
     GPU,
@@ -59,6 +60,17 @@ GPU_PATCHES = (
         where=GPU,
         optional=True,
         reason="SwiGLU's compiled gradient ends in a concatenation, at 2.3 of the 3.0 TB/s that an H100 copies with.",
+    ),
+    Patch(
+        "backends.gpu.swiglu_fp8:mlp_forward",
+        "megatron-core",
+        MEGATRON,
+        ("megatron.core.transformer.mlp:MLP.forward",),
+        signature="self, hidden_states, per_token_scale, ...",
+        where=GPU,
+        optional=True,
+        needs=lambda settings: settings.fp8,
+        reason="SwiGLU and its gradient are written in bf16 and read again by Transformer Engine's casts: half of the bytes that both kernels move.",
     ),
     Patch(
         "backends.gpu.rotary:apply_rotary",
@@ -375,6 +387,16 @@ RANK_PATCHES = (
         signature=VALUE,
         where=RANK,
         reason="Lightning calls no hooks of a training that has no step left, and a validation that is still due would not be made.",
+    ),
+    Patch(
+        "backends.numpy_two:product",
+        "numpy",
+        ">=2",
+        ("numpy:product",),
+        signature=ABSENT,
+        where=RANK,
+        optional=True,
+        reason="megatron-core's saves with several data parallel ranks call np.product, which numpy 2 has not: a run would train and could not be saved.",
     ),
     Patch(
         "training.teardown:lean",

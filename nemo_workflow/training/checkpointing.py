@@ -58,11 +58,14 @@ class Checkpoints(nl.ModelCheckpoint):
     group: Any = None
     expected: int = 0  # bytes of the next checkpoint
     last_save: bool = False  # the run ends after it: if it fails, the run fails
-    held_up: float | None = None  # seconds for which the training stood still for a save that goes on in the background
+    held_up: dict[
+        int, float
+    ]  # step -> seconds for which the training stood still for a save that goes on in the background
 
     def attach(self, plan: Plan, log: Any, identity: dict[str, Any], resumed_from: Path | None) -> None:
         """What NeMo's own arguments have no place for."""
         self.plan, self.run_log, self.identity, self.resumed_from = plan, log, identity, resumed_from
+        self.held_up = {}
 
     # -- Lightning's hooks ----------------------------------------------------------------------------------------
 
@@ -114,7 +117,7 @@ class Checkpoints(nl.ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         self.run_log.write_pending()
-        began, self.held_up = time.perf_counter(), None
+        began = time.perf_counter()
         problem = self._space_missing(trainer)
         try:
             if problem:
@@ -123,7 +126,7 @@ class Checkpoints(nl.ModelCheckpoint):
             with _step_counted(trainer):
                 super()._save_checkpoint(trainer, filepath)
             self._check_context(trainer, filepath)
-            self.held_up = time.perf_counter() - began
+            self.held_up[trainer.global_step] = time.perf_counter() - began
         except (Exception, CheckpointException) as error:  # noqa: BLE001 (torch derives its own from BaseException)
             self._failed(trainer, filepath, error)
         finally:
@@ -202,7 +205,8 @@ class Checkpoints(nl.ModelCheckpoint):
             inner()  # waits for all ranks, then removes the mark
             if trainer.is_global_zero:
                 seconds = time.perf_counter() - began
-                times = {"seconds": round(seconds, 2), "held_up": round(self.held_up or seconds, 2)}
+                # a save that the training waits for ends here, before the time of its wait is known
+                times = {"seconds": round(seconds, 2), "held_up": round(self.held_up.pop(global_step, seconds), 2)}
                 self.run_log.event("checkpoint", step=global_step, path=str(path), bytes=size, **times)
                 self._prune(path.parent)
                 if self.exports:

@@ -64,7 +64,7 @@ def load(accelerator: str) -> Callable[[Plan, Path, int, TextIO], None]:
     """Patch and import all that a rank needs, whichever rank it is; returns what trains."""
     _quieten()
     with collector_paused():
-        from nemo_workflow.backends import cpu, deferred, gpu, optimizer_arguments, optimizer_gather
+        from nemo_workflow.backends import cpu, deferred, gpu, numpy_two, optimizer_arguments, optimizer_gather
         from nemo_workflow.backends.patching import RANK
 
         deferred.install(RANK, accelerator)
@@ -74,6 +74,7 @@ def load(accelerator: str) -> Callable[[Plan, Path, int, TextIO], None]:
             gpu.install()
         optimizer_arguments.install()
         optimizer_gather.install()
+        numpy_two.install()
         from nemo_workflow.training import session, shard_writer
 
         shard_writer.install()
@@ -102,12 +103,12 @@ def _quieten() -> None:
 def _leave_groups() -> None:
     """End this rank soon, whatever its end waits for.
 
-    Lightning destroys NCCL's process groups as a process ends, which waits for the other ranks, and they may be in a collective
-    and wait for this one. Without that the end still waited for something on H200s: the stacks then go to the rank's log.
+    Lightning and NeMo destroy NCCL's process groups as a process ends, which waits for the other ranks, and they may be in a
+    collective and wait for this one. If its end waits for something else, the stacks go to the rank's log.
     """
-    distributed = sys.modules.get("lightning.fabric.utilities.distributed")
-    if destroy := getattr(distributed, "_destroy_dist_connection", None):
-        atexit.unregister(destroy)
+    for name in ("lightning.fabric.utilities.distributed", "nemo.lightning.pytorch.strategies.utils"):
+        if destroy := getattr(sys.modules.get(name), "_destroy_dist_connection", None):
+            atexit.unregister(destroy)
     faulthandler.dump_traceback_later(END_SECONDS, exit=True)
 
 

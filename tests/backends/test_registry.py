@@ -185,7 +185,9 @@ def test_every_row_is_used_and_every_use_has_a_row() -> None:
 
 @pytest.mark.parametrize(("accelerator", "other"), [(CPU, GPU), (GPU, CPU)])
 def test_a_run_takes_those_of_its_accelerator_and_settings(accelerator: str, other: str) -> None:
-    settings = SimpleNamespace(executor="local", precision="16-mixed", optim_cpu_offloading=False, validation_dir=())
+    settings = SimpleNamespace(
+        executor="local", fp8=False, precision="16-mixed", optim_cpu_offloading=False, validation_dir=()
+    )
     settings.optimizer_precision = None
     taken = that_apply(settings, accelerator)
     assert {row.where for row in taken} >= {accelerator, "rank", "launcher"}
@@ -193,6 +195,7 @@ def test_a_run_takes_those_of_its_accelerator_and_settings(accelerator: str, oth
     names = {row.name for row in taken}
     assert "forking" in names and not names & {
         "noted",
+        "mlp_forward",
         "only_the_number",
         "without_classes",
         "in_pieces",

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import torch
 from lightning.fabric.utilities import distributed
+from nemo.lightning.pytorch.strategies import utils
 from nemo_workflow.training import rank, worker
 
 def be(*_):
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
     torch.distributed.destroy_process_group = lambda: print("waits for the others", flush=True)
-    atexit.register(distributed._destroy_dist_connection)  # as Lightning does with NCCL
+    for library in (distributed, utils):  # as Lightning and NeMo do with NCCL
+        atexit.register(library._destroy_dist_connection)
     exec(sys.argv[2])
 
 worker.load = lambda accelerator: be

@@ -24,12 +24,14 @@ def install() -> None:
     aside.optional("gradient accumulation inside the weight gradient's product", weight_gradient.install)
 
 
-def speed_up(say: Callable[[str], None], fp8_output_layer: bool = False) -> None:
+def speed_up(say: Callable[[str], None], fp8: bool = False, fp8_output_layer: bool = False) -> None:
     """Replace what is slow by kernels of ours or of flash-attn-4; one that fails is left out, and `say` is told. Imports megatron-core."""
     from nemo_workflow.backends.gpu import aside
 
     aside.tell(say)
     for module, name in SPEED_UPS.items():
+        if module == "swiglu_fp8" and not fp8:
+            continue
         more = {"fp8": fp8_output_layer} if module == "output_layer" else {}
         aside.optional(name, functools.partial(_install, module, **more))
 
@@ -38,6 +40,7 @@ def speed_up(say: Callable[[str], None], fp8_output_layer: bool = False) -> None
 SPEED_UPS = {
     "output_layer": "the fused output layer and loss",
     "activation": "the kernel for SwiGLU's gradient",
+    "swiglu_fp8": "the kernels that cast SwiGLU's output and gradient to fp8",
     "rotary": "the kernel for the rotary embedding",
     "attention": "flash-attn-4",
 }

@@ -22,6 +22,8 @@ FLAGS = {
     "fp32": ["--precision", "32"],
     "fp16": ["--precision", "16-mixed"],
 }
+EXACT = ["--fp8", "--deterministic"]
+SAME_BITS = {"NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # as the launcher sets
 # some 200 GiB of llama32_1b's; the plan would refuse them on the machine's own GPU
 TOO_MUCH = ["-mbs", "16", "--gpu-memory", "1000", "--profile", "3"]
 
@@ -48,6 +50,8 @@ def all_cases() -> list[dict[str, Any]]:
     for name, flags in FLAGS.items():
         found.append(training(name, flags))
         found.append(training(f"{name}_again", flags, again=name, forget=length(name)[0]))
+    found.append(training("fp8_deterministic", EXACT, env=SAME_BITS))
+    found.append(training("fp8_deterministic_plain_casts", EXACT, plain_casts=True, env=SAME_BITS))
     found.append(training("profile", ["--profile", "3-4"]))
     found.append(training("out_of_memory", TOO_MUCH, "llama32_1b", small=False))
     found.append(training("stock", [], stock=True))

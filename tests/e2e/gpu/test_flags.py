@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,13 @@ def test_fp8_is_on(results: Results) -> None:
     assert fp8 != plain  # without Transformer Engine fp8 is ignored and every loss is equal
     for step, loss in fp8.items():
         assert loss == pytest.approx(plain[step], rel=0.02)
+
+
+def test_casts_inside_swiglu_change_no_bit(results: Results, output: Path) -> None:
+    assert losses(results, "fp8_deterministic") == losses(results, "fp8_deterministic_plain_casts")
+    texts = {path.name: path.read_text(errors="replace") for path in (output / "fp8_deterministic").rglob("*.log")}
+    assert "rank0.log" in texts
+    assert not [name for name, text in texts.items() if "left out" in text]
 
 
 def test_the_run_measures_itself_right(results: Results) -> None:
