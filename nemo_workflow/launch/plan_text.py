@@ -32,10 +32,18 @@ def text(plan: dict[str, Any]) -> str:
     if plan["differences"]:
         lines += ["", "Differs from the stock recipe:"]
         width = max(len(entry["field"]) for entry in plan["differences"])
-        lines += [f"  {entry['field']:{width}}  {entry['stock']} -> {entry['ours']}" for entry in plan["differences"]]
+        lines += [
+            f"  {entry['field']:{width}}  {_shown(entry['stock'])} -> {_shown(entry['ours'])}"
+            for entry in plan["differences"]
+        ]
     lines += ["", f"Run folder: {plan['run_dir']}"]
     lines += [f"Note: {note}" for note in plan["notes"]]
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> Any:
+    """A tenth of 3e-4 is 2.9999999999999997e-05."""
+    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def _model_text(plan: dict[str, Any]) -> list[str]:

@@ -123,6 +123,9 @@ def fetch_tokenizer(hub_id: str) -> bool:
     """Download what a tokenizer is read from, unless it is here; returns whether anything was downloaded. Raises Refusal."""
     if hf_folder(hub_id) is not None:
         return False
-    print(f"fetching the tokenizer of {hub_id} from the Hugging Face Hub", file=sys.stderr, flush=True)
+    from huggingface_hub import constants  # a third of a second
+
+    if not constants.HF_HUB_OFFLINE:
+        print(f"fetching the tokenizer of {hub_id} from the Hugging Face Hub", file=sys.stderr, flush=True)
     fetch(hub_id, "--hf-model-id", [*TOKENIZER, *KEPT])
     return True

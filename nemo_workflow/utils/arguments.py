@@ -50,11 +50,11 @@ class Parser(argparse.ArgumentParser):
         if found := re.fullmatch(r"argument (\S+): expected (one|at least one|\d+) arguments?", message):
             action = next(action for action in _actions(self) if "/".join(action.option_strings) == found[1])
             if said := self.meanings.get(f"{_long(action)} "):
-                raise Refusal(f"{_long(action)}: no value; {said}")
+                raise Refusal(f"{_on_line(action)}: no value; {said}")
             if action.choices:
-                ways = " or ".join(f"{_long(action)} {choice}" for choice in action.choices)
-                raise Refusal(f"{_long(action)}: no value; {UNSET}: type {ways}, or leave the flag out")
-            raise Refusal(no_value(_long(action), "no value", not self._is_needed(action)))
+                ways = " or ".join(f"{_on_line(action)} {choice}" for choice in action.choices)
+                raise Refusal(f"{_on_line(action)}: no value; {UNSET}: type {ways}, or leave the flag out")
+            raise Refusal(no_value(_on_line(action), "no value", not self._is_needed(action)))
         if found := re.fullmatch(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
             typed = (word.partition("=")[0] for word in Parser.words if word.endswith(f"={found[2]}"))
             raise Refusal(_no_switch_value(next(typed, found[1].split("/")[0]), found[2]))
@@ -167,7 +167,7 @@ class Parser(argparse.ArgumentParser):
         """An empty path would be the current folder, and another empty value as good as none, both in silence."""
         bare = action.nargs == "?"  # then nothing is a value where no word follows, and "" is none
         if (bare or action.dest not in self.may_be_empty) and any(not word.strip() for word in words):
-            raise Refusal(no_value(_long(action), "an empty value", not self._is_needed(action)))
+            raise Refusal(no_value(_on_line(action), "an empty value", not self._is_needed(action)))
 
     def _refuse_pasted(self, action: argparse.Action, words: Sequence[str]) -> None:
         """“10” for a number, and a name with a no-break space behind it."""
@@ -337,6 +337,12 @@ def _long(action: argparse.Action) -> str:
     """The flag's long name, or the word that stands for an argument."""
     longs = (name for name in action.option_strings if name.startswith("--"))
     return next(longs, str(action.metavar or action.dest).upper())
+
+
+def _on_line(action: argparse.Action) -> str:
+    """The same, by the one of several long names that this command line has."""
+    typed = {word.partition("=")[0].replace("_", "-") for word in Parser.words}
+    return next((name for name in action.option_strings if name.startswith("--") and name in typed), _long(action))
 
 
 def _no_switch_value(flag: str, value: str) -> str:

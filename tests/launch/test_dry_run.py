@@ -78,6 +78,12 @@ def test_one_of_a_thing_is_written_in_the_singular(shared: Place) -> None:
     assert counted(2, "batch") == "2 batches" and counted(1000, "CPU process") == "1,000 CPU processes"
 
 
+def test_a_tenth_of_the_rate_is_written_as_a_person_would(shared: Place) -> None:
+    text = dry_run.render(shared.plan("--max-steps", "20", "--lr", "3e-4"), "text")
+    assert "optim.lr_scheduler.min_lr        0.0001 -> 3e-05\n" in text
+    assert "trainer.max_steps                200 -> 20\n" in text
+
+
 def test_programs_get_the_same_facts(shared: Place) -> None:
     plan = described(shared, "--max-steps", "150")
     assert set(plan) == {

@@ -74,6 +74,7 @@ def test_only_what_can_be_left_out_is_said_to(
         (preprocess, "--tokenizer t --output-dir o --input", "--input: no value; a shell variable may be unset: give a value"),
         (preprocess, "--tokenizer t --output-dir o --input --join", "--input: no value; a shell variable may be unset"),
         (preprocess, "--tokenizer --output-dir o --input x", "--tokenizer: no value; a shell variable may be unset"),
+        (preprocess, "--hf-tokenizer --output-dir o --input x", "--hf-tokenizer: no value; a shell variable may be unset"),
         (preprocess, "--input x --workers", "--workers: no value; a shell variable may be unset: give a value, or leave the flag out"),
         (sample, "--hf-model hi", "TEXT is required: --hf-model has taken 'hi' for its own value; a shell variable between them"),
         (sample, "--hf-model", "--hf-model: no value; a shell variable may be unset: give a value"),
