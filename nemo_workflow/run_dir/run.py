@@ -25,8 +25,6 @@ QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for s
 QUIET_STEPS = 20  # for so many of its steps, or
 QUIET_SAVE_SECONDS = 3600.0  # in a save, or in a start without a first step, is over
 ERROR_LINE = re.compile(r"^([\w.]+): .+")  # as Python ends a traceback
-
-
 WORDLESS = "ended from outside"  # of a start that wrote no end: all its processes were killed, or the power went
 # what gloo and NCCL say in the ranks that have lost another
 LOST_PEER = re.compile(
@@ -150,15 +148,8 @@ class RunFolder:
         if end and (start is None or end["time"] >= start["time"]) and not begun_again and (self.trained or self.job):
             return self._ended(end)
         told = starting.failure_of(self.attempts[-1]) if self.attempts else ""
-        error = self._error() if not begun_again or self._failed_now() else None
-        if error and begun_again and LOST_PEER.search(error):
-            error = "a rank was lost: its launcher is ending the others"  # and will say by what, when it has
-        if error and " was ended by SIG" in told:  # the others' errors are that they lost it
-            error = told
-        if error and not begun_again and not told and LOST_PEER.search(error):  # nor has its launcher said anything
-            return State("killed", f"a rank or its launcher was ended: {what_is_saved(self.path, self.step)}")
-        if error:
-            return State("failed", error)
+        if failure := self._failure(begun_again, told):
+            return failure
         if begun_again:
             return State("running")
         if self._ranks is not None and self._ranks(self.path) is not None:
@@ -177,6 +168,20 @@ class RunFolder:
         if told:
             return State("failed", told)  # a rank that was killed has left no error of its own
         return State("killed", self._last_word())
+
+    def _failure(self, begun_again: bool, told: str) -> State | None:
+        """What the ranks' errors of the newest start say, if there are any; `told` is what its launcher said of its end."""
+        error = self._error() if not begun_again or self._failed_now() else None
+        if not error:
+            return None
+        if " was ended by SIG" in told:  # the others' errors are that they lost it
+            return State("failed", told)
+        lost = LOST_PEER.search(error)
+        if lost and begun_again:  # and will say by what, when it has
+            return State("failed", "a rank was lost: its launcher is ending the others")
+        if lost and not told:
+            return State("killed", f"a rank or its launcher was ended: {what_is_saved(self.path, self.step)}")
+        return State("failed", error)
 
     def _ended(self, end: dict[str, Any]) -> State:
         if end["reason"] == "finished":
@@ -220,7 +225,7 @@ class RunFolder:
         """What is known of a start that wrote no end."""
         newest = self.attempts[-1] if self.attempts else None
         number = launchers_signal(newest) if newest else None
-        what = f"ended after {signal_name(number)}" if number else "ended from outside"
+        what = f"ended after {signal_name(number)}" if number else WORDLESS
         if newest and orphaned(newest):
             what = "its launcher was killed"
         return f"{what}: {what_is_saved(self.path, self.step)}"
