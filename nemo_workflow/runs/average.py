@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from itertools import pairwise
@@ -64,6 +65,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _average(arguments: Any) -> int:
+    warnings.simplefilter("ignore", FutureWarning)  # torch warns of pynvml at import
     run = control.find_run(arguments.output_dir, arguments.name)
     chosen = choose(list_checkpoints(run / "checkpoints"), arguments.last, arguments.steps)
     shares = weights_of(len(chosen), arguments.decay_style)
