@@ -96,11 +96,13 @@ def _afterwards(plan: Plan, told: bool) -> None:
         if not told:
             print("\n".join(finished.last_words(plan)), flush=True)
         if more:
+            from nemo_workflow.launch import local
             from nemo_workflow.runs import export, sample
 
-            export.after_training(plan)
-            if plan.settings.sample:
-                sample.after_training(plan)
+            with local.locked(plan.folder):
+                export.after_training(plan)
+                if plan.settings.sample:
+                    sample.after_training(plan)
             print("\n".join(finished.after_export(plan)), flush=True)
 
 

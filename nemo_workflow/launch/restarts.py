@@ -18,7 +18,9 @@ from nemo_workflow.run_dir.checkpoints import newest_whole
 
 # "rank 1 was ended by SIGKILL" (the host's out-of-memory killer sends it too), "no step for 30 min" of a hung rank
 ENDED = re.compile(
-    r"(rank \d+|torchrun\b.*) was ended by SIG|no step for |rank \d+:\n.* the process that wrote .* was ended by SIG"
+    r"(rank \d+|torchrun\b.*) was ended by SIG|no step for "
+    # training/shard_writer.py, and where it is the process between (training/checkpointing.py)
+    r"|rank \d+:\n.* (the process that wrote .* was ended by SIG|a process that writes it was ended from outside)"
 )
 # in the last line of a rank's traceback
 BROKEN = re.compile(

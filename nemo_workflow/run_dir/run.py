@@ -126,7 +126,7 @@ class RunFolder:
         """Whether the newest start has come as far as to train; of one that wrote nothing about its launch, whether any has."""
         if not self.launched or not (self.attempts[-1] / starting.FILE).exists():
             return bool(self.last)
-        return any(event["time"] >= self.launched.time for event in self.last.values())
+        return "start" in self.last and bool(self.last["start"]["time"] >= self.launched.time)
 
     @cached_property
     def job(self) -> slurm_jobs.Job | None:
@@ -145,7 +145,8 @@ class RunFolder:
         """Where the run stands, and why it stopped."""
         end, start, step = (self.last.get(kind) for kind in ("end", "start", "step"))
         begun_again = self._locked is not None and self._locked(self.path) is not None
-        if end and (start is None or end["time"] >= start["time"]) and not begun_again and (self.trained or self.job):
+        is_last = end and (start is None or end["time"] >= start["time"]) and (self.trained or self.job)
+        if end and is_last and (not begun_again or self._exporting):
             return self._ended(end)
         told = starting.failure_of(self.attempts[-1]) if self.attempts else ""
         if failure := self._failure(begun_again, told):
@@ -167,7 +168,20 @@ class RunFolder:
             return State("running")
         if told:
             return State("failed", told)  # a rank that was killed has left no error of its own
+        number = launchers_signal(self.attempts[-1]) if self.attempts else None
+        if number and start and (not step or step["time"] < start["time"]):
+            return self._before_a_step(number)
         return State("killed", self._last_word())
+
+    @property
+    def _exporting(self) -> bool:
+        """Whether the export after the training has begun, and nothing has been heard of its end."""
+        begun, end, export = (self.last.get(kind, {}).get("time", 0.0) for kind in ("exporting", "end", "export"))
+        return bool(begun > max(end, export))
+
+    def _before_a_step(self, number: int) -> State:
+        saved = what_is_saved(self.path, self.step)
+        return State("stopped", f"before the first step ({signal_name(number)}): {saved}")
 
     def _failure(self, begun_again: bool, told: str) -> State | None:
         """What the ranks' errors of the newest start say, if there are any; `told` is what its launcher said of its end."""
@@ -194,17 +208,20 @@ class RunFolder:
 
     def _not_exported(self, end: dict[str, Any]) -> str:
         """'; not exported: WHY' where the export after the training came to nothing, and none has been made since."""
-        export, folder = self.last.get("export"), self.path / EXPORTED
-        if not export or not export["problem"] or export["time"] < end["time"]:
+        if self._exporting and self._locked is not None and self._locked(self.path) is not None:
+            return "; its model is being exported"
+        export, folder = self.last.get("exporting" if self._exporting else "export"), self.path / EXPORTED
+        problem = export and export.get("problem", WORDLESS)
+        if not export or not problem or export["time"] < end["time"]:
             return ""
         made_since = folder.is_dir() and folder.stat().st_mtime > export["time"]
-        return "" if made_since else f"; not exported: {export['problem']}"
+        return "" if made_since else f"; not exported: {problem}"
 
     def _never_trained(self, attempt: Path) -> State:
         """What became of a newest start that wrote no event, whose launcher and ranks aren't seen."""
         saved = what_is_saved(self.path, self.step)
         if number := launchers_signal(attempt):
-            return State("stopped", f"before the first step ({signal_name(number)}): {saved}")
+            return self._before_a_step(number)
         if failure := starting.failure_of(attempt):
             return State("failed", failure)
         host = self.launched.host if self.launched else ""
@@ -280,6 +297,13 @@ class RunFolder:
         if found and found[-1]["end"] == WORDLESS and self.state.why.startswith("ended after "):
             found[-1]["end"] = self.state.why.partition(":")[0]
         return found
+
+    def never_trained(self) -> tuple[float, str] | None:
+        """When the newest start was launched, and how it ended, where that was before it trained: `starts` has none of it."""
+        if not self.launched or self.trained or self.state.name not in ("stopped", "failed", "killed"):
+            return None
+        why = self.state.why if self.state.name == "failed" else self.state.why.partition(":")[0]
+        return self.launched.time, f"{self.state.name} {why}"
 
     def _end_told(self, began: float) -> str:
         """What a start that began then left about its end, beside its events; empty where nobody could."""

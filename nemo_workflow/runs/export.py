@@ -190,6 +190,7 @@ def after_training(plan: Plan) -> None:
         print(already(plan.folder / EXPORTED, newest), flush=True)
         return
     print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
+    metrics.event(plan.folder / metrics.FILE, "exporting", step=newest.step)
     words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub_id] if hub_id else []))
     code, signalled = run_passing_on(words, env=export_process.environment())
     problem = None if not code else why_ended(code) if code < 0 else "its own words stood in the terminal"

@@ -130,10 +130,13 @@ def _show(arguments: Any) -> int:
     write_again_if_stale(run)
     print(run.path)
     print_table([(f"  {key}", value) for key, value in [*_standing(run), *plan_rows(run.plan)]])
-    if run.starts():
+    early = run.never_trained()
+    if run.starts() or early:
         print("starts")
         for start in run.starts():
             print(f"  {_date(start['time'])}  step {start['step']} to {start['last_step']}  {start['end']}")
+        if early:
+            print(f"  {_date(early[0])}  {early[1]}")
     if run.checkpoints():
         print("checkpoints")
         for saved in run.checkpoints():

@@ -21,6 +21,7 @@ TRACE = 'rank 0:\nTraceback (most recent call last):\n  File "x.py", line 1, in 
     [
         ("rank 1 was ended by SIGKILL; its log: /x/rank1.log", True),
         ("torchrun, which runs the ranks, was ended by SIGKILL; logs: /x", True),
+        ("rank 0:\ncheckpoint step_00000006 could not be saved: a process that writes it was ended from outside (EOFError): was it out of memory?; the checkpoints before it are whole\nlog of rank 0: /x", True),
         ("no step for 30 min; rank 1 was stopped (SIGSTOP); all ranks' stacks are in /x/rank*.log", True),
         (f"{TRACE}torch.AcceleratorError: CUDA error: an illegal memory access was encountered\nlog of rank 0: /x", True),
         (f"{TRACE}torch.distributed.DistBackendError: NCCL error in: /p/ProcessGroupNCCL.cpp:2000\nlog of rank 0: /x", True),

@@ -158,7 +158,40 @@ def test_a_later_start_that_was_killed_before_its_ranks_trained_is_not_the_earli
     assert RunFolder(plan.folder).state == State("stopped", f"before the first step (Ctrl-C): {said}")
     here = {"host": platform.node()}
     append(plan, [{"event": "start", "time": time.time() + 1, "step": 30, "max_steps": 100, "machine": here}])
-    assert RunFolder(plan.folder).state.why == f"ended after Ctrl-C: {said}"
+    assert RunFolder(plan.folder).state == State("stopped", f"before the first step (Ctrl-C): {said}")
+    append(plan, [{"event": "step", "time": time.time() + 2, "step": 31, "seconds": 1.0}])
+    assert RunFolder(plan.folder).state.why.startswith("ended after Ctrl-C: step 30 is saved, step 31 is not;")
+
+
+def test_a_later_start_that_was_stopped_as_it_read_its_checkpoint_is_not_the_earlier_ones_end(tmp_path: Path) -> None:
+    """It has written events of its own then, and none of its start."""
+    plan = write_run(tmp_path / "run", upto=30, reason="stopped", began=time.time() - 300)
+    make(plan.folder / "checkpoints", 30)
+    attempt = plan.folder / "attempts" / "29991231-000000"
+    attempt.mkdir()
+    starting.tell_launched(attempt)
+    append(plan, [{"event": "note", "time": time.time() + 1, "text": "checkpoint step_00000030 read back"}])
+    tell_signal(attempt, 2)
+    said = "before the first step (Ctrl-C): step 30 is saved; the same command continues from there"
+    assert RunFolder(plan.folder).state == State("stopped", said)
+    told = RunFolder(plan.folder).never_trained()
+    assert told and told[1] == "stopped before the first step (Ctrl-C)" and time.time() - told[0] < 60
+    assert [start["end"] for start in RunFolder(plan.folder).starts()] == ["stopped"]
+
+
+def test_an_export_after_the_training_that_is_under_way_or_was_lost(tmp_path: Path) -> None:
+    plan = write_run(tmp_path / "run", upto=100, reason="finished", began=time.time() - 300)
+    assert RunFolder(plan.folder).state == State("finished", "reached step 100")
+    append(plan, [{"event": "export", "time": time.time() - 20, "step": 100, "problem": "stopped by Ctrl-C"}])
+    assert RunFolder(plan.folder).state.why == "reached step 100; not exported: stopped by Ctrl-C"
+    append(plan, [{"event": "exporting", "time": time.time() - 10, "step": 100}])
+    held = RunFolder(plan.folder, lambda path: 1)
+    assert held.state == State("finished", "reached step 100; its model is being exported")
+    assert RunFolder(plan.folder).state.why == "reached step 100; not exported: ended from outside"
+    (plan.folder / "hf_model").mkdir()
+    assert RunFolder(plan.folder).state.why == "reached step 100"
+    append(plan, [{"event": "export", "time": time.time(), "step": 100, "problem": None}])
+    assert RunFolder(plan.folder).state.why == "reached step 100"
 
 
 def test_a_start_on_another_machine_may_take_its_time(tmp_path: Path) -> None:
