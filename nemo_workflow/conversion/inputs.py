@@ -168,7 +168,7 @@ def find_nemo(source: str, output: Path | None = None) -> Path:
     parts = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if parts:
         inner = sorted({path.parent for path in folder.glob("**/weights") if (path.parent / "context").is_dir()})
-        hint = f"; did you mean {inner[-1]}?" if inner else meant(folder, NEMO, "--source")
+        hint = f"; did you mean {inner[-1]}?" if inner else meant(source, NEMO, "--source")
         if (folder / "config.json").exists():
             swapped = _swapped(output is not None and (output / "weights").is_dir(), output)
             way = "convert_from_hf_to_nemo2.py goes the other way"

@@ -27,7 +27,7 @@ from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 from nemo_workflow.utils.files import absolute, no_such_folder
-from nemo_workflow.utils.folder_kinds import PLAN
+from nemo_workflow.utils.folder_kinds import PLAN, is_run
 
 OUTPUT_DIR = Settings.output_dir  # where runs are looked for, as training writes them there
 AGAIN = (
@@ -60,8 +60,11 @@ def _command(commands: Any, name: str, text: str, function: Any) -> Any:
 
 
 def run_folder(run: Path, output_dir: str = OUTPUT_DIR) -> Path:
-    """A run by its folder, else by its name below `output_dir`. Raises Refusal."""
-    return run.expanduser() if run.expanduser().is_dir() else find_run(output_dir, str(run))
+    """A run by its folder, else by its name below `output_dir`, though another folder here is called so. Raises Refusal."""
+    folder = run.expanduser()
+    if folder.is_dir() and (is_run(folder) or not is_run(absolute(output_dir) / run)):
+        return folder
+    return find_run(output_dir, str(run))
 
 
 def find_run(output_dir: str, name: str) -> Path:

@@ -111,7 +111,8 @@ def _checkpoint(run: Path, step: int | None) -> Checkpoint:
     there = list_checkpoints(folder)
     found = next((one for one in there if one.step == step), None)
     if found is None or (problem := problem_of(found)):
-        others = ", ".join(f"{one.step:,}" for one in sorted(there, key=lambda one: one.step) if one != found)
+        whole = sorted(one.step for one in there if one != found and not problem_of(one))
+        others = ", ".join(f"{step:,}" for step in whole)
         raise Refusal(
             f"--step {step}: {problem if found else f'no such checkpoint in {folder}'};"
             f" {f'the others are of step {others}' if others else 'there is no other'}"

@@ -30,10 +30,12 @@ def meant(place: str | Path, wanted: str, flag: str) -> str:
     `wanted`: one of the words above, `flag` is named in what can be typed instead. A run may be called by its name.
     """
     path = Path(place).expanduser()
-    if not path.exists():
-        named = Path(OUTPUT_DIR) / path
-        return f"; {_of_a_run(named, wanted, flag, 'name')}" if is_run(named) else ""
-    found = next((words for words in (told(path, wanted, flag) for told in KINDS) if words), "")
+    kinds = KINDS if path.exists() else ()
+    found = next((words for words in (told(path, wanted, flag) for told in kinds) if words), "")
+    if not found:
+        found = _beside_others(path, wanted, flag)
+    if not found and is_run(named := Path(OUTPUT_DIR) / path):
+        found = _of_a_run(named, wanted, flag, "name")
     return f"; {found}" if found else ""
 
 
@@ -72,6 +74,15 @@ def never_text(folder: Path) -> bool:
 def holds_data(folder: Path) -> bool:
     """Whether preprocessing, or another maker of .bin/.idx pairs, has written into a folder."""
     return any(folder.glob("*.idx")) or any(folder.glob("preprocessed/**/*.idx"))
+
+
+def _beside_others(path: Path, wanted: str, flag: str) -> str:
+    """Of a checkpoint of a run that was removed, or whose save was interrupted, the newest that is whole."""
+    if wanted not in (NEMO, BRANCH) or path.parent.name != "checkpoints" or is_checkpoint(path):
+        return ""
+    what = "its save did not come to its end; " if path.exists() else ""
+    newest = checkpoint_in(path.parent)
+    return f"{what}the newest whole one is {flag} {newest}" if newest else what.removesuffix("; ")
 
 
 def _gguf(path: Path, wanted: str, flag: str) -> str:

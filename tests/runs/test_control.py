@@ -107,6 +107,17 @@ def test_an_unknown_run_is_refused_with_those_that_are_there(run: Path) -> None:
         control.find_run(str(run.parent), "a/b")
 
 
+def test_a_run_is_found_though_another_folder_here_has_its_name(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the quick start, which calls the texts and the run alike."""
+    monkeypatch.chdir(run.parent.parent)
+    texts = Path(run.name)
+    texts.mkdir()
+    assert control.run_folder(texts, run.parent.name).samefile(run)
+    assert control.run_folder(run) == run
+    (Path("other") / "text").mkdir(parents=True)
+    assert control.run_folder(Path("other"), run.parent.name) == Path("other")  # whose refusal is another
+
+
 BUSY = """
 import signal, sys, time
 told = []

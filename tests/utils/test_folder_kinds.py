@@ -103,6 +103,13 @@ def test_a_part_of_a_folder_a_file_and_a_name(tmp_path: Path, monkeypatch: pytes
     run = run_of(Path("nemo_experiments") / "mine")
     step = run / STEP
     assert meant("mine", BRANCH, "--decay-from") == f"; it is a run's name; did you mean --decay-from {step}?"
+    newest = f"the newest whole one is --x {step}"
+    assert meant(run / "checkpoints" / "step_00000002", NEMO, "--x") == f"; {newest}"
+    (interrupted := run / "checkpoints" / "step_00000099").mkdir()
+    assert meant(interrupted, NEMO, "--x") == f"; its save did not come to its end; {newest}"
+    interrupted.rmdir()
+    Path("mine").mkdir()  # a folder of one's own text, say, as the quick start calls both
+    assert meant("mine", NEMO, "--source") == f"; it is a run's name; did you mean --source {step}?"
     assert meant(run / "checkpoints", NEMO, "--x") == f"; it is a run's folder; did you mean --x {step}?"
     assert meant(step / "weights", NEMO, "--x") == f"; did you mean --x {step}?"
     assert meant(holding("x-Q4.gguf")(Path("g")) / "x-Q4.gguf", MODEL, "--x") == f"; {GGUF}"
