@@ -54,10 +54,7 @@ def test_every_requirement_of_a_gpu_is_in_its_lock():
 def test_both_locks_agree_but_for_torch():
     cpu, gpu = pins("constraints.txt"), pins("constraints-gpu.txt")
     differing = {name for name in cpu.keys() & gpu.keys() if cpu[name] != gpu[name]}
-    assert {name for name in differing if not name.startswith(("nvidia-", "cuda-", "triton"))} == {
-        "torch",
-        "setuptools",
-    }
+    assert {name for name in differing if not name.startswith(("nvidia-", "cuda-", "triton"))} == {"torch"}
 
 
 def test_nothing_is_installed_that_nothing_imports():
@@ -105,6 +102,15 @@ def test_what_is_installed_is_what_is_locked():
             if "extra ==" not in requirement:
                 wanted.append(normal(re.match(r"[\w.-]+", requirement)[0]))
     assert wrong == {}
+
+
+@pytest.mark.slow
+def test_tensorboard_starts_as_the_readme_says():
+    """It imports what newer setuptools no longer bring, and nothing of ours would notice."""
+    script = Path(sys.executable).with_name("tensorboard")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pkg_resources" not in done.stderr
 
 
 def test_every_reason_beside_a_pin_is_found():
