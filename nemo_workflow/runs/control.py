@@ -310,7 +310,8 @@ def _resubmit(arguments: Any) -> int:
     settings = _plan(run).settings
     past = [] if settings.dependency is None else ["--dependency="]  # the old job's is over
     flags = [flag for flag in arguments.flags if flag != "--"]
-    if settings.executor == "local" and "slurm" not in flags:
+    trains = holder(run) is None and (flags or opened(run).state.name != "finished")  # else it says why not
+    if settings.executor == "local" and "slurm" not in flags and trains:
         print(f"{run.name} trains in this terminal; Ctrl-C stops it with a checkpoint")
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(script), "--config", str(run / "config.yaml"), *past, *flags])

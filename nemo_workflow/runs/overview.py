@@ -213,7 +213,10 @@ def _compare(arguments: Any) -> int:
     names = tuple(run.name for run in runs)
     print_table([("FLAG", *names), *(differing or [("(no flag differs)", *("" for _ in runs))])])
     print()
-    print_table([("STEP", *(f"LOSS {name}" for name in names)), *losses(runs)], right=tuple(range(len(runs) + 1)))
+    if rows := losses(runs):
+        print_table([("STEP", *(f"LOSS {name}" for name in names)), *rows], right=tuple(range(len(runs) + 1)))
+    else:
+        print("no step yet that all of them have made")
     page = arguments.output or runs[0].path.parent / f"compare-{'-'.join(names)}.html"
     with _plotting():
         write_comparison(runs, differing, page)

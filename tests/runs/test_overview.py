@@ -176,6 +176,16 @@ def test_compare_shows_flags_that_differ_and_losses_side_by_side(folder: Path, t
     assert "done: training loss" in page.read_text() and "dead: training loss" in page.read_text()
 
 
+@pytest.mark.slow
+def test_runs_without_a_step_are_compared_in_words(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        plan = fake_runs.make_plan(tmp_path / name)
+        plan.folder.mkdir()
+        (plan.folder / "plan.json").write_text(plan.to_json())
+    text = runs("--output-dir", tmp_path, "compare", "one", "other", "-o", tmp_path / "page.html")
+    assert "\nno step yet that all of them have made\n" in text and "STEP" not in text
+
+
 def test_a_name_that_is_not_there_is_refused(folder: Path) -> None:
     assert "there are: broken, dead" in runs("--output-dir", folder, "show", "nothing", code=2)
     assert "two runs" in runs("--output-dir", folder, "compare", "done", code=2)
