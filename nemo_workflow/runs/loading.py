@@ -15,6 +15,7 @@ from nemo_workflow.models.tokenizer_loading import first_line
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import Meter, counted, human_time
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.folder_kinds import holds_weights
 
 # what transformers' names of models for other tasks end with; it would load their weights as those of one that continues text
 OTHER_TASKS = ("MaskedLM", "PreTraining", "Classification", "QuestionAnswering", "MultipleChoice", "SentencePrediction")
@@ -24,9 +25,18 @@ WORTH_SAYING = 5.0  # seconds, after which it is said how long it took
 def load_model(folder: Path, dtype: Any) -> Any:
     """transformers' model of a folder, ready to be read, on the GPUs where there are any; raises Refusal where it can't be loaded."""
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM
 
-    named = json_of(folder / "config.json").get("architectures")
+    config = json_of(folder / "config.json")
+    named, kind = config.get("architectures"), config.get("model_type")
+    if kind and kind not in transformers.CONFIG_MAPPING:
+        raise Refusal(
+            f"--hf-model {folder}: transformers {transformers.__version__} doesn't know the model_type {kind} of its"
+            " config.json: give a model that it knows"
+        )
+    if not holds_weights(folder):
+        raise Refusal(f"--hf-model {folder}: no weights in it (*.safetensors): give the folder of a whole model")
     if other := [name for name in named or () if str(name).endswith(OTHER_TASKS)]:
         raise Refusal(
             f"--hf-model {folder}: its config.json names {other[0]}, which doesn't continue text: give a causal language model"

@@ -265,8 +265,11 @@ def test_a_damaged_model_is_refused_in_a_line(tmp_path: Path) -> None:
     (model / "config.json").write_text(json.dumps(sizes | {"hidden_size": 2 * sizes["hidden_size"]}), encoding="utf-8")
     with pytest.raises(Refusal, match=r"model: transformers can't load it: .*size mismatch"):
         loading.load_model(model, "auto")
+    (model / "config.json").write_text(json.dumps(sizes | {"model_type": "made_up"}), encoding="utf-8")
+    with pytest.raises(Refusal, match=r"transformers 4\.\S+ doesn't know the model_type made_up of its config\.json"):
+        loading.load_model(model, "auto")
     (model / "config.json").write_text(config, encoding="utf-8")
     for weights in model.glob("*.safetensors"):
         weights.unlink()
-    with pytest.raises(Refusal, match=r"transformers can't load it: .*model\.safetensors"):
+    with pytest.raises(Refusal, match=r"no weights in it \(\*\.safetensors\): give the folder of a whole model"):
         loading.load_model(model, "auto")
