@@ -30,6 +30,10 @@ def load_model(folder: Path, dtype: Any) -> Any:
 
     config = json_of(folder / "config.json")
     named, kind = config.get("architectures"), config.get("model_type")
+    if other := [name for name in named or () if str(name).endswith(OTHER_TASKS)]:
+        raise Refusal(
+            f"--hf-model {folder}: its config.json names {other[0]}, which doesn't continue text: give a causal language model"
+        )
     if kind and kind not in transformers.CONFIG_MAPPING:
         raise Refusal(
             f"--hf-model {folder}: transformers {transformers.__version__} doesn't know the model_type {kind} of its"
@@ -37,10 +41,6 @@ def load_model(folder: Path, dtype: Any) -> Any:
         )
     if not holds_weights(folder):
         raise Refusal(f"--hf-model {folder}: no weights in it (*.safetensors): give the folder of a whole model")
-    if other := [name for name in named or () if str(name).endswith(OTHER_TASKS)]:
-        raise Refusal(
-            f"--hf-model {folder}: its config.json names {other[0]}, which doesn't continue text: give a causal language model"
-        )
     spread = {"device_map": "auto"} if torch.cuda.is_available() else {}
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
