@@ -183,7 +183,8 @@ def _batch_of_the_guide(run: Run) -> None:
         return
     per_rank = used // max(1, run.settings.micro_batch_size * run.layout.data)
     seconds = cpu_step_seconds(run) if run.accelerator == "cpu" and run.settings.executor == "local" else None
-    time = f"; on this machine's CPU a step takes about {human_time(seconds)}" if seconds else ""
+    noted = seconds is None or seconds > LONG_STEP_SECONDS  # a long step has a note of its own
+    time = "" if noted else f"; on this machine's CPU a step takes about {human_time(seconds or 0)}"
     run.notes.append(
         f"--global-batch-size is unset, so it is {used:,}, {counted(per_rank, 'micro batch')} per step; {run.recipe.name}'s own"
         f" is {own:,} (-gbs {own}){time}"
