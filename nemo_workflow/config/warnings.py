@@ -24,6 +24,7 @@ from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.tokenizer_identity import MAKER
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import and_more, counted, human_time
+from nemo_workflow.utils.files import IN_FRONT
 from nemo_workflow.utils.folder_kinds import checkpoint_in, holds_weights, to_nemo
 
 BUSY_TOKENS = 4096  # per GPU and micro batch: CP2 at 4,096 keeps 89 % of one H200's speed, CP4 at 2,048 half of it
@@ -118,7 +119,7 @@ def _new_at_the_root(run: Run) -> None:
     """`--output-dir "$PLACE/runs"` with a PLACE that is unset."""
     folder = Path(run.settings.output_dir).expanduser()
     if folder.parent == Path("/") and not folder.exists():
-        run.notes.append(f"--output-dir {folder}: a new folder in /; a shell variable in front of it may be unset")
+        run.notes.append(f"--output-dir {folder}: a new folder in /; {IN_FRONT}")
 
 
 def _without_effect(run: Run) -> None:

@@ -298,6 +298,24 @@ def test_a_subcommand_under_another_tools_name(word: str, said: str, monkeypatch
     assert f"; {said} (see --help)" in said_by(runs, f"{word} x", monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (preprocess, "--tokenizer t --output-dir o --input-dir /no_such", "--input-dir /no_such: no such folder"),
+        (preprocess, "--tokenizer t --output-dir o --input /no_such", "--input /no_such: no such file"),
+        (sample, "--hf-model /no_such hi", "--hf-model /no_such: no such folder"),
+        (evaluate, "--hf-model /no_such --run r", "--hf-model /no_such: no such folder"),
+        (export_main, "--source /no_such --output-path o", "--source /no_such: there is no such folder"),
+        (dataset, "/no_such", "/no_such: no such folder or pair"),
+        (runs, "list --output-dir /no_such", "--output-dir /no_such: no such folder"),
+    ],
+)  # fmt: skip
+def test_a_path_below_a_variable_that_is_unset(
+    command: Callable[..., int], words: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"{said} (a shell variable in front of it may be unset)" in said_by(command, words, monkeypatch)
+
+
 def test_a_value_that_looks_like_a_flag_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said_by(sample, "--temperature -1", monkeypatch).startswith("--hf-model, TEXT are required")
 
