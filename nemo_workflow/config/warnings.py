@@ -8,6 +8,7 @@ from pathlib import Path
 from nemo_workflow.config import containers
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.checks.data import maker_of, of_another_tokenizer
 from nemo_workflow.config.checks.hardware import (
     LONG_STEP_SECONDS,
     cores_short_of,
@@ -42,6 +43,7 @@ def add(run: Run) -> None:
     else:
         _no_end_of_documents(run)
         _maker_unknown(run)
+        _made_with_another(run)
     if run.recipe and run.nemo_model:
         _sizes_of_checkpoint(run, run.recipe)
     if run.settings.cpu_offloading_weights:
@@ -90,6 +92,15 @@ def _maker_unknown(run: Run) -> None:
         run.notes.append(
             f"{names}: nothing beside it says which tokenizer made it; if it wasn't --hf-model-id's, the model learns nothing of use:"
             f" python -m nemo_workflow.dataset {unknown[0]} --tokenizer {run.settings.hf_model_id} shows a text of it"
+        )
+
+
+def _made_with_another(run: Run) -> None:
+    """What --allow-change tokenizer lets through."""
+    if others := of_another_tokenizer(run):
+        run.notes.append(
+            f"--allow-change tokenizer: {and_more([Path(pair.prefix).name for pair in others])}: made with another tokenizer"
+            f" ({maker_of(others[0])}); unless its ids are the same, the model learns nothing of use, and the loss means nothing"
         )
 
 
