@@ -155,7 +155,7 @@ def share_of(card: PlannedCard, sizes: Mapping[str, Any]) -> float:
 def choose(run: Run, settings: Settings, free: frozenset[str], card: PlannedCard, scale: float) -> tuple[Settings, str]:
     """The settings with the fastest layout that fits, and the reason for it; raises Refusal where none does."""
     cluster = cluster_of(settings, card, scale)
-    named = "--layout auto" if settings.layout == WHOLE else "auto"
+    named = _as_asked(settings)
     if cluster is None:
         raise Refusal(
             f"{named}: {card.name} is not in the table of GPUs, so its time can't be planned; name one that is like it with --gpu"
@@ -170,6 +170,15 @@ def choose(run: Run, settings: Settings, free: frozenset[str], card: PlannedCard
     if others:
         reason += f"; the next, {described(others[0])}, {others[0].time.tokens_per_second:,.0f}"
     return with_values(settings, values_of(first.job, free)), reason
+
+
+def _as_asked(settings: Settings) -> str:
+    """The flags that say `auto`, as they are typed; --layout alone where it stands for all."""
+    if settings.layout == WHOLE:
+        return "--layout auto"
+    values = splits_of(settings)
+    flags = [flag for name, flag in FLAGS.items() if values[name] is AUTO or values[name] == WHOLE]
+    return ", ".join(f"--{flag.replace('_', '-')} auto" for flag in flags)
 
 
 def _nothing_fits(

@@ -247,4 +247,4 @@ def _meant(name: str) -> str:
     known = [f"--{option.name}" for option in TABLE if option.attribute not in COMMAND_ATTRIBUTES and not option.secret]
     flag = f"--{name.lstrip('-').replace('_', '-')}"
     said = meant(flag, known, MEANINGS)
-    return f"; {said.replace('did you mean --', 'did you mean ')}" if said else ""
+    return f"; {said.replace(' --', ' ') if said.startswith('did you mean') else said}" if said else ""

@@ -13,7 +13,8 @@ _OF: dict[str, str] = {
     " tokenizer-id model-id hf-model hf-path model.hf-assets-path",
     "--model-name": "factory model recipe model.name model.flavor model-recipe model-config model-config-name",
     "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint restore-from-path restore-config.path"
-    " model-path checkpoint.initial-load-path from-checkpoint load-checkpoint checkpoint ckpt start-from",
+    " model-path model-dir checkpoint.initial-load-path from-checkpoint load-checkpoint load-from-checkpoint load-model load-from checkpoint ckpt"
+    " start-from weights init-weights initial-weights load-weights",
     "--dataset-dir": "data data-path data-dir data-prefix dataset dataset-name train-data-path train-data train-file data.data-path datasets",
     "--max-steps": "steps train-iters train-steps max-iters total-steps num-steps training.steps train.max-steps iterations"
     " iters max-iterations",
@@ -39,7 +40,7 @@ _OF: dict[str, str] = {
     "--last-stage-layers": "decoder-last-pipeline-num-layers num-layers-in-last-pipeline-stage",
     "--context-parallel-size": "cp-size cp context-parallel parallelism.context-parallel-degree",
     "--expert-model-parallel-size": "ep-size ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
-    "--output-dir": "out-dir output log-dir save checkpoint-dir ckpt-dir save-dir dump-folder job.dump-folder logging-dir results-dir experiment-dir exp-dir"
+    "--output-dir": "out-dir output output-path log-dir save save-dir save-path dump-folder job.dump-folder logging-dir results-dir experiment-dir exp-dir"
     " checkpoint.folder",
     "--experiment": "name run-name exp exp-name experiment-name job-name run",
     "--save-every": "saves-per-epoch save-every-n-steps save-interval save-steps save-freq checkpoint-every checkpoint-interval checkpoint.interval train.save-interval"
@@ -56,8 +57,8 @@ _OF: dict[str, str] = {
     "--accelerator": "device",
     "--sequence-parallel": "sp",
     "--weight-decay": "wd optimizer.weight-decay",
-    "--adam-beta1": "beta1",
-    "--adam-beta2": "beta2",
+    "--adam-beta1": "beta1 beta-1 adam-beta-1 optimizer.beta1",
+    "--adam-beta2": "beta2 beta-2 adam-beta-2 optimizer.beta2",
     "--sample": "prompt generate",
     "--seed": "random-seed manual-seed seed-everything training.seed",
     "--validation-dir": "val-data-path valid-data-path val-data validation-file eval-dataset validation-data",
@@ -67,9 +68,9 @@ _OF: dict[str, str] = {
     "--container-mounts": "mounts mount",
     "--profile": "profiling.enable-profiling profile-step-start profile-step-end profiler",
     "--timeout-minutes": "ddp-timeout distributed-timeout-minutes comm-timeout comm.train-timeout-seconds",
-    "--push-to-hub": "hub-model-id",
+    "--push-to-hub": "hub-model-id push-to-hf push-model upload-to-hub",
     "--setup-file": "modules module source",
-    "--container-env": "env export",
+    "--container-env": "env",
     "--container-runtime": "singularity apptainer enroot pyxis",
     "--ssh": "ssh-host host user tunnel",
     "--list-models": "models recipes list-recipes",
@@ -92,12 +93,23 @@ _SAID = {
     " tokens: give the tokens over that as --max-steps",
     "train-samples max-samples num-samples max-train-samples": "a step takes --global-batch-size samples: give the samples over"
     " that as --max-steps",
-    "checkpoint.enable checkpoint.enable-checkpoint enable-checkpoint enable-checkpointing save-strategy do-save always-save-checkpoint": "checkpoints are written by default, every --save-every steps",
+    "export": "did you mean --export-hf end? sbatch's export is --container-env",
+    "save-model save-hf save-hf-model save-pretrained save-safetensors export-model export-hf-model export-to-hf export-huggingface"
+    " export-safetensors export-format hf-export to-hf convert-to-hf": "did you mean --export-hf end?",
+    "export-dir export-path hf-output hf-output-dir": "--export-hf end writes the model to hf_model/ in the run's folder",
+    "save-final save-final-model save-last save-last-model": "the last step is always saved; --export-hf end writes it as a Hugging Face"
+    " model too",
+    "checkpoint-dir checkpoints-dir checkpoint-folder checkpoint-path checkpoint-file checkpoint-name ckpt-dir ckpt-path": "--nemo-model"
+    " names the weights to start from, --output-dir the folder that runs are written to",
+    "beta betas adam-beta adam-betas adamw-betas optim-betas optimizer.betas": "did you mean --adam-beta1 and --adam-beta2?",
+    "checkpoint.enable checkpoint.enable-checkpoint enable-checkpoint enable-checkpointing save-strategy do-save always-save-checkpoint"
+    " save-checkpoint save-checkpoints": "checkpoints are written by default, every --save-every steps",
     "do-train do-eval train evaluation-strategy eval-strategy": "this command trains and validates by itself, every"
     " --val-check-interval steps",
     "tokenizer-type vocab-file merge-file merges-file": "the tokenizer is the one in the folder, or of the Hub id, of --hf-model-id",
     "num-workers dataloader-num-workers preprocessing-num-workers": "the data is read from --dataset-dir by processes whose number needs no flag",
-    "model-name-or-path base-model pretrained-model": "--hf-model-id takes a model's tokenizer alone; to go on with its weights, convert it first and name it in --nemo-model",
+    "model-name-or-path base-model base-model-name base-model-path base-model-config base-weights pretrained pretrained-model"
+    " pretrained-model-name pretrained-model-path pretrained-path pretrained-weights": "--hf-model-id takes a model's tokenizer alone; to go on with its weights, convert it first and name it in --nemo-model",
     "config-name": "the model's sizes are those of a recipe, --model-name, or of the checkpoint of --nemo-model",
     "wandb-key wandb-api-key wandb-api wandb-secret wandb-toke": "wandb reads the environment's WANDB_API_KEY, with --wandb",
     "torch-compile compile training.compile use-flash-attn flash-attention flash-attn attn-implementation transformer-impl"
@@ -146,7 +158,7 @@ _SAID = {
     "rampup-batch-size": "the batch is --global-batch-size from the first step",
     "swiglu normalization position-embedding-type untie-embeddings-and-output-weights disable-bias-linear tie-word-embeddings hidden-act": "the architecture is the recipe's, --model-name, or that of the checkpoint of --nemo-model",
     "no-load-optim no-load-rng finetune weights-only": "--nemo-model starts with a model's weights alone",
-    "no-save-optim no-save-rng ckpt-format use-dist-ckpt async-save": "checkpoints have one form, NeMo's distributed one, with which a"
+    "no-save-optim no-save-rng save-only-model ckpt-format use-dist-ckpt async-save": "checkpoints have one form, NeMo's distributed one, with which a"
     " run continues exactly; --save-every says when",
     "cosine-min-lr-ratio min-lr-ratio": "--min-lr takes the learning rate itself",
     "yes": "nothing is asked; --dry-run prints the plan first",
@@ -164,7 +176,7 @@ _SAID = {
     "eval-iters max-eval-iters limit-val-batches eval-steps-per-round": "a validation takes the recipe's number of batches (32 of most), or as many as --split leaves for it",
     "vocab-size padded-vocab-size make-vocab-size-divisible-by": "the vocabulary is that of the tokenizer of --hf-model-id",
     _EPOCHS: "leave --max-steps out for one epoch, whose steps --dry-run prints; for more of them give --max-steps as many times that",
-    "resume resume-from-checkpoint load checkpoint.load resume-from auto-resume": "the same command continues from the run's newest"
+    "resume resume-from-checkpoint load load-dir load-path checkpoint.load resume-from resume-dir auto-resume": "the same command continues from the run's newest"
     " checkpoint by itself; --nemo-model starts from another model",
     "rope-base rope-theta rotary-base rope-scaling rope-scaling-factor model.rope-theta": "a model keeps the rotary base that it was"
     " trained with; for a longer --seq-length raise rope_theta and max_position_embeddings in the config.json of its Hugging Face"

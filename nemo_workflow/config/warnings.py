@@ -8,6 +8,7 @@ from pathlib import Path
 from nemo_workflow.config import containers
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.config.checks.data import maker_of, of_another_tokenizer
 from nemo_workflow.config.checks.hardware import (
     LONG_STEP_SECONDS,
     cores_short_of,
@@ -24,6 +25,7 @@ from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.tokenizer_identity import MAKER
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import and_more, counted, human_time
+from nemo_workflow.utils.files import IN_FRONT
 from nemo_workflow.utils.folder_kinds import checkpoint_in, holds_weights, to_nemo
 
 BUSY_TOKENS = 4096  # per GPU and micro batch: CP2 at 4,096 keeps 89 % of one H200's speed, CP4 at 2,048 half of it
@@ -41,6 +43,7 @@ def add(run: Run) -> None:
     else:
         _no_end_of_documents(run)
         _maker_unknown(run)
+        _made_with_another(run)
     if run.recipe and run.nemo_model:
         _sizes_of_checkpoint(run, run.recipe)
     if run.settings.cpu_offloading_weights:
@@ -92,6 +95,15 @@ def _maker_unknown(run: Run) -> None:
         )
 
 
+def _made_with_another(run: Run) -> None:
+    """What --allow-change tokenizer lets through."""
+    if others := of_another_tokenizer(run):
+        run.notes.append(
+            f"--allow-change tokenizer: {and_more([Path(pair.prefix).name for pair in others])}: made with another tokenizer"
+            f" ({maker_of(others[0])}); unless its ids are the same, the model learns nothing of use, and the loss means nothing"
+        )
+
+
 def _longer_than_trained(run: Run) -> None:
     """A checkpoint's own length, which its positions were trained up to: those behind it are new to it."""
     trained = run.nemo_model.sizes.get("seq_length") if run.nemo_model else None
@@ -118,7 +130,7 @@ def _new_at_the_root(run: Run) -> None:
     """`--output-dir "$PLACE/runs"` with a PLACE that is unset."""
     folder = Path(run.settings.output_dir).expanduser()
     if folder.parent == Path("/") and not folder.exists():
-        run.notes.append(f"--output-dir {folder}: a new folder in /; a shell variable in front of it may be unset")
+        run.notes.append(f"--output-dir {folder}: a new folder in /; {IN_FRONT}")
 
 
 def _without_effect(run: Run) -> None:
@@ -183,7 +195,8 @@ def _batch_of_the_guide(run: Run) -> None:
         return
     per_rank = used // max(1, run.settings.micro_batch_size * run.layout.data)
     seconds = cpu_step_seconds(run) if run.accelerator == "cpu" and run.settings.executor == "local" else None
-    time = f"; on this machine's CPU a step takes about {human_time(seconds)}" if seconds else ""
+    noted = seconds is None or seconds > LONG_STEP_SECONDS  # a long step has a note of its own
+    time = "" if noted else f"; on this machine's CPU a step takes about {human_time(seconds or 0)}"
     run.notes.append(
         f"--global-batch-size is unset, so it is {used:,}, {counted(per_rank, 'micro batch')} per step; {run.recipe.name}'s own"
         f" is {own:,} (-gbs {own}){time}"

@@ -15,7 +15,7 @@ from nemo_workflow.models.families.wrappers import text_part
 from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
 from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import from_here, no_such_folder
+from nemo_workflow.utils.files import IN_FRONT, from_here, no_such_folder
 from nemo_workflow.utils.folder_kinds import MODEL, NEMO, meant
 
 UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
@@ -158,7 +158,7 @@ def find_nemo(source: str, output: Path | None = None) -> Path:
         )
     folder = folder.absolute()
     if folder.resolve() == Path("/"):  # whose files would all be looked through
-        raise Refusal(f"--source {source}: no NeMo 2 folder; a shell variable in front of it may be unset")
+        raise Refusal(f"--source {source}: no NeMo 2 folder; {IN_FRONT}")
     if folder.name in ("weights", "context") and (folder.parent / "weights").is_dir():
         folder = folder.parent
     if folder.with_name(folder.name + UNFINISHED).exists():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM
 from nemo_workflow.config.plan import Plan
 
@@ -63,5 +65,6 @@ def config_text(plan: Plan) -> str:
     """The YAML of `config_of`."""
     import yaml
 
-    head = "# The flags of this run; start it again with: pretrain_llm.py --config THIS_FILE\n"
+    script = shlex.quote(str(REPOSITORY / "pretrain_llm.py"))  # in full: the file is read from any folder
+    head = f"# The flags of this run; start it again with: python {script} --config THIS_FILE\n"
     return head + yaml.safe_dump(config_of(plan), sort_keys=False, allow_unicode=True)

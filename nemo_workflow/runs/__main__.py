@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import SUPPRESS
+from contextlib import suppress
 
 from nemo_workflow.utils import scratch
-from nemo_workflow.utils.arguments import Parser
-from nemo_workflow.utils.errors import run_command
+from nemo_workflow.utils.arguments import Parser, value_on_line
+from nemo_workflow.utils.errors import Refusal, run_command
 from nemo_workflow.utils.meant import called
 
 HELP = "folder of the experiments"
@@ -58,6 +60,7 @@ def main() -> int:
         description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",
     )
     parser.add_argument("--output-dir", default=control.OUTPUT_DIR, metavar="DIR", help=f"{HELP} (default %(default)s)")
+    parser.of_command = _of_a_run
     parser.takes_no_word = {"list": "`list` shows every run below --output-dir; `show NAME` shows one"}
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     overview.add_commands(commands)
@@ -73,6 +76,16 @@ def main() -> int:
         parser.error(f"COMMAND is required{parser.taken()}: one of {', '.join(commands.choices)}")
     scratch.sweep()  # a run that was killed as a whole has left its folders for temporary files
     return arguments.run(arguments)
+
+
+def _of_a_run(word: str) -> str:
+    """What to say to a run's name where a subcommand is expected, or nothing."""
+    from nemo_workflow.runs import control, overview
+
+    with suppress(Refusal, OSError):
+        overview.open_run(value_on_line("--output-dir", control.OUTPUT_DIR), word)
+        return f"did you mean show {shlex.quote(word)}?"
+    return ""
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
-from nemo_workflow.utils.files import absolute, no_such_folder
+from nemo_workflow.utils.files import absolute, from_here, no_such_folder
 from nemo_workflow.utils.folder_kinds import PLAN, is_run
 
 OUTPUT_DIR = Settings.output_dir  # where runs are looked for, as training writes them there
@@ -89,7 +89,7 @@ def no_output_dir(root: Path) -> str:
     """The refusal of a folder of the experiments that isn't there."""
     inside = any(root.parent.glob(f"*/{PLAN}")) and root.parent == Path.cwd()
     here = ", as this folder is: --output-dir ." if inside else ""
-    return f"--output-dir {root}: no such folder; give the one that the runs were started with{here}"
+    return f"--output-dir {root}: no such folder{from_here(root)}; give the one that the runs were started with{here}"
 
 
 def corpus_jobs(run: Path) -> list[Job]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs import control
 from nemo_workflow.runs.loading import check_ids, load_model, loading, most_positions
 from nemo_workflow.runs.sample import check_exported
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.arguments import Parser, is_there, value_on_line
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import from_here
@@ -54,6 +55,7 @@ MEANINGS = called(
 def main() -> int:
     """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %, and padding isn't why."""
     parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__, meanings=MEANINGS)
+    parser.typed = _typed
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--run", required=True, type=Path, help="folder of the run, or its name below --output-dir")
     parser.add_argument(
@@ -91,6 +93,14 @@ def main() -> int:
             return 0
         raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed{why}")
     return 0
+
+
+def _typed(word: str) -> str:
+    """A word alone with the flag that it was meant for: a run's, or a model's."""
+    places = (Path(word), Path(value_on_line("--output-dir", control.OUTPUT_DIR)) / word)
+    if any(is_there(place / PLAN) for place in places):
+        return f"--run {shlex.quote(word)}"
+    return f"--hf-model {shlex.quote(word)}" if is_there(word) else ""
 
 
 def check_shape(model: Path, plan: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -20,7 +21,7 @@ from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.control import OUTPUT_DIR
 from nemo_workflow.runs.loading import WORTH_SAYING, check_ids, load_model, loading, longest_text, most_positions
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.arguments import Parser, is_there
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import script
@@ -60,6 +61,7 @@ def main() -> int:
     parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__, meanings=MEANINGS)
     parser.any_text.add("text")
     parser.for_words = "--hf-model"
+    parser.typed = _typed
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
@@ -81,6 +83,14 @@ def main() -> int:
     with left_on_a_signal("nothing was written"):
         print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
     return 0
+
+
+def _typed(word: str) -> str:
+    """A word alone with its flag: a model's folder, or a run, of which it is the exported one."""
+    places = (Path(word), Path(OUTPUT_DIR) / word)
+    exported = [str(place / EXPORTED) for place in places if is_there(place / EXPORTED / "config.json")]
+    there = [word] if any(map(is_there, places)) else []
+    return next((f"--hf-model {shlex.quote(path)}" for path in (*exported, *there)), "")
 
 
 def check_exported(folder: Path) -> None:

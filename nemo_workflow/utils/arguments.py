@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -41,6 +42,8 @@ class Parser(argparse.ArgumentParser):
         self.takes_no_word: dict[str, str] = {}  # subcommand -> what to say to a word behind it
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
         self.for_words = ""  # the flag that a word alone was meant for
+        self.typed: Callable[[str], str] = self._with_for_words  # such a word with its flag, '' where it is for none
+        self.of_command: Callable[[str], str] = lambda word: ""  # what to say to a word where a subcommand is expected
         self.any_text: set[str] = set()  # destinations whose text may hold any quotes and blanks
         for name in (None, "store"):
             self.register("action", name, _Store)
@@ -77,6 +80,9 @@ class Parser(argparse.ArgumentParser):
         said = self.meanings.get(f"{flag} {value.lower()}")
         if not value:
             return f"; it is empty: {UNSET}"
+        is_flag = flag.startswith("-")
+        if not is_flag and (of_command := self.of_command(value)):
+            return f"; {of_command}"
         choices = re.findall(r"[^\s',]+", found[3])
         close = close_to(value, choices) or close_to(value.lower(), choices)
         close = [one for one in close if digits(one) in ("", digits(value)) or not digits(value)]
@@ -84,7 +90,7 @@ class Parser(argparse.ArgumentParser):
             return f"; {said}" if said else f"; did you mean {close[0]}?"
         if "=" in value and (hydra := self._said_of_word(value)):  # behind a flag that may have a value
             return f"; {hydra}"
-        last = value == [*Parser.words][-1] and any(_places(self))
+        last = is_flag and value == [*Parser.words][-1] and any(_places(self))
         return f"; the word behind the flag is its value: {UNSET}" if last else ""
 
     def _required(self, shown: Sequence[str]) -> Iterator[str]:
@@ -97,16 +103,29 @@ class Parser(argparse.ArgumentParser):
 
     def _why_missing(self, missing: Sequence[str]) -> str:
         """How what is missing may have been meant to be there; or nothing."""
-        first = [*Parser.words, ""][0]
         if any(not name.startswith("-") for name in missing) and (taken := self.taken()):
             return taken
         if "" in Parser.words:
             return f"; a word on the line is empty: {UNSET}"
         if any(_long(action) in missing for action in _places(self)):  # which an unset variable leaves without a word
             return f"; {UNSET}"
-        if self.for_words in missing and first and Path(first).exists():
-            return f"; did you mean {self.for_words} {first}?"
-        return ""
+        typed: dict[str, str] = {}  # flag -> with the first word for it
+        for word in self._alone():
+            typed.setdefault(self.typed(word).partition(" ")[0], self.typed(word))
+        meant = [words for flag, words in typed.items() if flag in missing]
+        return f"; did you mean {' '.join(meant)}?" if meant else ""
+
+    def _with_for_words(self, word: str) -> str:
+        """A word with the flag that it was meant for: one that is there, or any at the beginning where no word has a place."""
+        first = word == Parser.words[0] and not any(_places(self))
+        return f"{self.for_words} {shlex.quote(word)}" if self.for_words and (first or is_there(word)) else ""
+
+    def _alone(self) -> Iterator[str]:
+        """The words that are no flag, nor the value of one."""
+        takes = {name for action in _actions(self) if action.nargs != 0 for name in action.option_strings}
+        for before, word in itertools.pairwise(["", *Parser.words]):
+            if word and not word.startswith("-") and before not in takes:
+                yield word
 
     def _unknown_beside(self) -> Iterator[str]:
         """argparse leaves unknown flags unsaid where a required one is missing too: the next thing to stumble over."""
@@ -137,7 +156,7 @@ class Parser(argparse.ArgumentParser):
         """What to say where the last word went to the flag before it: an unset variable leaves no word for the flag."""
         *_, flag, word = ["", "", *Parser.words]
         takes = [action for action in _actions(self) if flag in action.option_strings and action.nargs != 0]
-        if not takes or word.startswith("-") or Path(word).exists():  # the value that was meant
+        if not takes or word.startswith("-") or is_there(word):  # the value that was meant
             return ""
         return f": {flag} has taken {word!r} for its own value; a shell variable between them may be unset"
 
@@ -261,7 +280,7 @@ class Parser(argparse.ArgumentParser):
         ]
         if many:
             return f"; give {flag} again for each further one: {flag} {word}"
-        siblings = [path for path in Parser.words if Path(path).parent == Path(word).parent and Path(path).exists()]
+        siblings = [path for path in Parser.words if Path(path).parent == Path(word).parent and is_there(path)]
         if value in siblings and len(siblings) > 1:  # step_* without quotes: the shell sorts them
             return f"; {flag} takes one, and got {len(siblings)} (a pattern such as *?): give one of them, such as {siblings[-1]}"
         behind = itertools.takewhile(lambda one: not one.startswith("-"), Parser.words[len(before) :])
@@ -279,7 +298,7 @@ class Parser(argparse.ArgumentParser):
             return f"{pasted.QUOTES_SAID}: type {typed}"
         if word == "help":
             return "--help prints the help"
-        if self.for_words and (word == Parser.words[0] or Path(word).exists()):
+        if self.for_words and (word == Parser.words[0] or is_there(word)):
             return f"did you mean {self.for_words} {word}?"
         known = self._known()
         if word.endswith((".yaml", ".yml")) and "--config" in known:
@@ -311,6 +330,21 @@ class _Switch(argparse.BooleanOptionalAction):
         if option_string is not None:
             _note_second(self.dest, option_string, not option_string.startswith("--no-"))
         super().__call__(parser, namespace, values, option_string)
+
+
+def value_on_line(flag: str, default: str) -> str:
+    """The value that this command line gives a flag, also where argparse doesn't come to it."""
+    found = default
+    for word, after in itertools.pairwise([*Parser.words, ""]):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            found = (value if equals else after) or default
+    return found
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether a word is a path of this machine; a text may be too long for one."""
+    return os.path.lexists(path)
 
 
 def _note_second(dest: str, flag: str, value: Any) -> None:

@@ -23,6 +23,7 @@ INSTALLED = {
     "convert_from_hf_to_nemo2.py": "convert-hf-to-nemo2",
     "convert_from_nemo2_to_hf.py": "convert-nemo2-to-hf",
 }
+IN_FRONT = "a shell variable in front of it may be unset"  # of a path in /
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre without -o flock, NFS without its lock daemon
 
 
@@ -136,9 +137,12 @@ def typed_python() -> str:
 
 
 def from_here(path: str | Path) -> str:
-    """' (relative to the current folder, …)' for a relative path, as a refusal of one that isn't there says it; else ''."""
+    """What a refusal of a path that isn't there says behind it, in brackets: where a relative one begins.
+
+    Of one that would be in /, as `$PLACE/runs` is without a PLACE, what that may come of; else ''.
+    """
     if Path(path).is_absolute() or str(path).startswith("~"):
-        return ""
+        return f" ({IN_FRONT})" if Path(path).parent == Path("/") and not os.path.lexists(path) else ""
     return f" (relative to the current folder, {Path.cwd()})"
 
 

@@ -57,11 +57,15 @@ def _nearest(flag: str, ours: Iterable[str], meanings: Iterable[str]) -> str:
     name = flag.strip("-")
     names = {one.strip("-"): one for one in ours}
     words = {one.strip("-"): one for one in meanings if one.startswith("--") and " " not in one and len(one) > SHORT}
-    ours = {one: whole for one, whole in names.items() if not digits(name) or digits(one) == digits(name)}
-    close = difflib.get_close_matches(name, ours, n=1, cutoff=ALIKE)
-    close += difflib.get_close_matches(name, words, n=1, cutoff=ALIKE_ELSEWHERE)
+    close = difflib.get_close_matches(name, _of_number(name, names), n=1, cutoff=ALIKE)
+    close += difflib.get_close_matches(name, _of_number(name, words), n=1, cutoff=ALIKE_ELSEWHERE)
     best = max(close, key=lambda one: difflib.SequenceMatcher(None, one, name).ratio(), default="")
     return names.get(best) or words.get(best, "")
+
+
+def _of_number(name: str, known: Iterable[str]) -> list[str]:
+    """Those that have the digits of a name that has any."""
+    return [one for one in known if digits(name) in ("", digits(one))]
 
 
 def digits(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow import REPOSITORY
 from nemo_workflow.config import command_line, flags
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.models import catalog
@@ -213,6 +214,8 @@ def test_the_written_config_gives_the_same_run(place: Place, more: tuple[str, ..
     plan = place.plan(*more)
     file = place.root / "config.yaml"
     file.write_text(config_text(plan))
+    (first, *_) = file.read_text().splitlines()
+    assert first.endswith(f"start it again with: python {REPOSITORY / 'pretrain_llm.py'} --config THIS_FILE")
     again = make_plan(command_line.parse(["--config", str(file)]))
     for name in ("accelerator", "model_name", "layout", "sources", "seq_length", "schedule", "run_dir", "sizes"):
         assert getattr(again, name) == getattr(plan, name), name

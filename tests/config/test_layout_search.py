@@ -148,11 +148,16 @@ def test_on_a_cpu_auto_is_one(shared: Place) -> None:
 
 
 def test_where_nothing_fits_the_refusal_says_what_it_takes(shared: Place) -> None:
-    with pytest.raises(Refusal) as caught:
-        planned(shared, "-M llama31_70b -G 2 --layout auto")
-    (problem_,) = caught.value.problems
-    assert problem_.startswith("--layout auto: no layout of llama31_70b fits 1 x 2 GPUs of 80 GiB: the smallest takes ")
-    assert "--suggest -M llama31_70b" in problem_
+    for asked, named in (
+        ("--layout auto", "--layout auto"),
+        ("-TP auto", "--tensor-model-parallel-size auto"),
+        ("-PP auto -CP auto", "--pipeline-model-parallel-size auto, --context-parallel-size auto"),
+    ):
+        with pytest.raises(Refusal) as caught:
+            planned(shared, f"-M llama31_70b -G 2 {asked}")
+        (problem_,) = caught.value.problems
+        assert problem_.startswith(f"{named}: no layout of llama31_70b fits 1 x 2 GPUs of 80 GiB: the smallest takes ")
+        assert "--suggest -M llama31_70b" in problem_
 
 
 def test_the_runs_config_holds_the_layout_that_was_chosen(shared: Place, tmp_path: Path) -> None:

@@ -215,7 +215,11 @@ def test_figures_beside_the_data_are_used_while_they_fit(place: Place) -> None:
     with pytest.raises(Refusal, match=r"d_text_document was preprocessed with another tokenizer.json \(/t\)"):
         place.plan()
     plan = place.plan("--allow-change", "tokenizer")
-    assert plan.notes == ("d_text_document has no end-of-document tokens between its documents",)
+    assert plan.notes == (
+        "d_text_document has no end-of-document tokens between its documents",
+        "--allow-change tokenizer: d_text_document: made with another tokenizer (/t); unless its ids are the same, the model learns"
+        " nothing of use, and the loss means nothing",
+    )
 
 
 def test_accelerator_and_ranks(shared: Place) -> None:

@@ -131,6 +131,23 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("--adam-beta3 1", "--adam-beta3 1 (see --help)"),
         ("--optimizer adm", "; did you mean adam?"),
         ("--hf-model-id", "--hf-model-id: no value; a shell variable may be unset: give a value"),
+        ("--export hf", "did you mean --export-hf end?"),
+        ("--export=ALL", "sbatch's export is --container-env (see --help)"),
+        ("--save-model", "did you mean --export-hf end?"),
+        ("--hf_export", "did you mean --export-hf end?"),
+        ("--export-model x", "did you mean --export-hf end?"),
+        ("--export-dir x", "--export-hf end writes the model to hf_model/ in the run's folder"),
+        ("--save-final", "the last step is always saved; --export-hf end writes it"),
+        ("--save-checkpoint", "checkpoints are written by default"),
+        ("--adam-beta 0.9", "did you mean --adam-beta1 and --adam-beta2?"),
+        ("--betas 0.9,0.95", "did you mean --adam-beta1 and --adam-beta2?"),
+        ("optimizer.betas=0.9", "did you mean --adam-beta1 and --adam-beta2?"),
+        ("--beta-1 0.9", "did you mean --adam-beta1?"),
+        ("--checkpoint_dir x", "--nemo-model names the weights to start from, --output-dir the folder that runs"),
+        ("--ckpt-path x", "--nemo-model names the weights to start from, --output-dir the folder that runs"),
+        ("--checkpoint.folder x", "did you mean --output-dir?"),
+        ("--pretrained x", "to go on with its weights, convert it first and name it in --nemo-model"),
+        ("--load-weights x", "did you mean --nemo-model?"),
     ],
 )
 def test_a_flag_of_another_tool(words: str, said: str) -> None:
@@ -153,6 +170,13 @@ def test_a_key_of_another_tool_in_a_config_file(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("tokenizer: x\n")
     with pytest.raises(Refusal, match=r"unknown key 'tokenizer'; did you mean hf-model-id\?"):
+        command_line.parse(["--hf-model-id", "x", "--dataset-dir", "y", "--config", str(file)])
+
+
+def test_two_keys_that_one_of_another_tool_stands_for(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("betas: [0.9, 0.95]\n")
+    with pytest.raises(Refusal, match=r"unknown key 'betas'; did you mean adam-beta1 and adam-beta2\?"):
         command_line.parse(["--hf-model-id", "x", "--dataset-dir", "y", "--config", str(file)])
 
 

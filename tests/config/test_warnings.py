@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.config import calibration
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch import dry_run
+from nemo_workflow.utils.console import human_time
 from tests.places import Place, write_nemo_model
 
 EIGHT_B = {"model_name": "llama31_8b", "accelerator": "gpu", "num_gpus": "4", "micro_batch_size": "1"}
@@ -80,6 +82,21 @@ def test_an_unset_batch_is_set_against_the_recipes_own(shared: Place) -> None:
     assert "--global-batch-size is unset, so it is 2,048, 2,048 micro batches per step" in said
     assert "llama_tiny's own is 16 (-gbs 16)" in said and "on this machine's CPU" in said
     assert "is unset" not in "\n".join(shared.plan("--dry-run", "--seq-length", "32", global_batch_size="2048").notes)
+
+
+@pytest.mark.parametrize("batch", [None, "2048"])
+def test_a_steps_time_on_a_cpu_is_the_plans(place: Place, batch: str | None) -> None:
+    """Calibrated as the plan's is, and said once: in the note of the unset batch, or in one of its own where it is long."""
+    (place.root / "out").mkdir()
+    for scale in (1.0, 0.3, 3000.0):
+        calibration.keep(str(place.root / "out"), None, False, scale, {})
+        plan = place.plan("--dry-run", "--seq-length", "32", global_batch_size=batch)
+        assert plan.time is not None
+        seconds = plan.time["step_seconds"]
+        said = [note for note in plan.notes if "on this machine's CPU" in note]
+        assert [note.endswith(f" about {human_time(seconds)}") for note in said] == [True] * (
+            batch is None or seconds > 1800
+        )
 
 
 def test_more_processes_than_cores_are_said(shared: Place, monkeypatch: pytest.MonkeyPatch) -> None:

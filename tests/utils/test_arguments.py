@@ -298,6 +298,79 @@ def test_a_subcommand_under_another_tools_name(word: str, said: str, monkeypatch
     assert f"; {said} (see --help)" in said_by(runs, f"{word} x", monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (preprocess, "--tokenizer t --output-dir o --input-dir /no_such", "--input-dir /no_such: no such folder"),
+        (preprocess, "--tokenizer t --output-dir o --input /no_such", "--input /no_such: no such file"),
+        (sample, "--hf-model /no_such hi", "--hf-model /no_such: no such folder"),
+        (evaluate, "--hf-model /no_such --run r", "--hf-model /no_such: no such folder"),
+        (export_main, "--source /no_such --output-path o", "--source /no_such: there is no such folder"),
+        (dataset, "/no_such", "/no_such: no such folder or pair"),
+        (runs, "list --output-dir /no_such", "--output-dir /no_such: no such folder"),
+    ],
+)  # fmt: skip
+def test_a_path_below_a_variable_that_is_unset(
+    command: Callable[..., int], words: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"{said} (a shell variable in front of it may be unset)" in said_by(command, words, monkeypatch)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs below nemo_experiments/, of which `texts` is exported, one in exp/, and two folders."""
+    monkeypatch.chdir(tmp_path)
+    for run in ("nemo_experiments/texts", "nemo_experiments/my run", "exp/other"):
+        Path(run).mkdir(parents=True)
+        (Path(run) / "plan.json").write_text("{}")
+    for folder in ("conv/hf", "nemo_experiments/texts/hf_model"):
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (evaluate, ["texts"], "--hf-model, --run are required; did you mean --run texts?"),
+        (evaluate, ["conv/hf"], "--hf-model, --run are required; did you mean --hf-model conv/hf?"),
+        (evaluate, ["conv/hf", "nemo_experiments/texts"], "; did you mean --hf-model conv/hf --run nemo_experiments/texts?"),
+        (evaluate, ["--run", "texts", "conv/hf"], "--hf-model is required; did you mean --hf-model conv/hf?"),
+        (evaluate, ["--output-dir", "exp", "other"], "; did you mean --run other?"),
+        (evaluate, ["other"], "--hf-model, --run are required (see --help)"),
+        (sample, ["texts", "hi"], "; did you mean --hf-model nemo_experiments/texts/hf_model?"),
+        (sample, ["hi you", "my run"], "; did you mean --hf-model 'my run'?"),
+        (sample, ["hi" * 200], "--hf-model is required (see --help)"),
+        (export_main, ["conv/hf"], "--source, --output-path are required; did you mean --source conv/hf?"),
+        (export_main, ["--output-path", "o", "conv/hf"], "--source is required; did you mean --source conv/hf?"),
+        (export_main, ["conv/no"], "; did you mean --source conv/no?"),
+    ],
+)  # fmt: skip
+def test_a_word_without_its_flag(
+    command: Callable[..., int], words: list[str], said: str, folders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    with pytest.raises(Refusal) as refusal:
+        command()
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("texts", "; did you mean show texts? (see --help)"),
+        ("nemo_experiments/texts --follow", "; did you mean show nemo_experiments/texts? (see --help)"),
+        ("other --output-dir=exp", "; did you mean show other? (see --help)"),
+        ("--output-dir exp other", "; did you mean show other? (see --help)"),
+        ("other", "'average') (see --help)"),
+    ],
+)
+def test_a_run_where_a_subcommand_is_expected(
+    words: str, said: str, folders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = said_by(runs, words, monkeypatch)
+    assert found.startswith("argument COMMAND: invalid choice: ") and found.endswith(said) and "flag" not in found
+
+
 def test_a_value_that_looks_like_a_flag_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said_by(sample, "--temperature -1", monkeypatch).startswith("--hf-model, TEXT are required")
 

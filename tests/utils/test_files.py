@@ -129,6 +129,13 @@ def test_a_refusal_names_the_current_folder_of_a_relative_path_alone(tmp_path: P
     assert files.from_here("~/a") == files.from_here(tmp_path) == ""
 
 
+def test_a_refusal_of_a_path_in_the_root_thinks_of_a_variable() -> None:
+    """`$PLACE/corpus` without a PLACE."""
+    assert files.from_here("/no_such_corpus") == " (a shell variable in front of it may be unset)"
+    assert files.no_such_folder("/no_such_corpus") == "no such folder (a shell variable in front of it may be unset)"
+    assert files.from_here("/no_such/corpus") == files.from_here("/tmp") == files.from_here("/") == ""
+
+
 def test_a_path_is_told_without_dots_where_it_leads_to_the_same_place(tmp_path, monkeypatch):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a" / "b")

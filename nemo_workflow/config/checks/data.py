@@ -132,13 +132,12 @@ def sound_pairs(run: Run) -> Iterator[str]:
 
 def made_with_this_tokenizer(run: Run) -> Iterator[str]:
     """Ids of another tokenizer train nothing of use."""
-    others = _of_another_tokenizer(run)
+    others = _refused_for_tokenizer(run)
     if others:
-        made_with = figures(others[0])
         yield (
             f"--hf-model-id {run.settings.hf_model_id}: {and_more([Path(pair.prefix).name for pair in others])}"
             f" {'was' if len(others) == 1 else 'were'} preprocessed with another tokenizer.json"
-            f" ({made_with.get('tokenizer_path') or made_with.get('tokenizer')}): preprocess with this one, give the other one, or"
+            f" ({maker_of(others[0])}): preprocess with this one, give the other one, or"
             " add --allow-change tokenizer if you know that its ids are the same"
         )
 
@@ -158,10 +157,20 @@ def checkpoint_of_this_tokenizer(run: Run) -> Iterator[str]:
     )
 
 
-def _of_another_tokenizer(run: Run) -> list[Pair]:
-    """The pairs beside which preprocessing left the hashes of another tokenizer; none where that is allowed."""
+def _refused_for_tokenizer(run: Run) -> list[Pair]:
+    return [] if "tokenizer" in run.settings.allow_change else of_another_tokenizer(run)
+
+
+def maker_of(pair: Pair) -> str:
+    """The tokenizer that preprocessing named beside a pair."""
+    made_with = figures(pair)
+    return str(made_with.get("tokenizer_path") or made_with.get("tokenizer"))
+
+
+def of_another_tokenizer(run: Run) -> list[Pair]:
+    """The pairs beside which preprocessing left the hashes of another tokenizer."""
     folder = run.tokenizer.folder if run.tokenizer else None
-    if folder is None or "tokenizer" in run.settings.allow_change or not files_of(folder, VOCABULARY):
+    if folder is None or not files_of(folder, VOCABULARY):
         return []
     said = [(source.pair, figures(source.pair)) for source in run.every_source]
     makers = [(pair, tuple(found.get(name) for name in MAKER), found.get("tokenizer_path")) for pair, found in said]
@@ -199,7 +208,7 @@ def tokenizer_fits(run: Run) -> Iterator[str]:
             f" {counted(rows, 'row')}; give the model's own tokenizer, or give the model rows for this one's tokens:"
             " convert_from_hf_to_nemo2.py --extend-vocabulary"
         )
-    others = _of_another_tokenizer(run)  # which is said of them in one line
+    others = _refused_for_tokenizer(run)  # which is said of them in one line
     for source in run.every_source:
         found = token_range(source.pair) if source.pair not in others else None
         largest = None if found is None else found[1]

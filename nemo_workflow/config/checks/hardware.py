@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nemo_workflow.backends.patching import installed_problems
 from nemo_workflow.backends.registry_cpu import CPU_PATCHES
-from nemo_workflow.config import containers
+from nemo_workflow.config import calibration, containers
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.models.flops import flops_a_token
@@ -85,13 +85,14 @@ def slow_on_a_cpu(run: Run) -> bool:
 
 
 def cpu_step_seconds(run: Run) -> float | None:
-    """About how long a step takes on all cores that this process may use, None where the model isn't known."""
+    """About how long a step takes on all cores that this process may use, by --calibrate's speed; None where the model isn't known."""
     if run.recipe is None or run.recipe.parameters is None or not run.seq_length:
         return None
     vocabulary = padded_vocabulary(run.sizes, run.vocab_size)
     work = flops_a_token(run.recipe.family, run.sizes, vocabulary, run.seq_length) or 6.0 * _parameters(run, run.recipe)
     precision = run.settings.precision or run.recipe.precision["precision"]
-    return _tokens_a_step(run) * work / machine.cpu_rate(precision)
+    scale, _ = calibration.scale_of(run.settings.output_dir, None, fp8=False)
+    return scale * _tokens_a_step(run) * work / machine.cpu_rate(precision)
 
 
 def _tokens_a_step(run: Run) -> int:

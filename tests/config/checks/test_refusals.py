@@ -154,7 +154,7 @@ FLAGS = [
     ("--split 9e2,50,50", "--split 9e2,50,50: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split nan,1,1", "--split nan,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
     ("--split 1_0,1,1", "--split 1_0,1,1: expected three numbers for training, validation and test, the first above 0, such as 900,50,50"),
-    ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair; run preprocess_data.sh, or correct the path"),
+    ("--dataset-dir /nowhere", "--dataset-dir /nowhere: no such folder or pair (a shell variable in front of it may be unset); run preprocess_data.sh, or correct the path"),
     (f"--hf-model-id {__file__}", f"--hf-model-id {__file__}: a file, not a folder, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
     ("--hf-model-id ./nowhere", f"--hf-model-id ./nowhere: no such folder{HERE}, and not of the form organisation/name; give a folder, or a Hub id such as Qwen/Qwen3-0.6B-Base"),
     ("--dataset-dir nowhere", f"--dataset-dir nowhere: no such folder or pair{HERE}; run preprocess_data.sh, or correct the path"),
@@ -604,6 +604,14 @@ def refusal_or_none(place: Place, *more: str) -> list[str]:
     except Refusal as refused:
         return refused.problems
     return []
+
+
+def test_data_and_models_in_the_root(place: Place) -> None:
+    """`$PLACE/data` without a PLACE."""
+    unset = "(a shell variable in front of it may be unset)"
+    assert f"--dataset-dir /no_such: no such folder or pair {unset}" in refusal(place, dataset_dir="/no_such")[0]
+    assert f"--nemo-model /no_such: no such folder {unset}" in refusal(place, nemo_model="/no_such")[0]
+    assert unset in refusal(place, hf_model_id="/no_such")[0]
 
 
 def test_data_of_another_tokenizer_is_said_once(place: Place) -> None:
