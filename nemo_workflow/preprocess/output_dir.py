@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nemo_workflow.data.indexed_dataset import COMMIT_NAME, RUN_DIR_PREFIX
+from nemo_workflow.data.indexed_dataset import COMMIT_NAME, LOCK_NAME, RUN_DIR_PREFIX
 from nemo_workflow.preprocess.journal import NAME as JOURNAL_NAME
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import fsync_dir, write_json
@@ -199,7 +199,7 @@ def _finish_commit(run_dir: Path) -> None:
 def _take_lock(run_dir: Path) -> int | None:
     """A file descriptor that holds the run's lock, or None if another process does or the run is not ours."""
     try:
-        descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     except (FileNotFoundError, PermissionError):  # just deleted by its own run, or another user's
         return None
     try:
