@@ -8,6 +8,7 @@ sequences, uint64 number of document boundaries, int32 lengths, int64 byte point
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import absolute, from_here, script
+from nemo_workflow.utils.files import absolute, flock, from_here, preprocessing_of
 from nemo_workflow.utils.folder_kinds import DATA, meant
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -25,7 +26,8 @@ HEADER = struct.Struct("<9sQBQQ")
 RUN_DIR_PREFIX = ".preprocess-"  # a preprocessing run's own folder beside the pairs it is to replace
 OUTPUT_NAME = "preprocessed"  # the folder that preprocessing writes into
 TEXTS = (".txt", ".md", ".json", ".ndjson", ".parquet", ".arrow")  # what preprocessing reads; also packed
-COMMIT_NAME = "commit.json"  # in it while files are renamed
+COMMIT_NAME = "commit.json"  # in the run's folder while files are renamed
+LOCK_NAME = "lock"  # in the run's folder; held while the run lives
 DTYPES = {
     1: ("uint8", 1),
     2: ("int8", 1),
@@ -124,14 +126,35 @@ def find_prefixes(folder: str | Path, flag: str = "--dataset-dir") -> list[Path]
             f"{flag} {folder}: no such folder or pair{from_here(folder)}; run preprocess_data.sh, or correct the path"
             f"{meant(folder, DATA, '--dataset-dir')}"
         )
-    for place in (folder, folder / OUTPUT_NAME):
+    places = (folder, folder / OUTPUT_NAME)
+    for place in places:
         below = _pairs_below(place) if OUTPUT_NAME in place.absolute().parts else ()
         names = sorted({*_pairs_in(place), *below})
         if names:
             return [absolute(name) for name in names]
     what = meant(folder, DATA, "--dataset-dir")
-    wanted = "; here the --output-dir of preprocess_data.sh is wanted" if what else "; run preprocess_data.sh first"
-    raise Refusal(f"{flag} {folder}: no .bin/.idx files in it or in its preprocessed/{what}{wanted}")
+    wanted = "here the --output-dir of preprocess_data.sh is wanted" if what else "run preprocess_data.sh first"
+    unfinished = [run_dir for place in places for run_dir in place.glob(f"{RUN_DIR_PREFIX}*")]
+    if any(map(_lives, unfinished)):
+        what, wanted = ", and a preprocessing into it is still at work", "wait for its end"
+    elif unfinished:
+        what, wanted = (
+            ", and a preprocessing into it was interrupted",
+            "the same preprocess_data.sh command finishes it",
+        )
+    raise Refusal(f"{flag} {folder}: no .bin/.idx files in it or in its preprocessed/{what}; {wanted}")
+
+
+def _lives(run_dir: Path) -> bool:
+    """Whether the preprocessing run of this folder is at work: it holds the lock, or is another user's, which can't be known."""
+    try:
+        with (run_dir / LOCK_NAME).open("rb") as stream:
+            flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def what_file(path: Path) -> str:
@@ -139,10 +162,7 @@ def what_file(path: Path) -> str:
     if path.with_suffix(".idx").is_file():
         return f"is one file of a pair; give the pair, without an ending: {path.with_suffix('')}"
     if any(ending in path.name.lower() for ending in TEXTS):
-        return (
-            f"is text, and training reads what preprocessing makes of it: {script('preprocess_data.sh')} --tokenizer DIR_OR_ID"
-            f" --input {path} --output-dir DIR, then --dataset-dir DIR"
-        )
+        return f"is text, and training reads what preprocessing makes of it: {preprocessing_of(path)}"
     return "is a file; give the --output-dir of preprocess_data.sh, another folder of .bin/.idx files, or a pair without its ending"
 
 

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_workflow.models.pretrained import hf_folder, is_hub_id
+from nemo_workflow.models.pretrained import hf_folder, is_hub_id, lacking_here
 from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here, no_such_folder
@@ -55,7 +55,8 @@ def fetch(
 
     named = f"{flag} {hub_id}"
     download = by_hand(hub_id, flag, whole)
-    no_folder = "" if "/" in hub_id else f"{no_such_folder(hub_id)}, and "
+    mistyped = lacking_here(hub_id)
+    no_folder = f"{mistyped}; as a Hub id: " if mistyped else "" if "/" in hub_id else f"{no_such_folder(hub_id)}, and "
     try:
         found = snapshot_download(
             hub_id, revision=revision, token=token, allow_patterns=list(patterns), etag_timeout=SECONDS

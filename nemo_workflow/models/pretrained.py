@@ -114,11 +114,17 @@ def hf_folder(hf_model_id: str) -> Path | None:
     cached = _cached_snapshot(hf_model_id)
     if cached is None and (folder.is_file() or not is_hub_id(hf_model_id)):
         raise Refusal(no_hub_id("--hf-model-id", hf_model_id))
-    if cached is None and "/" in hf_model_id and folder.parent.is_dir():
-        raise Refusal(
-            f"--hf-model-id {hf_model_id}: {folder.parent} is a folder here and has no {folder.name}{from_here(hf_model_id)}"
-        )
+    if cached is None and (mistyped := lacking_here(hf_model_id)):
+        raise Refusal(f"--hf-model-id {hf_model_id}: {mistyped}")
     return cached
+
+
+def lacking_here(name: str) -> str:
+    """'conv is a folder here and has no nope', where a name that a Hub id may have looks like a folder's, mistyped; else nothing."""
+    folder = Path(name).expanduser()
+    if "/" not in name or folder.exists() or not folder.parent.is_dir():
+        return ""
+    return f"{folder.parent} is a folder here and has no {folder.name}{from_here(name)}"
 
 
 def is_hub_id(name: str) -> bool:

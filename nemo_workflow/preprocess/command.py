@@ -7,19 +7,21 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from nemo_workflow.models.tokenizer_files import CONFIG
 from nemo_workflow.preprocess.sources import not_utf8, stem_of
 from nemo_workflow.utils import help_screen
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, counted
-from nemo_workflow.utils.errors import Refusal, os_errors_refused
+from nemo_workflow.utils.errors import Failure, Refusal, os_errors_refused
 from nemo_workflow.utils.meant import called
+
+if TYPE_CHECKING:
+    from nemo_workflow.preprocess.run import Run
 
 DESCRIPTION = """\
 Turn text (.txt, .md, JSON lines, Parquet, Arrow) into .bin/.idx pairs that pretrain_llm.py reads:
@@ -44,7 +46,6 @@ def _called(program: str) -> str:
 
 
 MAX_BAD = 5.0  # per cent
-CONTINUES = "the same command goes on after what is done, if that was more than some files or 256 MB"
 
 # what datatrove, Megatron-LM, litgpt and Hugging Face's scripts call our flags
 _OF = {
@@ -217,15 +218,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do on this machine what checked arguments say."""
+    """Do on this machine what checked arguments say; where that ends early, say what is kept of it."""
     signal.signal(signal.SIGTERM, _stop)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy starts its threads, which nothing here uses, when it is imported
+    began, meter = time.monotonic(), Meter()
+    prepared: Run | None = None
+    try:
+        prepared = _prepared(args, meter)
+        if prepared is not None:
+            _carry_out(prepared, began)
+    except Failure as failure:
+        raise _with_what_is_left(failure, prepared) from None
+    except (KeyboardInterrupt, _Stopped) as stopped:
+        name = "SIGTERM" if isinstance(stopped, _Stopped) else "Ctrl-C"
+        meter.note(f"stopped by {name}; {_left(prepared)}")
+        raise
+    return 0
+
+
+def _left(run: Run | None) -> str:
+    """What is kept of a run that has ended early, and what the same command does then."""
+    if run is None or run.output is None:  # of an earlier one, something may be kept
+        return "nothing was encoded yet; the same command does it"
+    return run.left(run.output)
+
+
+def _with_what_is_left(failure: Failure, run: Run | None) -> Failure:
+    from nemo_workflow.preprocess.output_dir import OvertakenError
+
+    return failure if isinstance(failure, OvertakenError) else Failure(f"{failure}; {_left(run)}")
+
+
+def _prepared(args: argparse.Namespace, meter: Meter) -> Run | None:
+    """The run that is left to do; None, after a word on it, where all is done."""
     from nemo_workflow.preprocess.asked import read_asked
     from nemo_workflow.preprocess.output_dir import clean_up_stale
     from nemo_workflow.preprocess.startup import Loading
     from nemo_workflow.preprocess.work import still_to_do
 
-    began, meter = time.monotonic(), Meter()
     asked = read_asked(args)
     with os_errors_refused(f"--output-dir {args.output_dir}"):
         for line in [*asked.notes, *clean_up_stale(asked.folder, None if args.overwrite else asked.recipe)]:
@@ -236,24 +266,25 @@ def run(args: argparse.Namespace) -> int:
         meter.note(f"{counted(done, 'pair')} already complete: same input, tokenizer and flags")
     if not todo.groups:
         print(asked.nothing_to_do())
-        return 0
+        return None
     loading = Loading(args, asked.tokenizer, todo.sources, asked.keys)
     loading.load(beside="nemo_workflow.preprocess.run")
     from nemo_workflow.preprocess.run import Run
 
-    new = [folder for folder in (asked.folder, asked.folder.parent) if not folder.exists()]
+    return Run(args, todo, asked.recipe, asked.keys, asked.folder, loading, meter)
+
+
+def _carry_out(run: Run, began: float) -> None:
+    """Do it and print its closing lines; a refusal leaves no new folder that is empty."""
+    new = [folder for folder in (run.folder, run.folder.parent) if not folder.exists()]
     try:
-        for line in Run(args, todo, asked.recipe, asked.keys, asked.folder, loading, meter).execute(began):
+        for line in run.execute(began):
             print(line)
     except Refusal:
         for folder in new:
             with contextlib.suppress(OSError):  # something is in it that is worth keeping
                 folder.rmdir()
         raise
-    except KeyboardInterrupt:
-        meter.note(f"stopped by Ctrl-C; {CONTINUES}")
-        raise
-    return 0
 
 
 def check(args: argparse.Namespace) -> None:
@@ -335,6 +366,9 @@ def _check_keys(args: argparse.Namespace) -> Iterator[str]:
     args.separator = re.sub(r"\\([nrt\\])", lambda found: {"n": "\n", "r": "\r", "t": "\t"}.get(found[1], "\\"), text)
 
 
+class _Stopped(SystemExit):
+    """By SIGTERM."""
+
+
 def _stop(*_: object) -> NoReturn:
-    print(f"stopped by SIGTERM; {CONTINUES}", file=sys.stderr)
-    sys.exit(143)
+    raise _Stopped(128 + signal.SIGTERM)

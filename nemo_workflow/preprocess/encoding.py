@@ -14,7 +14,7 @@ from nemo_workflow.preprocess.documents import Reject
 from nemo_workflow.preprocess.earlier import KeptInput, stretches
 from nemo_workflow.preprocess.groups import Group
 from nemo_workflow.preprocess.inputs import Reader, Todo
-from nemo_workflow.preprocess.journal import Journal, Mark
+from nemo_workflow.preprocess.journal import Journal, Mark, read_bytes
 from nemo_workflow.preprocess.messages import Kept, Place, Result, Task
 from nemo_workflow.preprocess.output_dir import sync_files
 from nemo_workflow.preprocess.outputs import Context, Output
@@ -85,12 +85,15 @@ class Encoding:
             for place, line in enumerate(work.lines.get(group.prefix, ())):
                 self.line_of[first + place] = line
         self.share = BadShare(max_bad, self.sources)
-        self.progress = Progress(meter, sum(source.to_read for source in self.sources))
+        self.ends = list(itertools.accumulate(source.to_read for source in self.sources))
         self.outputs: list[Output] = []
         self._unsynced: list[Output] = []
         believed = [line for lines in work.lines.values() for line in lines]
+        self.progress = Progress(meter, self.ends[-1], work.read, sum(line["documents"] for line in believed))
         self.journal = Journal(context.folder.run_dir, self._sync, believed)
         self.at = -1  # number of the input whose results are being taken
+        self.read_to = 0  # bytes of all inputs in a row up to what was taken last
+        self.before = 0  # bytes that were done when the input was begun
         self.finished_inputs = 0
 
     def todo(self) -> dict[int, Todo]:
@@ -143,19 +146,34 @@ class Encoding:
             self._unsynced.append(self.outputs[-1])
         self.outputs[-1].begin(source, line, self._kept(self.at))
         self.position = 0
+        self.read_to = self._start
+        self.before = self.progress.done
         if line is not None:
             self.position = line["position"]
+            self.read_to += read_bytes([line])
+            self.before -= read_bytes([line])
             self.share.add(source, line["lines"], Counter(line["bad_lines"]))
-            self.progress.resume(line["documents"], line["keys"], self.context.spec.dtype)
+
+    @property
+    def _start(self) -> int:
+        """Bytes of all inputs before the present one."""
+        return self.ends[self.at] - self.sources[self.at].to_read
+
+    def _read(self, place: int) -> int:
+        """Count the bytes of all inputs up to `place` as read by this run; returns how many of them are the present input's."""
+        self.progress.read += place - self.read_to
+        self.read_to = place
+        return place - self._start
 
     def _end(self) -> None:
         if self.at < 0:
             return
         output, source = self.outputs[-1], self.sources[self.at]
         output.current.check_unchanged()
+        read = self._read(self.ends[self.at])
         if not (self.line_of.get(self.at) or {}).get("done") and not self._kept(self.at):
-            line = output.current.line(output.group.prefix, self.position, done=True)
-            self.journal.mark([line], output.flush, written=True)
+            line = output.current.line(output.group.prefix, self.position, read, done=True)
+            self.journal.mark([line], output.flush, self.progress.done, written=True)
             self.journal.advance()
         self.finished_inputs += 1
         if source is output.group.sources[-1]:
@@ -169,8 +187,9 @@ class Encoding:
         place = output.add(result)
         self.share.check_hope(task.done)
         self.position = task.position
-        self._order(place, [output.current.line(output.group.prefix, task.position, done=False)], pool, worker)
-        self.progress.add(task.done, result)
+        line = output.current.line(output.group.prefix, task.position, self._read(task.done), done=False)
+        self._order(place, [line], pool, worker)
+        self.progress.add(result)
 
     def _take_kept(self, task: Kept, result: Result, pool: Pool, worker: int) -> None:
         """Copied documents of one input or several; what is known of each input is counted where it ends."""
@@ -181,15 +200,15 @@ class Encoding:
             self._advance_to(number)
             output.add_kept(self._kept(number))
             self.share.add(self.sources[number], output.current.lines, output.current.bad)
-            lines.append(output.current.line(output.group.prefix, 0, done=True))
+            lines.append(output.current.line(output.group.prefix, 0, self._read(self.ends[number]), done=True))
         self.share.check_hope(task.done)
         self._order(place, lines, pool, worker)
-        self.progress.add(task.done, result)
+        self.progress.add(result)
 
     def _order(self, place: Place, lines: list[dict[str, Any]], pool: Pool, worker: int) -> None:
         """Have the worker write its tokens; the journal's lines hold then."""
         output = self.outputs[-1]
-        mark = self.journal.mark(lines, output.flush)
+        mark = self.journal.mark(lines, output.flush, self.progress.done)
         output.unwritten += 1
 
         def written(output: Output = output, mark: Mark = mark) -> None:
@@ -211,9 +230,15 @@ class Encoding:
             f"written. {remedy}, or leave such {kind}s out with --on-error skip"
         )
 
-    def worth_keeping(self) -> bool:
-        """Whether a run that ends here should be gone on with: files are done, or much of one."""
-        return (self.finished_inputs > 0 and len(self.sources) > 1) or self.progress.done > WORTH_KEEPING
+    @property
+    def kept(self) -> int:
+        """Bytes of input that the next run need not do, where this one ends here: 0 unless files are done, or much of one, or it
+        went on from an earlier run."""
+        kept = self.journal.read
+        if self.outputs and self.outputs[-1].inputs and self.outputs[-1].current.changed:
+            kept = min(kept, self.before)
+        several = self.finished_inputs > 0 and len(self.sources) > 1
+        return kept if several or self.progress.earlier or kept > WORTH_KEEPING else 0
 
     def _sync(self) -> None:
         finished = [output for output in self._unsynced if output.closed and not output.unwritten]
@@ -234,19 +259,21 @@ def _firsts(groups: list[Group]) -> Iterator[int]:
 
 
 class Progress:
-    """Documents, MB/s, tokens/s and time left."""
+    """Documents, MB/s, tokens/s and time left; the speeds are of what this run reads, not of what an earlier one did."""
 
-    def __init__(self, meter: console.Meter, total: int):
-        self.meter, self.total = meter, total
+    def __init__(self, meter: console.Meter, total: int, earlier: int = 0, documents: int = 0):
+        """Of `total` bytes an earlier run did `earlier`, and so many documents."""
+        self.meter, self.total, self.earlier = meter, total, earlier
         self.began = time.monotonic()
-        self.done = self.documents = self.tokens = 0
+        self.documents = documents
+        self.read = self.tokens = 0  # by this run
 
-    def resume(self, documents: int, sums: list[list[int]], dtype: str) -> None:
-        self.documents += documents
-        self.tokens += sum(of_key[0] for of_key in sums) // np.dtype(dtype).itemsize
+    @property
+    def done(self) -> int:
+        """Bytes of the inputs, an earlier run's included."""
+        return self.earlier + self.read
 
-    def add(self, done: int, result: Result) -> None:
-        self.done = done
+    def add(self, result: Result) -> None:
         lengths = [np.frombuffer(tokens.lengths, np.int32) for tokens in result.tokens]
         self.documents += len(lengths[0])
         self.tokens += sum(int(of_key.sum(dtype=np.int64)) for of_key in lengths)
@@ -254,11 +281,11 @@ class Progress:
 
     def show(self, last: bool = False) -> None:
         seconds = max(1e-9, time.monotonic() - self.began)
-        done = self.total if last else self.done
-        left = f"{console.human_time(seconds * (self.total - done) / done)} left" if done else "no block done yet"
+        read, ahead = self.read, self.total - self.done
+        left = f"{console.human_time(seconds * ahead / read)} left" if read > 0 else "no block done yet"
         self.meter.show(
-            f"{100 * done / max(1, self.total):3.0f} %  {console.human_count(self.documents)} document{'' if self.documents == 1 else 's'}  "
-            f"{done / 1e6 / seconds:.1f} MB/s  {console.human_count(self.tokens / seconds)} tokens/s  "
+            f"{100 * self.done / max(1, self.total):3.0f} %  {console.human_count(self.documents)} document{'' if self.documents == 1 else 's'}  "
+            f"{max(0, read) / 1e6 / seconds:.1f} MB/s  {console.human_count(self.tokens / seconds)} tokens/s  "
             f"{left}",
             always=last,
         )

@@ -56,7 +56,7 @@ def main(argv: Sequence[str], check: Callable[[Pair], Any]) -> int:
         raise Refusal(f"{there[0]}: exists already; --overwrite replaces it")
     said = [_said(pair) for pair in pairs]
     _check_makers(pairs, said)
-    with disk_errors(out.parent), OutputFolder(out.parent, args.overwrite) as folder:
+    with disk_errors(out.parent, "; nothing was written"), OutputFolder(out.parent, args.overwrite) as folder:
         aside = folder.run_dir / out.name
         with Path(f"{aside}.bin").open("wb") as stream:
             for pair in pairs:

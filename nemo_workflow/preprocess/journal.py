@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,25 +29,30 @@ class Mark:
 
     lines: Sequence[dict[str, Any]]
     flush: Callable[[], None]
+    read: int  # bytes of all inputs that are done where they are written
     written: bool = False
 
 
 class Journal:
     """Writes the journal of a run, beginning with the `lines` of an earlier one that hold. `sync` puts on disk what they
-    speak of."""
+    speak of; `read` is how many bytes of all inputs that are."""
 
     def __init__(self, folder: Path, sync: Callable[[], None], lines: Sequence[dict[str, Any]] = ()):
         with written_aside(folder / NAME) as stream:  # a line that no longer holds must not be believed later
             for line in ({"boot": boot_id()}, *lines):
                 stream.write(json.dumps(line) + "\n")
         self._stream = (folder / NAME).open("a", encoding="utf-8")
+        self.read = read_bytes(lines)
         self._marks: deque[Mark] = deque()
+        self._unsaid: Mark | None = None
         self._sync = sync
         self._said = self._synced = time.monotonic()
 
-    def mark(self, lines: Sequence[dict[str, Any]], flush: Callable[[], None], written: bool = False) -> Mark:
+    def mark(
+        self, lines: Sequence[dict[str, Any]], flush: Callable[[], None], read: int, written: bool = False
+    ) -> Mark:
         """Add the next lines; call `done` when their tokens are written. `flush` empties buffers before the lines are."""
-        self._marks.append(Mark(lines, flush, written))
+        self._marks.append(Mark(lines, flush, read, written))
         return self._marks[-1]
 
     def done(self, mark: Mark) -> None:
@@ -55,15 +61,13 @@ class Journal:
 
     def advance(self) -> None:
         """Write what can be written: the end of each input, and now and then a line within one."""
-        latest: Mark | None = None
         while self._marks and self._marks[0].written:
-            latest = self._marks.popleft()
-            if all(line["done"] for line in latest.lines):
-                self._say(latest)
-                latest = None
+            self._unsaid = self._marks.popleft()
+            if all(line["done"] for line in self._unsaid.lines):
+                self._say()
         now = time.monotonic()
-        if latest is not None and now - self._said > LINE_SECONDS:
-            self._say(latest)
+        if self._unsaid is not None and now - self._said > LINE_SECONDS:
+            self._say()
             self._said = now
         if now - self._synced > SYNC_SECONDS:
             self.synced()
@@ -74,16 +78,27 @@ class Journal:
         self._write({"synced": True})
         self._synced = time.monotonic()
 
-    def _say(self, mark: Mark) -> None:
-        mark.flush()
-        self._write(*mark.lines)
+    def _say(self) -> None:
+        mark, self._unsaid = self._unsaid, None
+        if mark is not None:
+            mark.flush()
+            self._write(*mark.lines)
+            self.read = mark.read
 
     def _write(self, *lines: dict[str, Any]) -> None:
         self._stream.writelines(json.dumps(line) + "\n" for line in lines)
         self._stream.flush()
 
     def close(self) -> None:
+        """Write what is left to say, where the disk still takes it."""
+        with suppress(OSError):
+            self._say()
         self._stream.close()
+
+
+def read_bytes(lines: Iterable[dict[str, Any]]) -> int:
+    """Of the inputs that some lines speak of, how much is done; of an older version's line it isn't known."""
+    return sum(line.get("read", 0) for line in lines)
 
 
 def read_journal(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nemo_workflow.data.indexed_dataset import COMMIT_NAME, RUN_DIR_PREFIX
+from nemo_workflow.data.indexed_dataset import COMMIT_NAME, LOCK_NAME, RUN_DIR_PREFIX
 from nemo_workflow.preprocess.journal import NAME as JOURNAL_NAME
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import fsync_dir, write_json
@@ -35,9 +35,13 @@ MANY_FILES = 64
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+class OvertakenError(Failure):
+    """Another run was quicker to write the same pairs."""
+
+
 class OutputFolder:
     """<output-dir>/preprocessed and this run's folder in it. Use it with `with`: without commit() nothing remains, unless
-    `keep` says that it is worth going on with.
+    `keep` says that it is worth going on with, as what was taken over is.
 
     With a `recipe`, the folder of a killed run of the same recipe is taken over; `resumed` tells.
     """
@@ -46,7 +50,8 @@ class OutputFolder:
         self.folder, self.overwrite, self.recipe = folder, overwrite, recipe
         self.resumed = False
         self.replaced: dict[str, tuple[int, int, int]] = {}  # final files that were there when the run began
-        self.keep: Callable[[], bool] = lambda: False
+        self.keep: Callable[[], bool] = lambda: self.resumed
+        self.committed = False
 
     def __enter__(self) -> OutputFolder:
         try:
@@ -96,6 +101,7 @@ class OutputFolder:
             try:
                 write_json(self.run_dir / COMMIT_NAME, {"moves": self.moves, "remove": remove})
                 _finish_commit(self.run_dir)
+                self.committed = True
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -106,7 +112,7 @@ class OutputFolder:
             name for name in pairs if (status := _status(self.folder / name)) and status != self.replaced.get(name)
         ]
         if there and not self.overwrite:
-            raise Failure(
+            raise OvertakenError(
                 f"{self.folder / there[0]}: another run wrote it meanwhile, and it is left as it is; nothing of this run was "
                 "written. Run it again with --overwrite to replace it, or with another --output-dir to keep both"
             )
@@ -199,7 +205,7 @@ def _finish_commit(run_dir: Path) -> None:
 def _take_lock(run_dir: Path) -> int | None:
     """A file descriptor that holds the run's lock, or None if another process does or the run is not ours."""
     try:
-        descriptor = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     except (FileNotFoundError, PermissionError):  # just deleted by its own run, or another user's
         return None
     try:
@@ -223,11 +229,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """A full disk, a file that vanished: a Failure in plain words."""
+def disk_errors(folder: Path, left: str = "") -> Iterator[None]:
+    """A full disk, a file that vanished: a Failure in plain words; `left` says what that leaves."""
     try:
         yield
     except OSError as error:
         where = error.filename or folder
-        remedy = "; free some space and run it again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise Failure(f"{where}: {error.strerror or error}; nothing was written{remedy}") from None
+        remedy = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise Failure(f"{where}: {error.strerror or error}{left}{remedy}") from None

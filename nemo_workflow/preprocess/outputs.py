@@ -55,12 +55,13 @@ class Input:
             for place, name in enumerate(("bin_bytes", "bytes", "eod_ids_inside_texts")):
                 sums[place] += entry.said[name]
 
-    def line(self, group: str, position: int, done: bool) -> dict[str, Any]:
-        """What the journal says of it."""
+    def line(self, group: str, position: int, read: int, done: bool) -> dict[str, Any]:
+        """What the journal says of it; `read`: bytes of the file up to `position`."""
         return {
             "group": group,
             "input": self.identity,
             "position": position,
+            "read": read,
             "done": done,
             "lines": self.lines,
             "documents": self.documents,
@@ -81,10 +82,18 @@ class Input:
             "bad_lines": dict(self.bad),
         }
 
+    @property
+    def changed(self) -> bool:
+        """Whether the file is no longer the one that was found."""
+        try:
+            now = self.source.path.stat()
+        except OSError:
+            return True
+        return (now.st_size, now.st_mtime_ns) != (self.source.size, self.source.stat.st_mtime_ns)
+
     def check_unchanged(self) -> None:
-        now = self.source.path.stat()
-        if (now.st_size, now.st_mtime_ns) != (self.source.size, self.source.stat.st_mtime_ns):
-            raise Failure(f"{self.source.path}: changed while it was read; nothing was written. Run it again")
+        if self.changed:
+            raise Failure(f"{self.source.path}: changed while it was read")
 
 
 @dataclass(frozen=True)

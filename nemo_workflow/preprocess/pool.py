@@ -60,7 +60,7 @@ class _Worker:
         code = self.process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         hint = "; the machine may be out of memory: try fewer --workers" if code == -signal.SIGKILL else ""
-        return Failure(f"worker process {self.process.pid} died ({how}){hint}; nothing was written")
+        return Failure(f"worker process {self.process.pid} died ({how}){hint}")
 
 
 class Pool:

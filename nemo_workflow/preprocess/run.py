@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.data.indexed_dataset import COMMIT_NAME
 from nemo_workflow.preprocess.encoding import Encoding, Work
 from nemo_workflow.preprocess.engine_parity import first_difference
 from nemo_workflow.preprocess.engines import Engine, FastokensEngine, PythonEngine, TokenizersEngine
@@ -56,6 +57,8 @@ class Run:
         self.loading, self.meter = loading, meter
         self.sources = work.sources
         self.separator = args.separator if args.join_fields else None
+        self.output: OutputFolder | None = None
+        self.encoding: Encoding | None = None
 
     def execute(self, began: float) -> Iterator[str]:
         """Do it all; yields the lines of the closing summary."""
@@ -63,9 +66,27 @@ class Run:
         self.spec, self.sample, self.expected = self.loading.reference()
         check_end(self.args, self.spec)
         with disk_errors(self.folder), OutputFolder(self.folder, self.args.overwrite, self.recipe) as output:
+            self.output = output
             outputs = self._encode_all(output)
             lines = self._finish(output, outputs)
         yield from lines
+
+    def left(self, output: OutputFolder) -> str:
+        """Where the run has ended early: what is kept of it, and what the same command does then."""
+        if output.committed:
+            return "all is written"
+        if (output.run_dir / COMMIT_NAME).exists():
+            return "the same command finishes the renames that it had begun"
+        if not output.keep() or not self._kept:
+            return "nothing of this run is kept; the same command begins again"
+        share = 100 * self._kept / sum(source.to_read for source in self.sources)
+        said = f"{share:.0f} %" if share >= 1 else "less than 1 %"
+        return f"{said} is kept; the same command{' without --overwrite' * self.args.overwrite} goes on from there"
+
+    @property
+    def _kept(self) -> int:
+        """Bytes of input that the next run need not do, if this one ends now."""
+        return self.work.read if self.encoding is None else self.encoding.kept
 
     def nothing_made(self, why: list[str]) -> Exception:
         """What to raise where no pair would hold a token."""
@@ -151,12 +172,13 @@ class Run:
         output.expect(
             [f"{stem}{end}" for group in self.work.groups for stem in group.stems(self._names) for end in PAIR]
         )
+        # what --overwrite is to replace neither this command would go on with, nor one without it
+        output.keep = lambda: self._kept > 0 and not (self.args.overwrite and output.replaced)
         total = sum(source.to_read for source in self.sources)
         chunk = min(CHUNK, max(CHUNK // 16, total // (4 * self.args.workers)))
         pool = self._start(output)
         context = Context(self._names, self.spec, output, self._common, len(self.work.groups) == 1, self.nothing_made)
-        encoding = Encoding(self.work, context, self.args.max_bad, skip, self.meter)
-        output.keep = encoding.worth_keeping
+        encoding = self.encoding = Encoding(self.work, context, self.args.max_bad, skip, self.meter)
         reader = Reader(self.sources, self.keys, output.run_dir, chunk, self.meter.note, encoding.todo())
         try:
             encoding.run(pool, reader)

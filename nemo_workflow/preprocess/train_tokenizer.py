@@ -155,9 +155,10 @@ def _learn(arguments: argparse.Namespace, folder: Path, documents: Iterable[str]
     meter.close()
     print(f"{folder}: {entries:,} entries, {human_time(time.monotonic() - began)}")
     if entries < arguments.vocabulary:
-        whose = "asked for (--vocabulary)" if asked else "that a longer text gives by default"
+        whose = "asked for (--vocabulary)" if asked else "that a text with more of them gives by default"
         print(
-            f"note: a short text: its vocabulary has {entries:,} entries, fewer than the {arguments.vocabulary:,} {whose}"
+            f"note: the text has few different words: its vocabulary has {entries:,} entries, fewer than the"
+            f" {arguments.vocabulary:,} {whose}"
         )
     return 0
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from nemo_workflow.preprocess.earlier import Earlier, KeptInput, Rejected, identity_of, kept_input, same_input
 from nemo_workflow.preprocess.groups import Group
+from nemo_workflow.preprocess.journal import read_bytes
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.utils.errors import Refusal
 
@@ -26,6 +27,11 @@ class Work:
     @property
     def sources(self) -> list[Source]:
         return [source for group in self.groups for source in group.sources]
+
+    @property
+    def read(self) -> int:
+        """Bytes of the inputs that the lines speak of."""
+        return sum(map(read_bytes, self.lines.values()))
 
     def believed(self, skip: bool, run_dir: Path, keys: Sequence[str]) -> Work:
         """With only those lines that hold for the inputs as they are now; with bad lines in them only where these are skipped."""

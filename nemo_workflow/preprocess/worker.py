@@ -114,7 +114,7 @@ class Encoder:
             with path.open("rb", buffering=0) as stream:
                 data = os.pread(stream.fileno(), size, offset)
             if len(data) < size:
-                raise Failure(f"{path}: shrank while it was read; nothing was written")
+                raise Failure(f"{path}: shrank while it was read")
             seen = np.packbits(self._counts(np.frombuffer(data, self.dtype)) > 0).tobytes()
             made.append(Tokens(lengths, size, 0, 0, seen, data=data))  # the other counts are known of each input
         return Result(made, [], 0)
@@ -247,7 +247,7 @@ def _read(task: LinesInFile) -> bytes:
         while wanted > 0:
             part = stream.read(wanted)
             if not part:
-                raise Failure(f"{task.path}: shrank while it was read; nothing was written")
+                raise Failure(f"{task.path}: shrank while it was read")
             parts.append(part)
             wanted -= len(part)
     data = parts[0] if len(parts) == 1 else b"".join(parts)

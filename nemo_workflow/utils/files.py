@@ -129,6 +129,12 @@ def script(name: str) -> str:
     return f"{'bash' if path.suffix == '.sh' else 'python'} {shlex.quote(from_here_if_below(path))}"
 
 
+def preprocessing_of(text: str | Path) -> str:
+    """What is typed to train on a text: the whole command that makes data of it, and the flag that takes this."""
+    command = f"{script('preprocess_data.sh')} --tokenizer DIR_OR_ID --input {shlex.quote(str(text))} --output-dir DIR"
+    return f"{command}, then --dataset-dir DIR"
+
+
 def typed_python() -> str:
     """`python` where the shell finds this Python so, in its environment, else how this one is typed in the current folder."""
     found = shutil.which("python")

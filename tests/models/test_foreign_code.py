@@ -166,6 +166,23 @@ def test_a_mistyped_folder_is_not_sent_to_the_hub(command: str, name: str, such_
     assert f"or a Hub id such as {such_as}\n" in done.stderr and "hf download" not in done.stderr
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_name_below_a_folder_that_is_here_is_told_so(command: str, place: Place) -> None:
+    """It may still be a Hub id: who keeps Qwen's models in Qwen/ may want another."""
+    (place.root / "t.txt").write_text("text")
+    (place.root / "conv").mkdir()
+    program, *words = COMMANDS[command]
+    words = [str(REPOSITORY / program) if program.endswith(".py") else program, *words, "conv/nope"]
+    if program == "pretrain_llm.py":
+        words += place.flags(hf_model_id=None)
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place.root / "hub"), "PYTHONPATH": str(REPOSITORY)}
+    done = forked.run(words, cwd=place.root, env=env)
+    here = f"conv/nope: conv is a folder here and has no nope (relative to the current folder, {place.root})"
+    assert done.returncode == 2 and here in done.stderr, done.stderr
+    hub_too = f"{here}; as a Hub id: not in the Hub's cache, and HF_HUB_OFFLINE is set; `hf download conv/nope "
+    assert (hub_too in done.stderr) == (program != "pretrain_llm.py"), done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

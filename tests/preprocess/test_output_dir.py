@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.data.indexed_dataset import COMMIT_NAME, RUN_DIR_PREFIX
+from nemo_workflow.data.indexed_dataset import COMMIT_NAME, RUN_DIR_PREFIX, find_prefixes
 from nemo_workflow.preprocess import command, output_dir
 from nemo_workflow.preprocess.output_dir import OutputFolder
-from nemo_workflow.utils.errors import Failure
+from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json
 from tests.preprocess.helpers import pair_bytes, write_jsonl
 from tests.waiting import LIMIT
@@ -87,6 +87,27 @@ def test_clean_up_leaves_a_run_that_begins(tmp_path, monkeypatch):
         fill(output, "ours")
         output.commit([])
     assert contents(tmp_path) == dict.fromkeys(FILES, "ours")
+
+
+def test_readers_are_told_of_a_run_that_has_not_ended(tmp_path):
+    """Or was killed: `--dataset-dir` of training, and `python -m nemo_workflow.dataset`."""
+
+    def said(folder: Path) -> str:
+        with pytest.raises(Refusal) as refused:
+            find_prefixes(folder)
+        return refused.value.problems[0]
+
+    out = tmp_path / "out"
+    none = f"--dataset-dir {out}: no .bin/.idx files in it or in its preprocessed/"
+    (out / "preprocessed").mkdir(parents=True)
+    assert said(out) == f"{none}; run preprocess_data.sh first"
+    with OutputFolder(out / "preprocessed", overwrite=False) as output:
+        (output.run_dir / "docs_text_document.bin").touch()
+        assert said(out) == f"{none}, and a preprocessing into it is still at work; wait for its end"
+        output.keep = lambda: True
+    killed = ", and a preprocessing into it was interrupted; the same preprocess_data.sh command finishes it"
+    assert said(out) == none + killed
+    assert said(out / "preprocessed").endswith(killed)
 
 
 # --- several users --------------------------------------------------------------------------------------------------------

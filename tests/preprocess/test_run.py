@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import re
 from pathlib import Path
 
 import pyarrow
@@ -18,7 +19,9 @@ from nemo_workflow.data.indexed_dataset import find_prefixes, read_pair
 from nemo_workflow.preprocess import earlier, encoding, journal, outputs, run, streams
 from nemo_workflow.preprocess.documents import BOM
 from nemo_workflow.preprocess.earlier import identity_of
+from nemo_workflow.preprocess.inputs import line_ranges
 from nemo_workflow.preprocess.inspect_dataset import check_pair
+from nemo_workflow.utils import console
 from nemo_workflow.utils.errors import Failure
 from tests.later import later
 from tests.preprocess.helpers import figures, pair_bytes, write_jsonl
@@ -370,6 +373,89 @@ def test_a_bad_last_file_throws_nothing_away(join, go, encoded, tmp_path):
     assert go("--input-dir", tmp_path / "in", *join, out="fresh")[0] == 0
     for name in ["in"] if join else ["0", "5", "9"]:
         assert pair_bytes(tmp_path / "out", name) == pair_bytes(tmp_path / "fresh", name)
+
+
+@pytest.fixture
+def ended(go, tmp_path, capsys):
+    """End the run with an error, after `first()`, when it has taken so many results; returns what is said of it."""
+
+    def end(error: BaseException, after: int, *words: object, worth: int = encoding.WORTH_KEEPING, first=str) -> str:
+        take, taken = encoding.Encoding._take, []
+
+        def ending(self, task, *more):
+            if len(taken) == after:
+                first()
+                raise error
+            taken.append(task)
+            take(self, task, *more)
+
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(type(error)) as raised:
+            patched.setattr(encoding.Encoding, "_take", ending)
+            patched.setattr(encoding, "WORTH_KEEPING", worth)
+            patched.setattr(run, "CHUNK", 1600)
+            go(*words)
+        return str(raised.value) or capsys.readouterr().err.splitlines()[-1]
+
+    return end
+
+
+KILLED = "worker process 7 died (SIGKILL)"
+KEPT = r"(\d+) % is kept; the same command goes on from there"
+NOTHING_KEPT = "nothing of this run is kept; the same command begins again"
+
+
+@pytest.mark.parametrize(("error", "why"), [(KeyboardInterrupt(), "stopped by Ctrl-C"), (Failure(KILLED), KILLED)])
+def test_what_is_kept_of_a_run_that_ends_early_is_said(error, why, ended, go, tmp_path):
+    """Of one small file nothing; what an earlier run has begun, however small, and what it has done is kept."""
+    call = ["--input", write_jsonl(tmp_path / "a.jsonl", TEXTS * 8)]
+    left = tmp_path / "out" / "preprocessed"
+    assert ended(error, 3, *call) == f"{why}; {NOTHING_KEPT}" and not list(left.iterdir())
+    shares = [int(re.fullmatch(f"{re.escape(why)}; {KEPT}", ended(error, 3, *call, worth=0))[1])]
+    for after in (2, 0):
+        found = re.fullmatch(f"{re.escape(why)}; {KEPT}", ended(error, after, *call))
+        shares.append(int(found[1]))
+    assert 0 < shares[0] < shares[1] == shares[2] < 100
+    assert ended(error, 1, *call, "--overwrite") == f"{why}; {NOTHING_KEPT}" and not list(left.iterdir())
+    said = ended(error, 3, *call, "--overwrite", worth=0)
+    assert re.fullmatch(f"{re.escape(why)}; {KEPT.replace('command', 'command without --overwrite')}", said)
+    code, err = go(*call)
+    assert code == 0 and "continuing a run that was stopped" in err
+    assert ended(error, 3, *call, "--overwrite", worth=0) == f"{why}; {NOTHING_KEPT}"  # the pair is there, and whole
+
+
+def test_of_several_files_those_that_are_done_are_kept(ended, go, encoded, tmp_path):
+    for name in "ab":
+        write_jsonl(tmp_path / "in" / f"{name}.jsonl", TEXTS)
+    call = ["--input-dir", tmp_path / "in"]
+    whole = sum(path.stat().st_size for path in (tmp_path / "in").iterdir())
+    parts = len(list(line_ranges(tmp_path / "in" / "a.jsonl", max(100, min(1600, whole // 8)))))
+    assert ended(Failure(KILLED), parts, *call) == f"{KILLED}; 50 % is kept; the same command goes on from there"
+    encoded.clear()
+    assert go(*call)[0] == 0
+    assert encoded == ["b.jsonl"]
+
+
+def test_of_a_file_that_has_changed_nothing_is_kept(ended, tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", TEXTS * 8)
+    changed = Failure(f"{path}: changed while it was read")
+
+    said = ended(changed, 3, "--input", path, worth=0, first=lambda: os.utime(path, ns=(1, 1)))
+    assert said == f"{changed}; {NOTHING_KEPT}"
+
+
+def test_the_speed_is_that_of_this_run_alone(monkeypatch):
+    meter = console.Meter()
+    shown: list[str] = []
+    monkeypatch.setattr(meter, "show", lambda text, always=False: shown.append(text))
+    progress = encoding.Progress(meter, total=100_000_000, earlier=41_000_000, documents=5000)
+    monkeypatch.setattr(encoding.time, "monotonic", lambda: progress.began + 2)
+    progress.show()
+    progress.read, progress.tokens = 9_000_000, 4_000_000
+    progress.show()
+    assert shown == [
+        " 41 %  5k documents  0.0 MB/s  0 tokens/s  no block done yet",
+        " 50 %  5k documents  4.5 MB/s  2M tokens/s  11 s left",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet", pytest.param("arrow", marks=pytest.mark.slow)])

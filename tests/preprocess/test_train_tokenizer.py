@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -49,13 +50,15 @@ def test_text_of_any_kind_comes_back_whole(tmp_path: Path, name: str) -> None:
     assert sorted(ids) == ["attention_mask", "input_ids"]  # what generate(**ids) takes
 
 
-def test_a_text_with_few_words_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("abc abd " * 5)
+@pytest.mark.parametrize("times", [5, 200_000])
+def test_a_text_with_few_words_says_so_however_long_it_is(tmp_path: Path, times: int) -> None:
+    (tmp_path / "a.txt").write_text("abc abd " * times)
     words = ("--input", tmp_path / "a.txt", "--output-dir")
-    done = run(*words, tmp_path / "t")
-    assert done.returncode == 0 and "fewer than the 4,096 that a longer text gives by default" in done.stdout
-    asked = run(*words, tmp_path / "u", "--vocabulary", "300")
-    assert asked.returncode == 0 and "fewer than the 300 asked for (--vocabulary)" in asked.stdout
+    done, asked = run(*words, tmp_path / "t"), run(*words, tmp_path / "u", "--vocabulary", "300")
+    few = r"note: the text has few different words: its vocabulary has 26\d entries, fewer than the"
+    assert done.returncode == asked.returncode == 0
+    assert re.search(f"{few} 4,096 that a text with more of them gives by default\n", done.stdout), done.stdout
+    assert re.search(rf"{few} 300 asked for \(--vocabulary\)\n", asked.stdout), asked.stdout
 
 
 @pytest.mark.parametrize(

@@ -537,6 +537,10 @@ def test_a_file_as_dataset_is_told_what_it_is(place: Place) -> None:
         (place.root / name).write_text("x")
         (problem,) = refusal(place, dataset_dir=str(place.root / name))
         assert problem.startswith(f"--dataset-dir {place.root / name}: {said}"), problem
+    (place.root / "a b.txt").write_text("x")
+    (problem,) = refusal(place, dataset_dir=str(place.root / "a b.txt"))
+    whole = f"bash preprocess_data.sh --tokenizer DIR_OR_ID --input '{place.root / 'a b.txt'}' --output-dir DIR, then --dataset-dir DIR"
+    assert problem.endswith(f"makes of it: {whole}")
     file = place.data.parent / "d_text_document.json"
     file.write_text("{}")
     (problem,) = refusal(place, dataset_dir=str(file))

@@ -28,6 +28,7 @@ from tests.waiting import LIMIT, all_gone, lives, until
 
 pytestmark = pytest.mark.e2e
 STEM = "docs_text_document"
+NOTHING_KEPT = "nothing of this run is kept; the same command begins again"
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,8 @@ def test_worker_killed(which, docs, tokenizers_dir, tmp_path):
     os.kill(victim, signal.SIGKILL)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 1
-    assert f"worker process {victim} died (SIGKILL); the machine may be out of memory" in err
+    hint = "the machine may be out of memory: try fewer --workers"
+    assert f"worker process {victim} died (SIGKILL); {hint}; {NOTHING_KEPT}\n" in err
     assert "Traceback" not in err
     assert list((tmp_path / "out" / "preprocessed").iterdir()) == []
 
@@ -183,7 +185,7 @@ def test_stopped(number, code, docs, tokenizers_dir, tmp_path):
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == code
-    assert f"stopped by {signal_name(number)}; the same command goes on after what is done" in err
+    assert f"stopped by {signal_name(number)}; {NOTHING_KEPT}\n" in err
     assert "Traceback" not in err
     assert not any(map(lives, workers))
     assert list((tmp_path / "out" / "preprocessed").iterdir()) == []
@@ -264,7 +266,7 @@ def test_full_disk(docs, tokenizers_dir, tmp_path):
         process = start(docs, tokenizers_dir, disk / "out", "--overwrite")
         _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 1
-        assert "No space left on device; nothing was written" in err
+        assert f"No space left on device; free some space; {NOTHING_KEPT}\n" in err
         assert "Traceback" not in err
         assert pair_now(disk / "out") == old
         assert len(list((disk / "out" / "preprocessed").iterdir())) == 3
