@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn
 
 from nemo_workflow.utils import pasted, startup
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import script
+from nemo_workflow.utils.files import preprocessing_of
 from nemo_workflow.utils.meant import close_to, digits, meant
 
 EMPTY = "''"  # an empty word, as it is typed
@@ -304,7 +304,7 @@ class Parser(argparse.ArgumentParser):
         if word.endswith((".yaml", ".yml")) and "--config" in known:
             return f"did you mean --config {word}?"
         if word.endswith((".txt", ".md", ".jsonl")) and "--dataset-dir" in known:
-            return f"a text is preprocessed first: {script('preprocess_data.sh')} --input {shlex.quote(word)}, whose output is the --dataset-dir"
+            return f"a text is preprocessed first: {preprocessing_of(word)}"
         # trainer.max_steps=100, as Hydra and NeMo's own command line take it
         name, equals, _ = word.strip().lstrip("-/").partition("=")
         flag = f"--{name.rstrip(':').replace('_', '-')}"

@@ -62,7 +62,10 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("--wandb-toke x", "wandb reads the environment's WANDB_API_KEY"),
         ("--no-cuda", "did you mean --accelerator cpu?"),
         ("--streaming", "the data is read from --dataset-dir as it is needed"),
-        ("notes.txt", "a text is preprocessed first: bash preprocess_data.sh --input notes.txt"),
+        (
+            "notes.txt",
+            "a text is preprocessed first: bash preprocess_data.sh --tokenizer DIR_OR_ID --input notes.txt --output-dir DIR, then --dataset-dir DIR",
+        ),
         ("--tp-size 2", "did you mean --tensor-model-parallel-size?"),
         ("--swiglu", "the architecture is the recipe's, --model-name"),
         ("--torch_dtype bfloat16", "did you mean --precision?"),
