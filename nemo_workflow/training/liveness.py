@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import faulthandler
 import fcntl
+import functools
 import os
 import signal
 import sys
@@ -139,15 +140,18 @@ def lock_run(folder: Path) -> TextIO:
     stream = (folder / RUN_LOCK).open("a")
     try:
         if not flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            print(
-                f"note: {folder}: the disk has no locks, so a second start of the run is not noticed", file=sys.stderr
-            )
+            _tell_of_no_locks(folder)
     except BlockingIOError:
         stream.close()
         raise Refusal(
             f"--experiment {folder.name}: already running ({folder}); wait for it, stop it, or choose another name"
         ) from None
     return stream
+
+
+@functools.cache  # the export after the training takes the lock once more
+def _tell_of_no_locks(folder: Path) -> None:
+    print(f"note: {folder}: the disk has no locks, so a second start of the run is not noticed", file=sys.stderr)
 
 
 def hold_ranks_lock(folder: Path) -> TextIO:
