@@ -88,6 +88,11 @@ class Run:
         """Bytes of input that the next run need not do, if this one ends now."""
         return self.work.read if self.encoding is None else self.encoding.kept
 
+    def _is_kept(self) -> bool:
+        """What --overwrite is to replace neither this command would go on with, nor one without it."""
+        replaces = self.args.overwrite and self.output is not None and self.output.replaced
+        return self._kept > 0 and not replaces
+
     def nothing_made(self, why: list[str]) -> Exception:
         """What to raise where no pair would hold a token."""
         return Refusal([f"{each}; there is nothing to preprocess" for each in why])
@@ -172,8 +177,7 @@ class Run:
         output.expect(
             [f"{stem}{end}" for group in self.work.groups for stem in group.stems(self._names) for end in PAIR]
         )
-        # what --overwrite is to replace neither this command would go on with, nor one without it
-        output.keep = lambda: self._kept > 0 and not (self.args.overwrite and output.replaced)
+        output.keep = self._is_kept
         total = sum(source.to_read for source in self.sources)
         chunk = min(CHUNK, max(CHUNK // 16, total // (4 * self.args.workers)))
         pool = self._start(output)

@@ -167,7 +167,8 @@ _LINES: dict[str, Callable[[dict[str, Any], int], str | None]] = {
     "stopping": _stopping,
     "end": _end,
 }
-SAID_BY_A_NOTE = ("nonfinite", "save_failed")  # the worker writes a note, or fails, right after these
+# the worker writes a note, or fails, right after these, and the launcher has said the last on the screen
+SAID_BY_A_NOTE = ("nonfinite", "save_failed", "exporting")
 
 
 def progress(

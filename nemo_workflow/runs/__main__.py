@@ -56,11 +56,11 @@ def main() -> int:
 
     parser = Parser(
         prog="python -m nemo_workflow.runs",
+        of_command=_of_a_run,
         meanings=MEANINGS,
         description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",
     )
     parser.add_argument("--output-dir", default=control.OUTPUT_DIR, metavar="DIR", help=f"{HELP} (default %(default)s)")
-    parser.of_command = _of_a_run
     parser.takes_no_word = {"list": "`list` shows every run below --output-dir; `show NAME` shows one"}
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     overview.add_commands(commands)

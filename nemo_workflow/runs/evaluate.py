@@ -54,8 +54,7 @@ MEANINGS = called(
 
 def main() -> int:
     """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %, and padding isn't why."""
-    parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__, meanings=MEANINGS)
-    parser.typed = _typed
+    parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__, meanings=MEANINGS, typed=_typed)
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--run", required=True, type=Path, help="folder of the run, or its name below --output-dir")
     parser.add_argument(

@@ -58,10 +58,9 @@ LEAST_NAMED = 0.9  # of a model's rows that its own tokenizer has entries for; Q
 
 def main() -> int:
     """`python -m nemo_workflow.sample --hf-model DIR TEXT`; prints the text and what the model makes of it."""
-    parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__, meanings=MEANINGS)
+    parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__, meanings=MEANINGS, typed=_typed)
     parser.any_text.add("text")
     parser.for_words = "--hf-model"
-    parser.typed = _typed
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")

@@ -32,8 +32,19 @@ class Parser(argparse.ArgumentParser):
     given: ClassVar[dict[str, tuple[str, Any]]] = {}
     words: ClassVar[Sequence[str]] = ()  # of this command line
 
-    def __init__(self, *args: Any, meanings: Mapping[str, str] | None = None, **keywords: Any):
-        """`meanings`: what to say to a flag of another tool; `secret` flags are never proposed."""
+    def __init__(
+        self,
+        *args: Any,
+        meanings: Mapping[str, str] | None = None,
+        typed: Callable[[str], str] | None = None,
+        of_command: Callable[[str], str] | None = None,
+        **keywords: Any,
+    ):
+        """What the command knows of its words.
+
+        `meanings`: what to say to a flag of another tool; `secret` flags are never proposed. `typed`: a word that lacks its
+        flag with the flag, '' where it is for none; `of_command`: what to say to a word where a subcommand is expected.
+        """
         super().__init__(*args, **{**keywords, "allow_abbrev": False})
         self.meanings: dict[str, str] = dict(meanings or {})
         self.secret: set[str] = set()
@@ -42,8 +53,8 @@ class Parser(argparse.ArgumentParser):
         self.takes_no_word: dict[str, str] = {}  # subcommand -> what to say to a word behind it
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
         self.for_words = ""  # the flag that a word alone was meant for
-        self.typed: Callable[[str], str] = self._with_for_words  # such a word with its flag, '' where it is for none
-        self.of_command: Callable[[str], str] = lambda word: ""  # what to say to a word where a subcommand is expected
+        self._typed = typed or self._with_for_words
+        self._of_command = of_command
         self.any_text: set[str] = set()  # destinations whose text may hold any quotes and blanks
         for name in (None, "store"):
             self.register("action", name, _Store)
@@ -81,8 +92,8 @@ class Parser(argparse.ArgumentParser):
         if not value:
             return f"; it is empty: {UNSET}"
         is_flag = flag.startswith("-")
-        if not is_flag and (of_command := self.of_command(value)):
-            return f"; {of_command}"
+        if not is_flag and self._of_command and (said_of_it := self._of_command(value)):
+            return f"; {said_of_it}"
         choices = re.findall(r"[^\s',]+", found[3])
         close = close_to(value, choices) or close_to(value.lower(), choices)
         close = [one for one in close if digits(one) in ("", digits(value)) or not digits(value)]
@@ -111,7 +122,7 @@ class Parser(argparse.ArgumentParser):
             return f"; {UNSET}"
         typed: dict[str, str] = {}  # flag -> with the first word for it
         for word in self._alone():
-            typed.setdefault(self.typed(word).partition(" ")[0], self.typed(word))
+            typed.setdefault(self._typed(word).partition(" ")[0], self._typed(word))
         meant = [words for flag, words in typed.items() if flag in missing]
         return f"; did you mean {' '.join(meant)}?" if meant else ""
 
