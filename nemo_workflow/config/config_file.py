@@ -149,8 +149,9 @@ def _mend(text: str, error: Any) -> str:
     found = re.fullmatch(r"\s*([\w.-]+): *(\S.*)", lines.get(named[0], "")) if named else None
     if found and "'" not in found[2] and '"' not in found[2]:
         return f", line {named[0]}: {problem}; put the value in quotes: `{found[1]}: '{found[2]}'`"
-    unclosed = "; close the quotes" if "quoted" in (getattr(error, "context", None) or "") else ""
-    return f"{f', line {named[0]}' if unclosed else where}: {problem}{unclosed}"
+    if "quoted" in (getattr(error, "context", None) or ""):
+        return f", line {named[0]}: {problem}; close the quotes"
+    return f"{where}: {problem}{f'; {_expected()}' if error else ''}"
 
 
 def _wrong_line(line: str) -> str:

@@ -9,7 +9,7 @@ from nemo_workflow.config.flags import TABLE
 from nemo_workflow.utils.meant import called
 
 _OF: dict[str, str] = {
-    "--hf-model-id": "tokenizer model.tokenizer.model model.tokenizer.type tokenizer-model tokenizer-path tokenizer-dir tokenizer-name tokenizer-name-or-path hf-tokenizer"
+    "--hf-model-id": "tokenizer hf-id model.tokenizer.model model.tokenizer.type tokenizer-model tokenizer-path tokenizer-dir tokenizer-name tokenizer-name-or-path hf-tokenizer"
     " tokenizer-id model-id hf-model hf-path model.hf-assets-path",
     "--model-name": "factory model recipe model.name model.flavor model-recipe model-config model-config-name",
     "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint restore-from-path restore-config.path"

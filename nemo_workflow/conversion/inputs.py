@@ -125,7 +125,8 @@ def _swapped(is_source: bool, output: Path | None) -> str:
 def check_swapped(source: str, output: Path, overwrite: bool) -> None:
     """Raise Refusal where nothing is at --source and a model, which may not be replaced, at --output-path."""
     a_model = (output / "config.json").is_file() or (output / "weights").is_dir()
-    if a_model and not Path(source).exists() and not (overwrite and is_hub_id(source)):
+    known = Path(source).exists() or meant(source, NEMO, "--source")  # a run's name, a checkpoint that was removed
+    if a_model and not known and not (overwrite and is_hub_id(source)):
         raise Refusal(
             f"--source {source}: {no_such_folder(source)}, and --output-path {output} is a model: are the two swapped?"
         )

@@ -275,12 +275,12 @@ def _prepared(args: argparse.Namespace, meter: Meter) -> Run | None:
 
 
 def _carry_out(run: Run, began: float) -> None:
-    """Do it and print its closing lines; a refusal leaves no new folder that is empty."""
+    """Do it and print its closing lines; what ends early leaves no new folder that is empty."""
     new = [folder for folder in (run.folder, run.folder.parent) if not folder.exists()]
     try:
         for line in run.execute(began):
             print(line)
-    except Refusal:
+    except BaseException:
         for folder in new:
             with contextlib.suppress(OSError):  # something is in it that is worth keeping
                 folder.rmdir()

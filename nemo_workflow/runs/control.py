@@ -135,8 +135,8 @@ def _status(arguments: Any) -> int:
     if not slurm_jobs.latest(run):
         pid = holder(run)
         state = opened(run).state
-        said = f"{state.name}: {state.why}" if state.why else state.name
-        print(f"  {said}" if pid is None else f"  running on this machine, process {pid}")
+        here = f" on this machine, process {pid}" if pid is not None else ""
+        print(f"  {state.name}{here}{f': {state.why}' if state.why else ''}")
     if corpus:
         return 0
     print(f"  {_progress(_plan(run))}")

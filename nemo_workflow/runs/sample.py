@@ -67,6 +67,9 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=1234, help="the same number gives the same text (default %(default)s)"
     )
+    parser.add_argument(
+        "--after-training", action="store_true", help="of a training's own command, which says what a stop leaves"
+    )
     parser.add_argument("text", help="how the text begins")
     arguments = parser.parse_args()
     if not arguments.hf_model.exists() and (Path(arguments.text) / "config.json").is_file():
@@ -79,7 +82,7 @@ def main() -> int:
         raise Refusal("--tokens must be at least 1, and --temperature not below 0")
     refuse_code("--hf-model", arguments.hf_model)
     check_has_tokenizer(arguments.hf_model)
-    with left_on_a_signal("nothing was written"):
+    with left_on_a_signal("" if arguments.after_training else "nothing was written"):
         print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
     return 0
 
@@ -103,7 +106,7 @@ def check_exported(folder: Path) -> None:
         for weights in folder.glob("*.safetensors"):
             read_header(weights)
         return  # load_model tells what else is wrong
-    run = folder.parent if folder.name == "checkpoints" else folder
+    run = folder.parent if folder.name in ("checkpoints", EXPORTED) else folder
     if (run / EXPORTED / "config.json").is_file():
         raise Refusal(f"--hf-model {folder}: is a run's folder; its exported model is {run / EXPORTED}")
     if (named := Path(OUTPUT_DIR) / folder / EXPORTED / "config.json").is_file():
@@ -132,7 +135,8 @@ def after_training(plan: Plan) -> None:
 
     Raises Failure where that can't be had.
     """
-    words = ["-m", "nemo_workflow.sample", "--hf-model", str(plan.folder / EXPORTED), "--", plan.settings.sample or ""]
+    model = str(plan.folder / EXPORTED)
+    words = ["-m", "nemo_workflow.sample", "--after-training", "--hf-model", model, "--", plan.settings.sample or ""]
     code, signalled = run_passing_on([sys.executable, *words], cwd=REPOSITORY)
     if signalled:
         said = "the training is done and its model exported: the same command makes the text"

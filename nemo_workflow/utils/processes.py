@@ -68,11 +68,11 @@ def say_stopped(number: int, said: str) -> int:
 def left_on_a_signal(said: str) -> Iterator[None]:
     """Inside the block Ctrl-C, SIGTERM and SIGHUP end this process at once, in words: libraries' imports catch what a handler raises.
 
-    For what has nothing to tidy up.
+    For what has nothing to tidy up. Where nothing is `said`, whoever waits for this process says it.
     """
 
     def leave(number: int, frame: Any) -> None:
-        os._exit(say_stopped(number, said))
+        os._exit(say_stopped(number, said) if said else 128 + number)
 
     with handled(leave, *ENDING):
         yield

@@ -40,6 +40,7 @@ def said_of(path: Path | str) -> str:
         ("# nothing\n", ": has no lines; lines `flag-name: value` are expected there"),
         ("- a\n- b\n", ": no key: lines `flag-name: value` are expected there"),
         ("a: [", ", line 1: expected the node content"),
+        ('{"a": 1', ", line 1: expected ',' or '}', but got '<stream end>'; lines `flag-name: value` are expected there"),
         ("lerning-rate: 3\n", ": unknown key 'lerning-rate'; did you mean lr?"),
         ("optimizer.lr: 3\n", ": unknown key 'optimizer.lr'; did you mean lr?"),
         (

@@ -61,6 +61,7 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("--wandb-key x", "wandb reads the environment's WANDB_API_KEY"),
         ("--wandb-toke x", "wandb reads the environment's WANDB_API_KEY"),
         ("--no-cuda", "did you mean --accelerator cpu?"),
+        ("--hf-id x", "did you mean --hf-model-id?"),
         ("--streaming", "the data is read from --dataset-dir as it is needed"),
         (
             "notes.txt",

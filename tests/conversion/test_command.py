@@ -93,6 +93,16 @@ def test_swapped_folders_are_named(main: Callable[[list[str]], int], made: str, 
         main(["--source", str(tmp_path / "new"), "--output-path", str(model), "--overwrite"])
 
 
+def test_a_checkpoint_that_a_run_has_removed_is_not_taken_for_a_swap(tmp_path: Path) -> None:
+    checkpoints, model = tmp_path / "run" / "checkpoints", tmp_path / "hf"
+    for part in ("context", "weights"):
+        (checkpoints / "step_00000200" / part).mkdir(parents=True)
+    model.mkdir()
+    (model / "config.json").touch()  # of an earlier conversion
+    with pytest.raises(Refusal, match=r"the newest whole one is --source \S+/step_00000200$"):
+        export_main(["--source", str(checkpoints / "step_00000100"), "--output-path", str(model)])
+
+
 def test_folders_that_are_both_there_and_swapped_are_told_by_what_they_are(tmp_path: Path) -> None:
     """Before the output, which is there: --overwrite would be the next try."""
     hf, nemo = tmp_path / "hf", tmp_path / "nemo"

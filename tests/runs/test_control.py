@@ -71,6 +71,15 @@ def test_status_logs_and_cancel(run: Path, launcher: subprocess.Popen[str]) -> N
     assert launcher.wait(LIMIT) == 0
 
 
+def test_status_says_of_a_run_that_is_being_ended_what_list_says(run: Path, launcher: subprocess.Popen[str]) -> None:
+    (run / "attempts" / "20260102-030405" / "rank1.error").write_text(
+        "1780000000.5\nRuntimeError: [gloo] Connection closed by peer\n"
+    )
+    said = "a rank was lost: its launcher is ending the others"
+    assert f"failed on this machine, process {launcher.pid}: {said}" in call(run, "status", "local").stdout
+    assert said in call(run, "list").stdout
+
+
 def test_nothing_runs(run: Path) -> None:
     (run / liveness.RUN_LOCK).touch()
     assert control.holder(run) is None
