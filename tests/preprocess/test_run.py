@@ -415,7 +415,7 @@ def test_what_is_kept_of_a_run_that_ends_early_is_said(error, why, ended, go, tm
         found = re.fullmatch(f"{re.escape(why)}; {KEPT}", ended(error, after, *call))
         shares.append(int(found[1]))
     assert 0 < shares[0] < shares[1] == shares[2] < 100
-    assert ended(error, 1, *call, "--overwrite") == f"{why}; {NOTHING_KEPT}" and not left.parent.exists()
+    assert ended(error, 1, *call, "--overwrite") == f"{why}; {NOTHING_KEPT}" and not list(left.iterdir())
     said = ended(error, 3, *call, "--overwrite", worth=0)
     assert re.fullmatch(f"{re.escape(why)}; {KEPT.replace('command', 'command without --overwrite')}", said)
     code, err = go(*call)
