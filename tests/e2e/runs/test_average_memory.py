@@ -71,7 +71,7 @@ def test_the_mean_takes_the_memory_of_its_largest_tensor(tmp_path: Path) -> None
     size, more = more_memory("average", tmp_path)
     print(f"{size / MIB:.0f} MiB averaged of two, {more / MIB:.0f} MiB more at the peak")
     assert size == LARGE * 2
-    assert more < LARGE * 2 + 48 * MIB  # the bands
+    assert more < LARGE * 2 + 80 * MIB  # the bands, 32 to 53 MiB seen; a second tensor would be 128 more
     assert bool(nemo_folder.NemoReader(tmp_path / "mean" / "weights").read("large").eq(1.5).all())
 
 
