@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def load_model(folder: Path, dtype: Any) -> Any:
         flash = flash_named(json_of(folder / "config.json")) if isinstance(error, ImportError) else {}
         mend = f"; or take {' and '.join(flash)} out of its config.json" if flash else ""
         why = first_line(error, lines=3).rstrip(".")
+        if found_bin := re.search(r"Unable to load weights from pytorch checkpoint file for '([^']+)'", why):
+            why = f"{Path(found_bin[1]).name} is no file of PyTorch's, or damaged: copy or download the model again"
         raise Refusal(f"--hf-model {folder}: transformers can't load it: {why}{mend}") from None
     if missing := sorted(found["missing_keys"]):
         raise Refusal(

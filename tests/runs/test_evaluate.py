@@ -271,5 +271,9 @@ def test_a_damaged_model_is_refused_in_a_line(tmp_path: Path) -> None:
     (model / "config.json").write_text(config, encoding="utf-8")
     for weights in model.glob("*.safetensors"):
         weights.unlink()
+    (model / "pytorch_model.bin").write_bytes(b"no zip file")
+    with pytest.raises(Refusal, match=r"can't load it: pytorch_model\.bin is no file of PyTorch's, or damaged: copy"):
+        loading.load_model(model, "auto")
+    (model / "pytorch_model.bin").unlink()
     with pytest.raises(Refusal, match=r"no weights in it \(\*\.safetensors\): give the folder of a whole model"):
         loading.load_model(model, "auto")
