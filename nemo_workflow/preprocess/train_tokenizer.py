@@ -19,7 +19,7 @@ from nemo_workflow.preprocess.tables import open_table
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import Meter, and_more, counted, human_time
 from nemo_workflow.utils.errors import Refusal, os_errors_refused
-from nemo_workflow.utils.files import nothing_half_made, write_json, written_aside
+from nemo_workflow.utils.files import IN_FRONT, nothing_half_made, write_json, written_aside
 from nemo_workflow.utils.folder_kinds import PLAN, WEIGHTS
 from nemo_workflow.utils.meant import called
 from nemo_workflow.utils.processes import interruptible
@@ -119,9 +119,7 @@ def main() -> int:
         if (folder / "tokenizer.json").exists():
             raise Refusal(f"--output-dir {folder}: exists already; choose another folder, or remove it first")
         if folder.resolve() == Path("/"):
-            raise Refusal(
-                f"--output-dir {folder}: name a folder below it; a shell variable in front of it may be unset"
-            )
+            raise Refusal(f"--output-dir {folder}: name a folder below it; {IN_FRONT}")
         if there := sorted(path.name for pattern in OTHERS for path in folder.glob(pattern)):
             raise Refusal(f"--output-dir {folder}: holds {and_more(there)}: choose another folder, or a new one in it")
     try:

@@ -147,7 +147,7 @@ class RunFolder:
         begun_again = self._locked is not None and self._locked(self.path) is not None
         is_last = end and (start is None or end["time"] >= start["time"]) and (self.trained or self.job)
         if end and is_last and (not begun_again or self._exporting):
-            return self._ended(end)
+            return self._ended(end, begun_again)
         told = starting.failure_of(self.attempts[-1]) if self.attempts else ""
         if failure := self._failure(begun_again, told):
             return failure
@@ -197,18 +197,19 @@ class RunFolder:
             return State("killed", f"a rank or its launcher was ended: {what_is_saved(self.path, self.step)}")
         return State("failed", error)
 
-    def _ended(self, end: dict[str, Any]) -> State:
+    def _ended(self, end: dict[str, Any], held: bool) -> State:
+        """How the newest start that trained came to its end; `held`: its launcher still works on the run."""
         if end["reason"] == "finished":
-            return State("finished", f"reached step {end['step']}{self._not_exported(end)}")
+            return State("finished", f"reached step {end['step']}{self._not_exported(end, held)}")
         if self.attempts and orphaned(self.attempts[-1]):
             return State("stopped", f"its launcher was killed: {what_is_saved(self.path, self.step)}")
         asked = self.last.get("stopping")
         number = asked["signal"] if asked and asked["time"] >= end["time"] - 3600 else None
         return State("stopped", f"asked to ({signal_name(number)})" if number else "asked to")
 
-    def _not_exported(self, end: dict[str, Any]) -> str:
+    def _not_exported(self, end: dict[str, Any], held: bool) -> str:
         """'; not exported: WHY' where the export after the training came to nothing, and none has been made since."""
-        if self._exporting and self._locked is not None and self._locked(self.path) is not None:
+        if self._exporting and held:
             return "; its model is being exported"
         export, folder = self.last.get("exporting" if self._exporting else "export"), self.path / EXPORTED
         problem = export and export.get("problem", WORDLESS)

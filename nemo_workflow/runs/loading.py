@@ -49,7 +49,7 @@ def load_model(folder: Path, dtype: Any) -> Any:
         )
     # a file that is missing, sizes that don't fit, a class it doesn't know, a package that quantized weights take
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        flash = flash_named(json_of(folder / "config.json")) if isinstance(error, ImportError) else {}
+        flash = flash_named(config) if isinstance(error, ImportError) else {}
         mend = f"; or take {' and '.join(flash)} out of its config.json" if flash else ""
         why = first_line(error, lines=3).rstrip(".")
         if found_bin := re.search(r"Unable to load weights from pytorch checkpoint file for '([^']+)'", why):

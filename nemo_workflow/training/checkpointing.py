@@ -58,9 +58,7 @@ class Checkpoints(nl.ModelCheckpoint):
     group: Any = None
     expected: int = 0  # bytes of the next checkpoint
     last_save: bool = False  # the run ends after it: if it fails, the run fails
-    held_up: dict[
-        int, float
-    ]  # step -> seconds for which the training stood still for a save that goes on in the background
+    held_up: dict[int, float]  # step -> seconds that the training stood still for a save that goes on in the background
 
     def attach(self, plan: Plan, log: Any, identity: dict[str, Any], resumed_from: Path | None) -> None:
         """What NeMo's own arguments have no place for."""

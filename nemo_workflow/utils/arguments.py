@@ -122,7 +122,8 @@ class Parser(argparse.ArgumentParser):
             return f"; {UNSET}"
         typed: dict[str, str] = {}  # flag -> with the first word for it
         for word in self._alone():
-            typed.setdefault(self._typed(word).partition(" ")[0], self._typed(word))
+            with_flag = self._typed(word)
+            typed.setdefault(with_flag.partition(" ")[0], with_flag)
         meant = [words for flag, words in typed.items() if flag in missing]
         return f"; did you mean {' '.join(meant)}?" if meant else ""
 
