@@ -47,7 +47,7 @@ def run(plan: Plan, folder: Path, rank: int, console: TextIO) -> None:
     if plan.accelerator == "gpu":
         if said := gpu_settings.without_deep_ep(made):
             log.note(said)
-        gpu.speed_up(log.note, plan.settings.fp8, plan.settings.fp8_output_layer)
+        gpu.speed_up(log.note, plan.settings)
         gpu.sort_tokens(made.model.config)
         gpu.complete_checkpoints(plan.settings.optim_cpu_offloading)
         gpu.update_in_pieces(made.optim.config)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nemo_workflow.backends import patching
-from nemo_workflow.backends.registry import find
+from nemo_workflow.backends.registry import GPU_PATCHES, find
 
 
 def install() -> None:
@@ -24,15 +24,16 @@ def install() -> None:
     aside.optional("gradient accumulation inside the weight gradient's product", weight_gradient.install)
 
 
-def speed_up(say: Callable[[str], None], fp8: bool = False, fp8_output_layer: bool = False) -> None:
+def speed_up(say: Callable[[str], None], settings: Any) -> None:
     """Replace what is slow by kernels of ours or of flash-attn-4; one that fails is left out, and `say` is told. Imports megatron-core."""
     from nemo_workflow.backends.gpu import aside
 
     aside.tell(say)
     for module, name in SPEED_UPS.items():
-        if module == "swiglu_fp8" and not fp8:
+        rows = [row for row in GPU_PATCHES if row.make.startswith(f"backends.gpu.{module}:")]
+        if not all(row.needs(settings) for row in rows):
             continue
-        more = {"fp8": fp8_output_layer} if module == "output_layer" else {}
+        more = {"fp8": settings.fp8_output_layer} if module == "output_layer" else {}
         aside.optional(name, functools.partial(_install, module, **more))
 
 
