@@ -464,6 +464,17 @@ OTHER_PATCHES = (
         reason="torchrun starts a Python for each rank, and each imports NeMo; forked ranks have it.",
     ),
     Patch(
+        "launch.torchrun:closing",
+        "torch",
+        ">=2.8",
+        ("torch.distributed.elastic.multiprocessing.api:PContext.close",),
+        signature="self, death_sig, timeout",
+        where=LAUNCHER,
+        optional=True,
+        needs=lambda settings: settings.executor == "local",
+        reason="The ranks of one that has failed wait for it in NCCL and take no SIGTERM; torchrun kills them after 30 seconds.",
+    ),
+    Patch(
         "launch.slurm.submit:only_the_number",
         "nemo_run",
         NEMO_RUN,

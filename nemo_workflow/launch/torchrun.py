@@ -24,8 +24,10 @@ from typing import IO, Any, NoReturn
 
 from nemo_workflow.backends import patching, registry
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.training import liveness, rank, worker
 from nemo_workflow.utils import startup
+from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.folder_kinds import PLAN
 from nemo_workflow.utils.processes import die_with_parent_process, outlive_parent
 
@@ -33,6 +35,7 @@ FRESH_RANKS = "NEMO_WORKFLOW_FRESH_RANKS"  # environment variable: "1", a Python
 # for the imports, and not for the ranks: NumPy and numexpr would start threads, and torch.cuda.is_available() CUDA
 ONLY_HERE = {"OPENBLAS_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 HARMLESS_THREADS = {"jemalloc_bg_thd"}  # of libraries that start them again after a fork
+ALONE_SECONDS = 10  # that the other ranks of one that has failed may take to end; torchrun's own are 30
 WAIT_SECONDS = 0.05  # between two looks at a rank that is waited for
 # module -> the variable that its rank_zero_only.rank has been read from as it was imported
 READ_AT_IMPORT = {
@@ -56,6 +59,8 @@ def main(arguments: list[str]) -> None:
         patching.replace(registry.find("launch.torchrun:forking"), functools.partial(forking, given=given))
     else:
         _restore(os.environ, given)
+    close = functools.partial(closing, checkpoints=plan.folder / "checkpoints")
+    patching.replace(registry.find("launch.torchrun:closing"), close)
     outlive_parent()
     code = 0
     if liveness.launcher_alive(os.environ[liveness.LAUNCHER]):
@@ -67,6 +72,22 @@ def _restore(variables: Any, given: dict[str, str | None]) -> None:
     for name, value in given.items():
         if value is None:
             variables.pop(name, None)
+
+
+def closing(close: Callable[..., None], checkpoints: Path) -> Callable[..., None]:
+    """torchelastic's end of the ranks: those of a failed one wait for it in a collective and take no signal, so soon killed.
+
+    Not while a save into `checkpoints` is under way, which needs no other rank once it is being written.
+    """
+
+    def close_ranks(self: Any, death_sig: signal.Signals | None = None, timeout: int = 30) -> None:
+        ranks = getattr(self, "subprocess_handlers", {}).values()
+        failed = any(handler.proc.poll() not in (None, 0, STOPPED) for handler in ranks)
+        if failed and not save_under_way(checkpoints):
+            timeout = min(timeout, ALONE_SECONDS)
+        close(self, death_sig, timeout)
+
+    return close_ranks
 
 
 # -- before the fork --------------------------------------------------------------------------------------------------

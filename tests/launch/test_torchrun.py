@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from nemo_workflow.launch import torchrun
+from nemo_workflow.run_dir.checkpoints import UNFINISHED
 from nemo_workflow.training import liveness, rank
+from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.folder_kinds import PLAN
 from tests.e2e.run.harness import REPOSITORY
 from tests.waiting import LIMIT, until
@@ -124,6 +126,44 @@ print(fork.wait(600), fork.poll())
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT
     )
     assert done.stdout == "None\n-9 -9\n", done
+
+
+ENDS = """
+import logging, sys, time
+from pathlib import Path
+from nemo_workflow.backends import patching, registry
+from nemo_workflow.launch import torchrun
+import functools
+folder, code, wanted = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+torchrun.ALONE_SECONDS = 1
+assert patching.replace(registry.find("launch.torchrun:closing"), functools.partial(torchrun.closing, checkpoints=folder))
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
+ranks = {
+    0: ("-c", f"trap '' TERM; touch {folder}/ready; for i in $(seq {wanted * 10}); do sleep 0.1; done"),
+    1: ("-c", f"until [ -e {folder}/ready ]; do sleep 0.05; done; exit {code}"),
+}
+context = start_processes("ranks", "/bin/bash", ranks, {0: {}, 1: {}}, DefaultLogsSpecs(log_dir=str(folder / "logs")))
+failures = context.wait(600).failures
+print({rank: failure.exitcode for rank, failure in sorted(failures.items())})
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "saving", "lasts", "ends"),
+    [
+        (3, False, 15, "{0: -9, 1: 3}"),  # would have ended by itself within torchrun's own 30 s
+        (3, True, 5, "{1: 3}"),  # the save gets torchrun's own
+        (STOPPED, False, 5, f"{{1: {STOPPED}}}"),
+    ],
+)
+def test_ranks_that_wait_for_a_failed_one_are_ended_soon(
+    code: int, saving: bool, lasts: int, ends: str, tmp_path: Path
+) -> None:
+    if saving:
+        (tmp_path / f"step_5{UNFINISHED}").touch()
+    words = [sys.executable, "-c", ENDS, str(tmp_path), str(code), str(lasts)]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT)
+    assert done.stdout == f"{ends}\n", done
 
 
 def test_what_a_fork_would_lose_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
