@@ -8,7 +8,7 @@ from pathlib import Path
 from nemo_workflow.config import containers
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.data import maker_of, of_another_tokenizer
+from nemo_workflow.config.checks.data import maker_of, names_of, of_another_tokenizer
 from nemo_workflow.config.checks.hardware import (
     LONG_STEP_SECONDS,
     cores_short_of,
@@ -98,8 +98,9 @@ def _maker_unknown(run: Run) -> None:
 def _made_with_another(run: Run) -> None:
     """What --allow-change tokenizer lets through."""
     if others := of_another_tokenizer(run):
+        names = names_of(run)
         run.notes.append(
-            f"--allow-change tokenizer: {and_more([Path(pair.prefix).name for pair in others])}: made with another tokenizer"
+            f"--allow-change tokenizer: {and_more([names[pair.prefix] for pair in others])}: made with another tokenizer"
             f" ({maker_of(others[0])}); unless its ids are the same, the model learns nothing of use, and the loss means nothing"
         )
 
@@ -292,7 +293,8 @@ def _sizes_of_checkpoint(run: Run, recipe: Recipe) -> None:
 def _no_end_of_documents(run: Run) -> None:
     known = [(source.pair, figures(source.pair)) for source in run.sources]
     known = [(pair, found) for pair, found in known if found]
-    without = [Path(pair.prefix).name for pair, found in known if found.get("append_eod") is False]
+    names = names_of(run)
+    without = [names[pair.prefix] for pair, found in known if found.get("append_eod") is False]
     if without:
         verb, whose = ("has", "its") if len(without) == 1 else ("have", "their")
         run.notes.append(f"{and_more(without)} {verb} no end-of-document tokens between {whose} documents")

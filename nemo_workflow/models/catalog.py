@@ -91,6 +91,10 @@ def find(name: str) -> Recipe:
     recipes = load()
     if name in recipes:
         return recipes[name]
+    if same := SAME_SIZE.get(_plain(name)):
+        raise Refusal(
+            f"--model-name {name}: NeMo has no recipe for this model; one of its size is {same} (--list-models prints all)"
+        )
     spelled = as_recipe(name)
     close = [spelled] if spelled in recipes else close_to(spelled, recipes, cutoff=0.5)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
@@ -100,9 +104,13 @@ def find(name: str) -> Recipe:
     raise Refusal(f"--model-name {name}: {what}{hint} (--list-models prints all)")
 
 
+def _plain(name: str) -> str:
+    return name.rpartition("/")[2].lower().replace("-", "_")
+
+
 def as_recipe(name: str) -> str:
     """Llama-3.1-8B-Instruct, meta-llama/Llama-3.1-8B or llama-31-8b -> llama31_8b, as recipes are spelled."""
-    plain = name.rpartition("/")[2].lower().replace("-", "_")
+    plain = _plain(name)
     plain = re.sub(r"_(base|instruct|it|hf|pt|chat)$", "", plain)
     plain = re.sub(r"(?<![\d.])0\.(\d)b", r"\g<1>00m", plain)  # Qwen3-0.6B is qwen3_600m
     plain = re.sub(r"(\d)\.(\d+)b", r"\1p\2b", plain)

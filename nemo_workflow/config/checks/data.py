@@ -33,10 +33,10 @@ def enough_data(run: Run) -> Iterator[str]:
             f" {counted(run.seq_length, 'token')},"
             f" less than one step; lower {lower}, or add data{_batch_that_fits(run)}{_own_batch(run)}"
         )
-    names = Counter(Path(source.pair.prefix).name for source in run.sources)
+    names = names_of(run)
     small = {
         index: [
-            (_told_apart(source.pair.prefix, names), parts[index])
+            (names[source.pair.prefix], parts[index])
             for source, parts in zip(run.sources, run.parts, strict=True)
             if _too_small(parts[index], name, run.seq_length)
         ]
@@ -57,10 +57,14 @@ def _too_small(part: Part, name: str, length: int) -> bool:
     return bool(part.share) and (not part.tokens or (name == "validation" and part.samples(length) < 1))
 
 
-def _told_apart(prefix: str, names: Counter[str]) -> str:
-    """Its name, with its folder's where others are called so too."""
-    path = Path(prefix)
-    return path.name if names[path.name] == 1 else f"{path.parent.name}/{path.name}"
+def names_of(run: Run) -> dict[str, str]:
+    """Prefix of a pair -> its name, with its folder's where others of the run are called so too."""
+    prefixes = {source.pair.prefix: Path(source.pair.prefix) for source in run.every_source}
+    alike = Counter(path.name for path in prefixes.values())
+    return {
+        prefix: path.name if alike[path.name] == 1 else f"{path.parent.name}/{path.name}"
+        for prefix, path in prefixes.items()
+    }
 
 
 def _batch_that_fits(run: Run) -> str:
@@ -134,8 +138,9 @@ def made_with_this_tokenizer(run: Run) -> Iterator[str]:
     """Ids of another tokenizer train nothing of use."""
     others = _refused_for_tokenizer(run)
     if others:
+        names = names_of(run)
         yield (
-            f"--hf-model-id {run.settings.hf_model_id}: {and_more([Path(pair.prefix).name for pair in others])}"
+            f"--hf-model-id {run.settings.hf_model_id}: {and_more([names[pair.prefix] for pair in others])}"
             f" {'was' if len(others) == 1 else 'were'} preprocessed with another tokenizer.json"
             f" ({maker_of(others[0])}): preprocess with this one, give the other one, or"
             " add --allow-change tokenizer if you know that its ids are the same"

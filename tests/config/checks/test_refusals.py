@@ -144,7 +144,7 @@ FLAGS = [
     ("-M llama_tinny", "--model-name llama_tinny: unknown recipe; did you mean llama_tiny? (--list-models prints all)"),
     ("-M llama-3.2-1b", "--model-name llama-3.2-1b: unknown recipe; did you mean llama32_1b? (--list-models prints all)"),
     ("-M Qwen/Qwen3-0.6B-Base", "--model-name Qwen/Qwen3-0.6B-Base: a recipe's name is expected (the Hugging Face id goes with --hf-model-id); did you mean qwen3_600m? (--list-models prints all)"),
-    ("-M gpt2", "--model-name gpt2: unknown recipe; did you mean llama_125m? (--list-models prints all)"),
+    ("-M gpt2", "--model-name gpt2: NeMo has no recipe for this model; one of its size is llama_125m (--list-models prints all)"),
     ("-M t5_220m --constant-steps 5 -gbs 1 --accelerator=gpu --dry-run -G 1", "--constant-steps: recipe t5_220m has no field optim.lr_scheduler.constant_steps; leave it out"),
     ("-gbs 2048", "--global-batch-size 2048: the training split holds 1,054 samples of 256 tokens, less than one step; lower --global-batch-size or --seq-length, or add data"),
     ("--split 999,1,0 --seq-length 512", "--split 999,1,0: no validation sample in d_text_document (1 document, 300 tokens); give this part more, or do without: --split 1,0,0"),
@@ -628,6 +628,15 @@ def test_data_of_another_tokenizer_is_said_once(place: Place) -> None:
     assert "was preprocessed with another tokenizer.json (other)" in problem
     (problem,) = refusal(place, "--allow-change", "tokenizer")
     assert "holds token id 5000, but the tokenizer" in problem
+
+
+def test_data_of_another_tokenizer_is_told_from_a_pair_of_the_same_name(place: Place) -> None:
+    for name, figures in ("a", {}), ("b", {"tokens": 90_000, "tokenizer": "other", "tokenizer_sha256": "0" * 64}):
+        (place.root / name).mkdir()
+        write_pair(place.root / name / "text_document", [3] * 30_000)
+        (place.root / name / "text_document.json").write_text(json.dumps(figures))
+    (problem,) = refusal(place, "--dataset-dir", str(place.root / "b"), dataset_dir=str(place.root / "a"))
+    assert ": b/text_document was preprocessed with another tokenizer.json (other)" in problem
 
 
 def test_a_checkpoint_of_another_tokenizer(place: Place) -> None:
