@@ -24,7 +24,6 @@ from typing import IO, Any, NoReturn
 
 from nemo_workflow.backends import patching, registry
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.training import liveness, rank, worker
 from nemo_workflow.utils import startup
 from nemo_workflow.utils.errors import STOPPED
@@ -59,8 +58,7 @@ def main(arguments: list[str]) -> None:
         patching.replace(registry.find("launch.torchrun:forking"), functools.partial(forking, given=given))
     else:
         _restore(os.environ, given)
-    close = functools.partial(closing, checkpoints=plan.folder / "checkpoints")
-    patching.replace(registry.find("launch.torchrun:closing"), close)
+    patching.replace(registry.find("launch.torchrun:closing"))
     outlive_parent()
     code = 0
     if liveness.launcher_alive(os.environ[liveness.LAUNCHER]):
@@ -74,18 +72,16 @@ def _restore(variables: Any, given: dict[str, str | None]) -> None:
             variables.pop(name, None)
 
 
-def closing(close: Callable[..., None], checkpoints: Path) -> Callable[..., None]:
-    """torchelastic's end of the ranks: those of a failed one wait for it in a collective and take no signal, so soon killed.
+def closing(close: Callable[..., None]) -> Callable[..., None]:
+    """torchelastic's end of the ranks: those that wait for a failed one in a collective take no signal, and are soon killed.
 
-    Not while a save into `checkpoints` is under way, which needs no other rank once it is being written.
+    Though a save be under way: it needs every rank to become whole (seen on two GPUs, whose 30 seconds brought nothing).
     """
 
     def close_ranks(self: Any, death_sig: signal.Signals | None = None, timeout: int = 30) -> None:
         ranks = getattr(self, "subprocess_handlers", {}).values()
         failed = any(handler.proc.poll() not in (None, 0, STOPPED) for handler in ranks)
-        if failed and not save_under_way(checkpoints):
-            timeout = min(timeout, ALONE_SECONDS)
-        close(self, death_sig, timeout)
+        close(self, death_sig, min(timeout, ALONE_SECONDS) if failed else timeout)
 
     return close_ranks
 

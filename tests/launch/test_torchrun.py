@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from nemo_workflow.launch import torchrun
-from nemo_workflow.run_dir.checkpoints import UNFINISHED
 from nemo_workflow.training import liveness, rank
 from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.folder_kinds import PLAN
@@ -133,10 +132,9 @@ import logging, sys, time
 from pathlib import Path
 from nemo_workflow.backends import patching, registry
 from nemo_workflow.launch import torchrun
-import functools
 folder, code, wanted = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 torchrun.ALONE_SECONDS = 1
-assert patching.replace(registry.find("launch.torchrun:closing"), functools.partial(torchrun.closing, checkpoints=folder))
+assert patching.replace(registry.find("launch.torchrun:closing"))
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 ranks = {
     0: ("-c", f"trap '' TERM; touch {folder}/ready; for i in $(seq {wanted * 10}); do sleep 0.1; done"),
@@ -149,18 +147,13 @@ print({rank: failure.exitcode for rank, failure in sorted(failures.items())})
 
 
 @pytest.mark.parametrize(
-    ("code", "saving", "lasts", "ends"),
+    ("code", "lasts", "ends"),
     [
-        (3, False, 15, "{0: -9, 1: 3}"),  # would have ended by itself within torchrun's own 30 s
-        (3, True, 5, "{1: 3}"),  # the save gets torchrun's own
-        (STOPPED, False, 5, f"{{1: {STOPPED}}}"),
+        (3, 15, "{0: -9, 1: 3}"),  # would have ended by itself within torchrun's own 30 s
+        (STOPPED, 5, f"{{1: {STOPPED}}}"),
     ],
 )
-def test_ranks_that_wait_for_a_failed_one_are_ended_soon(
-    code: int, saving: bool, lasts: int, ends: str, tmp_path: Path
-) -> None:
-    if saving:
-        (tmp_path / f"step_5{UNFINISHED}").touch()
+def test_ranks_that_wait_for_a_failed_one_are_ended_soon(code: int, lasts: int, ends: str, tmp_path: Path) -> None:
     words = [sys.executable, "-c", ENDS, str(tmp_path), str(code), str(lasts)]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT)
     assert done.stdout == f"{ends}\n", done
