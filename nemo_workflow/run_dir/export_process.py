@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.conversion.report import NAME as REPORT
 from nemo_workflow.run_dir import report_process
+from nemo_workflow.run_dir.checkpoints import Checkpoint
 
 EXPORTED = "hf_model"  # in the run's folder
 LOG = "export.log"  # in an attempt
@@ -41,3 +44,13 @@ def start(run: Path, step: int, log: Path, *more: str) -> subprocess.Popen[bytes
 def event(run: Path, step: int, seconds: float, problem: str | None, hub: str | None = None) -> dict[str, Any]:
     """What metrics.jsonl keeps of an export; `problem` is None where the model was proved (and uploaded as `hub`)."""
     return {"step": step, "path": str(run / EXPORTED), "seconds": round(seconds, 1), "problem": problem, "hub": hub}
+
+
+def is_exported(folder: Path, source: Checkpoint) -> bool:
+    """Whether a folder is the proved model of a checkpoint that has not been written again since."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        newer = (folder / REPORT).stat().st_mtime > (source.path / "manifest.json").stat().st_mtime
+    except (OSError, ValueError):
+        return False
+    return bool(newer and report.get("verified") and Path(report.get("source", "")) == source.path)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_workflow.run_dir import metrics, slurm_jobs, starting
-from nemo_workflow.run_dir.checkpoints import list_checkpoints, problem_of, save_under_way
-from nemo_workflow.run_dir.export_process import EXPORTED
+from nemo_workflow.run_dir.checkpoints import list_checkpoints, newest_whole, problem_of, save_under_way
+from nemo_workflow.run_dir.export_process import EXPORTED, is_exported
 from nemo_workflow.run_dir.stopping import launchers_signal, orphaned, what_is_saved
 from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.files import absolute
@@ -208,15 +208,16 @@ class RunFolder:
         return State("stopped", f"asked to ({signal_name(number)})" if number else "asked to")
 
     def _not_exported(self, end: dict[str, Any], held: bool) -> str:
-        """'; not exported: WHY' where the export after the training came to nothing, and none has been made since."""
+        """'; not exported: WHY' where the export after the training came to nothing, and there is none."""
         if self._exporting and held:
             return "; its model is being exported"
         export, folder = self.last.get("exporting" if self._exporting else "export"), self.path / EXPORTED
         problem = export and export.get("problem", WORDLESS)
         if not export or not problem or export["time"] < end["time"]:
             return ""
-        made_since = folder.is_dir() and folder.stat().st_mtime > export["time"]
-        return "" if made_since else f"; not exported: {problem}"
+        newest, _ = newest_whole(self.path / "checkpoints")
+        done = newest is not None and not export.get("hub") and is_exported(folder, newest)
+        return "" if done else f"; not exported: {problem}"
 
     def _never_trained(self, attempt: Path) -> State:
         """What became of a newest start that wrote no event, whose launcher and ranks aren't seen."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -13,11 +12,10 @@ from typing import Any
 
 from nemo_workflow.config.checks import outputs
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.conversion.report import NAME as REPORT
 from nemo_workflow.models import hub
 from nemo_workflow.run_dir import export_process, metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint, list_checkpoints, newest_whole, problem_of
-from nemo_workflow.run_dir.export_process import EXPORTED
+from nemo_workflow.run_dir.export_process import EXPORTED, is_exported
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.runs import control
 from nemo_workflow.utils.arguments import Parser
@@ -120,16 +118,6 @@ def _checkpoint(run: Path, step: int | None) -> Checkpoint:
     return found
 
 
-def is_exported(folder: Path, source: Checkpoint) -> bool:
-    """Whether a folder is the proved model of a checkpoint that has not been written again since."""
-    try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        newer = (folder / REPORT).stat().st_mtime > (source.path / "manifest.json").stat().st_mtime
-    except (OSError, ValueError):
-        return False
-    return bool(newer and report.get("verified") and Path(report.get("source", "")) == source.path)
-
-
 def already(folder: Path, source: Checkpoint) -> str:
     """What is said instead of an export of the same checkpoint once more."""
     return f"step {source.step} is exported already: {folder}"
@@ -190,17 +178,25 @@ def after_training(plan: Plan) -> None:
     if is_exported(plan.folder / EXPORTED, newest) and not hub_id:
         print(already(plan.folder / EXPORTED, newest), flush=True)
         return
-    print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
     metrics.event(plan.folder / metrics.FILE, "exporting", step=newest.step)
+    print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
     words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub_id] if hub_id else []))
     code, signalled = run_passing_on(words, env=export_process.environment())
     problem = None if not code else why_ended(code) if code < 0 else "its own words stood in the terminal"
+    done = is_exported(plan.folder / EXPORTED, newest) and not hub_id  # though its process was still ending
     if signalled:
-        problem = f"stopped by {signal_name(signalled)}"
+        problem = None if done else f"stopped by {signal_name(signalled)}"
     if problem:
         _tell(plan.folder, newest.step, time.monotonic() - began, problem, hub_id)
     if signalled:
-        said = f"the training is done, step {newest.step} is saved: the same command exports it"
-        sys.exit(say_stopped(signalled, said))
+        sys.exit(say_stopped(signalled, _left_by_a_stop(plan, newest.step, done)))
     if code:
         raise Failure(f"{flag}: no {what}, {why_ended(code)}; the training is done, step {newest.step} is saved")
+
+
+def _left_by_a_stop(plan: Plan, step: int, exported: bool) -> str:
+    """What is there after a signal, and what the same command does then."""
+    if not exported:
+        return f"the training is done, step {step} is saved: the same command exports it"
+    text = ": the same command makes the text" if plan.settings.sample else ""
+    return f"the training is done and its model exported{text}"

@@ -14,7 +14,7 @@ from nemo_workflow.run_dir import slurm_jobs, starting
 from nemo_workflow.run_dir.run import QUIET_SECONDS, RunFolder, State
 from nemo_workflow.run_dir.stopping import tell_orphaned, tell_signal
 from tests.run_dir.test_checkpoints import make
-from tests.runs.fake_runs import append, end_event, make_plan, step_event, write_run
+from tests.runs.fake_runs import append, end_event, make_plan, step_event, write_export, write_run
 
 
 @pytest.mark.parametrize(
@@ -189,6 +189,8 @@ def test_an_export_after_the_training_that_is_under_way_or_was_lost(tmp_path: Pa
     assert held.state == State("finished", "reached step 100; its model is being exported")
     assert RunFolder(plan.folder).state.why == "reached step 100; not exported: ended from outside"
     (plan.folder / "hf_model").mkdir()
+    assert RunFolder(plan.folder).state.why == "reached step 100; not exported: ended from outside"
+    write_export(plan)
     assert RunFolder(plan.folder).state.why == "reached step 100"
     append(plan, [{"event": "export", "time": time.time(), "step": 100, "problem": None}])
     assert RunFolder(plan.folder).state.why == "reached step 100"

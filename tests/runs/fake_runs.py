@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from nemo_workflow.config.parallelism import Layout
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.schedule import Schedule
 from nemo_workflow.config.settings import Settings
+from nemo_workflow.conversion.report import NAME as REPORT
 from nemo_workflow.data.blend import Source
 from nemo_workflow.data.indexed_dataset import Pair
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.config_yaml import config_text
+from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.report.page import write_report
 
@@ -92,6 +95,15 @@ def append(plan: Plan, happened: list[dict[str, Any]]) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     with (plan.folder / metrics.FILE).open("a", encoding="utf-8") as stream:
         stream.writelines(json.dumps(event) + "\n" for event in happened)
+
+
+def write_export(plan: Plan, step: int = 100) -> Path:
+    """The folder of an export that was proved after its checkpoint had been written."""
+    source, folder = plan.folder / "checkpoints" / f"step_{step:08d}", plan.folder / EXPORTED
+    os.utime(source / "manifest.json", (1, 1))
+    folder.mkdir(exist_ok=True)
+    (folder / REPORT).write_text(json.dumps({"verified": True, "source": str(source)}))
+    return folder
 
 
 def write_run(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,8 +18,9 @@ from nemo_workflow.config.checks import outputs
 from nemo_workflow.conversion import command
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import Checkpoint
+from nemo_workflow.run_dir.export_process import is_exported
+from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs import control, export
-from nemo_workflow.runs.export import is_exported
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from tests.runs import fake_hub, fake_runs
@@ -27,6 +29,7 @@ from tests.waiting import LIMIT
 PUSH = """
 import sys
 from pathlib import Path
+from typing import Any
 from nemo_workflow.runs import control, export
 from nemo_workflow.utils.errors import run_command
 if sys.argv[2:]:
@@ -99,10 +102,7 @@ def test_what_is_exported_already_is_neither_done_again_nor_kept_as_an_event(
     """By the command and at the end of a run; an upload is another matter."""
     plan = fake_runs.write_run(tmp_path / "run", sample="Once")
     checkpoint = plan.folder / "checkpoints" / "step_00000100"
-    os.utime(checkpoint / "manifest.json", (1, 1))
-    (plan.folder / "hf_model").mkdir()
-    report = {"verified": True, "source": str(checkpoint)}
-    (plan.folder / "hf_model" / "conversion_report.json").write_text(json.dumps(report))
+    fake_runs.write_export(plan)
     monkeypatch.setattr(sys, "argv", ["export", str(plan.folder)])
     assert export.main() == 0
     export.after_training(plan)
@@ -137,6 +137,7 @@ SLEEPS += " signal.signal(signal.SIGTERM, lambda *_: exit(7)); print('begun', fl
 STOPPED = """
 import sys
 from pathlib import Path
+from typing import Any
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import export_process
 from nemo_workflow.runs import export
@@ -145,22 +146,34 @@ export.after_training(Plan.from_json((Path(sys.argv[1]) / "plan.json").read_text
 """
 
 
-@pytest.mark.parametrize(("number", "named"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
-def test_an_export_after_the_training_ends_with_the_command(tmp_path: Path, number: int, named: str) -> None:
-    plan = fake_runs.write_run(tmp_path / "run", sample="Once")
-    (plan.folder / "plan.json").write_text(plan.to_json())
+@pytest.mark.parametrize(
+    ("number", "named", "settings", "done", "left"),
+    [
+        (signal.SIGTERM, "SIGTERM", {"sample": "Once"}, False, ", step 100 is saved: the same command exports it"),
+        (signal.SIGINT, "Ctrl-C", {"sample": "Once"}, False, ", step 100 is saved: the same command exports it"),
+        # proved, and its process still ending
+        (signal.SIGINT, "Ctrl-C", {"sample": "Once"}, True, " and its model exported: the same command makes the text"),
+        (signal.SIGINT, "Ctrl-C", {"export_hf": "end"}, True, " and its model exported"),
+    ],
+)
+def test_an_export_after_the_training_ends_with_the_command(
+    tmp_path: Path, number: int, named: str, settings: dict[str, Any], done: bool, left: str
+) -> None:
+    plan = fake_runs.write_run(tmp_path / "run", **settings)
     words = [sys.executable, "-c", STOPPED, str(plan.folder), SLEEPS]
     with subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
         assert command.stdout is not None
         assert "exporting step 100" in command.stdout.readline() and command.stdout.readline() == "begun\n"
         (child,) = psutil.Process(command.pid).children()
+        if done:
+            fake_runs.write_export(plan)
         command.send_signal(number)
         said = command.communicate(timeout=LIMIT)[1]
     assert command.returncode == 128 + number
-    assert f"stopped by {named}; the training is done, step 100 is saved: the same command exports it" in said
+    assert f"stopped by {named}; the training is done{left}\n" in said
     assert not child.is_running()
-    (event,) = [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
-    assert event["problem"] == f"stopped by {named}"
+    why = RunFolder(plan.folder).state.why
+    assert why == f"reached step 100{'' if done else f'; not exported: stopped by {named}'}"
 
 
 def test_an_export_that_was_killed_is_told_from_one_that_failed(

@@ -16,7 +16,7 @@ import pytest
 
 from nemo_workflow.launch import local
 from nemo_workflow.run_dir import metrics, starting, stopping
-from nemo_workflow.run_dir.export_process import EXPORTED, event
+from nemo_workflow.run_dir.export_process import event
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
@@ -144,7 +144,7 @@ def test_an_export_that_was_stopped_after_the_training_is_named(tmp_path: Path) 
     assert RunFolder(plan.folder).state.why == "reached step 100; not exported: stopped by Ctrl-C"
     for words in (("show", "run"), ("list",)):
         assert "not exported: stopped by Ctrl-C" in runs("--output-dir", tmp_path, *words)
-    (plan.folder / EXPORTED).mkdir()  # by hand, since
+    fake_runs.write_export(plan)
     assert RunFolder(plan.folder).state.why == "reached step 100"
 
 
