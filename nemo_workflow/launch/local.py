@@ -192,6 +192,8 @@ class _Local:
                 scratch.sweep()  # a rank that was killed has left its folder
             self.monitor.update()
             self.monitor.close()
+            if not self._finished and not self._asked:  # the report takes its time, and may be waited for
+                starting.tell_failed(self.attempt, self._why_failed())
             # the report is as it was where nothing has begun
             if not self.insisted and (self.monitor.started or self.asked is None):
                 Refresher(self.plan.folder).finish(REPORT_SECONDS if self.asked is None else STOPPED_REPORT_SECONDS)
@@ -312,32 +314,43 @@ class _Local:
 
     # -- the end --------------------------------------------------------------------------------------------------
 
+    @property
+    def _finished(self) -> bool:
+        return self.monitor.end == "finished" and self.torchrun in (0, None) and not self.insisted
+
+    @property
+    def _asked(self) -> int:
+        """The signal that asked the run, or only its ranks, to stop; 0 for none."""
+        return self.asked or (self.monitor.stopped_by if self.monitor.end == "stopped" else 0) or 0
+
     def _verdict(self) -> int:
         """0 only for a run that has its end. Raises Failure for one that ended by itself without it."""
-        finished = self.monitor.end == "finished"
-        if finished and self.torchrun in (0, None) and not self.insisted:
+        if self._finished:
             if self.asked and (self.plan.settings.export_hf or self.plan.settings.sample):
                 # the last step was under way: what would follow is what was asked to stop
                 self.monitor.note("stopped: the training is done; the same command exports its model")
                 return 128 + self.asked
             return 0
         saved = what_is_saved(self.plan.folder, self.monitor.last_step)
-        asked = self.asked or (self.monitor.stopped_by if self.monitor.end == "stopped" else 0)
-        if asked:
+        if self._asked:
             if any(self.attempt.glob("rank*.error")):
                 Meter(sys.stderr, outlive=True).note(f"while stopping: {explain_failure(self.attempt)}")
             self.monitor.note(f"stopped{'' if self._saved_when_asked() else self.stopped_early}: {saved}")
-            return 128 + asked
+            return 128 + self._asked
         if self.monitor.started:
             self.monitor.note(saved)
+        raise Failure(self._why_failed())
+
+    def _why_failed(self) -> str:
+        """Why a start has ended by itself without its end."""
         if self.hung:
-            raise Failure(f"{self.hung}; all ranks' stacks are in {self.attempt}/rank*.log")
+            return f"{self.hung}; all ranks' stacks are in {self.attempt}/rank*.log"
         if self.torchrun is not None and self.torchrun < 0:
             name = signal.Signals(-self.torchrun).name
-            raise Failure(f"torchrun, which runs the ranks, was ended by {name}; logs: {self.attempt}")
+            return f"torchrun, which runs the ranks, was ended by {name}; logs: {self.attempt}"
         if self.torchrun == 0:
-            raise Failure(f"the ranks ended without an error before the last step; logs: {self.attempt}")
-        raise Failure(explain_failure(self.attempt))
+            return f"the ranks ended without an error before the last step; logs: {self.attempt}"
+        return explain_failure(self.attempt)
 
     def _saved_when_asked(self) -> bool:
         """Whether the step that the ranks stopped after is saved: who ended them then only ended their leaving."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import re
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from nemo_workflow.run_dir import metrics, slurm_jobs, starting
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, newest_whole, problem_of, save_under_way
@@ -152,7 +155,7 @@ class RunFolder:
         if failure := self._failure(begun_again, told):
             return failure
         if begun_again:
-            return State("running")
+            return State("failed", told) if told and not self._launched_again() else State("running")
         if self._ranks is not None and self._ranks(self.path) is not None:
             return State("running", "its launcher was killed: its ranks save and stop")
         if not self.trained and self.attempts and not (self.job and self.last):
@@ -178,6 +181,14 @@ class RunFolder:
         """Whether the export after the training has begun, and nothing has been heard of its end."""
         begun, end, export = (self.last.get(kind, {}).get("time", 0.0) for kind in ("exporting", "end", "export"))
         return bool(begun > max(end, export))
+
+    def _launched_again(self) -> bool:
+        """Whether who holds the run began after its newest start had failed, and is about to make the next one."""
+        holder = self._locked(self.path) if self._locked else None
+        with contextlib.suppress(psutil.Error, OSError):
+            failed = (self.attempts[-1] / starting.FAILED).stat().st_mtime
+            return holder is not None and psutil.Process(holder).create_time() > failed
+        return True
 
     def _before_a_step(self, number: int) -> State:
         saved = what_is_saved(self.path, self.step)

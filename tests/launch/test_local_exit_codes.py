@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config.settings import Settings
+from nemo_workflow.run_dir import starting
 from nemo_workflow.run_dir.stopping import SIGNAL, grace_seconds
 from tests import forked
 from tests.e2e.run.harness import processes_of
@@ -119,6 +120,8 @@ def test_every_end(way: str, grace: int, send: list[int], code: int, word: str, 
     output = said.read_text()
     assert (process.returncode, word in output) == (code, True), output
     assert processes_of(tmp_path) == []
+    told = starting.failure_of(tmp_path)  # by then, for who looks while the report is written
+    assert bool(told) == (code == 1) and told in output.replace("rank 0:\n", "rank 0: ")
 
 
 def test_the_grace_time_follows_the_steps(tmp_path: Path) -> None:

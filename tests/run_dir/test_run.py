@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -51,6 +54,25 @@ def test_a_rank_that_lost_another_is_not_the_cause_while_the_launcher_ends_the_r
     assert held == State("failed", "a rank was lost: its launcher is ending the others")
     starting.tell_failed(attempt, "rank 1 was ended by SIGKILL")
     assert RunFolder(plan.folder).state == State("failed", "rank 1 was ended by SIGKILL")
+
+
+def test_a_start_that_has_failed_is_not_running_while_its_report_is_written(tmp_path: Path) -> None:
+    """Its launcher, which holds the run, told why; one that began later is about to make another start."""
+    plan = write_run(tmp_path / "run", upto=30, reason=None)
+    attempt = max((plan.folder / "attempts").iterdir())
+    starting.tell_failed(attempt, "torchrun was ended by SIGKILL; logs: x")
+    os.utime(
+        attempt / starting.FAILED, (time.time() - 5, time.time() - 5)
+    )  # the kernel's times of processes are coarse
+    assert RunFolder(plan.folder, lambda path: 1).state == State("failed", "torchrun was ended by SIGKILL")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as later:
+        assert RunFolder(plan.folder, lambda path: later.pid).state == State("running")
+
+
+def test_of_a_ranks_traceback_the_last_line_is_kept(tmp_path: Path) -> None:
+    said = "rank 1:\nTraceback (most recent call last):\n  x\nValueError: no\n\nlog of rank 1: /x/rank1.log"
+    starting.tell_failed(tmp_path, said)
+    assert starting.failure_of(tmp_path) == "rank 1: ValueError: no"
 
 
 def test_the_starts_keep_what_was_told_of_their_ends(tmp_path: Path) -> None:
