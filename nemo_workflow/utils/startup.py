@@ -17,6 +17,7 @@ from nemo_workflow.utils import scratch
 from nemo_workflow.utils.machine import user_name
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")  # where getpass looks before it asks passwd
+GONE_ON = "NEMO_WORKFLOW_GONE_ON"  # environment variable: the process that has gone on in our environment
 HOMELESS = "NEMO_WORKFLOW_HOMELESS"  # environment variable: HOME is only our stand-in for one
 
 
@@ -71,8 +72,10 @@ def _in_our_environment() -> None:
         importlib.util.find_spec("nemo")
         or Path(sys.prefix).resolve() == ours.resolve()
         or not os.access(python, os.X_OK)
+        or os.environ.get(GONE_ON) == str(os.getpid())  # and it hasn't NeMo either, as with -S
     ):
         return
+    os.environ[GONE_ON] = str(os.getpid())
     sys.stdout.flush()
     os.execv(python, [str(python), *sys.orig_argv[1:]])
 

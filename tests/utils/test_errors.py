@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow import PACKAGE, REPOSITORY
 from nemo_workflow.utils import scratch
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.errors import Refusal, few_of_a_kind
 from tests import forked
-
-PACKAGE = Path(__file__).resolve().parents[2] / "nemo_workflow"
+from tests.waiting import LIMIT
 
 PROGRAM = """
 import sys
@@ -71,6 +71,15 @@ def test_an_error_begins_with_the_command_as_it_was_typed(module):
     words = {"runs": ["show", "x"], "sample": ["--hf-model", "x", "y"], "evaluate": ["--hf-model", "x", "--run", "y"],
              "report": ["x"], "dataset": ["x"], "preprocess": ["--input", "x"], "tokenizer": ["--input"], "patches": ["x"], "export": ["x"], "nemo_workflow": ["x"]}[module.rpartition(".")[2]]  # fmt: skip
     done = forked.run(["-m", module, *words])
+    assert done.returncode == 2 and done.stderr.startswith(f"python -m {module}: error: "), done.stderr
+
+
+@pytest.mark.parametrize("module", [m.removesuffix(".__main__") for m in modules()])
+def test_a_python_without_any_package_is_no_traceback(module):
+    """-S: nor in our environment, where it would go on."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", module, "x"], cwd=REPOSITORY, capture_output=True, text=True, timeout=LIMIT
+    )
     assert done.returncode == 2 and done.stderr.startswith(f"python -m {module}: error: "), done.stderr
 
 
@@ -174,7 +183,6 @@ def test_hundreds_of_problems_of_one_kind_are_few_lines() -> None:
     assert list(few_of_a_kind(different)) == different
 
 
-REPOSITORY = PACKAGE.parent
 # every command as a user types it; the first import of ours in it is met by a Ctrl-C, and then the last
 ENTRIES = [
     ["pretrain_llm.py"], ["ckpt_conversion/convert_from_hf_to_nemo2.py"], ["ckpt_conversion/convert_from_nemo2_to_hf.py"],
