@@ -97,6 +97,8 @@ def _text(path: str) -> str:
         raise Refusal(
             f"--config {path}: {coding}; convert it first: iconv -f {coding} -t UTF-8 {shlex.quote(path)} > NEW.yaml"
         )
+    if b"\0" in data:
+        raise Refusal(f"--config {path}: not a text file; {_expected()}")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

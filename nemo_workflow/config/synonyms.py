@@ -15,7 +15,7 @@ _OF: dict[str, str] = {
     "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint restore-from-path restore-config.path"
     " model-path model-dir checkpoint.initial-load-path from-checkpoint load-checkpoint load-from-checkpoint load-model load-from checkpoint ckpt"
     " start-from weights init-weights initial-weights load-weights",
-    "--dataset-dir": "data data-path data-dir data-prefix dataset dataset-name train-data-path train-data train-file data.data-path datasets",
+    "--dataset-dir": "data data-path data-dir data-prefix dataset dataset-name train-data-path train-data data.data-path datasets",
     "--max-steps": "steps train-iters train-steps max-iters total-steps num-steps training.steps train.max-steps iterations"
     " iters max-iterations",
     "--global-batch-size": "batch-size bs b gbs total-batch-size train-batch-size training.global-batch-size train.global-batch-size",
@@ -31,7 +31,7 @@ _OF: dict[str, str] = {
     "--decay-steps": "lr-wsd-decay-iters wsd-decay-steps",
     "--decay-style": "lr-wsd-decay-style",
     "--clip-grad": "gradient-clipping max-grad-norm grad-clip gradient-clip-val max-norm train.max-norm clip",
-    "--num-gpus": "ntasks gpus devices n-gpus nproc-per-node gpus-per-node num-devices ngpu gres ntasks-per-node",
+    "--num-gpus": "ntasks gpus devices n-gpus nproc nproc-per-node gpus-per-node num-devices ngpu gres ntasks-per-node",
     "--num-nodes": "nodes nnodes n-nodes",
     "--tensor-model-parallel-size": "tp-size tp tensor-parallel-size tensor-parallel parallelism.tensor-parallel-degree",
     "--pipeline-model-parallel-size": "pp-size pp pipeline-parallel-size pipeline-parallel parallelism.pipeline-parallel-degree",
@@ -83,7 +83,7 @@ _SAID = {
     " checkpoint of --nemo-model",
     "pipeline-model-parallel-layout": "--first-stage-layers and --last-stage-layers say how many layers the ends have; with -VPP each"
     " stage's layers are dealt out to its chunks",
-    "input input-file text-file text train-text data-file": "text is preprocessed first (bash preprocess_data.sh); --dataset-dir"
+    "input input-file text-file text train-text train-file data-file": "text is preprocessed first (bash preprocess_data.sh); --dataset-dir"
     " takes its output",
     "data-parallel-size data-parallel dp dp-size ddp parallelism.data-parallel-shard-degree data-parallel-degree"
     " parallelism.data-parallel-replicate-degree data-parallel-shard-degree data-parallel-replicate-degree": "it follows from"

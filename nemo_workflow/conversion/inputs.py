@@ -147,7 +147,10 @@ def find_nemo(source: str, output: Path | None = None) -> Path:
     """The NeMo 2 folder at `source`; raises Refusal, which asks whether `output` and it are swapped."""
     folder = Path(source)
     if not folder.exists():
-        raise Refusal(f"--source {source}: there is no such folder{from_here(source)}{meant(source, NEMO, '--source')}")
+        hub = "; a model of the Hugging Face Hub goes to convert_from_hf_to_nemo2.py" if is_hub_id(str(source)) else ""
+        raise Refusal(
+            f"--source {source}: there is no such folder{from_here(source)}{meant(source, NEMO, '--source') or hub}"
+        )
     if folder.is_file():
         if folder.suffix == ".nemo":
             raise Refusal(

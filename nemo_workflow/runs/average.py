@@ -94,9 +94,10 @@ def choose(there: list[Checkpoint], last: int, steps: str | None) -> list[Checkp
     else:
         whole = [checkpoint for checkpoint in there if problem_of(checkpoint) is None]
         if last > len(whole):
+            fewer = f"average --last {len(whole)}, or " if len(whole) > 1 else ""
             raise Refusal(
-                f"--last {last}: the run has {counted(len(whole), 'whole checkpoint')} (steps: {known}); average fewer, or"
-                " train with a larger --keep-checkpoints"
+                f"--last {last}: the run has {counted(len(whole), 'whole checkpoint')} (steps: {known});"
+                f" {fewer}train with a larger --keep-checkpoints"
             )
         chosen = whole[-last:] if last > 0 else []
     if len(chosen) < 2:

@@ -73,7 +73,8 @@ class Parser(argparse.ArgumentParser):
             typed = (word.partition("=")[0] for word in Parser.words if word.endswith(f"={found[2]}"))
             raise Refusal(_no_switch_value(next(typed, found[1].split("/")[0]), found[2]))
         if found := re.fullmatch(r"the following arguments are required: (.+)", message):
-            names = [name.split("/")[0] for name in found[1].split(", ")]
+            optional = {action.dest for action in self._actions if action.nargs == argparse.REMAINDER}
+            names = [name.split("/")[0] for name in found[1].split(", ") if name not in optional]
             # an argument as the help shows it: TEXT, not the name of its destination
             shown = [name if name.startswith("-") else name.upper() for name in names]
             raise Refusal([*self._unknown_beside(), *self._required(shown)])

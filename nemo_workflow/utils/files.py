@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -145,10 +146,13 @@ def typed_python() -> str:
 def from_here(path: str | Path) -> str:
     """What a refusal of a path that isn't there says behind it, in brackets: where a relative one begins.
 
-    Of one that would be in /, as `$PLACE/runs` is without a PLACE, what that may come of; else ''.
+    Of one that would be in a folder of / that isn't there, as `$PLACE/runs` is without a PLACE, what that may come of; else ''.
     """
+    if re.search(r"\$\{?[A-Za-z_]", str(path)):
+        return " (nothing puts a variable's value in its place here; write the path in full)"
     if Path(path).is_absolute() or str(path).startswith("~"):
-        return f" ({IN_FRONT})" if Path(path).parent == Path("/") and not os.path.lexists(path) else ""
+        top = Path("/", *Path(path).parts[1:2])
+        return f" ({IN_FRONT})" if str(path).startswith("/") and not os.path.lexists(top) else ""
     return f" (relative to the current folder, {Path.cwd()})"
 
 

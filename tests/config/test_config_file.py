@@ -95,6 +95,11 @@ def test_a_file_in_another_coding(tmp_path: Path, data: bytes, said: str) -> Non
     assert read_config(str(tmp_path / "NEW.yaml")) == {"max_steps": 3}
 
 
+def test_a_file_of_data_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text_document.bin").write_bytes(b"\x8b\x03\0\x11\0\xfe\x9c")
+    assert said_of(tmp_path / "text_document.bin").startswith(": not a text file; ")
+
+
 def test_toml_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('name = "x"\n')
     assert said_of(tmp_path / "run.toml").startswith(": TOML, which is not read here; lines `flag-name: value`")

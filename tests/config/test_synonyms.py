@@ -52,6 +52,8 @@ def test_no_flag_of_ours_is_explained_as_another_tools() -> None:
         ("-tp 2", "-tp: capital letters are told from small ones: type -TP 2"),
         ("-hf-model-id x", "-hf-model-id: a long flag has two dashes: type --hf-model-id x"),
         ("--gpu 2", "did you mean --num-gpus 2?"),
+        ("--nproc 2", "did you mean --num-gpus?"),
+        ("--train-file my_text.txt", "text is preprocessed first"),
         ("--suggest llama32_1b", "the model is named by -M: --suggest -M llama32_1b"),
         ("--dpo", "there are no adapters"),
         ("--eval-iters 5", "a validation takes the recipe's number of batches"),

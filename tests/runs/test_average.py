@@ -28,7 +28,11 @@ def test_the_last_whole_ones_or_those_named(there: list[Checkpoint]) -> None:
 @pytest.mark.parametrize(
     ("last", "steps", "said"),
     [
-        (5, None, "--last 5: the run has 3 whole checkpoints .*--keep-checkpoints"),
+        (
+            5,
+            None,
+            "--last 5: the run has 3 whole checkpoints .*; average --last 3, or train with a larger --keep-checkpoints",
+        ),
         (1, None, "--last 1: a mean needs two"),
         (-1, None, "--last -1: a mean needs two"),
         (5, "10,15", "--steps 10,15: no checkpoint of step 15; there are: 10, 20"),

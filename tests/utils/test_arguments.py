@@ -80,6 +80,7 @@ def test_only_what_can_be_left_out_is_said_to(
         (sample, "--hf-model", "--hf-model: no value; a shell variable may be unset: give a value"),
         (sample, "hi", "--hf-model is required (see --help)"),
         (evaluate, "--run my_run", "--hf-model is required (see --help)"),
+        (runs, "resubmit", "NAME is required; a shell variable may be unset (see --help)"),
         (runs, "show", "NAME is required; a shell variable may be unset (see --help)"),
         (runs, "", "COMMAND is required: one of list, show, "),
         (tokenizer, "--input README.md --output-dir /", "--output-dir /: name a folder below it; a shell variable in front"),
@@ -386,3 +387,8 @@ def test_paths_of_a_pattern_are_told_from_words_too_many(tmp_path: Path) -> None
         parser.parse_args(["--source", *steps])
     with pytest.raises(Refusal, match="each value follows its flag"):
         parser.parse_args(["--source", steps[0], "word"])
+
+
+def test_a_hub_id_where_a_nemo_folder_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = said_by(export_main, "--source gpt2 --output-path o", monkeypatch)
+    assert "; a model of the Hugging Face Hub goes to convert_from_hf_to_nemo2.py" in said

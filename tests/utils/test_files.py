@@ -133,7 +133,9 @@ def test_a_refusal_of_a_path_in_the_root_thinks_of_a_variable() -> None:
     """`$PLACE/corpus` without a PLACE."""
     assert files.from_here("/no_such_corpus") == " (a shell variable in front of it may be unset)"
     assert files.no_such_folder("/no_such_corpus") == "no such folder (a shell variable in front of it may be unset)"
-    assert files.from_here("/no_such/corpus") == files.from_here("/tmp") == files.from_here("/") == ""
+    assert files.from_here("/no_such/corpus") == files.from_here("/no_such_corpus")
+    assert files.from_here("/tmp") == files.from_here("/tmp/no_such") == files.from_here("/") == ""
+    assert "write the path in full" in files.from_here("${CORPUS}/x")  # as it came from a file of --config
 
 
 def test_a_path_is_told_without_dots_where_it_leads_to_the_same_place(tmp_path, monkeypatch):
