@@ -713,3 +713,43 @@ def test_data_that_is_decoded_with_another_tokenizer_is_told(go, tokenizers_dir,
     for tokenizer, told in ((other, True), (tokenizers_dir / "byte_bpe", False)):
         assert inspect_dataset.main([str(tmp_path / "out"), "--tokenizer", str(tokenizer)]) == 0
         assert ("was made with another tokenizer" in capsys.readouterr().err) == told
+
+
+def test_data_whose_documents_end_otherwise_is_told(go, tokenizers_dir, tmp_path, capsys):
+    """The same tokenizer.json beside another eos_token; not where --eod-token has chosen the end."""
+    other = shutil.copytree(tokenizers_dir / "byte_bpe", tmp_path / "other")
+    (other / "special_tokens_map.json").unlink(missing_ok=True)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "!"}
+    (other / "tokenizer_config.json").write_text(json.dumps(config))
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    assert go("--input", docs, out="own")[0] == 0
+    assert go("--input", docs, "--tokenizer", other, "--eod-token", "<|endoftext|>", out="chosen")[0] == 0
+    assert go("--input", docs, "--no-append-eod", out="none")[0] == 0
+    said = figures(tmp_path / "chosen", "docs")
+    assert (said["eod_token"], said["tokenizer_eod_token"]) == ("<|endoftext|>", "!")
+    capsys.readouterr()
+    for out, tokenizer, told in (
+        ("own", other, 1),
+        ("own", tokenizers_dir / "byte_bpe", 0),
+        ("chosen", other, 0),
+        ("none", other, 0),
+    ):
+        assert inspect_dataset.main([str(tmp_path / out), "--tokenizer", str(tokenizer)]) == 0
+        err = capsys.readouterr().err
+        assert (
+            err.count("its documents end with <|endoftext|> (0), and")
+            == err.count(f"{tokenizer} ends one with ! (")
+            == told
+        )
+
+
+def test_data_of_a_tokenizer_that_was_replaced_in_its_folder_is_told_so(go, tokenizers_dir, tmp_path, capsys):
+    folder = shutil.copytree(tokenizers_dir / "byte_bpe", tmp_path / "tokenizer")
+    assert go("--input", write_jsonl(tmp_path / "docs.jsonl", TEXTS), "--tokenizer", folder)[0] == 0
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    one, two = list(whole["model"]["vocab"])[-2:]
+    ids = whole["model"]["vocab"]
+    ids[one], ids[two] = ids[two], ids[one]
+    (folder / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    assert inspect_dataset.main([str(tmp_path / "out"), "--tokenizer", str(folder)]) == 0
+    assert f"was made with this tokenizer before it changed ({folder})" in capsys.readouterr().err
