@@ -165,10 +165,11 @@ def documents_end_as_this_tokenizers(run: Run) -> Iterator[str]:
         return
     for end, pairs in of_another_end(run).items():
         if end.chosen is False:
+            other = "" if made_before_it_changed(run, pairs[0]) else " give the tokenizer that it was made with,"
             yield (
                 f"--hf-model-id {run.settings.hf_model_id}: the documents of {named(run, pairs)} end with {end}, the"
                 f" tokenizer's own end when it was preprocessed, and this tokenizer's is"
-                f" {end_named(run.tokenizer.eos, run.tokenizer.eos_id)}: preprocess again, give the tokenizer that it was made with,"
+                f" {end_named(run.tokenizer.eos, run.tokenizer.eos_id)}: preprocess again,{other}"
                 " or add --allow-change tokenizer if that is meant"
             )
 

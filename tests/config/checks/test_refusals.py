@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -677,7 +678,11 @@ def test_data_whose_documents_end_otherwise_than_the_tokenizers(place: Place) ->
     assert problem.startswith(
         f"--hf-model-id {place.hf}: the documents of d_text_document end with </s> (4095), the tokenizer's own"
     )
-    assert "and this tokenizer's is w7 (7): preprocess again" in problem and "--allow-change tokenizer" in problem
+    assert problem.endswith(
+        "and this tokenizer's is w7 (7): preprocess again, or add --allow-change tokenizer if that is meant"
+    )
+    (other,) = refusal(place, hf_model_id=str(shutil.copytree(place.hf, place.root / "copy")))
+    assert "preprocess again, give the tokenizer that it was made with, or add --allow-change tokenizer" in other
     (note,) = place.plan("--allow-change", "tokenizer").notes
     assert "end with </s> (4095), and the tokenizer of --hf-model-id ends one with w7 (7)" in note
     (place.hf / "special_tokens_map.json").write_text(json.dumps({"eos_token": "w8"}))  # which transformers takes
