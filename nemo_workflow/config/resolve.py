@@ -197,6 +197,8 @@ def _gather_model(settings: Settings, problems: list[str]) -> Run:
         folder = run.hf_folder
         run.hf_config = _attempt(problems, lambda: pretrained.hf_config(folder)) or {}
         run.tokenizer = _attempt(problems, lambda: pretrained.read_tokenizer(folder))
+    elif settings.hf_model_id and not hf_refused:
+        run.hf_config = _attempt(problems, lambda: pretrained.cached_config(settings.hf_model_id)) or {}
     if place := settings.nemo_model:
         run.nemo_model = _attempt(problems, lambda: pretrained.read_nemo_model(place))
     run.recipe = _attempt(problems, lambda: _recipe(run, hf_refused))

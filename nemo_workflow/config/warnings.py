@@ -8,7 +8,14 @@ from pathlib import Path
 from nemo_workflow.config import containers
 from nemo_workflow.config.card import PlannedCard
 from nemo_workflow.config.checks.context import Run
-from nemo_workflow.config.checks.data import maker_of, names_of, of_another_tokenizer
+from nemo_workflow.config.checks.data import (
+    made_before_it_changed,
+    maker_of,
+    named,
+    names_of,
+    of_another_end,
+    of_another_tokenizer,
+)
 from nemo_workflow.config.checks.hardware import (
     LONG_STEP_SECONDS,
     cores_short_of,
@@ -22,7 +29,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.models import catalog, hub
 from nemo_workflow.models.catalog import Recipe
-from nemo_workflow.models.tokenizer_identity import MAKER
+from nemo_workflow.models.tokenizer_identity import MAKER, end_named
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import and_more, counted, human_time
 from nemo_workflow.utils.files import IN_FRONT
@@ -44,6 +51,7 @@ def add(run: Run) -> None:
         _no_end_of_documents(run)
         _maker_unknown(run)
         _made_with_another(run)
+        _documents_end_otherwise(run)
     if run.recipe and run.nemo_model:
         _sizes_of_checkpoint(run, run.recipe)
     if run.settings.cpu_offloading_weights:
@@ -98,10 +106,22 @@ def _maker_unknown(run: Run) -> None:
 def _made_with_another(run: Run) -> None:
     """What --allow-change tokenizer lets through."""
     if others := of_another_tokenizer(run):
-        names = names_of(run)
+        maker = "this tokenizer before it changed" if made_before_it_changed(run, others[0]) else "another tokenizer"
         run.notes.append(
-            f"--allow-change tokenizer: {and_more([names[pair.prefix] for pair in others])}: made with another tokenizer"
+            f"--allow-change tokenizer: {named(run, others)}: made with {maker}"
             f" ({maker_of(others[0])}); unless its ids are the same, the model learns nothing of use, and the loss means nothing"
+        )
+
+
+def _documents_end_otherwise(run: Run) -> None:
+    """What --eod-token chose, older figures leave open, or --allow-change tokenizer lets through: training itself looks for no end."""
+    if run.tokenizer is None:
+        return
+    ours = end_named(run.tokenizer.eos, run.tokenizer.eos_id)
+    for end, pairs in of_another_end(run).items():
+        run.notes.append(
+            f"the documents of {named(run, pairs)} end with {end}, and the tokenizer of --hf-model-id ends one with {ours}: the model"
+            f" learns to end with the first, and what generates with this tokenizer stops at the second alone"
         )
 
 

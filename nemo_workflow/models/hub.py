@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_workflow.models.pretrained import hf_folder, is_hub_id, lacking_here
-from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER
+from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER, has_tokenizer
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here, no_such_folder
-from nemo_workflow.utils.folder_kinds import MODEL, TOKENIZERS, meant
+from nemo_workflow.utils.folder_kinds import MODEL, TOKENIZERS, WEIGHTS, holds_weights, meant
+from nemo_workflow.utils.scratch import scratch_folder
 
 LICENCE = "accept the licence at https://huggingface.co/{}, then `hf auth login`"
 SECONDS = 15.0  # for the Hub to answer
@@ -61,6 +62,12 @@ def fetch(
         found = snapshot_download(
             hub_id, revision=revision, token=token, allow_patterns=list(patterns), etag_timeout=SECONDS
         )
+        if not (complete := _is_complete(Path(found), patterns, whole)):
+            # where the Hub gives no answer its client takes whatever the cache has; of an empty cache it says why
+            with scratch_folder() as empty:
+                snapshot_download(
+                    hub_id, revision=revision, token=token, allow_patterns=[], cache_dir=empty, etag_timeout=SECONDS
+                )
     except HFValidationError:
         raise Refusal(f"{named}: is neither a folder{from_here(hub_id)} nor a Hub id (organisation/name)") from None
     except GatedRepoError:
@@ -92,7 +99,19 @@ def fetch(
             f"{named}: {no_folder}not in the Hub's cache, and {why}; {download} (the Hub's client says:"
             f" {_short(cause or error)})"
         ) from None
+    if not complete and not whole:  # of a model the caller tells what there is instead
+        raise Refusal(
+            f"{named}: has no tokenizer files on the Hub; give the id of a model that has, or a folder with tokenizer.json"
+        )
     return Path(found)
+
+
+def _is_complete(found: Path, patterns: Sequence[str], whole: bool) -> bool:
+    """Whether a snapshot has what is wanted: a reading of the config alone leaves one in the cache that hasn't."""
+    if not whole:
+        return has_tokenizer(found)
+    weights = any(pattern in patterns for pattern in WEIGHTS)
+    return (found / "config.json").exists() and (holds_weights(found) or not weights)
 
 
 def reason(error: BaseException) -> str:

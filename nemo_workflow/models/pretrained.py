@@ -21,6 +21,7 @@ from nemo_workflow.models.tokenizer_files import (
     check_class_named,
     check_ids,
     files_of,
+    has_tokenizer,
     json_of,
     readable,
     well_formed,
@@ -36,6 +37,9 @@ ALONE = re.compile(
     r"(distil)?gpt2(-medium|-large|-xl)?|openai-gpt|t5-(small|base|large|3b|11b)|bert-(base|large)-[\w-]+|ctrl"
     r"|(xlm-)?roberta-(base|large)[\w-]*|distil(ro)?bert-base[\w-]*|albert-\w+-v\d|xlnet-(base|large)-cased"
 )
+
+# how the address of a model's page, of its repository or of a file of it begins
+ADDRESS = re.compile(r"(?:(?:https?|ssh)://|git@)?(?:\w+@)?(?:www\.)?(?:huggingface|hf)\.co[/:]|hf://", re.IGNORECASE)
 
 # model_type of a Hugging Face config.json -> NeMo's model class; some have a recipe and no conversion
 MODEL_CLASSES = (
@@ -104,14 +108,16 @@ HUB_MODELS = (
 
 
 def hf_folder(hf_model_id: str) -> Path | None:
-    """The folder of a Hugging Face model: a local one, or the newest snapshot in the hub's cache; None if not here.
+    """The folder of a tokenizer: a local one, or the newest snapshot in the hub's cache; None if not here.
 
-    Raises Refusal when the text can be neither a folder nor an id.
+    A snapshot without a tokenizer, such as reading a model's config alone leaves, is not here. Raises Refusal when the text
+    can be neither a folder nor an id.
     """
     folder = Path(hf_model_id).expanduser()
     if folder.is_dir():
         return absolute(folder)
     cached = _cached_snapshot(hf_model_id)
+    cached = cached if cached and has_tokenizer(cached) else None
     if cached is None and (folder.is_file() or not is_hub_id(hf_model_id)):
         raise Refusal(no_hub_id("--hf-model-id", hf_model_id))
     if cached is None and (mistyped := lacking_here(hf_model_id)):
@@ -129,28 +135,40 @@ def lacking_here(name: str) -> str:
 
 def is_hub_id(name: str) -> bool:
     """Whether the Hub can have a model of this name; any other is a folder's, mistyped."""
-    return HUB_ID.fullmatch(name) is not None or ALONE.fullmatch(name) is not None
+    return not ADDRESS.match(name) and any(form.fullmatch(name) for form in (HUB_ID, ALONE))
 
 
 def no_hub_id(flag: str, name: str) -> str:
     """The refusal of a name that is neither a folder nor a Hub id."""
     recipe = " (it is a recipe's name, which pretrain_llm.py takes as --model-name)" if name in load() else ""
+    wrong = f"{flag} {name}: {no_such_folder(name)}, and not of the form organisation/name{recipe}"
+    if named := _named_in(name):
+        return f"{wrong}; did you mean {flag} {named}?"
     return (
-        f"{flag} {name}: {no_such_folder(name)}, and not of the form organisation/name{recipe}; give a folder, or a Hub id such"
+        f"{wrong}; give a folder, or a Hub id such"
         f" as {example_of(name)}{meant(name, MODEL if flag == '--source' else TOKENIZERS, flag)}"
     )
 
 
 def example_of(name: str) -> str:
     """A Hub id: the one that a name without its organisation was meant for, if that is known; of one without a size a usual one."""
-    address = re.fullmatch(r"(?:https?://(?:huggingface|hf)\.co/|hf://(?:models/)?)?([^/]+/[^/?#]+)(?:[/?#].*)?", name)
-    if address and HUB_ID.fullmatch(address[1]) and (":" in name or name.endswith("/")):
-        return address[1]
     owner = OWNERS.get(re.split(r"[-_.\d]", name, maxsplit=1)[0].lower())
     if owner and re.search(r"\d[bm]\b", name.lower()) and "_" not in name:
         return f"{owner}/{name}"
     theirs = [hub_id for hub_id in HUB_MODELS if owner and hub_id.startswith(f"{owner}/")]
     return max(theirs, key=lambda hub_id: _alike(hub_id.partition("/")[2], name), default="Qwen/Qwen3-0.6B-Base")
+
+
+def _named_in(name: str) -> str:
+    """The Hub id in the address of a model's page, of its repository or of a file of it, or before a slash; '' where there is none."""
+    address = ADDRESS.match(name)
+    if address is None:
+        alone = name.rstrip("/")
+        return alone if alone != name and is_hub_id(alone) and not lacking_here(alone) else ""
+    words = [word for word in re.split(r"[?#]", name[address.end() :], maxsplit=1)[0].split("/") if word]
+    words = [word.partition("@")[0].removesuffix(".git") for word in words[1 if words[:1] == ["models"] else 0 :][:2]]
+    ids = [] if words[:1] in (["datasets"], ["spaces"]) else [*words[:1], "/".join(words)]
+    return next((one for one in ids if is_hub_id(one)), "")
 
 
 def _alike(one: str, other: str) -> int:
@@ -173,6 +191,12 @@ def _cached_snapshot(hub_id: str) -> Path | None:
 def hf_config(folder: Path) -> dict[str, Any]:
     """config.json, or nothing; raises Refusal if it is no JSON object."""
     return json_of(folder / "config.json")
+
+
+def cached_config(hub_id: str) -> dict[str, Any]:
+    """config.json in the Hub's cache, which may have it without the tokenizer; or nothing. Raises Refusal."""
+    cached = _cached_snapshot(hub_id)
+    return hf_config(cached) if cached else {}
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -49,8 +49,14 @@ def added_by_transformers(folder: Path, config: dict[str, Any]) -> list[str]:
 
 
 def end_of_document(folder: Path, config: dict[str, Any]) -> str | None:
-    """The text of the token that the files name as eos_token."""
-    named = config.get("eos_token") or json_of(folder / "special_tokens_map.json").get("eos_token")
+    """The text of the token that the files name as eos_token, that of special_tokens_map.json first where transformers reads it."""
+    own = config.get("eos_token")
+    named = (
+        own
+        if own and "added_tokens_decoder" in config
+        else json_of(folder / "special_tokens_map.json").get("eos_token")
+    )
+    named = named or own
     return named.get("content") if isinstance(named, dict) else named
 
 

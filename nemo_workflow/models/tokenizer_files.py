@@ -26,6 +26,7 @@ VOCABULARY = (
     "emoji.json", "normalizer.json", "byte_maps.json", "word_shape.json", "word_pronunciation.json",
     "prophetnet.tokenizer", "artists.json", "genres.json", "lyrics.json",
 )  # fmt: skip
+NO_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # the classes that read none of them
 CONFIG = "tokenizer_config.json"
 ORIGINAL = f"{CONFIG}.original"  # of a copy for NeMo whose tokenizer_config.json had to be put into older words
 TEMPLATES = "additional_chat_templates"  # a folder
@@ -134,6 +135,11 @@ def well_formed(folder: Path) -> Iterator[None]:
         raise Refusal(
             f"{folder}: tokenizer.json or {CONFIG} is not of the form that transformers writes ({str(error)[:200]})"
         ) from None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has all that a tokenizer needs; one whose tokens are bytes or characters needs no vocabulary."""
+    return bool(files_of(folder, VOCABULARY)) or json_of(folder / CONFIG).get("tokenizer_class") in NO_VOCABULARY
 
 
 def check_has_tokenizer(folder: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nemo_workflow.models.tokenizer_entries import added_by_transformers, vocabu
 from nemo_workflow.models.tokenizer_files import CONFIG, VOCABULARY, files_of, json_of, well_formed
 
 MAKER = ("tokenizer_sha256", "tokenizer_content")  # of the figures beside data: `bytes_hash`, and later `content_hash`
+OWN_END = "tokenizer_eod_token"  # of those figures: the tokenizer's own end of a document; not in older ones
 WHOLE = "tokenizer.json"
 STEPS = ("normalizer", "pre_tokenizer")  # of tokenizer.json: what cuts a text; what follows puts tokens around it
 STRIPS = ("single_word", "lstrip", "rstrip")  # of an added token: what it takes from the text beside it
@@ -60,6 +62,39 @@ def made_with(maker: tuple[str | None, ...], place: str | None, folder: Path) ->
         return True
     then = Path(place) if place else None
     return then is not None and then.is_dir() and bytes_hash(then) == then_bytes and same(then, folder)
+
+
+@dataclass(frozen=True)
+class OtherEnd:
+    """Documents end with a token, by its text and id, that a tokenizer doesn't end one with.
+
+    `chosen` with --eod-token; None where older figures don't tell.
+    """
+
+    token: str | None
+    id: int
+    chosen: bool | None
+
+    def __str__(self) -> str:
+        return end_named(self.token, self.id)
+
+
+def other_end(said: dict[str, Any], eos: str | None, eos_id: int | None) -> OtherEnd | None:
+    """How the documents end of data with these figures, where a tokenizer has another end: `eos`; else None.
+
+    Of tokenizers with the same ids alone. Figures that don't tell are believed, and so is a tokenizer whose files don't.
+    """
+    token, number = said.get("eod_token"), said.get("eod_id")
+    if not said.get("append_eod") or number is None or eos is None:
+        return None
+    if eos == token or (eos_id is not None and eos_id == number) or (eos_id is None and token is None):
+        return None
+    return OtherEnd(token, number, said[OWN_END] != token if OWN_END in said else None)
+
+
+def end_named(token: str | None, number: int | None) -> str:
+    """'<eos> (2)', or what is known of it."""
+    return f"{token} ({number})" if token and number is not None else str(token or f"id {number}")
 
 
 def of_checkpoint(folder: Path) -> Path | None:

@@ -260,7 +260,7 @@ def _prepared(args: argparse.Namespace, meter: Meter) -> Run | None:
     with os_errors_refused(f"--output-dir {args.output_dir}"):
         for line in [*asked.notes, *clean_up_stale(asked.folder, None if args.overwrite else asked.recipe)]:
             meter.note(line)
-        todo = still_to_do(asked.groups, asked.folder, asked.names, asked.recipe, args)
+        todo = still_to_do(asked)
     if len(todo.groups) < len(asked.groups):
         done = len(asked.groups) - len(todo.groups)
         meter.note(f"{counted(done, 'pair')} already complete: same input, tokenizer and flags")

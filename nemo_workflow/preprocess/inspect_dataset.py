@@ -201,7 +201,7 @@ def document_ids(pair: Pair, number: int) -> np.ndarray:
 def _decode(args: argparse.Namespace, pair: Pair, figures: Figures) -> list[str]:
     """Print a document; returns problems with the ids."""
     from nemo_workflow.data import dataset_stats
-    from nemo_workflow.models.tokenizer_identity import MAKER, made_with
+    from nemo_workflow.models.tokenizer_identity import MAKER, end_named, made_with, other_end
     from nemo_workflow.preprocess.tokenizer import examine, resolve_folder
 
     spec, reference = examine(args.tokenizer, resolve_folder(args.tokenizer), None, False)
@@ -213,10 +213,18 @@ def _decode(args: argparse.Namespace, pair: Pair, figures: Figures) -> list[str]
     number, characters = args.document or 0, 2000 if args.characters is None else args.characters
     ids = document_ids(pair, number)
     said = dataset_stats.figures(pair)
-    if not made_with(tuple(said.get(name) for name in MAKER), said.get("tokenizer_path"), spec.folder):
+    place = said.get("tokenizer_path")
+    if not made_with(tuple(said.get(name) for name in MAKER), place, spec.folder):
+        changed = place and Path(place).resolve() == spec.folder.resolve()
+        maker = f"this tokenizer before it changed ({place})" if changed else f"another tokenizer ({place})"
         print(
-            f"WARNING: {pair.prefix} was made with another tokenizer ({said.get('tokenizer_path')}): by {args.tokenizer} its ids say"
-            " something else",
+            f"WARNING: {pair.prefix} was made with {maker}: by {args.tokenizer} its ids say something else",
+            file=sys.stderr,
+        )
+    elif (end := other_end(said, spec.own_end, spec.eod)) and not end.chosen:
+        print(
+            f"WARNING: {pair.prefix}: its documents end with {end}, and {args.tokenizer} ends one with"
+            f" {end_named(spec.own_end, spec.eod)}",
             file=sys.stderr,
         )
     text = reference.tokenizer.decode(ids[: 4 * characters].tolist(), skip_special_tokens=False)

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from nemo_workflow.data.index_check import Index, blocks_of
 from nemo_workflow.data.indexed_dataset import DTYPES, HEADER, MAGIC, VERSION, Pair, find_prefixes, read_pair
-from nemo_workflow.models.tokenizer_identity import MAKER
+from nemo_workflow.models.tokenizer_identity import MAKER, OWN_END
 from nemo_workflow.preprocess.output_dir import OutputFolder, disk_errors
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
@@ -25,7 +25,17 @@ COPY = 64 << 20  # bytes at a time
 BYTES, CONTENT = MAKER
 # What preprocessing says of a pair and what must be the same in all that are joined.
 SAME = (BYTES, "vocabulary_size", "eod_id", "append_eod")
-KEPT = ("tokenizer", "tokenizer_path", CONTENT, *SAME, "ids_before_text", "ids_after_text", "dtype")
+KEPT = (
+    "tokenizer",
+    "tokenizer_path",
+    CONTENT,
+    *SAME,
+    "eod_token",
+    OWN_END,
+    "ids_before_text",
+    "ids_after_text",
+    "dtype",
+)
 
 
 MEANINGS = called(

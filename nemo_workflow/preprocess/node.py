@@ -139,7 +139,7 @@ class Node:
         asked, began = self.asked, time.monotonic()
         for line in clean_up_stale(asked.folder, asked.recipe):
             self.meter.note(line)
-        todo = still_to_do(asked.groups, asked.folder, asked.names, asked.recipe, asked.args)
+        todo = still_to_do(asked)
         if todo.groups:
             pieces = Finished(self.job.folder, asked.names, asked.recipe, asked.args.on_error == "skip")
             made = {each.path: pieces.of(each) for each in todo.sources if each.path not in todo.kept}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nemo_workflow.models.tokenizer_identity import OWN_END
 from nemo_workflow.preprocess.messages import Tokens
 from nemo_workflow.preprocess.tokenizer import TokenizerSpec
 from nemo_workflow.utils.console import counted, human_bytes, human_count
@@ -88,6 +89,7 @@ def tokenizer_json(spec: TokenizerSpec, engine: str, why: str, append_eod: bool,
         "vocabulary_size": spec.vocab_size,
         "eod_id": spec.eod,
         "eod_token": spec.eod_token,
+        OWN_END: spec.own_end,
         "append_eod": append_eod,
         "special_tokens": special,
         "ids_before_text": list(spec.prefix) if special else [],

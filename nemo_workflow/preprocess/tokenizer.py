@@ -72,6 +72,7 @@ class TokenizerSpec:
     split_special: bool = False
     trust_remote_code: bool = False
     added: tuple[str, ...] = ()
+    own_end: str | None = None  # the tokenizer's eos_token, from which --eod-token may differ
     unknown: int | None = None  # the id of what it has no entry for; None where that is cut into bytes
     base_end: str | None = None  # the base model's end of text, where `eod_token` is the end of a chat's turn
     backend: str | None = field(default=None, repr=False)
@@ -123,6 +124,7 @@ def examine(name: str, folder: Path, eod_token: str | None, trust_remote_code: b
         fast=reference.fast,
         eod=eod,
         eod_token=token,
+        own_end=reference.eos_token,
         vocab_size=reference.size(),
         largest_id=max(vocabulary.values()),
         sha256=tokenizer_identity.bytes_hash(folder),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.preprocess.asked import Asked
 from nemo_workflow.preprocess.earlier import Earlier, KeptInput, Rejected, identity_of, kept_input, same_input
 from nemo_workflow.preprocess.groups import Group
 from nemo_workflow.preprocess.journal import read_bytes
+from nemo_workflow.preprocess.made_otherwise import how
 from nemo_workflow.preprocess.sources import Source
 from nemo_workflow.utils.errors import Refusal
 
@@ -62,12 +63,13 @@ def _in_files(lines: list[dict[str, Any]], group: Group, run_dir: Path, keys: Se
     return True
 
 
-def still_to_do(groups: list[Group], folder: Path, names: Sequence[str], recipe: str, args: argparse.Namespace) -> Work:
+def still_to_do(asked: Asked) -> Work:
     """The groups without their pairs, or with pairs of inputs that have changed; raises Refusal for pairs of another make."""
+    args, folder, names = asked.args, asked.folder, asked.names
     todo: list[Group] = []
     kept: dict[Path, tuple[KeptInput, ...]] = {}
-    foreign: list[Path] = []
-    for group in groups:
+    foreign: list[tuple[Path, Group]] = []
+    for group in asked.groups:
         there = [
             path
             for stem in group.stems(names)
@@ -77,17 +79,18 @@ def still_to_do(groups: list[Group], folder: Path, names: Sequence[str], recipe:
         if args.overwrite or not there:
             todo.append(group)
             continue
-        found = _kept(group, folder, names, recipe, args.on_error == "skip")
+        found = _kept(group, folder, names, asked.recipe, args.on_error == "skip")
         if found is None:
-            foreign += there
+            foreign += [(path, group) for path in there]
         elif not found.whole:
             todo.append(group)
             kept.update({path: (part,) for path, part in found.inputs.items()})
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        first, of_group = foreign[0]
+        paths = [str(source.path.absolute()) for source in of_group.sources]
         raise Refusal(
-            f"{foreign[0]}{more}: already exists, made from other input, with another tokenizer or other flags; "
-            "--overwrite replaces it"
+            f"{first}{more}: already exists, {how(first.with_suffix(''), paths, asked)}; --overwrite replaces it"
         )
     return Work(todo, {}, kept)
 

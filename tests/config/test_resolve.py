@@ -197,6 +197,18 @@ def test_a_tokenizer_in_the_hub_cache_is_read(place: Place, tmp_path: Path) -> N
     assert place.plan(hf_model_id="some/model").notes == ()
 
 
+def test_a_config_alone_in_the_hub_cache_tells_the_model_and_no_tokenizer(place: Place, tmp_path: Path) -> None:
+    """What reading a config leaves: the recipe is found by it, the tokenizer is yet to be fetched."""
+    config = {"model_type": "qwen3", "num_hidden_layers": 28, "hidden_size": 1024, "vocab_size": 151936}
+    repository = tmp_path / "hub" / "models--some--model"
+    for name, file, text in (("refs", "main", "abc"), ("snapshots/abc", "config.json", json.dumps(config))):
+        (repository / name).mkdir(parents=True)
+        (repository / name / file).write_text(text)
+    plan = place.plan("--dry-run", model_name=None, hf_model_id="some/model")
+    assert plan.model_name == "qwen3_600m" and plan.vocab_size == 151936
+    assert any("the tokenizer of some/model is not on this machine" in note for note in plan.notes)
+
+
 def test_figures_beside_the_data_are_used_while_they_fit(place: Place) -> None:
     figures = Path(f"{place.data}.json")
     figures.write_text(json.dumps({"tokens": 1, "largest_token_id": 9999}))  # of older data

@@ -15,7 +15,7 @@ import pytest
 
 from nemo_workflow.models import foreign_code, hub
 from nemo_workflow.models.foreign_code import code_named, flash_named, refuse_code, without_code
-from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
+from nemo_workflow.models.pretrained import hf_folder, is_hub_id, no_hub_id
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
 from tests.places import Place
@@ -190,13 +190,35 @@ def test_a_name_below_a_folder_that_is_here_is_told_so(command: str, place: Plac
         ("qwen2.5", "Qwen/Qwen2.5-0.5B"), ("llama2", "meta-llama/Llama-2-7b-hf"), ("bert", "google-bert/bert-base-uncased"),
         ("Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"), ("Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
         ("llama32_1b", "meta-llama/Llama-3.2-1B"), ("gemma2", "google/gemma-2-2b"), ("phi3", "microsoft/Phi-3-mini-4k-instruct"),
-        ("https://huggingface.co/org/name/tree/main", "org/name"), ("hf://org/name", "org/name"), ("org/name/", "org/name"),
     ],
 )  # fmt: skip
 def test_a_name_without_its_organisation_is_answered_with_a_model_that_there_is(name: str, meant: str) -> None:
     said = no_hub_id("--tokenizer", name)
     assert said.endswith(f"or a Hub id such as {meant}")
     assert ("it is a recipe's name, which pretrain_llm.py takes as --model-name" in said) == (name == "llama32_1b")
+
+
+@pytest.mark.parametrize(
+    ("address", "hub_id"),
+    [
+        ("https://huggingface.co/org/name", "org/name"), ("https://huggingface.co/org/name/tree/main", "org/name"),
+        ("http://www.huggingface.co/org/name/blob/main/config.json?x=1#y", "org/name"), ("huggingface.co/org/name/", "org/name"),
+        ("https://hf.co/org/name", "org/name"), ("hf.co/gpt2", "gpt2"), ("https://huggingface.co/gpt2/tree/main", "gpt2"),
+        ("hf://org/name", "org/name"), ("hf://models/org/name", "org/name"), ("hf://org/name@main/config.json", "org/name"),
+        ("git@hf.co:org/name.git", "org/name"), ("org/name/", "org/name"), ("gpt2/", "gpt2"),
+        ("https://huggingface.co/datasets/org/name", None), ("https://huggingface.co/", None), ("tests/nowhere/", None),
+        ("https://example.org/org/name", None), ("/org/name/", None),
+    ],
+)  # fmt: skip
+def test_the_address_of_a_model_is_answered_with_its_id(
+    address: str, hub_id: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is copied from a browser, from `git clone` or from another tool; tests/ is a folder here, in which a name is mistyped."""
+    monkeypatch.chdir(REPOSITORY)
+    assert not is_hub_id(address)
+    said = no_hub_id("--tokenizer", address)
+    assert said.partition("did you mean ")[2] == (f"--tokenizer {hub_id}?" if hub_id else "")
+    assert ("give a folder, or a Hub id such as" in said) == (hub_id is None)
 
 
 def test_the_models_that_the_hub_has_without_an_organisation() -> None:
@@ -283,6 +305,73 @@ for name in sys.argv[1:]:
     except Refusal as refusal:
         print(refusal.problems[0])
 """
+
+
+def half_filled(cache: Path, hub_id: str, **files: str) -> Path:
+    """The Hub's cache with these files of a model alone; reading a config leaves one so."""
+    repository = cache / "hub" / f"models--{hub_id.replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    for name, text in files.items():
+        (snapshot / f"{name}.json").write_text(text)
+    return snapshot
+
+
+HALVES = {"empty": {}, "config": {"config": "{}"}, "no vocabulary": {"config": "{}", "tokenizer_config": "{}"}}
+
+
+@pytest.mark.parametrize("files", HALVES.values(), ids=list(HALVES))
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"), ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "can't be reached")],
+)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train without -M"])
+def test_a_cache_that_lacks_what_is_wanted_is_as_good_as_none(
+    command: str, environment: dict[str, str], said: str, files: dict[str, str], place: Place
+) -> None:
+    half_filled(place.root, "org/half", **files)
+    (place.root / "t.txt").write_text("text")
+    program, *words = COMMANDS[command]
+    words = [str(REPOSITORY / program) if program.endswith(".py") else program, *words, "org/half"]
+    if program == "pretrain_llm.py":
+        words += place.flags(hf_model_id=None)
+    env = os.environ | {"HF_HUB_CACHE": str(place.root / "hub"), "PYTHONPATH": str(REPOSITORY)} | environment
+    done = forked.run(words, cwd=place.root, env=env)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"org/half: not in the Hub's cache, and {'the Hub ' * (said[0] == 'c')}{said}; `hf download" in done.stderr
+
+
+def test_a_model_without_a_tokenizer_on_the_hub_is_refused_as_that(tmp_path: Path) -> None:
+    """The Hub answers that it has a README alone: another download would bring no more."""
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"id": "org/half", "sha": "a" * 40, "siblings": [{"rfilename": "README.md"}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: object) -> None: ...
+
+    half_filled(tmp_path, "org/half", config="{}")
+    program = "from nemo_workflow.models.hub import fetch_tokenizer; fetch_tokenizer('org/half')"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub_here = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+        done = forked.run(["-c", program], env=os.environ | hub_here | {"HF_HUB_CACHE": str(tmp_path / "hub")})
+        server.shutdown()
+    assert "--hf-model-id org/half: has no tokenizer files on the Hub; give the id of a model that has" in done.stderr
+
+
+def test_a_tokenizer_of_bytes_needs_no_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = half_filled(tmp_path, "org/bytes", tokenizer_config='{"tokenizer_class": "ByT5Tokenizer"}')
+    assert hf_folder("org/bytes") == snapshot
+    half_filled(tmp_path, "org/half", tokenizer_config='{"tokenizer_class": "GPT2Tokenizer"}')
+    assert hf_folder("org/half") is None
 
 
 def test_each_answer_of_the_hub_is_said_as_what_it_is(tmp_path: Path) -> None:

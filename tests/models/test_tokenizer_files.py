@@ -176,6 +176,8 @@ BESIDE: dict[str, dict[str, object]] = {
     "an id far behind": {"tokenizer_config.json": PLAIN | {"added_tokens_decoder": FAR}},
     "a map of an older version": {"tokenizer_config.json": PLAIN, "special_tokens_map.json": {"pad_token": "<pad>"}},
     "a map that nothing reads": {"tokenizer_config.json": PLAIN | {"added_tokens_decoder": FAR}, "special_tokens_map.json": {"pad_token": "<pad>"}},
+    "an end in the map of an older version": {"tokenizer_config.json": PLAIN, "special_tokens_map.json": {"eos_token": "<end>"}},
+    "an end in a map that nothing reads": {"tokenizer_config.json": PLAIN | {"added_tokens_decoder": FAR}, "special_tokens_map.json": {"eos_token": "<end>"}},
     "added tokens of an older version": {"tokenizer_config.json": PLAIN, "added_tokens.json": {"<a>": 290}},
     "a class with tokens of its own": {"config.json": {"model_type": "llama"}},
     "another such class": {"tokenizer_config.json": {"tokenizer_class": "GPT2TokenizerFast"}},
@@ -198,7 +200,7 @@ def test_entries_are_counted_as_transformers_has_them(name: str, model: str, tmp
     loaded = tokenizer_loading.load(tmp_path)
     read = pretrained.read_tokenizer(tmp_path)
     assert read.vocab_size == max(loaded.get_vocab().values()) + 1
-    assert read.eos_id in (None, loaded.eos_token_id)
+    assert read.eos_id in (None, loaded.eos_token_id) and read.eos in (None, loaded.eos_token)
 
 
 def test_a_damaged_sentencepiece_model_is_refused_in_the_plan(tmp_path: Path) -> None:

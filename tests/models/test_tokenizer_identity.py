@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from nemo_workflow.models import tokenizer_identity
-from nemo_workflow.models.tokenizer_identity import bytes_hash, content_hash, made_with, of_checkpoint, same
+from nemo_workflow.models.tokenizer_identity import (
+    OWN_END,
+    OtherEnd,
+    bytes_hash,
+    content_hash,
+    end_named,
+    made_with,
+    of_checkpoint,
+    other_end,
+    same,
+)
 from tests.later import later
 from tests.models import sentencepiece_folders
 from tests.places import write_nemo_model, write_tokenizer
@@ -119,3 +129,28 @@ def test_the_tokenizer_of_a_checkpoint(tmp_path: Path) -> None:
     written = write_tokenizer(checkpoint / "context" / "nemo_tokenizer", 50)
     assert of_checkpoint(checkpoint) == written
     assert tokenizer_identity.WHOLE in {path.name for path in written.iterdir()}
+
+
+END = {"append_eod": True, "eod_id": 0, "eod_token": "<end>", OWN_END: "<end>"}
+
+
+@pytest.mark.parametrize(
+    ("said", "ours", "expected"),
+    [
+        (END, ("<end>", 0), None), (END, ("the", 5), OtherEnd("<end>", 0, False)), (END, ("<new>", None), OtherEnd("<end>", 0, False)),
+        (END, ("<end>", None), None), (END, (None, None), None), ({}, ("the", 5), None), (END | {"append_eod": False}, ("the", 5), None),
+        (END | {OWN_END: "the"}, ("the", 5), OtherEnd("<end>", 0, True)),  # --eod-token
+        (END | {OWN_END: None}, ("the", 5), OtherEnd("<end>", 0, True)),  # of a tokenizer without an end
+        ({"append_eod": True, "eod_id": 0, "eod_token": "<end>"}, ("the", 5), OtherEnd("<end>", 0, None)),  # of an older version
+        ({"append_eod": True, "eod_id": 0}, ("the", 5), OtherEnd(None, 0, None)), ({"append_eod": True, "eod_id": 0}, ("<new>", None), None),
+        ({"append_eod": True, "eod_id": 5}, ("the", 5), None),  # joined by an older version
+    ],
+)  # fmt: skip
+def test_the_end_of_documents_that_is_not_a_tokenizers(
+    said: dict[str, Any], ours: tuple[str | None, int | None], expected: OtherEnd | None
+) -> None:
+    assert other_end(said, *ours) == expected
+
+
+def test_an_end_is_named_by_what_is_known() -> None:
+    assert [end_named("<end>", 0), end_named("<end>", None), end_named(None, 0)] == ["<end> (0)", "<end>", "id 0"]

@@ -245,20 +245,62 @@ def test_names_that_are_no_utf8(go, tmp_path):
     assert "--json-keys: a key is not UTF-8" in go("--input", docs, "--json-keys", "\udce9")[1]
 
 
+OTHERWISE = {
+    "--no-append-eod": "with --append-eod",
+    "--no-append-eod --no-special-tokens": "with --append-eod --special-tokens",
+    "--eod-token !": "with no --eod-token",
+    "--json-keys text id": "with --json-keys text",
+    "--trust-remote-code": "with other flags, or beside another tokenizer_config.json",
+    "--tokenizer {}/gpt2_bpe": "with another tokenizer ({})",
+    "--tokenizer {}/gpt2_bpe --no-special-tokens": "with another tokenizer ({}) and with --special-tokens",
+}
+
+
 def test_existing_output_needs_overwrite(go, tmp_path, tokenizers_dir):
     write_jsonl(tmp_path / "docs.jsonl", TEXTS)
     assert go("--input", tmp_path / "docs.jsonl")[0] == 0
     before = pair_bytes(tmp_path / "out", "docs")
     write_jsonl(tmp_path / "other" / "docs.jsonl", TEXTS[:3])
-    for different in (["--no-append-eod"], ["--json-keys", "text", "id"], ["--tokenizer", tokenizers_dir / "gpt2_bpe"]):
-        code, err = go("--input", tmp_path / "docs.jsonl", *different)
+    for different, said in OTHERWISE.items():
+        code, err = go("--input", tmp_path / "docs.jsonl", *different.format(tokenizers_dir).split())
         assert code == 2
-        assert "docs_text_document.bin and 1 more: already exists, made from other input" in err
-    code, err = go("--input", tmp_path / "other" / "docs.jsonl")
+        said = said.format(tokenizers_dir / "byte_bpe")
+        assert f"docs_text_document.bin and 1 more: already exists, made {said}; --overwrite replaces it" in err
+    code, err = go("--input", tmp_path / "other" / "docs.jsonl", "--no-append-eod")
     assert code == 2
+    assert (
+        f"already exists, made from other input ({tmp_path / 'docs.jsonl'}) and with --append-eod; --overwrite" in err
+    )
     assert pair_bytes(tmp_path / "out", "docs") == before
     assert go("--input", tmp_path / "other" / "docs.jsonl", "--overwrite")[0] == 0
     assert read_pair(tmp_path / "out/preprocessed/docs_text_document").documents == 3
+
+
+def test_existing_output_of_a_tokenizer_that_was_replaced_in_its_folder(go, tokenizers_dir, tmp_path):
+    """As it happens to who trains a tokenizer again and preprocesses with the same command."""
+    folder = shutil.copytree(tokenizers_dir / "byte_bpe", tmp_path / "tokenizer")
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    made = ("--input", docs, "--tokenizer", folder)
+    assert go(*made, "--eod-token", "!")[0] == 0
+    assert "already exists, made with --eod-token '!'; --overwrite replaces it" in go(*made)[1]
+    shutil.copy(tokenizers_dir / "gpt2_bpe" / "tokenizer.json", folder)
+    code, err = go(*made, "--eod-token", "!")
+    assert code == 2
+    assert f"already exists, made before the tokenizer in {folder} changed; --overwrite replaces it" in err
+
+
+def test_existing_output_of_which_nothing_is_told(go, tmp_path):
+    made = ("--input", write_jsonl(tmp_path / "docs.jsonl", TEXTS))
+    assert go(*made)[0] == 0
+    pair = tmp_path / "out/preprocessed/docs_text_document"
+    with Path(f"{pair}.bin").open("ab") as stream:
+        stream.write(b"\0\0")
+    assert "already exists, and what was made with it is no longer there as it was; --overwrite" in go(*made)[1]
+    for text in ("{}", '{"recipe": "x"}', '{"recipe": "x", "inputs": 5}', "[]", "no JSON", None):
+        Path(f"{pair}.json").write_text(text) if text else Path(f"{pair}.json").unlink()
+        code, err = go(*made)
+        assert code == 2 and "Traceback" not in err
+        assert "already exists, and nothing beside it says from which input, with which tokenizer and flags" in err
 
 
 # --- bad lines ---------------------------------------------------------------------------------------------------------
@@ -713,3 +755,43 @@ def test_data_that_is_decoded_with_another_tokenizer_is_told(go, tokenizers_dir,
     for tokenizer, told in ((other, True), (tokenizers_dir / "byte_bpe", False)):
         assert inspect_dataset.main([str(tmp_path / "out"), "--tokenizer", str(tokenizer)]) == 0
         assert ("was made with another tokenizer" in capsys.readouterr().err) == told
+
+
+def test_data_whose_documents_end_otherwise_is_told(go, tokenizers_dir, tmp_path, capsys):
+    """The same tokenizer.json beside another eos_token; not where --eod-token has chosen the end."""
+    other = shutil.copytree(tokenizers_dir / "byte_bpe", tmp_path / "other")
+    (other / "special_tokens_map.json").unlink(missing_ok=True)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "!"}
+    (other / "tokenizer_config.json").write_text(json.dumps(config))
+    docs = write_jsonl(tmp_path / "docs.jsonl", TEXTS)
+    assert go("--input", docs, out="own")[0] == 0
+    assert go("--input", docs, "--tokenizer", other, "--eod-token", "<|endoftext|>", out="chosen")[0] == 0
+    assert go("--input", docs, "--no-append-eod", out="none")[0] == 0
+    said = figures(tmp_path / "chosen", "docs")
+    assert (said["eod_token"], said["tokenizer_eod_token"]) == ("<|endoftext|>", "!")
+    capsys.readouterr()
+    for out, tokenizer, told in (
+        ("own", other, 1),
+        ("own", tokenizers_dir / "byte_bpe", 0),
+        ("chosen", other, 0),
+        ("none", other, 0),
+    ):
+        assert inspect_dataset.main([str(tmp_path / out), "--tokenizer", str(tokenizer)]) == 0
+        err = capsys.readouterr().err
+        assert (
+            err.count("its documents end with <|endoftext|> (0), and")
+            == err.count(f"{tokenizer} ends one with ! (")
+            == told
+        )
+
+
+def test_data_of_a_tokenizer_that_was_replaced_in_its_folder_is_told_so(go, tokenizers_dir, tmp_path, capsys):
+    folder = shutil.copytree(tokenizers_dir / "byte_bpe", tmp_path / "tokenizer")
+    assert go("--input", write_jsonl(tmp_path / "docs.jsonl", TEXTS), "--tokenizer", folder)[0] == 0
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    one, two = list(whole["model"]["vocab"])[-2:]
+    ids = whole["model"]["vocab"]
+    ids[one], ids[two] = ids[two], ids[one]
+    (folder / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    assert inspect_dataset.main([str(tmp_path / "out"), "--tokenizer", str(folder)]) == 0
+    assert f"was made with this tokenizer before it changed ({folder})" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from nemo_workflow.config.checks.activations import cpu_offloading, recompute
 from nemo_workflow.config.checks.context import Run
 from nemo_workflow.config.checks.data import (
     checkpoint_of_this_tokenizer,
+    documents_end_as_this_tokenizers,
     enough_data,
     made_with_this_tokenizer,
     sound_pairs,
@@ -72,6 +73,7 @@ RULES = (
     sound_pairs,
     tokenizer_fits,
     made_with_this_tokenizer,
+    documents_end_as_this_tokenizers,
     checkpoint_of_this_tokenizer,
     validation_sets,
     wandb_flags,

@@ -13,7 +13,15 @@ from nemo_workflow.data.indexed_dataset import Pair
 from nemo_workflow.data.splits import PARTS, Part
 from nemo_workflow.models.pretrained import Tokenizer
 from nemo_workflow.models.tokenizer_files import VOCABULARY, files_of
-from nemo_workflow.models.tokenizer_identity import MAKER, made_with, of_checkpoint, same
+from nemo_workflow.models.tokenizer_identity import (
+    MAKER,
+    OtherEnd,
+    end_named,
+    made_with,
+    of_checkpoint,
+    other_end,
+    same,
+)
 from nemo_workflow.utils.console import and_more, counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
@@ -137,14 +145,43 @@ def sound_pairs(run: Run) -> Iterator[str]:
 def made_with_this_tokenizer(run: Run) -> Iterator[str]:
     """Ids of another tokenizer train nothing of use."""
     others = _refused_for_tokenizer(run)
-    if others:
-        names = names_of(run)
+    earlier = [pair for pair in others if made_before_it_changed(run, pair)]
+    if other := [pair for pair in others if pair not in earlier]:
         yield (
-            f"--hf-model-id {run.settings.hf_model_id}: {and_more([names[pair.prefix] for pair in others])}"
-            f" {'was' if len(others) == 1 else 'were'} preprocessed with another tokenizer.json"
-            f" ({maker_of(others[0])}): preprocess with this one, give the other one, or"
+            f"--hf-model-id {run.settings.hf_model_id}: {_were(run, other)} preprocessed with another tokenizer.json"
+            f" ({maker_of(other[0])}): preprocess with this one, give the other one, or"
             " add --allow-change tokenizer if you know that its ids are the same"
         )
+    if earlier:
+        yield (
+            f"--hf-model-id {run.settings.hf_model_id}: {_were(run, earlier)} preprocessed before this tokenizer's tokenizer.json"
+            " changed: preprocess again, or add --allow-change tokenizer if you know that its ids are the same"
+        )
+
+
+def documents_end_as_this_tokenizers(run: Run) -> Iterator[str]:
+    """A tokenizer of the same ids with another end of a document: what generates with it stops at its own end alone."""
+    if "tokenizer" in run.settings.allow_change or run.tokenizer is None:
+        return
+    for end, pairs in of_another_end(run).items():
+        if end.chosen is False:
+            other = "" if made_before_it_changed(run, pairs[0]) else " give the tokenizer that it was made with,"
+            yield (
+                f"--hf-model-id {run.settings.hf_model_id}: the documents of {named(run, pairs)} end with {end}, the"
+                f" tokenizer's own end when it was preprocessed, and this tokenizer's is"
+                f" {end_named(run.tokenizer.eos, run.tokenizer.eos_id)}: preprocess again,{other}"
+                " or add --allow-change tokenizer if that is meant"
+            )
+
+
+def named(run: Run, pairs: list[Pair]) -> str:
+    """The names of some of a run's pairs in one line."""
+    names = names_of(run)
+    return and_more([names[pair.prefix] for pair in pairs])
+
+
+def _were(run: Run, pairs: list[Pair]) -> str:
+    return f"{named(run, pairs)} {'was' if len(pairs) == 1 else 'were'}"
 
 
 def checkpoint_of_this_tokenizer(run: Run) -> Iterator[str]:
@@ -170,6 +207,25 @@ def maker_of(pair: Pair) -> str:
     """The tokenizer that preprocessing named beside a pair."""
     made_with = figures(pair)
     return str(made_with.get("tokenizer_path") or made_with.get("tokenizer"))
+
+
+def made_before_it_changed(run: Run, pair: Pair) -> bool:
+    """Whether a pair's maker is the folder that the run's tokenizer is read from: it was another one then."""
+    place = figures(pair).get("tokenizer_path")
+    return bool(place and run.tokenizer and Path(place).resolve() == run.tokenizer.folder.resolve())
+
+
+def of_another_end(run: Run) -> dict[OtherEnd, list[Pair]]:
+    """The pairs of this tokenizer's ids whose documents don't end with its end, by how they do."""
+    found: dict[OtherEnd, list[Pair]] = {}
+    if run.tokenizer is None:
+        return found
+    others = of_another_tokenizer(run)
+    for pair in dict.fromkeys(source.pair for source in run.every_source):
+        end = other_end(figures(pair), run.tokenizer.eos, run.tokenizer.eos_id)
+        if end and pair not in others:
+            found.setdefault(end, []).append(pair)
+    return found
 
 
 def of_another_tokenizer(run: Run) -> list[Pair]:

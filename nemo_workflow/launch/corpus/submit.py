@@ -37,7 +37,7 @@ def submit(args: argparse.Namespace, given: dict[str, Any]) -> int:
     notes = slurm.prepare_environment(cluster)
     asked = read_asked(args)
     with os_errors_refused(f"--output-dir {args.output_dir}"):
-        todo = still_to_do(asked.groups, asked.folder, asked.names, asked.recipe, args)
+        todo = still_to_do(asked)
     plan = _plan(asked, todo, given)
     if not todo.groups:
         print(asked.nothing_to_do())

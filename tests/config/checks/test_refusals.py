@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nemo_workflow.config import command_line
 from nemo_workflow.config.resolve import make_plan
 from nemo_workflow.launch import local
-from nemo_workflow.models.tokenizer_identity import MAKER, bytes_hash, content_hash
+from nemo_workflow.models.tokenizer_identity import MAKER, OWN_END, bytes_hash, content_hash
 from nemo_workflow.preprocess import inspect_dataset
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.errors import Refusal
@@ -637,6 +639,70 @@ def test_data_of_another_tokenizer_is_told_from_a_pair_of_the_same_name(place: P
         (place.root / name / "text_document.json").write_text(json.dumps(figures))
     (problem,) = refusal(place, "--dataset-dir", str(place.root / "b"), dataset_dir=str(place.root / "a"))
     assert ": b/text_document was preprocessed with another tokenizer.json (other)" in problem
+
+
+def test_data_of_this_tokenizer_before_it_changed(place: Place) -> None:
+    """Its maker's path is the one that is given: nobody has the other one to give."""
+    said = {"tokens": 300_000, "tokenizer": "hf", "tokenizer_sha256": "0" * 64, "tokenizer_path": str(place.hf)}
+    Path(f"{place.data}.json").write_text(json.dumps(said))
+    (problem,) = refusal(place)
+    assert problem == (
+        f"--hf-model-id {place.hf}: d_text_document was preprocessed before this tokenizer's tokenizer.json changed: preprocess"
+        " again, or add --allow-change tokenizer if you know that its ids are the same"
+    )
+    (note,) = place.plan("--allow-change", "tokenizer").notes
+    assert f"made with this tokenizer before it changed ({place.hf}); unless its ids are the same" in note
+
+
+def write_figures(place: Place, **change: Any) -> None:
+    """What preprocessing with the place's tokenizer writes, with some of it changed, or left out (None)."""
+    said = {
+        "tokens": 300_000,
+        "tokenizer": str(place.hf),
+        "tokenizer_path": str(place.hf),
+        MAKER[0]: bytes_hash(place.hf),
+    }
+    said |= {"append_eod": True, "eod_id": 4095, "eod_token": "</s>", OWN_END: "</s>"} | change
+    Path(f"{place.data}.json").write_text(
+        json.dumps({name: value for name, value in said.items() if value is not None})
+    )
+
+
+def test_data_whose_documents_end_otherwise_than_the_tokenizers(place: Place) -> None:
+    """The same tokenizer.json with another eos_token: its ids are the same, and what generates looks for another end."""
+    write_figures(place)
+    assert place.plan().notes == ()
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w7"}
+    (place.hf / "tokenizer_config.json").write_text(json.dumps(about))
+    (problem,) = refusal(place)
+    assert problem.startswith(
+        f"--hf-model-id {place.hf}: the documents of d_text_document end with </s> (4095), the tokenizer's own"
+    )
+    assert problem.endswith(
+        "and this tokenizer's is w7 (7): preprocess again, or add --allow-change tokenizer if that is meant"
+    )
+    (other,) = refusal(place, hf_model_id=str(shutil.copytree(place.hf, place.root / "copy")))
+    assert "preprocess again, give the tokenizer that it was made with, or add --allow-change tokenizer" in other
+    (note,) = place.plan("--allow-change", "tokenizer").notes
+    assert "end with </s> (4095), and the tokenizer of --hf-model-id ends one with w7 (7)" in note
+    (place.hf / "special_tokens_map.json").write_text(json.dumps({"eos_token": "w8"}))  # which transformers takes
+    assert "this tokenizer's is w8 (8)" in refusal(place)[0]
+    write_figures(place, append_eod=False)
+    assert place.plan().notes == ("d_text_document has no end-of-document tokens between its documents",)
+
+
+@pytest.mark.parametrize(
+    ("change", "noted"),
+    [({OWN_END: "w7"}, True), ({OWN_END: None}, True), ({OWN_END: None, "eod_id": None, "eod_token": None}, False)],
+    ids=["--eod-token", "an older version's", "older still"],
+)
+def test_an_end_that_was_chosen_is_no_other_tokenizers(place: Place, change: dict[str, Any], noted: bool) -> None:
+    """--eod-token, as a chat model's tokenizer needs it for its base model's end of text: trained, with a note."""
+    (place.hf / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w7"})
+    )
+    write_figures(place, **change)
+    assert ["end with </s> (4095), and the tokenizer" in note for note in place.plan().notes] == [True] * noted
 
 
 def test_a_checkpoint_of_another_tokenizer(place: Place) -> None:
