@@ -299,7 +299,7 @@ def _write_hf(folder: Path, args: argparse.Namespace, report: Report, meter: Met
     kept, named = nemo_context.tokenizer_folder(folder, tokenizer_fields)
     tokenizer = kept
     if args.hf_tokenizer:
-        tokenizer = inputs.fetch(args.hf_tokenizer, None, _token(args), "--hf-tokenizer")
+        tokenizer = inputs.fetch(args.hf_tokenizer, None, _token(args), "--hf-tokenizer", weights=False)
         check_apart(args.output_path, tokenizer, "--hf-tokenizer")
         if not files_of(tokenizer):
             known = meant(tokenizer, TOKENIZERS, "--hf-tokenizer")
