@@ -206,7 +206,8 @@ def _logs(arguments: Any) -> int:
             print(explain_failure(folder))
     if not found and not arguments.follow:
         what = f"rank {arguments.rank} has" if arguments.rank is not None else "the run has"
-        raise Failure(f"{run.name}: {what} no log yet")
+        state = opened(run).state
+        raise Failure(f"{run.name}: {what} no log yet ({' '.join(filter(None, (state.name, state.why)))})")
     return 0
 
 
@@ -218,7 +219,7 @@ def _check_rank(run: Path, rank: int) -> None:
 
 
 def _print_new(run: Path, rank: int | None, shown: dict[Path, int]) -> bool:
-    """Print what the logs of the last start gained since the last call; tells whether there is a log at all."""
+    """Print what the logs of the last start gained since the last call; tells whether there was ever anything in them."""
     paths = _log_files(run, rank)
     for path in paths:
         with path.open("rb") as stream:
@@ -227,7 +228,7 @@ def _print_new(run: Path, rank: int | None, shown: dict[Path, int]) -> bool:
             shown[path] = stream.tell()
         sys.stdout.write(text.decode("utf-8", errors="replace"))
     sys.stdout.flush()
-    return bool(paths)
+    return any(shown.values())
 
 
 def _log_files(run: Path, rank: int | None) -> list[Path]:

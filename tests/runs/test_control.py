@@ -91,7 +91,12 @@ def test_nothing_runs(run: Path) -> None:
         done.stderr
     )
     done = call(run, "logs", "local", "--rank", "0")
-    assert (done.returncode, "rank 0 has no log yet" in done.stderr) == (1, True)
+    assert (done.returncode, "rank 0 has no log yet (killed ended from outside" in done.stderr) == (1, True), (
+        done.stderr
+    )
+    (run / "attempts" / "20260102-030405" / "rank0.log").touch()  # of a rank that was ended before it said a word
+    done = call(run, "logs", "local", "--rank", "0")
+    assert (done.returncode, "rank 0 has no log yet" in done.stderr) == (1, True), done
 
 
 def test_logs_leave_torchruns_copy_out(run: Path) -> None:
