@@ -9,6 +9,7 @@ sequences, uint64 number of document boundaries, int32 lengths, int64 byte point
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import struct
 from collections.abc import Iterator
@@ -107,7 +108,15 @@ def _commits_above(idx: Path) -> Iterator[Path]:
     if OUTPUT_NAME in idx.parts:
         places = [place for place in idx.parents if OUTPUT_NAME in place.parts]
     for place in places:
-        yield from place.glob(f"{RUN_DIR_PREFIX}*/{COMMIT_NAME}")
+        for run_dir in _run_dirs(place, place.stat().st_mtime_ns):
+            if (commit := run_dir / COMMIT_NAME).exists():
+                yield commit
+
+
+@functools.lru_cache(maxsize=64)
+def _run_dirs(place: Path, changed: int) -> tuple[Path, ...]:
+    """The folders of preprocessing runs in one that was last changed then: it is asked for each of thousands of pairs in it."""
+    return tuple(place.glob(f"{RUN_DIR_PREFIX}*"))
 
 
 def find_prefixes(folder: str | Path, flag: str = "--dataset-dir") -> list[Path]:
