@@ -67,6 +67,11 @@ class Plan:
     def folder(self) -> Path:
         return Path(self.run_dir)
 
+    @property
+    def pairs(self) -> int:
+        """Of .bin/.idx, that a rank has open: of what is trained on, and of what is only validated on."""
+        return len(self.sources) + sum(len(one.sources) for one in self.validation_sets)
+
     def batches_of(self, one: ValidationSet) -> int:
         """Global batches of a validation set at each validation: as many as of --split's part, and no sample twice."""
         whole = one.samples(self.seq_length) // self.settings.global_batch_size

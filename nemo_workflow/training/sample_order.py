@@ -37,6 +37,7 @@ from nemo_workflow.backends.patching import replace
 from nemo_workflow.backends.registry import find
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.data.blend import ValidationSet
+from nemo_workflow.data.open_files import SMALL
 from nemo_workflow.run_dir.checkpoints import Checkpoint
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.files import flock, fsync_dir, write_json
@@ -44,6 +45,7 @@ from nemo_workflow.utils.files import flock, fsync_dir, write_json
 LOG = logging.getLogger(__name__)
 HASHES = "hashes.json"
 NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)  # another user's; too many files are open
 LEFTOVER_SECONDS = 6 * 3600.0  # a younger one may be another node's, at work where locks don't reach
 VERSION = "1"  # of the order: a change of it makes other indices, never wrong ones
 ALL_FOR_VALIDATION = "0,1,0"  # a --split
@@ -189,7 +191,7 @@ def _folder(config: Any, name: str) -> Path | None:
 
 
 def cached(place: Path | None, build: Callable[[], Arrays]) -> Arrays:
-    """The arrays in folder `place`, mapped; built and stored there first where they are missing or damaged.
+    """The arrays in folder `place`, mapped where they are large; built and stored there first where they are missing or damaged.
 
     Where the cache is another user's and can't be written, in a cache of this user's own beside it; else in memory.
     """
@@ -237,15 +239,16 @@ def _load(place: Path) -> Arrays | None:
         return {name: _mapped(place / f"{name}.npy", digest) for name, digest in hashes.items()}
     except FileNotFoundError:
         return None
-    except PermissionError:  # another user's
-        raise
     except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno in NOT_DAMAGE:
+            raise
         LOG.warning("%s is damaged (%s) and built again", place, error)
         return None
 
 
 def _mapped(path: Path, digest: str) -> numpy.ndarray:
-    array = numpy.load(path, mmap_mode="r", allow_pickle=False)
+    mapped = path.stat().st_size > SMALL
+    array = numpy.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     if _digest(array) != digest:
         raise ValueError(f"{path.name} has changed")
     return array

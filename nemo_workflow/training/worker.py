@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nemo_workflow.config.plan import Plan
+from nemo_workflow.data import open_files
 from nemo_workflow.run_dir.checkpoints import save_under_way
 from nemo_workflow.run_dir.stopping import grace_seconds, tell_orphaned
 from nemo_workflow.training import liveness
@@ -42,6 +43,9 @@ def train(plan: str, attempt: str) -> None:
     try:
         if problems := startup.settle():
             raise Refusal(problems)
+        if short := open_files.too_many(open_files.least_of(read.pairs)):  # of a Slurm job's node
+            raise Refusal(f"{read.pairs:,} pairs need {short}")
+        open_files.allow(open_files.most_of(read.pairs))
         startup.keep_caches_out_of_home()
         scratch.keep_sockets()
         liveness.stop_with_launcher(

@@ -17,7 +17,7 @@ from nemo_workflow.preprocess.train_tokenizer import main as tokenizer
 from nemo_workflow.runs.__main__ import main as runs
 from nemo_workflow.runs.evaluate import main as evaluate
 from nemo_workflow.runs.export import main as export
-from nemo_workflow.runs.report.command import main as report
+from nemo_workflow.runs.report_command import main as report
 from nemo_workflow.runs.sample import main as sample
 from nemo_workflow.utils.arguments import Parser, _actions
 from nemo_workflow.utils.errors import Refusal

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_workflow.config.checks.context import Run
+from nemo_workflow.data import open_files
 from nemo_workflow.data.dataset_stats import figures, token_range, vouched_for
 from nemo_workflow.data.index_check import SAMPLES, Index, check_index
 from nemo_workflow.data.indexed_dataset import Pair
@@ -27,6 +28,17 @@ from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
 
 SHOWN = 3  # names of files in one line
+
+
+def open_files_allowed(run: Run) -> Iterator[str]:
+    """A rank keeps 3 to 15 files open for each pair, and can't even write down its own error where it may open no more."""
+    if run.settings.executor != "local" or not run.seq_length:
+        return
+    if problem := open_files.too_many(open_files.needed(run.parts, run.seq_length)):
+        yield (
+            f"--{'blend' if run.settings.blend else 'dataset-dir'}: {len(run.parts):,} pairs need {problem}: raise that, or make"
+            " fewer pairs of them: python -m nemo_workflow.dataset join OUT FOLDER"
+        )
 
 
 def enough_data(run: Run) -> Iterator[str]:

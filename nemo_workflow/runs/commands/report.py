@@ -3,4 +3,4 @@
 from nemo_workflow.utils.errors import run_command
 
 if __name__ == "__main__":
-    run_command("nemo_workflow.runs.report.command:main")
+    run_command("nemo_workflow.runs.report_command:main")

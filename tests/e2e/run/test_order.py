@@ -16,6 +16,9 @@ import numpy
 import pytest
 import xxhash
 
+from nemo_workflow.data.indexed_dataset import read_pair
+from nemo_workflow.data.open_files import OTHERS, needed
+from nemo_workflow.data.splits import parts_of
 from tests.e2e.run.harness import flip_a_byte, samples
 from tests.waiting import LIMIT
 
@@ -150,6 +153,20 @@ def test_a_blend_is_the_same_for_every_size_and_keeps_its_weights(tmp_path: Path
 def entries(cache: Path) -> dict[str, int]:
     """Every array in the cache and when it was written."""
     return {str(file.relative_to(cache)): file.stat().st_mtime_ns for file in cache.rglob("*.npy")}
+
+
+def test_as_many_files_are_kept_open_as_was_planned(tmp_path: Path) -> None:
+    """A large pair's index arrays are mapped, a small one's read: a folder of a thousand small texts has a pair for each."""
+    small = [write_pair(tmp_path / f"s{number}", LENGTHS[:40]) for number in range(30)]
+    pairs = [*small, write_pair(tmp_path / "large", [10] * 20_000)]
+    before = len([*Path("/proc/self/fd").iterdir()])
+    train, valid = parts(pairs, sizes=(4000, 50), weights=[1 / 31] * 31, cache=tmp_path / "cache")
+    for index in range(400):  # of every source, whose epoch is built with its first sample
+        train[index]
+    opened = len([*Path("/proc/self/fd").iterdir()]) - before
+    wanted = needed([parts_of(read_pair(pair), (0.8, 0.2, 0.0)) for pair in pairs], 32) - OTHERS
+    assert 3 * 31 + 2 <= opened <= wanted, (opened, wanted)
+    assert len(valid) >= 50
 
 
 def test_the_cache_is_used_again_for_more_samples(pair: Path, tmp_path: Path) -> None:
