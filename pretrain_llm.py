@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from nemo_workflow.config import command_line
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.utils.errors import run_command
+from nemo_workflow.utils import startup
+from nemo_workflow.utils.errors import Refusal, run_command
 
 
 def main() -> int:
@@ -19,6 +20,11 @@ def main() -> int:
 
         print(completion.script(settings.completion))
         return 0
+    if launcher := startup.started_often():
+        raise Refusal(
+            f"{launcher}: this command starts the ranks itself: type python pretrain_llm.py with --num-gpus N, or with --executor"
+            f" slurm on a cluster, without {launcher}"
+        )
     with command_line.places_named(settings):
         return _run(settings)
 

@@ -35,6 +35,27 @@ def test_a_refusal_is_short_and_writes_nothing(place: Place) -> None:
     assert not (place.root / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("launcher", "sets"),
+    [
+        ("torchrun", {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "1"}),
+        ("srun", {"SLURM_STEP_NUM_TASKS": "8"}),
+        ("mpirun", {"OMPI_COMM_WORLD_SIZE": "2"}),
+    ],
+)
+def test_who_starts_the_ranks_by_another_launcher_is_told_that_they_are_started_here(
+    launcher: str, sets: dict[str, str], place: Place
+) -> None:
+    done = run(*place.flags(), cwd=place.root, **sets)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"pretrain_llm.py: error: {launcher}: this command starts the ranks itself: type python"
+    )
+    assert not (place.root / "out").exists()
+    alone = {name: "1" if value.isdigit() else value for name, value in sets.items()}  # srun --pty, for one
+    assert run(*place.flags("--dry-run"), cwd=place.root, **alone).returncode == 0
+
+
 def test_a_plan_and_a_list_write_nothing(place: Place) -> None:
     done = run(*place.flags("--dry-run=json"), cwd=place.root)
     assert done.returncode == 0, done.stderr

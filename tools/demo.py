@@ -23,6 +23,7 @@ from nemo_workflow import REPOSITORY, leave
 from nemo_workflow.preprocess.train_tokenizer import train
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.run_dir.export_process import is_exported
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import Failure, run_command
@@ -73,10 +74,10 @@ def _steps() -> int:
     checkpoint, _ = newest_whole(experiment / "checkpoints")
     if checkpoint is None:
         raise Failure(f"no checkpoint in {experiment / 'checkpoints'}")
-    if not exported.exists():
+    if not is_exported(exported, checkpoint):  # the run may have been trained on, as the last lines offer
         say("5/7 NeMo checkpoint -> Hugging Face folder")
         run([sys.executable, "ckpt_conversion/convert_from_nemo2_to_hf.py", "--source", checkpoint.path,
-             "--output-path", exported])  # fmt: skip
+             "--output-path", exported, "--overwrite"])  # fmt: skip
     say("6/7 the exported model in transformers, on the samples of NeMo's last validation")
     run([sys.executable, "-m", "nemo_workflow.evaluate", "--hf-model", exported, "--run", experiment])
     say("7/7 what the model goes on with")

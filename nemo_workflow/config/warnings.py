@@ -184,13 +184,14 @@ def _often_seen(run: Run) -> None:
     if run.schedule is None or not run.seq_length:
         return
     drawn = run.schedule.max_steps * run.settings.global_batch_size
+    names = names_of(run)
     epochs = {
-        Path(source.pair.prefix).name: drawn * source.weight / max(1, parts[0].samples(run.seq_length))
+        names[source.pair.prefix]: drawn * source.weight / max(1, parts[0].samples(run.seq_length))
         for source, parts in zip(run.sources, run.parts, strict=True)
     }
     often = [f"{name} ({count:,.1f} times)" for name, count in epochs.items() if count > USEFUL_EPOCHS]
     remedy = f"--max-epochs-per-source {USEFUL_EPOCHS} gives the rest to other sources"
-    if len(epochs) == 1:
+    if len(often) == len(epochs):  # nothing is left to give it to
         remedy = "more text, or a smaller --max-steps, makes better use of the time"
     if often:
         run.notes.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -73,7 +74,7 @@ def main() -> int:
     refuse_code("--hf-model", arguments.hf_model)
     plan = Plan.from_json((arguments.run / PLAN).read_text(encoding="utf-8"))
     check_shape(arguments.hf_model, plan)
-    nemo_loss = last_validation(plan)
+    nemo_loss = validation_of(plan, arguments.hf_model)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
     with left_on_a_signal("nothing was measured"):
@@ -120,11 +121,18 @@ def _own_model(plan: Plan) -> str:
     return f"python -m nemo_workflow.export {plan.run_dir} writes the run's own, to {plan.folder / EXPORTED}"
 
 
+def _source(model: Path) -> Path | None:
+    """The checkpoint that a model was exported from, by its report of the export; None where that says nothing."""
+    try:
+        return Path(json.loads((model / REPORT).read_text(encoding="utf-8"))["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def of_another_run(model: Path, plan: Plan) -> str:
     """That a model was exported from another run, where its report of the export says so, or from none; empty for this run's own."""
-    try:
-        source = Path(json.loads((model / REPORT).read_text(encoding="utf-8"))["source"])
-    except (OSError, ValueError, KeyError, TypeError):
+    source = _source(model)
+    if source is None:
         return f"; {model} has no {REPORT} of an export, so that it may be any model: {_own_model(plan)}"
     run = source.parents[1].name if len(source.parents) > 1 else ""
     if run == plan.folder.name:  # the folder may have been moved
@@ -148,9 +156,28 @@ def of_padding(plan: Plan, more: float) -> str:
     )
 
 
-def last_validation(plan: Plan) -> float:
-    """NeMo's loss at the run's last validation."""
-    losses = [event["val_loss"] for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "validation"]
+def validation_of(plan: Plan, model: Path) -> float:
+    """NeMo's loss at the validation of the step that a model was exported from; the last one's of a model of a later step or unknown."""
+    losses = _validations(plan)
+    last, source = max(losses), _source(model)
+    own = source is not None and not of_another_run(model, plan)
+    named = re.fullmatch(r"step_0*(\d+)", source.name) if source and own else None
+    step = int(named[1]) if named else last
+    if step in losses:
+        return losses[step]
+    if step < last:
+        raise Refusal(
+            f"--hf-model {model}: is of step {step:,}, where the run was not validated, and it has gone on to step {last:,}:"
+            f" {_own_model(plan)}"
+        )
+    print(f"note: the model is of step {step:,}, and NeMo's last validation of step {last:,}", file=sys.stderr)
+    return losses[last]
+
+
+def _validations(plan: Plan) -> dict[int, float]:
+    """Step -> NeMo's loss at the run's validation there. Raises Refusal where there was none."""
+    events = metrics.read(plan.folder / metrics.FILE)
+    losses = {event["step"]: float(event["val_loss"]) for event in events if event["event"] == "validation"}
     if not losses and not plan.schedule.limit_val_batches:
         raise Refusal(
             f"--run {plan.run_dir}: it has no validation to compare with: --split {plan.settings.split} leaves nothing for one;"
@@ -161,7 +188,7 @@ def last_validation(plan: Plan) -> float:
             f"--run {plan.run_dir}: it has not been validated yet; its first validation follows step"
             f" {plan.schedule.val_check_interval}: train until there, with the same command"
         )
-    return float(losses[-1])
+    return losses
 
 
 def validation_samples(plan: Plan, count: int) -> list[Any]:

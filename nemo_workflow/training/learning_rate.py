@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -95,10 +94,9 @@ class Schedule(pl.Callback):
         for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         scheduler._last_lr = rates
-        if not math.isclose(before, rates[0]):
-            self.run_log.note(
-                f"the learning rate goes from {before:.3g} to {rates[0]:.3g}: its flags, or --max-steps, have changed"
-            )
+        was, now = f"{before:.3g}", f"{rates[0]:.3g}"
+        if was != now:
+            self.run_log.note(f"the learning rate goes from {was} to {now}: its flags, or --max-steps, have changed")
 
     def _set_groups(self, trainer: pl.Trainer, name: str, flag: str) -> None:
         if flag not in self.plan.given:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nemo_workflow import REPOSITORY
+from nemo_workflow.utils.meant import close_to
 
 # scripts of the repository -> the commands that they are where the package is installed
 INSTALLED = {
@@ -24,6 +25,7 @@ INSTALLED = {
     "convert_from_hf_to_nemo2.py": "convert-hf-to-nemo2",
     "convert_from_nemo2_to_hf.py": "convert-nemo2-to-hf",
 }
+LIKE = 0.8  # difflib's ratio of two names, from which one may be the other, mistyped
 IN_FRONT = "a shell variable in front of it may be unset"  # of a path in /
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # Lustre without -o flock, NFS without its lock daemon
 
@@ -152,8 +154,23 @@ def from_here(path: str | Path) -> str:
         return " (nothing puts a variable's value in its place here; write the path in full)"
     if Path(path).is_absolute() or str(path).startswith("~"):
         top = Path("/", *Path(path).parts[1:2])
-        return f" ({IN_FRONT})" if str(path).startswith("/") and not os.path.lexists(top) else ""
-    return f" (relative to the current folder, {Path.cwd()})"
+        if str(path).startswith("/") and not os.path.lexists(top):
+            return f" ({IN_FRONT})"
+        near = _spelled_like(path)
+        return f" ({near})" if near else ""
+    near = _spelled_like(path)
+    return f" (relative to the current folder, {Path.cwd()}{f'; {near}' if near else ''})"
+
+
+def _spelled_like(path: str | Path) -> str:
+    """'did you mean my_data?' of a path that isn't there, where the nearest name beside it is; else ''."""
+    place = Path(path).expanduser()
+    with suppress(OSError, ValueError):
+        if not os.path.lexists(place) and (
+            close := close_to(place.name, (one.name for one in place.parent.iterdir()), LIKE)
+        ):
+            return f"did you mean {Path(path).with_name(close[0])}?"
+    return ""
 
 
 def no_such_folder(path: str | Path) -> str:

@@ -17,6 +17,8 @@ from nemo_workflow.utils import scratch
 from nemo_workflow.utils.machine import user_name
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")  # where getpass looks before it asks passwd
+# environment variable: how many ranks there are -> who sets it for each of them
+LAUNCHERS = {"WORLD_SIZE": "torchrun", "SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
 GONE_ON = "NEMO_WORKFLOW_GONE_ON"  # environment variable: the process that has gone on in our environment
 HOMELESS = "NEMO_WORKFLOW_HOMELESS"  # environment variable: HOME is only our stand-in for one
 
@@ -32,6 +34,16 @@ def settle() -> list[str]:
     _keep_docstrings()
     _name_the_user()
     return list(short_sockets())
+
+
+def started_often() -> str:
+    """The program that has started this command as each of several ranks, by what it tells them; empty where none has."""
+    for size, launcher in LAUNCHERS.items():
+        if os.environ.get(size, "1") not in ("", "0", "1") and (
+            launcher != "torchrun" or "TORCHELASTIC_RUN_ID" in os.environ
+        ):
+            return launcher
+    return ""
 
 
 def no_home(path: str) -> str:

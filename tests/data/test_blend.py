@@ -74,6 +74,12 @@ def test_a_source_seen_often_is_told(three: Place) -> None:
     assert not any("times" in note for note in three.plan().notes)
 
 
+def test_where_every_source_is_seen_often_none_can_give_way_to_another(three: Place) -> None:
+    plan = blended(three, f"1 {three.root}/mid/m\n1 {three.root}/small/s\n", "--max-steps", "200")
+    (note,) = [note for note in plan.notes if "more than 4 times" in note]
+    assert note.endswith("more text, or a smaller --max-steps, makes better use of the time"), note
+
+
 @pytest.mark.parametrize(
     ("lines", "flags", "said"),
     [

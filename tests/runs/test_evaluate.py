@@ -14,6 +14,7 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
+from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.runs import evaluate, loading, sample
 from nemo_workflow.utils.errors import Refusal
 from tests.conversion import tiny_models
@@ -186,10 +187,32 @@ def test_a_run_without_a_validation_is_told_what_would_make_one(tmp_path: Path) 
     plan = fake_runs.make_plan(tmp_path / "run")
     fake_runs.append(plan, [])
     with pytest.raises(Refusal, match="not been validated yet; its first validation follows step 25: train until"):
-        evaluate.last_validation(plan)
+        evaluate.validation_of(plan, tmp_path)
     plan = replace(plan, schedule=replace(plan.schedule, limit_val_batches=0))
     with pytest.raises(Refusal, match=r"leaves nothing for one; train a run with .* --split 98,1,1"):
-        evaluate.last_validation(plan)
+        evaluate.validation_of(plan, tmp_path)
+
+
+def test_a_model_is_compared_with_the_validation_of_its_own_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exported at step 50, trained on to 100: another model than that of the last validation, and no worse for it."""
+    plan = fake_runs.write_run(tmp_path / "run")
+    losses = {one["step"]: one["val_loss"] for one in RunFolder(plan.folder).of_kind("validation")}
+    assert list(losses) == [25, 50, 75, 100]
+    report = tmp_path / "conversion_report.json"
+
+    def of_step(name: str) -> float:
+        report.write_text(json.dumps({"source": f"{plan.folder}/checkpoints/{name}"}))
+        return evaluate.validation_of(plan, tmp_path)
+
+    assert of_step("step_00000050") == losses[50]
+    assert of_step("step_00000050-00000100") == losses[100]  # a mean
+    assert capsys.readouterr().err == ""
+    assert of_step("step_00000110") == losses[100]
+    assert "the model is of step 110, and NeMo's last validation of step 100" in capsys.readouterr().err
+    with pytest.raises(Refusal, match="is of step 60, where the run was not validated, and it has gone on to step 100"):
+        of_step("step_00000060")
 
 
 def test_rows_of_padding_are_named_where_they_make_the_difference(tmp_path: Path) -> None:

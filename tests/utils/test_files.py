@@ -129,6 +129,14 @@ def test_a_refusal_names_the_current_folder_of_a_relative_path_alone(tmp_path: P
     assert files.from_here("~/a") == files.from_here(tmp_path) == ""
 
 
+def test_a_refusal_names_what_is_spelled_like_it_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_tokenizer").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert files.from_here("my_tokeniser").endswith(f"{tmp_path}; did you mean my_tokenizer?)")
+    assert files.from_here(tmp_path / "my_tokenizr") == f" (did you mean {tmp_path}/my_tokenizer?)"
+    assert "did you mean" not in files.from_here("other/my_tokenizr") + files.from_here("yours")
+
+
 def test_a_refusal_of_a_path_in_the_root_thinks_of_a_variable() -> None:
     """`$PLACE/corpus` without a PLACE."""
     assert files.from_here("/no_such_corpus") == " (a shell variable in front of it may be unset)"

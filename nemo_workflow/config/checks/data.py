@@ -51,7 +51,7 @@ def enough_data(run: Run) -> Iterator[str]:
         yield (
             f"--global-batch-size {run.batch_words}: the training split holds {counted(run.samples(0), 'sample')} of"
             f" {counted(run.seq_length, 'token')},"
-            f" less than one step; lower {lower}, or add data{_batch_that_fits(run)}{_own_batch(run)}"
+            f" less than one step; lower {lower}, or {_more_samples(run)}{_batch_that_fits(run)}{_own_batch(run)}"
         )
     names = names_of(run)
     small = {
@@ -70,6 +70,13 @@ def enough_data(run: Run) -> Iterator[str]:
     default = "" if run.given("split") else " (the default)"
     for said, parts in lacking.items():
         yield f"--split {run.settings.split}{default}: no {' and no '.join(parts)} sample in {said}"
+
+
+def _more_samples(run: Run) -> str:
+    """What makes more samples: of many pairs with fewer tokens than a sample each, one that holds them all."""
+    if len(run.parts) > 1 and sum(parts[0].tokens for parts in run.parts) > 2 * run.seq_length * (run.samples(0) + 1):
+        return f"join the {len(run.parts):,} pairs (python -m nemo_workflow.dataset join OUT DIR, or preprocess with --join)"
+    return "add data"
 
 
 def _too_small(part: Part, name: str, length: int) -> bool:

@@ -620,6 +620,15 @@ def test_data_and_models_in_the_root(place: Place) -> None:
     assert unset in refusal(place, hf_model_id="/no_such")[0]
 
 
+def test_small_pairs_that_hold_enough_together_are_joined(place: Place) -> None:
+    """A folder of small texts, a pair for each."""
+    for number in range(60):
+        write_pair(place.root / "many" / f"s{number}", [100])
+    problems = refusal(place, "--split", "1,0,0", dataset_dir=str(place.root / "many"))
+    said = "0 samples of 256 tokens, less than one step; lower --seq-length, or join the 60 pairs (python -m nemo_workflow.dataset join"
+    assert said in problems[0]
+
+
 def test_data_of_another_tokenizer_is_said_once(place: Place) -> None:
     """Its ids are beyond ours too, which follows from that."""
     write_pair(place.data, [300] * 1000, largest=5000)
