@@ -42,12 +42,12 @@ def launch_of(attempt: Path) -> Launch | None:
 
 
 def tell_failed(attempt: Path, text: str) -> None:
-    """Write down why a start failed, in a line, for where no rank has; of a rank's traceback the last line."""
+    """Write down why a start failed, in a line, for where no rank has: of a rank's own words the first line, of a traceback the last."""
     first, *more = text.strip().splitlines() or [""]
     said = first.partition("; its log")[0].partition("; logs: ")[0].rstrip(":")
     own = [line.strip() for line in more if line.strip() and not line.startswith("log of rank")]
     if own and re.fullmatch(r"rank \d+", said):
-        said = f"{said}: {own[-1]}"
+        said = f"{said}: {own[-1 if own[0].startswith('Traceback') else 0]}"
     with contextlib.suppress(OSError):  # a full disk
         (attempt / FAILED).write_text(said, encoding="utf-8")
 

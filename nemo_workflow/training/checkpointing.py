@@ -35,6 +35,7 @@ from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure
 
 CONTEXT = "context/io.json"
+NO_RESULTS = "results_queue should not be empty"  # megatron-core's, of a writer that is gone
 NO_SPACE = "no space left on device"
 STATE_BYTES = 12  # a parameter: Adam's two moments and the master weight, 4 bytes each
 
@@ -183,7 +184,10 @@ class Checkpoints(nl.ModelCheckpoint):
             return NO_SPACE
         if isinstance(error, CheckpointException):  # whose own text is that of each rank, with its calls
             error = next((failed for failed, _ in error.failures.values()), error)
-        if isinstance(error, ConnectionError | EOFError):  # of a pipe or socket between our own processes
+        if isinstance(error, CheckpointException):  # of another rank's failure, which only that one can tell
+            return type(error).__name__
+        # of a pipe or socket between our own processes, or what megatron-core finds where the one between left no results
+        if isinstance(error, ConnectionError | EOFError) or str(error) == NO_RESULTS:
             return f"a process that writes it was ended from outside ({str(error) or type(error).__name__}): was it out of memory?"
         return str(error).removeprefix("Worker failure: ") or type(error).__name__
 

@@ -73,6 +73,8 @@ def test_of_a_ranks_traceback_the_last_line_is_kept(tmp_path: Path) -> None:
     said = "rank 1:\nTraceback (most recent call last):\n  x\nValueError: no\n\nlog of rank 1: /x/rank1.log"
     starting.tell_failed(tmp_path, said)
     assert starting.failure_of(tmp_path) == "rank 1: ValueError: no"
+    starting.tell_failed(tmp_path, "rank 0:\na gradient is NaN\nfix the data\nlog of rank 0: /x/rank0.log")
+    assert starting.failure_of(tmp_path) == "rank 0: a gradient is NaN"
 
 
 def test_the_starts_keep_what_was_told_of_their_ends(tmp_path: Path) -> None:

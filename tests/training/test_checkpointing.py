@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config.settings import Settings
+from nemo_workflow.launch.restarts import worth_another
 from nemo_workflow.run_dir.checkpoints import write_manifest
 from tests.later import later
 
@@ -61,10 +62,17 @@ def test_half_a_checkpoint_is_removed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not path.exists()
 
 
-@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), EOFError()])
+@pytest.mark.parametrize(
+    "error",
+    [BrokenPipeError(errno.EPIPE, "Broken pipe"), EOFError(), RuntimeError("results_queue should not be empty")],
+)
 def test_a_writer_that_was_ended_is_told(error: Exception, tmp_path: Path) -> None:
     """As the out-of-memory killer leaves it: the rank only finds that nobody answers."""
     checkpoints = saver([])
     checkpoints.plan.folder = tmp_path
     said = checkpoints._reason(error)
     assert said.startswith("a process that writes it was ended from outside (") and said.endswith("out of memory?")
+    assert checkpoints._reason(saving.CheckpointException("write", {0: (error, None)})) == said
+    of_another_rank = checkpoints._reason(saving.CheckpointException("write", {}))
+    assert len(of_another_rank) < len(said)  # the longest of all ranks' reasons counts
+    assert worth_another(f"rank 1:\na checkpoint could not be saved: {said}; those before it are whole")
