@@ -72,6 +72,18 @@ IMPORTING = (
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def torch_left_to_transformers() -> Iterator[None]:
+    """A test in which preprocessing loads a tokenizer by transformers, which it does without torch, has to do so in a process of its own.
+
+    In this one every later test would have a transformers without models.
+    """
+    yield
+    assert os.environ.pop("USE_TORCH", None) is None, (
+        "transformers was imported without torch: call the command by tests.forked"
+    )
+
+
 def group_of(nodeid: str) -> str:
     """What one process takes as a whole: a folder, or a file."""
     name = nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py")

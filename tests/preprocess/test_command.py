@@ -757,7 +757,7 @@ def test_data_that_is_decoded_with_another_tokenizer_is_told(go, tokenizers_dir,
         assert ("was made with another tokenizer" in capsys.readouterr().err) == told
 
 
-def test_data_whose_documents_end_otherwise_is_told(go, tokenizers_dir, tmp_path, capsys):
+def test_data_whose_documents_end_otherwise_is_told(go, tokenizers_dir, tmp_path):
     """The same tokenizer.json beside another eos_token; not where --eod-token has chosen the end."""
     other = shutil.copytree(tokenizers_dir / "byte_bpe", tmp_path / "other")
     (other / "special_tokens_map.json").unlink(missing_ok=True)
@@ -769,15 +769,15 @@ def test_data_whose_documents_end_otherwise_is_told(go, tokenizers_dir, tmp_path
     assert go("--input", docs, "--no-append-eod", out="none")[0] == 0
     said = figures(tmp_path / "chosen", "docs")
     assert (said["eod_token"], said["tokenizer_eod_token"]) == ("<|endoftext|>", "!")
-    capsys.readouterr()
     for out, tokenizer, told in (
         ("own", other, 1),
         ("own", tokenizers_dir / "byte_bpe", 0),
         ("chosen", other, 0),
         ("none", other, 0),
     ):
-        assert inspect_dataset.main([str(tmp_path / out), "--tokenizer", str(tokenizer)]) == 0
-        err = capsys.readouterr().err
+        done = report(tmp_path / out, "--tokenizer", tokenizer)
+        assert done.returncode == 0
+        err = done.stderr
         assert (
             err.count("its documents end with <|endoftext|> (0), and")
             == err.count(f"{tokenizer} ends one with ! (")
