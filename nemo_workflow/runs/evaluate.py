@@ -74,7 +74,7 @@ def main() -> int:
     refuse_code("--hf-model", arguments.hf_model)
     plan = Plan.from_json((arguments.run / PLAN).read_text(encoding="utf-8"))
     check_shape(arguments.hf_model, plan)
-    nemo_loss = validation_of(plan, arguments.hf_model)
+    nemo_loss, elsewhere = validation_of(plan, arguments.hf_model)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     samples = plan.schedule.limit_val_batches * plan.settings.global_batch_size
     with left_on_a_signal("nothing was measured"):
@@ -88,8 +88,8 @@ def main() -> int:
     )
     if not difference <= TOLERANCE:  # a NaN too
         why = of_another_run(arguments.hf_model, plan)
-        if not why and (padding := of_padding(plan, nemo_loss - hf_loss)):
-            print(f"note: more than {TOLERANCE:.0%} apart, which tells nothing yet: {padding}", file=sys.stderr)
+        if not why and (cause := elsewhere or of_padding(plan, nemo_loss - hf_loss)):
+            print(f"note: more than {TOLERANCE:.0%} apart, which tells nothing yet: {cause}", file=sys.stderr)
             return 0
         raise Failure(f"the losses differ by {difference:.2%}; {TOLERANCE:.0%} is allowed{why}")
     return 0
@@ -156,22 +156,24 @@ def of_padding(plan: Plan, more: float) -> str:
     )
 
 
-def validation_of(plan: Plan, model: Path) -> float:
-    """NeMo's loss at the validation of the step that a model was exported from; the last one's of a model of a later step or unknown."""
+def validation_of(plan: Plan, model: Path) -> tuple[float, str]:
+    """NeMo's loss at the validation of the step that a model was exported from; the last one's of a model of a later step, which is
+    said then, or of none that is known."""
     losses = _validations(plan)
     last, source = max(losses), _source(model)
     own = source is not None and not of_another_run(model, plan)
     named = re.fullmatch(r"step_0*(\d+)", source.name) if source and own else None
     step = int(named[1]) if named else last
     if step in losses:
-        return losses[step]
+        return losses[step], ""
     if step < last:
         raise Refusal(
             f"--hf-model {model}: is of step {step:,}, where the run was not validated, and it has gone on to step {last:,}:"
             f" {_own_model(plan)}"
         )
-    print(f"note: the model is of step {step:,}, and NeMo's last validation of step {last:,}", file=sys.stderr)
-    return losses[last]
+    elsewhere = f"the model is of step {step:,}, and NeMo's last validation of step {last:,}"
+    print(f"note: {elsewhere}", file=sys.stderr)
+    return losses[last], elsewhere
 
 
 def _validations(plan: Plan) -> dict[int, float]:

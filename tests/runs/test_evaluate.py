@@ -202,15 +202,16 @@ def test_a_model_is_compared_with_the_validation_of_its_own_step(
     assert list(losses) == [25, 50, 75, 100]
     report = tmp_path / "conversion_report.json"
 
-    def of_step(name: str) -> float:
+    def of_step(name: str) -> tuple[float, str]:
         report.write_text(json.dumps({"source": f"{plan.folder}/checkpoints/{name}"}))
         return evaluate.validation_of(plan, tmp_path)
 
-    assert of_step("step_00000050") == losses[50]
-    assert of_step("step_00000050-00000100") == losses[100]  # a mean
+    assert of_step("step_00000050") == (losses[50], "")
+    assert of_step("step_00000050-00000100") == (losses[100], "")  # a mean
     assert capsys.readouterr().err == ""
-    assert of_step("step_00000110") == losses[100]
-    assert "the model is of step 110, and NeMo's last validation of step 100" in capsys.readouterr().err
+    said = "the model is of step 110, and NeMo's last validation of step 100"
+    assert of_step("step_00000110") == (losses[100], said)
+    assert capsys.readouterr().err == f"note: {said}\n"
     with pytest.raises(Refusal, match="is of step 60, where the run was not validated, and it has gone on to step 100"):
         of_step("step_00000060")
 
