@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from nemo_workflow.data.splits import Part
 
-SMALL = (
-    16 << 10
-)  # bytes; of thousands of small pairs all arrays together would meet the kernel's limit of maps too (65,530)
+# bytes; mapped too, the arrays of thousands of small pairs would meet the kernel's limit of maps (65,530)
+SMALL = 16 << 10
 OF_A_PAIR = 3
 OF_A_PART = 3
 EPOCHS = (2, 1, 1)  # of training, validation and test that may be in use at a time
@@ -32,7 +31,7 @@ def least_of(pairs: int) -> int:
 
 
 def needed(parts: Iterable[Sequence[Part]], seq_length: int) -> int:
-    """The same of pairs with these parts."""
+    """Files that it has open at most for pairs with these parts."""
     return OTHERS + sum(
         OF_A_PAIR
         + sum(OF_A_PART * epochs for part, epochs in zip(of_pair, EPOCHS, strict=True) if _large(part, seq_length))
