@@ -20,6 +20,7 @@ from nemo_workflow.config import micro_batch, resolve
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch import ranks
 from nemo_workflow.launch.corpus_plan import CorpusPlan
+from nemo_workflow.launch.failures import explain_failure
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.restarts import Restarts
 from nemo_workflow.run_dir import metrics, staged_tokenizer, starting
@@ -381,30 +382,3 @@ def _plain_path(folder: Path) -> Iterator[Path]:
         link = place / "attempt"
         link.symlink_to(folder)
         yield link
-
-
-def explain_failure(attempt: Path) -> str:
-    """The failing rank's own error and the path of its log, as text for a person."""
-    errors = []
-    for path in attempt.glob("rank*.error"):
-        when, _, text = path.read_text(encoding="utf-8").partition("\n")
-        text = text or "its error could not be written down: is the disk full?"
-        errors.append((float(when or path.stat().st_mtime), int(path.stem.removeprefix("rank")), text))
-    launcher_log = "\n".join(
-        path.read_text(encoding="utf-8", errors="replace") for path in sorted(attempt.glob("launcher/**/std*.log"))
-    )
-    blamed = re.search(r"Root Cause.*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", launcher_log, re.DOTALL)
-    if blamed:
-        rank, code = int(blamed[1]), int(blamed[2])
-        own = [text for _, number, text in errors if number == rank]
-        log = attempt / f"rank{rank}.log"
-        if code < 0:
-            return f"rank {rank} was ended by {signal.Signals(-code).name}; its log: {log}"
-        if own:
-            return f"rank {rank}:\n{own[0].rstrip()}\nlog of rank {rank}: {log}"
-        return f"rank {rank} ended with exit code {code}; its log: {log}"
-    if errors:
-        _, rank, text = min(errors)
-        return f"rank {rank}:\n{text.rstrip()}\nlog of rank {rank}: {attempt / f'rank{rank}.log'}"
-    tail = "\n".join(launcher_log.splitlines()[-15:])
-    return f"the ranks did not start:\n{tail}\nlogs: {attempt}"

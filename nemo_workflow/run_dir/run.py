@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import psutil
 from nemo_workflow.run_dir import metrics, slurm_jobs, starting
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, newest_whole, problem_of, save_under_way
 from nemo_workflow.run_dir.export_process import EXPORTED, is_exported
+from nemo_workflow.run_dir.rank_errors import errors_of
 from nemo_workflow.run_dir.stopping import launchers_signal, orphaned, what_is_saved
 from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.files import absolute
@@ -27,12 +27,7 @@ from nemo_workflow.utils.processes import signal_name
 QUIET_SECONDS = 120.0  # a run of another machine that has written nothing for so long, or
 QUIET_STEPS = 20  # for so many of its steps, or
 QUIET_SAVE_SECONDS = 3600.0  # in a save, or in a start without a first step, is over
-ERROR_LINE = re.compile(r"^([\w.]+): .+")  # as Python ends a traceback
 WORDLESS = "ended from outside"  # of a start that wrote no end: all its processes were killed, or the power went
-# what gloo and NCCL say in the ranks that have lost another
-LOST_PEER = re.compile(
-    r"Connection (closed|reset) by|Broken pipe|Socket closed|remote process exited|NCCL communicator was aborted"
-)
 
 
 @dataclass(frozen=True)
@@ -196,17 +191,17 @@ class RunFolder:
 
     def _failure(self, begun_again: bool, told: str) -> State | None:
         """What the ranks' errors of the newest start say, if there are any; `told` is what its launcher said of its end."""
-        error = self._error() if not begun_again or self._failed_now() else None
-        if not error:
+        errors = errors_of(self.attempts[-1]) if self.attempts else []
+        if not errors:
             return None
         if " was ended by SIG" in told:  # the others' errors are that they lost it
             return State("failed", told)
-        lost = LOST_PEER.search(error)
+        lost = errors[0].lost_peer
         if lost and begun_again:  # and will say by what, when it has
             return State("failed", "a rank was lost: its launcher is ending the others")
         if lost and not told:
             return State("killed", f"a rank or its launcher was ended: {what_is_saved(self.path, self.step)}")
-        return State("failed", error)
+        return State("failed", f"rank{errors[0].rank}: {errors[0].message}")
 
     def _ended(self, end: dict[str, Any], held: bool) -> State:
         """How the newest start that trained came to its end; `held`: its launcher still works on the run."""
@@ -259,24 +254,6 @@ class RunFolder:
         if newest and orphaned(newest):
             what = "its launcher was killed"
         return f"{what}: {what_is_saved(self.path, self.step)}"
-
-    def _failed_now(self) -> bool:
-        """Whether the newest start has left errors: its launcher may still be ending it."""
-        return bool(self.attempts) and any(self.attempts[-1].glob("rank*.error"))
-
-    def _error(self) -> str | None:
-        """The last line of the first rank's error in the newest start."""
-        errors = []
-        for path in self.attempts[-1].glob("rank*.error") if self.attempts else ():
-            when, _, text = path.read_text(encoding="utf-8", errors="replace").partition("\n")
-            errors.append((when, path.stem.removesuffix(".error"), text))
-        if not errors:
-            return None
-        _, rank, text = min(errors)
-        lines = text.strip().splitlines()
-        after_frames = max((at + 1 for at, line in enumerate(lines) if line.startswith("  ")), default=0)
-        said = [line for line in lines[after_frames:] if ERROR_LINE.match(line)] or lines[-1:] or ["no message"]
-        return f"{rank}: {said[0]}"
 
     def checkpoints(self) -> list[dict[str, Any]]:
         """Every checkpoint ever saved: step, bytes, seconds, time, and whether it is here now and whole."""

@@ -16,7 +16,7 @@ from nemo_workflow import REPOSITORY
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.launch.corpus.follow import KEPT
-from nemo_workflow.launch.local import explain_failure
+from nemo_workflow.launch.failures import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.launch.slurm.ending import why_ended
 from nemo_workflow.run_dir import metrics, slurm_jobs

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cluster_of
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.rank_errors import errors_of
 from nemo_workflow.run_dir.slurm_jobs import Job, cancelled_mark, hung_mark
 from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.machine import user_described
@@ -27,6 +28,11 @@ ENDS = {
 
 # slurmstepd's lines: "Detected 1 oom-kill event(s) in StepId=1.0", "StepId=1.0 exceeded memory limit (300 > 200), being killed"
 MEMORY = re.compile(r"slurmstepd\S* error: (Detected \d+ oom.kill event|.*[Ee]xceeded (\w+ )?memory limit)")
+# what nemo_run's job script shows first (`set -x`), and srun's line of a task that a signal has ended
+STARTS = "\n+ export PYTHONUNBUFFERED=1\n"
+KILLED = re.compile(
+    r"^srun: error: (?P<node>\S+): tasks? (?P<rank>\d+)[\d,-]*: (?!Exited|Terminated)(?P<how>.+)$", re.MULTILINE
+)
 
 SAVED = {  # the same of a run that saved and left when it was asked to
     "TIMEOUT": "stopped at its time limit, and saved",
@@ -72,7 +78,7 @@ def _why(job: Job, state: JobState | None, restart: int) -> str:
         return _why_stopped(job, restart)
     if code and _a_step_ran_out_of_memory(job):
         return ENDS[OUT_OF_MEMORY][0]
-    return _error_of_a_rank(job.folder(restart)) if code else ""
+    return _failed_rank(job, restart) if code else ""
 
 
 def _why_stopped(job: Job, restart: int) -> str:
@@ -115,12 +121,18 @@ def tail(path: Path, size: int = 65536) -> str:
         return stream.read().decode(errors="replace")
 
 
-def _error_of_a_rank(folder: Path) -> str:
-    """The last line of the error of the rank that failed first; empty where none has left one."""
-    errors = []
-    for path in folder.glob("rank*.error"):
-        when, _, text = path.read_text(encoding="utf-8", errors="replace").partition("\n")
-        lines = text.strip().splitlines()
-        if lines:
-            errors.append((when, f"{path.stem.removeprefix('rank')} failed: {lines[-1]}"))
-    return f"rank {min(errors)[1]}" if errors else ""
+def _failed_rank(job: Job, restart: int) -> str:
+    """The rank that failed first and its error; empty where none has left one, nor srun seen one killed."""
+    errors = errors_of(job.folder(restart))
+    if (not errors or errors[0].lost_peer) and (killed := killed_rank(job)):
+        return killed
+    return f"rank {errors[0].rank} failed: {errors[0].message}" if errors else ""
+
+
+def killed_rank(job: Job) -> str:
+    """The first rank of the last start that a signal has ended, by srun's word: it could leave none itself."""
+    for path in job.script_logs():
+        _, _, last_start = tail(path).rpartition(STARTS)
+        if found := KILLED.search(last_start):
+            return f"rank {found['rank']} on {found['node']} was ended: {found['how']}"
+    return ""

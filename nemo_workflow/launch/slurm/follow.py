@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from nemo_workflow.config.plan import Plan
-from nemo_workflow.launch import local
+from nemo_workflow.launch.failures import explain_failure
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, JobState, cancel, state_of
-from nemo_workflow.launch.slurm.ending import advice, tail, why_ended
+from nemo_workflow.launch.slurm.ending import advice, killed_rank, tail, why_ended
 from nemo_workflow.run_dir import metrics
+from nemo_workflow.run_dir.rank_errors import errors_of
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.run_dir.stopping import what_is_saved
 from nemo_workflow.utils.errors import STOPPED, Failure
@@ -190,8 +191,11 @@ def explain(job: Job, state: JobState | None, restart: int, kept: str) -> str:
     if why := why_ended(job, state):
         lines.append("; ".join(filter(None, (why, advice(why)))))
     folder = job.folder(restart)
-    if any(folder.glob("rank*.error")):
-        lines.append(local.explain_failure(folder))
+    errors = errors_of(folder)
+    if errors and errors[0].lost_peer and killed_rank(job):
+        lines.append(f"so rank {errors[0].rank} lost it; logs: {folder}")
+    elif errors:
+        lines.append(explain_failure(folder))
     else:
         for path in {*job.logs()[-1:], *job.script_logs()}:
             lines += [f"the end of {path}:", *tail(path).splitlines()[-15:]]

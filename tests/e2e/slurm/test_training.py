@@ -193,3 +193,13 @@ def _legs(happened: list[dict[str, Any]]) -> list[dict[int, tuple[float, float]]
         elif event["event"] == "step":
             legs[-1][event["step"]] = (event["loss"], event["grad_norm"])
     return legs
+
+
+def test_a_rank_that_was_killed_is_named(slurm: Daemons, runs: Runs) -> None:
+    """It leaves no error of its own; the rank that lost it does, and srun says the rest."""
+    done = runs.pretrain("killed", "--wait", *TWO_NODES, *slow_steps(runs, 'export FAULT="step 4 1 kill"\n'))
+    assert done.returncode == 1
+    (job,) = runs.jobs("killed")
+    said = f"so rank 0 lost it; logs: {job.attempt}\n"
+    assert "\nrank 1 on n2 was ended: Killed\n" in done.stderr and done.stderr.endswith(said), done.stderr
+    assert "exit code 137: rank 1 on n2 was ended: Killed\n" in runs.control("status", "killed").stdout

@@ -68,6 +68,25 @@ def test_a_step_that_ran_out_of_memory_is_told_though_the_job_only_failed(
     assert ending.why_ended(job, JobState("FAILED")) == "the nodes' memory was not enough"
 
 
+def test_a_rank_that_srun_saw_killed_is_the_cause_of_what_the_others_say(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script's log as Slurm 22.05 left it, with that of a start before it."""
+    monkeypatch.setattr(Cluster, "ask", lambda self, *words, **_: Answer(0, "1|FAILED\n1.0|FAILED\n", ""))
+    (job.attempt / "exit-0").write_text("137")
+    (job.attempt / "rank0.error").write_text("8.0\nRuntimeError: Connection reset by peer\n")
+    begins = "#!/bin/bash\n\nexport PYTHONUNBUFFERED=1\n+ export PYTHONUNBUFFERED=1\n"
+    killed = "srun: error: n1: task 0: Exited with exit code 1\nsrun: error: n2: tasks 1,3: Killed\n"
+    (log := job.attempt / "sbatch_x_1.out").write_text(begins + killed + begins)
+    assert ending.why_ended(job, JobState("FAILED")) == "rank 0 failed: RuntimeError: Connection reset by peer"
+    (job.attempt / "ended-0").unlink()
+    log.write_text(begins + begins + killed)
+    assert ending.why_ended(job, JobState("FAILED")) == "rank 1 on n2 was ended: Killed"
+    (job.attempt / "ended-0").unlink()
+    (job.attempt / "rank3.error").write_text("9.0\nValueError: x\n")  # an error of its own
+    assert ending.why_ended(job, JobState("FAILED")) == "rank 3 failed: ValueError: x"
+
+
 def test_a_stop_by_slurms_signal_is_the_time_limits(job: Job) -> None:
     event = {"event": "stopping", "step": 3, "signal": int(signal.SIGUSR1), "time": 1.0}
     (job.attempt.parent.parent / metrics.FILE).write_text(json.dumps(event) + "\n")
