@@ -19,6 +19,7 @@ from nemo_workflow.utils.meant import close_to, meant
 from nemo_workflow.utils.text_coding import coding_of
 
 EXAMPLES = REPOSITORY / "examples"  # of a checkout; pip installs none
+WORKED_OUT = "worked-out"  # a key of a run's own config.yaml: the flags there that its plan worked out, by name
 LINES = "lines `flag-name: value`"
 A_KEY = re.compile(r"[\w.-]+:(\s.*)?")
 NO_KEY = re.compile(
@@ -33,6 +34,8 @@ def read_config(path: str) -> dict[str, Any]:
     problems = [f"--config {path}: {problem}" for problem in _repeated(keys)]
     values: dict[str, Any] = {}
     for key, value in loaded.items():
+        if key == WORKED_OUT:
+            continue
         attribute = attribute_of(str(key))
         option = BY_ATTRIBUTE.get(attribute)
         if attribute in COMMAND_ATTRIBUTES:
@@ -51,6 +54,12 @@ def read_config(path: str) -> dict[str, Any]:
     if problems:
         raise Refusal(problems)
     return {name: value for name, value in values.items() if value is not None}
+
+
+def worked_out_in(path: str) -> frozenset[str]:
+    """The flags, by attribute name, whose values a run's own config.yaml has from the run's plan; of a file of flags none."""
+    loaded, _ = _loaded(path)
+    return frozenset(attribute_of(name) for name in str(loaded.get(WORKED_OUT) or "").split())
 
 
 def _loaded(path: str) -> tuple[dict[Any, Any], list[str]]:

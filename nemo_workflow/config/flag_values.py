@@ -15,6 +15,9 @@ class FlagValues:
 
     given: frozenset[str] = field(default=frozenset(), kw_only=True)  # attribute names of the flags that the user gave
     from_file: frozenset[str] = field(default=frozenset(), kw_only=True)  # those of them that stand in --config alone
+    worked_out: frozenset[str] = field(
+        default=frozenset(), kw_only=True
+    )  # those of them that another run's plan had worked out
 
     def of(self, option: Option) -> Any:
         """The value of a row of the table, for code that walks over the table."""
@@ -28,7 +31,7 @@ class FlagValues:
     @classmethod
     def from_public(cls, values: dict[str, Any], given: Collection[str] = ()) -> Self:
         """Back from public(). A flag that is newer than the file has its default, one that is gone is passed over."""
-        known = {one.name for one in fields(cls)} - {"given", "from_file"}
+        known = {one.name for one in fields(cls)} - {"given", "from_file", "worked_out"}
         kept = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         values = {name: value for name, value in kept.items() if name in known}
         return cls(**values | {"given": frozenset(given)})

@@ -335,6 +335,7 @@ def _resolved(run: Run) -> Settings:
     public = Settings.from_public(run.settings.public(), run.settings.given)
     return replace(
         public,
+        worked_out=run.settings.worked_out,
         nemo_model=_absolute(public.nemo_model) if public.nemo_model else public.nemo_model,
         decay_from=_absolute(public.decay_from) if public.decay_from else public.decay_from,
         output_dir=_absolute(public.output_dir),

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from nemo_workflow import REPOSITORY
+from nemo_workflow.config.config_file import WORKED_OUT
 from nemo_workflow.config.flags import BY_ATTRIBUTE, SLURM
 from nemo_workflow.config.plan import Plan
 
@@ -22,6 +23,23 @@ LAYOUT = (
     "recompute_method",
     "recompute_num_layers",
 )
+
+# what the plan works out from other flags, where it isn't given
+FROM_OTHERS = {
+    *LAYOUT,
+    "expert_model_parallel_size",
+    "max_steps",
+    "micro_batch_size",
+    "seq_length",
+    "lr",
+    "min_lr",
+    "warmup_steps",
+    "constant_steps",
+    "decay_steps",
+    "decay_style",
+    "val_check_interval",
+    "save_every",
+}
 
 
 def config_of(plan: Plan) -> dict[str, Any]:
@@ -62,9 +80,15 @@ def config_of(plan: Plan) -> dict[str, Any]:
 
 
 def config_text(plan: Plan) -> str:
-    """The YAML of `config_of`."""
+    """The YAML of `config_of`, and which of its values the plan has worked out."""
     import yaml
 
     script = shlex.quote(str(REPOSITORY / "pretrain_llm.py"))  # in full: the file is read from any folder
     head = f"# The flags of this run; start it again with: python {script} --config THIS_FILE\n"
-    return head + yaml.safe_dump(config_of(plan), sort_keys=False, allow_unicode=True)
+    values = config_of(plan)
+    given = set(plan.given) - plan.settings.worked_out
+    found = [name for name in values if (attribute := name.replace("-", "_")) in FROM_OTHERS and attribute not in given]
+    text = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if not found:
+        return text
+    return f"{text}# what the plan worked out: anew where a flag on the command line changes the run; after a change in this file take their lines out\n{WORKED_OUT}: {' '.join(found)}\n"

@@ -223,6 +223,29 @@ def test_the_written_config_gives_the_same_run(place: Place, more: tuple[str, ..
     then, now = plan.settings.public(), again.settings.public()
     for name in then.keys() - worked_out - {"accelerator"}:
         assert now[name] == then[name], name
+    assert config_text(again) == file.read_text()  # the run of that run, too, knows what was worked out
+
+
+def test_a_flag_that_changes_the_run_of_a_config_has_it_worked_out_anew(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Warm-up, intervals and lowest rate fitted the old length; what was given stays."""
+    (file := place.root / "config.yaml").write_text(
+        config_text(place.plan("--max-steps", "400", "--save-every", "50", "--lr", "4e-4"))
+    )
+    capsys.readouterr()
+    kept = command_line.parse(["--config", str(file), "-E", "other", "--max-steps", "400", "--log-every", "1"])
+    assert capsys.readouterr().err == ""  # the same steps, and flags that change no other
+    assert (kept.warmup_steps, kept.val_check_interval) == (20, 40)
+    shorter = command_line.parse(["--config", str(file), "--max-steps", "20", "--val-check-interval", "5"])
+    said = capsys.readouterr().err
+    assert said.startswith(f"note: --config {file}: worked out anew for --max-steps and --val-check-interval: ")
+    assert {"min-lr", "warmup-steps"} <= set(
+        said.split(": ")[-1].strip().split(", ")
+    ) and "val-check" not in said.split(": ")[-1]
+    assert (shorter.save_every, shorter.lr, shorter.val_check_interval, shorter.warmup_steps) == (50, 4e-4, 5, None)
+    schedule = make_plan(shorter).schedule
+    assert (schedule.max_steps, schedule.warmup_steps, schedule.val_check_interval) == (20, 2, 5)
 
 
 def test_secrets_come_from_the_environment_and_go_nowhere(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
