@@ -96,8 +96,8 @@ def parse(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None]
     if missing and not _stops_early(values):
         raise Refusal([f"--{o.name}{f' (or --{o.unless})' if o.unless else ''} is required: {o.help}" for o in missing])
     typed = {name: value for name, value in values.items() if value is not None}  # a required flag may be left out
-    more = {"from_file": frozenset(from_file.keys() - flags.keys()), "worked_out": worked_out}
-    return Settings(**typed, given=frozenset(given), **more)
+    in_file = frozenset(from_file.keys() - flags.keys())
+    return Settings(**typed, given=frozenset(given), from_file=in_file, worked_out=worked_out)
 
 
 def _still_worked_out(flags: dict[str, Any], from_file: dict[str, Any]) -> frozenset[str]:
