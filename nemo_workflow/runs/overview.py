@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import shutil
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.config.config_file import WORKED_OUT
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.run_dir import metrics, speed
 from nemo_workflow.run_dir.run import RunFolder
@@ -225,11 +227,23 @@ def _compare(arguments: Any) -> int:
 
 
 def differences(runs: list[RunFolder]) -> list[tuple[str, ...]]:
-    """The flags in which the runs' configs differ: name, and each run's value ('-' where it has none)."""
+    """The flags in which the runs' configs differ: name, and each run's value ('-' where it has none).
+
+    Those that all plans worked out themselves come last, for they follow from the others.
+    """
     configs = [DEFAULTS | run.config() for run in runs]
-    names = sorted({name for config in configs for name in config} - {*NOT_A_CHOICE})
-    rows = [(name, *(_text(config.get(name)) for config in configs)) for name in names]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    rows = {
+        name: tuple(_text(config.get(name)) for config in configs)
+        for name in sorted({*itertools.chain(*configs)} - {*NOT_A_CHOICE, WORKED_OUT})
+    }
+    differing = [name for name in rows if len(set(rows[name])) > 1]
+    by_plan = {name for name in differing if all(name not in c or name in _worked_out(c) for c in configs)}
+    chosen = [(name, *rows[name]) for name in differing if name not in by_plan]
+    return chosen + [(f"{name} (worked out)", *rows[name]) for name in differing if name in by_plan]
+
+
+def _worked_out(config: dict[str, Any]) -> list[str]:
+    return str(config.get(WORKED_OUT) or "").split()
 
 
 def _text(value: Any) -> str:

@@ -18,6 +18,7 @@ from nemo_workflow.launch import local
 from nemo_workflow.run_dir import metrics, starting, stopping
 from nemo_workflow.run_dir.export_process import event
 from nemo_workflow.run_dir.run import RunFolder
+from nemo_workflow.runs import overview
 from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
 from nemo_workflow.runs.report.page import state_shown, write_report
@@ -174,6 +175,18 @@ def test_compare_shows_flags_that_differ_and_losses_side_by_side(folder: Path, t
     assert flags.splitlines()[1].split() == ["lr", "0.001", "0.0005"]
     assert losses.splitlines()[1].split()[0] == "3" and losses.splitlines()[-2].split()[0] == "30"
     assert "done: training loss" in page.read_text() and "dead: training loss" in page.read_text()
+
+
+def test_what_the_plans_worked_out_comes_after_what_was_chosen(tmp_path: Path) -> None:
+    texts = {
+        "one": "max-steps: 10\nlr: 0.1\nwarmup-steps: 1\nsave-every: 5\nworked-out: warmup-steps save-every\n",
+        "two": "max-steps: 90\nlr: 0.1\nwarmup-steps: 9\nsave-every: 7\nworked-out: warmup-steps\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(text)
+    rows = overview.differences([RunFolder(tmp_path / name) for name in texts])
+    assert rows == [("max-steps", "10", "90"), ("save-every", "5", "7"), ("warmup-steps (worked out)", "1", "9")]
 
 
 @pytest.mark.slow
