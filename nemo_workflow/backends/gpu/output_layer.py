@@ -26,12 +26,8 @@ BLOCK, WARPS = 16384, 32  # one program a multiprocessor, so that the rows at wo
 
 
 @triton.jit
-def _loss_and_gradient(logits, labels, losses, columns, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Loss of a row of logits; the row becomes the loss's gradient. A negative label has neither."""
-    row = tl.program_id(0).to(tl.int64)
-    logits += row * stride
-    label = tl.load(labels + row)
-    counted = label >= 0
+def largest_and_sum(logits, columns, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The largest logit of a row, and the sum of exp(logit - largest)."""
     offsets = tl.arange(0, BLOCK)
     largest = tl.full([BLOCK], -1e30, tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
@@ -42,7 +38,18 @@ def _loss_and_gradient(logits, labels, losses, columns, stride, BLOCK: tl.conste
         total = total * tl.exp(largest - new) + tl.exp(value - new)
         largest = new
     top = tl.max(largest, 0)
-    whole = tl.sum(total * tl.exp(largest - top), 0)
+    return top, tl.sum(total * tl.exp(largest - top), 0)
+
+
+@triton.jit
+def _loss_and_gradient(logits, labels, losses, columns, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Loss of a row of logits; the row becomes the loss's gradient. A negative label has neither."""
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    label = tl.load(labels + row)
+    counted = label >= 0
+    offsets = tl.arange(0, BLOCK)
+    top, whole = largest_and_sum(logits, columns, BLOCK)
     own = tl.load(logits + tl.where(counted, label, 0)).to(tl.float32)
     tl.store(losses + row, tl.where(counted, top + tl.log(whole) - own, 0.0))
     share = tl.where(counted, 1.0 / whole, 0.0)

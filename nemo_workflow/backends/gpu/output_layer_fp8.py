@@ -14,12 +14,12 @@ import triton
 import triton.language as tl
 
 from nemo_workflow.backends.gpu import aside
+from nemo_workflow.backends.gpu.output_layer import BLOCK, WARPS, largest_and_sum
 
 NAME = "the output layer in fp8"
 CAPABILITY = (8, 9)  # Ada and Hopper: the first with fp8 products
 E4M3_LARGEST = 448.0
 GRADIENT_SCALE = 2.0**15  # e5m2 ends at 57,344
-BLOCK, WARPS = 16384, 32  # as output_layer.py's: a row's second reading comes from the L2 cache
 TILE = 64
 MULTIPLE = 16  # of every dimension of an fp8 product
 ROUNDING = 0.1  # of a gradient's norm: e5m2 has two bits of a fraction
@@ -40,16 +40,7 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
     label = tl.load(labels + row)
     counted = label >= 0
     offsets = tl.arange(0, BLOCK)
-    largest = tl.full([BLOCK], -1e30, tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, columns, BLOCK):
-        inside = start + offsets < columns
-        value = tl.load(logits + start + offsets, mask=inside, other=-1e30).to(tl.float32)
-        new = tl.maximum(largest, value)
-        total = total * tl.exp(largest - new) + tl.exp(value - new)
-        largest = new
-    top = tl.max(largest, 0)
-    whole = tl.sum(total * tl.exp(largest - top), 0)
+    top, whole = largest_and_sum(logits, columns, BLOCK)
     own = tl.load(logits + tl.where(counted, label, 0)).to(tl.float32)
     tl.store(losses + row, tl.where(counted, top + tl.log(whole) - own, 0.0))
     share = tl.where(counted, scale / whole, 0.0)

@@ -66,6 +66,31 @@ def _four(a, b, c, d, SMALL: tl.constexpr, INTERPRETED: tl.constexpr):  # type: 
 
 
 @triton.jit
+def _factor(scale, inverse):  # type: ignore[no-untyped-def]
+    """The scale; one program writes 1 / scale."""
+    factor = tl.load(scale)
+    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
+        tl.store(inverse, tl.div_rn(1.0, factor))
+    return factor
+
+
+@triton.jit
+def _tile(rows, width, QUADS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A program's part of (rows, width): quads of rows (QUADS, 1), columns (1, COLUMNS), and which are there."""
+    quad = tl.program_id(1).to(tl.int64) * QUADS + tl.arange(0, QUADS)[:, None]
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    return quad, column, (quad * 4 < rows) & (column < width)
+
+
+@triton.jit
+def _tile_across(rows, width, QUADS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The same of the transpose: quads (1, QUADS), columns (COLUMNS, 1), in 64 bits for an address is a column times rows."""
+    quad = tl.program_id(1).to(tl.int64) * QUADS + tl.arange(0, QUADS)[None, :]
+    column = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[:, None]).to(tl.int64)
+    return quad, column, (quad * 4 < rows) & (column < width)
+
+
+@triton.jit
 def _forward(  # type: ignore[no-untyped-def]
     joint, straight, across, scale, inverse, amax, rows, width,
     SMALL: tl.constexpr, LIMIT: tl.constexpr, QUADS: tl.constexpr, COLUMNS: tl.constexpr, INTERPRETED: tl.constexpr,
@@ -75,12 +100,8 @@ def _forward(  # type: ignore[no-untyped-def]
     straight has the result as it is, across its transpose, four rows to a number of 32 bits (single bytes would pass through
     shared memory one at a time); rows is a multiple of four. inverse is 1 / scale.
     """
-    factor = tl.load(scale)
-    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-        tl.store(inverse, tl.div_rn(1.0, factor))
-    quad = tl.program_id(1).to(tl.int64) * QUADS + tl.arange(0, QUADS)[:, None]
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    there = (quad * 4 < rows) & (column < width)
+    factor = _factor(scale, inverse)
+    quad, column, there = _tile(rows, width, QUADS, COLUMNS)
     most = tl.zeros((QUADS, COLUMNS), tl.float32)
     kind = joint.dtype.element_ty
     for place in tl.static_range(4):
@@ -100,9 +121,7 @@ def _forward(  # type: ignore[no-untyped-def]
         else:
             packed = _four(a, b, c, value, SMALL, INTERPRETED)
     tl.atomic_max(amax, tl.max(most))
-    quad = tl.program_id(1).to(tl.int64) * QUADS + tl.arange(0, QUADS)[None, :]
-    column = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[:, None]).to(tl.int64)
-    there = (quad * 4 < rows) & (column < width)
+    quad, column, there = _tile_across(rows, width, QUADS, COLUMNS)
     tl.store(across + column * (rows // 4) + quad, tl.trans(packed), mask=there)
 
 
@@ -112,12 +131,8 @@ def _backward(  # type: ignore[no-untyped-def]
     SMALL: tl.constexpr, LIMIT: tl.constexpr, QUADS: tl.constexpr, COLUMNS: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
     """The gradient (rows, 2 width) of joint in fp8, from that of the result, above (rows, width); else as `_forward`."""
-    factor = tl.load(scale)
-    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-        tl.store(inverse, tl.div_rn(1.0, factor))
-    quad = tl.program_id(1).to(tl.int64) * QUADS + tl.arange(0, QUADS)[:, None]
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    there = (quad * 4 < rows) & (column < width)
+    factor = _factor(scale, inverse)
+    quad, column, there = _tile(rows, width, QUADS, COLUMNS)
     most = tl.zeros((QUADS, COLUMNS), tl.float32)
     kind = joint.dtype.element_ty
     for place in tl.static_range(4):
@@ -143,9 +158,7 @@ def _backward(  # type: ignore[no-untyped-def]
             first = _four(a, b, c, left, SMALL, INTERPRETED)
             second = _four(e, f, g, right, SMALL, INTERPRETED)
     tl.atomic_max(amax, tl.max(most))
-    quad = tl.program_id(1).to(tl.int64) * QUADS + tl.arange(0, QUADS)[None, :]
-    column = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[:, None]).to(tl.int64)
-    there = (quad * 4 < rows) & (column < width)
+    quad, column, there = _tile_across(rows, width, QUADS, COLUMNS)
     tl.store(across + column * (rows // 4) + quad, tl.trans(first), mask=there)
     tl.store(across + (column + width) * (rows // 4) + quad, tl.trans(second), mask=there)
 
