@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from nemo_workflow.backends.gpu import aside
-from nemo_workflow.backends.gpu.output_layer import BLOCK, WARPS, largest_and_sum
+from nemo_workflow.backends.gpu.softmax import BLOCK, WARPS, largest_and_sum
 
 NAME = "the output layer in fp8"
 CAPABILITY = (8, 9)  # Ada and Hopper: the first with fp8 products
