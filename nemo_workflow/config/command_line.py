@@ -29,6 +29,7 @@ from nemo_workflow.config.synonyms import EPOCHS, MEANINGS
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import absolute
 
 # a flag of the command line -> the flag that it excludes: one in the file gives way, as a second value of the same flag would
 INSTEAD = {"dataset_dir": "blend", "blend": "dataset_dir"}
@@ -101,10 +102,14 @@ def parse(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None]
 
 
 def _still_worked_out(flags: dict[str, Any], from_file: dict[str, Any]) -> frozenset[str]:
-    """The flags whose values --config has from a run's plan. A flag that changes the run takes them out: they fitted the old one."""
+    """The flags whose values --config has from a run's plan. A flag that makes it another run takes them out: they fitted the old one."""
     if "config" not in flags:
         return frozenset()
     found = worked_out_in(flags["config"]) & from_file.keys() - flags.keys()
+    place = {**from_file, **flags}
+    folder = absolute(place.get("output_dir", "")) / place.get("experiment", "")
+    if folder == absolute(flags["config"]).parent:
+        return found  # the same run goes on
     options = (BY_ATTRIBUTE[name] for name in flags.keys() - COMMAND_ATTRIBUTES - {"output_dir"})
     changed = [
         o for o in options if o.group not in ELSEWHERE and flags[o.attribute] != from_file.get(o.attribute, o.default)

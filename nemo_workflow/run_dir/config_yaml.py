@@ -91,4 +91,4 @@ def config_text(plan: Plan) -> str:
     text = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     if not found:
         return text
-    return f"{text}# what the plan worked out: anew where a flag on the command line changes the run; after a change in this file take their lines out\n{WORKED_OUT}: {' '.join(found)}\n"
+    return f"{text}# what the plan worked out: of another run (-E) anew, where flags of the command line change it; after changes in this file take their lines out\n{WORKED_OUT}: {' '.join(found)}\n"

@@ -230,14 +230,18 @@ def test_a_flag_that_changes_the_run_of_a_config_has_it_worked_out_anew(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Warm-up, intervals and lowest rate fitted the old length; what was given stays."""
-    (file := place.root / "config.yaml").write_text(
-        config_text(place.plan("--max-steps", "400", "--save-every", "50", "--lr", "4e-4"))
-    )
+    plan = place.plan("--max-steps", "400", "--save-every", "50", "--lr", "4e-4")
+    (file := plan.folder / "config.yaml").parent.mkdir(parents=True)
+    file.write_text(config_text(plan))
     capsys.readouterr()
+    gone_on = command_line.parse(["--config", str(file), "--max-steps", "500"])
+    assert (gone_on.warmup_steps, gone_on.save_every, capsys.readouterr().err) == (20, 50, "")
     kept = command_line.parse(["--config", str(file), "-E", "other", "--max-steps", "400", "--log-every", "1"])
     assert capsys.readouterr().err == ""  # the same steps, and flags that change no other
     assert (kept.warmup_steps, kept.val_check_interval) == (20, 40)
-    shorter = command_line.parse(["--config", str(file), "--max-steps", "20", "--val-check-interval", "5"])
+    shorter = command_line.parse(
+        ["--config", str(file), "-E", "other", "--max-steps", "20", "--val-check-interval", "5"]
+    )
     said = capsys.readouterr().err
     assert said.startswith(f"note: --config {file}: worked out anew for --max-steps and --val-check-interval: ")
     assert {"min-lr", "warmup-steps"} <= set(
