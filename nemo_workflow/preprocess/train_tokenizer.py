@@ -57,8 +57,7 @@ SOON, LATE = 1.0, 20.0  # seconds after which it is shown how far it is, on a te
 LARGE = 20_000_000  # characters whose tokens take half a minute to learn; of a tenth it is said on a terminal alone
 
 
-def main() -> int:
-    """Train and write the folder; a folder with a tokenizer in it is refused."""
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m nemo_workflow.tokenizer",
         description="Train a byte-level BPE tokenizer on your own text: for a small model, or a language that published"
@@ -98,10 +97,31 @@ def main() -> int:
         default=200,
         help="train on this many MB of the text, from its beginning (default %(default)s)",
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Train and write the folder; a folder with a tokenizer in it is refused."""
+    arguments = _parser().parse_args()
     asked = arguments.vocabulary is not None
     arguments.vocabulary = arguments.vocabulary if asked else VOCABULARY
     folder: Path = arguments.output_dir.expanduser()
+    _check_numbers(arguments)
+    sources, notes = find_sources(arguments.input, [], [], folder)
+    for note in notes:
+        print(note, file=sys.stderr)
+    _check_folder(folder)
+    try:
+        with os_errors_refused(f"--output-dir {folder}"), nothing_half_made(folder):
+            return _write(arguments, folder, sources, asked)
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print("stopped by Ctrl-C: nothing is written; the same command begins again", file=sys.stderr, flush=True)
+        leave()  # whatever the library's threads are still learning
+        raise
+
+
+def _check_numbers(arguments: argparse.Namespace) -> None:
     if arguments.extend and arguments.vocabulary < 1:
         raise Refusal(f"--vocabulary {arguments.vocabulary}: add at least one token")
     if not arguments.extend and arguments.vocabulary < SMALLEST:
@@ -110,9 +130,10 @@ def main() -> int:
         )
     if arguments.max_mb < 1:
         raise Refusal(f"--max-mb {arguments.max_mb}: at least 1")
-    sources, notes = find_sources(arguments.input, [], [], folder)
-    for note in notes:
-        print(note, file=sys.stderr)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that can't become a tokenizer's, or would lose or mislead by it."""
     with os_errors_refused(f"--output-dir {folder}"):
         if folder.exists() and not folder.is_dir():
             raise Refusal(f"--output-dir {folder}: is a file, not a folder; choose a folder")
@@ -122,14 +143,6 @@ def main() -> int:
             raise Refusal(f"--output-dir {folder}: name a folder below it; {IN_FRONT}")
         if there := sorted(path.name for pattern in OTHERS for path in folder.glob(pattern)):
             raise Refusal(f"--output-dir {folder}: holds {and_more(there)}: choose another folder, or a new one in it")
-    try:
-        with os_errors_refused(f"--output-dir {folder}"), nothing_half_made(folder):
-            return _write(arguments, folder, sources, asked)
-    except KeyboardInterrupt:
-        with contextlib.suppress(OSError):  # a terminal that is gone
-            print("stopped by Ctrl-C: nothing is written; the same command begins again", file=sys.stderr, flush=True)
-        leave()  # whatever the library's threads are still learning
-        raise
 
 
 def _write(arguments: argparse.Namespace, folder: Path, sources: Iterable[Source], asked: bool) -> int:
