@@ -80,11 +80,11 @@ def left_on_a_signal(said: str) -> Iterator[None]:
 
 def run_passing_on(words: Sequence[str], **how: Any) -> tuple[int, int | None]:
     """The exit code of a command of ours, and the signal that came meanwhile: Ctrl-C, SIGTERM and SIGHUP are passed on to it, and
-    it is waited for. A signal that comes while its Python starts waits there for our first import."""
+    it is waited for. A signal that comes while its Python starts waits there for our first import. It dies with this process."""
     came: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
-        child = subprocess.Popen(words, **how)
+        child = subprocess.Popen(words, preexec_fn=functools.partial(die_with_parent, os.getpid()), **how)
 
         def pass_on(number: int, frame: Any) -> None:
             came.append(number)

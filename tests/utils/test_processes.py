@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.run.harness import REPOSITORY
+from tests.waiting import LIMIT
 
 HEARS = """
 import os, signal
@@ -75,3 +77,20 @@ def test_a_signal_at_a_commands_first_moment_waits_for_our_first_import(tmp_path
         [sys.executable, "-c", PASSES_ON, python], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("(130, None)\n", "")
+
+
+WAITS = """
+import sys
+from nemo_workflow.utils.processes import run_passing_on
+run_passing_on([sys.executable, "-c", "import os, sys, time; print(os.getpid(), flush=True); time.sleep(600)"])
+"""
+
+
+def test_a_command_of_ours_does_not_outlive_the_one_that_waits_for_it() -> None:
+    """Or an export would go on, unseen, after `kill -9` of its training's launcher."""
+    with subprocess.Popen([sys.executable, "-c", WAITS], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait()
+    child.wait(LIMIT)
