@@ -9,6 +9,7 @@ from contextlib import suppress
 from nemo_workflow.utils import scratch
 from nemo_workflow.utils.arguments import Parser, value_on_line
 from nemo_workflow.utils.errors import Refusal, run_command
+from nemo_workflow.utils.files import absolute, from_here_if_below
 from nemo_workflow.utils.meant import called
 
 HELP = "folder of the experiments"
@@ -24,8 +25,8 @@ _COMMANDS = {
     "average": "avg mean merge soup",
     "status": "state stat",
 }
+_REMOVED = ["rm", "remove", "delete", "del", "clean", "purge", "prune"]
 _SAID = {
-    "rm remove delete del clean purge prune": "a run is a folder: rm -r OUTPUT_DIR/NAME removes it",
     "help": "--help prints the help",
     "mv rename": "a run is a folder below --output-dir: keep its name",
     "export convert": "python -m nemo_workflow.export NAME exports a run",
@@ -56,7 +57,7 @@ def main() -> int:
 
     parser = Parser(
         prog="python -m nemo_workflow.runs",
-        of_command=_of_a_run,
+        of_command=lambda word: _of_removal(parser) if word.lower() in _REMOVED else _of_a_run(word),
         meanings=MEANINGS,
         description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",
     )
@@ -86,6 +87,35 @@ def _of_a_run(word: str) -> str:
         overview.open_run(value_on_line("--output-dir", control.OUTPUT_DIR), word)
         return f"did you mean show {shlex.quote(word)}?"
     return ""
+
+
+def _of_removal(parser: Parser) -> str:
+    """What removes the runs that stand behind `rm`; of one that runs, what ends it first, and of one that isn't there which are."""
+    from nemo_workflow.runs import control, overview
+
+    place = value_on_line("--output-dir", control.OUTPUT_DIR)
+    names = list(parser.alone())[1:]
+    try:
+        runs = [overview.open_run(place, name).path for name in names]
+    except (Refusal, OSError) as wrong:
+        return f"a run is a folder, which rm -r removes; {wrong}"
+    if not runs:
+        return f"a run is a folder below --output-dir ({place}), which rm -r removes"
+    remove = shlex.join(["rm", "-r", *map(from_here_if_below, runs)])
+    for run in map(absolute, runs):
+        if control.active(run):  # by its folder where the name alone wouldn't find it
+            ends = _typed("cancel", run.name if run.parent == absolute(place) else str(run))
+            return f"{run.name} is running: {ends} ends it, then {remove}"
+    return f"a run is a folder: {remove} removes {'it' if len(runs) == 1 else 'them'}"
+
+
+def _typed(*words: str) -> str:
+    """A command of this one for the runs of this line's --output-dir, as it can be typed."""
+    from nemo_workflow.runs import control
+
+    place = value_on_line("--output-dir", control.OUTPUT_DIR)
+    there = [] if place == control.OUTPUT_DIR else ["--output-dir", place]
+    return shlex.join(["python", "-m", "nemo_workflow.runs", *there, *words])
 
 
 if __name__ == "__main__":

@@ -195,13 +195,13 @@ def _logs(arguments: Any) -> int:
     shown: dict[Path, int] = {}
     found = _print_new(run, arguments.rank, shown)
     try:
-        while arguments.follow and _active(run):
+        while arguments.follow and active(run):
             time.sleep(1.0)
             found = _print_new(run, arguments.rank, shown) or found
         found = _print_new(run, arguments.rank, shown) or found
     except KeyboardInterrupt:
         return 130
-    for folder in _last_folders(run) if arguments.rank is None and not _active(run) else ():
+    for folder in _last_folders(run) if arguments.rank is None and not active(run) else ():
         if any(folder.glob("rank*.error")):
             print(explain_failure(folder))
     if not found and not arguments.follow:
@@ -253,7 +253,8 @@ def _last_folders(run: Path) -> list[Path]:
     return sorted(run.glob("attempts/*"))[-1:]
 
 
-def _active(run: Path) -> bool:
+def active(run: Path) -> bool:
+    """Whether a process of this machine works on a run, or a Slurm job of it runs or waits."""
     if holder(run) is not None:
         return True
     states = [state_of(job) for job in slurm_jobs.latest(run)]

@@ -122,7 +122,7 @@ class Parser(argparse.ArgumentParser):
         if any(_long(action) in missing for action in _places(self)):  # which an unset variable leaves without a word
             return f"; {UNSET}"
         typed: dict[str, str] = {}  # flag -> with the first word for it
-        for word in self._alone():
+        for word in self.alone():
             with_flag = self._typed(word)
             typed.setdefault(with_flag.partition(" ")[0], with_flag)
         meant = [words for flag, words in typed.items() if flag in missing]
@@ -133,7 +133,7 @@ class Parser(argparse.ArgumentParser):
         first = word == Parser.words[0] and not any(_places(self))
         return f"{self.for_words} {shlex.quote(word)}" if self.for_words and (first or is_there(word)) else ""
 
-    def _alone(self) -> Iterator[str]:
+    def alone(self) -> Iterator[str]:
         """The words that are no flag, nor the value of one."""
         takes = {name for action in _actions(self) if action.nargs != 0 for name in action.option_strings}
         for before, word in itertools.pairwise(["", *Parser.words]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,13 @@ from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.launch.corpus.command import main as preprocess
 from nemo_workflow.preprocess.inspect_dataset import main as dataset
 from nemo_workflow.preprocess.train_tokenizer import main as tokenizer
+from nemo_workflow.runs import control
 from nemo_workflow.runs.__main__ import main as runs
 from nemo_workflow.runs.evaluate import main as evaluate
 from nemo_workflow.runs.export import main as export
 from nemo_workflow.runs.report_command import main as report
 from nemo_workflow.runs.sample import main as sample
+from nemo_workflow.training import liveness
 from nemo_workflow.utils.arguments import Parser, _actions
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.command import main as wikipedia
@@ -292,7 +295,7 @@ def test_a_flag_of_another_tool_in_each_command(
     [
         ("ls", "did you mean list?"), ("ps", "did you mean list?"), ("info", "did you mean show?"), ("kill", "did you mean cancel?"),
         ("restart", "did you mean resubmit?"), ("diff", "did you mean compare?"), ("lst", "did you mean list?"),
-        ("rm", "a run is a folder: rm -r OUTPUT_DIR/NAME removes it"), ("export", "python -m nemo_workflow.export NAME exports a run"),
+        ("export", "python -m nemo_workflow.export NAME exports a run"),
     ],
 )  # fmt: skip
 def test_a_subcommand_under_another_tools_name(word: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,6 +373,44 @@ def test_a_run_where_a_subcommand_is_expected(
 ) -> None:
     found = said_by(runs, words, monkeypatch)
     assert found.startswith("argument COMMAND: invalid choice: ") and found.endswith(said) and "flag" not in found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("rm texts", "a run is a folder: rm -r nemo_experiments/texts removes it"),
+        ("delete --yes texts", "a run is a folder: rm -r nemo_experiments/texts removes it"),
+        ("rm -r exp/other", "a run is a folder: rm -r exp/other removes it"),
+        ("rm other --output-dir exp", "a run is a folder: rm -r exp/other removes it"),
+        ("rm texts exp/other", "a run is a folder: rm -r nemo_experiments/texts exp/other removes them"),
+        ("rm", "a run is a folder below --output-dir (nemo_experiments), which rm -r removes"),
+        ("rm other", "nemo_experiments (--output-dir); there are: my run, texts"),
+        ("rm other --output-dir no", "--output-dir {}/no: no such folder; give the one that the runs were started with"),
+    ],
+)  # fmt: skip
+def test_what_removes_a_run_can_be_typed(words: str, said: str, folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = said_by(runs, words, monkeypatch)
+    assert found.endswith(f"{said.format(Path.cwd())} (see --help)")
+
+
+@pytest.mark.parametrize(
+    ("words", "cancel"),
+    [
+        ("rm other --output-dir exp", "--output-dir exp cancel other"),
+        ("rm exp/other", "cancel {}/exp/other"),
+    ],
+)
+def test_a_run_that_runs_is_ended_before_it_is_removed(
+    words: str, cancel: str, folders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with liveness.lock_run(Path("exp/other")):
+        found = said_by(runs, words, monkeypatch)
+        command = f"python -m nemo_workflow.runs {cancel.format(Path.cwd())}"
+        assert found.endswith(f"; other is running: {command} ends it, then rm -r exp/other (see --help)")
+        monkeypatch.setattr(control, "_stop_local", lambda *_: (_ for _ in ()).throw(_Made))
+        monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
+        with pytest.raises(_Made):
+            runs()
 
 
 def test_a_value_that_looks_like_a_flag_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
