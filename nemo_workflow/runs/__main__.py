@@ -25,30 +25,35 @@ _COMMANDS = {
     "average": "avg mean merge soup",
     "status": "state stat",
 }
+_EXPORTED = ["export", "convert"]
 _REMOVED = ["rm", "remove", "delete", "del", "clean", "purge", "prune"]
 _SAID = {
     "help": "--help prints the help",
     "mv rename": "a run is a folder below --output-dir: keep its name",
-    "export convert": "python -m nemo_workflow.export NAME exports a run",
     "sample generate": "python -m nemo_workflow.sample continues a text",
     "evaluate eval": "python -m nemo_workflow.evaluate compares losses",
     "train submit new run create": "python pretrain_llm.py starts a run",
 }
-MEANINGS = called(
-    {
-        "--output-dir": "dir folder experiments experiment-dir",
-        "--now": "force immediately",
-        "--follow": "watch",
-    },
-    {
-        "name run experiment job id": "the run's name stands by itself: show NAME",
-        "tail lines n": "logs NAME | tail -n N prints the last lines",
-    },
-) | {
-    f"COMMAND {word}": said
-    for words, said in [*((words, f"did you mean {name}?") for name, words in _COMMANDS.items()), *_SAID.items()]
-    for word in words.split()
-}
+_TAIL = "RUNS logs NAME | tail -n N prints the last lines"
+MEANINGS = (
+    called(
+        {
+            "--output-dir": "dir folder experiments experiment-dir",
+            "--now": "force immediately",
+            "--follow": "watch",
+        },
+        {
+            "name run experiment job id": "the run's name stands by itself: show NAME",
+            "tail lines n": _TAIL,
+        },
+    )
+    | {"-n": _TAIL}
+    | {
+        f"COMMAND {word}": said
+        for words, said in [*((words, f"did you mean {name}?") for name, words in _COMMANDS.items()), *_SAID.items()]
+        for word in words.split()
+    }
+)
 
 
 def main() -> int:
@@ -57,12 +62,15 @@ def main() -> int:
 
     parser = Parser(
         prog="python -m nemo_workflow.runs",
-        of_command=lambda word: _of_removal(parser) if word.lower() in _REMOVED else _of_a_run(word),
+        of_command=lambda word: _of_a_word(word, parser),
         meanings=MEANINGS,
+        stands_for=lambda flag, value: _stands_for(flag, value, parser),
         description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",
     )
     parser.add_argument("--output-dir", default=control.OUTPUT_DIR, metavar="DIR", help=f"{HELP} (default %(default)s)")
-    parser.takes_no_word = {"list": "`list` shows every run below --output-dir; `show NAME` shows one"}
+    parser.takes_no_word = {
+        "list": lambda word: f"`list` shows every run below --output-dir; `show {shlex.quote(word)}` shows one"
+    }
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     overview.add_commands(commands)
     control.add_commands(commands)
@@ -77,6 +85,21 @@ def main() -> int:
         parser.error(f"COMMAND is required{parser.taken()}: one of {', '.join(commands.choices)}")
     scratch.sweep()  # a run that was killed as a whole has left its folders for temporary files
     return arguments.run(arguments)
+
+
+def _stands_for(flag: str, value: str, parser: Parser) -> dict[str, str]:
+    """This line's words for those in capitals of MEANINGS."""
+    named = flag in ("--name", "--run", "--experiment", "--job", "--id")
+    return {"NAME": value if named else parser.word_alone(1), "N": value if value.isdigit() else "20", "RUNS": _typed()}
+
+
+def _of_a_word(word: str, parser: Parser) -> str:
+    """What to say to a word where a subcommand is expected, with this line's own; '' for what MEANINGS says."""
+    if word.lower() in _REMOVED:
+        return _of_removal(parser)
+    if word.lower() in _EXPORTED:
+        return f"{_typed(module='export')} {parser.word_alone(1) or 'RUN'} exports a run"
+    return _of_a_run(word)
 
 
 def _of_a_run(word: str) -> str:
@@ -109,13 +132,13 @@ def _of_removal(parser: Parser) -> str:
     return f"a run is a folder: {remove} removes {'it' if len(runs) == 1 else 'them'}"
 
 
-def _typed(*words: str) -> str:
-    """A command of this one for the runs of this line's --output-dir, as it can be typed."""
+def _typed(*words: str, module: str = "runs") -> str:
+    """A command of ours for the runs of this line's --output-dir, as it can be typed."""
     from nemo_workflow.runs import control
 
     place = value_on_line("--output-dir", control.OUTPUT_DIR)
     there = [] if place == control.OUTPUT_DIR else ["--output-dir", place]
-    return shlex.join(["python", "-m", "nemo_workflow.runs", *there, *words])
+    return shlex.join(["python", "-m", f"nemo_workflow.{module}", *there, *words])
 
 
 if __name__ == "__main__":

@@ -38,23 +38,26 @@ class Parser(argparse.ArgumentParser):
         meanings: Mapping[str, str] | None = None,
         typed: Callable[[str], str] | None = None,
         of_command: Callable[[str], str] | None = None,
+        stands_for: Callable[[str, str], Mapping[str, str]] | None = None,
         **keywords: Any,
     ):
         """What the command knows of its words.
 
         `meanings`: what to say to a flag of another tool; `secret` flags are never proposed. `typed`: a word that lacks its
-        flag with the flag, '' where it is for none; `of_command`: what to say to a word where a subcommand is expected.
+        flag with the flag, '' where it is for none; `of_command`: what to say to a word where a subcommand is expected;
+        `stands_for`: by an unknown flag and its value, what is typed for the words in capitals of what is said of it.
         """
         super().__init__(*args, **{**keywords, "allow_abbrev": False})
         self.meanings: dict[str, str] = dict(meanings or {})
         self.secret: set[str] = set()
         self.may_be_empty: set[str] = set()  # destinations for which nothing is a value too
         self.needed: list[tuple[str, ...]] = []  # destinations of which one must be given
-        self.takes_no_word: dict[str, str] = {}  # subcommand -> what to say to a word behind it
+        self.takes_no_word: dict[str, Callable[[str], str]] = {}  # subcommand -> what to say to a word behind it
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
         self.for_words = ""  # the flag that a word alone was meant for
         self._typed = typed or self._with_for_words
         self._of_command = of_command
+        self._stands_for = stands_for
         self.any_text: set[str] = set()  # destinations whose text may hold any quotes and blanks
         for name in (None, "store"):
             self.register("action", name, _Store)
@@ -264,12 +267,29 @@ class Parser(argparse.ArgumentParser):
 
     def _meant(self, unknown: Sequence[str]) -> str:
         """'; did you mean --X?' for words that are another tool's flags or look like ours, or nothing."""
-        words = map(pasted.with_hyphens, unknown)
-        flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("-")]
+        flags = [(pasted.with_hyphens(word).partition("=")[0].replace("_", "-"), word) for word in unknown]
+        flags = [(flag, word) for flag, word in flags if flag.startswith("-")]
         if not flags:
             return self._without_flag(unknown[0]) if unknown else ""
-        said = [meant(flag, self._known(), self.meanings) for flag in flags]
+        said = [self._filled(meant(flag, self._known(), self.meanings), flag, word) for flag, word in flags]
         return "".join(f"; {text}" for text in dict.fromkeys(said) if text)
+
+    def _filled(self, said: str, flag: str, word: str) -> str:
+        """What is said of an unknown flag, with this line's own words for those in capitals, so that it can be typed."""
+        _, equals, value = word.partition("=")
+        value = value if equals else dict(itertools.pairwise([*Parser.words, ""])).get(word, "")
+        filled = self._stands_for(flag, pasted.as_typed(value)) if self._stands_for else {}
+        for name, ours in filled.items():
+            if ours:
+                said = re.sub(rf"(?<!\w){name}(?!\w)", lambda _, ours=ours: ours, said)  # type: ignore[misc]
+        return said
+
+    def word_alone(self, number: int = 0) -> str:
+        """The first word, as it is typed, that is no flag, nor the value of one, or another by its number; '' for none."""
+        unknown = {word for word in self._unknown() if "=" not in word}
+        values = [after for before, after in itertools.pairwise(Parser.words) if before in unknown]
+        found = [word for word in self.alone() if word not in values]
+        return pasted.as_typed(found[number]) if number < len(found) else ""
 
     def _known(self) -> set[str]:
         """The flags that may be proposed."""
@@ -280,9 +300,9 @@ class Parser(argparse.ArgumentParser):
         if said := self._said_of_word(word):
             return f"; {said}"
         before = Parser.words[: list(Parser.words).index(word)]
-        for name, said in self.takes_no_word.items():
+        for name, says in self.takes_no_word.items():
             if name in before:
-                return f"; {said}"
+                return f"; {says(word)}"
         *_, flag, value = ["", "", *before]
         if any(value in action.option_strings and action.nargs == 0 for action in _actions(self)):
             return f"; {_no_switch_value(value, word)}"

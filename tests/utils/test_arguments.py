@@ -25,6 +25,7 @@ from nemo_workflow.training import liveness
 from nemo_workflow.utils.arguments import Parser, _actions
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.command import main as wikipedia
+from tests.runs import fake_runs
 
 CASES = [
     (preprocess, ["--tokenizer", "t", "--output-dir", "o", "--input", ""], "--input"),
@@ -103,7 +104,7 @@ def test_only_what_can_be_left_out_is_said_to(
             " behind the flag is its value: a shell variable may be unset",
         ),
         (runs, "show --output-dir exp", "NAME is required: --output-dir has taken 'exp' for its own value"),
-        (runs, "list nosuch", "unrecognized arguments: nosuch; `list` shows every run below --output-dir; `show NAME` shows one (see --help)"),
+        (runs, "list nosuch", "unrecognized arguments: nosuch; `list` shows every run below --output-dir; `show nosuch` shows one (see --help)"),
         (runs, "--output-dir list", "COMMAND is required: --output-dir has taken 'list' for its own value"),
         (export_main, "--source --output-path x", "--source: no value; a shell variable may be unset: give a value"),
         (preprocess, "", "--input or --input-dir, --tokenizer, --output-dir are required"),
@@ -198,7 +199,7 @@ def test_flags_may_be_written_with_underscores(
         (sample, "--hf-model x --max_new_tokens 9 hi", "--max_new_tokens 9; did you mean --tokens?"),
         (sample, "--max-new-tokens=9 hi", "--max-new-tokens=9; did you mean --tokens? (see --help)\n--hf-model is required"),
         (sample, "--hf_modell x hi", "--hf_modell x; did you mean --hf-model? (see --help)"),
-        (sample, "--hf-model x --prompt hi", '--prompt hi; the text stands by itself, in quotes: --hf-model DIR "TEXT"'),
+        (sample, "--hf-model x --prompt hi", "--prompt hi; the text stands by itself, in quotes: --hf-model x hi (see --help)"),
         (tokenizer, "--input a --output-dir b --vocab-size 9", "--vocab-size 9; did you mean --vocabulary?"),
         (tokenizer, "--input a --vocab_size 9", "--vocab_size 9; did you mean --vocabulary? (see --help)\n--output-dir is required"),
         (tokenizer, "--input a --model b", "--model b; --output-dir DIR is the folder to write; --extend DIR adds to"),
@@ -272,7 +273,7 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
         (evaluate, "--hf-model x --run y --dataset-dir d", "--dataset-dir d; the samples are those of the last validation of --run"),
         (evaluate, "--hf-model x --run y --input d", "--input d; the samples are those of the last validation of --run"),
         (sample, "--hf-model x --top-p 3 hi", "--top-p 3; --temperature and --seed are what it takes"),
-        (sample, "--run r hi", "--run r; --hf-model takes an exported model: python -m nemo_workflow.export RUN makes"),
+        (sample, "--run r hi", "--run r; --hf-model takes an exported model: python -m nemo_workflow.export r makes"),
         (tokenizer, "--input a --output-dir b --model-type bpe", "--model-type bpe; it learns a byte-level BPE: leave it out"),
         (export, "r --output-path o", "--output-path o; it is written to hf_model/ in the run's folder"),
         (import_main, "--source x --tp 2", "--tp 2; a checkpoint fits every layout: leave it out"),
@@ -280,6 +281,19 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
         (wikipedia, "--limit 5", "--limit 5; did you mean --max-pages?"),
         (dataset, "--dataset-dir x", "--dataset-dir x; the folder or pair stands by itself: python -m nemo_workflow.dataset DIR"),
         (report, "r --run x", "--run x; the run's folder stands by itself"),
+        (report, "r --output o", "--output o; python -m nemo_workflow.runs report r --output o writes it anywhere"),
+        (report, "r --output-dir e", "--output-dir e; python -m nemo_workflow.runs report r --output-dir e finds the run there"),
+        (report, "--run=r", "--run=r; the run's folder stands by itself: python -m nemo_workflow.report r (see --help)"),
+        (export, "--run r", "--run r; the run stands by itself: python -m nemo_workflow.export r (see --help)"),
+        (evaluate, "--hf-model x --run r --step 5", "--step 5; --hf-model is what is measured: python -m nemo_workflow.export r --step 5 exports"),
+        (evaluate, "--hf-model x --step", "--step; --hf-model is what is measured: python -m nemo_workflow.export RUN --step N exports"),
+        (sample, "--hf-model x --prompt Once upon a --tokens 3", "--prompt Once; the text stands by itself, in quotes: --hf-model x 'Once upon a' (see"),
+        (sample, "--hf-model x --prompt=Once", "--prompt=Once; the text stands by itself, in quotes: --hf-model x Once (see --help)"),
+        (sample, "--nemo-model n hi", "--nemo-model n; --hf-model takes an exported model: python -m nemo_workflow.export RUN makes"),
+        (runs, "show --name r", "--name r; the run's name stands by itself: show r (see --help)"),
+        (runs, "logs r --tail 5", "--tail 5; python -m nemo_workflow.runs logs r | tail -n 5 prints the last lines (see --help)"),
+        (runs, "logs -n 5 r", "-n 5; python -m nemo_workflow.runs logs r | tail -n 5 prints the last lines (see --help)"),
+        (runs, "logs r --output-dir e --lines", "--lines; python -m nemo_workflow.runs --output-dir e logs r | tail -n 20 prints the"),
         (runs, "list --out x", "--out x; did you mean --output-dir?"),
         (runs, "--list", "--list; a command has no dashes: list"),
     ],
@@ -295,7 +309,7 @@ def test_a_flag_of_another_tool_in_each_command(
     [
         ("ls", "did you mean list?"), ("ps", "did you mean list?"), ("info", "did you mean show?"), ("kill", "did you mean cancel?"),
         ("restart", "did you mean resubmit?"), ("diff", "did you mean compare?"), ("lst", "did you mean list?"),
-        ("export", "python -m nemo_workflow.export NAME exports a run"),
+        ("export", "python -m nemo_workflow.export x exports a run"),
     ],
 )  # fmt: skip
 def test_a_subcommand_under_another_tools_name(word: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,6 +425,24 @@ def test_a_run_that_runs_is_ended_before_it_is_removed(
         monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
         with pytest.raises(_Made):
             runs()
+
+
+def test_a_run_is_shown_to_be_exported_where_it_is(folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = said_by(runs, "export --output-dir exp other", monkeypatch)
+    assert said.endswith("; python -m nemo_workflow.export --output-dir exp other exports a run (see --help)")
+    monkeypatch.setattr(sys, "argv", ["command", "show", "--name", "my run\\1"])
+    with pytest.raises(Refusal, match=re.escape(r"stands by itself: show 'my run\1' (see --help)")):
+        runs()
+
+
+def test_an_export_elsewhere_names_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = fake_runs.write_run(tmp_path / "my run")
+    said = said_by(export, f"run --output-path o --output-dir {tmp_path}", monkeypatch)
+    assert "--source CHECKPOINT --output-path o writes" in said
+    monkeypatch.setattr(sys, "argv", ["command", str(plan.folder), "--output-path", "o"])
+    newest = plan.folder / "checkpoints" / "step_00000100"
+    with pytest.raises(Refusal, match=f"--source '{newest}' --output-path o writes it anywhere"):
+        export()
 
 
 def test_a_value_that_looks_like_a_flag_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:
