@@ -68,7 +68,10 @@ def main() -> int:
         description="Look at and steer the runs below --output-dir, also while they train. COMMAND --help lists a command's flags.",
     )
     parser.add_argument("--output-dir", default=control.OUTPUT_DIR, metavar="DIR", help=f"{HELP} (default %(default)s)")
-    parser.takes_no_word = {
+    parser.takes_no_word = dict.fromkeys(
+        ("show", "report", "status", "logs", "cancel", "average"), lambda word: _one_at_a_time(parser)
+    )
+    parser.takes_no_word |= {
         "list": lambda word: f"`list` shows every run below --output-dir; `show {shlex.quote(word)}` shows one"
     }
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -78,6 +81,7 @@ def main() -> int:
     parser.meanings |= {f"--{name}": f"a command has no dashes: {name}" for name in commands.choices}
     for command in commands.choices.values():
         command.meanings = parser.meanings
+        command.there_are = dict.fromkeys(("NAME", "RUN"), control.there_are)
         # taken after the subcommand too; unset there, the one before it holds
         command.add_argument("--output-dir", default=SUPPRESS, metavar="DIR", help=HELP)
     arguments = parser.parse_args()
@@ -89,16 +93,24 @@ def main() -> int:
 
 def _stands_for(flag: str, value: str, parser: Parser) -> dict[str, str]:
     """This line's words for those in capitals of MEANINGS."""
+    from nemo_workflow.runs import control
+
     named = flag in ("--name", "--run", "--experiment", "--job", "--id")
-    return {"NAME": value if named else parser.word_alone(1), "N": value if value.isdigit() else "20", "RUNS": _typed()}
+    return {
+        "NAME": value if named else parser.word_alone(1),
+        "N": value if value.isdigit() else "20",
+        "RUNS": control.typed(),
+    }
 
 
 def _of_a_word(word: str, parser: Parser) -> str:
     """What to say to a word where a subcommand is expected, with this line's own; '' for what MEANINGS says."""
+    from nemo_workflow.runs import control
+
     if word.lower() in _REMOVED:
         return _of_removal(parser)
     if word.lower() in _EXPORTED:
-        return f"{_typed(module='export')} {parser.word_alone(1) or 'RUN'} exports a run"
+        return f"{control.typed(module='export')} {parser.word_alone(1) or 'RUN'} exports a run"
     return _of_a_run(word)
 
 
@@ -112,6 +124,17 @@ def _of_a_run(word: str) -> str:
     return ""
 
 
+def _one_at_a_time(parser: Parser) -> str:
+    """What to say to words behind the one run that a subcommand takes: they may be the rest of its name, or further runs."""
+    from nemo_workflow.runs import control
+
+    command, *names = parser.alone()
+    whole = " ".join(names)
+    if control.named_so(whole):
+        return f"did you mean {command} {shlex.quote(whole)}?"
+    return f"{command} takes one run at a time{control.of_several(command, names)}"
+
+
 def _of_removal(parser: Parser) -> str:
     """What removes the runs that stand behind `rm`; of one that runs, what ends it first, and of one that isn't there which are."""
     from nemo_workflow.runs import control, overview
@@ -123,22 +146,13 @@ def _of_removal(parser: Parser) -> str:
     except (Refusal, OSError) as wrong:
         return f"a run is a folder, which rm -r removes; {wrong}"
     if not runs:
-        return f"a run is a folder below --output-dir ({place}), which rm -r removes"
+        return f"a run is a folder below --output-dir ({place}), which rm -r removes{f'; {there}' if (there := control.there_are()) else ''}"
     remove = shlex.join(["rm", "-r", *map(from_here_if_below, runs)])
     for run in map(absolute, runs):
         if control.active(run):  # by its folder where the name alone wouldn't find it
-            ends = _typed("cancel", run.name if run.parent == absolute(place) else str(run))
+            ends = control.typed("cancel", run.name if run.parent == absolute(place) else str(run))
             return f"{run.name} is running: {ends} ends it, then {remove}"
     return f"a run is a folder: {remove} removes {'it' if len(runs) == 1 else 'them'}"
-
-
-def _typed(*words: str, module: str = "runs") -> str:
-    """A command of ours for the runs of this line's --output-dir, as it can be typed."""
-    from nemo_workflow.runs import control
-
-    place = value_on_line("--output-dir", control.OUTPUT_DIR)
-    there = [] if place == control.OUTPUT_DIR else ["--output-dir", place]
-    return shlex.join(["python", "-m", f"nemo_workflow.{module}", *there, *words])
 
 
 if __name__ == "__main__":

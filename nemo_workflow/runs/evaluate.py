@@ -65,6 +65,7 @@ def main() -> int:
         },
         typed=_typed,
     )
+    parser.there_are = {"--run": control.there_are}
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--run", required=True, type=Path, help="folder of the run, or its name below --output-dir")
     parser.add_argument(

@@ -58,6 +58,8 @@ def main() -> int:
         meanings=MEANINGS,
         stands_for=lambda flag, value: {"RUN": value, "DIR": value, "CHECKPOINT": _newest_of(parser.word_alone())},
     )
+    parser.there_are = {"RUN": control.there_are}
+    parser.takes_no_word = {"": lambda word: "it takes one run at a time"}
     parser.add_argument("run", type=Path, help="folder of the run, or its name below --output-dir")
     parser.add_argument(
         "--output-dir",

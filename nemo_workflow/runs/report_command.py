@@ -29,6 +29,10 @@ def main() -> int:
         meanings=MEANINGS,
         stands_for=lambda flag, value: {"RUN": value, "FILE": value, "DIR": value, "NAME": parser.word_alone()},
     )
+    parser.there_are = {"RUN": control.there_are}
+    parser.takes_no_word = {
+        "": lambda word: f"it takes one run at a time{control.of_several('report', [*parser.alone()])}"
+    }
     parser.add_argument("run", type=Path, help=f"folder of the run, or its name below {control.OUTPUT_DIR}")
     parser.add_argument("--running", action="store_true", help="the run is still training; work at low priority")
     arguments = parser.parse_args()

@@ -20,7 +20,7 @@ from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.models.tokenizer_files import check_has_tokenizer
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
-from nemo_workflow.runs.control import OUTPUT_DIR
+from nemo_workflow.runs.control import OUTPUT_DIR, newest_names
 from nemo_workflow.runs.loading import WORTH_SAYING, check_ids, load_model, loading, longest_text, most_positions
 from nemo_workflow.utils.arguments import Parser, is_there, value_on_line
 from nemo_workflow.utils.console import Meter, counted
@@ -137,7 +137,8 @@ def check_exported(folder: Path) -> None:
             f"{script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source {folder} --output-path {folder.name}-hf"
         )
     else:
-        command = f"python -m nemo_workflow.export {run if newest else 'RUN'}"
+        which = str(run) if newest else next(iter(newest_names(OUTPUT_DIR)), "")
+        command = f"python -m nemo_workflow.export {shlex.quote(which) if which else 'RUN'}"
     what = (
         hub.no_folder("--hf-model", folder, whole=True)
         if not folder.exists()

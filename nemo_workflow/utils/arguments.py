@@ -52,7 +52,10 @@ class Parser(argparse.ArgumentParser):
         self.secret: set[str] = set()
         self.may_be_empty: set[str] = set()  # destinations for which nothing is a value too
         self.needed: list[tuple[str, ...]] = []  # destinations of which one must be given
-        self.takes_no_word: dict[str, Callable[[str], str]] = {}  # subcommand -> what to say to a word behind it
+        self.takes_no_word: dict[
+            str, Callable[[str], str]
+        ] = {}  # subcommand, or '' for none -> what to say to a word too many
+        self.there_are: dict[str, Callable[[], str]] = {}  # what may be missing -> what there is to choose from
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
         self.for_words = ""  # the flag that a word alone was meant for
         self._typed = typed or self._with_for_words
@@ -120,16 +123,17 @@ class Parser(argparse.ArgumentParser):
         """How what is missing may have been meant to be there; or nothing."""
         if any(not name.startswith("-") for name in missing) and (taken := self.taken()):
             return taken
+        there = "".join(f"; {said}" for name in missing if name in self.there_are and (said := self.there_are[name]()))
         if "" in Parser.words:
-            return f"; a word on the line is empty: {UNSET}"
+            return f"{there}; a word on the line is empty: {UNSET}"
         if any(_long(action) in missing for action in _places(self)):  # which an unset variable leaves without a word
-            return f"; {UNSET}"
+            return f"{there}; {UNSET}"
         typed: dict[str, str] = {}  # flag -> with the first word for it
         for word in self.alone():
             with_flag = self._typed(word)
             typed.setdefault(with_flag.partition(" ")[0], with_flag)
         meant = [words for flag, words in typed.items() if flag in missing]
-        return f"; did you mean {' '.join(meant)}?" if meant else ""
+        return f"; did you mean {' '.join(meant)}?" if meant else there
 
     def _with_for_words(self, word: str) -> str:
         """A word with the flag that it was meant for: one that is there, or any at the beginning where no word has a place."""
@@ -300,12 +304,12 @@ class Parser(argparse.ArgumentParser):
         if said := self._said_of_word(word):
             return f"; {said}"
         before = Parser.words[: list(Parser.words).index(word)]
-        for name, says in self.takes_no_word.items():
-            if name in before:
-                return f"; {says(word)}"
         *_, flag, value = ["", "", *before]
         if any(value in action.option_strings and action.nargs == 0 for action in _actions(self)):
             return f"; {_no_switch_value(value, word)}"
+        for name, says in self.takes_no_word.items():
+            if not name or name in before:
+                return f"; {says(word)}"
         many = [
             action
             for action in _actions(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -228,6 +229,9 @@ def test_a_mistyped_subcommand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "invalid choice: 'lst'" in said and "; did you mean list? (see --help)" in said, said
 
 
+TAKING_A_RUN = ("show", "report", "status", "logs", "cancel", "resubmit", "average")
+
+
 class _Made(Exception):
     pass
 
@@ -354,7 +358,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (evaluate, ["conv/hf", "nemo_experiments/texts"], "; did you mean --hf-model conv/hf --run nemo_experiments/texts?"),
         (evaluate, ["--run", "texts", "conv/hf"], "--hf-model is required; did you mean --hf-model conv/hf?"),
         (evaluate, ["--output-dir", "exp", "other"], "; did you mean --run other?"),
-        (evaluate, ["other"], "--hf-model, --run are required (see --help)"),
+        (evaluate, ["other"], "--hf-model, --run are required; the runs are 'my run', texts (see --help)"),
         (sample, ["texts", "hi"], "; did you mean --hf-model nemo_experiments/texts/hf_model?"),
         (sample, ["hi you", "my run"], "; did you mean --hf-model 'my run'?"),
         (sample, ["hi" * 200], "--hf-model is required (see --help)"),
@@ -397,7 +401,7 @@ def test_a_run_where_a_subcommand_is_expected(
         ("rm -r exp/other", "a run is a folder: rm -r exp/other removes it"),
         ("rm other --output-dir exp", "a run is a folder: rm -r exp/other removes it"),
         ("rm texts exp/other", "a run is a folder: rm -r nemo_experiments/texts exp/other removes them"),
-        ("rm", "a run is a folder below --output-dir (nemo_experiments), which rm -r removes"),
+        ("rm", "a run is a folder below --output-dir (nemo_experiments), which rm -r removes; the runs are 'my run', texts"),
         ("rm other", "nemo_experiments (--output-dir); there are: my run, texts"),
         ("rm other --output-dir no", "--output-dir {}/no: no such folder; give the one that the runs were started with"),
     ],
@@ -425,6 +429,66 @@ def test_a_run_that_runs_is_ended_before_it_is_removed(
         monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
         with pytest.raises(_Made):
             runs()
+
+
+@pytest.fixture
+def many(folders: None) -> None:
+    """Eight runs, r7 the one that was last at work, though r0 was started last."""
+    for number in range(8):
+        Path(f"many/r{number}").mkdir(parents=True)
+        for file, at in (("plan.json", 10 - number), ("metrics.jsonl", 100 + number)):
+            (Path(f"many/r{number}") / file).write_text("{}")
+            os.utime(Path(f"many/r{number}") / file, (at, at))
+    Path("many/preprocessed").mkdir()
+
+
+NEWEST = "the newest runs are r7, r6, r5, r4, r3 and 3 more (python -m nemo_workflow.runs --output-dir many list)"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        *((runs, f"--output-dir many {name}", f"NAME is required; {NEWEST}; a shell variable may be unset") for name in TAKING_A_RUN),
+        (runs, "show --output-dir=many", f"NAME is required; {NEWEST}; a shell variable may be unset"),
+        (runs, "compare --output-dir many", f"RUN is required; {NEWEST}; a shell variable may be unset"),
+        (runs, "compare r1 --output-dir many", f"compare needs two runs or more; {NEWEST}; a shell variable may be unset"),
+        (runs, "--output-dir many rm", f"which rm -r removes; {NEWEST}"),
+        (export, "--output-dir many", f"RUN is required; {NEWEST}; a shell variable may be unset"),
+        (evaluate, "--hf-model x --output-dir many", f"--run is required; {NEWEST}"),
+        (evaluate, "--output-dir many", f"--hf-model, --run are required; {NEWEST}"),
+        (report, "", "RUN is required; the runs are 'my run', texts; a shell variable may be unset"),
+        (runs, "show --output-dir exp", "NAME is required; the one run is other; a shell variable may be unset"),
+        (runs, "show --output-dir conv", "NAME is required; a shell variable may be unset"),
+        (sample, "--hf-model no hi", "export a checkpoint first: python -m nemo_workflow.export 'my run'"),
+    ],
+)  # fmt: skip
+def test_the_newest_runs_are_named_where_one_is_missing(
+    command: Callable[..., int], words: str, said: str, many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime("nemo_experiments/texts/plan.json", (9, 9))
+    assert said_by(command, words, monkeypatch).removesuffix(" (see --help)").endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (runs, "show a b", "b; show takes one run at a time; python -m nemo_workflow.runs compare a b puts them side by side"),
+        (runs, "report a b c --output-dir e", "report takes one run at a time; python -m nemo_workflow.runs --output-dir e compare a b c puts"),
+        (runs, "status a b", "b; status takes one run at a time; python -m nemo_workflow.runs list shows all (see --help)"),
+        (runs, "logs --rank 1 a b", "b; logs takes one run at a time (see --help)"),
+        (runs, "logs a -f true", "true; -f takes no value; type -f alone (see --help)"),
+        (runs, "cancel a b", "b; cancel takes one run at a time (see --help)"),
+        (runs, "average a b", "b; average takes one run at a time (see --help)"),
+        (runs, "resubmit texts b", "b: resubmit takes one run at a time; flags of pretrain_llm.py may stand behind it"),
+        (runs, "show my run", "run; did you mean show 'my run'? (see --help)"),
+        (report, "a b", "b; it takes one run at a time; python -m nemo_workflow.runs compare a b puts them side by side (see --help)"),
+        (export, "a b", "b; it takes one run at a time (see --help)"),
+    ],
+)  # fmt: skip
+def test_a_second_run(
+    command: Callable[..., int], words: str, said: str, folders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert said in said_by(command, words, monkeypatch)
 
 
 def test_a_run_is_shown_to_be_exported_where_it_is(folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
