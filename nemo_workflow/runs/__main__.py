@@ -34,26 +34,21 @@ _SAID = {
     "evaluate eval": "python -m nemo_workflow.evaluate compares losses",
     "train submit new run create": "python pretrain_llm.py starts a run",
 }
-_TAIL = "RUNS logs NAME | tail -n N prints the last lines"
-MEANINGS = (
-    called(
-        {
-            "--output-dir": "dir folder experiments experiment-dir",
-            "--now": "force immediately",
-            "--follow": "watch",
-        },
-        {
-            "name run experiment job id": "the run's name stands by itself: show NAME",
-            "tail lines n": _TAIL,
-        },
-    )
-    | {"-n": _TAIL}
-    | {
-        f"COMMAND {word}": said
-        for words, said in [*((words, f"did you mean {name}?") for name, words in _COMMANDS.items()), *_SAID.items()]
-        for word in words.split()
-    }
-)
+MEANINGS = called(
+    {
+        "--output-dir": "dir folder experiments experiment-dir",
+        "--now": "force immediately",
+        "--follow": "watch",
+    },
+    {
+        "name run experiment job id": "the run's name stands by itself: show NAME",
+        "tail lines n": "RUNS logs NAME | tail -n N prints the last lines",
+    },
+) | {
+    f"COMMAND {word}": said
+    for words, said in [*((words, f"did you mean {name}?") for name, words in _COMMANDS.items()), *_SAID.items()]
+    for word in words.split()
+}
 
 
 def main() -> int:

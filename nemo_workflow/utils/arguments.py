@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn
 
 from nemo_workflow.utils import pasted, startup
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import preprocessing_of
+from nemo_workflow.utils.files import preprocessing_of, script
 from nemo_workflow.utils.meant import close_to, digits, meant
 
 EMPTY = "''"  # an empty word, as it is typed
@@ -48,7 +48,10 @@ class Parser(argparse.ArgumentParser):
         `stands_for`: by an unknown flag and its value, what is typed for the words in capitals of what is said of it.
         """
         super().__init__(*args, **{**keywords, "allow_abbrev": False})
-        self.meanings: dict[str, str] = dict(meanings or {})
+        versions = (
+            f"{script('pretrain_llm.py')} --version prints the versions"  # whose own flag it is: there none asks for it
+        )
+        self.meanings: dict[str, str] = {"--version": versions, **(meanings or {})}
         self.secret: set[str] = set()
         self.may_be_empty: set[str] = set()  # destinations for which nothing is a value too
         self.needed: list[tuple[str, ...]] = []  # destinations of which one must be given

@@ -298,6 +298,8 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
         (runs, "logs r --tail 5", "--tail 5; python -m nemo_workflow.runs logs r | tail -n 5 prints the last lines (see --help)"),
         (runs, "logs -n 5 r", "-n 5; python -m nemo_workflow.runs logs r | tail -n 5 prints the last lines (see --help)"),
         (runs, "logs r --output-dir e --lines", "--lines; python -m nemo_workflow.runs --output-dir e logs r | tail -n 20 prints the"),
+        (runs, "list --version", "--version; python pretrain_llm.py --version prints the versions (see --help)"),
+        (sample, "--hf-model x --version hi", "--version hi; python pretrain_llm.py --version prints the versions (see --help)"),
         (runs, "list --out x", "--out x; did you mean --output-dir?"),
         (runs, "--list", "--list; a command has no dashes: list"),
     ],
