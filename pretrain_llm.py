@@ -9,12 +9,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from nemo_workflow.config import command_line
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.config.settings import Settings
-from nemo_workflow.utils import startup
+from nemo_workflow.utils import libraries, startup
 from nemo_workflow.utils.errors import Refusal, run_command
 
 
 def main() -> int:
     settings = command_line.parse(sys.argv[1:], _steps_of)
+    if settings.version:
+        print(libraries.versions_said())
+        return 0
     if settings.completion:
         from nemo_workflow.config import completion
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,19 @@ def test_who_starts_the_ranks_by_another_launcher_is_told_that_they_are_started_
     assert not (place.root / "out").exists()
     alone = {name: "1" if value.isdigit() else value for name, value in sets.items()}  # srun --pty, for one
     assert run(*place.flags("--dry-run"), cwd=place.root, **alone).returncode == 0
+
+
+def test_the_versions_are_printed_without_importing_what_they_are_of(place: Place) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(COMMAND), "--version"], cwd=place.root, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    said = dict(line.split(" ") for line in done.stdout.splitlines())
+    project = tomllib.loads((COMMAND.parent / "pyproject.toml").read_text())["project"]
+    libraries = {name: metadata.version(name) for name in ("nemo_toolkit", "megatron-core", "torch")}
+    assert said == {project["name"]: project["version"], "python": platform.python_version(), **libraries}
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "nemo_workflow" in imported and not imported & {"torch", "nemo", "megatron", "lightning", "transformers"}
 
 
 def test_a_plan_and_a_list_write_nothing(place: Place) -> None:

@@ -194,7 +194,9 @@ def _place(problem: str, settings: Settings) -> str:
 
 def _stops_early(values: dict[str, Any]) -> bool:
     """Whether the command needs no data and no tokenizer: it prints something else than the plan of a run."""
-    return any(values[name] is not None for name in ("list_models", "suggest", "calibrate", "completion"))
+    return values["version"] or any(
+        values[name] is not None for name in ("list_models", "suggest", "calibrate", "completion")
+    )
 
 
 def _joined(name: str, value: list[Any]) -> Any:

@@ -363,6 +363,7 @@ _COMMAND = [
     Option("calibrate", EXECUTION, "scale the time plan to the speed that RUN (an experiment or its folder) really had, for all runs below --output-dir, and stop", metavar="RUN"),
     Option("list-models", MODEL_GROUP, "print the recipes whose name contains WORD and stop", metavar="WORD", bare="", may_be_empty=True),
     Option("completion", EXECUTION, "print the shell's script that completes this command's flags and stop (needs shtab): eval \"$(python pretrain_llm.py --completion bash)\", or for fish: python pretrain_llm.py --completion fish | source", choices=("bash", "zsh", "fish", "tcsh")),
+    Option("version", EXECUTION, "print the versions of this project, Python, NeMo, Megatron and torch, and stop", switch=True, default=False),
     Option("config", EXECUTION, "read flags from a YAML file; flags on the command line win", metavar="FILE"),
 ]
 # fmt: on

@@ -19,6 +19,7 @@ class Settings(FlagValues):
     dry_run: str | None = None
     calibrate: str | None = None
     completion: str | None = None
+    version: bool = False
     config: str | None = None
     account: str = "root"
     partition: str = "defq"

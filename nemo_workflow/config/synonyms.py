@@ -15,7 +15,7 @@ _OF: dict[str, str] = {
     "--nemo-model": "init-from pretrained-checkpoint-dir initial-checkpoint-dir pretrained-checkpoint restore-from-path restore-config.path"
     " model-path model-dir checkpoint.initial-load-path from-checkpoint load-checkpoint load-from-checkpoint load-model load-from checkpoint ckpt"
     " start-from weights init-weights initial-weights load-weights",
-    "--dataset-dir": "data data-path data-dir data-prefix dataset dataset-name train-data-path train-data data.data-path datasets",
+    "--dataset-dir": "d data data-path data-dir data-prefix dataset dataset-name train-data-path train-data data.data-path datasets",
     "--max-steps": "steps train-iters train-steps max-iters total-steps num-steps training.steps train.max-steps iterations"
     " iters max-iterations",
     "--global-batch-size": "batch-size bs b gbs total-batch-size train-batch-size training.global-batch-size train.global-batch-size",
@@ -40,7 +40,7 @@ _OF: dict[str, str] = {
     "--last-stage-layers": "decoder-last-pipeline-num-layers num-layers-in-last-pipeline-stage",
     "--context-parallel-size": "cp-size cp context-parallel parallelism.context-parallel-degree",
     "--expert-model-parallel-size": "ep-size ep expert-parallel-size expert-parallel parallelism.expert-parallel-degree",
-    "--output-dir": "out-dir output output-path log-dir save save-dir save-path dump-folder job.dump-folder logging-dir results-dir experiment-dir exp-dir"
+    "--output-dir": "o out-dir output output-path log-dir save save-dir save-path dump-folder job.dump-folder logging-dir results-dir experiment-dir exp-dir"
     " checkpoint.folder",
     "--experiment": "name run-name exp exp-name experiment-name job-name run",
     "--save-every": "saves-per-epoch save-every-n-steps save-interval save-steps save-freq checkpoint-every checkpoint-interval checkpoint.interval train.save-interval"
@@ -63,7 +63,7 @@ _OF: dict[str, str] = {
     "--seed": "random-seed manual-seed seed-everything training.seed",
     "--validation-dir": "val-data-path valid-data-path val-data validation-file eval-dataset validation-data",
     "--blend": "data-args-path blend-file data-blend",
-    "--config": "config-file config-path job.config-file yaml",
+    "--config": "c config-file config-path job.config-file yaml",
     "--container-image": "docker image container",
     "--container-mounts": "mounts mount",
     "--profile": "profiling.enable-profiling profile-step-start profile-step-end profiler",
@@ -120,7 +120,8 @@ _SAID = {
     "tensorboard tensorboard-dir mlflow comet logger logger-name report-to metrics.enable-tensorboard": "--wandb logs to Weights & Biases; losses and speed are always in"
     " report.html and metrics.jsonl of the run's folder below --output-dir",
     "wandb-entity entity": "--wandb logs into the entity of the environment's WANDB_ENTITY",
-    "verbose quiet log-level debug print-config show info": "--log-every says how often a line is printed, and --dry-run prints the plan",
+    "v": "did you mean --version? --log-every says how often a line is printed",
+    "verbose quiet q log-level debug print-config show info": "--log-every says how often a line is printed, and --dry-run prints the plan",
     "dry dryrun validate check plan test-run": "--dry-run prints the plan and stops",
     "continue force-resume resume-if-exists": "the same command continues from the run's newest checkpoint by itself; another --experiment starts"
     " from the beginning",

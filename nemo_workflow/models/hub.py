@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_workflow.models.pretrained import hf_folder, is_hub_id, lacking_here
-from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER, has_tokenizer
+from nemo_workflow.models.tokenizer_files import KEPT, TOKENIZER, half_of, has_tokenizer
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import from_here, no_such_folder
 from nemo_workflow.utils.folder_kinds import MODEL, TOKENIZERS, WEIGHTS, holds_weights, meant
@@ -100,9 +100,9 @@ def fetch(
             f" {_short(cause or error)})"
         ) from None
     if not complete and not whole:  # of a model the caller tells what there is instead
-        raise Refusal(
-            f"{named}: has no tokenizer files on the Hub; give the id of a model that has, or a folder with tokenizer.json"
-        )
+        half = half_of(Path(found))
+        what = f"half a tokenizer on the Hub, {half}" if half else "no tokenizer files on the Hub"
+        raise Refusal(f"{named}: has {what}; give the id of a model that has them, or a folder with tokenizer.json")
     return Path(found)
 
 

@@ -27,6 +27,13 @@ VOCABULARY = (
     "prophetnet.tokenizer", "artists.json", "genres.json", "lyrics.json",
 )  # fmt: skip
 NO_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # the classes that read none of them
+PAIR = ("vocab.json", "merges.txt")  # of GPT-2's kind of tokenizer, which reads both
+VOCABULARY_ALONE = (
+    "MgpstrTokenizer",
+    "VitsTokenizer",
+    "Wav2Vec2CTCTokenizer",
+    "Wav2Vec2PhonemeCTCTokenizer",
+)  # read the first alone
 CONFIG = "tokenizer_config.json"
 ORIGINAL = f"{CONFIG}.original"  # of a copy for NeMo whose tokenizer_config.json had to be put into older words
 TEMPLATES = "additional_chat_templates"  # a folder
@@ -139,11 +146,31 @@ def well_formed(folder: Path) -> Iterator[None]:
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder has all that a tokenizer needs; one whose tokens are bytes or characters needs no vocabulary."""
-    return bool(files_of(folder, VOCABULARY)) or json_of(folder / CONFIG).get("tokenizer_class") in NO_VOCABULARY
+    if files_of(folder, VOCABULARY):
+        return not half_of(folder)
+    return json_of(folder / CONFIG).get("tokenizer_class") in NO_VOCABULARY
+
+
+def half_of(folder: Path) -> str:
+    """'vocab.json without merges.txt' of a folder that holds one of the two and no other vocabulary, as an interrupted download may; else ''.
+
+    Of a class that reads one alone, or brings code of its own, it is the whole.
+    """
+    found = [path.name for path in files_of(folder, VOCABULARY)]
+    if len(found) != 1 or found[0] not in PAIR:
+        return ""
+    config = json_of(folder / CONFIG)
+    if config.get("tokenizer_class") in VOCABULARY_ALONE or config.get("auto_map"):
+        return ""
+    return f"{found[0]} without {PAIR[1 - PAIR.index(found[0])]}"
 
 
 def check_has_tokenizer(folder: Path) -> None:
-    """Raise Refusal for a folder without a vocabulary."""
+    """Raise Refusal for a folder without a vocabulary, or with the half of one."""
+    if half := half_of(folder):
+        raise Refusal(
+            f"{folder}: {half}, and the tokenizer is read from both; copy the other there too, or tokenizer.json"
+        )
     if not files_of(folder, VOCABULARY):
         raise Refusal(f"{folder}: no tokenizer files in it, such as tokenizer.json; copy them there") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
@@ -24,11 +25,13 @@ from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.run_dir.slurm_jobs import Job
 from nemo_workflow.training import liveness
+from nemo_workflow.utils.arguments import value_on_line
 from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 from nemo_workflow.utils.files import absolute, from_here, no_such_folder
 from nemo_workflow.utils.folder_kinds import PLAN, is_run
 
+FEW = 5  # runs that a refusal names
 OUTPUT_DIR = Settings.output_dir  # where runs are looked for, as training writes them there
 AGAIN = (
     "start a run again with its own flags; it continues where it was. A local run trains in this terminal, as pretrain_llm.py does:"
@@ -83,6 +86,43 @@ def find_run(output_dir: str, name: str) -> Path:
         raise Refusal(f"{name}: no such run; {no_output_dir(root)}")
     known = f"there are: {', '.join(run.name for run in runs)}" if runs else "it holds no runs"
     raise Refusal(f"{name}: no such run below {root} (--output-dir); {known}")
+
+
+def newest_names(output_dir: str) -> list[str]:
+    """The runs below a folder by name, the one that was last at work first. Looks at the times of two files of each, not into them."""
+    moments = {}
+    for plan in absolute(output_dir).glob(f"*/{PLAN}"):
+        with contextlib.suppress(OSError):  # removed meanwhile, or without a step
+            moments[plan.parent.name] = plan.stat().st_mtime
+            moments[plan.parent.name] = (plan.parent / metrics.FILE).stat().st_mtime
+    return sorted(moments, key=lambda name: (-moments[name], name))
+
+
+def there_are() -> str:
+    """'the newest runs are NAME, …', of those below this command line's --output-dir; '' where there is none."""
+    names = newest_names(value_on_line("--output-dir", OUTPUT_DIR))
+    more = f" and {len(names) - FEW} more ({typed('list')})" if len(names) > FEW else ""
+    first = "the newest runs are" if more else "the runs are" if len(names) > 1 else "the one run is"
+    return f"{first} {', '.join(map(shlex.quote, names[:FEW]))}{more}" if names else ""
+
+
+def named_so(name: str) -> bool:
+    """Whether there is a run of this name below this command line's --output-dir."""
+    return (absolute(value_on_line("--output-dir", OUTPUT_DIR)) / name / PLAN).is_file()
+
+
+def of_several(command: str, names: list[str]) -> str:
+    """Which command takes several runs, behind what refuses them: '; python -m nemo_workflow.runs compare A B …', or nothing."""
+    if command in ("show", "report"):
+        return f"; {typed('compare', *names)} puts them side by side"
+    return f"; {typed('list')} shows all" if command == "status" else ""
+
+
+def typed(*words: str, module: str = "runs") -> str:
+    """A command of ours for the runs of this command line's --output-dir, as it can be typed."""
+    place = value_on_line("--output-dir", OUTPUT_DIR)
+    there = [] if place == OUTPUT_DIR else ["--output-dir", place]
+    return shlex.join(["python", "-m", f"nemo_workflow.{module}", *there, *words])
 
 
 def no_output_dir(root: Path) -> str:
@@ -195,13 +235,13 @@ def _logs(arguments: Any) -> int:
     shown: dict[Path, int] = {}
     found = _print_new(run, arguments.rank, shown)
     try:
-        while arguments.follow and _active(run):
+        while arguments.follow and active(run):
             time.sleep(1.0)
             found = _print_new(run, arguments.rank, shown) or found
         found = _print_new(run, arguments.rank, shown) or found
     except KeyboardInterrupt:
         return 130
-    for folder in _last_folders(run) if arguments.rank is None and not _active(run) else ():
+    for folder in _last_folders(run) if arguments.rank is None and not active(run) else ():
         if any(folder.glob("rank*.error")):
             print(explain_failure(folder))
     if not found and not arguments.follow:
@@ -253,7 +293,8 @@ def _last_folders(run: Path) -> list[Path]:
     return sorted(run.glob("attempts/*"))[-1:]
 
 
-def _active(run: Path) -> bool:
+def active(run: Path) -> bool:
+    """Whether a process of this machine works on a run, or a Slurm job of it runs or waits."""
     if holder(run) is not None:
         return True
     states = [state_of(job) for job in slurm_jobs.latest(run)]
@@ -306,6 +347,10 @@ def _stop_local(run: Path, pid: int, at_once: bool) -> None:
 
 
 def _resubmit(arguments: Any) -> int:
+    if arguments.flags and not arguments.flags[0].startswith("-"):
+        raise Refusal(
+            f"{arguments.flags[0]}: resubmit takes one run at a time; flags of pretrain_llm.py may stand behind it"
+        )
     run = find_run(arguments.output_dir, arguments.name)
     script = REPOSITORY / "pretrain_llm.py"
     settings = _plan(run).settings

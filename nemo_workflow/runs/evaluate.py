@@ -55,7 +55,17 @@ MEANINGS = called(
 
 def main() -> int:
     """`python -m nemo_workflow.evaluate --hf-model DIR --run DIR`; exit code 1 when the losses differ by over 1 %, and padding isn't why."""
-    parser = Parser(prog="python -m nemo_workflow.evaluate", description=__doc__, meanings=MEANINGS, typed=_typed)
+    parser = Parser(
+        prog="python -m nemo_workflow.evaluate",
+        description=__doc__,
+        meanings=MEANINGS,
+        stands_for=lambda flag, value: {
+            "RUN": shlex.quote(value_on_line("--run", "RUN")),
+            "N": value if value.isdigit() else "",
+        },
+        typed=_typed,
+    )
+    parser.there_are = {"--run": control.there_are}
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--run", required=True, type=Path, help="folder of the run, or its name below --output-dir")
     parser.add_argument(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from nemo_workflow.run_dir.checkpoints import Checkpoint, list_checkpoints, newe
 from nemo_workflow.run_dir.export_process import EXPORTED, is_exported
 from nemo_workflow.run_dir.report_process import Refresher
 from nemo_workflow.runs import control
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.arguments import Parser, value_on_line
 from nemo_workflow.utils.console import human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import script
@@ -50,7 +52,14 @@ SILENT_SECONDS = (
 
 def main() -> int:
     """`python -m nemo_workflow.export RUN`; prints what the export and the upload say."""
-    parser = Parser(prog="python -m nemo_workflow.export", description=__doc__, meanings=MEANINGS)
+    parser = Parser(
+        prog="python -m nemo_workflow.export",
+        description=__doc__,
+        meanings=MEANINGS,
+        stands_for=lambda flag, value: {"RUN": value, "DIR": value, "CHECKPOINT": _newest_of(parser.word_alone())},
+    )
+    parser.there_are = {"RUN": control.there_are}
+    parser.takes_no_word = {"": lambda word: "it takes one run at a time"}
     parser.add_argument("run", type=Path, help="folder of the run, or its name below --output-dir")
     parser.add_argument(
         "--output-dir",
@@ -90,6 +99,17 @@ def _tell(run: Path, step: int, seconds: float, problem: str | None, hub_id: str
     happened = export_process.event(run, step, seconds, problem, hub_id)
     metrics.event(run / metrics.FILE, "export", **happened)
     Refresher(run).finish(REPORT_SECONDS)
+
+
+def _newest_of(name: str) -> str:
+    """The newest whole checkpoint of a run by its folder or name; '' where there is none."""
+    with contextlib.suppress(Refusal, OSError):
+        newest, _ = newest_whole(
+            control.run_folder(Path(*shlex.split(name)), value_on_line("--output-dir", control.OUTPUT_DIR))
+            / "checkpoints"
+        )
+        return shlex.quote(str(newest.path)) if newest else ""
+    return ""
 
 
 def _checkpoint(run: Path, step: int | None) -> Checkpoint:

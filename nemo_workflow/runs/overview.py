@@ -209,7 +209,7 @@ def _compare(arguments: Any) -> int:
     from nemo_workflow.runs.report.page import write_comparison
 
     if len(arguments.names) < 2:
-        raise Refusal(f"compare needs two runs or more; {UNSET}")
+        raise Refusal("; ".join(filter(None, ("compare needs two runs or more", control.there_are(), UNSET))))
     runs = [open_run(arguments.output_dir, name) for name in arguments.names]
     differing = differences(runs)
     names = tuple(run.name for run in runs)

@@ -15,14 +15,24 @@ MEANINGS = called(
     {},
     {
         "run name experiment": "the run's folder stands by itself: python -m nemo_workflow.report RUN",
-        "output out output-dir o": "python -m nemo_workflow.runs report NAME --output FILE writes it anywhere",
+        "output out o": "python -m nemo_workflow.runs report NAME --output FILE writes it anywhere",
+        "output-dir": "python -m nemo_workflow.runs report NAME --output-dir DIR finds the run there",
     },
 )
 
 
 def main() -> int:
     """Exit code 1 with one line when the plotting library is missing."""
-    parser = Parser(prog="python -m nemo_workflow.report", description=__doc__, meanings=MEANINGS)
+    parser = Parser(
+        prog="python -m nemo_workflow.report",
+        description=__doc__,
+        meanings=MEANINGS,
+        stands_for=lambda flag, value: {"RUN": value, "FILE": value, "DIR": value, "NAME": parser.word_alone()},
+    )
+    parser.there_are = {"RUN": control.there_are}
+    parser.takes_no_word = {
+        "": lambda word: f"it takes one run at a time{control.of_several('report', [*parser.alone()])}"
+    }
     parser.add_argument("run", type=Path, help=f"folder of the run, or its name below {control.OUTPUT_DIR}")
     parser.add_argument("--running", action="store_true", help="the run is still training; work at low priority")
     arguments = parser.parse_args()

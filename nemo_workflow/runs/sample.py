@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 import warnings
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from nemo_workflow.models.foreign_code import refuse_code
 from nemo_workflow.models.tokenizer_files import check_has_tokenizer
 from nemo_workflow.run_dir.checkpoints import newest_whole
 from nemo_workflow.run_dir.export_process import EXPORTED
-from nemo_workflow.runs.control import OUTPUT_DIR
+from nemo_workflow.runs.control import OUTPUT_DIR, newest_names
 from nemo_workflow.runs.loading import WORTH_SAYING, check_ids, load_model, loading, longest_text, most_positions
-from nemo_workflow.utils.arguments import Parser, is_there
+from nemo_workflow.utils.arguments import Parser, is_there, value_on_line
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import script
@@ -58,7 +59,13 @@ LEAST_NAMED = 0.9  # of a model's rows that its own tokenizer has entries for; Q
 
 def main() -> int:
     """`python -m nemo_workflow.sample --hf-model DIR TEXT`; prints the text and what the model makes of it."""
-    parser = Parser(prog="python -m nemo_workflow.sample", description=__doc__, meanings=MEANINGS, typed=_typed)
+    parser = Parser(
+        prog="python -m nemo_workflow.sample",
+        description=__doc__,
+        meanings=MEANINGS,
+        stands_for=_stands_for,
+        typed=_typed,
+    )
     parser.any_text.add("text")
     parser.for_words = "--hf-model"
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
@@ -85,6 +92,17 @@ def main() -> int:
     with left_on_a_signal("" if arguments.after_training else "nothing was written"):
         print(generate(arguments.hf_model, arguments.text, arguments.tokens, arguments.temperature, arguments.seed))
     return 0
+
+
+def _stands_for(flag: str, value: str) -> dict[str, str]:
+    """This line's words for those in capitals of MEANINGS; a text that isn't in quotes goes on to the next flag."""
+    flags = [word.partition("=")[0].replace("_", "-") for word in Parser.words]
+    behind = takewhile(
+        lambda word: not word.startswith("-"), Parser.words[flags.index(flag) + 1 :] if flag in flags else ()
+    )
+    text = shlex.quote(" ".join(behind)) if value and value in map(shlex.quote, Parser.words) else value
+    run = value if flag in ("--run", "--experiment", "--name") else ""
+    return {"DIR": shlex.quote(value_on_line("--hf-model", "DIR")), '"TEXT"': text, "RUN": run}
 
 
 def _typed(word: str) -> str:
@@ -115,9 +133,12 @@ def check_exported(folder: Path) -> None:
     if folder.exists() and not newest and not is_checkpoint(folder) and (known := meant(folder, MODEL, "--hf-model")):
         raise Refusal(f"--hf-model {folder}: no config.json there{known}")
     if (folder / "weights").is_dir():
-        command = f"{script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source {folder} --output-path DIR"
+        command = (
+            f"{script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source {folder} --output-path {folder.name}-hf"
+        )
     else:
-        command = f"python -m nemo_workflow.export {run if newest else 'RUN'}"
+        which = str(run) if newest else next(iter(newest_names(OUTPUT_DIR)), "")
+        command = f"python -m nemo_workflow.export {shlex.quote(which) if which else 'RUN'}"
     what = (
         hub.no_folder("--hf-model", folder, whole=True)
         if not folder.exists()

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn
 
 from nemo_workflow.utils import pasted, startup
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import preprocessing_of
+from nemo_workflow.utils.files import preprocessing_of, script
 from nemo_workflow.utils.meant import close_to, digits, meant
 
 EMPTY = "''"  # an empty word, as it is typed
@@ -38,23 +38,32 @@ class Parser(argparse.ArgumentParser):
         meanings: Mapping[str, str] | None = None,
         typed: Callable[[str], str] | None = None,
         of_command: Callable[[str], str] | None = None,
+        stands_for: Callable[[str, str], Mapping[str, str]] | None = None,
         **keywords: Any,
     ):
         """What the command knows of its words.
 
         `meanings`: what to say to a flag of another tool; `secret` flags are never proposed. `typed`: a word that lacks its
-        flag with the flag, '' where it is for none; `of_command`: what to say to a word where a subcommand is expected.
+        flag with the flag, '' where it is for none; `of_command`: what to say to a word where a subcommand is expected;
+        `stands_for`: by an unknown flag and its value, what is typed for the words in capitals of what is said of it.
         """
         super().__init__(*args, **{**keywords, "allow_abbrev": False})
-        self.meanings: dict[str, str] = dict(meanings or {})
+        versions = (
+            f"{script('pretrain_llm.py')} --version prints the versions"  # whose own flag it is: there none asks for it
+        )
+        self.meanings: dict[str, str] = {"--version": versions, **(meanings or {})}
         self.secret: set[str] = set()
         self.may_be_empty: set[str] = set()  # destinations for which nothing is a value too
         self.needed: list[tuple[str, ...]] = []  # destinations of which one must be given
-        self.takes_no_word: dict[str, str] = {}  # subcommand -> what to say to a word behind it
+        self.takes_no_word: dict[
+            str, Callable[[str], str]
+        ] = {}  # subcommand, or '' for none -> what to say to a word too many
+        self.there_are: dict[str, Callable[[], str]] = {}  # what may be missing -> what there is to choose from
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
         self.for_words = ""  # the flag that a word alone was meant for
         self._typed = typed or self._with_for_words
         self._of_command = of_command
+        self._stands_for = stands_for
         self.any_text: set[str] = set()  # destinations whose text may hold any quotes and blanks
         for name in (None, "store"):
             self.register("action", name, _Store)
@@ -117,23 +126,24 @@ class Parser(argparse.ArgumentParser):
         """How what is missing may have been meant to be there; or nothing."""
         if any(not name.startswith("-") for name in missing) and (taken := self.taken()):
             return taken
+        there = "".join(f"; {said}" for name in missing if name in self.there_are and (said := self.there_are[name]()))
         if "" in Parser.words:
-            return f"; a word on the line is empty: {UNSET}"
+            return f"{there}; a word on the line is empty: {UNSET}"
         if any(_long(action) in missing for action in _places(self)):  # which an unset variable leaves without a word
-            return f"; {UNSET}"
+            return f"{there}; {UNSET}"
         typed: dict[str, str] = {}  # flag -> with the first word for it
-        for word in self._alone():
+        for word in self.alone():
             with_flag = self._typed(word)
             typed.setdefault(with_flag.partition(" ")[0], with_flag)
         meant = [words for flag, words in typed.items() if flag in missing]
-        return f"; did you mean {' '.join(meant)}?" if meant else ""
+        return f"; did you mean {' '.join(meant)}?" if meant else there
 
     def _with_for_words(self, word: str) -> str:
         """A word with the flag that it was meant for: one that is there, or any at the beginning where no word has a place."""
         first = word == Parser.words[0] and not any(_places(self))
         return f"{self.for_words} {shlex.quote(word)}" if self.for_words and (first or is_there(word)) else ""
 
-    def _alone(self) -> Iterator[str]:
+    def alone(self) -> Iterator[str]:
         """The words that are no flag, nor the value of one."""
         takes = {name for action in _actions(self) if action.nargs != 0 for name in action.option_strings}
         for before, word in itertools.pairwise(["", *Parser.words]):
@@ -264,12 +274,29 @@ class Parser(argparse.ArgumentParser):
 
     def _meant(self, unknown: Sequence[str]) -> str:
         """'; did you mean --X?' for words that are another tool's flags or look like ours, or nothing."""
-        words = map(pasted.with_hyphens, unknown)
-        flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("-")]
+        flags = [(pasted.with_hyphens(word).partition("=")[0].replace("_", "-"), word) for word in unknown]
+        flags = [(flag, word) for flag, word in flags if flag.startswith("-")]
         if not flags:
             return self._without_flag(unknown[0]) if unknown else ""
-        said = [meant(flag, self._known(), self.meanings) for flag in flags]
+        said = [self._filled(meant(flag, self._known(), self.meanings), flag, word) for flag, word in flags]
         return "".join(f"; {text}" for text in dict.fromkeys(said) if text)
+
+    def _filled(self, said: str, flag: str, word: str) -> str:
+        """What is said of an unknown flag, with this line's own words for those in capitals, so that it can be typed."""
+        _, equals, value = word.partition("=")
+        value = value if equals else dict(itertools.pairwise([*Parser.words, ""])).get(word, "")
+        filled = self._stands_for(flag, pasted.as_typed(value)) if self._stands_for else {}
+        for name, ours in filled.items():
+            if ours:
+                said = re.sub(rf"(?<!\w){name}(?!\w)", lambda _, ours=ours: ours, said)  # type: ignore[misc]
+        return said
+
+    def word_alone(self, number: int = 0) -> str:
+        """The first word, as it is typed, that is no flag, nor the value of one, or another by its number; '' for none."""
+        unknown = {word for word in self._unknown() if "=" not in word}
+        values = [after for before, after in itertools.pairwise(Parser.words) if before in unknown]
+        found = [word for word in self.alone() if word not in values]
+        return pasted.as_typed(found[number]) if number < len(found) else ""
 
     def _known(self) -> set[str]:
         """The flags that may be proposed."""
@@ -280,12 +307,12 @@ class Parser(argparse.ArgumentParser):
         if said := self._said_of_word(word):
             return f"; {said}"
         before = Parser.words[: list(Parser.words).index(word)]
-        for name, said in self.takes_no_word.items():
-            if name in before:
-                return f"; {said}"
         *_, flag, value = ["", "", *before]
         if any(value in action.option_strings and action.nargs == 0 for action in _actions(self)):
             return f"; {_no_switch_value(value, word)}"
+        for name, says in self.takes_no_word.items():
+            if not name or name in before:
+                return f"; {says(word)}"
         many = [
             action
             for action in _actions(self)

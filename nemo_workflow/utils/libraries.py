@@ -7,12 +7,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import platform
 import re
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from nemo_workflow import REPOSITORY
+
+PROJECT = "nemo-workflow"  # as pip calls it
+SAID = ("nemo_toolkit", "megatron-core", "torch")  # what --version names beside it
 # distribution -> its importable package, and the file in it that says the version, for those that may lack metadata
 VERSION_FILES = {
     "nemo_toolkit": ("nemo", "package_info.py"),
@@ -37,6 +42,24 @@ def version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def versions_said() -> str:
+    """What --version prints: this project's version, and those of Python and of the libraries that train, a line each."""
+    here = {name: version(name) or "not installed" for name in SAID}
+    rows = {PROJECT: _own(), "python": platform.python_version(), **here}
+    return "\n".join(f"{name} {found}" for name, found in rows.items())
+
+
+def _own() -> str:
+    """The project's version as its files say it, else, after `pip install .`, pip."""
+    project = REPOSITORY / "pyproject.toml"
+    found = (
+        re.search(r'^version = "(.+)"$', project.read_text(encoding="utf-8"), re.MULTILINE)
+        if project.is_file()
+        else None
+    )
+    return found[1] if found else version(PROJECT) or "unknown"
 
 
 def importable(package: str) -> bool:

@@ -31,7 +31,8 @@ def meant(flag: str, known: Iterable[str], meanings: Mapping[str, str]) -> str:
     First what other tools call ours, then another case or a beginning of one, then the nearest spelling of either; of a
     name with dots (`optimizer.lr`) also its last part alone.
     """
-    if said := meanings.get(flag) or meanings.get(flag.lower()):
+    dashed = flag.lower() if flag.startswith("--") else f"-{flag.lower()}"  # -b as --b
+    if said := meanings.get(flag) or meanings.get(dashed):
         return said
     ours = sorted(known)
     off = re.sub(r"^--(no|disable|without)-", "--", flag)

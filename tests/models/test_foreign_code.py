@@ -16,6 +16,7 @@ import pytest
 from nemo_workflow.models import foreign_code, hub
 from nemo_workflow.models.foreign_code import code_named, flash_named, refuse_code, without_code
 from nemo_workflow.models.pretrained import hf_folder, is_hub_id, no_hub_id
+from nemo_workflow.models.tokenizer_files import check_has_tokenizer
 from nemo_workflow.utils.errors import Refusal
 from tests import forked
 from tests.places import Place
@@ -319,7 +320,8 @@ def half_filled(cache: Path, hub_id: str, **files: str) -> Path:
     return snapshot
 
 
-HALVES = {"empty": {}, "config": {"config": "{}"}, "no vocabulary": {"config": "{}", "tokenizer_config": "{}"}}
+HALVES = {"empty": {}, "config": {"config": "{}"}, "no vocabulary": {"config": "{}", "tokenizer_config": "{}"},
+          "no merges": {"config": "{}", "tokenizer_config": "{}", "vocab": "{}"}}  # fmt: skip
 
 
 @pytest.mark.parametrize("files", HALVES.values(), ids=list(HALVES))
@@ -372,6 +374,28 @@ def test_a_tokenizer_of_bytes_needs_no_vocabulary(tmp_path: Path, monkeypatch: p
     assert hf_folder("org/bytes") == snapshot
     half_filled(tmp_path, "org/half", tokenizer_config='{"tokenizer_class": "GPT2Tokenizer"}')
     assert hf_folder("org/half") is None
+
+
+def test_half_of_a_pair_is_no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPT-2's kind is read from vocab.json and merges.txt, of which an interrupted download may have brought one."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = half_filled(tmp_path, "org/half", config='{"model_type": "gpt2"}', vocab="{}")
+    assert hf_folder("org/half") is None
+    with pytest.raises(
+        Refusal, match=r": vocab\.json without merges\.txt, and .* copy the other there too, or tokenizer"
+    ):
+        check_has_tokenizer(snapshot)
+    (snapshot / "merges.txt").write_text("")
+    assert hf_folder("org/half") == snapshot
+    (snapshot / "vocab.json").unlink()
+    assert hf_folder("org/half") is None
+    (snapshot / "tokenizer.json").write_text("{}")
+    assert hf_folder("org/half") == snapshot
+    for number, config in enumerate(
+        ('{"tokenizer_class": "VitsTokenizer"}', '{"auto_map": {"AutoTokenizer": ["own.Own", null]}}')
+    ):
+        alone = half_filled(tmp_path, f"org/alone{number}", vocab="{}", tokenizer_config=config)
+        assert hf_folder(f"org/alone{number}") == alone
 
 
 def test_each_answer_of_the_hub_is_said_as_what_it_is(tmp_path: Path) -> None:

@@ -48,8 +48,13 @@ def test_the_list_has_the_vocabulary_of_every_class_of_transformers() -> None:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
     classes = {name for pair in TOKENIZER_MAPPING_NAMES.values() for name in pair if name}
-    files = {
-        file for name in classes for file in getattr(tokenizer_class_from_name(name), "vocab_files_names", {}).values()
+    of_class = {
+        name: set(getattr(tokenizer_class_from_name(name), "vocab_files_names", {}).values()) for name in classes
+    }
+    files = set().union(*of_class.values())
+    alone = {"vocab.json"}, {"merges.txt"}
+    assert {name for name, read in of_class.items() if read - {tokenizer_files.CONFIG} in alone} == {
+        *tokenizer_files.VOCABULARY_ALONE
     }
     assert len(files) > 20
     known = (*tokenizer_files.VOCABULARY, tokenizer_files.CONFIG)

@@ -44,7 +44,9 @@ def test_a_folder_that_is_no_exported_model(
 
     run = tmp_path / "my_run"
     (run / "checkpoint" / "weights").mkdir(parents=True)
-    assert f"convert_from_nemo2_to_hf.py --source {run / 'checkpoint'} --output-path DIR" in said(run / "checkpoint")
+    assert f"convert_from_nemo2_to_hf.py --source {run / 'checkpoint'} --output-path checkpoint-hf" in said(
+        run / "checkpoint"
+    )
     assert "no such folder; export a checkpoint first: python -m nemo_workflow.export RUN" in said(tmp_path / "no")
     monkeypatch.chdir(tmp_path)
     for hub_id in ("gpt2", "org/some_model"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +16,17 @@ from nemo_workflow.conversion.command import export_main, import_main
 from nemo_workflow.launch.corpus.command import main as preprocess
 from nemo_workflow.preprocess.inspect_dataset import main as dataset
 from nemo_workflow.preprocess.train_tokenizer import main as tokenizer
+from nemo_workflow.runs import control
 from nemo_workflow.runs.__main__ import main as runs
 from nemo_workflow.runs.evaluate import main as evaluate
 from nemo_workflow.runs.export import main as export
 from nemo_workflow.runs.report_command import main as report
 from nemo_workflow.runs.sample import main as sample
+from nemo_workflow.training import liveness
 from nemo_workflow.utils.arguments import Parser, _actions
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.command import main as wikipedia
+from tests.runs import fake_runs
 
 CASES = [
     (preprocess, ["--tokenizer", "t", "--output-dir", "o", "--input", ""], "--input"),
@@ -100,7 +105,7 @@ def test_only_what_can_be_left_out_is_said_to(
             " behind the flag is its value: a shell variable may be unset",
         ),
         (runs, "show --output-dir exp", "NAME is required: --output-dir has taken 'exp' for its own value"),
-        (runs, "list nosuch", "unrecognized arguments: nosuch; `list` shows every run below --output-dir; `show NAME` shows one (see --help)"),
+        (runs, "list nosuch", "unrecognized arguments: nosuch; `list` shows every run below --output-dir; `show nosuch` shows one (see --help)"),
         (runs, "--output-dir list", "COMMAND is required: --output-dir has taken 'list' for its own value"),
         (export_main, "--source --output-path x", "--source: no value; a shell variable may be unset: give a value"),
         (preprocess, "", "--input or --input-dir, --tokenizer, --output-dir are required"),
@@ -195,7 +200,7 @@ def test_flags_may_be_written_with_underscores(
         (sample, "--hf-model x --max_new_tokens 9 hi", "--max_new_tokens 9; did you mean --tokens?"),
         (sample, "--max-new-tokens=9 hi", "--max-new-tokens=9; did you mean --tokens? (see --help)\n--hf-model is required"),
         (sample, "--hf_modell x hi", "--hf_modell x; did you mean --hf-model? (see --help)"),
-        (sample, "--hf-model x --prompt hi", '--prompt hi; the text stands by itself, in quotes: --hf-model DIR "TEXT"'),
+        (sample, "--hf-model x --prompt hi", "--prompt hi; the text stands by itself, in quotes: --hf-model x hi (see --help)"),
         (tokenizer, "--input a --output-dir b --vocab-size 9", "--vocab-size 9; did you mean --vocabulary?"),
         (tokenizer, "--input a --vocab_size 9", "--vocab_size 9; did you mean --vocabulary? (see --help)\n--output-dir is required"),
         (tokenizer, "--input a --model b", "--model b; --output-dir DIR is the folder to write; --extend DIR adds to"),
@@ -222,6 +227,9 @@ def test_an_unknown_flag_is_named_beside_a_missing_one(
 def test_a_mistyped_subcommand(monkeypatch: pytest.MonkeyPatch) -> None:
     said = said_by(runs, "lst", monkeypatch)
     assert "invalid choice: 'lst'" in said and "; did you mean list? (see --help)" in said, said
+
+
+TAKING_A_RUN = ("show", "report", "status", "logs", "cancel", "resubmit", "average")
 
 
 class _Made(Exception):
@@ -269,7 +277,7 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
         (evaluate, "--hf-model x --run y --dataset-dir d", "--dataset-dir d; the samples are those of the last validation of --run"),
         (evaluate, "--hf-model x --run y --input d", "--input d; the samples are those of the last validation of --run"),
         (sample, "--hf-model x --top-p 3 hi", "--top-p 3; --temperature and --seed are what it takes"),
-        (sample, "--run r hi", "--run r; --hf-model takes an exported model: python -m nemo_workflow.export RUN makes"),
+        (sample, "--run r hi", "--run r; --hf-model takes an exported model: python -m nemo_workflow.export r makes"),
         (tokenizer, "--input a --output-dir b --model-type bpe", "--model-type bpe; it learns a byte-level BPE: leave it out"),
         (export, "r --output-path o", "--output-path o; it is written to hf_model/ in the run's folder"),
         (import_main, "--source x --tp 2", "--tp 2; a checkpoint fits every layout: leave it out"),
@@ -277,6 +285,21 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
         (wikipedia, "--limit 5", "--limit 5; did you mean --max-pages?"),
         (dataset, "--dataset-dir x", "--dataset-dir x; the folder or pair stands by itself: python -m nemo_workflow.dataset DIR"),
         (report, "r --run x", "--run x; the run's folder stands by itself"),
+        (report, "r --output o", "--output o; python -m nemo_workflow.runs report r --output o writes it anywhere"),
+        (report, "r --output-dir e", "--output-dir e; python -m nemo_workflow.runs report r --output-dir e finds the run there"),
+        (report, "--run=r", "--run=r; the run's folder stands by itself: python -m nemo_workflow.report r (see --help)"),
+        (export, "--run r", "--run r; the run stands by itself: python -m nemo_workflow.export r (see --help)"),
+        (evaluate, "--hf-model x --run r --step 5", "--step 5; --hf-model is what is measured: python -m nemo_workflow.export r --step 5 exports"),
+        (evaluate, "--hf-model x --step", "--step; --hf-model is what is measured: python -m nemo_workflow.export RUN --step N exports"),
+        (sample, "--hf-model x --prompt Once upon a --tokens 3", "--prompt Once; the text stands by itself, in quotes: --hf-model x 'Once upon a' (see"),
+        (sample, "--hf-model x --prompt=Once", "--prompt=Once; the text stands by itself, in quotes: --hf-model x Once (see --help)"),
+        (sample, "--nemo-model n hi", "--nemo-model n; --hf-model takes an exported model: python -m nemo_workflow.export RUN makes"),
+        (runs, "show --name r", "--name r; the run's name stands by itself: show r (see --help)"),
+        (runs, "logs r --tail 5", "--tail 5; python -m nemo_workflow.runs logs r | tail -n 5 prints the last lines (see --help)"),
+        (runs, "logs -n 5 r", "-n 5; python -m nemo_workflow.runs logs r | tail -n 5 prints the last lines (see --help)"),
+        (runs, "logs r --output-dir e --lines", "--lines; python -m nemo_workflow.runs --output-dir e logs r | tail -n 20 prints the"),
+        (runs, "list --version", "--version; python pretrain_llm.py --version prints the versions (see --help)"),
+        (sample, "--hf-model x --version hi", "--version hi; python pretrain_llm.py --version prints the versions (see --help)"),
         (runs, "list --out x", "--out x; did you mean --output-dir?"),
         (runs, "--list", "--list; a command has no dashes: list"),
     ],
@@ -292,7 +315,7 @@ def test_a_flag_of_another_tool_in_each_command(
     [
         ("ls", "did you mean list?"), ("ps", "did you mean list?"), ("info", "did you mean show?"), ("kill", "did you mean cancel?"),
         ("restart", "did you mean resubmit?"), ("diff", "did you mean compare?"), ("lst", "did you mean list?"),
-        ("rm", "a run is a folder: rm -r OUTPUT_DIR/NAME removes it"), ("export", "python -m nemo_workflow.export NAME exports a run"),
+        ("export", "python -m nemo_workflow.export x exports a run"),
     ],
 )  # fmt: skip
 def test_a_subcommand_under_another_tools_name(word: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +360,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (evaluate, ["conv/hf", "nemo_experiments/texts"], "; did you mean --hf-model conv/hf --run nemo_experiments/texts?"),
         (evaluate, ["--run", "texts", "conv/hf"], "--hf-model is required; did you mean --hf-model conv/hf?"),
         (evaluate, ["--output-dir", "exp", "other"], "; did you mean --run other?"),
-        (evaluate, ["other"], "--hf-model, --run are required (see --help)"),
+        (evaluate, ["other"], "--hf-model, --run are required; the runs are 'my run', texts (see --help)"),
         (sample, ["texts", "hi"], "; did you mean --hf-model nemo_experiments/texts/hf_model?"),
         (sample, ["hi you", "my run"], "; did you mean --hf-model 'my run'?"),
         (sample, ["hi" * 200], "--hf-model is required (see --help)"),
@@ -370,6 +393,122 @@ def test_a_run_where_a_subcommand_is_expected(
 ) -> None:
     found = said_by(runs, words, monkeypatch)
     assert found.startswith("argument COMMAND: invalid choice: ") and found.endswith(said) and "flag" not in found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("rm texts", "a run is a folder: rm -r nemo_experiments/texts removes it"),
+        ("delete --yes texts", "a run is a folder: rm -r nemo_experiments/texts removes it"),
+        ("rm -r exp/other", "a run is a folder: rm -r exp/other removes it"),
+        ("rm other --output-dir exp", "a run is a folder: rm -r exp/other removes it"),
+        ("rm texts exp/other", "a run is a folder: rm -r nemo_experiments/texts exp/other removes them"),
+        ("rm", "a run is a folder below --output-dir (nemo_experiments), which rm -r removes; the runs are 'my run', texts"),
+        ("rm other", "nemo_experiments (--output-dir); there are: my run, texts"),
+        ("rm other --output-dir no", "--output-dir {}/no: no such folder; give the one that the runs were started with"),
+    ],
+)  # fmt: skip
+def test_what_removes_a_run_can_be_typed(words: str, said: str, folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = said_by(runs, words, monkeypatch)
+    assert found.endswith(f"{said.format(Path.cwd())} (see --help)")
+
+
+@pytest.mark.parametrize(
+    ("words", "cancel"),
+    [
+        ("rm other --output-dir exp", "--output-dir exp cancel other"),
+        ("rm exp/other", "cancel {}/exp/other"),
+    ],
+)
+def test_a_run_that_runs_is_ended_before_it_is_removed(
+    words: str, cancel: str, folders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with liveness.lock_run(Path("exp/other")):
+        found = said_by(runs, words, monkeypatch)
+        command = f"python -m nemo_workflow.runs {cancel.format(Path.cwd())}"
+        assert found.endswith(f"; other is running: {command} ends it, then rm -r exp/other (see --help)")
+        monkeypatch.setattr(control, "_stop_local", lambda *_: (_ for _ in ()).throw(_Made))
+        monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
+        with pytest.raises(_Made):
+            runs()
+
+
+@pytest.fixture
+def many(folders: None) -> None:
+    """Eight runs, r7 the one that was last at work, though r0 was started last."""
+    for number in range(8):
+        Path(f"many/r{number}").mkdir(parents=True)
+        for file, at in (("plan.json", 10 - number), ("metrics.jsonl", 100 + number)):
+            (Path(f"many/r{number}") / file).write_text("{}")
+            os.utime(Path(f"many/r{number}") / file, (at, at))
+    Path("many/preprocessed").mkdir()
+
+
+NEWEST = "the newest runs are r7, r6, r5, r4, r3 and 3 more (python -m nemo_workflow.runs --output-dir many list)"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        *((runs, f"--output-dir many {name}", f"NAME is required; {NEWEST}; a shell variable may be unset") for name in TAKING_A_RUN),
+        (runs, "show --output-dir=many", f"NAME is required; {NEWEST}; a shell variable may be unset"),
+        (runs, "compare --output-dir many", f"RUN is required; {NEWEST}; a shell variable may be unset"),
+        (runs, "compare r1 --output-dir many", f"compare needs two runs or more; {NEWEST}; a shell variable may be unset"),
+        (runs, "--output-dir many rm", f"which rm -r removes; {NEWEST}"),
+        (export, "--output-dir many", f"RUN is required; {NEWEST}; a shell variable may be unset"),
+        (evaluate, "--hf-model x --output-dir many", f"--run is required; {NEWEST}"),
+        (evaluate, "--output-dir many", f"--hf-model, --run are required; {NEWEST}"),
+        (report, "", "RUN is required; the runs are 'my run', texts; a shell variable may be unset"),
+        (runs, "show --output-dir exp", "NAME is required; the one run is other; a shell variable may be unset"),
+        (runs, "show --output-dir conv", "NAME is required; a shell variable may be unset"),
+        (sample, "--hf-model no hi", "export a checkpoint first: python -m nemo_workflow.export 'my run'"),
+    ],
+)  # fmt: skip
+def test_the_newest_runs_are_named_where_one_is_missing(
+    command: Callable[..., int], words: str, said: str, many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime("nemo_experiments/texts/plan.json", (9, 9))
+    assert said_by(command, words, monkeypatch).removesuffix(" (see --help)").endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (runs, "show a b", "b; show takes one run at a time; python -m nemo_workflow.runs compare a b puts them side by side"),
+        (runs, "report a b c --output-dir e", "report takes one run at a time; python -m nemo_workflow.runs --output-dir e compare a b c puts"),
+        (runs, "status a b", "b; status takes one run at a time; python -m nemo_workflow.runs list shows all (see --help)"),
+        (runs, "logs --rank 1 a b", "b; logs takes one run at a time (see --help)"),
+        (runs, "logs a -f true", "true; -f takes no value; type -f alone (see --help)"),
+        (runs, "cancel a b", "b; cancel takes one run at a time (see --help)"),
+        (runs, "average a b", "b; average takes one run at a time (see --help)"),
+        (runs, "resubmit texts b", "b: resubmit takes one run at a time; flags of pretrain_llm.py may stand behind it"),
+        (runs, "show my run", "run; did you mean show 'my run'? (see --help)"),
+        (report, "a b", "b; it takes one run at a time; python -m nemo_workflow.runs compare a b puts them side by side (see --help)"),
+        (export, "a b", "b; it takes one run at a time (see --help)"),
+    ],
+)  # fmt: skip
+def test_a_second_run(
+    command: Callable[..., int], words: str, said: str, folders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert said in said_by(command, words, monkeypatch)
+
+
+def test_a_run_is_shown_to_be_exported_where_it_is(folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = said_by(runs, "export --output-dir exp other", monkeypatch)
+    assert said.endswith("; python -m nemo_workflow.export --output-dir exp other exports a run (see --help)")
+    monkeypatch.setattr(sys, "argv", ["command", "show", "--name", "my run\\1"])
+    with pytest.raises(Refusal, match=re.escape(r"stands by itself: show 'my run\1' (see --help)")):
+        runs()
+
+
+def test_an_export_elsewhere_names_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = fake_runs.write_run(tmp_path / "my run")
+    said = said_by(export, f"run --output-path o --output-dir {tmp_path}", monkeypatch)
+    assert "--source CHECKPOINT --output-path o writes" in said
+    monkeypatch.setattr(sys, "argv", ["command", str(plan.folder), "--output-path", "o"])
+    newest = plan.folder / "checkpoints" / "step_00000100"
+    with pytest.raises(Refusal, match=f"--source '{newest}' --output-path o writes it anywhere"):
+        export()
 
 
 def test_a_value_that_looks_like_a_flag_is_no_unknown_one(monkeypatch: pytest.MonkeyPatch) -> None:

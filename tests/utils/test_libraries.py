@@ -110,3 +110,13 @@ def test_plan_and_report_hold_both_versions(shared: Place, tmp_path: Path) -> No
         "python": "3.12.3 in the ranks, 3.11.1 where it was launched",
         "nemo_toolkit": f"2.5.3 in the ranks, 2.7.3 where it was launched; planned with the recipes of {plan.nemo}",
     }
+
+
+def test_the_versions_that_are_said_name_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before `make install`, and after `pip install .`, which brings no pyproject.toml: pip knows the version then."""
+    monkeypatch.setattr(libraries, "version", {"nemo-workflow": "7.1", "torch": "2.13.0"}.get)
+    assert libraries.versions_said().splitlines()[2:] == ["nemo_toolkit not installed", "megatron-core not installed", "torch 2.13.0"]  # fmt: skip
+    monkeypatch.setattr(libraries, "REPOSITORY", tmp_path)
+    assert libraries.versions_said().startswith("nemo-workflow 7.1\n")
+    monkeypatch.setattr(libraries, "version", lambda name: None)
+    assert libraries.versions_said().startswith("nemo-workflow unknown\n")
