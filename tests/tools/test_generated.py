@@ -18,6 +18,7 @@ def test_settings_have_the_fields_of_the_table() -> None:
     assert [field.name for field in dataclasses.fields(Settings)] == [
         "given",
         "from_file",
+        "worked_out",
         *(option.attribute for option in TABLE),
     ]
 
