@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import textwrap
@@ -43,67 +44,60 @@ def fetch(
 
     `whole`: the weights are wanted, not the tokenizer alone. `token` None: HF_TOKEN, or that of `hf auth login`.
     """
-    from huggingface_hub import constants, snapshot_download  # a third of a second
-    from huggingface_hub.errors import (
-        DisabledRepoError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     named = f"{flag} {hub_id}"
-    download = by_hand(hub_id, flag, whole)
-    mistyped = lacking_here(hub_id)
-    no_folder = f"{mistyped}; as a Hub id: " if mistyped else "" if "/" in hub_id else f"{no_such_folder(hub_id)}, and "
     try:
-        found = snapshot_download(
-            hub_id, revision=revision, token=token, allow_patterns=list(patterns), etag_timeout=SECONDS
-        )
-        if not (complete := _is_complete(Path(found), patterns, whole)):
-            # where the Hub gives no answer its client takes whatever the cache has; of an empty cache it says why
-            with scratch_folder() as empty:
-                snapshot_download(
-                    hub_id, revision=revision, token=token, allow_patterns=[], cache_dir=empty, etag_timeout=SECONDS
-                )
-    except HFValidationError:
-        raise Refusal(f"{named}: is neither a folder{from_here(hub_id)} nor a Hub id (organisation/name)") from None
-    except GatedRepoError:
-        raise Refusal(
-            f"{named}: gated: {LICENCE.format(hub_id)} (or set HF_TOKEN); Qwen/Qwen3-0.6B-Base, for one, is free to all"
-        ) from None
-    except RepositoryNotFoundError:
-        raise Refusal(
-            f"{named}: {no_folder}the Hub has no such model, or it is private: check the name, or `hf auth login` (or set"
-            " HF_TOKEN)"
-        ) from None
-    except RevisionNotFoundError:
-        raise Refusal(
-            f"{named}: has no revision {revision or 'main'}: take a branch, tag or commit that https://huggingface.co/{hub_id} has"
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-        if isinstance(cause, DisabledRepoError):
-            raise Refusal(f"{named}: the Hub has disabled this model; use another") from None
-        if constants.HF_HUB_OFFLINE:
-            raise Refusal(
-                f"{named}: {no_folder}not in the Hub's cache, and HF_HUB_OFFLINE is set; {download}"
-            ) from None
-        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) and cause.response is not None else 0
-        why = "the Hub answers with an error" if status else "the Hub can't be reached"
-        if status in (401, 403) and not GATED.fullmatch(hub_id):
-            download += f"; if it is gated, {LICENCE.format(hub_id)}"
-        raise Refusal(
-            f"{named}: {no_folder}not in the Hub's cache, and {why}; {download} (the Hub's client says:"
-            f" {_short(cause or error)})"
-        ) from None
+        found, complete = _snapshot(hub_id, patterns, whole, revision, token)
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise Refusal(f"{named}: {_why_not(error, hub_id, revision, by_hand(hub_id, flag, whole))}") from None
     if not complete and not whole:  # of a model the caller tells what there is instead
-        half = half_of(Path(found))
+        half = half_of(found)
         what = f"half a tokenizer on the Hub, {half}" if half else "no tokenizer files on the Hub"
         raise Refusal(f"{named}: has {what}; give the id of a model that has them, or a folder with tokenizer.json")
-    return Path(found)
+    return found
+
+
+def _snapshot(
+    hub_id: str, patterns: Sequence[str], whole: bool, revision: str | None, token: str | None
+) -> tuple[Path, bool]:
+    """A model's folder in the cache, and whether all that is wanted is there. Raises what huggingface_hub does."""
+    from huggingface_hub import snapshot_download  # a third of a second
+
+    download = functools.partial(snapshot_download, hub_id, revision=revision, token=token, etag_timeout=SECONDS)
+    found = Path(download(allow_patterns=list(patterns)))
+    if complete := _is_complete(found, patterns, whole):
+        return found, complete
+    # where the Hub gives no answer its client takes whatever the cache has; of an empty cache it says why
+    with scratch_folder() as empty:
+        download(allow_patterns=[], cache_dir=empty)
+    return found, False
+
+
+def _why_not(error: Exception, hub_id: str, revision: str | None, download: str) -> str:
+    """Why the Hub and its cache gave no model, and the mend; `download`: the commands that bring it by hand."""
+    from huggingface_hub import constants, errors
+
+    mistyped = lacking_here(hub_id)
+    no_folder = f"{mistyped}; as a Hub id: " if mistyped else "" if "/" in hub_id else f"{no_such_folder(hub_id)}, and "
+    if isinstance(error, errors.HFValidationError):
+        return f"is neither a folder{from_here(hub_id)} nor a Hub id (organisation/name)"
+    if isinstance(error, errors.GatedRepoError):
+        return f"gated: {LICENCE.format(hub_id)} (or set HF_TOKEN); Qwen/Qwen3-0.6B-Base, for one, is free to all"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"{no_folder}the Hub has no such model, or it is private: check the name, or `hf auth login` (or set HF_TOKEN)"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"has no revision {revision or 'main'}: take a branch, tag or commit that https://huggingface.co/{hub_id} has"
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    if isinstance(cause, errors.DisabledRepoError):
+        return "the Hub has disabled this model; use another"
+    if constants.HF_HUB_OFFLINE:
+        return f"{no_folder}not in the Hub's cache, and HF_HUB_OFFLINE is set; {download}"
+    response = cause.response if isinstance(cause, errors.HfHubHTTPError) else None
+    if response is not None and response.status_code in (401, 403) and not GATED.fullmatch(hub_id):
+        download += f"; if it is gated, {LICENCE.format(hub_id)}"
+    why = "the Hub can't be reached" if response is None else "the Hub answers with an error"
+    return f"{no_folder}not in the Hub's cache, and {why}; {download} (the Hub's client says: {_short(cause or error)})"
 
 
 def _is_complete(found: Path, patterns: Sequence[str], whole: bool) -> bool:
