@@ -157,14 +157,14 @@ class Runs:
     """The command as a user types it, with an output folder of the test's own."""
 
     def __init__(self, corpus: Path, place: Path, environment: dict[str, str] | None = None):
-        self.corpus, self.out = corpus, place / "out"
+        self.corpus, self.out, self.repository = corpus, place / "out", REPOSITORY
         self.environment = environment or dict(os.environ)
         self.how = place / "how.json"  # read by the stand-in
         self.how.write_text("{}")
 
     def words(self, name: str, *flags: str) -> list[str]:
         return [
-            sys.executable, str(REPOSITORY / "pretrain_llm.py"), "--executor", "slurm", "--accelerator", "cpu",
+            sys.executable, str(self.repository / "pretrain_llm.py"), "--executor", "slurm", "--accelerator", "cpu",
             *(() if "--container-runtime" in flags else ("--no-container",)), "-A", "a1", "-P", "batch", "-M", "llama_tiny", "-G", "1", "-E", name,
             "--hf-model-id", str(self.corpus / "tokenizer"), "--dataset-dir", str(self.corpus / "dataset"),
             "--output-dir", str(self.out), "-gbs", "16", "-mbs", "8", "--max-steps", "20", "--save-every", "5",

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -112,16 +113,18 @@ def test_submitted_as_shown_and_unaffected_by_later_changes(
 ) -> None:
     """Detached; the script is the one that --dry-run shows; the environment arrives; GPUs are bound."""
     odd = "a b'\"$HOME;`x`\nsecond line"
-    new = REPOSITORY / "nemo_workflow" / "uncommitted.tmp"
+    runs.repository = tmp_path / "clone"  # what the tests beside this one start and copy stays as it is
+    ignore = shutil.ignore_patterns("*.pyc.*")
+    shutil.copytree(REPOSITORY / "nemo_workflow", runs.repository / "nemo_workflow", ignore=ignore)
+    shutil.copy(REPOSITORY / "pretrain_llm.py", runs.repository)
+    new = runs.repository / "nemo_workflow" / "uncommitted.tmp"
     setup = tmp_path / "setup.sh"
     setup.write_text("export FROM_SETUP='c d'\n")
     new.write_text("travels too")
     variables = {"ODD": odd, "HF_TOKEN": "hf_secretOfTheTest", "SBATCH_PARTITION": "nope"}
     flags = ("--accelerator", "gpu", "-G", "2", "--setup-file", str(setup))
-    try:
-        (job,) = runs.stand_in(slurm, "one", *flags, variables=variables)
-    finally:
-        new.unlink()
+    (job,) = runs.stand_in(slurm, "one", *flags, variables=variables)
+    new.unlink()
     assert (job.attempt / "code" / "nemo_workflow" / "uncommitted.tmp").read_text() == "travels too"
     plan = Plan.from_json((job.attempt / "plan.json").read_text())
     written = slurm.run("scontrol", "write", "batch_script", job.job_id, "-")
