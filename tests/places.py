@@ -139,7 +139,8 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture
 def no_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No GPU, hub cache or key of the machine the tests run on."""
+    """No GPU, hub cache, key or number of cores of the machine the tests run on."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
     monkeypatch.setattr("nemo_workflow.utils.machine.DEVICES", tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("nemo_workflow.utils.visible_gpus.visible", lambda: ())

@@ -148,7 +148,17 @@ def copy_code(attempt: Path) -> None:
 
     With what Python has compiled of them, but for a file that it is just writing: each process would compile them again.
     """
-    shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=shutil.ignore_patterns("*.pyc.*"))
+    ignore = shutil.ignore_patterns("*.pyc.*", ".#*")  # the latter are Emacs's locks, links that lead nowhere
+    shutil.copytree(PACKAGE, attempt / "code" / PACKAGE.name, ignore=ignore, copy_function=_copy_if_there)
+
+
+def _copy_if_there(source: str, target: str) -> None:
+    """Editors' files come and go; a module that has gone is an error."""
+    try:
+        shutil.copy2(source, target)
+    except FileNotFoundError:
+        if source.endswith(".py"):
+            raise
 
 
 class _NotStartedError(BaseException):

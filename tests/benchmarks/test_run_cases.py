@@ -177,7 +177,7 @@ def test_no_rank_in_a_session_of_its_own_outlives_its_case() -> None:
 @pytest.mark.slow
 def test_a_cases_time_begins_when_it_has_imported(run: Any) -> None:
     found = run(
-        {"name": "slow", "imports": 1.5, "sleep": 0.2, "timeout": 1.0}, {"name": "late", "sleep": 3, "timeout": 1.0}
+        {"name": "slow", "imports": 5, "sleep": 0.1, "timeout": 4.0}, {"name": "late", "sleep": 60, "timeout": 1.0}
     )
     assert "error" not in found["slow"]
     assert found["late"]["error"].startswith("killed, too late")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import py_compile
+import shutil
 import signal
 import subprocess
 import sys
@@ -287,6 +288,28 @@ def test_the_ranks_code_comes_compiled(tmp_path: Path, monkeypatch: pytest.Monke
     code = f"import sys; sys.path.insert(0, {str(copy)!r}); import one; print(one.__cached__)"
     done = subprocess.run([sys.executable, "-v", "-c", code], capture_output=True, text=True, check=True)
     assert f"{copy / '__pycache__' / compiled.name} matches" in done.stderr
+
+
+@pytest.mark.parametrize("gone", ["4913", "one.py"])
+def test_what_an_editor_takes_away_meanwhile_is_not_missed(
+    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moment is made: a file that was listed and has gone."""
+    package, copy, real = tmp_path / "package", tmp_path / "attempt" / "code" / "package", shutil.copy2
+    package.mkdir()
+    for name in ("one.py", "4913"):  # the latter is what vim tries a folder with
+        (package / name).touch()
+    (package / ".#one.py").symlink_to("me@here.1407")  # Emacs's lock
+
+    def late(source: str, target: str) -> None:
+        (package / gone).unlink(missing_ok=True)
+        real(source, target)
+
+    monkeypatch.setattr(launch, "PACKAGE", package)
+    monkeypatch.setattr(shutil, "copy2", late)
+    with pytest.raises(shutil.Error) if gone == "one.py" else contextlib.nullcontext():
+        launch.copy_code(tmp_path / "attempt")
+    assert {path.name for path in copy.iterdir()} == {"one.py", "4913"} - {gone}
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,10 @@ def test_the_commands_refuse_it(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("environment", "said"),
-    [({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"), ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "can't be reached")],
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}, "can't be reached"),
+    ],
 )
 def test_a_hub_id_that_is_not_here_is_refused_before_a_rank_starts(
     environment: dict[str, str], said: str, place: Place
@@ -327,7 +330,10 @@ HALVES = {"empty": {}, "config": {"config": "{}"}, "no vocabulary": {"config": "
 @pytest.mark.parametrize("files", HALVES.values(), ids=list(HALVES))
 @pytest.mark.parametrize(
     ("environment", "said"),
-    [({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"), ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "can't be reached")],
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}, "can't be reached"),
+    ],
 )
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train without -M"])
 def test_a_cache_that_lacks_what_is_wanted_is_as_good_as_none(

@@ -16,6 +16,7 @@ from nemo_workflow.utils.machine import user_described
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 PREEMPTED = "PREEMPTED"
+CANCELLED = "cancelled"  # by whom is not known
 # Slurm's word for the end: what it means, and what helps
 ENDS = {
     "TIMEOUT": ("the time limit came before the run could save", "raise --time or --stop-before"),
@@ -48,7 +49,9 @@ def why_ended(job: Job, state: JobState | None) -> str:
     restart = job.restarts
     kept = job.attempt / f"ended-{restart}"
     if kept.is_file():
-        return kept.read_text(encoding="utf-8").strip()
+        told = kept.read_text(encoding="utf-8").strip()
+        if told != CANCELLED or state is None or state.by is None:  # accounting tells later by whom
+            return told
     if state is not None and not state.ended:
         return ""
     known = state if state is not None and state.name != ANOTHERS else None
@@ -67,7 +70,7 @@ def _why(job: Job, state: JobState | None, restart: int) -> str:
     if cancelled_mark(job.attempt).is_file() and name != "COMPLETED":
         return f"cancelled by {cancelled_mark(job.attempt).read_text(encoding='utf-8').strip()} with `runs cancel`"
     if state and name == "CANCELLED":
-        return f"cancelled by {user_described(state.by)}" if state.by is not None else "cancelled"
+        return f"{CANCELLED} by {user_described(state.by)}" if state.by is not None else CANCELLED
     if name in SAVED and (
         code == STOPPED or _saved_when_asked(job)
     ):  # the signal that goes before the end was time enough

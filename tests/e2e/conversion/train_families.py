@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import socket
 import struct
 import sys
 import traceback
@@ -99,10 +98,8 @@ def flags(name: str, place: Path, data: Path) -> list[str]:
 def train(name: str, place: Path, data: Path) -> None:
     """Train the imported model as the worker of a launched run does."""
     plan = make_plan(parse(flags(name, place, data)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+    # alone, it meets nobody: any port that is free by then
+    rank = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": 0}
     os.environ |= {key: str(value) for key, value in rank.items()} | {"MASTER_ADDR": "127.0.0.1"}
     worker.train(plan.to_json(), str(local.prepare(plan)))
 

@@ -17,11 +17,14 @@ from pathlib import Path
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.training import loggers
 from tests.runs import fake_runs
+from tests.waiting import LIMIT
 
 
 def feed(folder: Path, first: int, upto: int, how: str) -> None:
     """Make the steps from `first` to `upto`, and end: killed, stopped, or deserted by the server."""
     plan = Plan.from_json((folder / "plan.json").read_text())
+    if how != "deserted":  # a busy machine may keep W&B's own process longer than a user is to wait
+        loggers.LIMITS |= {"init_timeout": LIMIT, "finish_timeout": LIMIT}
     both = [
         loggers.RunTensorBoard(**loggers.tensorboard(plan, first - 1 if first > 1 else None)),
         loggers.RunWandb(**loggers.wandb(plan)),

@@ -41,6 +41,15 @@ def docs(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def more(docs: Path) -> list[Path]:
+    """The same under more names: a run of all works on for seconds after its first tokens are written."""
+    links = [docs.with_name(f"more{number}.jsonl") for number in range(3)]
+    for link in links:
+        link.hardlink_to(docs)
+    return [docs, *links]
+
+
+@pytest.fixture(scope="module")
 def whole(docs: Path, tokenizers_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run of them makes that nobody disturbs."""
     out = tmp_path_factory.mktemp("whole")
@@ -164,8 +173,8 @@ def test_killed_runs_go_on(docs, whole, tokenizers_dir, tmp_path):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_worker_killed(which, docs, tokenizers_dir, tmp_path):
-    process = start(docs, tokenizers_dir, tmp_path / "out")
+def test_worker_killed(which, docs, more, tokenizers_dir, tmp_path):
+    process = start(docs, tokenizers_dir, tmp_path / "out", "--input", *more)
     until(lambda: working(tmp_path / "out"))
     victim = children(process.pid)[which]
     os.kill(victim, signal.SIGKILL)
@@ -178,8 +187,8 @@ def test_worker_killed(which, docs, tokenizers_dir, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped(number, code, docs, tokenizers_dir, tmp_path):
-    process = start(docs, tokenizers_dir, tmp_path / "out")
+def test_stopped(number, code, docs, more, tokenizers_dir, tmp_path):
+    process = start(docs, tokenizers_dir, tmp_path / "out", "--input", *more)
     until(lambda: working(tmp_path / "out"))
     workers = children(process.pid)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)

@@ -67,7 +67,7 @@ def one_rank(place: Place) -> Any:
 def half_precision(place: Place) -> Any:
     """16-mixed, stopped once its loss scale fits, and gone on with."""
     run = place.experiment(steps=28, flags=("--precision", "16-mixed"))
-    code = run.start(when=at_step(22)).code
+    code = run.start(when=at_step(22), slow=0.2).code  # six steps are left to the signal
     must(run.start())
     return SimpleNamespace(run=run, code=code)
 
@@ -77,6 +77,7 @@ def two_ranks(place: Place) -> Any:
     """The uninterrupted run on two ranks, and a second start of the same experiment while it runs."""
     run = place.experiment(ranks=2)
     second: list[Any] = []
+    once = place.folder / "once"
 
     def try_again(event: dict[str, Any]) -> bool:
         if event["event"] == "step" and not second:
@@ -85,9 +86,10 @@ def two_ranks(place: Place) -> Any:
                     run.command(), cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
                 )
             )
+            once.with_suffix(".go").touch()
         return False
 
-    must(run.start(when=try_again, slow=0.8))  # longer than a refusal takes on a loaded machine
+    must(run.start(when=try_again, fault="step 2 0 wait", prefix=("env", f"ONCE={once}")))
     return SimpleNamespace(run=run, history=run.history(), second=second[0])
 
 

@@ -20,7 +20,7 @@ from nemo_workflow.data.indexed_dataset import read_pair
 from nemo_workflow.data.open_files import OTHERS, needed
 from nemo_workflow.data.splits import parts_of
 from tests.e2e.run.harness import flip_a_byte, samples
-from tests.waiting import LIMIT
+from tests.waiting import LIMIT, until
 
 pytestmark = pytest.mark.e2e  # importing Megatron takes 7 s
 
@@ -241,8 +241,7 @@ def test_two_jobs_build_once_and_a_kill_half_way_harms_nothing(tmp_path: Path) -
     from nemo_workflow.training import sample_order  # noqa: F401 - before the forks
 
     killed = job(cache, log, 60)
-    while not log.exists():
-        time.sleep(0.02)
+    until(lambda: log.exists() and log.stat().st_size)  # it is there before the line is
     (cache / ".0123.half").mkdir()  # what a builder killed while it wrote leaves
     os.utime(cache / ".0123.half", (time.time() - 86400,) * 2)
     killed.kill()

@@ -27,7 +27,7 @@ from tools import demo
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 STAND_IN = '''
-"""A stand-in for training: writes the events, checkpoints and errors that training writes, a step each 0.1 s."""
+"""A stand-in for training: writes the events, checkpoints and errors that training writes, a step each 0.1 s or as told."""
 import json, os, signal, sys, time
 from pathlib import Path
 from nemo_workflow.config.plan import Plan
@@ -49,7 +49,7 @@ def train(plan, attempt):
                       "setup_seconds": 0.0}})
     Path("{how}").with_name(f"rank{{rank}}.environment").write_text(json.dumps(dict(os.environ)))
     for step in range(begin + 1, plan.schedule.max_steps + 1):
-        time.sleep(0.1)
+        time.sleep(how.get("seconds", 0.1))
         (folder / f"at{{rank}}").write_text(str(step))
         for other in range(int(os.environ["WORLD_SIZE"])):  # in step, as collectives keep real ranks
             while not asked and _at(folder / f"at{{other}}") < step:
@@ -157,14 +157,14 @@ class Runs:
     """The command as a user types it, with an output folder of the test's own."""
 
     def __init__(self, corpus: Path, place: Path, environment: dict[str, str] | None = None):
-        self.corpus, self.out = corpus, place / "out"
+        self.corpus, self.out, self.repository = corpus, place / "out", REPOSITORY
         self.environment = environment or dict(os.environ)
         self.how = place / "how.json"  # read by the stand-in
         self.how.write_text("{}")
 
     def words(self, name: str, *flags: str) -> list[str]:
         return [
-            sys.executable, str(REPOSITORY / "pretrain_llm.py"), "--executor", "slurm", "--accelerator", "cpu",
+            sys.executable, str(self.repository / "pretrain_llm.py"), "--executor", "slurm", "--accelerator", "cpu",
             *(() if "--container-runtime" in flags else ("--no-container",)), "-A", "a1", "-P", "batch", "-M", "llama_tiny", "-G", "1", "-E", name,
             "--hf-model-id", str(self.corpus / "tokenizer"), "--dataset-dir", str(self.corpus / "dataset"),
             "--output-dir", str(self.out), "-gbs", "16", "-mbs", "8", "--max-steps", "20", "--save-every", "5",

@@ -14,7 +14,7 @@ from tests.e2e.slurm.conftest import Runs, wait_for
 from tests.e2e.slurm.daemons import Daemons
 
 pytestmark = [pytest.mark.slurm, pytest.mark.thorough]
-FLAGS = ("-N", "2", "--max-steps", "60", "--timeout-minutes", "0.5")  # a start under load takes some seconds
+FLAGS = ("-N", "2", "--max-steps", "150", "--timeout-minutes", "0.5")  # a start under load takes some seconds
 
 
 def step_of(runs: Runs, name: str) -> int:

@@ -20,9 +20,10 @@ def test_setup_files_in_a_real_job(slurm: Daemons, runs: Runs, tmp_path: Path) -
     (job,) = runs.jobs("nothing")
     assert wait_for(lambda: (state := Cluster().job(job.job_id)) and state.name) == "FAILED"
     setup.write_text("export run=wiki\n[ -f /no/such ] && . /no/such\n")
-    flags = ("--setup-file", str(setup), "--requeue", "3", "--max-steps", "100")
+    flags = ("--setup-file", str(setup), "--requeue", "3", "--max-steps", "400")
     (job,) = runs.stand_in(slurm, "own", *flags)
     wait_for(lambda: (job.attempt / "at0").exists() and int((job.attempt / "at0").read_text() or 0) > 3)
+    runs.how.write_text('{"seconds": 0.005}')  # of its next start, to which nothing more is done
     slurm.run("scancel", "--signal=USR1", job.job_id)
     wait_for(lambda: job.exit_code(1) == 0)
     assert job.exit_code(0) == 75

@@ -81,7 +81,8 @@ def test_one_node_two_tasks(slurm: Daemons, trained: Trained, boxed: Boxed) -> N
     started = [line for line in boxed.log.read_text().splitlines() if line.startswith("exec") and "/tp2/" in line]
     assert len(started) == 2 and all(f"--bind {runs.out}:{runs.out}" in line for line in started)
     assert "hf_secretOfTheTest" not in boxed.log.read_text()
-    assert slurm.run("sacct", "-X", "-n", "-P", "-j", job.job_id, "-o", "State,ExitCode").strip() == "COMPLETED|0:0"
+    words = ("sacct", "-X", "-n", "-P", "-j", job.job_id, "-o", "State,ExitCode")
+    wait_for(lambda: slurm.run(*words).strip() == "COMPLETED|0:0")  # accounting hears of it a little later
 
 
 def _environments(runs: Runs, name: str) -> list[dict[str, str]]:

@@ -59,6 +59,13 @@ def test_the_end_in_words(
         assert ending.why_ended(job, None) == why
 
 
+def test_who_cancelled_a_job_is_told_when_accounting_knows(job: Job) -> None:
+    """It hears of an end later than the controller, and was asked too early; then it forgets."""
+    assert ending.why_ended(job, JobState("CANCELLED")) == "cancelled"
+    for state in (JobState("CANCELLED", by=0), JobState("CANCELLED"), None):
+        assert ending.why_ended(job, state) == "cancelled by root"
+
+
 def test_a_step_that_ran_out_of_memory_is_told_though_the_job_only_failed(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:

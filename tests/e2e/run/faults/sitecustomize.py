@@ -12,8 +12,10 @@ FAULT="POINT STEP RANK ACTION" makes the rank do something at a point that no si
              validation       in the validation after step STEP
              load             as a checkpoint is loaded (STEP is not looked at)
     action   kill             kill -9 of the rank
-             writer           kill -9 of a process that writes the rank's shards, once (point save.shards only; ONCE as above)
+             writer           kill -9 of a process that has written one of the rank's shards and not yet said so, once
+                              (point save.shards only; ONCE as below)
              once             kill -9 of the rank, unless the file ONCE is there: it is made then, as with any action
+             wait             the rank waits for the file ONCE with the ending .go
              stop             SIGSTOP of the rank
              nan              the rank's gradients of the step are NaN (point step only)
              oom              the rank runs out of memory as a GPU does, where a micro batch holds more than one (point step only)
@@ -98,9 +100,10 @@ def _act(action: str) -> None:
     if action == "once" and not Path(os.environ["ONCE"]).exists():
         Path(os.environ["ONCE"]).touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    if action == "writer" and not (told := Path(os.environ["ONCE"]).with_suffix(".writer")).exists():
-        told.touch()
-        _kill_a_writer()
+    if action == "wait":
+        end = time.monotonic() + SECONDS
+        while not Path(os.environ["ONCE"]).with_suffix(".go").exists() and time.monotonic() < end:
+            time.sleep(0.05)
     if action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     if action == "term":
@@ -127,15 +130,6 @@ def _act(action: str) -> None:
         for process in others:
             process.kill()
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _kill_a_writer() -> None:
-    """The newest of this process's forks: a save in the background has one of its own between. The report's writer is none."""
-    import psutil
-
-    rank = psutil.Process()
-    forks = [child for child in rank.children(recursive=True) if child.cmdline() == rank.cmdline()]
-    max(forks, key=lambda child: (child.create_time(), child.pid)).kill()
 
 
 def _wrap(owner, name, before=None, after=None):
@@ -235,6 +229,10 @@ def _save_begun(step: int, action: str) -> None:
 def _save_shards(step: int, action: str) -> None:
     from nemo_workflow.training.checkpointing import Checkpoints
 
+    if action == "writer":
+        _wrap(os, "fsync", before=lambda file: _be_killed_once(Path(f"/proc/self/fd/{file}").readlink(), step))
+        return
+
     def watch(weights: Path, mine: str) -> None:
         while not any(file.stat().st_size > 1_000_000 for file in weights.glob(f"{mine}*")):
             time.sleep(0.0002)
@@ -247,6 +245,14 @@ def _save_shards(step: int, action: str) -> None:
             threading.Thread(target=watch, args=(place, mine), daemon=True).start()
 
     _wrap(Checkpoints, "_save_checkpoint", before=start)
+
+
+def _be_killed_once(path: Path, step: int) -> None:
+    """In the process that writes a shard: from outside it is seldom found before it has ended."""
+    told = Path(os.environ["ONCE"]).with_suffix(".writer")
+    if path.suffix == ".distcp" and _of_step(step, path) and not told.exists():
+        told.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _save_manifest(step: int, action: str) -> None:
