@@ -11,6 +11,7 @@ torch 2.11's torch.cuda.is_available() starts CUDA all the same.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -110,7 +111,10 @@ def _import(plan: Plan) -> bool:
 
 def _in_the_way() -> str:
     """What this process has that a fork would lose; empty where there is nothing."""
-    names = {path.read_text(encoding="utf-8").strip() for path in _others()}
+    names = set()
+    for path in _others():
+        with contextlib.suppress(OSError):  # it has just ended
+            names.add(path.read_text(encoding="utf-8").strip())
     if names := names - HARMLESS_THREADS:
         return f"importing has started threads: {', '.join(sorted(names))}"
     return "importing has started CUDA" if _cuda_started() else ""

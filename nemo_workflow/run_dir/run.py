@@ -136,7 +136,7 @@ class RunFolder:
     @cached_property
     def attempts(self) -> list[Path]:
         """The folders of its starts, oldest first."""
-        return sorted(path for path in self.path.glob("attempts/*") if path.is_dir())
+        return starting.folders_of(self.path)
 
     @cached_property
     def state(self) -> State:

@@ -41,6 +41,18 @@ def launch_of(attempt: Path) -> Launch | None:
     return None
 
 
+def folders_of(run: Path) -> list[Path]:
+    """The folders of a run's starts, oldest first, by the time of the launch: their names have it in local time, which is another in a
+    container, and after the end of summer time. Those of a Slurm job's restarts come behind its own.
+    """
+
+    def launched(path: Path) -> tuple[float, str]:
+        launch = launch_of(path.with_name(path.name.partition("-restart")[0]))
+        return (launch.time if launch else 0.0, path.name)
+
+    return sorted((path for path in run.glob("attempts/*") if path.is_dir()), key=launched)
+
+
 def tell_failed(attempt: Path, text: str) -> None:
     """Write down why a start failed, in a line, for where no rank has: of a rank's own words the first line, of a traceback the last."""
     first, *more = text.strip().splitlines() or [""]

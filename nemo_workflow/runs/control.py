@@ -20,7 +20,7 @@ from nemo_workflow.launch.corpus.follow import KEPT
 from nemo_workflow.launch.failures import explain_failure
 from nemo_workflow.launch.slurm.cluster import ANOTHERS, cancel, state_of
 from nemo_workflow.launch.slurm.ending import why_ended
-from nemo_workflow.run_dir import metrics, slurm_jobs
+from nemo_workflow.run_dir import metrics, slurm_jobs, starting
 from nemo_workflow.run_dir.checkpoints import newest_whole, save_under_way
 from nemo_workflow.run_dir.run import RunFolder
 from nemo_workflow.run_dir.slurm_jobs import Job
@@ -229,7 +229,7 @@ def _logs(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
     if arguments.rank is not None:
         _check_rank(run, arguments.rank)
-    starts = len(list(run.glob("attempts/*")))
+    starts = len(starting.folders_of(run))
     if starts > 1 and not slurm_jobs.latest(run):
         print(f"note: of the last of {starts} starts; the others' logs are in {run / 'attempts'}", file=sys.stderr)
     shown: dict[Path, int] = {}
@@ -290,7 +290,7 @@ def _last_folders(run: Path) -> list[Path]:
     if latest := slurm_jobs.latest(run):
         found = [job.folder(restart) for job in latest for restart in range(100)]
         return [folder for folder in found if folder.is_dir()]
-    return sorted(run.glob("attempts/*"))[-1:]
+    return starting.folders_of(run)[-1:]
 
 
 def active(run: Path) -> bool:

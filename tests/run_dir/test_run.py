@@ -242,3 +242,14 @@ def test_a_job_that_waits_is_neither_killed_nor_lost(tmp_path: Path) -> None:
     assert RunFolder(plan.folder).state == State("stopped", f"before the first step: {AGAIN}")
     (attempt / "exit-0").write_text("1")
     assert RunFolder(plan.folder).state == State("failed", "Slurm job 7 ended with exit code 1 before the first step")
+
+
+def test_the_newest_start_is_the_one_that_was_launched_last(tmp_path: Path) -> None:
+    """Not that of the latest name: a container's local time may be another than the machine's."""
+    launches = {"20261025-024000": 100.0, "20261025-021000": 200.0, "20261025-003000": 300.0}
+    for name, when in launches.items():
+        (attempt := tmp_path / "attempts" / name).mkdir(parents=True)
+        (attempt / starting.FILE).write_text(json.dumps({"time": when, "host": "n1"}))
+    (tmp_path / "attempts" / "20261025-021000-restart1").mkdir()
+    names = [path.name for path in RunFolder(tmp_path).attempts]
+    assert names == ["20261025-024000", "20261025-021000", "20261025-021000-restart1", "20261025-003000"]

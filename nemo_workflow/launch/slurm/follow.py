@@ -197,6 +197,6 @@ def explain(job: Job, state: JobState | None, restart: int, kept: str) -> str:
     elif errors:
         lines.append(explain_failure(folder))
     else:
-        for path in {*job.logs()[-1:], *job.script_logs()}:
+        for path in dict.fromkeys([*job.logs()[-1:], *job.script_logs()]):
             lines += [f"the end of {path}:", *tail(path).splitlines()[-15:]]
     return "\n".join(lines)
