@@ -12,14 +12,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from nemo_workflow.config.config_file import attribute_of, line_of, read_config, worked_out_in
+from nemo_workflow.config import runs_config
+from nemo_workflow.config.config_file import attribute_of, line_of, read_config
 from nemo_workflow.config.flags import (
     BY_ATTRIBUTE,
-    COMMAND_ATTRIBUTES,
-    EXECUTION,
     GROUPS,
-    LOGGING,
-    SLURM,
     TABLE,
     Option,
 )
@@ -29,11 +26,9 @@ from nemo_workflow.config.synonyms import EPOCHS, MEANINGS
 from nemo_workflow.utils.arguments import Parser
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.files import absolute
 
 # a flag of the command line -> the flag that it excludes: one in the file gives way, as a second value of the same flag would
 INSTEAD = {"dataset_dir": "blend", "blend": "dataset_dir"}
-ELSEWHERE = (EXECUTION, SLURM, LOGGING)  # groups of flags from which the plan works out no other's value
 
 
 def parser() -> Parser:
@@ -90,7 +85,7 @@ def parse(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None]
             del from_file[instead]
             replaced = f"{BY_ATTRIBUTE[instead].name} of --config {flags['config']}{line_of(flags['config'], instead)}"
             print(f"note: --{BY_ATTRIBUTE[name].name} replaces {replaced}", file=sys.stderr)
-    worked_out = _still_worked_out(flags, from_file)
+    worked_out = runs_config.still_worked_out(flags, from_file) if "config" in flags else frozenset()
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
     missing = [o for o in TABLE if o.required and not values[o.attribute] and not (o.unless and values[o.unless])]
@@ -99,29 +94,6 @@ def parse(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None]
     typed = {name: value for name, value in values.items() if value is not None}  # a required flag may be left out
     in_file = frozenset(from_file.keys() - flags.keys())
     return Settings(**typed, given=frozenset(given), from_file=in_file, worked_out=worked_out)
-
-
-def _still_worked_out(flags: dict[str, Any], from_file: dict[str, Any]) -> frozenset[str]:
-    """The flags whose values --config has from a run's plan. A flag that makes it another run takes them out: they fitted the old one."""
-    if "config" not in flags:
-        return frozenset()
-    found = worked_out_in(flags["config"]) & from_file.keys() - flags.keys()
-    place = {**from_file, **flags}
-    folder = absolute(place.get("output_dir", "")) / place.get("experiment", "")
-    if folder == absolute(flags["config"]).parent:
-        return found  # the same run goes on
-    options = (BY_ATTRIBUTE[name] for name in flags.keys() - COMMAND_ATTRIBUTES - {"output_dir"})
-    changed = [
-        o for o in options if o.group not in ELSEWHERE and flags[o.attribute] != from_file.get(o.attribute, o.default)
-    ]
-    if not changed or not found:
-        return found
-    for name in found:
-        del from_file[name]
-    names = ", ".join(BY_ATTRIBUTE[name].name for name in sorted(found))
-    given = " and ".join(sorted(f"--{option.name}" for option in changed))
-    print(f"note: --config {flags['config']}: worked out anew for {given}: {names}", file=sys.stderr)
-    return frozenset()
 
 
 def _meanings(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None] | None) -> dict[str, str]:

@@ -21,6 +21,7 @@ from nemo_workflow.models.tokenizer_identity import bytes_hash
 from nemo_workflow.preprocess.documents import Reject
 from nemo_workflow.preprocess.messages import Kept
 from nemo_workflow.preprocess.sources import Source
+from nemo_workflow.utils.files import absolute
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ def identity_of(source: Source) -> dict[str, Any]:
         for place in (0, source.size // 2, max(0, source.size - SAMPLE)):
             digest.update(os.pread(stream.fileno(), SAMPLE, place))
     whole = {
-        "path": str(source.path.absolute()),
+        "path": str(source.full),
         "size": source.size,
         "mtime_ns": source.stat.st_mtime_ns,
         "sample_sha256": digest.hexdigest(),
@@ -87,7 +88,7 @@ class Earlier:
                 return None
             entries, documents, at, rejects = {}, 0, 0, 0
             for each in said["inputs"]:
-                entries[each["path"]] = Entry(each, documents, at, rejects)
+                entries[str(absolute(Path(each["path"])))] = Entry(each, documents, at, rejects)
                 documents += each["documents"]
                 at += each["bin_bytes"]
                 rejects += sum(each["bad_lines"].values())
@@ -214,7 +215,9 @@ class Rejected:
         """Those of an input, `count` from the line `first` on; None if they are not there."""
         try:
             found = [json.loads(line) for line in self._lines[first : first + count]]
-            if len(found) < count or any(str(Path(each["file"]).absolute()) != path for each in found):
+            if len(found) < count or any(
+                str(absolute(Path(file))) != path for file in {each["file"] for each in found}
+            ):
                 return None
             return tuple(Reject(each["line"], each["reason"], each["detail"]) for each in found)
         except (ValueError, KeyError):
@@ -226,7 +229,7 @@ def kept_input(pairs: Sequence[Earlier], source: Source, rejected: Rejected, ski
 
     An input with bad lines is only kept where such lines are left out again (`skip`).
     """
-    path = str(source.path.absolute())
+    path = str(source.full)
     if any(path not in pair.entries for pair in pairs):
         return None
     entries = [pair.entries[path] for pair in pairs]

@@ -35,9 +35,9 @@ def group(sources: list[Source], join: str | None, keys: Sequence[str]) -> list[
         groups = [Group(source.prefix, (source,)) for source in sources]
     else:
         chosen: dict[str, list[Source]] = {}
-        for source in sorted(sources, key=lambda source: source.path.absolute()):
+        for source in sorted(sources, key=lambda source: source.full):
             chosen.setdefault(source.top if join == "folder" else "", []).append(source)
-        whole = {source.path.absolute().parents[source.prefix.count("/")].name for source in sources}
+        whole = {source.full.parents[source.prefix.count("/")].name for source in sources}
         name = (whole.pop() if len(whole) == 1 else "") or "joined"
         groups = [Group(top or name, tuple(members)) for top, members in chosen.items()]
     problems = [*_same_names(groups, keys)]

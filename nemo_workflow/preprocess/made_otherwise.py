@@ -13,6 +13,7 @@ from nemo_workflow.models.tokenizer_identity import bytes_hash
 from nemo_workflow.preprocess.asked import Asked
 from nemo_workflow.preprocess.earlier import recipe_of
 from nemo_workflow.utils.console import and_more
+from nemo_workflow.utils.files import absolute
 
 NOT_TOLD = "and nothing beside it says from which input, with which tokenizer and flags it was made"
 SWITCHES = ("append_eod", "special_tokens")  # flags that the figures hold by these names
@@ -23,7 +24,7 @@ def how(prefix: Path, paths: Sequence[str], asked: Asked) -> str:
     said = _figures(prefix)
     if not said:
         return NOT_TOLD
-    before = [str(each["path"]) for each in said["inputs"]]
+    before = [str(absolute(Path(each["path"]))) for each in said["inputs"]]
     other_input = [f"from other input ({and_more(before)})"] if not set(before) & set(paths) else []
     other_make = [] if said["recipe"] == asked.recipe else list(_other_make(said, asked))
     if other_input or other_make:

@@ -253,7 +253,7 @@ class Output:
             zip(self.writers, self.tallies, self.stems, self.context.keys, strict=True)
         ):
             figures = {
-                "input": str(self.inputs[0].source.path.absolute()) if len(self.inputs) == 1 else len(self.inputs),
+                "input": str(self.inputs[0].source.full) if len(self.inputs) == 1 else len(self.inputs),
                 "input_bytes": self.group.size,
                 "json_key": key,
                 **self.context.common(),

@@ -47,7 +47,7 @@ class Piece:
 
 def sources_to_json(sources: Sequence[Source]) -> list[Any]:
     """With absolute paths: a node works in another folder."""
-    return [[str(each.path.absolute()), each.prefix, each.top, each.part] for each in sources]
+    return [[str(each.full), each.prefix, each.top, each.part] for each in sources]
 
 
 def sources_from_json(rows: list[Any]) -> tuple[Source, ...]:
@@ -79,7 +79,7 @@ def _parts(total: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _piece(sources: Sequence[Source]) -> Piece:
-    what = [[str(each.path.absolute()), each.size, each.stat.st_mtime_ns, each.part] for each in sources]
+    what = [[str(each.full), each.size, each.stat.st_mtime_ns, each.part] for each in sources]
     return Piece(hashlib.sha256(json.dumps(what).encode("utf-8", "surrogateescape")).hexdigest()[:16], tuple(sources))
 
 
@@ -104,7 +104,7 @@ class Finished:
         at = 0
         while not found or at < source.size:
             held = None
-            for part, pairs, rejected in self._of.get(str(source.path.absolute()), ()):
+            for part, pairs, rejected in self._of.get(str(source.full), ()):
                 if (part[0] if part else 0) == at:
                     held = kept_input(pairs, replace(source, part=part), rejected, self.skip)
                     if held is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nemo_workflow.preprocess.streams import BLOCK, open_text, said_of_damage
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import absolute
 from nemo_workflow.utils.text_coding import coding_of
 
 LINES = (".jsonl", ".json", ".ndjson")
@@ -59,6 +60,11 @@ class Source:
     prefix: str
     top: str = ""
     part: tuple[int, int] | None = None
+
+    @cached_property
+    def full(self) -> Path:
+        """The path by which the input is known again, wherever and however it is named."""
+        return absolute(self.path)
 
     @cached_property
     def _name(self) -> str:
@@ -143,7 +149,7 @@ def not_utf8(text: str | os.PathLike[str]) -> bool:
 
 def wrong_file(source: Source) -> Iterator[str]:
     """What keeps a file from being read, told by its first bytes."""
-    if not_utf8(source.path.absolute()):
+    if not_utf8(source.full):
         yield f"{source.path}: its name is not UTF-8; rename it"
     elif not os.access(source.path, os.R_OK):
         yield f"{source.path}: not readable; check its permissions"

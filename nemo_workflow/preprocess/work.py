@@ -40,9 +40,7 @@ class Work:
         for group in self.groups:
             good: list[dict[str, Any]] = []
             for source, line in zip(group.sources, self.lines.get(group.prefix, ()), strict=False):
-                same = line["input"]["path"] == str(source.path.absolute()) and same_input(
-                    line["input"], identity_of(source)
-                )
+                same = line["input"]["path"] == str(source.full) and same_input(line["input"], identity_of(source))
                 if not same or (line["bad_lines"] and not skip):
                     break
                 good.append(line)
@@ -88,7 +86,7 @@ def still_to_do(asked: Asked) -> Work:
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         first, of_group = foreign[0]
-        paths = [str(source.path.absolute()) for source in of_group.sources]
+        paths = [str(source.full) for source in of_group.sources]
         raise Refusal(
             f"{first}{more}: already exists, {how(first.with_suffix(''), paths, asked)}; --overwrite replaces it"
         )
@@ -107,7 +105,7 @@ def _kept(group: Group, folder: Path, names: Sequence[str], recipe: str, skip: b
     """None where the pairs are none of this recipe and these inputs."""
     pairs = [Earlier.read(folder / stem, recipe) for stem in group.stems(names)]
     sound = [pair for pair in pairs if pair is not None]
-    paths = [str(source.path.absolute()) for source in group.sources]
+    paths = [str(source.full) for source in group.sources]
     if len(sound) < len(pairs) or not set(paths) & set(sound[0].order):
         return None
     inputs, rejected = {}, Rejected(folder / group.rejects_name)

@@ -30,7 +30,6 @@ from nemo_workflow.runs import control
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Failure, Refusal
 from nemo_workflow.utils.files import write_json
-from nemo_workflow.utils.folder_kinds import PLAN
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +74,7 @@ def _average(arguments: Any) -> int:
     for checkpoint, share in zip(chosen, shares, strict=True):
         print(f"  {share:6.1%}  {checkpoint.path.name}")
     if arguments.evaluate:
-        _evaluate(Plan.from_json((run / PLAN).read_text(encoding="utf-8")), chosen, output)
+        _evaluate(control.plan_of(run), chosen, output)
     return 0
 
 

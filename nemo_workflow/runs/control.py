@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def add_commands(commands: Any) -> None:
 
 def _command(commands: Any, name: str, text: str, function: Any) -> Any:
     made = commands.add_parser(name, help=text, description=text)
-    made.add_argument("name", help="experiment, Slurm job id, or the experiment id that was printed")
+    made.add_argument("name", help="experiment or its folder, Slurm job id, or the experiment id that was printed")
     made.set_defaults(run=function)
     return made
 
@@ -71,10 +72,11 @@ def run_folder(run: Path, output_dir: str = OUTPUT_DIR) -> Path:
 
 
 def find_run(output_dir: str, name: str) -> Path:
-    """The folder of a run by its experiment's name, a job id or an experiment id; raises Refusal."""
+    """The folder of a run by its experiment's name, a job id, an experiment id or its path; raises Refusal."""
     root = absolute(output_dir)
-    if (root / name / PLAN).is_file() or corpus_jobs(root / name):
-        return root / name
+    for folder in (root / name, absolute(name)):
+        if (folder / PLAN).is_file() or corpus_jobs(folder):
+            return folder
     runs = sorted({*(path.parent for path in root.glob(f"*/{PLAN}")), *filter(corpus_jobs, root.glob("*"))})
     for run in runs:
         if any(name in (job.job_id, job.experiment_id) for job in slurm_jobs.jobs_of(run)):
@@ -137,9 +139,14 @@ def corpus_jobs(run: Path) -> list[Job]:
     return [] if (run / PLAN).is_file() else slurm_jobs.jobs_of(run)
 
 
-def _plan(run: Path) -> Plan:
+def plan_of(run: Path) -> Plan:
+    """The plan of a run, with the folder where it lies now: it may have been moved or copied."""
     if corpus_jobs(run):
         raise Refusal(f"{run.name}: a preprocessing job; run the command that submitted it again, and it continues")
+    return replace(_plan_as_written(run), run_dir=str(absolute(run)))
+
+
+def _plan_as_written(run: Path) -> Plan:
     return Plan.from_json((run / PLAN).read_text(encoding="utf-8"))
 
 
@@ -179,7 +186,7 @@ def _status(arguments: Any) -> int:
         print(f"  {state.name}{here}{f': {state.why}' if state.why else ''}")
     if corpus:
         return 0
-    print(f"  {_progress(_plan(run))}")
+    print(f"  {_progress(plan_of(run))}")
     newest, complaints = newest_whole(run / "checkpoints")
     print(f"  newest checkpoint: {newest.path}" if newest else "  no checkpoint yet")
     for complaint in complaints:
@@ -252,7 +259,7 @@ def _logs(arguments: Any) -> int:
 
 
 def _check_rank(run: Path, rank: int) -> None:
-    ranks = _plan(run).layout.ranks
+    ranks = plan_of(run).layout.ranks
     if not 0 <= rank < ranks:
         there = f"ranks 0 to {ranks - 1}; use one of them" if ranks > 1 else "one rank; use 0"
         raise Refusal(f"--rank {rank}: {run.name} has {there}")
@@ -306,6 +313,8 @@ def active(run: Path) -> bool:
 
 def _cancel(arguments: Any) -> int:
     run = find_run(arguments.output_dir, arguments.name)
+    if original := _copied_from(run):
+        raise Refusal(f"{run.name}: a copy of {original}, where the run itself is: {typed('cancel', original)}")
     active = [job for job in slurm_jobs.latest(run) if (state := state_of(job)) and not state.ended]
     for job in reversed(active):  # the waiting links of a chain first
         state = cancel(job, at_once=arguments.now)
@@ -323,6 +332,21 @@ def _cancel(arguments: Any) -> int:
     else:
         print(f"{run.name}: step {newest.step} is saved" if newest else f"{run.name}: no checkpoint was saved")
     return 0
+
+
+def _copied_from(run: Path) -> str:
+    """Where the run lies of which this folder is a copy; '' where it is none. Its Slurm jobs are that run's."""
+    if corpus_jobs(run):
+        return ""
+    written = _plan_as_written(run).folder
+    return str(written) if (written / PLAN).is_file() and not _is(run, written) else ""
+
+
+def _is(run: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder; one that isn't there is another."""
+    with contextlib.suppress(OSError):
+        return run.samefile(other)
+    return False
 
 
 def _stop_local(run: Path, pid: int, at_once: bool) -> None:
@@ -353,8 +377,11 @@ def _resubmit(arguments: Any) -> int:
         )
     run = find_run(arguments.output_dir, arguments.name)
     script = REPOSITORY / "pretrain_llm.py"
-    settings = _plan(run).settings
+    settings = plan_of(run).settings
     past = [] if settings.dependency is None else ["--dependency="]  # the old job's is over
+    if not _is(run, written := _plan_as_written(run).folder):  # which its config.yaml names, too
+        print(f"{run.name}: moved or copied from {written}; it goes on here")
+        past += ["--experiment", run.name, "--output-dir", str(run.parent)]
     flags = [flag for flag in arguments.flags if flag != "--"]
     trains = holder(run) is None and (flags or opened(run).state.name != "finished")  # else it says why not
     if settings.executor == "local" and "slurm" not in flags and trains:

@@ -82,7 +82,7 @@ def main() -> int:
             f"--run {arguments.run}: no {PLAN} there{from_here(arguments.run)}; give a run's folder, <output-dir>/<experiment>"
         )
     refuse_code("--hf-model", arguments.hf_model)
-    plan = Plan.from_json((arguments.run / PLAN).read_text(encoding="utf-8"))
+    plan = control.plan_of(arguments.run)
     check_shape(arguments.hf_model, plan)
     nemo_loss, elsewhere = validation_of(plan, arguments.hf_model)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -145,7 +145,7 @@ def of_another_run(model: Path, plan: Plan) -> str:
     if source is None:
         return f"; {model} has no {REPORT} of an export, so that it may be any model: {_own_model(plan)}"
     run = source.parents[1].name if len(source.parents) > 1 else ""
-    if run == plan.folder.name:  # the folder may have been moved
+    if run in (plan.folder.name, plan.settings.experiment):  # the folder may have been moved
         return ""
     return f"; the model is of {source}, no checkpoint of this run: give --run the run that it was exported from"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +237,10 @@ def test_a_flag_that_changes_the_run_of_a_config_has_it_worked_out_anew(
     capsys.readouterr()
     gone_on = command_line.parse(["--config", str(file), "--max-steps", "500"])
     assert (gone_on.warmup_steps, gone_on.save_every, capsys.readouterr().err) == (20, 50, "")
+    shutil.copytree(plan.folder, copy := plan.folder.with_name("copy"))
+    (copy / "plan.json").write_text(plan.to_json())
+    command_line.parse(["--config", str(copy / "config.yaml")])
+    assert f"the run that it names is {plan.folder}; for the folder that it lies in: -E copy" in capsys.readouterr().err
     kept = command_line.parse(["--config", str(file), "-E", "other", "--max-steps", "400", "--log-every", "1"])
     assert capsys.readouterr().err == ""  # the same steps, and flags that change no other
     assert (kept.warmup_steps, kept.val_check_interval) == (20, 40)

@@ -245,6 +245,24 @@ def test_names_that_are_no_utf8(go, tmp_path):
     assert "--json-keys: a key is not UTF-8" in go("--input", docs, "--json-keys", "\udce9")[1]
 
 
+def test_an_input_is_the_same_by_whatever_path(go, tmp_path, monkeypatch):
+    """From another folder, through `..` and in one that is joined, which is not called so; behind a link `..` leads elsewhere."""
+    write_jsonl(tmp_path / "docs" / "docs.jsonl", TEXTS)
+    write_jsonl(tmp_path / "far" / "docs.jsonl", TEXTS[:3])
+    for folder in ("here", "far/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "far" / "deep")
+    assert go("--input", tmp_path / "docs" / "docs.jsonl")[0] == 0
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("../docs/docs.jsonl", "./../here/../docs/docs.jsonl"):
+        code, err = go("--input", name)
+        assert (code, "already complete" in err) == (0, True), err
+    code, err = go("--input", "link/../docs.jsonl")
+    assert (code, f"made from other input ({tmp_path / 'docs' / 'docs.jsonl'})" in err) == (2, True), err
+    assert go("--input-dir", "../docs/../docs/../far/..", "--join", out="joined")[0] == 0
+    assert [path.name for path in find_prefixes(tmp_path / "joined")] == [f"{tmp_path.name}_text_document"]
+
+
 OTHERWISE = {
     "--no-append-eod": "with --append-eod",
     "--no-append-eod --no-special-tokens": "with --append-eod --special-tokens",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -130,6 +133,42 @@ def test_a_run_is_found_though_another_folder_here_has_its_name(run: Path, monke
     assert control.run_folder(run) == run
     (Path("other") / "text").mkdir(parents=True)
     assert control.run_folder(Path("other"), run.parent.name) == Path("other")  # whose refusal is another
+
+
+def test_a_run_is_found_by_any_path(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent.parent)
+    for name in (
+        f"{run.parent.name}/local",
+        f"./{run.parent.name}/local/",
+        f"../{Path.cwd().name}/{run.parent.name}/local",
+    ):
+        assert control.find_run("nemo_experiments", name) == run
+    monkeypatch.chdir(run.parent)
+    assert control.find_run("nemo_experiments", "local") == run  # from within --output-dir
+    with pytest.raises(Refusal, match="no run in this folder"):
+        control.find_run("nemo_experiments", f"../{run.parent.name}")
+
+
+def test_a_copy_is_a_run_of_its_own(
+    run: Path, launcher: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is shown is its own, what goes on is it, and the run that it was copied from is left alone; so it is of one that was moved."""
+    shutil.copytree(run, copy := tmp_path / "backup")
+    with (run / "metrics.jsonl").open("a") as stream:
+        stream.write((run / "metrics.jsonl").read_text().replace('"step": 3', '"step": 17'))
+    assert "step 17/" in call(run, "status", "local").stdout
+    assert "step 3/" in call(run, "status", "backup").stdout
+    refused = call(run, "cancel", "backup")
+    assert (refused.returncode, f"backup: a copy of {run}, where the run itself is: python -m" in refused.stderr) == (
+        2,
+        True,
+    )
+    assert launcher.poll() is None
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    for folder, more in ((run, []), (copy, ["--experiment", "backup", "--output-dir", str(tmp_path)])):
+        control._resubmit(argparse.Namespace(output_dir=str(tmp_path), name=folder.name, flags=["--max-steps", "30"]))
+        assert started.pop()[2:] == ["--config", str(folder / "config.yaml"), *more, "--max-steps", "30"]
 
 
 BUSY = """

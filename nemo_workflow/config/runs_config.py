@@ -1,0 +1,45 @@
+"""A run's own config.yaml as --config: the same run goes on, or it is the template of another."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from nemo_workflow.config.config_file import worked_out_in
+from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, EXECUTION, LOGGING, SLURM
+from nemo_workflow.utils.files import absolute
+from nemo_workflow.utils.folder_kinds import is_run
+
+ELSEWHERE = (EXECUTION, SLURM, LOGGING)  # groups of flags from which the plan works out no other's value
+PLACE = {"experiment", "output_dir"}
+
+
+def still_worked_out(flags: dict[str, Any], from_file: dict[str, Any]) -> frozenset[str]:
+    """The flags whose values --config has from a run's plan. A flag that makes it another run takes them out: they fitted the old one.
+
+    `flags` are those of the command line. A folder that was moved or copied is not the run that its file names, which is noted.
+    """
+    path, place = flags["config"], {**from_file, **flags}
+    folder = absolute(place.get("output_dir", "")) / place.get("experiment", "")
+    lies = absolute(path).parent
+    found = worked_out_in(path) & from_file.keys() - flags.keys()
+    if folder == lies:
+        return found  # the same run goes on
+    if not PLACE & flags.keys() and is_run(lies):
+        here = f"-E {lies.name} --output-dir {lies.parent}"
+        print(
+            f"note: --config {path}: the run that it names is {folder}; for the folder that it lies in: {here}",
+            file=sys.stderr,
+        )
+    options = (BY_ATTRIBUTE[name] for name in flags.keys() - COMMAND_ATTRIBUTES - {"output_dir"})
+    changed = [
+        o for o in options if o.group not in ELSEWHERE and flags[o.attribute] != from_file.get(o.attribute, o.default)
+    ]
+    if not changed or not found:
+        return found
+    for name in found:
+        del from_file[name]
+    names = ", ".join(BY_ATTRIBUTE[name].name for name in sorted(found))
+    given = " and ".join(sorted(f"--{option.name}" for option in changed))
+    print(f"note: --config {path}: worked out anew for {given}: {names}", file=sys.stderr)
+    return frozenset()
