@@ -75,8 +75,11 @@ def _run(settings: Settings) -> int:
         print(f"note: {note}", file=sys.stderr)
     from nemo_workflow.launch import local
     from nemo_workflow.run_dir.checkpoints import newest_whole
+    from nemo_workflow.run_dir.fingerprint import REFUSED
 
     if finished_already:
+        for change in resume.check_changes(plan, allowed=REFUSED)[1]:
+            print(f"note: {change}", file=sys.stderr)
         newest, _ = newest_whole(plan.folder / "checkpoints")
         step = newest.step if newest else plan.schedule.max_steps
         print(

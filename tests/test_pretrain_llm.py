@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_workflow.run_dir.fingerprint import identity_of
 from tests.places import Place
 from tests.runs import fake_runs
 
@@ -92,6 +93,14 @@ def test_a_run_that_is_further_says_how_far(place: Place) -> None:
     said = "already trained to step 100; a larger --max-steps continues it, another --experiment starts from the beginning\n"
     assert said in done.stdout
     assert "note: " not in done.stderr  # no advice for a training that isn't made
+    identity = json.loads(json.dumps(identity_of(place.plan("--max-steps", "50"))))
+    (checkpoint / "manifest.json").write_text(
+        json.dumps({"version": 1, "files": {}, "step": 100, "identity": identity | {"max-steps": 100}})
+    )
+    done = run(*place.flags("--max-steps", "50", "--seed", "7", "--seq-length", "64"), cwd=place.root)
+    changed = [line.partition(": --")[2] for line in done.stderr.splitlines() if "changed since checkpoint" in line]
+    assert (done.returncode, said in done.stdout) == (0, True), done.stderr
+    assert changed == [f"seq-length ({identity['seq-length']} -> 64)", "seed (1234 -> 7)", "max-steps (100 -> 50)"]
 
 
 # Ctrl-C while the last words of a training are found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -23,9 +24,9 @@ def still_worked_out(flags: dict[str, Any], from_file: dict[str, Any]) -> frozen
     folder = absolute(place.get("output_dir", "")) / place.get("experiment", "")
     lies = absolute(path).parent
     found = worked_out_in(path) & from_file.keys() - flags.keys()
-    if folder == lies:
+    if folder == lies and flags.get("max_steps", math.inf) >= from_file.get("max_steps", 0):
         return found  # the same run goes on
-    if not PLACE & flags.keys() and is_run(lies):
+    if folder != lies and not PLACE & flags.keys() and is_run(lies):
         here = f"-E {lies.name} --output-dir {lies.parent}"
         print(
             f"note: --config {path}: the run that it names is {folder}; for the folder that it lies in: {here}",

@@ -103,7 +103,7 @@ def _start(plan: Plan) -> str:
         resume.check_changes(plan)
         return f"{plan.settings.decay_from}, with its optimizer and its place in the data"
     if newest is None:
-        return plan.settings.nemo_model or "random weights"
+        return "; ".join(filter(None, [plan.settings.nemo_model or "random weights", resume.none_left(plan.folder)]))
     if resume.finished_already(plan):
         return f"{newest.path.name}, which has all steps: nothing is left to train"
     resume.check_changes(plan)

@@ -18,7 +18,7 @@ from nemo_workflow.run_dir import metrics, slurm_jobs, starting
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, newest_whole, problem_of, save_under_way
 from nemo_workflow.run_dir.export_process import EXPORTED, is_exported
 from nemo_workflow.run_dir.rank_errors import errors_of
-from nemo_workflow.run_dir.stopping import launchers_signal, orphaned, what_is_saved
+from nemo_workflow.run_dir.stopping import asked_at, launchers_signal, orphaned, what_is_saved
 from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.files import absolute
 from nemo_workflow.utils.folder_kinds import PLAN
@@ -110,7 +110,13 @@ class RunFolder:
 
     @property
     def changed(self) -> float | None:
-        """When the run was last started or wrote an event, in seconds since the epoch."""
+        """When the run was last started, asked to stop, or wrote an event, in seconds since the epoch."""
+        asked = asked_at(self.attempts[-1]) if self.attempts else None
+        return max(filter(None, (self._heard, asked)), default=None)
+
+    @cached_property
+    def _heard(self) -> float | None:
+        """When it was last started or wrote an event itself."""
         launched = [self.launched.time] if self.launched else []
         return max((*(event["time"] for event in self.last.values()), *launched), default=None)
 
@@ -158,7 +164,7 @@ class RunFolder:
         if not self.last:
             return State("new", "no step was made")
         here = start is not None and start.get("machine", {}).get("host") == platform.node()
-        quiet = time.time() - (self.changed or 0)  # of another machine, whose locks can't be seen from here
+        quiet = time.time() - (self._heard or 0)  # of another machine, whose locks can't be seen from here
         patience = max(QUIET_SECONDS, QUIET_STEPS * step["seconds"] if step else 0.0)
         if save_under_way(self.path / "checkpoints"):  # or its writer has died in it
             patience = max(patience, QUIET_SAVE_SECONDS)
@@ -168,7 +174,7 @@ class RunFolder:
             return State("failed", told)  # a rank that was killed has left no error of its own
         number = launchers_signal(self.attempts[-1]) if self.attempts else None
         if number and start and (not step or step["time"] < start["time"]):
-            return self._before_a_step(number)
+            return self._before_a_step(number, "in the middle of its first step")
         return State("killed", self._last_word())
 
     @property
@@ -185,9 +191,9 @@ class RunFolder:
             return holder is not None and psutil.Process(holder).create_time() > failed
         return True
 
-    def _before_a_step(self, number: int) -> State:
+    def _before_a_step(self, number: int, when: str = "before the first step") -> State:
         saved = what_is_saved(self.path, self.step)
-        return State("stopped", f"before the first step ({signal_name(number)}): {saved}")
+        return State("stopped", f"{when} ({signal_name(number)}): {saved}")
 
     def _failure(self, begun_again: bool, told: str) -> State | None:
         """What the ranks' errors of the newest start say, if there are any; `told` is what its launcher said of its end."""
@@ -233,7 +239,7 @@ class RunFolder:
         if failure := starting.failure_of(attempt):
             return State("failed", failure)
         host = self.launched.host if self.launched else ""
-        if host not in ("", platform.node()) and time.time() - (self.changed or 0) < QUIET_SAVE_SECONDS:
+        if host not in ("", platform.node()) and time.time() - (self._heard or 0) < QUIET_SAVE_SECONDS:
             return State("running", f"its ranks start on {host}")
         return State("killed", f"while its ranks were starting: {saved}")
 

@@ -29,6 +29,14 @@ def launchers_signal(attempt: Path) -> int | None:
         return None
 
 
+def asked_at(attempt: Path) -> float | None:
+    """When that was, in seconds since the epoch; None where it got none."""
+    try:
+        return (attempt / SIGNAL).stat().st_mtime
+    except OSError:
+        return None
+
+
 def tell_orphaned(attempt: Path) -> None:
     """Write down that ranks stop because their launcher has died, and nobody asked them to."""
     with contextlib.suppress(OSError):  # a full disk

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.models.tokenizer_identity import of_checkpoint
+from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.branching import parent_of
 from nemo_workflow.run_dir.checkpoints import (
     Checkpoint,
@@ -22,8 +23,7 @@ from nemo_workflow.run_dir.checkpoints import (
     set_aside,
 )
 from nemo_workflow.run_dir.fingerprint import Named, compare, identity_of, in_todays_words, tokenizer_digest
-from nemo_workflow.run_dir.metrics import validated
-from nemo_workflow.utils.console import human_bytes
+from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Failure
 from nemo_workflow.utils.files import write_json
 from nemo_workflow.utils.folder_kinds import PLAN
@@ -36,12 +36,15 @@ DECISION = "resume.json"
 PARENT = 1_000_000  # number of the candidate that is another run's: after all of its own
 
 
-def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
-    """This run's identity, and a line for each change since the newest checkpoint; raises Refusal for those not allowed."""
+def check_changes(plan: Plan, allowed: Collection[str] | None = None) -> tuple[dict[str, Any], list[str]]:
+    """This run's identity, and a line for each change since the newest checkpoint; raises Refusal for those not allowed.
+
+    `allowed` None: by --allow-change.
+    """
     now = identity_of(plan)
     newest = newest_whole(plan.folder / "checkpoints")[0] or parent_of(plan.settings)
     if newest is None:
-        return now, []
+        return now, list(filter(None, [none_left(plan.folder)]))
     then = newest.manifest().get("identity") or {}
     if newest.path.parent != plan.folder / "checkpoints":
         now_only = {"branch": now["branch"]}  # the parent is none itself, or another's
@@ -53,7 +56,17 @@ def check_changes(plan: Plan) -> tuple[dict[str, Any], list[str]]:
     if own and tokenizer_digest(str(own)) == now["tokenizer"]:
         then["tokenizer"] = now["tokenizer"]
     names = Named.of(json.loads(plan.to_json())), Named.of(_plan_of(newest))
-    return now, compare(now, then, tuple(plan.settings.allow_change or ()), f"checkpoint {newest.path.name}", names)
+    allowed = (plan.settings.allow_change or ()) if allowed is None else allowed
+    return now, compare(now, then, tuple(allowed), f"checkpoint {newest.path.name}", names)
+
+
+def none_left(run: Path) -> str:
+    """What is said where a run has saved checkpoints and has none any more, and so starts from the beginning; '' elsewhere."""
+    last = metrics.last(run / metrics.FILE)
+    if "checkpoint" not in last or list_checkpoints(run / "checkpoints"):
+        return ""
+    steps = counted(last.get("step", last["checkpoint"])["step"], "step")
+    return f"no checkpoint is left of the {steps} that the run has made: it starts from the beginning"
 
 
 def _plan_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -70,7 +83,7 @@ def finished_already(plan: Plan) -> bool:
     last = plan.schedule.max_steps
     if newest is None or newest.step < last:
         return False
-    return newest.step > last or not plan.schedule.validates(last) or validated(plan.folder, last)
+    return newest.step > last or not plan.schedule.validates(last) or metrics.validated(plan.folder, last)
 
 
 def choose_checkpoint(

@@ -237,6 +237,8 @@ def test_a_flag_that_changes_the_run_of_a_config_has_it_worked_out_anew(
     capsys.readouterr()
     gone_on = command_line.parse(["--config", str(file), "--max-steps", "500"])
     assert (gone_on.warmup_steps, gone_on.save_every, capsys.readouterr().err) == (20, 50, "")
+    assert command_line.parse(["--config", str(file), "--max-steps", "9"]).warmup_steps is None  # too few for it
+    capsys.readouterr()
     shutil.copytree(plan.folder, copy := plan.folder.with_name("copy"))
     (copy / "plan.json").write_text(plan.to_json())
     command_line.parse(["--config", str(copy / "config.yaml")])

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from nemo_workflow.config.flags import BY_ATTRIBUTE
-from nemo_workflow.run_dir import fingerprint
+from nemo_workflow.launch import dry_run
+from nemo_workflow.run_dir import fingerprint, metrics
 from nemo_workflow.run_dir.checkpoints import write_manifest
 from nemo_workflow.run_dir.fingerprint import NEVER, REFUSED, TOLD, Named, compare, digest, tokenizer_digest
 from nemo_workflow.training import resume
@@ -174,6 +175,19 @@ def test_an_older_checkpoint_whose_tokenizer_was_saved_again_since(place: Place,
         write_tokenizer(place.hf, 4097)
     with pytest.raises(Refusal, match="the tokenizer of --hf-model-id changed"):
         resume.check_changes(place.plan())
+
+
+def test_checkpoints_that_are_gone_are_told_of_a_run_that_begins_again(place: Place) -> None:
+    plan = place.plan()
+    folder = leave_checkpoint(plan, 4)
+    assert resume.check_changes(plan)[1] == []
+    shutil.rmtree(folder.parent)
+    assert resume.check_changes(plan)[1] == []  # it was killed before its first save
+    metrics.event(plan.folder / metrics.FILE, "checkpoint", step=4, bytes=1, seconds=1.0)
+    metrics.event(plan.folder / metrics.FILE, "step", step=5)
+    said = "no checkpoint is left of the 5 steps that the run has made: it starts from the beginning"
+    assert resume.check_changes(plan)[1] == [said]
+    assert f"random weights; {said}" in "".join(dry_run.parts(plan, "json"))
 
 
 def test_unlike_stages_are_told_and_no_older_checkpoint_has_them(place: Place) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_workflow.run_dir import slurm_jobs, starting
+from nemo_workflow.run_dir import slurm_jobs, starting, stopping
 from nemo_workflow.run_dir.run import QUIET_SECONDS, RunFolder, State
 from nemo_workflow.run_dir.stopping import tell_orphaned, tell_signal
 from tests.run_dir.test_checkpoints import make
@@ -182,7 +182,10 @@ def test_a_later_start_that_was_killed_before_its_ranks_trained_is_not_the_earli
     assert RunFolder(plan.folder).state == State("stopped", f"before the first step (Ctrl-C): {said}")
     here = {"host": platform.node()}
     append(plan, [{"event": "start", "time": time.time() + 1, "step": 30, "max_steps": 100, "machine": here}])
-    assert RunFolder(plan.folder).state == State("stopped", f"before the first step (Ctrl-C): {said}")
+    os.utime(attempt / stopping.SIGNAL, (time.time() + 70,) * 2)  # a step of more than a minute
+    run = RunFolder(plan.folder)
+    assert run.state == State("stopped", f"in the middle of its first step (Ctrl-C): {said}")
+    assert run.changed and run.changed > time.time() + 60
     append(plan, [{"event": "step", "time": time.time() + 2, "step": 31, "seconds": 1.0}])
     assert RunFolder(plan.folder).state.why.startswith("ended after Ctrl-C: step 30 is saved, step 31 is not;")
 
