@@ -18,7 +18,7 @@ from nemo_workflow.run_dir import metrics, slurm_jobs, starting
 from nemo_workflow.run_dir.checkpoints import list_checkpoints, newest_whole, problem_of, save_under_way
 from nemo_workflow.run_dir.export_process import EXPORTED, is_exported
 from nemo_workflow.run_dir.rank_errors import errors_of
-from nemo_workflow.run_dir.stopping import asked_at, launchers_signal, orphaned, what_is_saved
+from nemo_workflow.run_dir.stopping import asked_at, asked_by, launchers_signal, orphaned, what_is_saved
 from nemo_workflow.utils.errors import STOPPED
 from nemo_workflow.utils.files import absolute
 from nemo_workflow.utils.folder_kinds import PLAN
@@ -193,7 +193,7 @@ class RunFolder:
 
     def _before_a_step(self, number: int, when: str = "before the first step") -> State:
         saved = what_is_saved(self.path, self.step)
-        return State("stopped", f"{when} ({signal_name(number)}): {saved}")
+        return State("stopped", f"{when} ({asked_by(self.attempts[-1], number)}): {saved}")
 
     def _failure(self, begun_again: bool, told: str) -> State | None:
         """What the ranks' errors of the newest start say, if there are any; `told` is what its launcher said of its end."""
@@ -217,7 +217,8 @@ class RunFolder:
             return State("stopped", f"its launcher was killed: {what_is_saved(self.path, self.step)}")
         asked = self.last.get("stopping")
         number = asked["signal"] if asked and asked["time"] >= end["time"] - 3600 else None
-        return State("stopped", f"asked to ({signal_name(number)})" if number else "asked to")
+        by = number and (asked_by(self.attempts[-1], number) if self.attempts else signal_name(number))
+        return State("stopped", f"asked to ({by})" if by else "asked to")
 
     def _not_exported(self, end: dict[str, Any], held: bool) -> str:
         """'; not exported: WHY' where the export after the training came to nothing, and there is none."""
@@ -256,7 +257,7 @@ class RunFolder:
         """What is known of a start that wrote no end."""
         newest = self.attempts[-1] if self.attempts else None
         number = launchers_signal(newest) if newest else None
-        what = f"ended after {signal_name(number)}" if number else WORDLESS
+        what = f"ended after {asked_by(newest, number)}" if newest and number else WORDLESS
         if newest and orphaned(newest):
             what = "its launcher was killed"
         return f"{what}: {what_is_saved(self.path, self.step)}"
@@ -310,7 +311,7 @@ class RunFolder:
         if failure := starting.failure_of(before[-1]):
             return failure
         if number := launchers_signal(before[-1]):
-            return f"ended after {signal_name(number)}"
+            return f"ended after {asked_by(before[-1], number)}"
         return "its launcher was killed" if orphaned(before[-1]) else ""
 
     def versions(self) -> dict[str, str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from pathlib import Path
 
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.run_dir import metrics
 from nemo_workflow.run_dir.checkpoints import newest_whole
+from nemo_workflow.run_dir.slurm_jobs import cancelled_mark
+from nemo_workflow.utils.processes import signal_name
 
 SIGNAL = "signal"  # in an attempt's folder: the number of the one that the launcher got
 ORPHANED = "launcher_died"  # in an attempt's folder: its ranks stopped because their launcher was gone
@@ -35,6 +38,12 @@ def asked_at(attempt: Path) -> float | None:
         return (attempt / SIGNAL).stat().st_mtime
     except OSError:
         return None
+
+
+def asked_by(attempt: Path, number: int) -> str:
+    """'Ctrl-C', 'SIGTERM', or '`runs cancel`', which sends one of these."""
+    cancelled = number == signal.SIGTERM and cancelled_mark(attempt).is_file()
+    return "`runs cancel`" if cancelled else signal_name(number)
 
 
 def tell_orphaned(attempt: Path) -> None:

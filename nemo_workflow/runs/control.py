@@ -31,6 +31,7 @@ from nemo_workflow.utils.console import human_time
 from nemo_workflow.utils.errors import STOPPED, Failure, Refusal
 from nemo_workflow.utils.files import absolute, from_here, no_such_folder
 from nemo_workflow.utils.folder_kinds import PLAN, is_run
+from nemo_workflow.utils.machine import user_described
 
 FEW = 5  # runs that a refusal names
 OUTPUT_DIR = Settings.output_dir  # where runs are looked for, as training writes them there
@@ -334,6 +335,13 @@ def _cancel(arguments: Any) -> int:
     return 0
 
 
+def _tell_cancelled(run: Path) -> None:
+    """Write down, for who looks later, who ended the newest start with `runs cancel`."""
+    for attempt in starting.folders_of(run)[-1:]:
+        with contextlib.suppress(OSError):  # a full disk
+            slurm_jobs.cancelled_mark(attempt).write_text(user_described(os.geteuid()))
+
+
 def _copied_from(run: Path) -> str:
     """Where the run lies of which this folder is a copy; '' where it is none. Its Slurm jobs are that run's."""
     if corpus_jobs(run):
@@ -360,6 +368,7 @@ def _stop_local(run: Path, pid: int, at_once: bool) -> None:
         if time.monotonic() > end:
             raise Failure(f"process {pid} did not end within {ENDED_BY_LOCAL_CANCEL:.0f} s; try again with --now")
         if at_once or not asked:
+            _tell_cancelled(run)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
             asked = True

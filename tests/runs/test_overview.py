@@ -18,7 +18,7 @@ from nemo_workflow.launch import local
 from nemo_workflow.run_dir import metrics, starting, stopping
 from nemo_workflow.run_dir.export_process import event
 from nemo_workflow.run_dir.run import RunFolder
-from nemo_workflow.runs import overview
+from nemo_workflow.runs import control, overview
 from nemo_workflow.runs.__main__ import main
 from nemo_workflow.runs.report import page
 from nemo_workflow.runs.report.page import state_shown, write_report
@@ -64,6 +64,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "broken" / "attempts" / "20260528-202640" / "rank1.error").write_text(error)
     fake_runs.write_run(root / "live", upto=30, reason=None, began=time.time() - 20)
     return root
+
+
+def test_a_run_that_was_cancelled_says_so(tmp_path: Path) -> None:
+    plan = fake_runs.write_run(tmp_path / "run", upto=30, reason="stopped")
+    fake_runs.append(plan, [{"event": "stopping", "time": fake_runs.BEGAN, "step": 30, "signal": 15}])
+    assert RunFolder(plan.folder).state.why == "asked to (SIGTERM)"
+    control._tell_cancelled(plan.folder)
+    assert RunFolder(plan.folder).state.why == "asked to (`runs cancel`)"
+    (attempt := plan.folder / "attempts" / "29991231-000000").mkdir()
+    starting.tell_launched(attempt)
+    stopping.tell_signal(attempt, signal.SIGTERM)
+    assert RunFolder(plan.folder).state.why.startswith("before the first step (SIGTERM)")  # not that start
+    control._tell_cancelled(plan.folder)
+    assert RunFolder(plan.folder).state.why.startswith("before the first step (`runs cancel`)")
 
 
 def test_list_tells_each_runs_state_and_why(folder: Path) -> None:
