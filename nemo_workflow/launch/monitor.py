@@ -13,7 +13,6 @@ from nemo_workflow.run_dir import metrics
 from nemo_workflow.utils.console import Meter, counted, human_count, human_time
 
 WAIT_SECONDS = 20.0  # for the first step, or between two, after which a line says that the run lives
-REPEAT_SECONDS = 60.0  # until the next of such lines
 
 
 class TimeLeft:
@@ -85,7 +84,7 @@ class Monitor:
             what = "the ranks start: they import NeMo and build the model"
         if self.meter.live:
             self.live = f"{what} ({human_time(waited)})"
-        elif waited > WAIT_SECONDS + REPEAT_SECONDS * self.told:
+        elif waited > WAIT_SECONDS * (self.told + 1):
             self.told += 1
             self.meter.note(f"{what} ({human_time(waited)} so far)")
 
