@@ -54,7 +54,7 @@ def add_commands(commands: Any) -> None:
 
 def _command(commands: Any, name: str, text: str, function: Any) -> Any:
     made = commands.add_parser(name, help=text, description=text)
-    made.add_argument("name", help="experiment, Slurm job id, or the experiment id that was printed")
+    made.add_argument("name", help="experiment, Slurm job id, the experiment id that was printed, or a run's folder")
     made.set_defaults(run=function)
     return made
 
@@ -71,7 +71,7 @@ def run_folder(run: Path, output_dir: str = OUTPUT_DIR) -> Path:
 
 
 def find_run(output_dir: str, name: str) -> Path:
-    """The folder of a run by its experiment's name, a job id or an experiment id; raises Refusal."""
+    """The folder of a run by its experiment's name, a job id, an experiment id, or its path; raises Refusal."""
     root = absolute(output_dir)
     if (root / name / PLAN).is_file() or corpus_jobs(root / name):
         return root / name
@@ -80,6 +80,8 @@ def find_run(output_dir: str, name: str) -> Path:
         if any(name in (job.job_id, job.experiment_id) for job in slurm_jobs.jobs_of(run)):
             return run
     if "/" in name:
+        if (here := absolute(name)).is_dir() and (is_run(here) or corpus_jobs(here)):
+            return here
         what = "no run in this folder" if Path(name).expanduser().is_dir() else no_such_folder(name)
         raise Refusal(f"{name}: {what}; give a run's, <output-dir>/<experiment>")
     if not root.is_dir():
