@@ -153,9 +153,13 @@ def run_command(main: Callable[[], int | None] | str, program: str | None = None
         sys.stderr.close()
         code = 141
     except OSError as error:  # an empty line is no loss where another file's disk is full, and a traceback follows
-        if error.errno not in FULL or not (why := unwritten(sys.stdout, "\n")):
+        if isinstance(error, PermissionError) and error.filename:
+            why = f"{error.filename}: {error.strerror}; check its permissions, and those of the folders above it"
+        elif error.errno in FULL and (problem := unwritten(sys.stdout, "\n")):
+            why = f"what it prints can't be written: {problem}"
+        else:
             raise
-        say(f"{program}: failed: what it prints can't be written: {why}")
+        say(f"{program}: failed: {why}")
         code = 1
     if not sys.stderr.closed:
         unwritten(sys.stderr)

@@ -124,6 +124,24 @@ def test_a_report_of_a_run_in_a_folder_of_another_user(
         assert f"{tmp_path / place} can't be written ({os.strerror(number)}); give another file: --output FILE" in said
 
 
+@pytest.mark.parametrize("command", ["show", "status", "logs"])
+def test_a_run_that_is_closed_to_this_user_is_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As umask 077 makes it; root's tests can't meet it."""
+
+    def closed(path: Path) -> bool:
+        if path.parent == tmp_path / "run":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return path.exists() and not path.is_dir()
+
+    fake_runs.write_run(tmp_path / "run", upto=30)
+    monkeypatch.setattr(Path, "is_file", closed)
+    said = runs("--output-dir", tmp_path, command, "run", code=2)
+    monkeypatch.undo()
+    assert f"error: {tmp_path / 'run' / 'plan.json'}: Permission denied; it is another user's" in said
+
+
 def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:
     run = RunFolder(folder / "done")
     assert [event["step"] for event in run.of_kind("step")] == list(range(1, 101))

@@ -36,6 +36,8 @@ run_command(main)
          "-c: error: --lr 2: too high; use 1\n-c: error: --tp 3: does not divide 8\n"),
         ("raise Failure('rank 1 died')", 1, "-c: failed: rank 1 died\n"),
         ("raise KeyboardInterrupt", 130, ""),
+        ("raise PermissionError(13, 'Permission denied', '/x/config.json')", 1,
+         "-c: failed: /x/config.json: Permission denied; check its permissions, and those of the folders above it\n"),
     ],
 )  # fmt: skip
 def test_exit_code_and_stderr(body, code, stderr):
