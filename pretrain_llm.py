@@ -99,14 +99,16 @@ def _run(settings: Settings) -> int:
 
 def _afterwards(plan: Plan, told: bool) -> None:
     """The last words of a training that is done, unless an earlier start has told them, and the export and text that were to follow."""
+    from nemo_workflow.utils.console import Meter, unwritten
     from nemo_workflow.utils.processes import left_on_a_signal
 
     more = bool(plan.settings.sample or plan.settings.export_hf)
+    meter = Meter(sys.stdout, outlive=True)  # what follows is done though nobody can read of it
     with left_on_a_signal(f"the training is done{': the same command exports its model' if more else ''}"):
         from nemo_workflow.runs import finished
 
         if not told:
-            print("\n".join(finished.last_words(plan)), flush=True)
+            meter.note("\n".join(finished.last_words(plan)))
         if more:
             from nemo_workflow.launch import local
             from nemo_workflow.runs import export, sample
@@ -115,7 +117,10 @@ def _afterwards(plan: Plan, told: bool) -> None:
                 export.after_training(plan)
                 if plan.settings.sample:
                     sample.after_training(plan)
-            print("\n".join(finished.after_export(plan)), flush=True)
+            meter.note("\n".join(finished.after_export(plan)))
+    if why := unwritten(sys.stdout):
+        Meter(sys.stderr, outlive=True).note(f"note: the last of what was printed could not be written: {why}")
+        unwritten(sys.stderr)  # the same file, often
 
 
 def command() -> None:

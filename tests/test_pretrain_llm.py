@@ -126,3 +126,28 @@ def test_ctrl_c_after_the_training_says_that_it_is_done(more: dict[str, str], sa
         text=True,
     )
     assert (done.returncode, done.stderr) == (130, f"stopped by Ctrl-C; the training is done{said}\n")
+
+
+LAST_WORDS = """
+import sys
+from pathlib import Path
+import pretrain_llm
+from nemo_workflow.config.plan import Plan
+from nemo_workflow.utils.errors import run_command
+def main():
+    pretrain_llm._afterwards(Plan.from_json(Path(sys.argv[1]).read_text()), told=False)
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("errors", [subprocess.PIPE, subprocess.STDOUT], ids=["alone", "with stderr"])
+def test_a_training_is_done_though_its_log_is_on_a_full_disk(errors: int, tmp_path: Path) -> None:
+    plan = fake_runs.write_run(tmp_path / "my_run")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", LAST_WORDS, plan.folder / "plan.json"], cwd=COMMAND.parent, stdout=full, stderr=errors,
+            text=True, env=os.environ | {"PYTHONUNBUFFERED": ""}, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if errors == subprocess.PIPE:
+        assert done.stderr == "note: the last of what was printed could not be written: No space left on device\n"

@@ -228,6 +228,9 @@ def _attempt(problems: list[str], work: Callable[[], T]) -> T | None:
     except Refusal as refusal:
         problems += refusal.problems
         return None
+    except PermissionError as error:
+        problems.append(f"{error.filename}: {error.strerror}; check its permissions, and those of the folders above it")
+        return None
 
 
 def _accelerator(run: Run) -> str:

@@ -16,13 +16,16 @@ SMALL = 16 << 10
 OF_A_PAIR = 3
 OF_A_PART = 3
 EPOCHS = (2, 1, 1)  # of training, validation and test that may be in use at a time
-OTHERS = 1024  # of libraries, logs, sockets to other ranks
+OTHERS = (
+    512  # of libraries, logs, sockets to other ranks: what a machine must allow besides; on a CPU there are some 120
+)
+SPARE = 1024  # the same where a rank asks for as many as it may have
 DOCUMENT, SAMPLE = 4, 8  # bytes an entry of the documents' array and of the largest of the samples'
 
 
 def most_of(pairs: int) -> int:
     """Files that a rank has open at most for so many pairs, all of them large."""
-    return (OF_A_PAIR + OF_A_PART * sum(EPOCHS)) * pairs + OTHERS
+    return (OF_A_PAIR + OF_A_PART * sum(EPOCHS)) * pairs + SPARE
 
 
 def least_of(pairs: int) -> int:

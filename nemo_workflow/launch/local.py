@@ -48,6 +48,8 @@ STOPPED_REPORT_SECONDS = 3.0  # the same where the user waits for a stop; the wr
 
 def run_local(plan: Plan) -> int:
     """Train on this machine until the end; returns the exit code: 0 done, 130/143 stopped. Raises Failure."""
+    if problems := list(ranks.without_network()):
+        raise Refusal(problems)
     with locked(plan.folder):
         restarts = Restarts(plan)
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from nemo_workflow.launch.nemo_run_import import import_nemo_run, quiet_experime
 from nemo_workflow.utils.processes import import_path
 
 LOOPBACK = "127.0.0.1"
+INTERFACE = "GLOO_SOCKET_IFNAME"  # environment variable of torch: where the ranks' sockets are; several with commas
 GPU_VARIABLES = {
     "CUDA_DEVICE_MAX_CONNECTIONS": "1",  # Megatron: order of communication and compute under TP/CP
     "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",  # NeMo's own launch scripts set it: less memory held back
@@ -57,6 +59,19 @@ def started(plan: Plan, attempt: Path, place: Path) -> Iterator[Torchrun]:
         before = set(psutil.Process().children())
         experiment.run()
         yield Torchrun(next(child.pid for child in psutil.Process().children() if child not in before))
+
+
+def without_network() -> Iterator[str]:
+    """Why ranks of this machine would not reach each other, which torch tells after minutes, or without the variable's name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried:
+        try:
+            tried.connect((LOOPBACK, 9))  # sends nothing
+        except OSError as error:
+            yield f"{LOOPBACK}: {error.strerror}; the ranks meet there: ip link set lo up, as root"
+    there = [name for _, name in socket.if_nameindex()]
+    for name in filter(None, os.environ.get(INTERFACE, "").split(",")):
+        if name not in there:
+            yield f"{INTERFACE}={name}: this machine has no such interface, but {', '.join(there)}; unset {INTERFACE}"
 
 
 def arguments(plan: Plan, attempt: Path, logs: Path) -> list[str]:

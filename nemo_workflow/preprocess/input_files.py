@@ -206,6 +206,10 @@ def _braces(name: str) -> str:
 def _add_file(path: Path, root: Path, flag: str, found: _Found) -> None:
     if not path.exists():
         found.problems.append(f"{flag}: {_missing(path)}{_braces(str(path))}")
+    elif not path.is_file():
+        found.problems.append(
+            f"{flag}: a pipe or a device, and the text is read more than once; write it into a file, and name that"
+        )
     elif stem_of(path) is None:
         found.problems.append(f"{flag}: not a file extension that is read here ({KNOWN}){_renamed(path)}")
     else:

@@ -83,7 +83,12 @@ def main() -> int:
     if arguments.command is None:
         parser.error(f"COMMAND is required{parser.taken()}: one of {', '.join(commands.choices)}")
     scratch.sweep()  # a run that was killed as a whole has left its folders for temporary files
-    return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except PermissionError as error:
+        if not error.filename:
+            raise
+        raise Refusal(f"{error.filename}: {error.strerror}; it is another user's, who can open it to you") from None
 
 
 def _stands_for(flag: str, value: str, parser: Parser) -> dict[str, str]:

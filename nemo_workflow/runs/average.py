@@ -47,7 +47,7 @@ def add_commands(commands: Any) -> None:
     """Add the subcommand to the parser."""
     text = "average the weights of a run's last checkpoints into one that exports, and starts runs (--nemo-model)"
     made = commands.add_parser("average", help=text, description=text)
-    made.add_argument("name", help="experiment, Slurm job id, or the experiment id that was printed")
+    made.add_argument("name", help="experiment, Slurm job id, the experiment id that was printed, or a run's folder")
     which = made.add_mutually_exclusive_group()
     which.add_argument("--last", type=int, default=5, metavar="N", help="the newest N (default %(default)s)")
     which.add_argument("--steps", metavar="STEP,STEP…", help="the checkpoints of these steps instead")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -56,7 +57,7 @@ def add_commands(commands: Any) -> None:
 
 def _command(commands: Any, name: str, text: str, function: Any) -> Any:
     made = commands.add_parser(name, help=text, description=text)
-    made.add_argument("name", help="experiment or its folder, Slurm job id, or the experiment id that was printed")
+    made.add_argument("name", help="experiment, Slurm job id, the experiment id that was printed, or a run's folder")
     made.set_defaults(run=function)
     return made
 
@@ -73,7 +74,7 @@ def run_folder(run: Path, output_dir: str = OUTPUT_DIR) -> Path:
 
 
 def find_run(output_dir: str, name: str) -> Path:
-    """The folder of a run by its experiment's name, a job id, an experiment id or its path; raises Refusal."""
+    """The folder of a run by its experiment's name, a job id, an experiment id, or its path; raises Refusal."""
     root = absolute(output_dir)
     for folder in (root / name, absolute(name)):
         if (folder / PLAN).is_file() or corpus_jobs(folder):
@@ -144,11 +145,7 @@ def plan_of(run: Path) -> Plan:
     """The plan of a run, with the folder where it lies now: it may have been moved or copied."""
     if corpus_jobs(run):
         raise Refusal(f"{run.name}: a preprocessing job; run the command that submitted it again, and it continues")
-    return replace(_plan_as_written(run), run_dir=str(absolute(run)))
-
-
-def _plan_as_written(run: Path) -> Plan:
-    return Plan.from_json((run / PLAN).read_text(encoding="utf-8"))
+    return replace(Plan.from_json((run / PLAN).read_text(encoding="utf-8")), run_dir=str(absolute(run)))
 
 
 def opened(run: Path) -> RunFolder:
@@ -344,10 +341,15 @@ def _tell_cancelled(run: Path) -> None:
 
 def _copied_from(run: Path) -> str:
     """Where the run lies of which this folder is a copy; '' where it is none. Its Slurm jobs are that run's."""
-    if corpus_jobs(run):
-        return ""
-    written = _plan_as_written(run).folder
+    written = _written_in(run)
     return str(written) if (written / PLAN).is_file() and not _is(run, written) else ""
+
+
+def _written_in(run: Path) -> Path:
+    """The folder that a run's files were written in, which its config.yaml names, too; `run` where nothing tells."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return Path(json.loads((run / PLAN).read_text(encoding="utf-8"))["run_dir"])
+    return run
 
 
 def _is(run: Path, other: Path) -> bool:
@@ -388,7 +390,7 @@ def _resubmit(arguments: Any) -> int:
     script = REPOSITORY / "pretrain_llm.py"
     settings = plan_of(run).settings
     past = [] if settings.dependency is None else ["--dependency="]  # the old job's is over
-    if not _is(run, written := _plan_as_written(run).folder):  # which its config.yaml names, too
+    if not _is(run, written := _written_in(run)):
         print(f"{run.name}: moved or copied from {written}; it goes on here")
         past += ["--experiment", run.name, "--output-dir", str(run.parent)]
     flags = [flag for flag in arguments.flags if flag != "--"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import itertools
 import shutil
 import sys
@@ -188,18 +189,22 @@ def _report(arguments: Any) -> int:
     from nemo_workflow.runs.report.page import write_report
 
     run = open_run(arguments.output_dir, arguments.name)
-    with _plotting():
+    with _plotting(arguments.output or run.path):
         print(write_report(run, arguments.output))
     return 0
 
 
 @contextlib.contextmanager
-def _plotting() -> Iterator[None]:
-    """Say how to get the plotting library where it is missing."""
+def _plotting(place: Path) -> Iterator[None]:
+    """Say how to get the plotting library where it is missing, and where else to write where `place` is another's."""
     try:
         yield
     except ModuleNotFoundError as missing:
         raise Refusal(f"the charts need {missing.name}: pip install bokeh") from None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise Refusal(f"{place} can't be written ({error.strerror}); give another file: --output FILE.html") from None
 
 
 # -- compare ----------------------------------------------------------------------------------------------------------
@@ -220,7 +225,7 @@ def _compare(arguments: Any) -> int:
     else:
         print("no step yet that all of them have made")
     page = arguments.output or runs[0].path.parent / f"compare-{'-'.join(names)}.html"
-    with _plotting():
+    with _plotting(page):
         write_comparison(runs, differing, page)
     print(f"\ncurves: {absolute(page)}")
     return 0

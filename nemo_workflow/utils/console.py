@@ -70,6 +70,17 @@ class Meter:
                 _lead_nowhere(self.stream)
 
 
+def unwritten(stream: TextIO, more: str = "") -> str:
+    """Why what was printed to `stream`, and `more`, can't be written, as on a full disk; it is let go then. Empty where it can."""
+    try:
+        stream.write(more)
+        stream.flush()
+    except OSError as error:
+        _lead_nowhere(stream)
+        return error.strerror or str(error)
+    return ""
+
+
 def _lead_nowhere(stream: TextIO) -> None:
     """Send all that is still written to `stream`, by others and at the process's end too, to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nemo_workflow import REPOSITORY, leave
 from nemo_workflow.utils import scratch, startup
+from nemo_workflow.utils.console import FULL, Meter, unwritten
 from nemo_workflow.utils.libraries import importable
 
 STOPPED = 75  # exit code of a rank that saved and stopped because it was asked to (EX_TEMPFAIL)
@@ -122,30 +123,46 @@ def run_command(main: Callable[[], int | None] | str, program: str | None = None
     `program` names the command in front of an error where a script stands before it.
     """
     program = program or program_name()
+
+    def say(text: str) -> None:  # the code counts though its words find no space
+        Meter(sys.stderr, outlive=True).note(text)
+
     try:
         _on_ctrl_c(signal.default_int_handler)
         problems = startup.settle()
         if problems:
             raise Refusal(problems)
         code = (_imported(main) if isinstance(main, str) else main)() or 0
+        sys.stdout.flush()
     except ModuleNotFoundError as error:
         missing = missing_package(error)
         if missing is None:
             raise
-        print(f"{program}: error: {missing}", file=sys.stderr)
+        say(f"{program}: error: {missing}")
         code = 2
     except Refusal as refusal:
         for problem in few_of_a_kind(refusal.problems):
-            print(f"{program}: error: {problem}", file=sys.stderr)
+            say(f"{program}: error: {problem}")
         code = 2
     except Failure as failure:
-        print(f"{program}: failed: {failure}", file=sys.stderr)
+        say(f"{program}: failed: {failure}")
         code = 1
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # `… | head` closed its end
         sys.stderr.close()
         code = 141
+    except OSError as error:  # an empty line is no loss where another file's disk is full, and a traceback follows
+        if isinstance(error, PermissionError) and error.filename:
+            why = f"{error.filename}: {error.strerror}; check its permissions, and those of the folders above it"
+        elif error.errno in FULL and (problem := unwritten(sys.stdout, "\n")):
+            why = f"what it prints can't be written: {problem}"
+        else:
+            raise
+        say(f"{program}: failed: {why}")
+        code = 1
+    if not sys.stderr.closed:
+        unwritten(sys.stderr)
     _on_ctrl_c(leave)
     scratch.remove_empty()
     sys.exit(code)

@@ -1,9 +1,10 @@
 """What a process settles before its work: streams that are closed, a folder that is gone, a user without a name, a TMPDIR
-that is too long, a Python that has dropped its docstrings. Each makes a library fail far from here."""
+that is too long, a Python that has dropped its docstrings, a locale without UTF-8. Each makes a library fail far from here."""
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import itertools
 import os
 import re
@@ -32,6 +33,7 @@ def settle() -> list[str]:
         return ["the current folder no longer exists; change to one that does (cd)"]
     _in_our_environment()
     _keep_docstrings()
+    _speak_utf8()
     _name_the_user()
     return list(short_sockets())
 
@@ -101,6 +103,19 @@ def _keep_docstrings() -> None:
     own = list(itertools.takewhile(lambda word: re.fullmatch(r"-[A-Za-z]+", word) and word[1] not in "mcWX", words))
     kept = [word for word in (word.replace("O", "") for word in own) if word != "-"]
     os.execv(sys.executable, [sys.executable, *kept, *words[len(own) :]])
+
+
+def _speak_utf8() -> None:
+    """Start this Python again in UTF-8 mode where a locale has it read paths otherwise; libraries in Rust don't.
+
+    What stdout can't print all the same (PYTHONIOENCODING) is printed as its number, as on stderr.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":  # which -I would not read
+        os.environ["PYTHONUTF8"] = "1"
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _name_the_user() -> None:

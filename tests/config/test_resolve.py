@@ -314,3 +314,19 @@ def test_many_small_sources_are_told_in_few_lines(place: Place) -> None:
 def test_a_branch_is_never_left_out_in_silence(shared: Place) -> None:
     with pytest.raises(ValueError, match="make_plan needs the branch"):
         shared.plan("--decay-from", str(shared.root), "--decay-steps", "4")
+
+
+def test_a_checkpoint_that_is_closed_to_this_user_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As umask 077 makes it; root's tests can't meet it."""
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", "/x/context")
+
+    (place.root / "step").mkdir()
+    monkeypatch.setattr(pretrained, "read_nemo_model", closed)
+    with pytest.raises(Refusal) as caught:
+        place.plan(nemo_model=str(place.root / "step"))
+    assert (
+        "/x/context: Permission denied; check its permissions, and those of the folders above it"
+        in caught.value.problems
+    )

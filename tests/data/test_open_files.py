@@ -36,7 +36,7 @@ def test_a_large_part_has_three_arrays_more_for_each_epoch_in_use() -> None:
         ((large, large, large), 15),
     ):
         assert open_files.needed([of_pair] * 2, 128) == 2 * files + open_files.OTHERS
-    assert open_files.most_of(2) == 30 + open_files.OTHERS
+    assert open_files.most_of(2) == 30 + open_files.SPARE
 
 
 def test_a_rank_raises_its_own_limit_as_far_as_it_may() -> None:
@@ -55,8 +55,20 @@ def test_more_pairs_than_the_machine_opens_files_are_refused(place: Place, monke
     with pytest.raises(Refusal) as caught:
         place.plan(dataset_dir=str(place.root / "many"))
     assert caught.value.problems == [
-        "--dataset-dir: 9 pairs need up to 1,051 open files, and this machine allows a process 1,050 (ulimit -Hn): raise that,"
+        "--dataset-dir: 9 pairs need up to 539 open files, and this machine allows a process 538 (ulimit -Hn): raise that,"
         " or make fewer pairs of them: python -m nemo_workflow.dataset join OUT FOLDER"
     ]
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, open_files.OTHERS + 27))
     assert place.plan(dataset_dir=str(place.root / "many")).pairs == 9
+
+
+def test_one_pair_needs_no_more_than_the_usual_limit(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ulimit -n 1024` sets what the machine allows, too; a rank has some 120 files open beside its data."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    assert place.plan().pairs == 1
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    with pytest.raises(Refusal) as caught:
+        place.plan()
+    assert caught.value.problems == [
+        "--dataset-dir: 1 pair needs up to 515 open files, and this machine allows a process 64 (ulimit -Hn): raise that"
+    ]

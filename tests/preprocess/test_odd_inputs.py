@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -96,6 +97,12 @@ def test_lists_that_are_refused(written, said, tmp_path):
 def test_what_lies_elsewhere_is_named_so_by_every_flag(name, said, tmp_path):
     assert said in refused(tmp_path, name)
     assert said in refused(tmp_path, folders=(name,))
+
+
+def test_a_pipe_is_not_called_empty(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    for said in (refused(tmp_path, str(tmp_path / "a.jsonl")), refused(tmp_path, "/dev/null")):
+        assert "a pipe or a device, and the text is read more than once; write it into a file" in said
 
 
 def test_patterns_and_lists_where_a_folder_is_wanted(tmp_path, two):

@@ -124,6 +124,17 @@ def test_an_unknown_run_is_refused_with_those_that_are_there(run: Path) -> None:
         control.find_run(str(run.parent), "a/b")
 
 
+def test_a_run_is_found_by_its_path_from_here(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell completes it, also from within --output-dir."""
+    monkeypatch.chdir(run.parents[1])
+    for named in (f"{run.parent.name}/{run.name}", f"{run.parent.name}/{run.name}/"):
+        assert control.find_run("nemo_experiments", named) == control.find_run(run.parent.name, named) == run
+    monkeypatch.chdir(run.parent)
+    assert control.find_run("nemo_experiments", f"./{run.name}") == run
+    with pytest.raises(Refusal, match=r"^local/attempts: no run in this folder"):
+        control.find_run("nemo_experiments", "local/attempts")
+
+
 def test_a_run_is_found_though_another_folder_here_has_its_name(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the quick start, which calls the texts and the run alike."""
     monkeypatch.chdir(run.parent.parent)
@@ -133,20 +144,6 @@ def test_a_run_is_found_though_another_folder_here_has_its_name(run: Path, monke
     assert control.run_folder(run) == run
     (Path("other") / "text").mkdir(parents=True)
     assert control.run_folder(Path("other"), run.parent.name) == Path("other")  # whose refusal is another
-
-
-def test_a_run_is_found_by_any_path(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(run.parent.parent)
-    for name in (
-        f"{run.parent.name}/local",
-        f"./{run.parent.name}/local/",
-        f"../{Path.cwd().name}/{run.parent.name}/local",
-    ):
-        assert control.find_run("nemo_experiments", name) == run
-    monkeypatch.chdir(run.parent)
-    assert control.find_run("nemo_experiments", "local") == run  # from within --output-dir
-    with pytest.raises(Refusal, match="no run in this folder"):
-        control.find_run("nemo_experiments", f"../{run.parent.name}")
 
 
 def test_a_copy_is_a_run_of_its_own(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -117,6 +119,41 @@ def test_a_report_that_says_running_of_a_run_that_was_killed_is_written_again(tm
     written = report.stat().st_mtime_ns
     runs("--output-dir", tmp_path, "show", "run")
     assert report.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_report_of_a_run_in_a_folder_of_another_user(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What root's tests can't meet, but for a disk that is read-only."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for name in ("a", "b"):
+        fake_runs.write_run(tmp_path / name, upto=30)
+    monkeypatch.setattr(page, "written_aside", refuse)
+    for words, place in ((("report", "a"), "a"), (("compare", "a", "b"), "compare-a-b.html")):
+        said = runs("--output-dir", tmp_path, *words, code=2)
+        assert f"{tmp_path / place} can't be written ({os.strerror(number)}); give another file: --output FILE" in said
+
+
+@pytest.mark.parametrize("command", ["show", "status", "logs"])
+def test_a_run_that_is_closed_to_this_user_is_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As umask 077 makes it; root's tests can't meet it."""
+
+    def closed(path: Path) -> bool:
+        if path.parent == tmp_path / "run":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return path.exists() and not path.is_dir()
+
+    fake_runs.write_run(tmp_path / "run", upto=30)
+    monkeypatch.setattr(Path, "is_file", closed)
+    said = runs("--output-dir", tmp_path, command, "run", code=2)
+    monkeypatch.undo()
+    assert f"error: {tmp_path / 'run' / 'plan.json'}: Permission denied; it is another user's" in said
 
 
 def test_steps_that_a_resume_repeats_are_counted_once(folder: Path) -> None:

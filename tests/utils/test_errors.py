@@ -36,6 +36,8 @@ run_command(main)
          "-c: error: --lr 2: too high; use 1\n-c: error: --tp 3: does not divide 8\n"),
         ("raise Failure('rank 1 died')", 1, "-c: failed: rank 1 died\n"),
         ("raise KeyboardInterrupt", 130, ""),
+        ("raise PermissionError(13, 'Permission denied', '/x/config.json')", 1,
+         "-c: failed: /x/config.json: Permission denied; check its permissions, and those of the folders above it\n"),
     ],
 )  # fmt: skip
 def test_exit_code_and_stderr(body, code, stderr):
@@ -49,6 +51,42 @@ def test_other_errors_keep_their_traceback():
     program = PROGRAM.format(body="raise ZeroDivisionError")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("body", "code", "stderr"),
+    [
+        ("print('x')", 1, "-c: failed: what it prints can't be written: No space left on device\n"),
+        ("print('x' * 99999); return 3", 1, "-c: failed: what it prints can't be written: No space left on device\n"),
+        ("print('x', flush=True)", 1, "-c: failed: what it prints can't be written: No space left on device\n"),
+        ("raise Failure('rank 1 died')", 1, "-c: failed: rank 1 died\n"),
+    ],
+)
+def test_an_output_on_a_full_disk_is_told_without_a_traceback(body, code, stderr, unbuffered):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(body=body)], stdout=full, stderr=subprocess.PIPE, text=True,
+            env=dict(os.environ, PYTHONUNBUFFERED=unbuffered), check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, stderr)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"), [("raise Refusal('no')", 2), ("raise Failure('no')", 1), ("print('x')", 1), ("return 143", 143)]
+)
+def test_the_exit_code_counts_though_its_words_are_on_a_full_disk_too(body, code):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", PROGRAM.format(body=body)], stdout=full, stderr=full, check=False)
+    assert done.returncode == code
+
+
+def test_another_file_on_a_full_disk_keeps_its_traceback():
+    body = "print('before'); open('/dev/full', 'w', buffering=1).write('x\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=body)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and done.stderr.endswith("OSError: [Errno 28] No space left on device\n"), done
 
 
 def test_a_closed_pipe_is_no_error():

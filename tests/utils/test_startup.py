@@ -215,3 +215,34 @@ def test_matplotlibs_fonts_stay_out_of_home(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("MPLCONFIGDIR", "/mine")
     startup.keep_caches_out_of_home()
     assert os.environ["MPLCONFIGDIR"] == "/mine"
+
+
+PRINTS = """
+import os, sys
+from nemo_workflow.utils.errors import run_command
+def main():
+    path, text = sys.argv[1:]
+    path.encode()  # as the tokenizers library does
+    print(os.path.exists(path), sys.getfilesystemencoding(), text)
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "printed"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, rb"Zeit f\xfcr \u65e5"),
+        ({"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, "Zeit für 日".encode()),
+    ],
+    ids=["output", "locale"],
+)
+def test_other_letters_where_the_surroundings_know_none(
+    variables: dict[str, str], printed: bytes, tmp_path: Path
+) -> None:
+    place = tmp_path / "Übung 日"
+    place.mkdir()
+    without = {name: value for name, value in ELSEWHERE.items() if name not in ("LC_ALL", "PYTHONUTF8")}
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTS, place, "Zeit für 日"], env=without | variables, capture_output=True, check=False
+    )
+    assert done.stdout == b"True utf-8 " + printed + b"\n", done
