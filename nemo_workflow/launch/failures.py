@@ -22,7 +22,7 @@ def explain_failure(attempt: Path) -> str:
         rank = _first(reported, errors)
         code = reported[rank]
         if code < 0:
-            return f"rank {rank} was ended by {signal.Signals(-code).name}; its log: {attempt / f'rank{rank}.log'}"
+            return f"rank {rank} was ended by {signal.Signals(-code).name}; its log: {attempt / f'rank{rank}.log'}{killer(-code)}"
         errors = [error for error in errors if error.rank == rank]
         if not errors:
             return f"rank {rank} ended with exit code {code}; its log: {attempt / f'rank{rank}.log'}"
@@ -32,6 +32,11 @@ def explain_failure(attempt: Path) -> str:
         return f"rank {first.rank}:\n{text}\nlog of rank {first.rank}: {attempt / f'rank{first.rank}.log'}"
     tail = "\n".join(launcher_log.splitlines()[-15:])
     return f"the ranks did not start:\n{tail}\nlogs: {attempt}"
+
+
+def killer(number: int) -> str:
+    """Who else ends processes by this signal than somebody who means it; '' for any other."""
+    return "; the kernel does so where memory runs out" if number == signal.SIGKILL else ""
 
 
 def _first(reported: dict[int, int], errors: list[RankError]) -> int:

@@ -20,7 +20,7 @@ from nemo_workflow.config import micro_batch, resolve
 from nemo_workflow.config.plan import Plan
 from nemo_workflow.launch import ranks
 from nemo_workflow.launch.corpus_plan import CorpusPlan
-from nemo_workflow.launch.failures import explain_failure
+from nemo_workflow.launch.failures import explain_failure, killer
 from nemo_workflow.launch.monitor import Monitor
 from nemo_workflow.launch.restarts import Restarts
 from nemo_workflow.run_dir import metrics, staged_tokenizer, starting
@@ -360,7 +360,7 @@ class _Local:
             return f"{self.hung}; all ranks' stacks are in {self.attempt}/rank*.log"
         if self.torchrun is not None and self.torchrun < 0:
             name = signal.Signals(-self.torchrun).name
-            return f"torchrun, which runs the ranks, was ended by {name}; logs: {self.attempt}"
+            return f"torchrun, which runs the ranks, was ended by {name}; logs: {self.attempt}{killer(-self.torchrun)}"
         if self.torchrun == 0:
             return f"the ranks ended without an error before the last step; logs: {self.attempt}"
         return explain_failure(self.attempt)

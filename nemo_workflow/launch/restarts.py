@@ -61,7 +61,7 @@ class Restarts:
         last = metrics.last(self.plan.folder / metrics.FILE).get("step", {}).get("step", 0)
         lines = failure.splitlines()
         what = lines[0] if "Traceback" in failure or len(lines) == 1 else " ".join(lines[:-1])  # the last names the log
-        what = what.split("; its log")[0].rstrip(":")
+        what = re.split("; its log|; logs:", what)[0].rstrip(":")
         text = (
             f"{time.strftime('%H:%M:%S')} {what}, after step {last}; restart {self.done} of {self.most}"
             f" from {f'step {step}' if step else 'the beginning'}"

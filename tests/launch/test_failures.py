@@ -48,7 +48,9 @@ def test_the_rank_that_failed_first_is_named(
     (logs / "stderr.log").write_text(report(codes) if codes else "some words")
     for rank, text in errors.items():
         (tmp_path / f"rank{rank}.error").write_text(f"{10.0 + rank}\n{text}" if text else "")
-    assert explain_failure(tmp_path).startswith(said)
+    found = explain_failure(tmp_path)
+    assert found.startswith(said)
+    assert ("memory" in found) == ("SIGKILL" in said)
 
 
 def test_an_error_that_follows_from_another_comes_last(tmp_path: Path) -> None:
