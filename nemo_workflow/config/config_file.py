@@ -98,7 +98,7 @@ def _text(path: str) -> str:
         ) from None
     except IsADirectoryError:
         inside = Path(path) / "config.yaml"
-        said = f"the file in it is --config {inside}" if inside.is_file() else _expected()
+        said = f"the file in it is --config {shlex.quote(str(inside))}" if inside.is_file() else _expected()
         raise Refusal(f"--config {path}: a folder, not a file; {said}") from None
     except OSError as error:
         raise Refusal(f"--config {path}: cannot be read: {error.strerror}; {_expected()}") from None

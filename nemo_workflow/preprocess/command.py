@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import re
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -318,7 +319,7 @@ def _swapped(args: argparse.Namespace) -> Iterator[str]:
     if swapped:
         yield (
             f"--tokenizer {args.tokenizer}, {flag} {names[0]}: look swapped, the first is text and the second a tokenizer; use"
-            f" --tokenizer {names[0]} {flag} {args.tokenizer}"
+            f" --tokenizer {shlex.quote(names[0])} {flag} {shlex.quote(args.tokenizer)}"
         )
 
 

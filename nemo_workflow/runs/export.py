@@ -120,7 +120,7 @@ def _checkpoint(run: Path, step: int | None) -> Checkpoint:
         if newest is None:
             of_step = run.parent.name == "checkpoints" and re.fullmatch(r"step_0*(\d+)", run.name)
             what = (
-                f"is a checkpoint; give its run: python -m nemo_workflow.export {run.parents[1]} --step {of_step[1]}"
+                f"is a checkpoint; give its run: python -m nemo_workflow.export {shlex.quote(str(run.parents[1]))} --step {of_step[1]}"
                 if of_step
                 else f"no whole checkpoint in {folder}; give the folder of a run that has saved one"
             )
@@ -164,7 +164,7 @@ def push(folder: Path, hub_id: str, message: str) -> str:
         why = hub.reason(error)
         raise Failure(
             f"--push-to-hub {hub_id}: not uploaded: {why}; the model is in {folder}, and"
-            f" `hf upload {hub_id} {folder} .` does it later"
+            f" `hf upload {hub_id} {shlex.quote(str(folder))} .` does it later"
         ) from None
     return f"uploaded to {done.repo_url}"
 

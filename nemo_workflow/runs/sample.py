@@ -82,7 +82,7 @@ def main() -> int:
     if not arguments.hf_model.exists() and (Path(arguments.text) / "config.json").is_file():
         raise Refusal(
             f"--hf-model {arguments.hf_model}: no such folder, and TEXT {arguments.text} is a model's: they look swapped;"
-            f' give --hf-model {arguments.text} "{arguments.hf_model}"'
+            f" give --hf-model {shlex.quote(arguments.text)} {shlex.quote(str(arguments.hf_model))}"
         )
     check_exported(arguments.hf_model)
     if arguments.tokens < 1 or arguments.temperature < 0:
@@ -134,7 +134,8 @@ def check_exported(folder: Path) -> None:
         raise Refusal(f"--hf-model {folder}: no config.json there{known}")
     if (folder / "weights").is_dir():
         command = (
-            f"{script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source {folder} --output-path {folder.name}-hf"
+            f"{script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source {shlex.quote(str(folder))}"
+            f" --output-path {shlex.quote(f'{folder.name}-hf')}"
         )
     else:
         which = str(run) if newest else next(iter(newest_names(OUTPUT_DIR)), "")

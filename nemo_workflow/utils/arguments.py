@@ -319,7 +319,7 @@ class Parser(argparse.ArgumentParser):
             if flag in action.option_strings and isinstance(action, argparse._AppendAction)
         ]
         if many:
-            return f"; give {flag} again for each further one: {flag} {word}"
+            return f"; give {flag} again for each further one: {flag} {shlex.quote(word)}"
         siblings = [path for path in Parser.words if Path(path).parent == Path(word).parent and is_there(path)]
         if value in siblings and len(siblings) > 1:  # step_* without quotes: the shell sorts them
             return f"; {flag} takes one, and got {len(siblings)} (a pattern such as *?): give one of them, such as {siblings[-1]}"
@@ -339,10 +339,10 @@ class Parser(argparse.ArgumentParser):
         if word == "help":
             return "--help prints the help"
         if self.for_words and (word == Parser.words[0] or is_there(word)):
-            return f"did you mean {self.for_words} {word}?"
+            return f"did you mean {self.for_words} {shlex.quote(word)}?"
         known = self._known()
         if word.endswith((".yaml", ".yml")) and "--config" in known:
-            return f"did you mean --config {word}?"
+            return f"did you mean --config {shlex.quote(word)}?"
         if word.endswith((".txt", ".md", ".jsonl")) and "--dataset-dir" in known:
             return f"a text is preprocessed first: {preprocessing_of(word)}"
         # trainer.max_steps=100, as Hydra and NeMo's own command line take it

@@ -169,7 +169,7 @@ def _spelled_like(path: str | Path) -> str:
         if not os.path.lexists(place) and (
             close := close_to(place.name, (one.name for one in place.parent.iterdir()), LIKE)
         ):
-            return f"did you mean {Path(path).with_name(close[0])}?"
+            return f"did you mean {shlex.quote(str(Path(path).with_name(close[0])))}?"
     return ""
 
 

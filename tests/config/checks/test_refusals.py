@@ -462,8 +462,13 @@ def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:
     problem = refusal(place, nemo_model=str(odd), model_name=None)[0]
     assert problem.startswith(
         "--model-name is required: the checkpoint of --nemo-model (LlamaModel, LlamaConfig) fits no recipe exactly;"
-        " recipes of its family: llama2_7b,"
+        " any of its family does, for the sizes are the checkpoint's: --model-name llama_tiny is the nearest; recipes of its"
+        " family: llama2_7b,"
     )
+    large = write_nemo_model(place.root / "large", num_layers=30, hidden_size=4096)
+    nearest = refusal(place, nemo_model=str(large), model_name=None)[0]
+    assert "--model-name llama3_8b is the nearest" in nearest or "--model-name llama2_7b is the nearest" in nearest
+    assert place.plan(nemo_model=str(large)).model_name == "llama_tiny"  # any other does, too
 
 
 def test_more_gpus_than_the_machine_has_are_refused(shared: Place, tmp_path: Path) -> None:
