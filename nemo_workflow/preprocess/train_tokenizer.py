@@ -65,7 +65,7 @@ def _parser() -> Parser:
         meanings=MEANINGS,
     )
     parser.any_text.add("json_key")
-    parser.for_words = "--input"
+    parser.for_words, parser.for_new = "--input", "--output-dir"
     parser.add_argument(
         "--input",
         metavar="PATH",
