@@ -93,7 +93,7 @@ def _parser() -> Parser:
         dest="json_key",
         metavar="KEY",
         default="text",
-        help="key of the text in JSON lines and tables",
+        help="key of the text in JSON lines and tables (default %(default)s)",
     )
     parser.add_argument(
         "--max-mb",

@@ -70,7 +70,9 @@ def main() -> int:
     parser.for_words = "--hf-model"
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0 always takes the likeliest token (default %(default)s)"
+    )
     parser.add_argument(
         "--seed", type=int, default=1234, help="the same number gives the same text (default %(default)s)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -238,6 +239,24 @@ class _Made(Exception):
 
 
 ALL = (preprocess, sample, evaluate, runs, tokenizer, dataset, import_main, export_main, wikipedia, export, report)
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: command.__module__.rpartition("nemo_workflow.")[2])
+def test_the_help_tells_what_a_flag_is_without_being_given(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(made: Parser, *_: object) -> None:
+        raise _Made(made)
+
+    monkeypatch.setattr(Parser, "parse_args", stop)
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(_Made) as caught:
+        command()
+    for action in _actions(caught.value.args[0]):
+        # a subcommand of runs leaves its --output-dir to the one before it, with the same default
+        left = action.default == argparse.SUPPRESS and action.dest != "output_dir"
+        if action.option_strings and action.nargs != 0 and action.default not in (None, [], False) and not left:
+            assert "default" in str(action.help), (action.option_strings, action.default, action.help)
 
 
 @pytest.mark.parametrize("command", ALL, ids=lambda command: command.__module__.rpartition("nemo_workflow.")[2])

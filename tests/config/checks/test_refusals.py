@@ -106,7 +106,8 @@ FLAGS = [
     ("--optim-cpu-offloading", "--optim-cpu-offloading: not possible on a CPU; train on a GPU, or leave it out"),
     ("--optimizer-precision bf16", "--optimizer-precision bf16: needs Transformer Engine; train on a GPU, or leave it out"),
     ("-M deepseek_v2_lite -EP 1 --seq-length 128", "--model-name deepseek_v2_lite: multi-latent attention needs Transformer Engine; train on a GPU"),
-    ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
+    ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need mamba-ssm and Transformer Engine; train on a GPU"),
+    *((f"-M {name} --seq-length 128", f"--model-name {name}: its layers need Transformer Engine; train on a GPU") for name in ("gemma3_1b", "t5_220m", "bert_110m", "hyena_1b")),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; llama31_8b has an output matrix of its own; leave it out"),
