@@ -139,12 +139,12 @@ def _other_file(path: str, loaded: Mapping[Any, Any]) -> str:
     what = "plan" if {"settings", "schedule"} <= loaded.keys() else "summary" if "final_loss" in loaded else ""
     if what:
         config = Path(path).with_name("config.yaml")
-        place = str(config) if config.is_file() else "the config.yaml of the run's folder"
+        place = shlex.quote(str(config)) if config.is_file() else "the config.yaml of the run's folder"
         return f"a run's {what}; its flags are in {place}"
     if "model_type" in loaded or "architectures" in loaded:
-        return f"a model's {Path(path).name}; --hf-model-id {Path(path).parent} takes its folder"
+        return f"a model's {Path(path).name}; --hf-model-id {shlex.quote(str(Path(path).parent))} takes its folder"
     if "tokenizer_class" in loaded or "added_tokens" in loaded:
-        return f"a tokenizer's {Path(path).name}; --hf-model-id {Path(path).parent} takes its folder"
+        return f"a tokenizer's {Path(path).name}; --hf-model-id {shlex.quote(str(Path(path).parent))} takes its folder"
     return ""
 
 

@@ -123,3 +123,10 @@ def test_an_example_is_found_from_any_folder(tmp_path: Path, name: str, monkeypa
     assert said_of("nothing.yaml").endswith(
         f"; lines `flag-name: value` are expected there, as in {REPOSITORY}/examples/laptop.yaml"
     )
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "llama"}', '{"tokenizer_class": "X"}'])
+def test_a_folder_with_a_blank_can_be_typed(tmp_path: Path, text: str) -> None:
+    (folder := tmp_path / "my model").mkdir()
+    (folder / "config.json").write_text(text)
+    assert said_of(folder / "config.json").endswith(f"; --hf-model-id '{folder}' takes its folder")
