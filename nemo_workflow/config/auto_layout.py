@@ -16,6 +16,7 @@ from nemo_workflow.config.parallelism import Layout, make_layout
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.config.step_time import Cluster
 from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.files import script
 
 WHOLE = "auto"  # as --layout and --recompute-granularity write it
 # name of a split in layout_search -> its flag
@@ -186,7 +187,8 @@ def _nothing_fits(
 ) -> str:
     ranks = f"{settings.num_nodes} x {settings.num_gpus} GPUs"
     least = layout_search.smallest(problem, cluster, settings.num_nodes)
-    remedy = f"--suggest -M {name} shows what it needs"
+    card_named = f" --gpu {settings.gpu}" if settings.gpu else ""
+    remedy = f"{script('pretrain_llm.py')} -M {name}{card_named} --suggest shows what it needs"
     if least is None:
         return f"{flag}: {name} can't be split over {ranks} with --global-batch-size {settings.global_batch_size}; {remedy}"
     return (

@@ -25,12 +25,13 @@ A_KEY = re.compile(r"[\w.-]+:(\s.*)?")
 NO_KEY = re.compile(
     r"-{0,2}([A-Za-z][\w.-]*)(?:\s*[=:]\s*|\s+)(\S.*)"
 )  # what was meant for one: `lr 0.001`, lr=0.001, --lr 0.001
+NULL = "tag:yaml.org,2002:null"
 SHOWN = 8  # lines of a section that are shown flat
 
 
 def read_config(path: str) -> dict[str, Any]:
     """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
-    loaded, keys = _loaded(path)
+    loaded, keys, empty = _loaded(path)
     problems = [f"--config {path}: {problem}" for problem in _repeated(keys)]
     values: dict[str, Any] = {}
     for key, value in loaded.items():
@@ -46,6 +47,10 @@ def read_config(path: str) -> dict[str, Any]:
             problems.append(f"--config {path}: unknown key {key!r}{_meant(str(key))}")
         elif option.secret:
             problems.append(f"--config {path}: {key} is a secret; set {option.env} in the environment instead")
+        elif key in empty:
+            problems.append(
+                f"--config {path}{line_of(path, attribute)}: {key}: no value; write it behind the colon, or take the line out"
+            )
         else:
             try:
                 values[attribute] = option.from_yaml(value)
@@ -58,12 +63,15 @@ def read_config(path: str) -> dict[str, Any]:
 
 def worked_out_in(path: str) -> frozenset[str]:
     """The flags, by attribute name, whose values a run's own config.yaml has from the run's plan; of a file of flags none."""
-    loaded, _ = _loaded(path)
+    loaded, *_ = _loaded(path)
     return frozenset(attribute_of(name) for name in str(loaded.get(WORKED_OUT) or "").split())
 
 
-def _loaded(path: str) -> tuple[dict[Any, Any], list[str]]:
-    """The values of a file, and its keys in their order, one that stands there twice twice. Raises Refusal."""
+def _loaded(path: str) -> tuple[dict[Any, Any], list[str], list[str]]:
+    """The values of a file, its keys in their order, one that stands there twice twice, and those without a value. Raises Refusal.
+
+    A `null` is a value: that of a flag that isn't given.
+    """
     import yaml  # 30 ms that only --config needs
 
     from nemo_workflow.utils import yaml_text
@@ -81,7 +89,8 @@ def _loaded(path: str) -> tuple[dict[Any, Any], list[str]]:
         raise Refusal(f"--config {path}{_mend(text, None)}")
     if other := _other_file(path, loaded):
         raise Refusal(f"--config {path}: {other}")
-    return loaded, [str(key.value) for key, _ in node.value]
+    nothing = [str(key.value) for key, value in node.value if value.value == "" and value.tag == NULL]
+    return loaded, [str(key.value) for key, _ in node.value], nothing
 
 
 def _expected() -> str:
@@ -98,7 +107,7 @@ def _text(path: str) -> str:
         ) from None
     except IsADirectoryError:
         inside = Path(path) / "config.yaml"
-        said = f"the file in it is --config {inside}" if inside.is_file() else _expected()
+        said = f"the file in it is --config {shlex.quote(str(inside))}" if inside.is_file() else _expected()
         raise Refusal(f"--config {path}: a folder, not a file; {said}") from None
     except OSError as error:
         raise Refusal(f"--config {path}: cannot be read: {error.strerror}; {_expected()}") from None
@@ -130,12 +139,12 @@ def _other_file(path: str, loaded: Mapping[Any, Any]) -> str:
     what = "plan" if {"settings", "schedule"} <= loaded.keys() else "summary" if "final_loss" in loaded else ""
     if what:
         config = Path(path).with_name("config.yaml")
-        place = str(config) if config.is_file() else "the config.yaml of the run's folder"
+        place = shlex.quote(str(config)) if config.is_file() else "the config.yaml of the run's folder"
         return f"a run's {what}; its flags are in {place}"
     if "model_type" in loaded or "architectures" in loaded:
-        return f"a model's {Path(path).name}; --hf-model-id {Path(path).parent} takes its folder"
+        return f"a model's {Path(path).name}; --hf-model-id {shlex.quote(str(Path(path).parent))} takes its folder"
     if "tokenizer_class" in loaded or "added_tokens" in loaded:
-        return f"a tokenizer's {Path(path).name}; --hf-model-id {Path(path).parent} takes its folder"
+        return f"a tokenizer's {Path(path).name}; --hf-model-id {shlex.quote(str(Path(path).parent))} takes its folder"
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from nemo_workflow.config import containers
@@ -29,6 +30,7 @@ from nemo_workflow.config.plan import Plan
 from nemo_workflow.data.dataset_stats import figures
 from nemo_workflow.models import catalog, hub
 from nemo_workflow.models.catalog import Recipe
+from nemo_workflow.models.convertible import why_not_converted
 from nemo_workflow.models.tokenizer_identity import MAKER, end_named
 from nemo_workflow.utils import libraries
 from nemo_workflow.utils.console import and_more, counted, human_time
@@ -99,7 +101,7 @@ def _maker_unknown(run: Run) -> None:
         names = and_more(list(dict.fromkeys(Path(prefix).name for prefix in unknown)))
         run.notes.append(
             f"{names}: nothing beside it says which tokenizer made it; if it wasn't --hf-model-id's, the model learns nothing of use:"
-            f" python -m nemo_workflow.dataset {unknown[0]} --tokenizer {run.settings.hf_model_id} shows a text of it"
+            f" python -m nemo_workflow.dataset {shlex.quote(unknown[0])} --tokenizer {shlex.quote(run.settings.hf_model_id)} shows a text of it"
         )
 
 
@@ -141,9 +143,10 @@ def _weights_not_used(run: Run) -> None:
     own = checkpoint_in(Path(settings.output_dir).expanduser() / settings.experiment)
     if settings.nemo_model or settings.decay_from or own or folder is None or not holds_weights(folder):
         return
+    why_not = why_not_converted(folder)
+    way = f"It can't begin with them: {why_not}" if why_not else f"To begin with them: {to_nemo(settings.hf_model_id)}"
     run.notes.append(
-        f"--hf-model-id {settings.hf_model_id}: holds a model's weights, which are not used: the run begins with random ones. To"
-        f" begin with them: {to_nemo(settings.hf_model_id)}"
+        f"--hf-model-id {settings.hf_model_id}: holds a model's weights, which are not used: the run begins with random ones. {way}"
     )
 
 

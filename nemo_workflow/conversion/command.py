@@ -35,6 +35,7 @@ _OF = {
     "--overwrite": "force",
 }
 _SAID = {
+    "tokenizer-type": "the tokenizer's files say what it is: leave it out",
     "tp pp tensor-model-parallel-size pipeline-model-parallel-size target-tensor-parallel-size target-pipeline-parallel-size": "a"
     " checkpoint fits every layout: leave it out",
     "dtype precision torch-dtype": "the precision of --source is kept: leave it out",
@@ -78,7 +79,7 @@ EXPORT_MEANINGS = called(
 
 
 def _shared(parser: Parser, output_required: bool) -> None:
-    parser.for_words = "--source"
+    parser.for_words, parser.for_new = "--source", "--output-path"
     parser.secret = {"--hf-token"}
     parser.add_argument(
         "--output-path",

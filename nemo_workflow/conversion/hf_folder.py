@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from nemo_workflow.conversion.other_weights import unnamed_shards, what_is_there
+from nemo_workflow.models.other_weights import unnamed_shards, what_is_there
 from nemo_workflow.models.tokenizer_files import check_no_pointer
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal

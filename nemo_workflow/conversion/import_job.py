@@ -9,10 +9,10 @@ from pathlib import Path
 
 from nemo_workflow.conversion import checks, config_fields, folder_checks, hf_folder, inputs
 from nemo_workflow.conversion.extension import Extension
-from nemo_workflow.conversion.other_weights import weights_of_any_kind
 from nemo_workflow.models import pretrained
 from nemo_workflow.models.families.base import Config, Family
 from nemo_workflow.models.foreign_code import code_named, flash_named
+from nemo_workflow.models.other_weights import weights_of_any_kind
 from nemo_workflow.models.tokenizer_files import CONFIG, files_of, json_of
 from nemo_workflow.utils.console import counted, human_bytes
 from nemo_workflow.utils.errors import Refusal

@@ -16,7 +16,7 @@ from nemo_workflow.models.pretrained import is_hub_id, no_hub_id
 from nemo_workflow.models.tokenizer_files import TOKENIZER
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import IN_FRONT, from_here, no_such_folder
-from nemo_workflow.utils.folder_kinds import MODEL, NEMO, meant
+from nemo_workflow.utils.folder_kinds import MODEL, NEMO, meant, quoted
 
 UNFINISHED = "-unfinished"  # NeMo's marker beside a checkpoint that is being written
 WEIGHTS = "*.safetensors"
@@ -105,7 +105,7 @@ def _what_it_is(folder: Path) -> str:
     # a checkpoint's folder in a trainer's, or a snapshot in the Hub's cache
     places = ("*", "snapshots/*", "models--*/snapshots/*")
     inner = [path.parent for place in places for path in sorted(folder.glob(f"{place}/config.json"))]
-    inner_one = f"; did you mean {inner[0]}?" if inner else ""
+    inner_one = f"; did you mean {quoted(inner[0])}?" if inner else ""
     return f"has no config.json, so it is not a Hugging Face model folder{meant(folder, MODEL, '--source')}{inner_one}"
 
 
@@ -172,7 +172,7 @@ def find_nemo(source: str, output: Path | None = None) -> Path:
     parts = [name for name in ("context", "weights") if not (folder / name).is_dir()]
     if parts:
         inner = sorted({path.parent for path in folder.glob("**/weights") if (path.parent / "context").is_dir()})
-        hint = f"; did you mean {inner[-1]}?" if inner else meant(source, NEMO, "--source")
+        hint = f"; did you mean {quoted(inner[-1])}?" if inner else meant(source, NEMO, "--source")
         if (folder / "config.json").exists():
             swapped = _swapped(output is not None and (output / "weights").is_dir(), output)
             way = "convert_from_hf_to_nemo2.py goes the other way"

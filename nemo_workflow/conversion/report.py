@@ -15,6 +15,12 @@ from nemo_workflow.utils.files import write_json
 
 NAME = "conversion_report.json"
 
+LARGE_LOGITS = 1000.0  # their standard deviation; a model that has learned has one of a few units
+DIVERGED = (
+    " (logits this large are of a training that has diverged: Megatron masks an attention score with -10000, and scores below that"
+    " let it see later tokens, where transformers sees none; train again with a lower --lr)"
+)
+
 
 @dataclass
 class Report:
@@ -36,9 +42,10 @@ class Report:
 
     def _difference(self) -> str:
         logits = self.entries["logits"]
+        diverged = DIVERGED if logits["standard_deviation"] > LARGE_LOGITS else ""
         return (
             f"logits differ by up to {logits['largest_difference']:.3g} where {logits['allowed_difference']:.3g} is the most "
-            f"that rounding explains; argmax agrees on {logits['argmax_agreement']:.1%}"
+            f"that rounding explains; argmax agrees on {logits['argmax_agreement']:.1%}{diverged}"
         )
 
     @property

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_workflow.models import convertible
 from nemo_workflow.models.catalog import Recipe, load
 from nemo_workflow.models.families import FAMILIES, by_model_type
 from nemo_workflow.models.families.not_converted import NOT_CONVERTED_TYPES
@@ -55,6 +58,10 @@ SIZES = {
     "num_local_experts": "num_moe_experts",
     "num_experts": "num_moe_experts",
 }
+
+# names of the layers' number and of the hidden size: transformers' usual ones, then GPT-2's, T5's, MPT's and others'
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers")
+HIDDEN = ("hidden_size", "n_embd", "d_model")
 
 
 @dataclass(frozen=True)
@@ -257,7 +264,7 @@ def read_nemo_model(path: str) -> NemoModel:
         )
         raise Refusal(
             f"--nemo-model {path}: {what}; give the folder of a NeMo 2 checkpoint"
-            f" (convert_from_hf_to_nemo2.py writes one){meant(path, NEMO, '--nemo-model')}"
+            f" (convert_from_hf_to_nemo2.py writes one){convertible.meant(path, NEMO, '--nemo-model')}"
         )
     check_weights(folder / "weights")
     file = folder / "context" / "model.yaml"
@@ -338,9 +345,15 @@ def recipe_of_nemo(model: NemoModel) -> str:
     same = [recipe for recipe in exact or recipes if _same_sizes(recipe, model.sizes)]
     if same:
         return _plainest(same)
+    any_does = (
+        f"; any of its family does, for the sizes are the checkpoint's: --model-name {_nearest(recipes, model.sizes)} is the"
+        " nearest"
+        if recipes
+        else ""
+    )
     raise Refusal(
         f"--model-name is required: the checkpoint of --nemo-model ({model.model_class}, {model.config_class}) fits no"
-        f" recipe exactly{_one_of(recipes)}"
+        f" recipe exactly{any_does}{_one_of(recipes)}"
     )
 
 
@@ -357,11 +370,28 @@ def recipe_of_hf(config: dict[str, Any]) -> str:
     vocabulary = [recipe for recipe in best if recipe.reference_vocab == config.get("vocab_size")] or best
     if vocabulary:
         return _plainest(vocabulary)
+    told = ", ".join([f"model_type {kind or 'unknown'}", *_told(config)])
     raise Refusal(
-        f"--model-name is required: the model of --hf-model-id (model_type {kind or 'unknown'},"
-        f" {sizes.get('num_layers', '?')} layers, hidden size {sizes.get('hidden_size', '?')}) fits no recipe"
-        f" exactly{_one_of(recipes)}"
+        f"--model-name is required: the model of --hf-model-id ({told}) fits no recipe exactly{_one_of(recipes)}"
     )
+
+
+def _told(config: dict[str, Any]) -> Iterator[str]:
+    """How large a model is by its config.json, whose names some model types have for themselves."""
+    for names, words in ((LAYERS, "{} layers"), (HIDDEN, "hidden size {}")):
+        if value := next((config[name] for name in names if isinstance(config.get(name), int)), None):
+            yield words.format(value)
+
+
+def _nearest(recipes: list[Recipe], sizes: dict[str, Any]) -> str:
+    """The recipe whose layers and hidden size are by the smallest factors off those of a checkpoint."""
+    names = [name for name in ("num_layers", "hidden_size") if isinstance(sizes.get(name), int) and sizes[name] > 0]
+
+    def off(recipe: Recipe) -> float:
+        return sum(abs(math.log(float(recipe.sizes.get(name) or 1) / sizes[name])) for name in names)
+
+    least = min(map(off, recipes))
+    return _plainest([recipe for recipe in recipes if off(recipe) == least])
 
 
 def _same_sizes(recipe: Recipe, sizes: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import re
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from nemo_workflow.models.tokenizer_files import CONFIG
 from nemo_workflow.preprocess.sources import not_utf8, stem_of
 from nemo_workflow.utils import help_screen
-from nemo_workflow.utils.arguments import Parser
+from nemo_workflow.utils.arguments import Parser, is_there
 from nemo_workflow.utils.console import Meter, counted
 from nemo_workflow.utils.errors import Failure, Refusal, os_errors_refused
 from nemo_workflow.utils.meant import called
@@ -50,7 +51,7 @@ MAX_BAD = 5.0  # per cent
 # what datatrove, Megatron-LM, litgpt and Hugging Face's scripts call our flags
 _OF = {
     "--json-keys": "text-keys text-key text-field text-column text-column-name column key field",
-    "--tokenizer": "tokenizer-model tokenizer-path tokenizer-name tokenizer-dir tokenizer-id tokenizer-name-or-path tokenizer-type"
+    "--tokenizer": "tokenizer-model tokenizer-path tokenizer-name tokenizer-dir tokenizer-id tokenizer-name-or-path"
     " model model-name model-id model-path model-dir model-name-or-path hf-model hf-model-id hf-model-dir base-model checkpoint-dir"
     " vocab vocab-file merge-file",
     "--input": "input-file input-files input-path data dataset datasets data-path data-files train-file file files text texts jsonl parquet",
@@ -66,6 +67,7 @@ _OF = {
     "--overwrite": "force overwrite-output-dir overwrite-cache",
 }
 _SAID = {
+    "tokenizer-type": "the files of --tokenizer say what it is: leave it out",
     "seq-length seq-len sequence-length max-length max-seq-length block-size chunk-size": "texts are kept whole here; pretrain_llm.py --seq-length"
     " cuts them",
     "dataset-impl dtype": "the files are Megatron's .bin/.idx, with 2 bytes per token where the vocabulary allows it, else 4",
@@ -91,10 +93,11 @@ def parser() -> Parser:
         description=DESCRIPTION,
         add_help=False,
         meanings=MEANINGS,
+        typed=_with_its_flag,
     )
     help_screen.add_help(p, USAGE, FIRST, [example.replace("PROGRAM", _called(program)) for example in EXAMPLES])
     p.may_be_empty.add("separator")
-    p.for_words = "--input"
+    p.for_words, p.for_new = "--input", "--output-dir"
     p.any_text |= {"separator", "eod_token", "json_keys", "join_fields"}
     p.needed = [("input", "input_dir"), ("tokenizer",), ("output_dir",)]
     group = p.add_argument_group("input")
@@ -209,6 +212,12 @@ def parser() -> Parser:
     return p
 
 
+def _with_its_flag(word: str) -> str:
+    """A word alone with its flag: a tokenizer's folder, or what else is there."""
+    flag = "--tokenizer" if _is_tokenizer(Path(word).expanduser()) else "--input" if is_there(word) else ""
+    return f"{flag} {shlex.quote(word)}" if flag else ""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, check, run on this machine."""
     args = parser().parse_args(argv)
@@ -318,7 +327,7 @@ def _swapped(args: argparse.Namespace) -> Iterator[str]:
     if swapped:
         yield (
             f"--tokenizer {args.tokenizer}, {flag} {names[0]}: look swapped, the first is text and the second a tokenizer; use"
-            f" --tokenizer {names[0]} {flag} {args.tokenizer}"
+            f" --tokenizer {shlex.quote(names[0])} {flag} {shlex.quote(args.tokenizer)}"
         )
 
 

@@ -41,7 +41,7 @@ def extend(source: Path, documents: Iterable[str], folder: Path, entries: int) -
     added, merges = new_tokens(old, learnt, entries)
     if not added:
         raise Refusal(
-            f"--input: nothing in it that the tokenizer of --extend {source} lacks; --json-key names the text"
+            f"--input: nothing in it that the tokenizer of --extend {source} lacks; --json-keys names the key of the text"
         )
     old["model"]["vocab"] |= added
     old["model"]["merges"] += merges if _pairs(old) else [" ".join(pair) for pair in merges]

@@ -24,6 +24,7 @@ from nemo_workflow.preprocess.sources import (
     reads_as_lines,
     stem_of,
     to_utf8,
+    what_else,
     wrong_file,
 )
 from nemo_workflow.utils.arguments import UNSET
@@ -217,16 +218,18 @@ def _add_file(path: Path, root: Path, flag: str, found: _Found) -> None:
 
 
 def _renamed(path: Path) -> str:
-    """What helps where a file of another extension, or of none, holds text."""
+    """What helps where a file of another extension, or of none, holds text, or another program's document."""
     if not path.is_file():
         return ""
     with path.open("rb") as stream:
         head = stream.read(LOOKED_AT)
+    if known := what_else(path.name, head):
+        return f"; {known}"
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return ""
-    if not head.strip() or b"\0" in head or head.startswith(b"%PDF"):
+    if not head.strip() or b"\0" in head:
         return ""
     if path.suffix.lower() in (".csv", ".tsv"):
         tabs = ", sep='\\t'" if path.suffix.lower() == ".tsv" else ""

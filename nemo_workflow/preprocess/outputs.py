@@ -268,6 +268,7 @@ class Output:
             # the .idx last: without it no reader takes the pair
             for ending in ("json", "bin", "idx"):
                 self.context.folder.move(f"{stem}.{ending}")
-            self.printed += lines_for_people(stem, figures, self.rejected)
+            listed = self.context.folder.folder / self.group.rejects_name
+            self.printed += lines_for_people(stem, figures, self.rejected, str(listed))
             if figures["unknown_share"]:
                 self.warnings.append(unknown_said(stem, figures["unknown_share"]))

@@ -288,7 +288,7 @@ def _wrong_kind(source: Source) -> Iterator[str]:
     coding = coding_of(head)
     if coding:
         yield f"{source.path}: {coding}; convert it first: {to_utf8(coding)}"
-    elif document := _document(head):
+    elif document := document_of(head):
         yield f"{source.path}: {document[0]}, not plain text; take the text out first, for example: {document[1]}"
     elif head[257:262] == b"ustar":
         yield f"{source.path}: a tar archive; unpack it: tar -xf"
@@ -306,7 +306,21 @@ def _wrong_kind(source: Source) -> Iterator[str]:
         yield f"{source.path}: {why}"
 
 
-def _document(head: bytes) -> tuple[str, str] | None:
+def what_else(name: str, head: bytes) -> str:
+    """'it is a PDF: …' of a file whose extension isn't read, told by its beginning, with what makes text of it; else ''."""
+    if coding := coding_of(head):
+        return f"it is {coding}: convert it: {to_utf8(coding)}"
+    if document := document_of(head):
+        return f"it is {document[0]}: take the text out first, for example: {document[1]}"
+    packed_tar = re.search(r"\.tar\.|\.(tgz|tbz2?|txz)$", name.lower())
+    for magic, (kind, ending) in _MAGIC.items():
+        if head.startswith(magic) and not packed_tar:
+            unpack = ending == ".zip" or name.lower().endswith(ending)
+            return f"it is {kind} data: {'unpack it' if unpack else f'give it the extension {ending}'}"
+    return "it is a tar archive: unpack it: tar -xf" if packed_tar or head[257:262] == b"ustar" else ""
+
+
+def document_of(head: bytes) -> tuple[str, str] | None:
     """(what it is, the command that takes its text out) of another program's document, told by its beginning."""
     if head.startswith(b"PK\x03\x04"):
         what = next((what for mark, what in _ZIPPED.items() if mark in head), None)

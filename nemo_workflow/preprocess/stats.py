@@ -108,8 +108,8 @@ def unknown_said(stem: str, share: float) -> str:
     )
 
 
-def lines_for_people(stem: str, figures: dict[str, Any], rejects: Counter[str]) -> list[str]:
-    """The summary as it is printed."""
+def lines_for_people(stem: str, figures: dict[str, Any], rejects: Counter[str], listed: str) -> list[str]:
+    """The summary as it is printed. `listed`: where the bad lines are."""
     documents = counted(figures["documents"], "document")
     if figures["empty_documents"]:
         documents += f" ({figures['empty_documents']:,} empty)"
@@ -123,5 +123,5 @@ def lines_for_people(stem: str, figures: dict[str, Any], rejects: Counter[str]) 
     ]
     if rejects:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejects.most_common())
-        out.append(f"  bad lines left out: {sum(rejects.values()):,} ({reasons})")
+        out.append(f"  bad lines left out: {sum(rejects.values()):,} ({reasons}), listed in {listed}")
     return out

@@ -35,7 +35,7 @@ MEANINGS = called(
         "--vocabulary": "vocab-size vocabulary-size vocab num-tokens n-vocab size num-merges",
         "--input": "files file input-file input-dir input-files data data-dir dataset dataset-dir corpus text train-file",
         "--output-dir": "output out output-path out-dir save save-dir model-prefix model-name name",
-        "--json-key": "text-key text-field text-column key field",
+        "--json-keys": "text-key text-field text-column key field",
         "--extend": "tokenizer hf-tokenizer base-tokenizer from-tokenizer",
         "--max-mb": "max-bytes max-size input-sentence-size limit max-samples",
     },
@@ -65,7 +65,7 @@ def _parser() -> Parser:
         meanings=MEANINGS,
     )
     parser.any_text.add("json_key")
-    parser.for_words = "--input"
+    parser.for_words, parser.for_new = "--input", "--output-dir"
     parser.add_argument(
         "--input",
         metavar="PATH",
@@ -88,7 +88,12 @@ def _parser() -> Parser:
         " convert_from_hf_to_nemo2.py --extend-vocabulary; old tokens keep their ids",
     )
     parser.add_argument(
-        "--json-key", "--json-keys", metavar="KEY", default="text", help="key of the text in JSON lines and tables"
+        "--json-keys",
+        "--json-key",
+        dest="json_key",
+        metavar="KEY",
+        default="text",
+        help="key of the text in JSON lines and tables (default %(default)s)",
     )
     parser.add_argument(
         "--max-mb",
@@ -249,7 +254,7 @@ def train(documents: Iterable[str], folder: Path, vocabulary: int) -> int:
 
     interruptible(lambda: tokenizer.train_from_iterator(seen(), trainer))
     if not there:
-        raise Refusal("--input: no text in it to learn from; --json-key names the key of the text in JSON lines")
+        raise Refusal("--input: no text in it to learn from; --json-keys names the key of the text in JSON lines")
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     write_json(folder / "special_tokens_map.json", special)
     write_json(

@@ -9,11 +9,12 @@ import xxhash
 
 from nemo_workflow.config.schedule import Branch, Schedule, rate_at
 from nemo_workflow.config.settings import Settings
+from nemo_workflow.models import convertible
 from nemo_workflow.run_dir.checkpoints import MANIFEST, Checkpoint, newest_whole, problem_of
 from nemo_workflow.utils.console import counted
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import absolute
-from nemo_workflow.utils.folder_kinds import BRANCH, meant
+from nemo_workflow.utils.folder_kinds import BRANCH
 
 FLAG = "--decay-from"
 
@@ -47,7 +48,7 @@ def named_checkpoint(place: str) -> Checkpoint:
     digits = path.name.removeprefix("step_")
     if not path.name.startswith("step_") or not digits.isdigit():
         raise Refusal(
-            f"{FLAG} {place}: not a checkpoint's folder; give one such as RUN/checkpoints/step_00001000{meant(place, BRANCH, FLAG)}"
+            f"{FLAG} {place}: not a checkpoint's folder; give one such as RUN/checkpoints/step_00001000{convertible.meant(place, BRANCH, FLAG)}"
         )
     return Checkpoint(path, int(digits))
 

@@ -271,4 +271,6 @@ def _differences(now: Any, then: Any, names: tuple[str, ...] = ()) -> Iterator[s
     elif any(isinstance(one, str) and DIGEST.fullmatch(one) for one in (now, then)):
         yield "other content"
     else:
-        yield f"{then} -> {now}"
+        # 1e-06 for 1.0000000000000002e-06, but where that is all that differs
+        old, new = (f"{value:g}" if isinstance(value, float) else str(value) for value in (then, now))
+        yield f"{old} -> {new}" if old != new else f"{then} -> {now}"

@@ -78,7 +78,9 @@ def main() -> int:
         command.meanings = parser.meanings
         command.there_are = dict.fromkeys(("NAME", "RUN"), control.there_are)
         # taken after the subcommand too; unset there, the one before it holds
-        command.add_argument("--output-dir", default=SUPPRESS, metavar="DIR", help=HELP)
+        command.add_argument(
+            "--output-dir", default=SUPPRESS, metavar="DIR", help=f"{HELP} (default {control.OUTPUT_DIR})"
+        )
     arguments = parser.parse_args()
     if arguments.command is None:
         parser.error(f"COMMAND is required{parser.taken()}: one of {', '.join(commands.choices)}")

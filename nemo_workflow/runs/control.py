@@ -133,6 +133,8 @@ def no_output_dir(root: Path) -> str:
     """The refusal of a folder of the experiments that isn't there."""
     inside = any(root.parent.glob(f"*/{PLAN}")) and root.parent == Path.cwd()
     here = ", as this folder is: --output-dir ." if inside else ""
+    if root.parent == Path.cwd() and is_run(Path.cwd()):
+        here = "; this folder is a run's: --output-dir .."
     return f"--output-dir {root}: no such folder{from_here(root)}; give the one that the runs were started with{here}"
 
 

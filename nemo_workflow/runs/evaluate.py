@@ -128,7 +128,7 @@ def check_shape(model: Path, plan: Plan) -> None:
 
 
 def _own_model(plan: Plan) -> str:
-    return f"python -m nemo_workflow.export {plan.run_dir} writes the run's own, to {plan.folder / EXPORTED}"
+    return f"python -m nemo_workflow.export {shlex.quote(str(plan.run_dir))} writes the run's own, to {plan.folder / EXPORTED}"
 
 
 def _source(model: Path) -> Path | None:

@@ -70,6 +70,9 @@ def main() -> int:
     parser.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     parser.add_argument("--push-to-hub", metavar="ID", help="upload it as ORG/NAME, with HF_TOKEN or `hf auth login`")
     parser.add_argument("--beside-training", action="store_true", help="work at the lowest priority")
+    parser.add_argument(
+        "--after-training", action="store_true", help="of a training's own command, which has said what is exported"
+    )
     arguments = parser.parse_args()
     if arguments.beside_training:
         os.nice(19)
@@ -81,14 +84,21 @@ def main() -> int:
     there = is_exported(folder, source)
     if there:
         print(already(folder, source))
-    else:
-        from nemo_workflow.conversion.command import export_main
+    elif not arguments.after_training:
+        print(exporting(folder, source), flush=True)
+    try:
+        if not there:
+            from nemo_workflow.conversion.command import export_main
 
-        words = ["--source", str(source.path), "--output-path", str(folder), "--overwrite"]
-        if code := export_main(words):  # stopped by a signal
-            return code
-    if arguments.push_to_hub:
-        print(push(folder, arguments.push_to_hub, f"step {source.step} of {run.absolute().name}"))
+            words = ["--source", str(source.path), "--output-path", str(folder), "--overwrite"]
+            if code := export_main(words):  # stopped by a signal
+                return code
+        if arguments.push_to_hub:
+            print(push(folder, arguments.push_to_hub, f"step {source.step} of {run.absolute().name}"))
+    except (Refusal, Failure) as failure:
+        if arguments.after_training:
+            _tell(run, source.step, time.monotonic() - began, str(failure), arguments.push_to_hub)
+        raise
     if not arguments.beside_training and (arguments.push_to_hub or not there):  # a training tells of its own
         _tell(run, source.step, time.monotonic() - began, None, arguments.push_to_hub)
     return 0
@@ -99,6 +109,11 @@ def _tell(run: Path, step: int, seconds: float, problem: str | None, hub_id: str
     happened = export_process.event(run, step, seconds, problem, hub_id)
     metrics.event(run / metrics.FILE, "export", **happened)
     Refresher(run).finish(REPORT_SECONDS)
+
+
+def _told(run: Path) -> int:
+    """How many ends of exports are in the run's metrics.jsonl."""
+    return sum(event["event"] == "export" for event in metrics.read(run / metrics.FILE))
 
 
 def _newest_of(name: str) -> str:
@@ -120,7 +135,7 @@ def _checkpoint(run: Path, step: int | None) -> Checkpoint:
         if newest is None:
             of_step = run.parent.name == "checkpoints" and re.fullmatch(r"step_0*(\d+)", run.name)
             what = (
-                f"is a checkpoint; give its run: python -m nemo_workflow.export {run.parents[1]} --step {of_step[1]}"
+                f"is a checkpoint; give its run: python -m nemo_workflow.export {shlex.quote(str(run.parents[1]))} --step {of_step[1]}"
                 if of_step
                 else f"no whole checkpoint in {folder}; give the folder of a run that has saved one"
             )
@@ -136,6 +151,11 @@ def _checkpoint(run: Path, step: int | None) -> Checkpoint:
             f" {f'the others are of step {others}' if others else 'there is no other'}"
         )
     return found
+
+
+def exporting(folder: Path, source: Checkpoint) -> str:
+    """What is said before an export."""
+    return f"exporting step {source.step} to {folder}"
 
 
 def already(folder: Path, source: Checkpoint) -> str:
@@ -164,7 +184,7 @@ def push(folder: Path, hub_id: str, message: str) -> str:
         why = hub.reason(error)
         raise Failure(
             f"--push-to-hub {hub_id}: not uploaded: {why}; the model is in {folder}, and"
-            f" `hf upload {hub_id} {folder} .` does it later"
+            f" `hf upload {hub_id} {shlex.quote(str(folder))} .` does it later"
         ) from None
     return f"uploaded to {done.repo_url}"
 
@@ -199,14 +219,16 @@ def after_training(plan: Plan) -> None:
         print(already(plan.folder / EXPORTED, newest), flush=True)
         return
     metrics.event(plan.folder / metrics.FILE, "exporting", step=newest.step)
-    print(f"exporting step {newest.step} to {plan.folder / EXPORTED}", flush=True)
-    words = export_process.command(plan.folder, newest.step, *(["--push-to-hub", hub_id] if hub_id else []))
+    print(exporting(plan.folder / EXPORTED, newest), flush=True)
+    more = ["--push-to-hub", hub_id] if hub_id else []
+    before = _told(plan.folder)
+    words = export_process.command(plan.folder, newest.step, "--after-training", *more)
     code, signalled = run_passing_on(words, env=export_process.environment())
     problem = None if not code else why_ended(code) if code < 0 else "its own words stood in the terminal"
     done = is_exported(plan.folder / EXPORTED, newest) and not hub_id  # though its process was still ending
     if signalled:
         problem = None if done else f"stopped by {signal_name(signalled)}"
-    if problem:
+    if problem and (signalled or _told(plan.folder) == before):  # else the export has said itself what it stumbled over
         _tell(plan.folder, newest.step, time.monotonic() - began, problem, hub_id)
     if signalled:
         sys.exit(say_stopped(signalled, _left_by_a_stop(plan, newest.step, done)))

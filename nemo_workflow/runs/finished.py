@@ -14,6 +14,8 @@ from nemo_workflow.run_dir.export_process import EXPORTED
 from nemo_workflow.runs.report.page import FILE as REPORT
 from nemo_workflow.utils.files import from_here_if_below, typed_python
 
+ROSE = 1.2  # times the first loss, from which a training has learned nothing of its text
+
 
 def last_words(plan: Plan) -> Iterator[str]:
     """Lines for the screen; paths are told from the current folder where they lie below it."""
@@ -23,6 +25,8 @@ def last_words(plan: Plan) -> Iterator[str]:
         earlier = "" if summary.get("val_step") in (None, summary.get("steps")) else f" at step {summary['val_step']}"
         said.append(f"validation loss {summary['val_loss']:.4f}{earlier}")
     yield f"  {', '.join(said)}"
+    if summary["final_loss"] > ROSE * summary["first_loss"]:
+        yield "  WARNING     the loss is above that of its first step: the training has diverged; a lower --lr, or more --warmup-steps"
     newest, _ = newest_whole(plan.folder / "checkpoints")
     if newest:
         yield f"  checkpoint  {from_here_if_below(newest.path)}"

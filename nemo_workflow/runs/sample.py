@@ -70,7 +70,9 @@ def main() -> int:
     parser.for_words = "--hf-model"
     parser.add_argument("--hf-model", required=True, type=Path, help="folder that convert_from_nemo2_to_hf.py wrote")
     parser.add_argument("--tokens", type=int, default=60, help="tokens to generate (default %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 always takes the likeliest token")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0 always takes the likeliest token (default %(default)s)"
+    )
     parser.add_argument(
         "--seed", type=int, default=1234, help="the same number gives the same text (default %(default)s)"
     )
@@ -82,7 +84,7 @@ def main() -> int:
     if not arguments.hf_model.exists() and (Path(arguments.text) / "config.json").is_file():
         raise Refusal(
             f"--hf-model {arguments.hf_model}: no such folder, and TEXT {arguments.text} is a model's: they look swapped;"
-            f' give --hf-model {arguments.text} "{arguments.hf_model}"'
+            f" give --hf-model {shlex.quote(arguments.text)} {shlex.quote(str(arguments.hf_model))}"
         )
     check_exported(arguments.hf_model)
     if arguments.tokens < 1 or arguments.temperature < 0:
@@ -134,7 +136,8 @@ def check_exported(folder: Path) -> None:
         raise Refusal(f"--hf-model {folder}: no config.json there{known}")
     if (folder / "weights").is_dir():
         command = (
-            f"{script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source {folder} --output-path {folder.name}-hf"
+            f"{script('ckpt_conversion/convert_from_nemo2_to_hf.py')} --source {shlex.quote(str(folder))}"
+            f" --output-path {shlex.quote(f'{folder.name}-hf')}"
         )
     else:
         which = str(run) if newest else next(iter(newest_names(OUTPUT_DIR)), "")

@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -61,6 +61,7 @@ class Parser(argparse.ArgumentParser):
         self.there_are: dict[str, Callable[[], str]] = {}  # what may be missing -> what there is to choose from
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
         self.for_words = ""  # the flag that a word alone was meant for
+        self.for_new = ""  # and the one for a word behind it that names nothing yet
         self._typed = typed or self._with_for_words
         self._of_command = of_command
         self._stands_for = stands_for
@@ -74,6 +75,10 @@ class Parser(argparse.ArgumentParser):
             action = next(action for action in _actions(self) if "/".join(action.option_strings) == found[1])
             if said := self.meanings.get(f"{_long(action)} "):
                 raise Refusal(f"{_on_line(action)}: no value; {said}")
+            if path := _begins_with_a_dash(action):
+                raise Refusal(
+                    f"{_on_line(action)}: {path} begins with a dash, as flags do: type {_on_line(action)} {shlex.quote(f'./{path}')}"
+                )
             if action.choices:
                 ways = " or ".join(f"{_on_line(action)} {choice}" for choice in action.choices)
                 raise Refusal(f"{_on_line(action)}: no value; {UNSET}: type {ways}, or leave the flag out")
@@ -133,15 +138,32 @@ class Parser(argparse.ArgumentParser):
             return f"{there}; {UNSET}"
         typed: dict[str, str] = {}  # flag -> with the first word for it
         for word in self.alone():
-            with_flag = self._typed(word)
+            with_flag = self._typed(word) or self._as_new(word, typed)
             typed.setdefault(with_flag.partition(" ")[0], with_flag)
         meant = [words for flag, words in typed.items() if flag in missing]
-        return f"; did you mean {' '.join(meant)}?" if meant else there
+        if meant and self.for_new not in (*missing, *Parser.words):  # whose absence the command itself refuses
+            meant.append(typed.get(self.for_new, ""))
+        return f"; did you mean {' '.join(filter(None, meant))}?" if meant else there
 
     def _with_for_words(self, word: str) -> str:
         """A word with the flag that it was meant for: one that is there, or any at the beginning where no word has a place."""
         first = word == Parser.words[0] and not any(_places(self))
         return f"{self.for_words} {shlex.quote(word)}" if self.for_words and (first or is_there(word)) else ""
+
+    def _as_new(self, word: str, before: Collection[str]) -> str:
+        """A word that names nothing yet with the flag of what is written, where another word stands before it."""
+        return f"{self.for_new} {shlex.quote(word)}" if self.for_new and before and not is_there(word) else ""
+
+    def _each_with_its_flag(self, words: Sequence[str]) -> str:
+        """Several words alone, each with the flag that it was meant for; '' where that isn't known of one, or is of two."""
+        typed: dict[str, str] = {}
+        for word in words:
+            with_flag = self._typed(word) or self._as_new(word, typed)
+            flag = with_flag.partition(" ")[0]
+            if not flag or flag in typed or flag in Parser.words:
+                return ""
+            typed[flag] = with_flag
+        return f"did you mean {' '.join(typed.values())}?" if len(typed) > 1 else ""
 
     def alone(self) -> Iterator[str]:
         """The words that are no flag, nor the value of one."""
@@ -277,9 +299,21 @@ class Parser(argparse.ArgumentParser):
         flags = [(pasted.with_hyphens(word).partition("=")[0].replace("_", "-"), word) for word in unknown]
         flags = [(flag, word) for flag, word in flags if flag.startswith("-")]
         if not flags:
+            if together := self._each_with_its_flag(unknown):
+                return f"; {together}"
             return self._without_flag(unknown[0]) if unknown else ""
-        said = [self._filled(meant(flag, self._known(), self.meanings), flag, word) for flag, word in flags]
-        return "".join(f"; {text}" for text in dict.fromkeys(said) if text)
+        said: dict[str, list[str]] = {}
+        for flag, word in flags:
+            text = (
+                f"a path that begins with a dash is typed {shlex.quote(f'./{word}')}"
+                if is_there(word)
+                else self._filled(meant(flag, self._known(), self.meanings), flag, word)
+            )
+            if text or not re.fullmatch(r"-[\d.]+", word):  # -1, the value of the one before it
+                said.setdefault(text, []).append(word.partition("=")[0])
+        if len(said) == 1:
+            return "".join(f"; {text}" for text in said if text)
+        return "".join(f"; {', '.join(dict.fromkeys(words))}: {text}" for text, words in said.items() if text)
 
     def _filled(self, said: str, flag: str, word: str) -> str:
         """What is said of an unknown flag, with this line's own words for those in capitals, so that it can be typed."""
@@ -319,7 +353,7 @@ class Parser(argparse.ArgumentParser):
             if flag in action.option_strings and isinstance(action, argparse._AppendAction)
         ]
         if many:
-            return f"; give {flag} again for each further one: {flag} {word}"
+            return f"; give {flag} again for each further one: {flag} {shlex.quote(word)}"
         siblings = [path for path in Parser.words if Path(path).parent == Path(word).parent and is_there(path)]
         if value in siblings and len(siblings) > 1:  # step_* without quotes: the shell sorts them
             return f"; {flag} takes one, and got {len(siblings)} (a pattern such as *?): give one of them, such as {siblings[-1]}"
@@ -338,11 +372,13 @@ class Parser(argparse.ArgumentParser):
             return f"{pasted.QUOTES_SAID}: type {typed}"
         if word == "help":
             return "--help prints the help"
+        if with_flag := self._typed(word):
+            return f"did you mean {with_flag}?"
         if self.for_words and (word == Parser.words[0] or is_there(word)):
-            return f"did you mean {self.for_words} {word}?"
+            return f"did you mean {self.for_words} {shlex.quote(word)}?"
         known = self._known()
         if word.endswith((".yaml", ".yml")) and "--config" in known:
-            return f"did you mean --config {word}?"
+            return f"did you mean --config {shlex.quote(word)}?"
         if word.endswith((".txt", ".md", ".jsonl")) and "--dataset-dir" in known:
             return f"a text is preprocessed first: {preprocessing_of(word)}"
         # trainer.max_steps=100, as Hydra and NeMo's own command line take it
@@ -380,6 +416,12 @@ def value_on_line(flag: str, default: str) -> str:
         if name == flag:
             found = (value if equals else after) or default
     return found
+
+
+def _begins_with_a_dash(action: argparse.Action) -> str:
+    """The path behind a flag that argparse took for flags, as it begins with a dash; '' where there is none."""
+    behind = (after for before, after in itertools.pairwise(Parser.words) if before in action.option_strings)
+    return next((word for word in behind if word.startswith("-") and is_there(word)), "")
 
 
 def is_there(path: str | Path) -> bool:

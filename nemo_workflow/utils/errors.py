@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -107,12 +108,12 @@ def how_to_install() -> str:
     """What to type where this Python has none of our packages."""
     environment = REPOSITORY / ".venv"
     if (environment / "bin" / "activate").is_file():
-        return f"type `source {environment}/bin/activate`, or, if that doesn't help, `make install` in {REPOSITORY}"
+        return f"type `source {shlex.quote(str(environment))}/bin/activate`, or, if that doesn't help, `make install` in {REPOSITORY}"
     if not (REPOSITORY / "Makefile").is_file():
         return "pip install -r requirements.txt installs all of them"
     return (
         f"type `make install` in {REPOSITORY} (or pip install -r requirements.txt there), then"
-        f" `source {environment}/bin/activate`"
+        f" `source {shlex.quote(str(environment))}/bin/activate`"
     )
 
 

@@ -156,10 +156,15 @@ def from_here(path: str | Path) -> str:
         top = Path("/", *Path(path).parts[1:2])
         if str(path).startswith("/") and not os.path.lexists(top):
             return f" ({IN_FRONT})"
-        near = _spelled_like(path)
+        near = _spelled_like(path) or _demos(path)
         return f" ({near})" if near else ""
-    near = _spelled_like(path)
+    near = _spelled_like(path) or _demos(path)
     return f" (relative to the current folder, {Path.cwd()}{f'; {near}' if near else ''})"
+
+
+def _demos(path: str | Path) -> str:
+    """'`make demo` makes it' of what isn't there and is a part of the demo, where the Makefile is; else ''."""
+    return "`make demo` makes it" if "demo_output" in Path(path).parts and (REPOSITORY / "Makefile").is_file() else ""
 
 
 def _spelled_like(path: str | Path) -> str:
@@ -169,7 +174,7 @@ def _spelled_like(path: str | Path) -> str:
         if not os.path.lexists(place) and (
             close := close_to(place.name, (one.name for one in place.parent.iterdir()), LIKE)
         ):
-            return f"did you mean {Path(path).with_name(close[0])}?"
+            return f"did you mean {shlex.quote(str(Path(path).with_name(close[0])))}?"
     return ""
 
 

@@ -6,6 +6,7 @@ Every refusal of a folder says it in these words: `meant` is the one place that 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from nemo_workflow.utils.files import script
 PLAN = "plan.json"  # in a run's folder, and in that of each of its starts
 OUTPUT_DIR = "nemo_experiments"  # where runs are written unless --output-dir says otherwise
 ADAPTER = "adapter_config.json"
+HF_MODEL = "it is a Hugging Face model"
 MERGE = "merge it into its base model (peft: merge_and_unload, then save_pretrained) and convert that"
 GGUF = "GGUF, llama.cpp's form, most often quantized: take the folder of safetensors that it was made from"
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+# pretrain_llm.py's own flags that take a folder: who typed one of them needn't be told whose the others are
+OF_TRAINING = ("--hf-model-id", "--nemo-model", "--dataset-dir", "--validation-dir", "--blend", "--decay-from")
 # what a flag wants; the refusal says what else the folder is
 TOKENIZERS, DATA, TEXT, MODEL = "a tokenizer", "data", "text", "a Hugging Face model"
 NEMO, BRANCH = "a NeMo 2 checkpoint", "a run's checkpoint"
@@ -37,6 +41,16 @@ def meant(place: str | Path, wanted: str, flag: str) -> str:
     if not found and is_run(named := Path(OUTPUT_DIR) / path):
         found = _of_a_run(named, wanted, flag, "name")
     return f"; {found}" if found else ""
+
+
+def quoted(path: str | Path) -> str:
+    """A path as it is typed behind a flag."""
+    return shlex.quote(str(path))
+
+
+def _training(words: str, flag: str) -> str:
+    """A flag of pretrain_llm.py with its value, and whose it is where another command's `flag` was typed."""
+    return words if flag.startswith(OF_TRAINING) else f"{words} of pretrain_llm.py"
 
 
 def checkpoint_in(folder: Path) -> Path | None:
@@ -82,7 +96,7 @@ def _beside_others(path: Path, wanted: str, flag: str) -> str:
         return ""
     what = "its save did not come to its end; " if path.exists() else ""
     newest = checkpoint_in(path.parent)
-    return f"{what}the newest whole one is {flag} {newest}" if newest else what.removesuffix("; ")
+    return f"{what}the newest whole one is {flag} {quoted(newest)}" if newest else what.removesuffix("; ")
 
 
 def _gguf(path: Path, wanted: str, flag: str) -> str:
@@ -120,7 +134,7 @@ def _data(path: Path, wanted: str, flag: str) -> str:
     if wanted == DATA or not holds_data(path):
         return ""
     done = "what preprocessing has made of a text" if wanted == TEXT else "data"
-    return f"it holds {done}, which goes with --dataset-dir"
+    return f"it holds {done}, which goes with {_training('--dataset-dir', flag)}"
 
 
 def _run(path: Path, wanted: str, flag: str) -> str:
@@ -132,17 +146,25 @@ def _run(path: Path, wanted: str, flag: str) -> str:
 def _of_a_run(run: Path, wanted: str, flag: str, called: str) -> str:
     settings, checkpoint, what = _settings_of(run), checkpoint_in(run), f"it is a run's {called}"
     if wanted == TOKENIZERS and settings.get("hf_model_id"):
-        return f"{what}, and the run was trained with {flag} {settings['hf_model_id']}"
+        return f"{what}, and the run was trained with {flag} {quoted(settings['hf_model_id'])}"
     if wanted == DATA and settings.get("dataset_dir"):
-        return f"{what}, and the run was trained with {flag} {' '.join(settings['dataset_dir'])}"
+        return f"{what}, and the run was trained with {flag} {shlex.join(settings['dataset_dir'])}"
     return _in_a_run(checkpoint, wanted, flag, what)
 
 
 def _in_a_run(checkpoint: Path | None, wanted: str, flag: str, what: str) -> str:
     """What can be done with a run's newest checkpoint."""
     if wanted in (NEMO, BRANCH):
-        return f"{what}; did you mean {flag} {checkpoint}?" if checkpoint else f"{what}, and has no whole checkpoint"
-    return f"{what}; its newest checkpoint goes with --nemo-model {checkpoint}" if checkpoint else what
+        return (
+            f"{what}; did you mean {flag} {quoted(checkpoint)}?"
+            if checkpoint
+            else f"{what}, and has no whole checkpoint"
+        )
+    return (
+        f"{what}; its newest checkpoint goes with {_training(f'--nemo-model {quoted(checkpoint)}', flag)}"
+        if checkpoint
+        else what
+    )
 
 
 def _settings_of(run: Path) -> dict[str, Any]:
@@ -161,27 +183,27 @@ def _checkpoint(path: Path, wanted: str, flag: str) -> str:
         inner = checkpoint_in(path)
         return _in_a_run(inner, wanted, flag, "it holds a run's checkpoints") if inner else ""
     if wanted == NEMO:
-        return f"did you mean {flag} {path}?"
+        return f"did you mean {flag} {quoted(path)}?"
     own = next((file.parent for name in TOKENIZER for file in sorted(path.glob(f"context/*/{name}"))), None)
     if wanted == TOKENIZERS:
         lacks = "and holds no tokenizer: give the one that its model was trained with"
-        return f"it is a NeMo 2 checkpoint, {f'whose tokenizer is {flag} {own}' if own else lacks}"
-    return f"it is a NeMo 2 checkpoint, which goes with --nemo-model {path}"
+        return f"it is a NeMo 2 checkpoint, {f'whose tokenizer is {flag} {quoted(own)}' if own else lacks}"
+    return f"it is a NeMo 2 checkpoint, which goes with {_training(f'--nemo-model {quoted(path)}', flag)}"
 
 
 def _model(path: Path, wanted: str, flag: str) -> str:
     if wanted == TOKENIZERS or not (path / "config.json").is_file() or not holds_weights(path):
         return ""
     if wanted in (DATA, TEXT):
-        return f"it is a Hugging Face model: its tokenizer goes with {'--tokenizer' if wanted == TEXT else '--hf-model-id'}"
-    return f"it is a Hugging Face model: {to_nemo(path)}"
+        return f"it is a Hugging Face model: its tokenizer goes with {'--tokenizer' if wanted == TEXT else _training('--hf-model-id', flag)}"
+    return f"{HF_MODEL}: {to_nemo(path)}"
 
 
 def to_nemo(source: str | Path) -> str:
     """The command that makes a NeMo 2 checkpoint of a Hugging Face model, and the flag that starts from it."""
-    target = f"{Path(source).name}-nemo"
+    target = quoted(f"{Path(source).name}-nemo")
     return (
-        f"{script('ckpt_conversion/convert_from_hf_to_nemo2.py')} --source {source} --output-path {target}, then --nemo-model"
+        f"{script('ckpt_conversion/convert_from_hf_to_nemo2.py')} --source {quoted(source)} --output-path {target}, then --nemo-model"
         f" {target}"
     )
 
@@ -189,13 +211,13 @@ def to_nemo(source: str | Path) -> str:
 def _file_of_one(path: Path, wanted: str, flag: str) -> str:
     """A file of a model's or a tokenizer's folder, where the folder is wanted."""
     inside = path.is_file() and any((path.parent / name).is_file() for name in (*TOKENIZER, "config.json"))
-    return f"did you mean {flag} {path.parent}?" if inside and wanted in (TOKENIZERS, MODEL) else ""
+    return f"did you mean {flag} {quoted(path.parent)}?" if inside and wanted in (TOKENIZERS, MODEL) else ""
 
 
 def _tokenizer(path: Path, wanted: str, flag: str) -> str:
     if wanted == TOKENIZERS or not any((path / name).is_file() for name in TOKENIZER):
         return ""
-    return f"it is a tokenizer, which goes with {'--tokenizer' if wanted == TEXT else '--hf-model-id'}"
+    return f"it is a tokenizer, which goes with {'--tokenizer' if wanted == TEXT else _training('--hf-model-id', flag)}"
 
 
 # the first that recognises a path counts

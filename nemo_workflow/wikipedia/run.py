@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shlex
 import shutil
 import sys
 import threading
@@ -271,7 +272,7 @@ def _summary(journal: Journal, rules: Rules) -> None:
         f"{output}: {counted(counts.kept, 'article')}, {human_count(counts.characters)} characters (left out: {left_out})"
     )
     print(
-        f"Next: {script('preprocess_data.sh')} --data-prefix {output.stem} --input-dir {output.parent} "
+        f"Next: {script('preprocess_data.sh')} --data-prefix {output.stem} --input-dir {shlex.quote(str(output.parent))} "
         "--output-dir OUTPUT_DIR --ht-tokenizer HF_MODEL_DIR"
     )
     sys.stdout.flush()

@@ -54,6 +54,8 @@ def said_of(path: Path | str) -> str:
         ),
         ('{"model_type": "llama", "vocab_size": 3}', ": a model's run.yaml; --hf-model-id "),
         ('{"tokenizer_class": "X"}', ": a tokenizer's run.yaml; --hf-model-id "),
+        ("lr: 0.1\nmax-steps:\n", ", line 2: max-steps: no value; write it behind the colon, or take the line out"),
+        ("max_steps:   # later\n", ", line 1: max_steps: no value; write it behind the colon, or take the line out"),
         ("split: [1, 0, 0]\n", ": split: [1, 0, 0]: expected one value, not a list: 1,0,0"),
         ("lr: 3\n---\nseed: 3\n", ", line 2: a second document begins (---); keep one"),
         ('{"final_loss": 3.0}', ": a run's summary; its flags are in the config.yaml of the run's folder"),
@@ -121,3 +123,10 @@ def test_an_example_is_found_from_any_folder(tmp_path: Path, name: str, monkeypa
     assert said_of("nothing.yaml").endswith(
         f"; lines `flag-name: value` are expected there, as in {REPOSITORY}/examples/laptop.yaml"
     )
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "llama"}', '{"tokenizer_class": "X"}'])
+def test_a_folder_with_a_blank_can_be_typed(tmp_path: Path, text: str) -> None:
+    (folder := tmp_path / "my model").mkdir()
+    (folder / "config.json").write_text(text)
+    assert said_of(folder / "config.json").endswith(f"; --hf-model-id '{folder}' takes its folder")

@@ -157,7 +157,11 @@ def test_where_nothing_fits_the_refusal_says_what_it_takes(shared: Place) -> Non
             planned(shared, f"-M llama31_70b -G 2 {asked}")
         (problem_,) = caught.value.problems
         assert problem_.startswith(f"{named}: no layout of llama31_70b fits 1 x 2 GPUs of 80 GiB: the smallest takes ")
-        assert "--suggest -M llama31_70b" in problem_
+        assert problem_.endswith("; python pretrain_llm.py -M llama31_70b --suggest shows what it needs")
+    with pytest.raises(
+        Refusal, match=r"python pretrain_llm\.py -M llama31_8b --gpu 4090 --suggest shows what it needs$"
+    ):
+        planned(shared, "-M llama31_8b -G 1 --layout auto --gpu 4090")
 
 
 def test_the_runs_config_holds_the_layout_that_was_chosen(shared: Place, tmp_path: Path) -> None:

@@ -28,6 +28,24 @@ def test_an_experiment_is_a_plain_name(tmp_path: Path, name: str) -> None:
     assert str(refused.value).isprintable()  # what a terminal would obey is shown escaped
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("my run", "my_run"),
+        ("my  run!", "my_run_"),
+        ("runs/my run", "my_run"),
+        ("two\nlines", "two_lines"),
+        ("-x", "x"),
+        ("a b", "a_b"),
+    ],
+)
+def test_the_name_that_is_taken_is_told(tmp_path: Path, name: str, meant: str) -> None:
+    place = Place(tmp_path)
+    with pytest.raises(Refusal, match=rf"; did you mean -E {meant}\?$"):
+        make_plan(command_line.parse(place.flags(experiment=name)))
+    assert place.plan(experiment=meant).folder.name == meant
+
+
 def test_any_text_makes_a_path(tmp_path: Path) -> None:
     place = Place(tmp_path / ODD_NAME)
     plan = place.plan()

@@ -229,7 +229,7 @@ def test_a_runs_folder_as_source(folder: Path) -> None:
     argv = ["--source", str(run), "--output-path", str(folder.parent / "nemo")]
     said = refusal(lambda: import_main(argv))
     assert said.endswith(
-        f"; it holds a run's checkpoints; its newest checkpoint goes with --nemo-model {run}/checkpoints/step_00000008"
+        f"; it holds a run's checkpoints; its newest checkpoint goes with --nemo-model {run}/checkpoints/step_00000008 of pretrain_llm.py"
     )
     (run / "hf_model").mkdir()
     (run / "hf_model" / "config.json").touch()

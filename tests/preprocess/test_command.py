@@ -341,9 +341,12 @@ def test_stop_names_the_first_bad_line(go, with_bad_lines, tmp_path):
     assert nothing_written(tmp_path / "out")
 
 
-def test_skip_counts_and_lists_them(go, with_bad_lines, tmp_path):
-    code, err = go("--input", with_bad_lines, "--on-error", "skip")
-    assert code == 0, err
+def test_skip_counts_and_lists_them(go, with_bad_lines, tokenizers_dir, tmp_path, capsys):
+    words = ("--tokenizer", tokenizers_dir / "byte_bpe", "--output-dir", tmp_path / "out", "--input", with_bad_lines)
+    assert command.main([*map(str, words), "--on-error", "skip"]) == 0
+    place = tmp_path / "out/preprocessed/docs.rejects.jsonl"
+    said = f"  bad lines left out: 3 (not a string 1, broken JSON 1, invalid UTF-8 1), listed in {place}\n"
+    assert said in (told := capsys.readouterr().out), told
     made = figures(tmp_path / "out", "docs")
     assert made["bad_lines"] == {"not a string": 1, "broken JSON": 1, "invalid UTF-8": 1}
     assert made["documents"] == 40 * len(TEXTS)
@@ -480,6 +483,12 @@ def bad_file(folder: Path, name: str, data: bytes) -> Path:
         ("a.doc", b"\0text", "not a file extension that is read here (.json"),
         ("a.csv", "a, é".encode(), "; a table; make it one that is: python -c \"import pandas; pandas.read_csv('OLD').to_parquet('NEW.parquet')\""),
         ("a.log", "a, é".encode(), "; if it is plain text, rename it: a.txt"),
+        ("a.pdf", b"%PDF-1.7\n%\xe2\xe3\n", "; it is a PDF: take the text out first, for example: pdftotext OLD NEW.txt"),
+        ("a.doc", b"{\\rtf1\\ansi Text}", "; it is a document in RTF: take the text out first, for example: pandoc -f rtf"),
+        ("a.log", "a, b".encode("utf-16"), "; it is UTF-16: convert it: `iconv -f UTF-16 -t UTF-8 OLD > NEW`"),
+        ("a.zip", b"PK\x03\x04" + bytes(60), "; it is zip data: unpack it"),
+        ("a.dat", gzip.compress(b"text", mtime=0), "; it is gzip data: give it the extension .gz"),
+        ("a.tar.gz", gzip.compress(b"text", mtime=0), "; it is a tar archive: unpack it: tar -xf"),
         ("corpus", b'{"text": "a"}', "; if it is JSON lines, rename it: corpus.jsonl"),
     ],
 )  # fmt: skip

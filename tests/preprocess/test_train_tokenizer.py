@@ -66,7 +66,7 @@ def test_a_text_with_few_words_says_so_however_long_it_is(tmp_path: Path, times:
     [
         ("--vocabulary 100", "--vocabulary 100: at least 257"),
         ("--max-mb 0", "--max-mb 0: at least 1"),
-        ("--json-key body", "--input: no text in it to learn from; --json-key names"),
+        ("--json-key body", "--input: no text in it to learn from; --json-keys names the key"),
         ("--input nothing.txt", "no such file"),
     ],
 )

@@ -203,6 +203,21 @@ def test_unlike_stages_are_told_and_no_older_checkpoint_has_them(place: Place) -
     assert told == ["changed since checkpoint x: the parallel layout (last stage unset -> 1 layer)"]
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        (0.0001, 1.0000000000000002e-06, "(min_lr 0.0001 -> 1e-06)"),
+        (1e-06, 1.0000000000000002e-06, "(min_lr 1e-06 -> 1.0000000000000002e-06)"),
+        (0, 3.0000000000000001e-05, "(min_lr 0 -> 3e-05)"),
+    ],
+)
+def test_a_rate_is_told_in_few_digits(then: float, now: float, said: str) -> None:
+    before, after = copy.deepcopy(THEN), copy.deepcopy(THEN)
+    before["schedule"], after["schedule"] = {"min_lr": then}, {"min_lr": now}
+    [line] = compare(after, before, ("schedule",), "checkpoint x")
+    assert line.endswith(said)
+
+
 def test_what_was_named_is_told_and_no_digest() -> None:
     """Other data under the same --experiment, as a quick start's second try has it."""
     then, now = Named(("one/a", "one/b"), "tok"), Named(("two/a",), "tok2")

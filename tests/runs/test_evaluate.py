@@ -90,7 +90,7 @@ def test_a_model_and_a_text_that_are_swapped_and_a_model_without_a_tokenizer(
     (model / "config.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
     monkeypatch.setattr(sys, "argv", ["sample", "--hf-model", "Once upon a time", str(model)])
-    with pytest.raises(Refusal, match=r'they look swapped; give --hf-model .*hf_model "Once upon a time"'):
+    with pytest.raises(Refusal, match=r"they look swapped; give --hf-model .*hf_model 'Once upon a time'"):
         sample.main()
     monkeypatch.setattr(sys, "argv", ["sample", "--hf-model", str(model), "Once upon a time"])
     with pytest.raises(Refusal, match=r"hf_model: no tokenizer files in it, such as tokenizer\.json"):

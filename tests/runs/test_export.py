@@ -117,6 +117,43 @@ def test_what_is_exported_already_is_neither_done_again_nor_kept_as_an_event(
     assert not [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
 
 
+def test_a_step_that_is_exported_is_named_and_why_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once: a training's own command has said it before it starts the export. What the export stumbles over is kept in the run."""
+    plan = fake_runs.write_run(tmp_path / "run", export_hf="end")
+    why = "the conversion is not exact: logits differ; hf_model.failed_conversion_report.json has it all"
+
+    def fails(words: list[str]) -> int:
+        raise Failure(why)
+
+    monkeypatch.setattr(command, "export_main", fails)
+    told = f"exporting step 100 to {plan.folder / 'hf_model'}\n"
+    for more, said in (((), told), (("--after-training",), "")):
+        monkeypatch.setattr(sys, "argv", ["export", str(plan.folder), *more])
+        with pytest.raises(Failure, match="the conversion is not exact"):
+            export.main()
+        assert capsys.readouterr().out == said
+    events = [event for event in metrics.read(plan.folder / metrics.FILE) if event["event"] == "export"]
+    assert [event["problem"] for event in events] == [why]
+
+    def in_this_process(words: list[str], **how: Any) -> tuple[int, None]:
+        monkeypatch.setattr(sys, "argv", words[2:])
+        with pytest.raises(Failure):
+            export.main()
+        return 1, None
+
+    monkeypatch.setattr(export, "run_passing_on", in_this_process)
+    with pytest.raises(Failure, match="--export-hf: no model"):
+        export.after_training(plan)
+    assert capsys.readouterr().out == told
+    assert f"; not exported: {why}" in control.opened(plan.folder).state.why
+    monkeypatch.setattr(export, "run_passing_on", lambda *_, **how: (1, None))  # a traceback, say
+    with pytest.raises(Failure, match="--export-hf: no model"):
+        export.after_training(plan)
+    assert "; not exported: its own words stood in the terminal" in control.opened(plan.folder).state.why
+
+
 def test_an_export_by_hand_is_told_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And so in its report, which may say that the one after the training was stopped."""
     plan = fake_runs.write_run(tmp_path / "run")

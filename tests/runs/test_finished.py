@@ -55,6 +55,19 @@ def test_it_names_losses_checkpoint_report_and_the_next_command(
     assert f"  report      {tmp_path}/my_run/report.html" in list(finished.last_words(plan))
 
 
+@pytest.mark.parametrize(
+    ("first", "final", "told"), [(6.7, 107721.0, True), (6.7, 8.1, True), (6.7, 7.9, False), (6.7, 3.0, False)]
+)
+def test_a_loss_that_rose_is_told(tmp_path: Path, first: float, final: float, told: bool) -> None:
+    plan = fake_runs.write_run(tmp_path / "my_run")
+    (plan.folder / metrics.SUMMARY).write_text(json.dumps({"first_loss": first, "final_loss": final}))
+    lines = list(finished.last_words(plan))
+    assert lines[0] == f"  loss {first:.4f} -> {final:.4f}"
+    assert (
+        lines[1].startswith("  WARNING     the loss is above that of its first step: the training has diverged") == told
+    )
+
+
 def test_a_run_with_a_sample_ends_with_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And offers no comparison of validation losses where there is no validation."""
     plan = fake_runs.write_run(tmp_path / "my_run", sample="Once")

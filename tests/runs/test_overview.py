@@ -256,6 +256,18 @@ def test_a_name_that_is_not_there_is_refused(folder: Path) -> None:
     assert "no such folder" in runs("--output-dir", folder / "no", "list", code=2)
 
 
+def test_within_a_runs_own_folder_the_one_above_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder / "done")
+    for words in (("list",), ("show", "nothing")):
+        assert "; this folder is a run's: --output-dir .." in runs(*words, code=2)
+    assert "done" in runs("list", "--output-dir", "..")
+    monkeypatch.chdir(folder)
+    assert ", as this folder is: --output-dir ." in runs("list", code=2)
+    (folder.parent / "empty").mkdir()
+    monkeypatch.chdir(folder.parent / "empty")
+    assert "this folder is" not in runs("list", code=2)
+
+
 def test_the_folder_may_be_named_before_and_after_the_subcommand(folder: Path) -> None:
     where = ("--output-dir", folder)
     listed = [re.sub(r"\d+ s ago", "", runs(*words)) for words in (("list", *where), (*where, "list"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ from nemo_workflow.training import liveness
 from nemo_workflow.utils.arguments import Parser, _actions
 from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.wikipedia.command import main as wikipedia
+from tests.places import write_tokenizer
 from tests.runs import fake_runs
 
 CASES = [
@@ -93,7 +95,7 @@ def test_only_what_can_be_left_out_is_said_to(
         (dataset, "merge a b", "merge: there is no such folder or pair; did you mean join?"),
         (dataset, "show a", "show: there is no such folder or pair; give the data alone, which is checked and counted"),
         (sample, "tests hi", "--hf-model is required; did you mean --hf-model tests? (see --help)"),
-        (import_main, "tests out2", "--source is required; did you mean --source tests? (see --help)"),
+        (import_main, "tests out2", "--source is required; did you mean --source tests --output-path out2? (see --help)"),
         (runs, "compare one", "compare needs two runs or more; a shell variable may be unset"),
         (dataset, "jion a b", "jion: there is no such folder or pair; did you mean join?"),
         (dataset, "--tokenizer .", "DIR_OR_PREFIX is required; a shell variable may be unset (see --help)"),
@@ -208,7 +210,7 @@ def test_flags_may_be_written_with_underscores(
         (dataset, "d --num-documents 1", "--num-documents 1; it prints one document, --document N, and counts all: leave it out"),
         (tokenizer, "--input a --output b", "--output b; did you mean --output-dir? (see --help)"),
         (evaluate, "--model a --run b", "--model a; did you mean --hf-model? (see --help)"),
-        (import_main, "--input a --output-dir b", "--input a --output-dir b; did you mean --source?; did you mean --output-path?"),
+        (import_main, "--input a --output-dir b", "--input a --output-dir b; --input: did you mean --source?; --output-dir: did you mean --output-path?"),
         (export_main, "--source a --output b", "--output b; did you mean --output-path? (see --help)"),
         (runs, "list --all", "--all (see --help)"),
         (runs, "logs x --folow", "--folow; did you mean --follow? (see --help)"),
@@ -240,6 +242,24 @@ ALL = (preprocess, sample, evaluate, runs, tokenizer, dataset, import_main, expo
 
 
 @pytest.mark.parametrize("command", ALL, ids=lambda command: command.__module__.rpartition("nemo_workflow.")[2])
+def test_the_help_tells_what_a_flag_is_without_being_given(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(made: Parser, *_: object) -> None:
+        raise _Made(made)
+
+    monkeypatch.setattr(Parser, "parse_args", stop)
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(_Made) as caught:
+        command()
+    for action in _actions(caught.value.args[0]):
+        # a subcommand of runs leaves its --output-dir to the one before it, with the same default
+        left = action.default == argparse.SUPPRESS and action.dest != "output_dir"
+        if action.option_strings and action.nargs != 0 and action.default not in (None, [], False) and not left:
+            assert "default" in str(action.help), (action.option_strings, action.default, action.help)
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: command.__module__.rpartition("nemo_workflow.")[2])
 def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
     command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +278,36 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
     for said in made.meanings.values():
         own = re.split(r"python |`hf |pretrain_llm|ckpt_conversion", said)[0]
         assert set(re.findall(r"--[a-z][\w-]*", own)) <= ours, said
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (preprocess, "tok t.txt p13", "; did you mean --tokenizer tok --input t.txt --output-dir p13? (see"),
+        (preprocess, "t.txt tok p13", "; did you mean --input t.txt --tokenizer tok --output-dir p13? (see"),
+        (preprocess, "tok --input t.txt --output-dir o", "; did you mean --tokenizer tok? (see"),
+        (preprocess, "tok tok", "; did you mean --tokenizer tok? (see"),
+        (preprocess, "p13 tok", "; did you mean --input p13? (see"),
+        (tokenizer, "t.txt p13", "--input, --output-dir are required; did you mean --input t.txt --output-dir p13? (see"),
+        (import_main, "tok p13", "--source is required; did you mean --source tok --output-path p13? (see"),
+        (export_main, "tok p13", "--source, --output-path are required; did you mean --source tok --output-path p13? (see"),
+        (tokenizer, "--input -dash.txt --output-dir o", "--input: -dash.txt begins with a dash, as flags do: type --input ./-dash.txt"),
+        (tokenizer, "--input t.txt --output-dir -dir", "--output-dir: -dir begins with a dash, as flags do: type --output-dir ./-dir"),
+        (tokenizer, "--input t.txt -dash.txt --output-dir o", "-dash.txt; a path that begins with a dash is typed ./-dash.txt (see"),
+        (tokenizer, "--input -none.txt --output-dir o", "--input: no value; a shell variable may be unset: give a value"),
+    ],
+)  # fmt: skip
+def test_words_without_flags_and_paths_like_flags(
+    command: Callable[..., int], words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer's folder isn't taken for the text, and a path that is there is no flag."""
+    monkeypatch.chdir(tmp_path)
+    write_tokenizer(Path("tok"), 9)
+    for name in ("t.txt", "-dash.txt"):
+        Path(name).write_text("text")
+    Path("-dir").mkdir()
+    found = said_by(command, words, monkeypatch)
+    assert said in found, found
 
 
 @pytest.mark.parametrize(
@@ -300,6 +350,19 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
         (runs, "logs r --output-dir e --lines", "--lines; python -m nemo_workflow.runs --output-dir e logs r | tail -n 20 prints the"),
         (runs, "list --version", "--version; python pretrain_llm.py --version prints the versions (see --help)"),
         (sample, "--hf-model x --version hi", "--version hi; python pretrain_llm.py --version prints the versions (see --help)"),
+        (
+            preprocess,
+            "--input a --tokenizer-type X --tokenizer-model Y --output-prefix p",
+            "--tokenizer-type X --tokenizer-model Y --output-prefix p; --tokenizer-type: the files of --tokenizer say what it is: leave it"
+            " out; --tokenizer-model: did you mean --tokenizer?; --output-prefix: did you mean --output-dir? (see --help)",
+        ),
+        (preprocess, "--input a --vocab-file v --merge-file m", "--vocab-file v --merge-file m; did you mean --tokenizer? (see --help)"),
+        (
+            export_main,
+            "--input a --output b",
+            "--input a --output b; --input: did you mean --source?; --output: did you mean --output-path? (see --help)",
+        ),
+        (import_main, "--source a --colour --output=b", "--colour --output=b; --output: did you mean --output-path? (see --help)"),
         (runs, "list --out x", "--out x; did you mean --output-dir?"),
         (runs, "--list", "--list; a command has no dashes: list"),
     ],

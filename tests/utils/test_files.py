@@ -137,6 +137,16 @@ def test_a_refusal_names_what_is_spelled_like_it_beside_it(tmp_path: Path, monke
     assert "did you mean" not in files.from_here("other/my_tokenizr") + files.from_here("yours")
 
 
+def test_a_path_of_the_demo_that_is_not_there_leads_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = "`make demo` makes it)"
+    assert files.from_here("demo_output/dataset") == f" (relative to the current folder, {tmp_path}; {said}"
+    assert files.from_here(tmp_path / "demo_output" / "tokenizer") == f" ({said}"
+    assert said not in files.from_here("my_demo_output/dataset")
+    monkeypatch.setattr(files, "REPOSITORY", tmp_path)  # as after `pip install .`, without a Makefile
+    assert "make demo" not in files.from_here("demo_output/dataset")
+
+
 def test_a_refusal_of_a_path_in_the_root_thinks_of_a_variable() -> None:
     """`$PLACE/corpus` without a PLACE."""
     assert files.from_here("/no_such_corpus") == " (a shell variable in front of it may be unset)"

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from nemo_workflow.config.settings import Settings
+from nemo_workflow.models import convertible
+from nemo_workflow.models.pretrained import read_nemo_model
+from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.folder_kinds import BRANCH, DATA, MODEL, NEMO, OUTPUT_DIR, TEXT, TOKENIZERS, meant
 from tests import forked
 from tests.places import Place, write_nemo_model, write_pair, write_tokenizer
@@ -119,8 +122,60 @@ def test_a_part_of_a_folder_a_file_and_a_name(tmp_path: Path, monkeypatch: pytes
     (run / "plan.json").write_text('{"my": "plans"}')  # of the user's own
     assert (
         meant(run, TEXT, "--x")
-        == f"; it holds a run's checkpoints; its newest checkpoint goes with --nemo-model {step}"
+        == f"; it holds a run's checkpoints; its newest checkpoint goes with --nemo-model {step} of pretrain_llm.py"
     )
+
+
+def test_paths_with_a_blank_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {"hf_model_id": "my tokenizer", "dataset_dir": ["my data", "two"]}
+    run = run_of(Path("my run"))
+    (run / "plan.json").write_text(json.dumps({"settings": settings}))
+    step, own = run / STEP, checkpoint(Path("a step")) / "context" / "nemo_tokenizer"
+    for path, wanted, said in (
+        (model(Path("my model")), NEMO, "--source 'my model' --output-path 'my model-nemo', then --nemo-model 'my model-nemo'"),
+        (Path("my model/tokenizer.json"), TOKENIZERS, "--x 'my model'?"),
+        (run, TOKENIZERS, "--x 'my tokenizer'"),
+        (run, DATA, "--x 'my data' two"),
+        (run, NEMO, f"--x '{step}'?"),
+        (run, TEXT, f"--nemo-model '{step}' of pretrain_llm.py"),
+        (step / "weights", NEMO, f"--x '{step}'?"),
+        (step, TEXT, f"--nemo-model '{step}' of pretrain_llm.py"),
+        (step.with_name("step_00000002"), NEMO, f"--x '{step}'"),
+        (Path("a step"), TOKENIZERS, f"--x '{own}'"),
+    ):  # fmt: skip
+        assert meant(path, wanted, "--x").endswith(f" {said}"), meant(path, wanted, "--x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [("tokenizer", NEMO), ("tokenizer", MODEL), ("data", MODEL), ("run", MODEL), ("model", DATA)]
+)
+def test_whose_flag_takes_it(tmp_path: Path, kind: str, wanted: str) -> None:
+    folder = MAKERS[kind](tmp_path / kind)
+    assert meant(folder, wanted, "--hf-model").endswith(" of pretrain_llm.py")
+    assert "of pretrain_llm.py" not in meant(folder, wanted, "--nemo-model")
+
+
+NOT_CONVERTED = [
+    ("gpt2", "model.safetensors", "model_type 'gpt2' is not converted: NeMo 2.7.3 has no model that it imports it to; these are"),
+    ("t5", "model.safetensors", "model_type 't5' is not converted: an encoder and decoder, not a causal language model"),
+    ("llama", "pytorch_model.bin", "its weights are no safetensors (pytorch_model.bin is a pickle: load it with transformers and"),
+    ("baichuan", "model.safetensors", "Baichuan's 13B (40 layers"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model_type", "weights", "why"), NOT_CONVERTED)
+def test_a_conversion_that_refuses_is_not_proposed(place: Place, model_type: str, weights: str, why: str) -> None:
+    sizes = {"hidden_size": 5120, "num_hidden_layers": 40}
+    folder = write_tokenizer(place.root / "m", 4096, model_type=model_type, **sizes)
+    (folder / weights).touch()
+    for flag, wanted in (("--nemo-model", NEMO), ("--decay-from", BRANCH)):
+        said = convertible.meant(folder, wanted, flag)
+        assert said.startswith(f"; it is a Hugging Face model, and {why}") and "convert_from" not in said
+    notes = place.plan(hf_model_id=str(folder)).notes
+    assert [note for note in notes if f"random ones. It can't begin with them: {why}" in note], notes
+    with pytest.raises(Refusal, match=r"and .*(not converted|no safetensors|13B)"):
+        read_nemo_model(str(folder))
 
 
 def test_every_command_uses_it(place: Place) -> None:

@@ -25,7 +25,7 @@ from nemo_workflow.models.tokenizer_identity import (
 )
 from nemo_workflow.utils.console import and_more, counted
 from nemo_workflow.utils.errors import Refusal
-from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant
+from nemo_workflow.utils.folder_kinds import TOKENIZERS, meant, quoted
 
 SHOWN = 3  # names of files in one line
 
@@ -215,7 +215,7 @@ def checkpoint_of_this_tokenizer(run: Run) -> Iterator[str]:
         return
     yield (
         f"--hf-model-id {settings.hf_model_id}: the checkpoint of --nemo-model {settings.nemo_model} was trained with another"
-        f" tokenizer, so that its weights know nothing of this one's ids: give its own, --hf-model-id {own}, with data that is"
+        f" tokenizer, so that its weights know nothing of this one's ids: give its own, --hf-model-id {quoted(own)}, with data that is"
         f" preprocessed with it, or add --allow-change tokenizer if you know that old tokens keep their ids"
     )
 

@@ -56,7 +56,8 @@ def cpu_limits(run: Run) -> Iterator[str]:
     if run.sizes.get("multi_latent_attention"):
         yield f"--model-name {run.recipe.name}: multi-latent attention needs Transformer Engine; train on a GPU"
     elif run.recipe.parameters is None:
-        yield f"--model-name {run.recipe.name}: its layers need Transformer Engine or mamba-ssm; train on a GPU"
+        libraries = "mamba-ssm and Transformer Engine" if run.recipe.family == "ssm" else "Transformer Engine"
+        yield f"--model-name {run.recipe.name}: its layers need {libraries}; train on a GPU"
     elif run.recipe.precision["fp8"] and settings.precision is None:
         yield f"--model-name {run.recipe.name}: the recipe trains in fp8, which a CPU can't; add --precision bf16-mixed"
 

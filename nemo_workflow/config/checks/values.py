@@ -38,8 +38,8 @@ def experiment_name(run: Run) -> Iterator[str]:
     """One name for a folder, an attempt and a Slurm job."""
     name = run.settings.experiment
     if not re.fullmatch(NAME, name) or len(name.encode()) > 200:
-        meant = name.rstrip("/").rpartition("/")[2]
-        said = f"; did you mean -E {meant}?" if "/" in name and re.fullmatch(NAME, meant) else ""
+        meant = re.sub(r"[^\w.+=-]+", "_", name.strip().rstrip("/").rpartition("/")[2]).lstrip("_.+=-")
+        said = f"; did you mean -E {meant}?" if re.fullmatch(NAME, meant) and len(meant.encode()) <= 200 else ""
         yield f"--experiment {name!r}: not a valid folder name; use letters, digits and _, and after the first character also . + = -{said}"
 
 

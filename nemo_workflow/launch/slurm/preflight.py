@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +88,7 @@ def _no_image(cluster: Cluster, plan: Plan | CorpusPlan) -> Iterator[str]:
     image = containers.apptainer_image(plan.settings)
     if image.source is None and not cluster.ask("test", "-e", image.path).ok:
         yield (
-            f"--container-image {plan.settings.container_image}: {image.path} is not there; `apptainer build {image.path}"
+            f"--container-image {plan.settings.container_image}: {image.path} is not there; `apptainer build {shlex.quote(str(image.path))}"
             " docker://IMAGE` makes it, or name a registry's image as docker://IMAGE"
         )
 

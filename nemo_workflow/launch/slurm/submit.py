@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -246,7 +247,7 @@ def _reason(error: Any) -> str:
 
 def control(command: str, run: Path) -> str:
     """The command line of `runs COMMAND` for a run."""
-    return f"python -m nemo_workflow.runs --output-dir {run.parent} {command} {run.name}"
+    return f"python -m nemo_workflow.runs --output-dir {shlex.quote(str(run.parent))} {command} {run.name}"
 
 
 def announcement(plan: Plan | CorpusPlan, submitted: list[Job]) -> str:

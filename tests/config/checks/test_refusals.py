@@ -106,7 +106,8 @@ FLAGS = [
     ("--optim-cpu-offloading", "--optim-cpu-offloading: not possible on a CPU; train on a GPU, or leave it out"),
     ("--optimizer-precision bf16", "--optimizer-precision bf16: needs Transformer Engine; train on a GPU, or leave it out"),
     ("-M deepseek_v2_lite -EP 1 --seq-length 128", "--model-name deepseek_v2_lite: multi-latent attention needs Transformer Engine; train on a GPU"),
-    ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need Transformer Engine or mamba-ssm; train on a GPU"),
+    ("-M mamba2_130m --seq-length 128", "--model-name mamba2_130m: its layers need mamba-ssm and Transformer Engine; train on a GPU"),
+    *((f"-M {name} --seq-length 128", f"--model-name {name}: its layers need Transformer Engine; train on a GPU") for name in ("gemma3_1b", "t5_220m", "bert_110m", "hyena_1b")),
     # precision
     ("--fp8-recipe delayed", "--fp8-recipe delayed: does nothing without --fp8; add --fp8 or leave it out"),
     (ONE + "--fp8 --fp8-output-layer -M llama31_8b --seq-length 256", "--fp8-output-layer: proven only for tied embeddings, as in llama32_1b; llama31_8b has an output matrix of its own; leave it out"),
@@ -462,8 +463,13 @@ def test_checkpoints_that_do_not_fit_are_refused(place: Place) -> None:
     problem = refusal(place, nemo_model=str(odd), model_name=None)[0]
     assert problem.startswith(
         "--model-name is required: the checkpoint of --nemo-model (LlamaModel, LlamaConfig) fits no recipe exactly;"
-        " recipes of its family: llama2_7b,"
+        " any of its family does, for the sizes are the checkpoint's: --model-name llama_tiny is the nearest; recipes of its"
+        " family: llama2_7b,"
     )
+    large = write_nemo_model(place.root / "large", num_layers=30, hidden_size=4096)
+    nearest = refusal(place, nemo_model=str(large), model_name=None)[0]
+    assert "--model-name llama3_8b is the nearest" in nearest or "--model-name llama2_7b is the nearest" in nearest
+    assert place.plan(nemo_model=str(large)).model_name == "llama_tiny"  # any other does, too
 
 
 def test_more_gpus_than_the_machine_has_are_refused(shared: Place, tmp_path: Path) -> None:

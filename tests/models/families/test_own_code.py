@@ -125,3 +125,17 @@ def test_their_recipes_are_found(config: dict[str, Any], recipe: str) -> None:
     assert pretrained.recipe_of_hf(config) == recipe
     with pytest.raises(Refusal, match=f"recipes of its family: {recipe}"):
         pretrained.recipe_of_hf({**config, "hidden_size": 1024})
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model_type": "gpt2", "n_layer": 12, "n_embd": 768}, "model_type gpt2, 12 layers, hidden size 768"),
+        ({"model_type": "mpt", "n_layers": 24, "d_model": 2048}, "model_type mpt, 24 layers, hidden size 2048"),
+        ({"model_type": "other", "width": 7}, "model_type other"),
+        ({}, "model_type unknown"),
+    ],
+)
+def test_the_size_of_a_model_without_a_recipe_is_told_by_its_own_names(config: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refusal, match=rf"the model of --hf-model-id \({told}\) fits no recipe exactly"):
+        pretrained.recipe_of_hf(config)
