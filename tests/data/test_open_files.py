@@ -55,7 +55,7 @@ def test_more_pairs_than_the_machine_opens_files_are_refused(place: Place, monke
     with pytest.raises(Refusal) as caught:
         place.plan(dataset_dir=str(place.root / "many"))
     assert caught.value.problems == [
-        "--dataset-dir: 9 pairs need up to 539 open files, and this machine allows a process 538 (ulimit -Hn): raise that,"
+        "--dataset-dir: training on 9 pairs takes up to 539 open files, and this machine allows a process 538 (ulimit -Hn): raise that,"
         " or make fewer pairs of them: python -m nemo_workflow.dataset join OUT FOLDER"
     ]
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, open_files.OTHERS + 27))
@@ -70,5 +70,6 @@ def test_one_pair_needs_no_more_than_the_usual_limit(place: Place, monkeypatch: 
     with pytest.raises(Refusal) as caught:
         place.plan()
     assert caught.value.problems == [
-        "--dataset-dir: 1 pair needs up to 515 open files, and this machine allows a process 64 (ulimit -Hn): raise that"
+        "--dataset-dir: training on 1 pair takes up to 515 open files, and this machine allows a process 64 (ulimit -Hn): raise that,"
+        " or make fewer pairs of them: python -m nemo_workflow.dataset join OUT FOLDER"
     ]

@@ -35,11 +35,9 @@ def open_files_allowed(run: Run) -> Iterator[str]:
     if run.settings.executor != "local" or not run.seq_length:
         return
     if problem := open_files.too_many(open_files.needed(run.parts, run.seq_length)):
-        pairs = f"{counted(len(run.parts), 'pair')} need{'s' if len(run.parts) == 1 else ''}"
-        fewer = ", or make fewer pairs of them: python -m nemo_workflow.dataset join OUT FOLDER"
         yield (
-            f"--{'blend' if run.settings.blend else 'dataset-dir'}: {pairs} {problem}: raise that"
-            f"{fewer if len(run.parts) > 1 else ''}"
+            f"--{'blend' if run.settings.blend else 'dataset-dir'}: training on {counted(len(run.parts), 'pair')} takes {problem}:"
+            " raise that, or make fewer pairs of them: python -m nemo_workflow.dataset join OUT FOLDER"
         )
 
 
