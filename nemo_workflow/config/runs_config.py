@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from typing import Any
 
 from nemo_workflow.config.config_file import worked_out_in
 from nemo_workflow.config.flags import BY_ATTRIBUTE, COMMAND_ATTRIBUTES, EXECUTION, LOGGING, SLURM
+from nemo_workflow.utils.errors import Refusal
 from nemo_workflow.utils.files import absolute
 from nemo_workflow.utils.folder_kinds import is_run
 
@@ -18,7 +20,7 @@ PLACE = {"experiment", "output_dir"}
 def still_worked_out(flags: dict[str, Any], from_file: dict[str, Any]) -> frozenset[str]:
     """The flags whose values --config has from a run's plan. A flag that makes it another run takes them out: they fitted the old one.
 
-    `flags` are those of the command line. A folder that was moved or copied is not the run that its file names, which is noted.
+    `flags` are those of the command line. Of a folder that was copied it is noted that its file names another run; one that was moved is refused.
     """
     path, place = flags["config"], {**from_file, **flags}
     folder = absolute(place.get("output_dir", "")) / place.get("experiment", "")
@@ -27,7 +29,12 @@ def still_worked_out(flags: dict[str, Any], from_file: dict[str, Any]) -> frozen
     if folder == lies and flags.get("max_steps", math.inf) >= from_file.get("max_steps", 0):
         return found  # the same run goes on
     if folder != lies and not PLACE & flags.keys() and is_run(lies):
-        here = f"-E {lies.name} --output-dir {lies.parent}"
+        here = f"-E {shlex.quote(lies.name)} --output-dir {shlex.quote(str(lies.parent))}"
+        if not is_run(folder):
+            raise Refusal(
+                f"--config {path}: the run that it names, {folder}, is not there: give {here} to go on with the one that it"
+                " lies in, or -E NAME to begin another"
+            )
         print(
             f"note: --config {path}: the run that it names is {folder}; for the folder that it lies in: {here}",
             file=sys.stderr,

@@ -272,10 +272,10 @@ class _Local:
         where = "before its save was done"
         if self.monitor.asked_after is None:
             where = "in the middle of a save" if saving else "in the middle of a step"
-        if self.insisted:
-            self._stop_at_once(f" at once, {where}")
-        elif not self.monitor.started:
+        if not self.monitor.started:
             self._stop_at_once(BEFORE_THE_FIRST_STEP)
+        elif self.insisted:
+            self._stop_at_once(f" at once, {where}")
         elif self.patience.seconds() > grace:
             self._stop_at_once(f" {where}, which did not end within {grace:.0f} s (--grace-seconds)")
 

@@ -241,6 +241,9 @@ def test_a_flag_that_changes_the_run_of_a_config_has_it_worked_out_anew(
     capsys.readouterr()
     shutil.copytree(plan.folder, copy := plan.folder.with_name("copy"))
     (copy / "plan.json").write_text(plan.to_json())
+    with pytest.raises(Refusal, match=f"{plan.folder}, is not there: give -E copy --output-dir .* to go on"):
+        command_line.parse(["--config", str(copy / "config.yaml")])
+    (plan.folder / "plan.json").write_text(plan.to_json())
     command_line.parse(["--config", str(copy / "config.yaml")])
     assert f"the run that it names is {plan.folder}; for the folder that it lies in: -E copy" in capsys.readouterr().err
     kept = command_line.parse(["--config", str(file), "-E", "other", "--max-steps", "400", "--log-every", "1"])

@@ -100,6 +100,7 @@ LOST = "no checkpoint yet, so steps 1 to 2 are lost"
         ("deaf", 60, [signal.SIGINT, signal.SIGINT], 130, f"stopped at once, in the middle of a step: {LOST}"),
         ("deaf", 60, [signal.SIGINT, signal.SIGTERM], 130, "stopped at once"),
         ("deaf at the start", 60, [signal.SIGINT], 130, "stopped before the first step: no checkpoint yet; the same command starts again from the beginning"),
+        ("deaf at the start", 60, [signal.SIGINT, signal.SIGINT], 130, "stopped before the first step: no checkpoint yet; the same command starts again from the beginning"),
         ("a rank is asked", 60, [], 143, f"stopped: {LOST}"),
         ("fails", 60, [], 1, "ValueError: what the rank says"),
         ("fails at its end", 60, [], 1, "pretrain_llm.py: failed: "),
