@@ -35,7 +35,7 @@ def test_a_loss_that_is_nan_fails(broken: str, tmp_path: Path, monkeypatch: pyte
     settings = SimpleNamespace(global_batch_size=2)
     schedule, run = SimpleNamespace(limit_val_batches=1), {"run_dir": str(tmp_path), "folder": tmp_path}
     plan = SimpleNamespace(schedule=schedule, settings=settings, vocab_size=0, sizes={}, **run)
-    monkeypatch.setattr(evaluate.Plan, "from_json", lambda text: plan)
+    monkeypatch.setattr(evaluate.control, "plan_of", lambda run: plan)
     monkeypatch.setattr(evaluate, "validation_of", lambda plan, model: (float("nan") if broken == "run" else 2.0, ""))
     monkeypatch.setattr(evaluate, "validation_samples", lambda plan, count: [torch.arange(9)] * count)
     monkeypatch.setattr(sys, "argv", ["evaluate", "--hf-model", str(folder), "--run", str(tmp_path)])
