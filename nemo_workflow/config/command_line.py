@@ -13,13 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from nemo_workflow.config import runs_config
-from nemo_workflow.config.config_file import attribute_of, line_of, read_config
-from nemo_workflow.config.flags import (
-    BY_ATTRIBUTE,
-    GROUPS,
-    TABLE,
-    Option,
-)
+from nemo_workflow.config.config_file import attribute_of, line_of, read_config, read_runs_config
+from nemo_workflow.config.flags import BY_ATTRIBUTE, GROUPS, TABLE, Option
 from nemo_workflow.config.help import Help, described, metavar
 from nemo_workflow.config.settings import Settings
 from nemo_workflow.config.synonyms import EPOCHS, MEANINGS
@@ -79,13 +74,15 @@ def parse(argv: Sequence[str], steps_of: Callable[[Settings, float], int | None]
     made.meanings = _meanings(argv, steps_of)
     flags = vars(made.parse_args(argv))
     flags = {name: _joined(name, value) if isinstance(value, list) else value for name, value in flags.items()}
-    from_file = read_config(flags["config"]) if "config" in flags else {}
+    from_file, worked_out = read_runs_config(flags["config"]) if "config" in flags else ({}, frozenset[str]())
     for name, instead in INSTEAD.items():
         if name in flags and instead in from_file:
             del from_file[instead]
             replaced = f"{BY_ATTRIBUTE[instead].name} of --config {flags['config']}{line_of(flags['config'], instead)}"
             print(f"note: --{BY_ATTRIBUTE[name].name} replaces {replaced}", file=sys.stderr)
-    worked_out = runs_config.still_worked_out(flags, from_file) if "config" in flags else frozenset()
+    if "config" in flags:
+        runs_config.check_place(flags, from_file)
+        worked_out = runs_config.still_worked_out(flags, from_file, worked_out & from_file.keys() - flags.keys())
     given = {**from_file, **flags}
     values = {option.attribute: _default(option) for option in TABLE} | given
     missing = [o for o in TABLE if o.required and not values[o.attribute] and not (o.unless and values[o.unless])]

@@ -31,6 +31,11 @@ SHOWN = 8  # lines of a section that are shown flat
 
 def read_config(path: str) -> dict[str, Any]:
     """The flags of a YAML file by attribute name; raises Refusal with every unknown key and wrong value."""
+    return read_runs_config(path)[0]
+
+
+def read_runs_config(path: str) -> tuple[dict[str, Any], frozenset[str]]:
+    """The same, and those of them whose values a run's own config.yaml has from the run's plan; of a file of flags none."""
     loaded, keys, empty = _loaded(path)
     problems = [f"--config {path}: {problem}" for problem in _repeated(keys)]
     values: dict[str, Any] = {}
@@ -58,13 +63,13 @@ def read_config(path: str) -> dict[str, Any]:
                 problems.append(f"--config {path}: {key}: {value!r}: {error}{_value_meant(option.name, value)}")
     if problems:
         raise Refusal(problems)
-    return {name: value for name, value in values.items() if value is not None}
+    given = {name: value for name, value in values.items() if value is not None}
+    return given, frozenset(attribute_of(name) for name in worked_out_of(loaded)) & given.keys()
 
 
-def worked_out_in(path: str) -> frozenset[str]:
-    """The flags, by attribute name, whose values a run's own config.yaml has from the run's plan; of a file of flags none."""
-    loaded, *_ = _loaded(path)
-    return frozenset(attribute_of(name) for name in str(loaded.get(WORKED_OUT) or "").split())
+def worked_out_of(config: Mapping[Any, Any]) -> list[str]:
+    """The names that a run's config.yaml has below WORKED_OUT."""
+    return str(config.get(WORKED_OUT) or "").split()
 
 
 def _loaded(path: str) -> tuple[dict[Any, Any], list[str], list[str]]:

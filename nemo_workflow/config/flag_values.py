@@ -15,9 +15,7 @@ class FlagValues:
 
     given: frozenset[str] = field(default=frozenset(), kw_only=True)  # attribute names of the flags that the user gave
     from_file: frozenset[str] = field(default=frozenset(), kw_only=True)  # those of them that stand in --config alone
-    worked_out: frozenset[str] = field(
-        default=frozenset(), kw_only=True
-    )  # those of them that another run's plan had worked out
+    worked_out: frozenset[str] = field(default=frozenset(), kw_only=True)  # of these, what a run's plan had worked out
 
     def of(self, option: Option) -> Any:
         """The value of a row of the table, for code that walks over the table."""

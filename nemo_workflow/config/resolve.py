@@ -27,7 +27,7 @@ from nemo_workflow.models import catalog, hub, parameters, pretrained
 from nemo_workflow.models.catalog import Recipe
 from nemo_workflow.utils import machine
 from nemo_workflow.utils.console import human_bytes
-from nemo_workflow.utils.errors import Refusal
+from nemo_workflow.utils.errors import Refusal, closed
 from nemo_workflow.utils.files import absolute
 
 T = TypeVar("T")
@@ -229,7 +229,7 @@ def _attempt(problems: list[str], work: Callable[[], T]) -> T | None:
         problems += refusal.problems
         return None
     except PermissionError as error:
-        problems.append(f"{error.filename}: {error.strerror}; check its permissions, and those of the folders above it")
+        problems.append(closed(error))
         return None
 
 

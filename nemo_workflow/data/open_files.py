@@ -16,9 +16,8 @@ SMALL = 16 << 10
 OF_A_PAIR = 3
 OF_A_PART = 3
 EPOCHS = (2, 1, 1)  # of training, validation and test that may be in use at a time
-OTHERS = (
-    512  # of libraries, logs, sockets to other ranks: what a machine must allow besides; on a CPU there are some 120
-)
+# of libraries, logs, sockets to other ranks: what a machine must allow besides; on a CPU there are some 120
+OTHERS = 512
 SPARE = 1024  # the same where a rank asks for as many as it may have
 DOCUMENT, SAMPLE = 4, 8  # bytes an entry of the documents' array and of the largest of the samples'
 

@@ -75,7 +75,7 @@ def _snapshot(
 
 
 def _why_not(error: Exception, hub_id: str, revision: str | None, download: str) -> str:
-    """Why the Hub and its cache gave no model, and the mend; `download`: the commands that bring it by hand."""
+    """Why the Hub and its cache gave no model, and the fix; `download`: the commands that bring it by hand."""
     from huggingface_hub import constants, errors
 
     mistyped = lacking_here(hub_id)

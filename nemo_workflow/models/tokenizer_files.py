@@ -28,12 +28,8 @@ VOCABULARY = (
 )  # fmt: skip
 NO_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # the classes that read none of them
 PAIR = ("vocab.json", "merges.txt")  # of GPT-2's kind of tokenizer, which reads both
-VOCABULARY_ALONE = (
-    "MgpstrTokenizer",
-    "VitsTokenizer",
-    "Wav2Vec2CTCTokenizer",
-    "Wav2Vec2PhonemeCTCTokenizer",
-)  # read the first alone
+# the classes that read the first alone
+VOCABULARY_ALONE = ("MgpstrTokenizer", "VitsTokenizer", "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer")
 CONFIG = "tokenizer_config.json"
 ORIGINAL = f"{CONFIG}.original"  # of a copy for NeMo whose tokenizer_config.json had to be put into older words
 TEMPLATES = "additional_chat_templates"  # a folder

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nemo_workflow.config.config_file import WORKED_OUT
+from nemo_workflow.config.config_file import WORKED_OUT, worked_out_of
 from nemo_workflow.config.flags import TABLE
 from nemo_workflow.run_dir import metrics, speed
 from nemo_workflow.run_dir.run import RunFolder
@@ -242,13 +242,9 @@ def differences(runs: list[RunFolder]) -> list[tuple[str, ...]]:
         for name in sorted({*itertools.chain(*configs)} - {*NOT_A_CHOICE, WORKED_OUT})
     }
     differing = [name for name in rows if len(set(rows[name])) > 1]
-    by_plan = {name for name in differing if all(name not in c or name in _worked_out(c) for c in configs)}
+    by_plan = {name for name in differing if all(name not in c or name in worked_out_of(c) for c in configs)}
     chosen = [(name, *rows[name]) for name in differing if name not in by_plan]
     return chosen + [(f"{name} (worked out)", *rows[name]) for name in differing if name in by_plan]
-
-
-def _worked_out(config: dict[str, Any]) -> list[str]:
-    return str(config.get(WORKED_OUT) or "").split()
 
 
 def _text(value: Any) -> str:

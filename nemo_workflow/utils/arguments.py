@@ -48,16 +48,14 @@ class Parser(argparse.ArgumentParser):
         `stands_for`: by an unknown flag and its value, what is typed for the words in capitals of what is said of it.
         """
         super().__init__(*args, **{**keywords, "allow_abbrev": False})
-        versions = (
-            f"{script('pretrain_llm.py')} --version prints the versions"  # whose own flag it is: there none asks for it
-        )
+        # pretrain_llm.py has the flag itself, so that nobody is told so there
+        versions = f"{script('pretrain_llm.py')} --version prints the versions"
         self.meanings: dict[str, str] = {"--version": versions, **(meanings or {})}
         self.secret: set[str] = set()
         self.may_be_empty: set[str] = set()  # destinations for which nothing is a value too
         self.needed: list[tuple[str, ...]] = []  # destinations of which one must be given
-        self.takes_no_word: dict[
-            str, Callable[[str], str]
-        ] = {}  # subcommand, or '' for none -> what to say to a word too many
+        # subcommand, or '' for none -> what to say to a word too many
+        self.takes_no_word: dict[str, Callable[[str], str]] = {}
         self.there_are: dict[str, Callable[[], str]] = {}  # what may be missing -> what there is to choose from
         self.refused_without: set[str] = set()  # destinations whose absence the command itself refuses
         self.for_words = ""  # the flag that a word alone was meant for

@@ -117,6 +117,11 @@ def how_to_install() -> str:
     )
 
 
+def closed(error: PermissionError) -> str:
+    """What is said of a file or folder that this user may not read or write."""
+    return f"{error.filename}: {error.strerror}; check its permissions, and those of the folders above it"
+
+
 def run_command(main: Callable[[], int | None] | str, program: str | None = None) -> None:
     """Run a command's main function and end the process with its exit code: 0 done, 1 failed, 2 refused, 130 Ctrl-C.
 
@@ -155,7 +160,7 @@ def run_command(main: Callable[[], int | None] | str, program: str | None = None
         code = 141
     except OSError as error:  # an empty line is no loss where another file's disk is full, and a traceback follows
         if isinstance(error, PermissionError) and error.filename:
-            why = f"{error.filename}: {error.strerror}; check its permissions, and those of the folders above it"
+            why = closed(error)
         elif error.errno in FULL and (problem := unwritten(sys.stdout, "\n")):
             why = f"what it prints can't be written: {problem}"
         else:

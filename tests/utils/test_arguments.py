@@ -241,10 +241,9 @@ class _Made(Exception):
 ALL = (preprocess, sample, evaluate, runs, tokenizer, dataset, import_main, export_main, wikipedia, export, report)
 
 
-@pytest.mark.parametrize("command", ALL, ids=lambda command: command.__module__.rpartition("nemo_workflow.")[2])
-def test_the_help_tells_what_a_flag_is_without_being_given(
-    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def parser_of(command: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Parser:
+    """The parser that a command makes."""
+
     def stop(made: Parser, *_: object) -> None:
         raise _Made(made)
 
@@ -252,7 +251,14 @@ def test_the_help_tells_what_a_flag_is_without_being_given(
     monkeypatch.setattr(sys, "argv", ["command"])
     with pytest.raises(_Made) as caught:
         command()
-    for action in _actions(caught.value.args[0]):
+    return caught.value.args[0]
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: command.__module__.rpartition("nemo_workflow.")[2])
+def test_the_help_tells_what_a_flag_is_without_being_given(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for action in _actions(parser_of(command, monkeypatch)):
         # a subcommand of runs leaves its --output-dir to the one before it, with the same default
         left = action.default == argparse.SUPPRESS and action.dest != "output_dir"
         if action.option_strings and action.nargs != 0 and action.default not in (None, [], False) and not left:
@@ -265,14 +271,7 @@ def test_what_other_tools_call_a_flag_leads_to_one_that_is_there(
 ) -> None:
     """None is one of ours, and the flags that are named are the command's own, or stand behind the name of another."""
 
-    def stop(made: Parser, *_: object) -> None:
-        raise _Made(made)
-
-    monkeypatch.setattr(Parser, "parse_args", stop)
-    monkeypatch.setattr(sys, "argv", ["command"])
-    with pytest.raises(_Made) as caught:
-        command()
-    made = caught.value.args[0]
+    made = parser_of(command, monkeypatch)
     ours = {name for action in _actions(made) for name in action.option_strings}
     assert made.meanings and not ours & made.meanings.keys()
     for said in made.meanings.values():
